@@ -1,0 +1,47 @@
+# Two commands set everything up by themselves: `make chat` and `make test`.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+IMAGE  ?=
+AUDIO  ?=
+OUT    ?= out/answer.wav
+
+.PHONY: chat test lint setup setup-dev help
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+chat: $(VENV)/.chat  ## Ask a spoken question about a picture: make chat [IMAGE=…] [AUDIO=…] [OUT=answer.wav]
+	@mkdir -p $(dir $(OUT))
+	@$(BIN)/emova chat $(if $(IMAGE),--image "$(IMAGE)") $(if $(AUDIO),--audio "$(AUDIO)") --out "$(OUT)"
+
+test: $(VENV)/.dev  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## Lint, check the format and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.chat  ## Install what the assistant needs
+setup-dev: $(VENV)/.dev  ## Install what training, evaluation and the tests need too
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch is pinned first and by itself, so that no dependency moves it to another build.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	$(PIP) --constraint constraints.txt pip wheel setuptools
+	$(PIP) --constraint constraints.txt torch
+	@touch $@
+
+$(VENV)/.chat: $(VENV)/.torch setup.cfg pyproject.toml
+	$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.chat
+	$(PIP) --constraint constraints.txt --editable ".[train,data,eval,openclip,dev]"
+	@touch $@

@@ -1,0 +1,46 @@
+"""Reading YAML and ``key=value`` overrides into a frozen dataclass, and writing the resolved result beside a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from emova.errors import InputError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
+    """Build the dataclass ``cls`` from its defaults, then a YAML file, then ``dotted.key=value`` overrides.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
+    """
+    merged = OmegaConf.structured(cls)
+    try:
+        if path is not None:
+            if not Path(path).is_file():
+                raise InputError(f"{path}: no such config file; the shipped ones are in configs/")
+            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        result = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path or 'command line'}: {reason}; see the fields of {cls.__name__}") from None
+    assert isinstance(result, cls)
+    return result
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """The dataclass ``config`` as plain containers, ready for JSON or YAML."""
+    return dataclasses.asdict(config)
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write the resolved dataclass ``config`` as YAML."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(config_dict(config))), encoding="utf-8")
