@@ -22,6 +22,7 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
         InputError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
     """
     merged = OmegaConf.structured(cls)
+    _unlock(merged)
     try:
         if path is not None:
             if not Path(path).is_file():
@@ -30,10 +31,19 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         result = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path or 'command line'}: {reason}; see the fields of {cls.__name__}") from None
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{path or 'command line'}: {key}{str(error).splitlines()[0]}; see the fields of {cls.__name__}") from None
     assert isinstance(result, cls)
     return result
+
+
+def _unlock(node: Any) -> None:
+    """OmegaConf makes a frozen dataclass read-only at every level; merging needs to write before it is built."""
+    if OmegaConf.is_config(node):
+        OmegaConf.set_readonly(node, None)
+        for key in list(node):
+            if not OmegaConf.is_missing(node, key):
+                _unlock(node[key])
 
 
 def config_dict(config: Any) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""Text measures: normalisation, word and phone error rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+
+@cache
+def _normalizer() -> Any:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    # No spelling table: British spellings would need a file that only a hub has.
+    return EnglishTextNormalizer({})
+
+
+def normalize_english(text: str) -> str:
+    """Whisper's English normaliser (lower case, no punctuation, number words as digits), without its spelling table."""
+    return str(_normalizer()(text))
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Edits over reference tokens, pooled over a corpus."""
+
+    edits: int
+    reference_tokens: int
+
+    @property
+    def rate(self) -> float:
+        """Edits for each reference token; 0 for an empty corpus without edits."""
+        return self.edits / self.reference_tokens if self.reference_tokens else float(self.edits > 0)
+
+    def __add__(self, other: ErrorRate) -> ErrorRate:
+        return ErrorRate(self.edits + other.edits, self.reference_tokens + other.reference_tokens)
+
+
+def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """Levenshtein distance between two token sequences."""
+    row = list(range(len(hypothesis) + 1))
+    for i, expected in enumerate(reference, start=1):
+        previous, row[0] = row[0], i
+        for j, heard in enumerate(hypothesis, start=1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (expected != heard))
+    return row[-1]
+
+
+def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorRate:
+    """Errors of one token sequence (phones, characters)."""
+    return ErrorRate(edit_distance(reference, hypothesis), len(reference))
+
+
+def word_errors(reference: str, hypothesis: str) -> ErrorRate:
+    """Word errors of one sentence after normalisation; an empty hypothesis counts every word as an error."""
+    return token_errors(normalize_english(reference).split(), normalize_english(hypothesis).split())

@@ -1,0 +1,67 @@
+"""Weight folders: what is saved is what is loaded; damage is told in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from emova.errors import InputError
+from emova.weights import load_state, pack, read_folder, save_folder, unpack
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    width: int = 8
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16))
+
+
+def test_full_storage_is_bit_equal(module: nn.Module, tmp_path: Path) -> None:
+    save_folder(tmp_path, TinyConfig(), module.state_dict(), "float32")
+    config, state = read_folder(tmp_path)
+    assert config == {"width": 8}
+    assert all(torch.equal(state[name], tensor) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+def test_narrow_storage_is_stable_and_close(module: nn.Module, storage: str) -> None:
+    state = module.state_dict()
+    once = unpack(pack(state, storage))  # type: ignore[arg-type]
+    twice = unpack(pack(once, storage))  # type: ignore[arg-type]
+    for name, tensor in state.items():
+        error = (once[name] - tensor).abs().max()
+        assert error <= (0.002 if storage == "float16" else 0.006) * tensor.abs().max()
+        torch.testing.assert_close(twice[name], once[name], rtol=2e-3, atol=1e-5)
+
+
+def test_loading_names_the_first_difference(module: nn.Module, tmp_path: Path) -> None:
+    state = dict(module.state_dict())
+    state.pop("0.bias")
+    with pytest.raises(InputError, match="lacks tensor 0.bias"):
+        load_state(module, state, tmp_path)
+    load_state(module, state, tmp_path, optional=("0.",))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_or_damaged_file_is_named(module: nn.Module, tmp_path: Path, name: str) -> None:
+    save_folder(tmp_path, TinyConfig(), module.state_dict())
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
+    with pytest.raises(InputError, match="damaged"):
+        read_folder(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=name):
+        read_folder(tmp_path)
+
+
+def test_config_json_is_plain(module: nn.Module, tmp_path: Path) -> None:
+    save_folder(tmp_path, TinyConfig(3), {})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"width": 3}
