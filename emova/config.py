@@ -32,7 +32,9 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
         result = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise InputError(f"{path or 'command line'}: {key}{str(error).splitlines()[0]}; see the fields of {cls.__name__}") from None
+        raise InputError(
+            f"{path or 'command line'}: {key}{str(error).splitlines()[0]}; see the fields of {cls.__name__}"
+        ) from None
     assert isinstance(result, cls)
     return result
 
