@@ -1,0 +1,46 @@
+"""emova: an assistant that sees, hears, and answers in text and in a voice with emotion.
+
+The public names are imported when they are first used, so ``import emova`` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant, Conversation, Reply
+    from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Assistant": "emova.assistant",
+    "Conversation": "emova.assistant",
+    "Reply": "emova.assistant",
+    "EmovaConfig": "emova.model",
+    "EmovaForConditionalGeneration": "emova.model",
+    "EmovaProcessor": "emova.model",
+}
+
+__all__ = [
+    "Assistant",
+    "Conversation",
+    "EmovaConfig",
+    "EmovaForConditionalGeneration",
+    "EmovaProcessor",
+    "Reply",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'emova' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

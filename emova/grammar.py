@@ -1,0 +1,385 @@
+"""What the model may write next: token tables and grammars that make an invalid reply impossible.
+
+A grammar is a row of segments. A fixed segment is fed to the model without asking it; a string, a choice or a run of
+units lets the model decide among the tokens that keep the reply valid. All checks over the vocabulary are done once,
+as index arrays per automaton state, so a step costs a lookup.
+
+Shape letters: V vocabulary, A automaton states, K unit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from emova.errors import InputError
+
+PAD = "<|pad|>"
+BEGIN_OF_TEXT = "<|begin_of_text|>"
+END_OF_TURN = "<|end_of_turn|>"
+SPEECH_START = "<|speech_start|>"
+SPEECH_END = "<|speech_end|>"
+QUOTE = '"'
+
+Kind = Literal["text", "style", "units"]
+
+
+def unit_token(unit: int) -> str:
+    """The token that stands for the speech unit ``unit``."""
+    return f"<|speech_{unit}|>"
+
+
+# --- the automaton of a JSON string -----------------------------------------------------------------------------------
+# Bytes of a string's inside, as json.dumps(ensure_ascii=False) writes it: UTF-8 without controls, and the escapes
+# \" \\ \b \f \n \r \t and \u00xx for the other controls. The state NORMAL is the only one where the string may end.
+NORMAL, CONT1, CONT2, CONT3, AFTER_E0, AFTER_ED, AFTER_F0, AFTER_F4, ESCAPE, HEX1, HEX2, HEX3, HEX4 = range(13)
+STATES = 13
+_DEAD = -1
+
+
+@lru_cache(maxsize=2)
+def _transitions(json_string: bool) -> np.ndarray:
+    """Table ``[A + 1, 256]`` of next states; the last row keeps the dead state dead."""
+    table = np.full((STATES + 1, 256), _DEAD, dtype=np.int64)
+    table[NORMAL, 0x20:0x80] = NORMAL
+    table[NORMAL, 0xC2:0xE0] = CONT1
+    table[NORMAL, 0xE1:0xF0] = CONT2
+    table[NORMAL, 0xE0] = AFTER_E0
+    table[NORMAL, 0xED] = AFTER_ED
+    table[NORMAL, 0xF1:0xF4] = CONT3
+    table[NORMAL, 0xF0] = AFTER_F0
+    table[NORMAL, 0xF4] = AFTER_F4
+    table[CONT1, 0x80:0xC0] = NORMAL
+    table[CONT2, 0x80:0xC0] = CONT1
+    table[CONT3, 0x80:0xC0] = CONT2
+    table[AFTER_E0, 0xA0:0xC0] = CONT1
+    table[AFTER_ED, 0x80:0xA0] = CONT1  # no surrogates
+    table[AFTER_F0, 0x90:0xC0] = CONT2
+    table[AFTER_F4, 0x80:0x90] = CONT2
+    if json_string:
+        table[NORMAL, ord('"')] = _DEAD  # only the token that is exactly a quote may end the string
+        table[NORMAL, ord("\\")] = ESCAPE
+        for escaped in b'"\\bfnrt':
+            table[ESCAPE, escaped] = NORMAL
+        table[ESCAPE, ord("u")] = HEX1
+        table[HEX1, ord("0")] = HEX2
+        table[HEX2, ord("0")] = HEX3
+        table[HEX3, [ord("0"), ord("1")]] = HEX4
+        table[HEX4, [ord(digit) for digit in "0123456789abcdef"]] = NORMAL
+    else:
+        table[NORMAL, [ord("\n"), ord("\t")]] = NORMAL
+    return table
+
+
+# --- the vocabulary ---------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    """Byte-level BPE writes each byte as a printable character; this is the way back."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {**{chr(byte): byte for byte in printable}, **{chr(256 + n): byte for n, byte in enumerate(others)}}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTable:
+    """What each token id stands for: bytes of text, a speech unit, or a control token.
+
+    Attributes:
+        token_bytes: the text's bytes of each id; None for units and control tokens.
+        unit_of: ``[V]`` the unit of each id, -1 where there is none.
+        unit_ids: ``[K]`` the id of each unit.
+    """
+
+    token_bytes: tuple[bytes | None, ...]
+    unit_of: np.ndarray
+    unit_ids: np.ndarray
+    speech_start: int
+    speech_end: int
+    end_of_turn: int
+    quote: int
+    tokenizer: Any = field(repr=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any) -> TokenTable:
+        """Read the table from a byte-level BPE tokenizer (ids are never assumed).
+
+        Raises:
+            InputError: a control token or the units are missing, or the tokenizer is not byte-level.
+        """
+        size = len(tokenizer)
+        strings = tokenizer.convert_ids_to_tokens(list(range(size)))
+        special = set(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder
+        special |= {index for index, token in added.items() if token.special}
+        index_of = {string: index for index, string in enumerate(strings)}
+        for needed in (SPEECH_START, SPEECH_END, END_OF_TURN, unit_token(0)):
+            if needed not in index_of:
+                raise InputError(f"the tokenizer lacks {needed}; use the tokenizer files of an emova checkpoint")
+        characters = _byte_of_character()
+        token_bytes: list[bytes | None] = []
+        for index, string in enumerate(strings):
+            if index in special or string is None:
+                token_bytes.append(None)
+            elif index in added:
+                token_bytes.append(string.encode())
+            elif all(character in characters for character in string):
+                token_bytes.append(bytes(characters[character] for character in string))
+            else:
+                raise InputError("the tokenizer is not byte-level; emova needs a byte-level BPE such as LLaMA-3's")
+        if QUOTE not in index_of:
+            raise InputError("the tokenizer has no token for a quote; emova needs a byte-level BPE with all bytes")
+        unit_ids: list[int] = []
+        while (unit_id := index_of.get(unit_token(len(unit_ids)))) is not None:
+            unit_ids.append(unit_id)
+        unit_of = np.full(size, -1, dtype=np.int64)
+        unit_of[unit_ids] = np.arange(len(unit_ids))
+        return cls(
+            token_bytes=tuple(token_bytes),
+            unit_of=unit_of,
+            unit_ids=np.asarray(unit_ids, dtype=np.int64),
+            speech_start=index_of[SPEECH_START],
+            speech_end=index_of[SPEECH_END],
+            end_of_turn=index_of[END_OF_TURN],
+            quote=index_of[QUOTE],
+            tokenizer=tokenizer,
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; control tokens in it stay text."""
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+
+    def _ends(self, json_string: bool) -> np.ndarray:
+        """``[A, V]`` the automaton's state after each token, from each state; -1 where the token is not allowed."""
+        key = ("ends", json_string)
+        if key not in self._cache:
+            table = _transitions(json_string)
+            size = len(self.token_bytes)
+            ends = np.full((STATES, size), _DEAD, dtype=np.int64)
+            texts = [index for index, piece in enumerate(self.token_bytes) if piece]
+            state = np.repeat(np.arange(STATES)[:, None], len(texts), axis=1)
+            longest = max(len(self.token_bytes[index] or b"") for index in texts)
+            padded = np.zeros((longest, len(texts)), dtype=np.int64)
+            lengths = np.asarray([len(self.token_bytes[index] or b"") for index in texts])
+            for column, index in enumerate(texts):
+                piece = self.token_bytes[index] or b""
+                padded[: len(piece), column] = list(piece)
+            for position in range(longest):
+                state = np.where(position < lengths, table[state, padded[position]], state)
+            ends[:, texts] = state
+            self._cache[key] = ends
+        return self._cache[key]
+
+    def end_state(self, state: int, token: int, json_string: bool) -> int:
+        """The string automaton's state after ``token``; -1 if it is not allowed in ``state``."""
+        return int(self._ends(json_string)[state, token])
+
+    def allowed_text(self, state: int, json_string: bool, closer: int | None, only_bytes: bool = False) -> np.ndarray:
+        """The ids of text tokens allowed in ``state``, and ``closer`` (in NORMAL only).
+
+        Args:
+            only_bytes: single-byte tokens only, the quickest way back to NORMAL.
+        """
+        key = ("text", state, json_string, closer, only_bytes)
+        if key not in self._cache:
+            allowed = self._ends(json_string)[state] != _DEAD
+            if only_bytes:
+                allowed &= np.asarray([piece is not None and len(piece) == 1 for piece in self.token_bytes])
+            if closer is not None and state == NORMAL:
+                allowed[closer] = True
+            self._cache[key] = np.flatnonzero(allowed)
+        return self._cache[key]
+
+    def allowed_units(self, may_end: bool) -> np.ndarray:
+        """The ids of all units, and of the end of speech."""
+        key = ("units", may_end)
+        if key not in self._cache:
+            last = [self.speech_end] if may_end else []
+            self._cache[key] = np.concatenate([self.unit_ids, np.asarray(last, dtype=np.int64)])
+        return self._cache[key]
+
+
+# --- segments and grammars --------------------------------------------------------------------------------------------
+class Segment(Protocol):
+    """A stretch of a reply; the objects are used once."""
+
+    kind: Kind
+    done: bool
+
+    def forced(self) -> int | None:
+        """The next token if there is no choice."""
+
+    def allowed(self) -> np.ndarray:
+        """The ids among which the model chooses."""
+
+    def advance(self, token: int) -> None:
+        """Take ``token``, which was forced or allowed."""
+
+
+class Fixed:
+    """Tokens that stand in every reply."""
+
+    kind: Kind = "text"
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._left = list(ids)
+        self.done = not self._left
+
+    def forced(self) -> int | None:
+        return self._left[0]
+
+    def allowed(self) -> np.ndarray:
+        return np.asarray(self._left[:1])
+
+    def advance(self, token: int) -> None:
+        assert token == self._left[0]
+        self._left.pop(0)
+        self.done = not self._left
+
+
+class FreeText:
+    """Text of the model's own, ended by ``closer``: a JSON string's inside and its quote, or a plain answer.
+
+    Args:
+        max_tokens: after so many tokens the text is finished (to the end of a character) and closed.
+        min_tokens: so many tokens come before it may be closed.
+    """
+
+    kind: Kind = "text"
+
+    def __init__(
+        self, table: TokenTable, closer: int, *, json_string: bool, max_tokens: int, min_tokens: int = 0
+    ) -> None:
+        assert 0 <= min_tokens <= max_tokens
+        self.table, self.closer, self.json_string = table, closer, json_string
+        self.max_tokens, self.min_tokens = max_tokens, min_tokens
+        self.tokens: list[int] = []
+        self.state = NORMAL
+        self.done = False
+
+    def forced(self) -> int | None:
+        return self.closer if len(self.tokens) >= self.max_tokens and self.state == NORMAL else None
+
+    def allowed(self) -> np.ndarray:
+        full = len(self.tokens) >= self.max_tokens
+        closer = self.closer if len(self.tokens) >= self.min_tokens else None
+        return self.table.allowed_text(self.state, self.json_string, closer, only_bytes=full)
+
+    def advance(self, token: int) -> None:
+        if token == self.closer and self.state == NORMAL:
+            self.done = True
+            return
+        self.state = self.table.end_state(self.state, token, self.json_string)
+        assert self.state != _DEAD, "a token that the grammar does not allow"
+        self.tokens.append(token)
+
+    @property
+    def byte_count(self) -> int:
+        """Length of the text so far, in bytes."""
+        return sum(len(self.table.token_bytes[token] or b"") for token in self.tokens)
+
+
+class Choice:
+    """One of several token sequences, none a beginning of another."""
+
+    kind: Kind = "style"
+
+    def __init__(self, options: Iterable[Sequence[int]]) -> None:
+        self._options = [tuple(option) for option in options]
+        assert self._options and all(self._options)
+        self._taken = 0
+        self.done = False
+
+    def forced(self) -> int | None:
+        next_tokens = {option[self._taken] for option in self._options}
+        return next_tokens.pop() if len(next_tokens) == 1 else None
+
+    def allowed(self) -> np.ndarray:
+        return np.asarray(sorted({option[self._taken] for option in self._options}))
+
+    def advance(self, token: int) -> None:
+        self._options = [option for option in self._options if option[self._taken] == token]
+        assert self._options, "a token that the grammar does not allow"
+        self._taken += 1
+        self.done = len(self._options) == 1 and len(self._options[0]) == self._taken
+
+
+class Units:
+    """Speech units up to the end of speech: at least one, at most ``max_units``.
+
+    Args:
+        spoken: the text that is being said, or its length in bytes; a run-away voice is stopped after
+            ``units_per_byte`` units for each byte, plus two seconds. Speech needs about 1.7 units a byte in English
+            and 2 in Mandarin.
+    """
+
+    kind: Kind = "units"
+    units_per_byte = 5
+    slack = 50
+
+    def __init__(self, table: TokenTable, max_units: int, spoken: FreeText | int | None = None) -> None:
+        assert max_units >= 1
+        self.table, self.max_units, self.spoken = table, max_units, spoken
+        self.count = 0
+        self.done = False
+
+    @property
+    def limit(self) -> int:
+        """The most units that may be written now."""
+        if self.spoken is None:
+            return self.max_units
+        length = self.spoken if isinstance(self.spoken, int) else self.spoken.byte_count
+        return min(self.max_units, self.slack + self.units_per_byte * length)
+
+    def forced(self) -> int | None:
+        return self.table.speech_end if self.count >= self.limit else None
+
+    def allowed(self) -> np.ndarray:
+        return self.table.allowed_units(may_end=self.count > 0)
+
+    def advance(self, token: int) -> None:
+        if token == self.table.speech_end:
+            self.done = True
+        else:
+            assert self.table.unit_of[token] >= 0, "a token that the grammar does not allow"
+            self.count += 1
+
+
+class Grammar:
+    """A row of segments, walked token by token."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = [segment for segment in segments if not segment.done]
+
+    @property
+    def done(self) -> bool:
+        """Whether the reply is complete."""
+        return not self._segments
+
+    @property
+    def kind(self) -> Kind:
+        """What the next token is part of."""
+        return self._segments[0].kind
+
+    def allowed(self) -> np.ndarray:
+        """The ids among which the model chooses the next token."""
+        return self._segments[0].allowed()
+
+    def advance(self, token: int) -> None:
+        """Take a token."""
+        segment = self._segments[0]
+        segment.advance(token)
+        if segment.done:
+            self._segments.pop(0)
+
+    def take_forced(self) -> list[int]:
+        """Take all tokens up to the next choice, and give them back."""
+        taken: list[int] = []
+        while self._segments and (token := self._segments[0].forced()) is not None:
+            self.advance(token)
+            taken.append(token)
+        return taken
