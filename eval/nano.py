@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from eval.acoustics import EmotionClassifier, measure
 from eval.judges import JUDGE_RATE, NaturalnessJudge, WhisperJudge
 from eval.nano_data import DialogueItem, ShardSample, load_dialogues, read_shards
 from eval.report import Row, plot_bars, plot_confusion, write_report
-
-if TYPE_CHECKING:
-    from emova.assistant import Assistant
 
 PARTS = ("dialogue", "phones", "roundtrip", "reply", "style", "cost")
 

@@ -25,7 +25,8 @@ for _ in range(5):
     start = time.perf_counter()
     assistant.chat(audio=sys.argv[2], image=sys.argv[3])
     times.append(time.perf_counter() - start)
-print(json.dumps({"load": loaded - begun, "answer": sorted(times), "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"load": loaded - begun, "answer": sorted(times), "memory": peak}))
 """
 
 
