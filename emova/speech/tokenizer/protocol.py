@@ -1,0 +1,52 @@
+"""What the rest of the code knows of a speech tokenizer (speech to units, S2U).
+
+Shapes: B batch, T samples, U units.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class TokenizerStream(Protocol):
+    """Units of a recording that is still going on. Its law: all units together equal the offline ones."""
+
+    def step(self, samples: Tensor) -> Tensor:
+        """Take the next ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]`` (U >= 0)."""
+        ...
+
+    def finish(self) -> Tensor:
+        """The recording has ended: the remaining units, ``[B, U]``. No step may follow."""
+        ...
+
+
+@runtime_checkable
+class SpeechTokenizer(Protocol):
+    """Speech to discrete units at a fixed rate."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the samples that ``encode`` takes, Hz."""
+        ...
+
+    @property
+    def unit_rate(self) -> float:
+        """Units a second."""
+        ...
+
+    @property
+    def codebook_size(self) -> int:
+        """Units are integers in ``[0, codebook_size)``."""
+        ...
+
+    def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+        """``[B, T]`` samples, of which the first ``lengths[b]`` count, to one int64 ``[U]`` tensor a row."""
+        ...
+
+    def streaming(self, batch_size: int = 1) -> AbstractContextManager[TokenizerStream]:
+        """A context that holds the state of ``batch_size`` recordings which advance together."""
+        ...

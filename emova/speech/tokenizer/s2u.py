@@ -1,0 +1,238 @@
+"""The speech-to-unit tokenizer (S2U): log-mel, SPIRAL-style encoder, FSQ (EMOVA section 3.2 and A.1).
+
+Only what is said is quantised; how it is said leaves by another way (the style label). One unit is 40 ms.
+
+Shapes: B batch, T samples, M mel bins, F frames, U units, D encoder width, C dimensions of a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emova.errors import InputError
+from emova.speech.features import LogMel, MelConfig
+from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
+from emova.speech.tokenizer.phones import phone_names
+from emova.speech.tokenizer.quantizers import FiniteScalarQuantizer
+from emova.speech.tokenizer.spiral import EncoderState, SpiralConvConfig, SpiralEncoder, SpiralStageConfig
+from emova.weights import Storage, load_state, read_folder, save_folder
+
+
+def _nano_stages() -> list[SpiralStageConfig]:
+    return [
+        SpiralStageConfig(
+            [SpiralConvConfig(384, 3, 1), SpiralConvConfig(384, 3, 2)], layers=4, heads=6, ffn=1536, positions=True
+        ),
+        SpiralStageConfig([SpiralConvConfig(384, 2, 2)], layers=2, heads=6, ffn=1024),
+    ]
+
+
+@dataclass(frozen=True)
+class S2UConfig:
+    """The defaults are emova-nano's: the first stage has the shape of Whisper tiny's encoder."""
+
+    mel: MelConfig = field(default_factory=MelConfig)
+    stages: list[SpiralStageConfig] = field(default_factory=_nano_stages)
+    block_units: int = 16  # 0.64 s that attend to each other
+    left_blocks: int = 8  # blocks before it that a block sees
+    levels: list[int] = field(default_factory=lambda: [8, 8, 8, 8])
+    decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
+
+    @classmethod
+    def from_dict(cls, values: dict, source: str | Path) -> S2UConfig:
+        """The config in a checkpoint's ``config.json``.
+
+        Raises:
+            InputError: a key is unknown or a value has the wrong type.
+        """
+        try:
+            result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+        except OmegaConfBaseException as error:
+            raise InputError(f"{source}: {str(error).splitlines()[0]}; it is not the config of an S2U") from None
+        assert isinstance(result, cls)
+        return result
+
+
+class S2UTokenizer(nn.Module):
+    """Speech to units, whole or as a stream; a ``SpeechTokenizer``."""
+
+    def __init__(self, config: S2UConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mel = LogMel(config.mel)
+        self.encoder = SpiralEncoder(config.mel.n_mels, config.stages, config.block_units, config.left_blocks)
+        self.quantizer = FiniteScalarQuantizer(config.levels)
+        self.project = nn.Linear(self.encoder.width, self.quantizer.dim)
+        self.phone_decoder = PhoneDecoder(
+            self.quantizer.dim, config.decoder, config.block_units, config.left_blocks
+        )
+        self.unit_samples = config.mel.hop_length * self.encoder.stride
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.config.mel.sample_rate
+
+    @property
+    def unit_rate(self) -> float:
+        """Units a second."""
+        return self.sample_rate / self.unit_samples
+
+    @property
+    def codebook_size(self) -> int:
+        return self.quantizer.codebook_size
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples beyond a block's end that its units depend on; the last unit of a block waits that long."""
+        frames, stride = 0, 1
+        for stage in self.config.stages:
+            for convolution in stage.convolutions:
+                right = convolution.kernel - 1 - (convolution.kernel - 1) // 2 - (convolution.stride - 1)
+                frames += max(0, right) * stride
+                stride *= convolution.stride
+        return (frames - 1) * self.config.mel.hop_length + self.config.mel.n_fft // 2
+
+    def vectors(self, mel_BMF: Tensor, frames_B: Tensor | None = None, start_B: Tensor | None = None) -> Tensor:
+        """Mel frames (a multiple of the stride) to the vectors before quantisation, ``[B, U, C]`` float32."""
+        hidden_BUD = self.encoder(mel_BMF, frames_B, start_B)
+        with torch.autocast(hidden_BUD.device.type, enabled=False):
+            return self.project(hidden_BUD.float())
+
+    def padded(self, samples_BT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Silence up to a whole number of units, and the number of units of each row."""
+        if samples_BT.dim() != 2:
+            raise InputError(f"samples have shape {list(samples_BT.shape)}; the tokenizer takes [batch, samples]")
+        if lengths_B is None:
+            lengths_B = torch.full((samples_BT.shape[0],), samples_BT.shape[1], device=samples_BT.device)
+        units_B = -(-lengths_B // self.unit_samples)
+        inside = torch.arange(samples_BT.shape[1], device=samples_BT.device)[None] < lengths_B[:, None]
+        wanted = int(units_B.max()) * self.unit_samples if len(units_B) else 0
+        samples_BT = (samples_BT.float() * inside)[:, :wanted]
+        return functional.pad(samples_BT, (0, wanted - samples_BT.shape[1])), units_B
+
+    @torch.inference_mode()
+    def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+        """``[B, T]`` at 16 kHz, of which the first ``lengths[b]`` samples count, to ceil(length / 640) units a row.
+
+        A row's units do not depend on what else is in the batch.
+
+        Raises:
+            InputError: ``samples`` is not two-dimensional.
+        """
+        padded_BT, units_B = self.padded(samples, lengths)
+        if padded_BT.shape[1] == 0:
+            return [torch.zeros(0, dtype=torch.long, device=samples.device) for _ in units_B]
+        vectors_BUC = self.vectors(self.mel(padded_BT), units_B * self.encoder.stride)
+        indices_BU = self.quantizer(vectors_BUC)[1]
+        return [row[:count].clone() for row, count in zip(indices_BU, units_B.tolist(), strict=True)]
+
+    @torch.inference_mode()
+    def phones(self, units: list[Tensor]) -> list[list[str]]:
+        """What the phone decoder reads in each row of units (for measuring; generation does not use it)."""
+        lengths_B = torch.tensor([len(row) for row in units], device=self.project.weight.device)
+        padded_BU = nn.utils.rnn.pad_sequence(units, batch_first=True)
+        return [phone_names(row) for row in self.phone_decoder.read(self.quantizer.codes(padded_BU), lengths_B)]
+
+    @contextmanager
+    def streaming(self, batch_size: int = 1) -> Iterator[S2UStream]:
+        """Units while the recording goes on: ``with s2u.streaming() as stream: stream.step(samples)``.
+
+        Several streams may be open at once; each has its own state.
+        """
+        stream = S2UStream(self, batch_size)
+        try:
+            yield stream
+        finally:
+            stream.close()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> S2UTokenizer:
+        """Load a folder that ``save_pretrained`` wrote, ready for inference. The phone decoder may be absent.
+
+        Raises:
+            InputError: a file is missing, damaged, or does not match the config.
+        """
+        values, state = read_folder(folder)
+        model = cls(S2UConfig.from_dict(values, Path(folder) / "config.json"))
+        load_state(model, state, folder, optional=("phone_decoder.",))
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, storage: Storage = "int8") -> None:
+        """Write ``config.json`` and ``model.safetensors``."""
+        save_folder(folder, self.config, self.state_dict(), storage)
+
+
+class S2UStream:
+    """The state of ``batch_size`` recordings that advance together. All units together equal ``encode``'s.
+
+    A block of units comes out once the block and ``look_ahead`` samples after it are there; memory and work a step
+    are bounded however long the recording lasts.
+    """
+
+    def __init__(self, model: S2UTokenizer, batch_size: int) -> None:
+        self.model = model
+        self.state: EncoderState | None = EncoderState(model.encoder)
+        half = model.config.mel.n_fft // 2
+        self.pending_BT = torch.zeros(batch_size, half, device=model.project.weight.device)
+        self.taken = 0  # samples
+        self.frames = 0  # mel frames given to the encoder
+
+    @torch.inference_mode()
+    def step(self, samples: Tensor) -> Tensor:
+        """Take ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]`` int64.
+
+        Raises:
+            InputError: the batch size differs, or the stream has ended.
+        """
+        if self.state is None:
+            raise InputError("the stream of units has ended; open a new one with streaming()")
+        if samples.dim() != 2 or samples.shape[0] != self.pending_BT.shape[0]:
+            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self.pending_BT)}, T]")
+        self.taken += samples.shape[1]
+        self.pending_BT = torch.cat([self.pending_BT, samples.float()], dim=1)
+        return self._advance(last=False)
+
+    @torch.inference_mode()
+    def finish(self) -> Tensor:
+        """End the recording: the remaining units, ``[B, U]``; the last unit is filled up with silence."""
+        if self.state is None:
+            raise InputError("the stream of units has ended; open a new one with streaming()")
+        silence = -self.taken % self.model.unit_samples
+        self.pending_BT = functional.pad(self.pending_BT, (0, silence + self.model.config.mel.n_fft // 2))
+        self.taken += silence
+        units_BU = self._advance(last=True)
+        self.close()
+        return units_BU
+
+    def close(self) -> None:
+        """Drop the state; nothing can follow."""
+        self.state = None
+        self.pending_BT = self.pending_BT[:, :0]
+
+    def _advance(self, last: bool) -> Tensor:
+        assert self.state is not None
+        mel = self.model.config.mel
+        count = max(0, (self.pending_BT.shape[1] - mel.n_fft) // mel.hop_length + 1)
+        if last:
+            count = min(count, self.taken // mel.hop_length - self.frames)
+        if count:
+            used = (count - 1) * mel.hop_length + mel.n_fft
+            mel_BMF = self.model.mel.windows(self.pending_BT[:, :used])
+            self.pending_BT = self.pending_BT[:, count * mel.hop_length :]
+        else:
+            mel_BMF = self.pending_BT.new_zeros(len(self.pending_BT), mel.n_mels, 0)
+        self.frames += count
+        if last and self.taken == 0:
+            return torch.zeros(len(self.pending_BT), 0, dtype=torch.long)
+        hidden_BUD = self.state.step(mel_BMF, last)
+        return self.model.quantizer(self.model.project(hidden_BUD))[1]
