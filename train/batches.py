@@ -1,0 +1,139 @@
+"""Which samples make which batch, as a function of seed and position alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+_BUCKET_BATCHES = 50
+"""Batches of alike length are cut from windows of this many batches, so an epoch's order stays well shuffled."""
+
+
+def derived_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on every one of ``parts``."""
+    return int(np.random.SeedSequence([part & (2**63 - 1) for part in parts]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def isolated_rng(seed: int | None = None) -> Iterator[None]:
+    """Run the block with Python's, numpy's and torch's CPU generators (seeded by ``seed``), then put them back."""
+    states = (random.getstate(), np.random.get_state(), torch.random.get_rng_state())
+    try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed & 0xFFFFFFFF)
+            torch.random.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.random.set_rng_state(states[2])
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One batch: which samples of which epoch."""
+
+    position: int
+    epoch: int
+    indices: tuple[int, ...]
+
+
+class EpochBatches(Sampler[BatchPlan]):
+    """``total`` batches over as many epochs as they need, from batch ``start`` on.
+
+    Each epoch is a permutation of the samples drawn from (seed, epoch). A batch may not cross an epoch's end unless
+    the data set is smaller than one batch, in which case samples repeat.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        total: int,
+        start: int = 0,
+        lengths: Sequence[float] | None = None,
+    ) -> None:
+        assert samples > 0, "an empty data set"
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.total = total
+        self.start = start
+        self.lengths = np.asarray(lengths) if lengths is not None else None
+
+    def __len__(self) -> int:
+        # The Trainer counts the whole run, resumed or not.
+        return self.total
+
+    @property
+    def batches_an_epoch(self) -> int:
+        return max(1, self.samples // self.batch_size)
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(self.samples)
+        if self.samples < self.batch_size:
+            order = np.resize(order, self.batch_size)
+        order = order[: self.batches_an_epoch * self.batch_size]
+        if self.lengths is not None:
+            window = _BUCKET_BATCHES * self.batch_size
+            pieces = [order[at : at + window] for at in range(0, len(order), window)]
+            order = np.concatenate([piece[np.argsort(self.lengths[piece], kind="stable")] for piece in pieces])
+        batches = list(order.reshape(-1, self.batch_size))
+        if self.lengths is not None:
+            batches = [batches[at] for at in rng.permutation(len(batches))]
+        return batches
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        epoch, batches = -1, []
+        for position in range(self.start, self.total):
+            current, at = divmod(position, self.batches_an_epoch)
+            if current != epoch:
+                epoch, batches = current, self._epoch(current)
+            yield BatchPlan(position, epoch, tuple(int(index) for index in batches[at]))
+
+
+class BatchReader:
+    """Reads and collates the batch of a plan under its own seed; the "data set" that torch's DataLoader sees."""
+
+    def __init__(self, data: Any, collate: Callable[[list[Any]], Mapping[str, Any]], seed: int) -> None:
+        self.data = data
+        self.collate = collate
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, plan: BatchPlan) -> Mapping[str, Any]:
+        with isolated_rng(derived_seed(self.seed, plan.epoch, plan.position)):
+            if hasattr(self.data, "sample"):
+                samples = [self.data.sample(index, plan.epoch) for index in plan.indices]
+            else:
+                samples = [self.data[index] for index in plan.indices]
+            return self.collate(samples)
+
+    def in_order(self, batch_size: int) -> InOrder:
+        """The batches of a validation: every sample once, in order, the same at every call."""
+        return InOrder(self, batch_size)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    reader: BatchReader
+    batch_size: int
+
+    def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Pairs of (number of samples, batch)."""
+        for position, first in enumerate(range(0, len(self.reader), self.batch_size)):
+            indices = tuple(range(first, min(first + self.batch_size, len(self.reader))))
+            yield len(indices), self.reader[BatchPlan(position, 0, indices)]

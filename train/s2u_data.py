@@ -1,0 +1,254 @@
+"""Speech for the S2U: shards decoded once into a cache of 16 kHz waveforms, batches of similar length, two views.
+
+Batch number i is a function of the seed and i alone, so a resumed run sees what an uninterrupted one would.
+
+Shapes: B clips, T samples, L phones of a transcript, N frame labels (50 a second).
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from emova.errors import InputError
+from emova.speech.tokenizer.phones import BLANK, phone_ids
+
+SAMPLE_RATE = 16000
+UNIT_SAMPLES = 640
+LABEL_SAMPLES = 320  # two frame labels a unit
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Shards by a glob pattern; each clip counts ``repeat`` times an epoch."""
+
+    pattern: str = ""
+    repeat: float = 1.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance in the cache; ``alignment`` rows are (phone, first sample, end)."""
+
+    key: str
+    shard: int
+    start: int
+    length: int  # samples
+    phones: tuple[int, ...]
+    alignment: tuple[tuple[int, int, int], ...] | None
+    family: str
+    voice: str
+
+
+def _members(path: str) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """The clips of one shard: description and 16 kHz int16 samples."""
+    waiting: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(path) as shard:
+        for member in shard:
+            stem, _, kind = member.name.rpartition(".")
+            file = shard.extractfile(member)
+            if file is None or kind not in ("flac", "json"):
+                continue
+            waiting.setdefault(stem, {})[kind] = file.read()
+            if len(waiting[stem]) < 2:
+                continue
+            parts = waiting.pop(stem)
+            samples, rate = soundfile.read(io.BytesIO(parts["flac"]), dtype="int16", always_2d=True)
+            mono = samples[:, 0]
+            yield {"key": stem, **json.loads(parts["json"])}, mono if rate == SAMPLE_RATE else _resample(mono, rate)
+
+
+def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    return soxr.resample(samples, rate, SAMPLE_RATE)
+
+
+def _cache_shard(path: str, folder: Path) -> Path:
+    """Decode ``path`` into ``folder`` unless that is done already; gives the index file."""
+    stat = os.stat(path)
+    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}"
+    index_path = stem.with_suffix(".json")
+    if index_path.is_file():
+        return index_path
+    index, chunks, start = [], [], 0
+    for meta, samples in _members(path):
+        alignment = meta.get("alignment")
+        index.append(
+            {
+                "key": meta["key"], "start": start, "length": len(samples), "phones": phone_ids(meta["phones"]),
+                "alignment": alignment and [
+                    ((phone_ids([phone]) or [BLANK])[0], round(a * SAMPLE_RATE), round(b * SAMPLE_RATE))
+                    for phone, a, b in alignment
+                ],
+                "family": meta.get("family") or "", "voice": meta.get("voice") or "",
+            }
+        )  # fmt: skip
+        chunks.append(samples)
+        start += len(samples)
+    staged = stem.with_suffix(".partial.npy")
+    np.save(staged, np.concatenate(chunks) if chunks else np.zeros(0, np.int16))
+    os.replace(staged, stem.with_suffix(".npy"))
+    staged = stem.with_suffix(".json.partial")
+    staged.write_text(json.dumps(index), encoding="utf-8")
+    os.replace(staged, index_path)
+    return index_path
+
+
+class ClipStore:
+    """All clips of some shards, decoded once, in memory-mapped int16."""
+
+    def __init__(self, patterns: Sequence[str], cache: str | Path, max_seconds: float = 20.0) -> None:
+        """Raises:
+        InputError: a pattern matches no shard.
+        """
+        folder = Path(cache)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.waves: list[np.ndarray] = []
+        self.clips: list[Clip] = []
+        self.source: list[int] = []  # which pattern a clip came from
+        for number, pattern in enumerate(patterns):
+            paths = sorted(glob.glob(pattern))
+            if not paths:
+                raise InputError(f"{pattern}: no such shards; run the data recipe first")
+            for path in paths:
+                index_path = _cache_shard(path, folder)
+                shard = len(self.waves)
+                self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
+                for entry in json.loads(index_path.read_text(encoding="utf-8")):
+                    alignment = entry.pop("alignment")
+                    clip = Clip(
+                        shard=shard, alignment=alignment and tuple(map(tuple, alignment)), **{
+                            **entry, "phones": tuple(entry["phones"])},
+                    )  # fmt: skip
+                    # CTC needs a label for each phone, and one more between equal neighbours.
+                    room = clip.length // LABEL_SAMPLES > len(clip.phones) * 1.1
+                    if clip.phones and room and clip.length <= max_seconds * SAMPLE_RATE:
+                        self.clips.append(clip)
+                        self.source.append(number)
+
+    def samples(self, clip: Clip) -> np.ndarray:
+        """``[T]`` float32 in [-1, 1]."""
+        return self.waves[clip.shard][clip.start : clip.start + clip.length].astype(np.float32) / 32768.0
+
+
+def frame_labels(clip: Clip, lead: int, total: int) -> np.ndarray:
+    """The phone at the centre of each 20 ms of ``lead`` samples of silence, the clip, silence: ``[N]`` int64."""
+    count = total // LABEL_SAMPLES
+    if clip.alignment is None:
+        return np.full(count, IGNORED, dtype=np.int64)
+    labels = np.full(count, BLANK, dtype=np.int64)
+    for phone, start, end in clip.alignment:
+        first = -(-(lead + start - LABEL_SAMPLES // 2) // LABEL_SAMPLES)
+        labels[max(0, first) : max(0, -(-(lead + end - LABEL_SAMPLES // 2) // LABEL_SAMPLES))] = phone
+    return labels
+
+
+def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same speech through a room, a microphone's response and noise; its time axis stays.
+
+    ``babble`` is other speech, one of the kinds of noise.
+    """
+    size = 1 << int(np.ceil(np.log2(len(samples) + 8000)))
+    spectrum = np.fft.rfft(samples, size)
+    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    if rng.random() < 0.4:  # a room: decaying noise after the direct sound
+        decay = rng.uniform(0.05, 0.35)
+        times = np.arange(8000) / SAMPLE_RATE
+        room = rng.standard_normal(8000) * np.exp(-6.9 * times / decay) * rng.uniform(0.01, 0.08)
+        room[0] = 1.0
+        spectrum = spectrum * np.fft.rfft(room, size)
+    if rng.random() < 0.6:  # a smooth response, up to +-8 dB at some points of a logarithmic frequency axis
+        points = np.geomspace(60, 8000, 7)
+        spectrum = spectrum * 10 ** (np.interp(np.log(frequencies + 1), np.log(points), rng.normal(0, 4, 7)) / 20)
+    if rng.random() < 0.3:  # a band limit
+        high, low = rng.uniform(3000, 7500), rng.uniform(50, 350)
+        spectrum = spectrum / np.sqrt(1 + (frequencies / high) ** 12) / np.sqrt(1 + (low / (frequencies + 1)) ** 6)
+    out = np.fft.irfft(spectrum, size)[: len(samples)]
+    level = np.sqrt(np.mean(np.square(out)) + 1e-9)
+    if rng.random() < 0.7:
+        if rng.random() < 0.25:
+            noise = np.resize(babble, len(out))
+        else:  # coloured noise: power falls by a random slope
+            white = np.fft.rfft(rng.standard_normal(size))
+            noise = np.fft.irfft(white * (frequencies + 30) ** -rng.uniform(0, 1.2), size)[: len(out)]
+        noise = noise / np.sqrt(np.mean(np.square(noise)) + 1e-9)
+        out = out + noise * level * 10 ** (-rng.uniform(5, 35) / 20)
+    return (out / level * 10 ** (rng.uniform(-38, -14) / 20)).clip(-1, 1).astype(np.float32)
+
+
+class TwoViews(Dataset):
+    """Item i is a whole batch: ``batch_seconds`` of clips of similar length, each clean and perturbed."""
+
+    def __init__(
+        self, store: ClipStore, repeats: Sequence[float], batches: int, batch_seconds: float, seed: int,
+        max_silence: float = 0.4,
+    ) -> None:  # fmt: skip
+        self.store, self.seed, self.max_silence = store, seed, max_silence
+        self.batches: list[list[int]] = []
+        epoch = 0
+        while len(self.batches) < batches:
+            self.batches += self._epoch(repeats, batch_seconds, np.random.default_rng([seed, epoch]))
+            epoch += 1
+        self.batches = self.batches[:batches]
+
+    def _epoch(self, repeats: Sequence[float], seconds: float, rng: np.random.Generator) -> list[list[int]]:
+        share = np.asarray([repeats[source] for source in self.store.source])
+        counts = np.floor(share + rng.random(len(share))).astype(int)
+        order = rng.permutation(np.repeat(np.arange(len(share)), counts))
+        batches: list[list[int]] = []
+        for at in range(0, len(order), 1024):  # similar lengths within a pool, pools and batches in random order
+            pool = sorted(order[at : at + 1024].tolist(), key=lambda clip: self.store.clips[clip].length)
+            current: list[int] = []
+            for clip in pool:
+                if current and (len(current) + 1) * self.store.clips[clip].length > seconds * SAMPLE_RATE:
+                    batches.append(current)
+                    current = []
+                current.append(clip)
+            batches.append(current)
+        return [batches[index] for index in rng.permutation(len(batches))]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, 1, index])
+        clean, rough, labels, phones = [], [], [], []
+        for number in self.batches[index]:
+            clip = self.store.clips[number]
+            lead, tail = (int(rng.uniform(0, self.max_silence) * SAMPLE_RATE) for _ in range(2))
+            samples = np.pad(self.store.samples(clip), (lead, tail))
+            samples = np.pad(samples, (0, -len(samples) % UNIT_SAMPLES))
+            other = self.store.clips[int(rng.integers(len(self.store.clips)))]
+            clean.append(torch.from_numpy(samples + rng.standard_normal(len(samples)).astype(np.float32) * 1e-4))
+            rough.append(torch.from_numpy(perturb(samples, self.store.samples(other), rng)))
+            labels.append(torch.from_numpy(frame_labels(clip, lead, len(samples))))
+            phones.append(torch.tensor(clip.phones))
+        stack = torch.nn.utils.rnn.pad_sequence
+        return {
+            "samples": stack(clean + rough, batch_first=True),
+            "lengths": torch.tensor([len(row) for row in clean] * 2),
+            "phones": stack(phones, batch_first=True),
+            "phone_lengths": torch.tensor([len(row) for row in phones]),
+            "labels": stack(labels, batch_first=True, padding_value=IGNORED),
+            "seed": torch.tensor(int(rng.integers(2**31))),
+        }
+
+
+def unwrap(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The collate function of ``TwoViews``: an item is a batch already."""
+    assert len(items) == 1, "TwoViews gives whole batches; use batch_size 1"
+    return items[0]

@@ -1,0 +1,315 @@
+"""transformers' Trainer, changed where a run must be exact: data order, logging, guard, checkpoints (see engine.py)."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
+
+import emova.compat  # noqa: F401
+from emova.errors import InputError
+from train import checkpointing
+from train.batches import EpochBatches, InOrder, isolated_rng
+from train.engine import COUNTERS, DivergenceError, ParameterGroups, RunConfig, Validate, decay_groups
+from train.metrics import MetricsFile, plot
+from train.watching import Progress, StopSignals
+
+WEIGHTS = "model.safetensors"
+
+
+def build_trainer(
+    module: nn.Module,
+    loader: DataLoader[Any],
+    run: RunConfig,
+    *,
+    validation: InOrder | None,
+    parameter_groups: ParameterGroups | None,
+    on_validate: Validate | None,
+    keep_checkpoints: int,
+    metrics: MetricsFile,
+    progress: Progress,
+    signals: StopSignals,
+) -> ExactTrainer:
+    """The Trainer for one run of ``train.engine.fit``."""
+    arguments = TrainingArguments(
+        output_dir=run.output_dir,
+        seed=run.seed,
+        max_steps=run.max_steps,
+        per_device_train_batch_size=run.batch_size,
+        gradient_accumulation_steps=run.gradient_accumulation,
+        learning_rate=run.learning_rate,
+        max_grad_norm=run.max_grad_norm,
+        save_strategy="steps",
+        save_steps=run.save_every,
+        save_total_limit=None,
+        logging_strategy="steps",
+        logging_steps=run.log_every,
+        logging_nan_inf_filter=False,
+        bf16=run.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),
+        # The sampler starts at the right batch by itself; the Trainer must not skip once more.
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    trainer = ExactTrainer(module, arguments, loader, run)
+    trainer.validation = validation
+    trainer.parameter_groups = parameter_groups
+    trainer.on_validate = on_validate
+    trainer.keep_checkpoints = keep_checkpoints
+    trainer.metrics = metrics
+    trainer.progress = progress
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Steps(trainer, signals))
+    return trainer
+
+
+class ExactTrainer(Trainer):
+    """See the module's head. Built by ``build_trainer`` only, which fills in the attributes below."""
+
+    validation: InOrder | None
+    parameter_groups: ParameterGroups | None
+    on_validate: Validate | None
+    keep_checkpoints: int
+    metrics: MetricsFile
+    progress: Progress
+
+    def __init__(self, module: nn.Module, arguments: TrainingArguments, loader: DataLoader[Any], run: RunConfig):
+        super().__init__(model=module, args=arguments, train_dataset=loader.dataset, data_collator=lambda batch: batch)
+        # forward(**batch) of a part may take any keyword; that does not mean it scales its loss.
+        self.model_accepts_loss_kwargs = False
+        self.run = run
+        self.loader = loader
+        self.skipped_steps = 0
+        self.bad_steps_in_a_row = 0
+        self.last_train_terms: dict[str, float] = {}
+        self.last_eval_terms: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._loss_is_finite = True
+        self._window_started = time.monotonic()
+        self._started = time.monotonic()
+        self._window_first_step = 0
+
+    # Data, optimizer and schedule
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return self.loader
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            module = self.model if model is None else model
+            groups = (
+                self.parameter_groups(module) if self.parameter_groups else decay_groups(module, self.run.weight_decay)
+            )
+            groups = [
+                {"lr": self.run.learning_rate, "weight_decay": self.run.weight_decay, **group} for group in groups
+            ]
+            for group in groups:
+                group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+            groups = [group for group in groups if group["params"]]
+            assert groups, "nothing to train: every parameter is frozen"
+            self.optimizer = torch.optim.AdamW(groups, lr=self.run.learning_rate, betas=self.run.betas, fused=True)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = get_cosine_with_min_lr_schedule_with_warmup(
+                optimizer or self.optimizer,
+                num_warmup_steps=math.ceil(self.run.warmup_ratio * num_training_steps),
+                num_training_steps=num_training_steps,
+                min_lr_rate=self.run.final_lr_ratio,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Loss, guard
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        terms = model(**inputs)
+        loss = terms["loss"]
+        self._loss_is_finite = self._loss_is_finite and bool(torch.isfinite(loss.detach()))
+        for name, value in terms.items():
+            if torch.is_tensor(value) and value.numel() != 1:
+                continue
+            scalar = value.detach().float().reshape(()) if torch.is_tensor(value) else torch.tensor(float(value))
+            self._sums[name] = self._sums.get(name, 0.0) + scalar
+            self._counts[name] = self._counts.get(name, 0) + 1
+        return (loss, terms) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        groups = [group for group in self.optimizer.param_groups if "max_grad_norm" in group]
+        if not groups:
+            return super()._clip_grad_norm(model)
+        norms = [torch.nn.utils.clip_grad_norm_(group["params"], group["max_grad_norm"]) for group in groups]
+        rest = [p for group in self.optimizer.param_groups if "max_grad_norm" not in group for p in group["params"]]
+        if rest:
+            norms.append(torch.nn.utils.clip_grad_norm_(rest, self.args.max_grad_norm))
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
+        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
+        if self._loss_is_finite and math.isfinite(norm):
+            self.bad_steps_in_a_row = 0
+        else:
+            # Without gradients AdamW's step changes neither weights nor moments.
+            self.optimizer.zero_grad(set_to_none=True)
+            self.skipped_steps += 1
+            self.bad_steps_in_a_row += 1
+            if self.bad_steps_in_a_row >= self.run.max_bad_steps:
+                raise DivergenceError(
+                    f"{self.run.output_dir}: loss or gradient not finite in {self.bad_steps_in_a_row} steps in a row, "
+                    f"the last one step {self.state.global_step + 1}; lower learning_rate or give precision=fp32"
+                )
+        self._loss_is_finite = True
+        return norm
+
+    # Numbers
+
+    def reset_window(self) -> None:
+        self._sums, self._counts = {}, {}
+        self._window_started = time.monotonic()
+        self._window_first_step = self.state.global_step
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        step = self.state.global_step
+        if not self._counts:  # the Trainer's closing summary; FitResult says it better
+            return
+        seconds = max(time.monotonic() - self._window_started, 1e-9)
+        values: dict[str, float] = {}
+        for name, total in self._sums.items():
+            if name in COUNTERS:
+                values[f"{name}_per_s"] = float(total) / seconds
+            else:
+                values[name] = float(total) / self._counts[name]
+        if "samples" not in self._sums:
+            values["samples_per_s"] = self._counts["loss"] * self.run.batch_size / seconds
+        values["grad_norm"] = float(logs.get("grad_norm", math.nan))
+        values["steps_per_s"] = (step - self._window_first_step) / seconds
+        for position, group in enumerate(self.optimizer.param_groups):
+            name = f"lr_{group['name']}" if "name" in group else "lr"
+            if position == 0 or "name" in group:
+                values[name] = float(group["lr"])
+        values["skipped"] = self.skipped_steps
+        batches = self.loader.sampler
+        assert isinstance(batches, EpochBatches)
+        values["epoch"] = step * self.run.gradient_accumulation / batches.batches_an_epoch
+        values["time"] = time.monotonic() - self._started
+        self.last_train_terms = values
+        self.metrics.write("train", step, values)
+        self.progress.window("train", step, values)
+        self.reset_window()
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(values))
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        module, step = self.model, self.state.global_step
+        started = time.monotonic()
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        values: dict[str, float] = {}
+        module.eval()
+        try:
+            with isolated_rng(self.run.seed), torch.no_grad():
+                for samples, batch in self.validation or ():
+                    with self.accelerator.autocast():
+                        terms = module(**self._prepare_inputs(dict(batch)))
+                    for name, value in terms.items():
+                        if name not in COUNTERS and (not torch.is_tensor(value) or value.numel() == 1):
+                            sums[name] = sums.get(name, 0.0) + float(value) * samples
+                            counts[name] = counts.get(name, 0) + samples
+                values.update({name: total / counts[name] for name, total in sums.items()})
+                if self.on_validate is not None:
+                    values.update(self.on_validate(module, step) or {})
+        finally:
+            module.train()
+        values["eval_seconds"] = time.monotonic() - started
+        self.last_eval_terms = values
+        self.metrics.write("eval", step, values)
+        self.progress.window("eval", step, values)
+        plot(self.metrics.path)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
+        self._window_started += time.monotonic() - started  # validation is not training time
+        return {f"eval_{name}": value for name, value in values.items()}
+
+    # Checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return getattr(self, "_stage", None) or self.args.output_dir
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        try:
+            stage = checkpointing.stage_folder(self.args.output_dir, step)
+            self._stage = str(stage)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._stage = None
+            name = f"checkpoint-{step}"
+            checkpointing.commit(stage / name, Path(self.args.output_dir) / name)
+        except OSError as error:
+            raise InputError(
+                f"{self.args.output_dir}: the checkpoint of step {step} could not be written "
+                f"({os.strerror(error.errno) if error.errno else 'input/output error'}); earlier ones are untouched"
+            ) from error
+        shutil.rmtree(stage, ignore_errors=True)
+        checkpointing.prune(self.args.output_dir, self.keep_checkpoints)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        assert output_dir is not None
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(Path(output_dir) / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.load_weights(Path(resume_from_checkpoint))
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Load the module's weights from a checkpoint of this run."""
+        try:
+            load_model(self.model, str(checkpoint / WEIGHTS))
+        except RuntimeError:
+            raise InputError(
+                f"{checkpoint}: its weights have other names or shapes than the model now configured; "
+                "give the earlier configuration or another output_dir"
+            ) from None
+
+
+class _Steps(TrainerCallback):
+    """Progress after each step; a stop signal becomes a save and an end."""
+
+    def __init__(self, trainer: ExactTrainer, signals: StopSignals) -> None:
+        self.trainer = trainer
+        self.signals = signals
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.reset_window()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        run = self.trainer.run
+        self.trainer.progress.step(state.global_step)
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+        if state.global_step % run.eval_every == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = self.trainer.validation is not None or self.trainer.on_validate is not None
+        if self.signals.received is not None:
+            control.should_log = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+        return control
