@@ -29,19 +29,25 @@ WORDNET = Path("/usr/share/wordnet")
 MIN_WORDS, MAX_WORDS = 5, 14
 TEST_SHARE = 0.05
 
-_FINITE = frozenset(
-    """is are was were am be been has have had do does did will would can could should must may might shall won't don't
-    can't didn't isn't aren't wasn't weren't couldn't wouldn't doesn't haven't hasn't let's i'm he's she's it's they're
-    we're you're i've i'll we'll made came went took gave said saw got found told felt left kept held brought began
-    became ran fell grew knew lost met paid put read rose sat sent set showed sold spoke spent stood struck taught
-    thought threw understood wore won wrote broke built bought caught chose cut drank drew drove ate flew forgot froze
-    hid hit led lay rang rode sang sank shook shot shut slept slid spread stole stuck swam swept swore tore woke""".split()
+
+def _word_set(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
+_FINITE = _word_set(
+    """is are was were am be been has have had do does did will would can could should must may might shall won't
+    don't can't didn't isn't aren't wasn't weren't couldn't wouldn't doesn't haven't hasn't let's i'm he's she's
+    it's they're we're you're i've i'll we'll made came went took gave said saw got found told felt left kept
+    held brought began became ran fell grew knew lost met paid put read rose sat sent set showed sold spoke
+    spent stood struck taught thought threw understood wore won wrote broke built bought caught chose cut drank
+    drew drove ate flew forgot froze hid hit led lay rang rode sang sank shook shot shut slept slid spread stole
+    stuck swam swept swore tore woke"""
 )
-_SUBJECTS = frozenset("i he she it we you they there this that these those".split())
-_OPENERS = frozenset(
-    """the a an his her my your our their its what where when why who how did do does is are can could will would have has
-    was were don't let's please most many some all no every each nobody everybody everyone someone if when while
-    after before because although mother father children people""".split()
+_SUBJECTS = _word_set("""i he she it we you they there this that these those""")
+_OPENERS = _word_set(
+    """the a an his her my your our their its what where when why who how did do does is are can could will would
+    have has was were don't let's please most many some all no every each nobody everybody everyone someone if
+    when while after before because although mother father children people"""
 )
 _AVOID = re.compile(
     r"\b(?:sex\w*|rap(?:e[ds]?|ist)|kill\w*|murder\w*|nazi\w*|jew\w*|negro\w*|nigg\w*|whor\w*|slut\w*|drug\w*|heroin|"
@@ -83,6 +89,12 @@ def is_sentence(text: str) -> bool:
         return False
     if found[0] in _SUBJECTS:
         return len(found) > 2
+    if found[0] in {"was", "were", "is", "are", "has", "have", "had"} and found[1] not in _SUBJECTS | {
+        "the",
+        "your",
+        "my",
+    }:
+        return False
     finite = any(w in _FINITE for w in found[1:])
     if found[0] not in {"a", "an", "all", "some", "most", "many"}:  # those open noun phrases with participles too often
         finite = finite or any(w.endswith("ed") and len(w) > 4 for w in found[2:-1])

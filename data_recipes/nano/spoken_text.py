@@ -13,10 +13,10 @@ ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ',.?!-
 """Characters of spoken English text in this recipe: letters, space, apostrophe, hyphen and four marks."""
 
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 _IRREGULAR_ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
@@ -134,6 +134,8 @@ def why_unspeakable(text: str, max_words: int = 60, allowed: frozenset[str] = AL
         return "too long"
     if re.search(r"\b(?![AI]\b)[B-Z]{2,}\b|\b[A-Z]{2,}\b", text):
         return "abbreviation"
+    if re.search(r"\w[.?!,]\w", text):
+        return "marks within a word"
     if re.search(r"\w{24,}|(\w)\1{3,}", text):
         return "not a word"
     return None
