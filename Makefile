@@ -7,7 +7,7 @@ IMAGE  ?=
 AUDIO  ?=
 OUT    ?= out/answer.wav
 
-.PHONY: chat test lint setup setup-dev help
+.PHONY: chat test lint setup setup-dev setup-eval eval help
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -45,3 +45,10 @@ $(VENV)/.chat: $(VENV)/.torch setup.cfg pyproject.toml
 $(VENV)/.dev: $(VENV)/.chat
 	$(PIP) --constraint constraints.txt --editable ".[train,data,eval,openclip,dev]"
 	@touch $@
+
+# distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need it to score.
+setup-eval: $(VENV)/.dev  ## Install the naturalness judge too
+	$(PIP) --no-deps distillmos==0.9.1 xls-r-sqa
+
+eval: setup-eval  ## Measure emova-nano on held-out data (needs `emova data make nano`)
+	$(BIN)/emova eval nano
