@@ -380,6 +380,12 @@ def _inside(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+# A reply up to its speech, as (what stands before a string, the string, its quote) four times, and the rest.
+_HEAD = re.compile(
+    r'(\{"' + r'": ")((?:[^"\\]|\\.)*)(")(, "'.join(KEYS) + r'": ")',
+)
+
+
 class JsonReply:
     """The chain of modality as JSON, keys in a fixed order (EMOVA Fig. 3)."""
 
@@ -421,6 +427,12 @@ class JsonReply:
     def parser(self, gender: str = DEFAULT_VOICE) -> ReplyParser:
         """A fresh parser for the pieces of one reply."""
         return ReplyParser(gender)
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """A reply's text up to its speech, cut where ``encode`` tokenises apart; any other text stays whole."""
+        match = _HEAD.fullmatch(text)
+        return [part for part in match.groups() if part] if match else [text]
 
     @staticmethod
     def _before(index: int) -> str:

@@ -89,6 +89,19 @@ def test_encoded_reply_is_the_formatted_text_and_reads_back(table: TokenTable) -
         assert collect(read(table, ids)) == reply
 
 
+def test_split_cuts_where_encode_tokenises_apart(table: TokenTable) -> None:
+    rng = random.Random(4)
+    for _ in range(50):
+        reply = random_reply(rng)
+        head, mark, _ = JsonReply().format(reply).rpartition(f'"{SPEECH_KEY}": "')
+        pieces = JsonReply.split(head + mark)
+        ids = [token for piece in pieces for token in table.encode(piece)]
+        whole = JsonReply().encode(reply, table)
+        assert ids == whole[: whole.index(table.speech_start)]
+    assert JsonReply.split('say "hi"') == ['say "hi"']
+    assert JsonReply.split('"}') == ['"}']
+
+
 def test_grammar_accepts_what_training_writes(table: TokenTable) -> None:
     rng = random.Random(2)
     for _ in range(50):

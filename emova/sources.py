@@ -1,0 +1,89 @@
+"""Reading what a user handed over, a path or bytes, up to a limit; and writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from emova.errors import InputError
+
+Source = str | Path | bytes | BinaryIO
+
+
+def shown(name: str | Path) -> str:
+    """A name as an error shows it: on one line, printable, not too long."""
+    text = "".join(character if character.isprintable() else "?" for character in str(name))
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def read_source(source: Source, what: str, max_bytes: int) -> tuple[bytes, str]:
+    """The bytes of ``source`` and the name by which errors call it.
+
+    Args:
+        what: "audio" or "picture".
+
+    Raises:
+        InputError: missing, not a file, unreadable, empty, or larger than ``max_bytes``.
+    """
+    name = f"the {what}"
+    data: bytes | None = None
+    if isinstance(source, (str, Path)):
+        name = shown(source)
+        path = Path(source)
+        try:
+            if path.is_dir():
+                raise InputError(f"{name}: this is a folder; give a file with the {what}")
+            if path.exists() and not path.is_file():
+                raise InputError(f"{name}: this is not a plain file; give a file with the {what}")
+            with path.open("rb") as file:
+                data = file.read(max_bytes + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{name}: no such file; check the path") from None
+        except PermissionError:
+            raise InputError(f"{name}: the file may not be read; change its permissions") from None
+        except (OSError, ValueError):
+            raise InputError(f"{name}: the file cannot be read; check the path and the disk") from None
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+    elif hasattr(source, "read"):
+        try:
+            data = source.read(max_bytes + 1)
+        except (OSError, ValueError):
+            raise InputError(f"{name}: the stream cannot be read; open it again") from None
+    if not isinstance(data, bytes):
+        raise InputError(f"{name}: neither a path nor bytes; give a file, its bytes, or a binary stream")
+    if not data:
+        raise InputError(f"{name}: the file is empty; give a file with the {what}")
+    if len(data) > max_bytes:
+        raise InputError(f"{name}: larger than {max_bytes / 2**20:.0f} MiB; give a smaller file or raise max_bytes")
+    return data, name
+
+
+@contextmanager
+def staged_output(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to; it gets the name ``path`` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        InputError: the folder is missing or may not be written to.
+    """
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if path.is_dir():
+            raise InputError(f"{shown(path)}: this is a folder; give the name of a file to write")
+        file = staged.open("wb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{shown(path)}: its folder does not exist; make it first") from None
+    except (OSError, ValueError):
+        raise InputError(f"{shown(path)}: the file cannot be written; check the name and the permissions") from None
+    try:
+        with file:
+            yield file
+        os.replace(staged, path)
+    except OSError:
+        raise InputError(f"{shown(path)}: the file cannot be written; check the space on the disk") from None
+    finally:
+        staged.unlink(missing_ok=True)

@@ -1,0 +1,278 @@
+"""Audio files in and out: one channel of float32 at a wanted rate, within limits that hold while decoding.
+
+Shape letters: T samples, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emova.errors import InputError
+from emova.sources import Source, read_source, shown, staged_output
+
+SUPPORTED = "wav, flac, mp3, ogg, m4a or webm"
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """What is accepted as audio.
+
+    Attributes:
+        max_seconds: longest audio, in s.
+        min_seconds: shortest audio, in s.
+        max_bytes: largest file, in bytes.
+        min_sample_rate: lowest sample rate of a file, in Hz.
+        max_sample_rate: highest sample rate of a file, in Hz.
+        max_channels: most channels of a file.
+        max_level: largest magnitude of a floating-point sample; a little above 1 is clipped, far above is no audio.
+        silence_dbfs: audio whose loudest 30 ms stay below this level, in dB of full scale, is silent.
+    """
+
+    max_seconds: float = 60.0
+    min_seconds: float = 0.05
+    max_bytes: int = 64 << 20
+    min_sample_rate: int = 4_000
+    max_sample_rate: int = 384_000
+    max_channels: int = 32
+    max_level: float = 16.0
+    silence_dbfs: float = -60.0
+
+
+class _Collector:
+    """Takes decoded blocks, mixes them down, and stops at the limits."""
+
+    def __init__(self, name: str, rate: int, channels: int, limits: AudioLimits) -> None:
+        self.name, self.rate, self.limits = name, rate, limits
+        if not limits.min_sample_rate <= rate <= limits.max_sample_rate:
+            raise InputError(
+                f"{name}: a sample rate of {rate} Hz; convert it to one between {limits.min_sample_rate} and "
+                f"{limits.max_sample_rate} Hz"
+            )
+        if not 1 <= channels <= limits.max_channels:
+            raise InputError(f"{name}: {channels} channels; convert it to one or two")
+        self._blocks: list[np.ndarray] = []
+        self._count = 0
+
+    def check_length(self, samples: int) -> None:
+        """Refuse more than the longest audio. Raises: InputError."""
+        if samples > self.limits.max_seconds * self.rate:
+            raise InputError(
+                f"{self.name}: longer than {self.limits.max_seconds:g} s; cut it, or raise the limit (max_seconds)"
+            )
+
+    def add(self, block: np.ndarray) -> None:
+        """Take a block ``[T, C]``. Raises: InputError."""
+        self._count += len(block)
+        self.check_length(self._count)
+        if not np.isfinite(block).all():
+            raise InputError(f"{self.name}: some samples are not numbers; export the audio again")
+        if block.size and np.abs(block).max() > self.limits.max_level:
+            raise InputError(
+                f"{self.name}: samples far beyond full scale; export the audio with samples within -1 to 1"
+            )
+        self._blocks.append(block.mean(axis=1, dtype=np.float32))
+
+    def samples(self) -> np.ndarray:
+        """All samples ``[T]``. Raises: InputError: too few."""
+        if self._count < self.limits.min_seconds * self.rate:
+            reason = "holds no sound" if self._count == 0 else f"shorter than {self.limits.min_seconds:g} s"
+            raise InputError(f"{self.name}: {reason}; give a longer recording")
+        return np.concatenate(self._blocks).clip(-1.0, 1.0)
+
+
+def load_audio(
+    source: Source, sample_rate: int, limits: AudioLimits = AudioLimits(), *, reject_silence: bool = False
+) -> np.ndarray:
+    """Decode an audio file to one channel of float32, ``[T]``, at ``sample_rate`` Hz, within -1 to 1.
+
+    Args:
+        source: a path, the file's bytes, or a binary stream; wav, flac, mp3, ogg by libsndfile, m4a and webm by FFmpeg.
+        reject_silence: refuse audio without sound, as a question must have some.
+
+    Raises:
+        InputError: missing, empty, truncated, no audio, over a limit, or silent.
+    """
+    import soxr
+
+    data, name = read_source(source, "audio", limits.max_bytes)
+    if _truncated(data):
+        raise InputError(f"{name}: the file is truncated; copy or record it again")
+    container = _ffmpeg_container(data)
+    collector = _decode_ffmpeg(data, name, container, limits) if container else _decode_sndfile(data, name, limits)
+    samples = collector.samples()
+    if reject_silence and is_silent(samples, collector.rate, limits.silence_dbfs):
+        raise InputError(f"{name}: only silence; check the microphone and record it again")
+    if collector.rate != sample_rate:
+        samples = soxr.resample(samples, collector.rate, sample_rate).clip(-1.0, 1.0)
+    return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def check_samples(samples: Any, sample_rate: int, limits: AudioLimits = AudioLimits()) -> np.ndarray:
+    """Check samples ``[T]`` that a program hands over at ``sample_rate`` Hz, as ``load_audio`` checks a file.
+
+    Raises:
+        InputError: not one channel of numbers, or over a limit.
+    """
+    try:
+        array = np.asarray(samples, dtype=np.float32)
+    except (TypeError, ValueError):
+        array = np.zeros((0, 0), dtype=np.float32)
+    if array.ndim != 1:
+        raise InputError("the audio: not one row of samples; give a float array of shape [T]")
+    collector = _Collector("the audio", sample_rate, 1, limits)
+    collector.add(array[:, None])
+    return collector.samples()
+
+
+def is_silent(samples: np.ndarray, sample_rate: int, floor_dbfs: float = AudioLimits.silence_dbfs) -> bool:
+    """Whether the loudest 30 ms of ``samples`` ``[T]`` stay below ``floor_dbfs`` (a constant offset is no sound)."""
+    window = max(1, min(len(samples), int(0.03 * sample_rate)))
+    frames = samples[: len(samples) // window * window].reshape(-1, window).astype(np.float64)
+    power = frames.var(axis=1).max(initial=0.0)
+    return bool(power < 10 ** (floor_dbfs / 10))
+
+
+def save_wav(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
+    """Write ``samples`` ``[T]``, within -1 to 1, as 16-bit PCM; the file appears whole or not at all.
+
+    Raises:
+        InputError: the name does not end in .wav, or the file cannot be written.
+    """
+    import soundfile
+
+    if Path(path).suffix.lower() != ".wav":
+        raise InputError(f"{shown(path)}: only WAV is written; give a name that ends in .wav")
+    samples = np.asarray(samples, dtype=np.float32)
+    assert samples.ndim == 1 and np.isfinite(samples).all()
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples.clip(-1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
+    with staged_output(path) as file:
+        file.write(buffer.getbuffer())
+
+
+# --- decoders ---------------------------------------------------------------------------------------------------------
+def _no_audio(name: str) -> InputError:
+    return InputError(f"{name}: not audio that can be decoded; give {SUPPORTED}")
+
+
+def _decode_sndfile(data: bytes, name: str, limits: AudioLimits) -> _Collector:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            collector = _Collector(name, file.samplerate, file.channels, limits)
+            # Headers of streams say that the length is unknown, as a huge number.
+            expected, decoded = (file.frames if file.frames < 1 << 48 else 0), 0
+            collector.check_length(expected)
+            while len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
+                decoded += len(block)
+                collector.add(block)
+            if decoded < expected and file.format in ("WAV", "WAVEX", "FLAC", "AIFF"):
+                raise InputError(f"{name}: the file is truncated; copy or record it again")
+    except (soundfile.SoundFileError, RuntimeError, TypeError, OverflowError):
+        truncated = data[:4] in (b"fLaC", b"OggS", b"RIFF") and len(data) > 64
+        if truncated:
+            raise InputError(f"{name}: the audio is damaged or truncated; copy or record it again") from None
+        raise _no_audio(name) from None
+    return collector
+
+
+def _ffmpeg_container(data: bytes) -> str | None:
+    """FFmpeg's name of the container, for the few that libsndfile cannot read.
+
+    The demuxer is named, never guessed by FFmpeg: some of its formats are lists of other files and addresses.
+    """
+    if data[4:8] == b"ftyp":
+        return "mp4"
+    if data[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"
+    if data[:2] in (b"\xff\xf1", b"\xff\xf9"):
+        return "aac"
+    return None
+
+
+def _decode_ffmpeg(data: bytes, name: str, container: str, limits: AudioLimits) -> _Collector:
+    import av
+
+    collector: _Collector | None = None
+    try:
+        with av.open(io.BytesIO(data), format=container) as opened:
+            if not opened.streams.audio:
+                raise InputError(f"{name}: a film or picture without sound; give {SUPPORTED}")
+            stream = opened.streams.audio[0]
+            for block, rate in _ffmpeg_blocks(opened, stream):
+                if collector is None:
+                    collector = _Collector(name, rate, block.shape[1], limits)
+                collector.add(block)
+    except InputError:
+        raise
+    except (av.FFmpegError, ValueError, MemoryError, OSError):
+        raise InputError(f"{name}: the audio is damaged or truncated; copy or record it again") from None
+    if collector is None:
+        raise _no_audio(name)
+    return collector
+
+
+def _ffmpeg_blocks(opened: Any, stream: Any) -> Iterator[tuple[np.ndarray, int]]:
+    import av
+
+    resampler = None
+    for frame in opened.decode(stream):
+        if resampler is None:
+            resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+        for converted in resampler.resample(frame):
+            yield converted.to_ndarray().T, converted.sample_rate
+
+
+# --- truncation -------------------------------------------------------------------------------------------------------
+def _truncated(data: bytes) -> bool:
+    """Whether a container says that it goes on beyond the end of the file (decoders pass over this in silence)."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        return _wav_truncated(data)
+    if data[:4] == b"OggS":
+        last = data.rfind(b"OggS")
+        # The last page must be marked as the end of its stream and be whole.
+        if len(data) < last + 27:
+            return True
+        segments = data[26 + last]
+        page = data[last + 27 : last + 27 + segments]
+        return not data[last + 5] & 4 or len(data) < last + 27 + segments + sum(page)
+    if data[4:8] == b"ftyp":
+        position = 0
+        while position + 8 <= len(data):
+            size, kind = struct.unpack(">I4s", data[position : position + 8])
+            if size == 1 and position + 16 <= len(data):
+                size = struct.unpack(">Q", data[position + 8 : position + 16])[0]
+            elif size == 0:
+                return False
+            if size < 8:
+                return True
+            position += size
+        return position != len(data)
+    head = data[:4096]
+    for mark in (b"Xing", b"Info"):
+        at = head.find(mark)
+        if at > 0 and at + 16 <= len(head) and b"\xff\xfb"[:1] in head[:at]:
+            flags = struct.unpack(">I", head[at + 4 : at + 8])[0]
+            if flags & 3 == 3:
+                return struct.unpack(">I", head[at + 12 : at + 16])[0] > len(data)
+    return False
+
+
+def _wav_truncated(data: bytes) -> bool:
+    position = 12
+    while position + 8 <= len(data):
+        kind, size = struct.unpack("<4sI", data[position : position + 8])
+        if kind == b"data":
+            # Programs that write to a pipe leave the size open: 0, or as large as can be.
+            left = len(data) - position - 8
+            return size < 0x7FFFFF00 and size > left + 1
+        position += 8 + size + size % 2
+    return True
