@@ -191,13 +191,19 @@ def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -
 
 
 class TwoViews(Dataset):
-    """Item i is a whole batch: ``batch_seconds`` of clips of similar length, each clean and perturbed."""
+    """Item i is a whole batch: ``batch_seconds`` of clips of similar length, each clean and perturbed.
+
+    ``samples`` ``[2B, T]`` holds the clean views, then the perturbed ones; ``lengths`` likewise, in samples. ``phones``
+    ``[B, L]``, ``phone_lengths``, and frame ``labels`` ``[B, N]`` (``IGNORED`` where unknown) are the same for both.
+    ``start`` ``[2B]``: position of the first frame; ``warp`` ``[B]``: vocal tract factor of the perturbed view.
+    """
 
     def __init__(
         self, store: ClipStore, repeats: Sequence[float], batches: int, batch_seconds: float, seed: int,
-        max_silence: float = 0.4,
+        max_silence: float = 0.4, max_start: int = 3000, max_warp: float = 0.15,
     ) -> None:  # fmt: skip
         self.store, self.seed, self.max_silence = store, seed, max_silence
+        self.max_start, self.max_warp = max_start, max_warp
         self.batches: list[list[int]] = []
         epoch = 0
         while len(self.batches) < batches:
@@ -244,8 +250,14 @@ class TwoViews(Dataset):
             "phones": stack(phones, batch_first=True),
             "phone_lengths": torch.tensor([len(row) for row in phones]),
             "labels": stack(labels, batch_first=True, padding_value=IGNORED),
-            "seed": torch.tensor(int(rng.integers(2**31))),
+            "start": torch.from_numpy(self._starts(rng, 2 * len(clean))),
+            "warp": torch.from_numpy(np.exp(rng.uniform(-1, 1, len(clean)) * self.max_warp).astype(np.float32)),
         }
+
+
+    def _starts(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Positions of the first frames: half the clips begin a recording, the others lie anywhere in a long one."""
+        return rng.integers(0, self.max_start, count) * (rng.random(count) < 0.5)
 
 
 def unwrap(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ for each its name, shape, type and bytes. It is read with ``struct`` and numpy a
 from __future__ import annotations
 
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,18 @@ class _Reader:
         return self.take(self.number("H")).rstrip(b"\0").decode("utf-8")
 
 
+def _model_bytes(path: Path) -> bytes:
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.rpartition("/")[2] == "model.bin"]
+        if len(names) != 1:
+            raise InputError(f"{path}: holds {len(names)} files named model.bin; give one with exactly one")
+        return archive.read(names[0])
+
+
 def read_ctranslate2(path: str | Path, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a CTranslate2 model file whose names start with ``prefix``.
+    """The arrays of a CTranslate2 model file whose names start with ``prefix``; a wheel or zip that holds one will do.
 
     Raises:
         InputError: the file is missing, damaged or of another kind.
@@ -46,7 +57,7 @@ def read_ctranslate2(path: str | Path, prefix: str = "") -> dict[str, np.ndarray
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; it is the model.bin of a CTranslate2 Whisper model")
-    reader = _Reader(path.read_bytes())
+    reader = _Reader(_model_bytes(path))
     arrays: dict[str, np.ndarray] = {}
     try:
         version, _, _ = reader.number("I"), reader.text(), reader.number("I")

@@ -1,0 +1,226 @@
+"""Train the speech-to-unit tokenizer: ``python -m train.s2u configs/s2u/nano.yaml key=value ...``.
+
+The phone decoder reads the quantised codes: by CTC in context (EMOVA A.1), and frame by frame from each unit alone
+where an alignment is known. Each clip is seen clean and perturbed (room, microphone, noise, another vocal tract), and
+the perturbed view's vectors are drawn to the clean view's, the teacher-student idea of SPIRAL, so that units depend on
+what is said and not on who says it where.
+
+Shapes: B rows (two views of each clip), T samples, M mel bins, F frames, U units, C code dimensions, N labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emova.config import load_config, save_config
+from emova.errors import InputError
+from emova.speech.features import MelConfig, hz_to_mel, mel_edges
+from emova.speech.tokenizer.phones import BLANK
+from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
+from emova.speech.tokenizer.whisper_init import whisper_stage_state
+from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.s2u_data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
+
+
+@dataclass(frozen=True)
+class S2UTrainConfig:
+    """Everything a run needs; paths are relative to the working directory."""
+
+    model: S2UConfig = field(default_factory=S2UConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/s2u", batch_size=1))
+    train: list[SourceConfig] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)  # patterns of shards; the first clips of each family are used
+    validation_clips: int = 40  # a family
+    cache: str = "data/cache/s2u"  # decoded waveforms
+    batch_seconds: float = 40.0  # clean; as much again perturbed
+    max_seconds: float = 16.0  # longer clips are left out
+    whisper: str = ""  # CTranslate2 Whisper model (model.bin, or a wheel that holds it) for the first stage
+    whisper_rate: float = 0.2  # its learning rate over the rest's
+    frame_weight: float = 1.0
+    consistency_weight: float = 0.2
+    max_warp: float = 0.15  # vocal tract factor exp(+-this)
+    max_start: int = 3000  # first-stage frames: recordings up to this long are known
+
+
+def warp_matrix(config: MelConfig, factors_B: Tensor) -> Tensor:
+    """Matrices ``[B, M, M]`` that stretch the frequency axis of mel frames by ``factors_B``, by linear interpolation."""
+    centres = mel_edges(config)[1:-1].float()
+    edges = hz_to_mel(mel_edges(config).float())
+    step = (edges[-1] - edges[0]) / (len(edges) - 1)
+    wanted = hz_to_mel((centres[None] * factors_B[:, None].cpu()).clamp(max=config.f_max))
+    bins = ((wanted - edges[0]) / step - 1).clamp(0, config.n_mels - 1)
+    distance = (bins[:, :, None] - torch.arange(config.n_mels)[None, None]).abs()
+    return (1 - distance).clamp(min=0).to(factors_B.device)
+
+
+class S2UTraining(nn.Module):
+    """The tokenizer with its losses."""
+
+    def __init__(self, model: S2UTokenizer, frame_weight: float, consistency_weight: float) -> None:
+        super().__init__()
+        self.model = model
+        self.frame_weight, self.consistency_weight = frame_weight, consistency_weight
+
+    def forward(
+        self, samples: Tensor, lengths: Tensor, phones: Tensor, phone_lengths: Tensor, labels: Tensor, start: Tensor,
+        warp: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The losses of one batch of ``TwoViews``."""
+        model, pairs = self.model, len(phones)
+        with torch.no_grad():
+            mel_BMF = model.mel(samples)
+            warped = torch.matmul(warp_matrix(model.config.mel, warp), mel_BMF[pairs:])
+            mel_BMF = torch.cat([mel_BMF[:pairs], warped])
+        units_B = lengths // model.unit_samples
+        vectors_BUC = model.vectors(mel_BMF, units_B * model.encoder.stride, start)
+        codes_BUC, indices_BU = model.quantizer(vectors_BUC)
+        logits = model.phone_decoder(codes_BUC, units_B)
+        ctc = functional.ctc_loss(
+            logits.ctc.float().log_softmax(-1).transpose(0, 1), phones.repeat(2, 1),
+            units_B * model.config.decoder.labels_per_unit, phone_lengths.repeat(2), blank=BLANK, zero_infinity=True,
+        )  # fmt: skip
+        inside_BU = torch.arange(indices_BU.shape[1], device=units_B.device)[None] < units_B[:, None]
+        bounded_BUC = model.quantizer.bounded(vectors_BUC)
+        gap_BU = (bounded_BUC[pairs:] - bounded_BUC[:pairs].detach()).square().mean(-1)
+        consistency = gap_BU[inside_BU[:pairs]].mean()
+        terms = {"ctc": ctc, "consistency": consistency}
+        loss = ctc + self.consistency_weight * consistency
+        labels = labels.repeat(2, 1)
+        known = labels != IGNORED
+        if bool(known.any()):
+            frames = functional.cross_entropy(logits.frame.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+            loss = loss + self.frame_weight * frames
+            terms["frame"] = frames
+            terms["frame_accuracy"] = (logits.frame.argmax(-1) == labels)[known].float().mean()
+        used = torch.bincount(indices_BU[inside_BU], minlength=model.codebook_size).float()
+        terms["codebook_perplexity"] = torch.special.entr(used / used.sum()).sum().exp()
+        terms["views_agree"] = (indices_BU[:pairs] == indices_BU[pairs:])[inside_BU[:pairs]].float().mean()
+        return {"loss": loss, **terms, "seconds": lengths.sum() / SAMPLE_RATE}
+
+
+def edit_distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
+    """Least number of substitutions, insertions and deletions."""
+    row = list(range(len(hypothesis) + 1))
+    for i, wanted in enumerate(reference, start=1):
+        previous, row[0] = row[0], i
+        for j, got in enumerate(hypothesis, start=1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (wanted != got))
+    return row[-1]
+
+
+def select(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """At most ``count`` clips of each family, spread over all there are."""
+    families: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        families[clip.family].append(clip)
+    return [clip for group in families.values() for clip in group[:: max(1, len(group) // count)][:count]]
+
+
+@torch.inference_mode()
+def phone_errors(model: S2UTokenizer, store: ClipStore, clips: Sequence[Clip]) -> dict[str, float]:
+    """Phone error rate of greedy CTC on the units, by family, and the perplexity of the codebook over all clips."""
+    wrong: dict[str, int] = defaultdict(int)
+    total: dict[str, int] = defaultdict(int)
+    used = torch.zeros(model.codebook_size)
+    for clip in clips:
+        units = model.encode(torch.from_numpy(store.samples(clip))[None])
+        used += torch.bincount(units[0], minlength=model.codebook_size)
+        codes = model.quantizer.codes(units[0][None])
+        read = model.phone_decoder.read(codes, torch.tensor([len(units[0])]))[0]
+        wrong[clip.family] += edit_distance(clip.phones, read)
+        total[clip.family] += len(clip.phones)
+    result = {f"phone_error/{family}": wrong[family] / total[family] for family in sorted(total)}
+    result["codebook_perplexity"] = float(torch.special.entr(used / used.sum()).sum().exp())
+    return result
+
+
+def build(config: S2UTrainConfig) -> S2UTokenizer:
+    """A fresh tokenizer, its first stage from Whisper if the config names one."""
+    torch.manual_seed(config.run.seed)
+    model = S2UTokenizer(config.model)
+    if config.whisper:
+        try:
+            model.encoder.stages[0].load_state_dict(whisper_stage_state(config.whisper))
+        except RuntimeError:
+            raise InputError(f"{config.whisper}: its encoder does not have the shape of the config's first stage") from None
+    return model
+
+
+def train(config: S2UTrainConfig) -> FitResult:
+    """Run the training; the tokenizer is exported to ``run.output_dir``/export at each validation and at the end.
+
+    Raises:
+        InputError: shards or the Whisper model are missing.
+    """
+    if not config.train:
+        raise InputError("train: names no shards; see configs/s2u/nano.yaml")
+    output = Path(config.run.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / "config.yaml")
+    model = build(config)
+    store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds)
+    held_out = ClipStore(config.validation, config.cache, config.max_seconds) if config.validation else None
+    clips = select(held_out.clips, config.validation_clips) if held_out else []
+    hours = sum(clip.length for clip in store.clips) / SAMPLE_RATE / 3600
+    print(f"{len(store.clips)} clips, {hours:.1f} h; {len(clips)} for validation", file=sys.stderr)
+    batches = TwoViews(
+        store, [source.repeat for source in config.train], config.run.max_steps * config.run.gradient_accumulation,
+        config.batch_seconds, config.run.seed, max_start=config.max_start, max_warp=config.max_warp,
+    )  # fmt: skip
+
+    def validate(module: nn.Module, step: int) -> dict[str, float]:
+        model.save_pretrained(output / "export")
+        return phone_errors(model, held_out, clips) if held_out else {}
+
+    def groups(module: nn.Module) -> list[dict[str, Any]]:
+        decay = config.run.weight_decay
+        if not config.whisper:
+            return decay_groups(module, decay)
+        first = model.encoder.stages[0]
+        own = {id(parameter) for parameter in first.parameters()}
+        rest = nn.ParameterList(parameter for parameter in module.parameters() if id(parameter) not in own)
+        slow = config.run.learning_rate * config.whisper_rate
+        return [*decay_groups(first, decay, lr=slow, name="whisper"), *decay_groups(rest, decay, name="rest")]
+
+    training = S2UTraining(model, config.frame_weight, config.consistency_weight)
+    result = fit(training, batches, unwrap, config.run, parameter_groups=groups, on_validate=validate)
+    model.save_pretrained(output / "export")
+    return result
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train s2u``."""
+    parser.add_argument("config", help="a YAML file such as configs/s2u/nano.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    result = train(load_config(S2UTrainConfig, arguments.config, arguments.overrides))
+    print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.s2u", description="Train the speech-to-unit tokenizer.")
+    register(parser)
+    try:
+        return run(parser.parse_args())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
