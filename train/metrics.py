@@ -67,7 +67,8 @@ def plot(metrics_path: str | Path, target: str | Path | None = None) -> Path | N
 
     columns = min(4, len(curves))
     lines = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(4 * columns, 2.8 * lines), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 2.5 * lines))
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.93, bottom=0.08, hspace=0.5, wspace=0.3)
     FigureCanvasAgg(figure)
     for position, (name, kinds) in enumerate(sorted(curves.items(), key=lambda item: (item[0] != "loss", item[0]))):
         axes = figure.add_subplot(lines, columns, position + 1)
@@ -80,6 +81,6 @@ def plot(metrics_path: str | Path, target: str | Path | None = None) -> Path | N
             axes.legend(fontsize=7)
     path = Path(target) if target is not None else Path(metrics_path).with_name(PLOT_NAME)
     staged = path.with_name(path.stem + ".partial.png")
-    figure.savefig(staged, dpi=80)
+    figure.savefig(staged, dpi=72)
     os.replace(staged, path)
     return path

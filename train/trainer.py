@@ -85,6 +85,11 @@ class ExactTrainer(Trainer):
     keep_checkpoints: int
     metrics: MetricsFile
     progress: Progress
+    # The Trainer's own, declared here for the type checker.
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+    _stage: str | None = None
 
     def __init__(self, module: nn.Module, arguments: TrainingArguments, loader: DataLoader[Any], run: RunConfig):
         super().__init__(model=module, args=arguments, train_dataset=loader.dataset, data_collator=lambda batch: batch)
@@ -252,7 +257,7 @@ class ExactTrainer(Trainer):
     # Checkpoints
 
     def _get_output_dir(self, trial: Any) -> str:
-        return getattr(self, "_stage", None) or self.args.output_dir
+        return self._stage or self.args.output_dir
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step = self.state.global_step

@@ -58,7 +58,7 @@ class Net(nn.Module):
 def run_config(folder: Path, **changes: object) -> RunConfig:
     values = dict(
         output_dir=str(folder), max_steps=12, batch_size=3, gradient_accumulation=2, log_every=1, save_every=4,
-        eval_every=4, threads=1, seed=3, learning_rate=1e-2, precision="fp32",
+        eval_every=6, threads=1, seed=3, learning_rate=1e-2, precision="fp32",
     )  # fmt: skip
     return RunConfig(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -81,8 +81,7 @@ class StopAt(Net):
         return terms
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("precision", "workers"), [("fp32", 1), ("bf16", 0)])
 def test_resumed_equals_uninterrupted(tmp_path: Path, precision: str, workers: int) -> None:
     whole = Net()
     result = fit(whole, Noisy(), None, run_config(tmp_path / "whole", precision=precision), eval_set=Noisy(5))
@@ -103,7 +102,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, precision: str, workers: i
         assert torch.equal(tensor, again.state_dict()[name]), name
     evals = [[row["loss"] for row in read(tmp_path / run / "metrics.jsonl") if row["kind"] == "eval"]
              for run in ("whole", "cut")]  # fmt: skip
-    assert evals[0] == evals[1] and len(evals[0]) == 3
+    assert evals[0] == evals[1] and len(evals[0]) == 2
 
 
 def test_a_finished_run_only_loads(tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def test_validation_is_logged_and_plotted(tmp_path: Path) -> None:
         return {"word_error": 0.5}
 
     result = fit(Net(), Noisy(), None, run_config(tmp_path, max_steps=6), eval_set=Noisy(5), on_validate=validate)
-    assert seen == [4, 6]
+    assert seen == [6]
     assert result.eval_terms["word_error"] == 0.5 and "loss" in result.eval_terms
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "size", "tokens_per_s", "samples_per_s", "lr", "grad_norm", "time"} <= rows[0].keys()
