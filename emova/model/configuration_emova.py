@@ -1,0 +1,112 @@
+"""EmovaConfig: the language model's, the vision tower's and the projector's shapes, and the ids of special tokens."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+from transformers import LlamaConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from emova.model.tokens import TokenIds
+from emova.vision.c_abstractor import CAbstractorConfig
+from emova.vision.towers import VisionConfig
+
+VOCABULARY_MULTIPLE = 128
+
+
+def padded_size(tokens: int) -> int:
+    """``tokens`` rounded up to a multiple of 128: tensor cores and tensor parallelism like it."""
+    return -(-tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+class EmovaConfig(PreTrainedConfig):
+    """Configuration of EmovaForConditionalGeneration.
+
+    Args:
+        text_config: the LLaMA's configuration; its vocabulary is the padded one.
+        vision_config: the fields of ``emova.vision.towers.VisionConfig``; ``vision`` gives the dataclass.
+        projector_config: the fields of ``CAbstractorConfig``; ``projector`` gives the dataclass.
+        token_count: tokens in use; rows of the embedding above it are padding and never predicted.
+        always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
+            every rank touches every parameter (ZeRO-3 waits for ever otherwise).
+    """
+
+    model_type = "emova"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {"text_config": SubConfigSpec(config_class=LlamaConfig)}
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | None = None
+    projector_config: dict | None = None
+    token_count: int | None = None
+    image_token_id: int = 0
+    image_start_token_id: int = 0
+    image_end_token_id: int = 0
+    image_row_token_id: int = 0
+    speech_start_token_id: int = 0
+    speech_end_token_id: int = 0
+    speech_first_token_id: int = 0
+    speech_codebook_size: int = 4096
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    always_run_vision: bool = False
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # Through the dataclasses and back: unknown fields are refused, defaults are written down.
+        self.vision_config = VisionConfig.from_dict(self.vision_config or {}).to_dict()
+        self.projector_config = asdict(CAbstractorConfig(**(self.projector_config or {})))
+        self.token_count = self.token_count or self.text_config.vocab_size
+        self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
+
+    @property
+    def vision(self) -> VisionConfig:
+        return VisionConfig.from_dict(self.vision_config)
+
+    @property
+    def projector(self) -> CAbstractorConfig:
+        return CAbstractorConfig(**self.projector_config)
+
+    @classmethod
+    def from_parts(
+        cls,
+        text: LlamaConfig,
+        vision: VisionConfig,
+        projector: CAbstractorConfig,
+        token_ids: TokenIds,
+        token_count: int,
+        always_run_vision: bool = False,
+    ) -> EmovaConfig:
+        """Join the parts; the text configuration's vocabulary and special ids are set from the tokenizer's.
+
+        Args:
+            token_count: ``len(tokenizer)``.
+        """
+        values: dict[str, Any] = text.to_dict()
+        values.update(
+            vocab_size=padded_size(token_count),
+            pad_token_id=token_ids.pad,
+            bos_token_id=token_ids.begin_of_text,
+            eos_token_id=token_ids.end_of_turn,
+        )
+        return cls(
+            text_config=LlamaConfig(**values),
+            vision_config=vision.to_dict(),
+            projector_config=asdict(projector),
+            token_count=token_count,
+            image_token_id=token_ids.image,
+            image_start_token_id=token_ids.image_start,
+            image_end_token_id=token_ids.image_end,
+            image_row_token_id=token_ids.image_row,
+            speech_start_token_id=token_ids.speech_start,
+            speech_end_token_id=token_ids.speech_end,
+            speech_first_token_id=token_ids.first_unit,
+            speech_codebook_size=token_ids.codebook_size,
+            pad_token_id=token_ids.pad,
+            bos_token_id=token_ids.begin_of_text,
+            eos_token_id=[token_ids.end_of_turn, token_ids.end_of_text],
+            always_run_vision=always_run_vision,
+            tie_word_embeddings=text.tie_word_embeddings,
+        )

@@ -1,0 +1,84 @@
+"""EmovaImageProcessor: pictures to normalised tiles, with PIL and numpy alone.
+
+Shape letters: N tiles, H and W pixels of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import emova.compat  # noqa: F401  (torchvision must import before transformers' image parts)
+
+# isort: split
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from emova.vision.slicing import Grid, best_grid, slice_image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class EmovaImageProcessor(BaseImageProcessor):
+    """Slice a picture into tiles, scale to 0..1, normalise.
+
+    Args:
+        tile_size: side of a tile in pixels.
+        max_tiles: most tiles a picture is cut into, the thumbnail not counted; 1 never slices.
+        tile_side: visual tokens a side of a tile after the projector.
+        image_mean, image_std: a channel's mean and deviation, of 0..1 values.
+    """
+
+    model_input_names = ["pixel_values", "image_grids"]
+
+    def __init__(
+        self,
+        tile_size: int = 224,
+        max_tiles: int = 1,
+        tile_side: int = 8,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.tile_size = tile_size
+        self.max_tiles = max_tiles
+        self.tile_side = tile_side
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    def grid(self, width: int, height: int) -> Grid:
+        """The grid a picture of this size is cut into."""
+        return best_grid(width, height, self.tile_size, self.max_tiles)
+
+    def tiles(self, image: Image.Image) -> tuple[Grid, Tensor]:
+        """The grid and the normalised tiles [N, 3, H, W] of one RGB picture."""
+        fill = tuple(round(255 * value) for value in self.image_mean)
+        slices = slice_image(image.convert("RGB"), self.tile_size, self.max_tiles, fill)
+        pixels_NHWC = np.stack([np.asarray(tile, dtype=np.float32) for tile in slices.tiles]) / 255
+        return slices.grid, self.normalize(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels [..., 3, H, W] in 0..1 to zero mean and unit deviation."""
+        mean = torch.tensor(self.image_mean)[:, None, None]
+        std = torch.tensor(self.image_std)[:, None, None]
+        return ((pixels - mean) / std).contiguous()
+
+    def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
+        """Tiles of one picture or of a list: ``pixel_values`` [N, 3, H, W] and ``image_grids`` [pictures, 2]."""
+        flat = [images] if isinstance(images, Image.Image) else list(images)
+        cut = [self.tiles(image) for image in flat]
+        data = {
+            "pixel_values": torch.cat([pixels for _, pixels in cut]),
+            "image_grids": torch.tensor([[grid.rows, grid.columns] for grid, _ in cut]),
+        }
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("tile_size", "max_tiles", "tile_side", "image_mean", "image_std")
+        return {"image_processor_type": type(self).__name__, **{name: getattr(self, name) for name in names}}

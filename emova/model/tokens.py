@@ -1,0 +1,140 @@
+"""The control tokens and the speech units in the text vocabulary; ids are always read from the tokenizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emova.errors import InputError
+
+PAD = "<|pad|>"
+BEGIN_OF_TEXT = "<|begin_of_text|>"
+END_OF_TEXT = "<|end_of_text|>"
+SYSTEM = "<|system|>"
+USER = "<|user|>"
+ASSISTANT = "<|assistant|>"
+END_OF_TURN = "<|end_of_turn|>"
+IMAGE = "<|image|>"
+IMAGE_START = "<|image_start|>"
+IMAGE_END = "<|image_end|>"
+IMAGE_ROW = "<|image_row|>"
+SPEECH_START = "<|speech_start|>"
+SPEECH_END = "<|speech_end|>"
+
+CONTROL_TOKENS = (
+    PAD,
+    BEGIN_OF_TEXT,
+    END_OF_TEXT,
+    SYSTEM,
+    USER,
+    ASSISTANT,
+    END_OF_TURN,
+    IMAGE,
+    IMAGE_START,
+    IMAGE_END,
+    IMAGE_ROW,
+    SPEECH_START,
+    SPEECH_END,
+)
+ROLE_TOKENS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+
+_SPEECH = re.compile(r"<\|speech_start\|>((?:<\|speech_\d+\|>)*)<\|speech_end\|>")
+_UNIT = re.compile(r"<\|speech_(\d+)\|>")
+
+
+def unit_token(unit: int) -> str:
+    """The token of a speech unit."""
+    return f"<|speech_{unit}|>"
+
+
+def speech_text(units: Iterable[int]) -> str:
+    """Units as they stand in a prompt or a reply, between their start and end tokens."""
+    return SPEECH_START + "".join(unit_token(unit) for unit in units) + SPEECH_END
+
+
+def split_speech(text: str) -> list[dict[str, Any]]:
+    """Content parts of *trusted* text (a reply that we formatted): its speech spans become audio parts.
+
+    Text of users never goes through here: it is one text part, and what looks like a control token stays text.
+    """
+    parts: list[dict[str, Any]] = []
+    end = 0
+    for match in _SPEECH.finditer(text):
+        if match.start() > end:
+            parts.append({"type": "text", "text": text[end : match.start()]})
+        parts.append({"type": "audio", "units": [int(unit) for unit in _UNIT.findall(match.group(1))]})
+        end = match.end()
+    if end < len(text):
+        parts.append({"type": "text", "text": text[end:]})
+    return parts
+
+
+def extend_tokenizer(tokenizer: Any, codebook_size: int) -> None:
+    """Give any tokenizer the control tokens and units it lacks, as special tokens, and name pad, begin and end."""
+    known = tokenizer.get_vocab()
+    wanted = [*CONTROL_TOKENS, *(unit_token(unit) for unit in range(codebook_size))]
+    missing = [token for token in wanted if token not in known]
+    tokenizer.add_tokens(missing, special_tokens=True)
+    tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token = PAD, BEGIN_OF_TEXT, END_OF_TURN
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """Ids of the control tokens, and of the units, which lie one after another from ``first_unit``."""
+
+    pad: int
+    begin_of_text: int
+    end_of_text: int
+    system: int
+    user: int
+    assistant: int
+    end_of_turn: int
+    image: int
+    image_start: int
+    image_end: int
+    image_row: int
+    speech_start: int
+    speech_end: int
+    first_unit: int
+    codebook_size: int
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any) -> TokenIds:
+        """Read the ids.
+
+        Raises:
+            InputError: a control token is missing, or the units are not consecutive.
+        """
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        missing = [token for token in (*CONTROL_TOKENS, unit_token(0)) if token not in vocabulary]
+        if missing:
+            raise InputError(f"tokenizer: it lacks {missing[0]}; use the tokenizer of an emova checkpoint")
+        first, size = vocabulary[unit_token(0)], 0
+        while vocabulary.get(unit_token(size)) == first + size:
+            size += 1
+        if unit_token(size) in vocabulary:
+            raise InputError(f"tokenizer: the unit tokens are not consecutive at {unit_token(size)}")
+        return cls(*(vocabulary[token] for token in CONTROL_TOKENS), first_unit=first, codebook_size=size)
+
+    def is_unit(self, token_id: int) -> bool:
+        return self.first_unit <= token_id < self.first_unit + self.codebook_size
+
+    def from_units(self, units: Iterable[int]) -> list[int]:
+        """Token ids of units.
+
+        Raises:
+            InputError: a unit lies outside the codebook.
+        """
+        ids = [int(unit) + self.first_unit for unit in units]
+        for token_id in ids:
+            if not self.is_unit(token_id):
+                raise InputError(
+                    f"speech unit {token_id - self.first_unit}: the codebook has units 0 to {self.codebook_size - 1}"
+                )
+        return ids
+
+    def to_units(self, token_ids: Sequence[int]) -> list[int]:
+        """The units among token ids; everything else is left out."""
+        return [token_id - self.first_unit for token_id in token_ids if self.is_unit(token_id)]

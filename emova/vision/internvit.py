@@ -1,0 +1,118 @@
+"""InternViT: a pre-norm ViT with LayerScale on timm's VisionTransformer (InternVL; EMOVA §3.1).
+
+The 300M shape has timm's ``vit_intern300m_patch14_448`` state-dict names, so its weights load by name. The 6B shape
+adds RMSNorm and query/key normalisation over the whole width before the heads are split.
+
+Shape letters: B tiles, P patches, T = P + 1 with the class token, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import emova.compat  # noqa: F401  (torchvision must import before timm)
+
+# isort: split
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, LayerNorm, RmsNorm
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class InternViTConfig:
+    """Shape of an InternViT; the defaults are InternViT-300M's."""
+
+    image_size: int = 448
+    """Side of a tile in pixels."""
+    patch_size: int = 14
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    ffn_width: int = 4096
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    """RMSNorm over all heads' queries and keys together (6B)."""
+    norm: str = "layernorm"
+    """``layernorm`` or ``rmsnorm``."""
+    layer_scale: float = 0.1
+    """Initial LayerScale."""
+    final_norm: bool = False
+    """A norm after the last block; nano, trained from scratch, has one."""
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("layernorm", "rmsnorm"):
+            raise ValueError(f"vision norm is {self.norm!r}; it is 'layernorm' or 'rmsnorm'")
+        if self.width % self.heads or self.image_size % self.patch_size:
+            raise ValueError("vision width must be a multiple of heads, image_size of patch_size")
+
+
+class WideNormAttention(Attention):
+    """timm's attention with query/key RMSNorm over the whole width, as InternViT-6B has it."""
+
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool, **rest) -> None:
+        super().__init__(dim, num_heads=num_heads, qk_norm=False, **rest)
+        if qk_norm:
+            self.q_norm = RmsNorm(dim, eps=1e-6)
+            self.k_norm = RmsNorm(dim, eps=1e-6)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        batch, length, _ = x.shape
+        q_BTD, k_BTD, v_BTD = self.qkv(x).chunk(3, dim=-1)
+        q_BTD, k_BTD = self.q_norm(q_BTD), self.k_norm(k_BTD)
+        q_BHTK, k_BHTK, v_BHTK = (
+            part.view(batch, length, self.num_heads, self.head_dim).transpose(1, 2) for part in (q_BTD, k_BTD, v_BTD)
+        )
+        out_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, attn_mask=attn_mask, is_causal=is_causal)
+        return self.proj_drop(self.proj(out_BHTK.transpose(1, 2).reshape(batch, length, self.attn_dim)))
+
+
+class InternViT(VisionTransformer):
+    """Tiles to patch features.
+
+    Args:
+        config: the shape.
+    """
+
+    def __init__(self, config: InternViTConfig) -> None:
+        norm = partial(RmsNorm, eps=1e-6) if config.norm == "rmsnorm" else partial(LayerNorm, eps=1e-6)
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            num_classes=0,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            mlp_ratio=config.ffn_width / config.width,
+            qkv_bias=config.qkv_bias,
+            qk_norm=config.qk_norm,
+            init_values=config.layer_scale,
+            final_norm=config.final_norm,
+            drop_path_rate=config.drop_path,
+            norm_layer=norm,
+            attn_layer=WideNormAttention if config.qk_norm else Attention,
+        )
+        self.config = config
+        self.width = config.width
+        self.side = config.image_size // config.patch_size
+        # timm rounds width * ratio down; a ratio that is not a clean fraction would lose a unit.
+        assert self.blocks[0].mlp.fc1.out_features == config.ffn_width, "ffn_width must survive the ratio"
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The blocks, first to last; stage 2 trains the deeper half (EMOVA §4)."""
+        return list(self.blocks)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Pixels [B, 3, image_size, image_size], normalised, to patch features [B, P, D] without the class token."""
+        x = self._pos_embed(self.patch_embed(x))
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.norm(x)[:, self.num_prefix_tokens :]

@@ -1,0 +1,75 @@
+"""Tiny parts that many tests share: a tokenizer trained in memory, a model and a processor around it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import emova.compat  # noqa: F401  (before any test imports transformers' image parts)
+
+torch.set_num_threads(1)
+
+TINY_TEXT = [
+    "What colour is the ball? It is red.",
+    "Hello, how are you today? I am fine, thank you!",
+    "Reply as JSON. The quick brown fox jumps over the lazy dog.",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """Byte-level BPE of 300 tokens, the control tokens and 4096 units."""
+    from train.text_tokenizer import REPLY_FRAME, train_tokenizer
+
+    return train_tokenizer([*TINY_TEXT, REPLY_FRAME] * 4, text_tokens=300, codebook_size=4096)
+
+
+@pytest.fixture(scope="session")
+def tiny_parts():
+    """Shapes of a tiny vision tower (28 px tiles, 4 x 4 patches of 7 px) and its projector (2 x 2 tokens)."""
+    from emova.vision.c_abstractor import CAbstractorConfig
+    from emova.vision.internvit import InternViTConfig
+    from emova.vision.towers import VisionConfig
+
+    vision = InternViTConfig(image_size=28, patch_size=7, width=16, depth=2, heads=2, ffn_width=32)
+    projector = CAbstractorConfig(input_width=16, width=16, output_width=32, input_side=4, output_side=2)
+    return VisionConfig(internvit=vision), projector
+
+
+@pytest.fixture()
+def tiny_model(tiny_tokenizer, tiny_parts):
+    """A fresh model of two layers, 32 wide, in evaluation mode; the same weights every time."""
+    from transformers import LlamaConfig
+
+    from emova.model import EmovaConfig, EmovaForConditionalGeneration, TokenIds
+
+    text = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    config = EmovaConfig.from_parts(
+        text, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), token_count=len(tiny_tokenizer)
+    )
+    torch.manual_seed(0)
+    return EmovaForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_processor(tiny_tokenizer):
+    """28 px tiles of 2 x 2 tokens, one tile a picture."""
+    from emova.model import EmovaImageProcessor, EmovaProcessor
+
+    return EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=1, tile_side=2), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def sliced_processor(tiny_tokenizer):
+    """As tiny_processor, but pictures are cut into up to nine tiles and a thumbnail."""
+    from emova.model import EmovaImageProcessor, EmovaProcessor
+
+    return EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=9, tile_side=2), tiny_tokenizer)
