@@ -1,0 +1,39 @@
+"""English text to phones, one misaki symbol a phone, with the dictionary and rules that hibari bundles."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from emova.speech.tokenizer.phones import PHONE_IDS
+
+
+@functools.lru_cache(maxsize=1)
+def _phonemizer() -> Any:
+    from hibari.g2p import G2P
+
+    return G2P()
+
+
+@functools.lru_cache(maxsize=1)
+def _splitter() -> Any:
+    from hibari import Hibari
+
+    return Hibari.split_sentences
+
+
+@functools.lru_cache(maxsize=65536)
+def phonemes(text: str) -> str:
+    """The phoneme string of ``text`` with stress marks, spaces and punctuation, ready for a synthesizer."""
+    parts = (_phonemizer()(sentence) for sentence in _splitter()(text))
+    return " ".join(part for part in parts if part)
+
+
+def is_phone(symbol: str) -> bool:
+    """Whether ``symbol`` is a sound: not stress, length, a space or punctuation."""
+    return symbol in PHONE_IDS
+
+
+def phones(text: str) -> list[str]:
+    """The phones of ``text``: sounds only."""
+    return [symbol for symbol in phonemes(text) if is_phone(symbol)]

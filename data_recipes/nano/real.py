@@ -1,0 +1,132 @@
+"""Recordings of a real person: Asterisk's English prompts (one woman, 16 kHz G.722), labelled by Whisper base.
+
+The package holds no transcripts, so the labels are the recogniser's; clips where it hears nothing are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_recipes.nano.g2p import phones
+from data_recipes.nano.shards import ShardInfo, encode_flac, read_info, write_info, write_tar
+from emova.errors import InputError
+
+RATE = 16000
+CLIPS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
+MIN_SECONDS = 0.6
+TEST_SHARE = 0.10
+_FORMAT = 2
+
+
+def decode(path: Path) -> np.ndarray:
+    """Samples [T] float32 at 16 kHz of a G.722 file."""
+    import av
+
+    with av.open(str(path), format="g722") as container:
+        frames = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+    return np.concatenate(frames).astype(np.float32) / 32768.0 if frames else np.zeros(0, np.float32)
+
+
+def is_test(name: str) -> bool:
+    """Whether the clip ``name`` is held out: one in ten, by a hash of its name."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF < TEST_SHARE
+
+
+class _Whisper:
+    def __init__(self, folder: Path, threads: int) -> None:
+        from faster_whisper import WhisperModel
+
+        if not (folder / "model.bin").is_file():
+            raise InputError(f"{folder}: no Whisper model here; run `emova data fetch nano`")
+        self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
+
+    def __call__(self, samples: np.ndarray) -> tuple[str, float]:
+        """Text and mean log probability."""
+        segments = list(self._model.transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)[0])
+        text = " ".join(segment.text.strip() for segment in segments)
+        score = float(np.mean([segment.avg_logprob for segment in segments])) if segments else -10.0
+        return text, score
+
+
+def label_clips(
+    sources: Path, cache: Path, threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, dict[str, Any]]:
+    """Transcribe every clip once: name -> {text, score, seconds}. ``cache`` is a JSON Lines file that is continued.
+
+    Raises:
+        InputError: the clips or the recogniser are missing.
+    """
+    names = sorted(str(path.relative_to(CLIPS)) for path in CLIPS.rglob("*.g722")) if CLIPS.is_dir() else []
+    if not names:
+        raise InputError(f"{CLIPS}: no recordings; install Debian's asterisk-core-sounds-en-g722 (`emova data list`)")
+    labels: dict[str, dict[str, Any]] = {}
+    if cache.is_file():
+        for line in cache.read_text(encoding="utf-8").splitlines():
+            if line.endswith("}"):
+                entry = json.loads(line)
+                labels[entry["name"]] = entry
+    whisper: _Whisper | None = None
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with cache.open("a", encoding="utf-8") as handle:
+        for number, name in enumerate(names):
+            report(number, len(names))
+            if name in labels:
+                continue
+            samples = decode(CLIPS / name)
+            entry = {"name": name, "text": "", "score": -10.0, "seconds": round(len(samples) / RATE, 3)}
+            if entry["seconds"] >= MIN_SECONDS:
+                whisper = whisper or _Whisper(sources / "whisper-base", threads)
+                entry["text"], entry["score"] = whisper(samples)
+            labels[name] = entry
+            handle.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            handle.flush()
+    return labels
+
+
+def keep(entry: dict[str, Any]) -> bool:
+    """Whether a labelled clip is usable: long enough, words in it, and not a jingle that was guessed at."""
+    return (
+        entry["seconds"] >= MIN_SECONDS
+        and entry["score"] > -1.0
+        and re.search(r"[A-Za-z0-9]", entry["text"]) is not None
+        and len(phones(entry["text"])) >= 3
+        and len(phones(entry["text"])) / entry["seconds"] < 25
+    )
+
+
+def make_real(folder: Path, labels: dict[str, dict[str, Any]], per_shard: int = 200) -> list[ShardInfo]:
+    """Write ``real-train`` and ``real-test`` shards into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    infos = []
+    for split in ("train", "test"):
+        names = [name for name in sorted(labels) if keep(labels[name]) and is_test(name) == (split == "test")]
+        for number, start in enumerate(range(0, len(names), per_shard)):
+            part = names[start : start + per_shard]
+            path = folder / f"real-{split}-{number:06d}.tar"
+            plan = hashlib.sha256(json.dumps([_FORMAT, [labels[n] for n in part]]).encode()).hexdigest()
+            info = read_info(path)
+            if info is None or info.plan != plan:
+                samples = [_sample(name, labels[name], split) for name in part]
+                seconds = sum(meta["seconds"] for _, _, meta in samples)
+                info = ShardInfo(path.name, plan, len(part), round(seconds, 2), write_tar(path, samples))
+                write_info(path, info)
+            infos.append(info)
+    return infos
+
+
+def _sample(name: str, label: dict[str, Any], split: str) -> tuple[str, bytes, dict[str, Any]]:
+    samples = decode(CLIPS / name)
+    key = "real_" + re.sub(r"[^A-Za-z0-9]+", "_", name.removesuffix(".g722"))
+    meta = {
+        "text": label["text"], "phones": phones(label["text"]), "alignment": None, "voice": "asterisk/allison",
+        "family": "asterisk", "gender": "female", "emotion": "neutral", "pitch": "normal", "set": "real",
+        "split": split, "ids": [name], "seconds": round(len(samples) / RATE, 4), "score": label["score"],
+    }  # fmt: skip
+    return key, encode_flac(samples, RATE), meta

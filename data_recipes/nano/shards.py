@@ -1,0 +1,212 @@
+"""WebDataset shards of speech: deterministic bytes, written whole or not at all, skipped when they are there.
+
+A set is a list of ``Item``; a shard is a slice of it. Beside a shard lies ``NAME.tar.json`` with a digest of its plan,
+the number of items, seconds and the checksum. A shard whose plan digest is the wanted one is not made again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_recipes.nano.hibari_voice import Utterance
+from data_recipes.nano.voices import Voices, family_of, gender_of
+
+FORMAT = 1  # part of every plan digest: raise it when the making of speech changes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance to make.
+
+    Args:
+        key: name of the sample, unique in the set; no dots.
+        text: what is said.
+        voice: as ``voices`` names it.
+        set, split: where it belongs.
+        sample_rate: Hz of the stored audio.
+        emotion, pitch: style labels.
+        seed: for the noise in the rendering.
+        ids: identifiers of the exchanges or pictures whose text this is.
+    """
+
+    key: str
+    text: str
+    voice: str
+    set: str
+    split: str
+    sample_rate: int
+    emotion: str = "neutral"
+    pitch: str = "normal"
+    seed: int = 0
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What the sidecar of a shard says."""
+
+    name: str
+    plan: str
+    items: int
+    seconds: float
+    sha256: str
+
+
+def plan_digest(items: Sequence[Item]) -> str:
+    """Digest of everything that determines a shard's bytes."""
+    text = json.dumps([FORMAT, [asdict(item) for item in items]], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
+    """16-bit FLAC bytes of ``samples`` [T]."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1.0, 1.0), sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def record(item: Item, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
+    """FLAC and JSON of one utterance."""
+    import soxr
+
+    samples = utterance.samples
+    if utterance.sample_rate != item.sample_rate:
+        samples = soxr.resample(samples, utterance.sample_rate, item.sample_rate)
+    alignment = utterance.alignment
+    return encode_flac(samples, item.sample_rate), {
+        "text": item.text,
+        "phones": utterance.phones,
+        "alignment": None if alignment is None else [list(entry) for entry in alignment],
+        "voice": item.voice,
+        "family": family_of(item.voice),
+        "gender": gender_of(item.voice),
+        "emotion": item.emotion,
+        "pitch": item.pitch,
+        "set": item.set,
+        "split": item.split,
+        "ids": list(item.ids),
+        "seconds": round(len(samples) / item.sample_rate, 4),
+    }
+
+
+def write_tar(path: Path, samples: Sequence[tuple[str, bytes, dict[str, Any]]]) -> str:
+    """Write ``KEY.flac`` and ``KEY.json`` members atomically; returns the SHA-256. Same content, same bytes."""
+    stage = path.with_name(f".{path.name}.{os.getpid()}")
+    with tarfile.open(stage, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, flac, meta in samples:
+            for suffix, content in (("flac", flac), ("json", json.dumps(meta, ensure_ascii=False).encode())):
+                entry = tarfile.TarInfo(f"{key}.{suffix}")
+                entry.size, entry.mode = len(content), 0o644
+                tar.addfile(entry, io.BytesIO(content))
+    digest = hashlib.sha256(stage.read_bytes()).hexdigest()
+    stage.replace(path)
+    return digest
+
+
+def write_info(path: Path, info: ShardInfo) -> None:
+    """Write the sidecar of the shard ``path`` atomically."""
+    stage = path.with_name(f".{path.name}.json.{os.getpid()}")
+    stage.write_text(json.dumps(asdict(info)), encoding="utf-8")
+    stage.replace(path.with_name(path.name + ".json"))
+
+
+def read_info(path: Path) -> ShardInfo | None:
+    """The sidecar of a finished shard, or None."""
+    side = path.with_name(path.name + ".json")
+    if not (path.is_file() and side.is_file()):
+        return None
+    return ShardInfo(**json.loads(side.read_text(encoding="utf-8")))
+
+
+_voices: Voices | None = None
+
+
+def make_shard(path: Path, items: Sequence[Item], sources: Path) -> ShardInfo:
+    """Speak all ``items`` and write the shard ``path`` with its sidecar."""
+    global _voices
+    if _voices is None or _voices.sources != sources:
+        _voices = Voices(sources)
+    samples, seconds = [], 0.0
+    for item in items:
+        utterance = _voices.speak(item.voice, item.text, item.emotion, item.pitch, item.seed)
+        flac, meta = record(item, utterance)
+        seconds += meta["seconds"]
+        samples.append((item.key, flac, meta))
+    info = ShardInfo(path.name, plan_digest(items), len(items), round(seconds, 2), write_tar(path, samples))
+    write_info(path, info)
+    return info
+
+
+def _make_shard_job(job: tuple[Path, Sequence[Item], Path]) -> ShardInfo:
+    return make_shard(*job)
+
+
+def _calm() -> None:
+    os.nice(10)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def make_set(
+    folder: Path,
+    items: Sequence[Item],
+    sources: Path,
+    *,
+    jobs: int = 1,
+    per_shard: int = 200,
+    report: Callable[[ShardInfo, bool], None] = lambda info, made: None,
+) -> list[ShardInfo]:
+    """Write ``{set}-{split}-{number}.tar`` for all ``items`` of one set and split into ``folder``.
+
+    Shards that are there with the wanted plan are kept; leftovers of an older, longer plan are removed at the end.
+
+    Args:
+        jobs: processes.
+        report: called with each shard's info and whether it was made now.
+    """
+    assert len({(item.set, item.split) for item in items}) <= 1
+    if not items:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{items[0].set}-{items[0].split}"
+    todo: list[tuple[Path, Sequence[Item], Path]] = []
+    infos: dict[str, ShardInfo] = {}
+    for number, start in enumerate(range(0, len(items), per_shard)):
+        part = items[start : start + per_shard]
+        path = folder / f"{stem}-{number:06d}.tar"
+        info = read_info(path)
+        if info is not None and info.plan == plan_digest(part):
+            infos[path.name] = info
+            report(info, False)
+        else:
+            infos[path.name] = ShardInfo(path.name, "", 0, 0.0, "")
+            todo.append((path, part, sources))
+    if jobs <= 1 or len(todo) <= 1:
+        for job in todo:
+            infos[job[0].name] = made = _make_shard_job(job)
+            report(made, True)
+    else:
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_calm) as pool:
+            for made in pool.map(_make_shard_job, todo):
+                infos[made.name] = made
+                report(made, True)
+    for old in folder.glob(f"{stem}-*.tar"):
+        if old.name not in infos:
+            old.unlink()
+            old.with_name(old.name + ".json").unlink(missing_ok=True)
+    return list(infos.values())
