@@ -1,0 +1,424 @@
+"""Assistant and Conversation: the public face of emova."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emova.decoding import Context, Decoder, Prompt, Sampling
+from emova.errors import InputError
+from emova.grammar import TokenTable
+from emova.parts import Parts, load_parts
+from emova.reply import (
+    SPEAK_PROMPT,
+    TRANSCRIBE_PROMPT,
+    JsonReply,
+    PieceReader,
+    ReplyDone,
+    ReplyFormat,
+    ReplyLimits,
+    ReplyWish,
+    StyleChosen,
+    TextDelta,
+    TranscriptDelta,
+    UnitsDelta,
+    speech_grammar,
+    text_grammar,
+)
+from emova.results import AudioChunk, Done, Event, Reply, Speech, Timings
+from emova.speech.audio import AudioLimits
+from emova.speech.listening import Audio, listen
+from emova.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
+from emova.vision.image import ImageLimits, load_image
+from emova.voice import Voice
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from emova.sources import Source
+
+    Picture = Source | Image.Image
+
+DEFAULT_CHECKPOINT = "emova-nano"
+NEUTRAL = Style()
+
+
+@dataclass(frozen=True)
+class AssistantConfig:
+    """How an assistant listens and answers."""
+
+    audio_limits: AudioLimits = field(default_factory=AudioLimits)
+    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    reply_limits: ReplyLimits = field(default_factory=ReplyLimits)
+    sampling: Sampling = field(default_factory=Sampling)
+    max_text_characters: int = 2000
+
+
+class Assistant:
+    """A model with its ears, eyes and voice.
+
+    Args:
+        parts: the model and what belongs to it; ``from_pretrained`` loads them.
+        config: limits and sampling.
+        reply_format: how the model was taught to write a spoken reply.
+    """
+
+    def __init__(
+        self, parts: Parts, config: AssistantConfig = AssistantConfig(), reply_format: ReplyFormat | None = None
+    ) -> None:
+        self.parts = parts
+        self.config = config
+        self.reply_format: ReplyFormat = reply_format or JsonReply()
+        self.table = TokenTable.from_tokenizer(parts.processor.tokenizer)
+        self.decoder = Decoder(parts.model)
+        self.voice = Voice(parts.speech_detokenizer, parts.prototypes)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = DEFAULT_CHECKPOINT,
+        *,
+        device: str = "cpu",
+        config: AssistantConfig = AssistantConfig(),
+    ) -> Assistant:
+        """Load a checkpoint by its shipped name or its folder; nothing is downloaded.
+
+        Raises:
+            InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.
+        """
+        return cls(load_parts(name, device), config)
+
+    # --- dialogue -----------------------------------------------------------------------------------------------------
+    def conversation(self, voice: str = DEFAULT_VOICE) -> Conversation:
+        """Several turns that remember what was said and shown. Raises: InputError: the voice is unknown."""
+        return Conversation(self, check_voice(voice))
+
+    def chat(
+        self,
+        *,
+        audio: Audio | None = None,
+        image: Picture | None = None,
+        text: str | None = None,
+        voice: str = DEFAULT_VOICE,
+        emotion: str | None = None,
+        pitch: str | None = None,
+    ) -> Reply:
+        """Answer one question; see ``Conversation.chat``."""
+        return self.conversation(voice).chat(audio=audio, image=image, text=text, emotion=emotion, pitch=pitch)
+
+    # --- single tasks -------------------------------------------------------------------------------------------------
+    def transcribe(self, audio: Audio) -> str:
+        """What is said in ``audio``. Raises: InputError: the audio is unusable or silent."""
+        units = self.listen(audio)
+        content = [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
+        return self.answer_text([{"role": "user", "content": content}])
+
+    def answer_text(self, messages: list[dict[str, Any]], max_tokens: int | None = None) -> str:
+        """A plain text answer to a conversation in the processor's form (role and content parts).
+
+        Raises:
+            InputError: the conversation is longer than the model's context.
+        """
+        prompt = self._prompt(messages)
+        room = self._room(len(prompt.ids))
+        limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room)
+        reader = PieceReader(self.table)
+        text = ""
+        grammar = text_grammar(self.table, limit)
+        for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
+            text += "".join(piece for token in tokens for piece in reader.read(token) if isinstance(piece, str))
+        return text.strip()
+
+    def speak(self, text: str, style: Style = NEUTRAL) -> Speech:
+        """Read ``text`` aloud, sentence by sentence. Raises: InputError: no text, or too much of it."""
+        text = self._check_text(text)
+        units: list[int] = []
+        for sentence in split_sentences(text):
+            content = [{"type": "text", "text": SPEAK_PROMPT + sentence}]
+            prompt = self._prompt([{"role": "user", "content": content}])
+            max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids)) - 3)
+            grammar = speech_grammar(self.table, sentence, max_units)
+            for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
+                units += [unit for token in tokens if (unit := int(self.table.unit_of[token])) >= 0]
+        return self._speech(tuple(units), style)
+
+    def tokenize(self, audio: Audio) -> tuple[int, ...]:
+        """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""
+        return tuple(self.listen(audio, reject_silence=False))
+
+    def resynthesize(self, audio: Audio, style: Style = NEUTRAL) -> Speech:
+        """Say what is said in ``audio`` in another style: same units, new voice. Raises: InputError."""
+        return self._speech(self.tokenize(audio), style)
+
+    # --- what the parts share -----------------------------------------------------------------------------------------
+    def listen(self, audio: Audio, *, reject_silence: bool = True) -> list[int]:
+        """The units of a file, of samples ``[T]`` at 16 kHz, or of chunks of samples as they come in.
+
+        Raises:
+            InputError: the audio is unusable, or silent where it should not be.
+        """
+        return listen(self.parts.speech_tokenizer, audio, self.config.audio_limits, reject_silence)
+
+    def _check_text(self, text: str) -> str:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError("the text: it is empty; write what to say")
+        if len(text) > self.config.max_text_characters:
+            raise InputError(f"the text: longer than {self.config.max_text_characters} characters; shorten it")
+        # A lone surrogate cannot be written as UTF-8, so no tokenizer can take it.
+        return text.strip().encode("utf-8", "replace").decode()
+
+    def _prompt(self, messages: list[dict[str, Any]]) -> Prompt:
+        rendered = self.parts.processor.render_prompt(messages)
+        return Prompt(rendered.input_ids, rendered.pixel_values, rendered.image_grids)
+
+    def _room(self, length: int) -> int:
+        """How many tokens the reply may have after a prompt of ``length``. Raises: InputError: too few."""
+        room = self.decoder.max_length - length
+        if room < 64:
+            raise InputError(f"the question: {length} tokens of the model's {self.decoder.max_length}; make it shorter")
+        return room
+
+    def _speech(self, units: tuple[int, ...], style: Style) -> Speech:
+        return Speech(units, style, self.voice.synthesize(units, style), self.voice.sample_rate)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    question: Prompt
+    answer: tuple[int, ...]
+
+
+class Conversation:
+    """Several turns. Questions, pictures and answers stay in the context; the oldest leave when it is full.
+
+    Not for several threads at once. A turn that fails or is not listened to to its end leaves no trace.
+    """
+
+    def __init__(self, assistant: Assistant, voice: str = DEFAULT_VOICE) -> None:
+        self.assistant = assistant
+        self.voice = voice
+        self._turns: list[_Turn] = []
+        self._context: Context = assistant.decoder.new_context()
+
+    def __len__(self) -> int:
+        """How many turns are remembered."""
+        return len(self._turns)
+
+    def chat(
+        self,
+        *,
+        audio: Audio | None = None,
+        image: Picture | None = None,
+        text: str | None = None,
+        emotion: str | None = None,
+        pitch: str | None = None,
+    ) -> Reply:
+        """Answer a question whole.
+
+        Args:
+            audio: the spoken question: a file, its bytes, samples ``[T]`` at 16 kHz, or chunks of samples.
+            image: a picture for this turn.
+            text: a written question, or a written addition to the spoken one.
+            emotion, pitch: how to answer; the model chooses what is None.
+
+        Raises:
+            InputError: an input is unusable, or there is no question.
+        """
+        for event in self._answer(audio, image, text, emotion, pitch, in_chunks=False):
+            if isinstance(event, Done):
+                return event.reply
+        raise AssertionError("a reply without an end")
+
+    def stream(
+        self,
+        *,
+        audio: Audio | None = None,
+        image: Picture | None = None,
+        text: str | None = None,
+        emotion: str | None = None,
+        pitch: str | None = None,
+    ) -> Iterator[Event]:
+        """Answer while the reply is being written: TranscriptDelta, TextDelta, StyleChosen, AudioChunk, Done.
+
+        Takes what ``chat`` takes and raises what it raises, at the first event.
+        """
+        return self._answer(audio, image, text, emotion, pitch, in_chunks=True)
+
+    def _answer(
+        self,
+        audio: Audio | None,
+        image: Picture | None,
+        text: str | None,
+        emotion: str | None,
+        pitch: str | None,
+        in_chunks: bool,
+    ) -> Iterator[Event]:
+        assistant, started = self.assistant, time.perf_counter()
+        emotion = None if emotion is None else check_emotion(emotion)
+        pitch = None if pitch is None else check_pitch(pitch)
+        text = None if text is None else assistant._check_text(text)
+        if audio is None and text is None:
+            raise InputError("no question: give audio or text; a picture alone asks nothing")
+        content: list[dict[str, Any]] = []
+        if image is not None:
+            content.append({"type": "image", "image": load_image(image, assistant.config.image_limits)})
+        if audio is not None:
+            content.append({"type": "audio", "units": assistant.listen(audio)})
+        if text is not None:
+            content.append({"type": "text", "text": text})
+        listened = time.perf_counter()
+        question = self._question(content)
+        prompt, room = self._make_room(question)
+        limits = assistant.config.reply_limits
+        written = limits.max_transcript_tokens + limits.max_text_tokens + 80  # 80 hold the keys and the style
+        limits = ReplyLimits(
+            min(limits.max_transcript_tokens, room // 4),
+            min(limits.max_text_tokens, room // 4),
+            max(1, min(limits.max_units, room - min(written, room // 2 + 80))),
+        )
+        # A question that is only written need not be understood first.
+        wish = ReplyWish(text if audio is None else None, emotion, pitch, limits)
+        grammar = assistant.reply_format.grammar(assistant.table, wish)
+        parser, reader = assistant.reply_format.parser(self.voice), PieceReader(assistant.table)
+        state = _State(assistant.voice, self.voice, in_chunks)
+        mark = self._context.mark()
+        answer: list[int] = []
+        try:
+            for tokens in assistant.decoder.write(self._context, prompt, grammar, assistant.config.sampling):
+                state.prefilled = state.prefilled or time.perf_counter()
+                answer += tokens
+                for event in [event for token in tokens for p in reader.read(token) for event in parser.feed(p)]:
+                    yield from state.take(event)
+            yield from state.finish()
+        except BaseException:
+            self._context.rewind(mark)
+            raise
+        self._turns.append(_Turn(question, tuple(answer)))
+        yield Done(state.reply(started, listened))
+
+    def _question(self, content: list[dict[str, Any]]) -> Prompt:
+        """This turn alone, without what stands before a conversation's first turn."""
+        prompt = self.assistant._prompt([{"role": "user", "content": content}])
+        return Prompt(prompt.ids[1:], prompt.pixel_values, prompt.image_grids)
+
+    def _opening(self) -> Prompt:
+        """What stands before the first turn: the start of the text, and the wish for a spoken reply."""
+        rendered = self.assistant._prompt([{"role": "system", "content": self.assistant.reply_format.system_prompt}])
+        return Prompt(rendered.ids[:-1])  # without the generation prompt
+
+    def _make_room(self, question: Prompt) -> tuple[Prompt, int]:
+        """What to feed, and the tokens left for the reply; forgets the oldest turns if there are too few.
+
+        Raises:
+            InputError: the question alone is longer than the model's context.
+        """
+        decoder = self.assistant.decoder
+        opening = self._opening()
+        wanted = min(640, decoder.max_length // 2)
+        if not self._turns:
+            self._context = decoder.new_context()
+            return opening + question, self.assistant._room(len(opening.ids) + len(question.ids))
+        used = self._context.length + len(self._context.waiting) + len(question.ids)
+        if used + wanted <= decoder.max_length:
+            return question, decoder.max_length - used
+        while self._turns:
+            self._turns.pop(0)
+            prompt = opening
+            for turn in self._turns:
+                prompt = prompt + turn.question + Prompt(turn.answer)
+            prompt = prompt + question
+            if len(prompt.ids) + wanted <= decoder.max_length:
+                break
+        self._context = decoder.new_context()
+        return prompt, self.assistant._room(len(prompt.ids))
+
+
+class _State:
+    """Gathers one reply, and speaks it."""
+
+    def __init__(self, voice: Voice, gender: str, in_chunks: bool) -> None:
+        self.voice, self.in_chunks = voice, in_chunks
+        self.transcript = self.text = ""
+        self.units: list[int] = []
+        self.chosen = StyleChosen(Style(gender), understood=False)
+        self.audio: list[np.ndarray] = []
+        self.speaking = voice.start() if in_chunks else None
+        self.spoken_for = 0.0
+        self.prefilled = self.first_audio = 0.0
+
+    def take(self, event: Any) -> Iterator[Event]:
+        """Pass on an event of the parser, or the sound that it makes possible."""
+        if isinstance(event, TranscriptDelta):
+            self.transcript += event.text
+            yield event
+        elif isinstance(event, TextDelta):
+            self.text += event.text
+            yield event
+        elif isinstance(event, StyleChosen):
+            self.chosen = event
+            yield event
+        elif isinstance(event, UnitsDelta):
+            self.units += event.units
+            if self.speaking is not None:
+                yield from self._sound(lambda: self.speaking.step(event.units, self.chosen.style))
+        else:
+            assert isinstance(event, ReplyDone) and event.complete, "the grammar lets no broken reply through"
+
+    def finish(self) -> Iterator[Event]:
+        """The rest of the sound."""
+        if self.speaking is not None:
+            yield from self._sound(lambda: self.speaking.finish(self.chosen.style))
+        else:
+            yield from self._sound(lambda: self.voice.synthesize(tuple(self.units), self.chosen.style))
+
+    def _sound(self, make: Any) -> Iterator[Event]:
+        started = time.perf_counter()
+        samples = make()
+        self.spoken_for += time.perf_counter() - started
+        if len(samples):
+            self.first_audio = self.first_audio or time.perf_counter()
+            self.audio.append(samples)
+            yield AudioChunk(samples, self.voice.sample_rate)
+
+    def reply(self, started: float, listened: float) -> Reply:
+        """All of it."""
+        now, style = time.perf_counter(), self.chosen.style
+        return Reply(
+            transcript=self.transcript,
+            text=self.text,
+            emotion=style.emotion,
+            pitch=style.pitch,
+            voice=style.gender,
+            units=tuple(self.units),
+            audio=np.concatenate(self.audio),
+            sample_rate=self.voice.sample_rate,
+            style_understood=self.chosen.understood,
+            timings=Timings(
+                listen=listened - started,
+                prefill=self.prefilled - listened,
+                decode=now - self.prefilled - self.spoken_for,
+                speak=self.spoken_for,
+                first_audio=self.first_audio - started,
+                total=now - started,
+            ),
+        )
+
+
+def split_sentences(text: str, longest: int = 160) -> list[str]:
+    """``text`` cut after its sentences, and where a sentence has more than ``longest`` characters, between words."""
+    sentences: list[str] = []
+    for sentence in re.split(r"(?<=[.!?])\s+|(?<=[。！？])", " ".join(text.split())):
+        while len(sentence) > longest:
+            cut = sentence.rfind(" ", 1, longest)
+            cut = longest if cut < 0 else cut
+            sentences.append(sentence[:cut].strip())
+            sentence = sentence[cut:].strip()
+        if sentence:
+            sentences.append(sentence)
+    return sentences

@@ -1,0 +1,181 @@
+"""A checkpoint folder and the parts in it: each is checked to be there, to be whole, and to fit the others."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emova.errors import InputError
+from emova.sources import shown
+from emova.style import StylePrototypes
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+AGAIN = "copy the whole folder again"
+_FILES = {
+    "config.json": "the model's configuration",
+    "model.safetensors": "the model's weights",
+    "tokenizer.json": "the text tokenizer",
+    "processor_config.json": "the processor's configuration",
+    "speech_tokenizer": "the speech tokenizer",
+    "speech_detokenizer": "the voice",
+    StylePrototypes.FILE_NAME: "the voice's styles",
+}
+
+
+def shipped_names() -> list[str]:
+    """The checkpoints that came with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+
+
+def find_checkpoint(name: str | Path) -> Path:
+    """The folder of a shipped checkpoint or of a path. Raises: InputError: there is none."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.name == str(name) and (SHIPPED / path.name).is_dir():
+        return SHIPPED / path.name
+    known = ", ".join(shipped_names()) or "none"
+    if path.exists():
+        raise InputError(f"{shown(name)}: not a folder; give a checkpoint folder or a shipped name ({known})")
+    raise InputError(f"{shown(name)}: no such checkpoint; give its folder or a shipped name ({known})")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a conversation needs.
+
+    Attributes:
+        model: EmovaForConditionalGeneration.
+        processor: EmovaProcessor, the speech tokenizer attached.
+        speech_tokenizer: a SpeechTokenizer.
+        speech_detokenizer: a SpeechDetokenizer.
+        prototypes: the style vectors of the detokenizer.
+        name: how errors and ``emova info`` call the checkpoint.
+    """
+
+    model: Any
+    processor: Any
+    speech_tokenizer: Any
+    speech_detokenizer: Any
+    prototypes: StylePrototypes
+    name: str
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """See that all parts are there, and read ``config.json``. Raises: InputError."""
+    for name, what in _FILES.items():
+        whole = (folder / name).exists() or (name.startswith("model.") and (folder / f"{name}.index.json").exists())
+        if not whole:
+            raise InputError(f"{shown(folder)}: {name} is missing ({what}); {AGAIN}")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict):
+        raise InputError(f"{shown(folder / 'config.json')}: the file is damaged; {AGAIN}")
+    if config.get("model_type") != "emova":
+        raise InputError(f"{shown(folder)}: not an emova checkpoint; give a folder whose config.json says emova")
+    return config
+
+
+def load_parts(name: str | Path, device: str = "cpu") -> Parts:
+    """Load a checkpoint by its shipped name or folder, in float32, ready for inference.
+
+    Raises:
+        InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.
+    """
+    folder = find_checkpoint(name)
+    check_files(folder)
+
+    from emova.speech.detokenizer.vits import U2SDetokenizer
+    from emova.speech.tokenizer.s2u import S2UTokenizer
+
+    speech_tokenizer = S2UTokenizer.from_pretrained(folder / "speech_tokenizer").to(device)
+    speech_detokenizer = U2SDetokenizer.from_pretrained(folder / "speech_detokenizer").to(device)
+    prototypes = StylePrototypes.load(folder)
+    processor = _load_processor(folder)
+    model = _load_model(folder).to(device)
+    processor.attach_speech_tokenizer(speech_tokenizer)
+    parts = Parts(model, processor, speech_tokenizer, speech_detokenizer, prototypes, shown(name))
+    check_fit(parts, folder)
+    return parts
+
+
+def check_fit(parts: Parts, folder: Path) -> None:
+    """See that the parts belong together. Raises: InputError."""
+    tokens = len(parts.processor.tokenizer)
+    checks = (
+        ("the tokenizer's size", tokens, "the model's", parts.model.config.token_count),
+        (
+            "the vocabulary's speech units",
+            parts.processor.token_ids.codebook_size,
+            "the speech tokenizer's",
+            parts.speech_tokenizer.codebook_size,
+        ),
+        (
+            "the speech tokenizer's units a second",
+            parts.speech_tokenizer.unit_rate,
+            "the voice's",
+            parts.speech_detokenizer.unit_rate,
+        ),
+    )
+    for what, number, other, expected in checks:
+        if number != expected:
+            raise InputError(f"{shown(folder)}: {what} ({number}) and {other} ({expected}) differ; {AGAIN}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports on loading by log and progress bar; ours is one error or none."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _load_model(folder: Path) -> Any:
+    import torch
+    from safetensors import SafetensorError
+
+    from emova.model import EmovaForConditionalGeneration
+
+    # transformers raises errors of many kinds here; their messages are long and hold paths.
+    try:
+        with _quiet():
+            model, report = EmovaForConditionalGeneration.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
+            )
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{shown(folder)}: the model's weights or configuration are damaged; {AGAIN}") from None
+    for problem, key in (("lack", "missing_keys"), ("have an unknown", "unexpected_keys")):
+        names = sorted(map(str, report.get(key, ())))
+        if names:
+            raise InputError(f"{shown(folder)}: the model's weights {problem} tensor {shown(names[0])}; {AGAIN}")
+    if report.get("mismatched_keys"):
+        raise InputError(f"{shown(folder)}: the model's weights and its config.json differ in shape; {AGAIN}")
+    return model.eval()
+
+
+def _load_processor(folder: Path) -> Any:
+    from emova.model import EmovaProcessor
+
+    try:
+        with _quiet():
+            return EmovaProcessor.from_pretrained(folder, local_files_only=True)
+    except InputError as error:
+        raise InputError(f"{shown(folder)}: {error}") from None
+    except Exception:  # the tokenizers library raises bare Exceptions
+        raise InputError(f"{shown(folder)}: the tokenizer's or processor's files are damaged; {AGAIN}") from None

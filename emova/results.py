@@ -1,0 +1,89 @@
+"""What an assistant gives: a reply, spoken sound, and the events of a reply that is still being written.
+
+Shape letters: T samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from emova.reply import StyleChosen, TextDelta, TranscriptDelta
+from emova.speech.audio import save_wav
+from emova.style import Style
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time went, in s."""
+
+    listen: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    speak: float = 0.0
+    first_audio: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """Spoken sound: ``audio`` is float32 ``[T]`` at ``sample_rate`` Hz, ``units`` say what is spoken."""
+
+    units: tuple[int, ...]
+    style: Style
+    audio: np.ndarray
+    sample_rate: int
+
+    def save(self, path: str | Path) -> None:
+        """Write a 16-bit WAV, whole or not at all. Raises: InputError."""
+        save_wav(path, self.audio, self.sample_rate)
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """One answer.
+
+    Attributes:
+        transcript: what the user was understood to ask.
+        text: the answer.
+        emotion, pitch, voice: how it is spoken.
+        units: what is spoken.
+        audio: float32 ``[T]`` at ``sample_rate`` Hz, within -1 to 1.
+        style_understood: False where a style word of the model was replaced by the default.
+        timings: where the time went.
+    """
+
+    transcript: str
+    text: str
+    emotion: str
+    pitch: str
+    voice: str
+    units: tuple[int, ...]
+    audio: np.ndarray
+    sample_rate: int
+    style_understood: bool = True
+    timings: Timings = field(default_factory=Timings)
+
+    def save(self, path: str | Path) -> None:
+        """Write the voice as a 16-bit WAV, whole or not at all. Raises: InputError."""
+        save_wav(path, self.audio, self.sample_rate)
+
+
+@dataclass(frozen=True, eq=False)
+class AudioChunk:
+    """The next stretch of the voice: float32 ``[T]`` at ``sample_rate`` Hz."""
+
+    samples: np.ndarray
+    sample_rate: int
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """The end of a reply, and all of it."""
+
+    reply: Reply
+
+
+Event = TranscriptDelta | TextDelta | StyleChosen | AudioChunk | Done

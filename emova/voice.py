@@ -1,0 +1,93 @@
+"""Units to sound in one of the 24 styles, whole or while the units come in.
+
+Shape letters: B batch, U units, N new units, T samples, S style channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emova.errors import InputError
+from emova.style import Style, StylePrototypes
+
+FIRST_CHUNK = 5  # units: 0.2 s, so that the voice starts soon
+LATER_CHUNKS = 12  # units: 0.48 s, so that little is spent on each
+
+
+class Voice:
+    """A speech detokenizer and its style vectors."""
+
+    def __init__(self, detokenizer: Any, prototypes: StylePrototypes) -> None:
+        if prototypes.size != detokenizer.style_size:
+            raise InputError(
+                f"the styles have {prototypes.size} channels, the voice takes {detokenizer.style_size}; copy the whole "
+                "checkpoint again"
+            )
+        self.detokenizer = detokenizer
+        self.prototypes = prototypes
+        self.device = next(detokenizer.parameters()).device
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of what is spoken."""
+        return self.detokenizer.sample_rate
+
+    def vector(self, style: Style) -> Tensor:
+        """The style's vector, ``[1, S]``."""
+        return self.prototypes[style][None].to(self.device)
+
+    @torch.inference_mode()
+    def synthesize(self, units: Sequence[int], style: Style) -> np.ndarray:
+        """All of ``units`` as float32 samples ``[T]``."""
+        if not units:
+            return np.zeros(0, dtype=np.float32)
+        units_BU = torch.tensor([list(units)], device=self.device)
+        return _samples(self.detokenizer.decode(units_BU, self.vector(style)))
+
+    def start(self) -> Speaking:
+        """Speak while the units come in."""
+        return Speaking(self)
+
+
+class Speaking:
+    """One utterance that is still being written; the pieces together equal ``Voice.synthesize`` of all units."""
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+        self._stream: Any = None
+        self._waiting: list[int] = []
+        self._chunk = FIRST_CHUNK
+
+    @torch.inference_mode()
+    def step(self, units: Sequence[int], style: Style) -> np.ndarray:
+        """Take units; give the samples ``[T]`` that are certain by now (T may be 0)."""
+        self._waiting += units
+        if len(self._waiting) < self._chunk:
+            return np.zeros(0, dtype=np.float32)
+        self._chunk = LATER_CHUNKS
+        return self._flush(style)
+
+    @torch.inference_mode()
+    def finish(self, style: Style) -> np.ndarray:
+        """The rest of the samples."""
+        last = self._flush(style)
+        return np.concatenate([last, _samples(self._stream.finish())])
+
+    def _flush(self, style: Style) -> np.ndarray:
+        if self._stream is None:
+            self._stream = self._voice.detokenizer.streaming(self._voice.vector(style))
+        units_BN = torch.tensor([self._waiting], dtype=torch.long, device=self._voice.device)
+        self._waiting = []
+        return _samples(self._stream.step(units_BN))
+
+
+def _samples(waveform_BT: Tensor) -> np.ndarray:
+    samples = waveform_BT[0].float().cpu().numpy()
+    if not np.isfinite(samples).all():
+        raise InputError("the voice's samples are not numbers; its weights are damaged, copy the checkpoint again")
+    return samples.clip(-1.0, 1.0)
