@@ -150,6 +150,4 @@ class HibariParts:
         """Waveform [F * 300] at 24 kHz."""
         from hibari import dsp
 
-        return dsp.synth(
-            spectrum.harmonic, spectrum.phase, spectrum.noise, spectrum.free, spectrum.free_phase, f0, rng
-        )
+        return dsp.synth(spectrum.harmonic, spectrum.phase, spectrum.noise, spectrum.free, spectrum.free_phase, f0, rng)

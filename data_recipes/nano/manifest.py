@@ -1,0 +1,103 @@
+"""The manifest of the recipe's data: counts, hours, licences, checksums, seed; and its table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data_recipes.nano.shards import read_info
+from data_recipes.nano.sources import DEBIAN, SOURCES, sha256
+
+LICENCES: dict[str, str] = {
+    "speech by rule-made voices": "Apache-2.0 (hibari-tts)",
+    "speech by Kokoro": "Apache-2.0 (Kokoro-82M v1.0)",
+    "speech by flite": "MIT-like (CMU); held-out test speech by festival: MIT-like (Edinburgh, CMU)",
+    "speech by piper joe (test only)": "voice data CC0-1.0; piper-tts GPL-3.0 (program, used at build time)",
+    "real speech": "CC-BY-SA-3.0 (Asterisk sounds); labels by Whisper base (MIT)",
+    "pictures": "OpenMoji CC-BY-SA-4.0, Tux Paint stamps GPL-2.0-or-later, drawn ones Apache-2.0",
+    "texts": "Apache-2.0; example sentences of WordNet 3.0 (WordNet licence) where its Debian package is installed",
+}
+
+
+def _speech(folder: Path) -> dict[str, Any]:
+    shards: dict[str, Any] = {}
+    sets: dict[str, dict[str, float]] = defaultdict(lambda: {"shards": 0, "items": 0, "hours": 0.0})
+    for path in sorted(folder.glob("*.tar")):
+        info = read_info(path)
+        if info is None:
+            continue
+        shards[path.name] = {"items": info.items, "seconds": info.seconds, "sha256": info.sha256}
+        total = sets[path.name.rsplit("-", 1)[0]]
+        total["shards"] += 1
+        total["items"] += info.items
+        total["hours"] += info.seconds / 3600
+    rounded = {name: {**total, "hours": round(total["hours"], 3)} for name, total in sets.items()}
+    return {"sets": rounded, "shards": shards}
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as handle:
+        return sum(1 for _ in handle)
+
+
+def _pictures(folder: Path) -> dict[str, Any]:
+    import tarfile
+
+    sets: dict[str, dict[str, int]] = defaultdict(lambda: {"shards": 0, "items": 0})
+    shards = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            items = sum(1 for member in tar if member.name.endswith(".json"))
+        shards[path.name] = {"items": items, "sha256": sha256(path)}
+        total = sets[path.name.rsplit("-", 1)[0]]
+        total["shards"] += 1
+        total["items"] += items
+    return {"sets": dict(sets), "shards": shards}
+
+
+def build(root: Path, settings: Any, seed: int) -> dict[str, Any]:
+    """The manifest of the data under ``root`` (``data/nano``). ``settings`` is the plan dataclass it was made with."""
+    return {
+        "recipe": "nano",
+        "seed": seed,
+        "plan": asdict(settings),
+        "speech": _speech(root / "speech"),
+        "pictures": _pictures(root / "pictures"),
+        "text": {
+            path.name: {"lines": _lines(path), "sha256": sha256(path)}
+            for path in sorted((root / "text").glob("*.jsonl"))
+        },
+        "licences": LICENCES,
+        "sources": [
+            {"name": s.name, "version": s.version, "registry": s.registry, "sha256": s.sha256, "licence": s.licence}
+            for s in SOURCES
+        ]
+        + [
+            {"name": package, "registry": "debian", "licence": licence, "use": use}
+            for package, licence, use in DEBIAN.values()
+        ],
+    }
+
+
+def write(root: Path, settings: Any, seed: int) -> dict[str, Any]:
+    """Write ``root/manifest.json`` atomically and return it."""
+    manifest = build(root, settings, seed)
+    stage = root / f".manifest.{os.getpid()}"
+    stage.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    stage.replace(root / "manifest.json")
+    return manifest
+
+
+def report(manifest: dict[str, Any], line: Callable[[str, str, str, str], None]) -> None:
+    """Call ``line(what, shards, items, hours)`` for each row of the manifest's table."""
+    for name, total in manifest["speech"]["sets"].items():
+        line(f"speech {name}", str(total["shards"]), f"{total['items']:,}", f"{total['hours']:.2f}")
+    for name, total in manifest["pictures"]["sets"].items():
+        line(f"pictures {name}", str(total["shards"]), f"{total['items']:,}", "")
+    for name, total in manifest["text"].items():
+        line(f"text {name}", "", f"{total['lines']:,}", "")

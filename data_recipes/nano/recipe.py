@@ -1,0 +1,198 @@
+"""The recipe ``nano`` step by step: sources, texts, pictures, speech, manifest.
+
+Every step can be called again: what is finished and still wanted is kept, so that an interrupted run continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_recipes.nano import manifest, sources
+from data_recipes.nano.shards import Item, ShardInfo, make_set
+from data_recipes.nano.speech import (
+    Question,
+    SpeechPlan,
+    plan_answers,
+    plan_questions,
+    plan_questions_test,
+    plan_s2u,
+    plan_s2u_kokoro,
+    plan_s2u_test,
+    plan_style,
+    plan_style_test,
+    read_lines,
+)
+
+
+class Progress:
+    """What a step tells the user; this one tells nothing. The command line draws bars instead."""
+
+    def start(self, what: str, total: int | None) -> None:
+        """A part of the work begins; ``total`` pieces, or unknown."""
+
+    def advance(self, note: str = "") -> None:
+        """A piece is done."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where and how much.
+
+    Args:
+        root: the data folder (``data``); the recipe writes to ``root/nano`` and downloads to ``root/downloads``.
+        seed: of every random choice.
+        jobs: processes.
+        plan: amounts of speech.
+    """
+
+    root: Path
+    seed: int = 0
+    jobs: int = 1
+    plan: SpeechPlan = field(default_factory=SpeechPlan)
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "nano"
+
+    @property
+    def text(self) -> Path:
+        return self.folder / "text"
+
+    @property
+    def source_folder(self) -> Path:
+        return self.folder / "sources"
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The records of ``text/NAME.jsonl``. Raises: InputError: not made yet."""
+        return read_lines(self.text / f"{name}.jsonl")
+
+    def speak(self, items: list[Item]) -> list[ShardInfo]:
+        """Make the shards of one set and split."""
+        if not items:
+            return []
+        self.progress.start(f"{items[0].set}-{items[0].split}", len(items))
+
+        def report(info: ShardInfo, made: bool) -> None:
+            for _ in range(info.items):
+                self.progress.advance("" if made else "(there)")
+
+        return make_set(self.folder / "speech", items, self.source_folder, jobs=self.jobs, report=report)
+
+
+def _sources(recipe: Recipe) -> None:
+    recipe.progress.start("sources", len(sources.SOURCES))
+    sources.fetch(recipe.root, report=recipe.progress.advance)
+
+
+def _text(recipe: Recipe) -> None:
+    from data_recipes.nano.text import make_text
+
+    recipe.progress.start("text", None)
+    make_text(recipe.text, seed=recipe.seed)
+
+
+def _pictures(recipe: Recipe) -> None:
+    from data_recipes.nano.pictures import make_pictures
+
+    recipe.progress.start("pictures", None)
+    make_pictures(recipe.folder, recipe.source_folder, seed=recipe.seed, jobs=recipe.jobs)
+
+
+def _s2u(recipe: Recipe) -> None:
+    sentences = recipe.lines("sentences")
+    recipe.speak(plan_s2u(sentences, recipe.plan, recipe.seed))
+    recipe.speak(plan_s2u_test(sentences, recipe.plan, recipe.seed))
+
+
+def _kokoro(recipe: Recipe) -> None:
+    recipe.speak(plan_s2u_kokoro(recipe.lines("sentences"), recipe.plan, recipe.seed))
+
+
+def _real(recipe: Recipe) -> None:
+    from data_recipes.nano.real import label_clips, make_real
+
+    started = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal started
+        if not started:
+            recipe.progress.start("labels of real speech", total)
+            started = True
+        recipe.progress.advance()
+
+    labels = label_clips(
+        recipe.source_folder, recipe.folder / "labels" / "real.jsonl", threads=max(recipe.jobs, 1), report=report
+    )
+    make_real(recipe.folder / "speech", labels)
+
+
+def _all_answers(recipe: Recipe) -> list[tuple[str, str]]:
+    rows = [(row["id"], row["answer"]) for row in recipe.lines("talk")]
+    rows += [(f"pa{number:05d}", row["text"]) for number, row in enumerate(recipe.lines("picture_answers"))]
+    return rows
+
+
+def _style(recipe: Recipe) -> None:
+    """Three quarters general sentences, one quarter answers about pictures."""
+    sentences = recipe.lines("sentences")
+    count = recipe.plan.style_sentences
+    answers = _shuffled([row["text"] for row in recipe.lines("picture_answers")], recipe.seed)[: count // 4]
+    train = _shuffled([row["text"] for row in sentences if row["split"] == "train"], recipe.seed)
+    texts = answers + train[: count - len(answers)]
+    recipe.speak(plan_style(texts, recipe.plan, recipe.seed))
+    recipe.speak(plan_style_test([r["text"] for r in sentences if r["split"] == "test"], recipe.plan, recipe.seed))
+
+
+def _shuffled(texts: list[str], seed: int) -> list[str]:
+    from data_recipes.nano.voices import generator
+
+    return [texts[int(i)] for i in generator("order", seed).permutation(len(texts))]
+
+
+def _answer(recipe: Recipe) -> None:
+    recipe.speak(plan_answers(_all_answers(recipe), recipe.plan, recipe.seed))
+
+
+def _question(recipe: Recipe) -> None:
+    questions = [
+        Question(
+            r["id"], r["question"], r["split"], r.get("user_emotion") or "neutral", r.get("user_pitch") or "normal"
+        )
+        for r in recipe.lines("talk")
+    ]
+    questions += [Question(r["id"], r["text"], r["split"]) for r in recipe.lines("picture_questions")]
+    recipe.speak(plan_questions(questions, recipe.plan, recipe.seed))
+    recipe.speak(plan_questions_test(questions, recipe.plan, recipe.seed))
+
+
+def _manifest(recipe: Recipe) -> None:
+    recipe.progress.start("manifest", 1)
+    manifest.write(recipe.folder, recipe.plan, recipe.seed)
+    recipe.progress.advance()
+
+
+STEPS: dict[str, tuple[str, Callable[[Recipe], None]]] = {
+    "sources": ("download and verify what the other steps need", _sources),
+    "text": ("sentences and talk", _text),
+    "pictures": ("pictures with questions and answers", _pictures),
+    "s2u": ("speech in many voices for the speech tokenizer", _s2u),
+    "real": ("recordings of a real person, labelled by a recogniser", _real),
+    "style": ("the 24 speaking styles for the detokenizer", _style),
+    "answer": ("every answer once in the canonical voice", _answer),
+    "question": ("every question in several voices; held-out families for the test", _question),
+    "kokoro": ("more training speech from the slowest voices", _kokoro),
+    "manifest": ("counts, hours, licences and checksums", _manifest),
+}
+
+
+def make(recipe: Recipe, only: list[str] | None = None) -> None:
+    """Run all steps, or those in ``only``, in the recipe's order. Raises: InputError: a step lacks what it needs."""
+    for name, (_, run) in STEPS.items():
+        if only is None or name in only:
+            run(recipe)
+    if only is not None and "manifest" not in only:
+        _manifest(recipe)
