@@ -92,7 +92,7 @@ def load_parts(name: str | Path, device: str = "cpu") -> Parts:
     folder = find_checkpoint(name)
     check_files(folder)
 
-    from emova.speech.detokenizer.vits import U2SDetokenizer
+    from emova.speech.detokenizer.u2s import U2SDetokenizer
     from emova.speech.tokenizer.s2u import S2UTokenizer
 
     speech_tokenizer = S2UTokenizer.from_pretrained(folder / "speech_tokenizer").to(device)

@@ -73,3 +73,13 @@ def sliced_processor(tiny_tokenizer):
     from emova.model import EmovaImageProcessor, EmovaProcessor
 
     return EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=9, tile_side=2), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory, tiny_tokenizer, tiny_parts):
+    """The folder of a whole checkpoint of tiny random parts; tests copy it before they change it."""
+    from tests.fixtures_speech import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    save_checkpoint(folder, tiny_tokenizer, *tiny_parts)
+    return folder

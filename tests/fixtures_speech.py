@@ -38,3 +38,70 @@ def make_tokenizer(units: int = 32):
     special = [*CONTROL_TOKENS, *(unit_token(unit) for unit in range(units))]
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     return tokenizer
+
+
+def make_speech_tokenizer():
+    """An S2U of random weights that hears 16 kHz as the real one does."""
+    import torch
+
+    from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
+    from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
+    from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStageConfig
+
+    stages = [
+        SpiralStageConfig([SpiralConvConfig(16, 3, 2)], layers=1, heads=2, ffn=16, positions=True),
+        SpiralStageConfig([SpiralConvConfig(16, 2, 2)], layers=1, heads=2, ffn=16),
+    ]
+    torch.manual_seed(0)
+    decoder = PhoneDecoderConfig(width=8, layers=1, heads=1, ffn=8)
+    return S2UTokenizer(S2UConfig(stages=stages, block_units=4, left_blocks=2, decoder=decoder)).eval()
+
+
+def make_speech_detokenizer():
+    """A U2S of random weights that speaks at 24 kHz as the real one does."""
+    import torch
+
+    from emova.speech.detokenizer.flow import FlowConfig
+    from emova.speech.detokenizer.style_encoder import StyleEncoderConfig
+    from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
+    from emova.speech.detokenizer.unit_encoder import UnitEncoderConfig
+    from emova.speech.detokenizer.vits import PitchConfig, VITSConfig
+
+    vits = VITSConfig(
+        latent_channels=8,
+        units=UnitEncoderConfig(digit_channels=4, channels=8, widening=1.0),
+        flow=FlowConfig(layers=1, channels=8, depth=1),
+        pitch=PitchConfig(hidden=8),
+    )
+    torch.manual_seed(0)
+    return U2SDetokenizer(U2SConfig(vits=vits, style=StyleEncoderConfig(style_size=8, channels=8))).eval()
+
+
+def save_checkpoint(folder, tokenizer, vision, projector) -> None:
+    """A whole checkpoint of tiny random parts, as it is shipped."""
+    import torch
+    from transformers import LlamaConfig
+
+    from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaImageProcessor, EmovaProcessor, TokenIds
+    from emova.style import ALL_STYLES, StylePrototypes
+
+    text = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=768,
+        tie_word_embeddings=True,
+    )
+    ids = TokenIds.from_tokenizer(tokenizer)
+    torch.manual_seed(0)
+    model = EmovaForConditionalGeneration(
+        EmovaConfig.from_parts(text, vision, projector, ids, token_count=len(tokenizer))
+    )
+    model.half().save_pretrained(folder)
+    EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=1, tile_side=2), tokenizer).save_pretrained(folder)
+    make_speech_tokenizer().save_pretrained(folder / "speech_tokenizer", storage="int8")
+    make_speech_detokenizer().save_pretrained(folder / "speech_detokenizer", storage="float16")
+    generator = torch.Generator().manual_seed(0)
+    StylePrototypes({style.key: torch.randn(8, generator=generator) for style in ALL_STYLES}).save(folder)
