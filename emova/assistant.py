@@ -77,7 +77,7 @@ class Assistant:
         self.reply_format: ReplyFormat = reply_format or JsonReply()
         self.table = TokenTable.from_tokenizer(parts.processor.tokenizer)
         self.decoder = Decoder(parts.model)
-        self.voice = Voice(parts.speech_detokenizer, parts.prototypes)
+        self.voice = parts.voice
 
     @classmethod
     def from_pretrained(

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emova.errors import InputError
 from emova.sources import shown
 from emova.style import StylePrototypes
+
+if TYPE_CHECKING:
+    from emova.voice import Voice
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 AGAIN = "copy the whole folder again"
@@ -53,25 +56,28 @@ class Parts:
         model: EmovaForConditionalGeneration.
         processor: EmovaProcessor, the speech tokenizer attached.
         speech_tokenizer: a SpeechTokenizer.
-        speech_detokenizer: a SpeechDetokenizer.
-        prototypes: the style vectors of the detokenizer.
+        voice: a SpeechDetokenizer and its style vectors.
         name: how errors and ``emova info`` call the checkpoint.
     """
 
     model: Any
     processor: Any
     speech_tokenizer: Any
-    speech_detokenizer: Any
-    prototypes: StylePrototypes
+    voice: Voice
     name: str
+
+
+def check_part(folder: Path, name: str) -> None:
+    """See that a part is there. Raises: InputError."""
+    sharded = name == "model.safetensors" and (folder / f"{name}.index.json").exists()
+    if not sharded and not (folder / name).exists():
+        raise InputError(f"{shown(folder)}: {name} is missing ({_FILES[name]}); {AGAIN}")
 
 
 def check_files(folder: Path) -> dict[str, Any]:
     """See that all parts are there, and read ``config.json``. Raises: InputError."""
-    for name, what in _FILES.items():
-        whole = (folder / name).exists() or (name.startswith("model.") and (folder / f"{name}.index.json").exists())
-        if not whole:
-            raise InputError(f"{shown(folder)}: {name} is missing ({what}); {AGAIN}")
+    for name in _FILES:
+        check_part(folder, name)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -83,6 +89,33 @@ def check_files(folder: Path) -> dict[str, Any]:
     return config
 
 
+def load_speech_tokenizer(name: str | Path, device: str = "cpu") -> Any:
+    """The ears of a checkpoint alone. Raises: InputError."""
+    folder = find_checkpoint(name)
+    check_part(folder, "speech_tokenizer")
+    from emova.speech.tokenizer.s2u import S2UTokenizer
+
+    return S2UTokenizer.from_pretrained(folder / "speech_tokenizer").to(device)
+
+
+def load_voice(name: str | Path, device: str = "cpu") -> Voice:
+    """The voice of a checkpoint alone. Raises: InputError."""
+    folder = find_checkpoint(name)
+    check_part(folder, "speech_detokenizer")
+    check_part(folder, StylePrototypes.FILE_NAME)
+    from emova.speech.detokenizer.u2s import U2SDetokenizer
+    from emova.voice import Voice
+
+    detokenizer = U2SDetokenizer.from_pretrained(folder / "speech_detokenizer").to(device)
+    prototypes = StylePrototypes.load(folder)
+    if prototypes.size != detokenizer.style_size:
+        raise InputError(
+            f"{shown(folder)}: the styles have {prototypes.size} channels, the voice takes {detokenizer.style_size}; "
+            f"{AGAIN}"
+        )
+    return Voice(detokenizer, prototypes)
+
+
 def load_parts(name: str | Path, device: str = "cpu") -> Parts:
     """Load a checkpoint by its shipped name or folder, in float32, ready for inference.
 
@@ -92,16 +125,12 @@ def load_parts(name: str | Path, device: str = "cpu") -> Parts:
     folder = find_checkpoint(name)
     check_files(folder)
 
-    from emova.speech.detokenizer.u2s import U2SDetokenizer
-    from emova.speech.tokenizer.s2u import S2UTokenizer
-
-    speech_tokenizer = S2UTokenizer.from_pretrained(folder / "speech_tokenizer").to(device)
-    speech_detokenizer = U2SDetokenizer.from_pretrained(folder / "speech_detokenizer").to(device)
-    prototypes = StylePrototypes.load(folder)
+    speech_tokenizer = load_speech_tokenizer(folder, device)
+    voice = load_voice(folder, device)
     processor = _load_processor(folder)
     model = _load_model(folder).to(device)
     processor.attach_speech_tokenizer(speech_tokenizer)
-    parts = Parts(model, processor, speech_tokenizer, speech_detokenizer, prototypes, shown(name))
+    parts = Parts(model, processor, speech_tokenizer, voice, shown(name))
     check_fit(parts, folder)
     return parts
 
@@ -121,7 +150,7 @@ def check_fit(parts: Parts, folder: Path) -> None:
             "the speech tokenizer's units a second",
             parts.speech_tokenizer.unit_rate,
             "the voice's",
-            parts.speech_detokenizer.unit_rate,
+            parts.voice.detokenizer.unit_rate,
         ),
     )
     for what, number, other, expected in checks:

@@ -23,11 +23,7 @@ class Voice:
     """A speech detokenizer and its style vectors."""
 
     def __init__(self, detokenizer: Any, prototypes: StylePrototypes) -> None:
-        if prototypes.size != detokenizer.style_size:
-            raise InputError(
-                f"the styles have {prototypes.size} channels, the voice takes {detokenizer.style_size}; copy the whole "
-                "checkpoint again"
-            )
+        assert prototypes.size == detokenizer.style_size
         self.detokenizer = detokenizer
         self.prototypes = prototypes
         self.device = next(detokenizer.parameters()).device

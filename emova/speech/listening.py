@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from emova.errors import InputError
 from emova.sources import Source
 from emova.speech.audio import AudioLimits, check_samples, is_silent, load_audio
 
-Audio = Source | np.ndarray | Tensor | Iterable[np.ndarray]
+Audio: TypeAlias = Source | np.ndarray | Tensor | Iterable[np.ndarray]
 
 
 def listen(tokenizer: Any, audio: Audio, limits: AudioLimits, reject_silence: bool) -> list[int]:

@@ -1,0 +1,9 @@
+"""``python -m emova`` is the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from emova.cli import main
+
+sys.exit(main())

@@ -1,0 +1,132 @@
+"""The command line: finds the sub-commands, imports only the one that is called, and turns errors into one line.
+
+A package adds a command by an entry point in the group ``emova.commands`` whose value is ``module:register``;
+``register(parser)`` adds arguments and sets the default ``run``, a function from the parsed arguments to an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import NoReturn
+
+from emova import __version__
+from emova.errors import InputError
+
+GROUP = "emova.commands"
+OWN = ("chat", "transcribe", "speak", "tokenize", "resynthesize", "info")
+HELP = {
+    "chat": "ask a question by voice or text, about a picture or not, and hear the answer",
+    "transcribe": "write down what is said in audio files",
+    "speak": "read a text aloud in one of 24 styles",
+    "tokenize": "turn audio into speech units",
+    "resynthesize": "say the same again in another voice, emotion or pitch",
+    "info": "show a checkpoint's parts and sizes",
+    "demo": "open the demo in a browser",
+    "serve": "serve the assistant over HTTP",
+    "data": "make training data",
+    "train": "train the speech parts and the three stages",
+    "eval": "measure a checkpoint on held-out data",
+    "bench": "measure speed against peers",
+}
+EXAMPLES = """examples:
+  emova chat
+  emova chat --image photo.png --audio question.wav --out answer.wav
+  emova speak --emotion happy "The train is on time."
+  emova COMMAND --help"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def find_commands() -> dict[str, str]:
+    """Each command's ``module:register``."""
+    commands = {name: f"emova.commands.{name}:register" for name in OWN}
+    commands |= {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in commands}
+    order = {name: index for index, name in enumerate(HELP)}
+    return dict(sorted(commands.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+
+
+def overview(commands: dict[str, str]) -> str:
+    """The text of ``emova --help``."""
+    width = max(map(len, commands)) + 2
+    lines = [f"  {name:<{width}}{HELP.get(name, name)}" for name in commands]
+    return "\n".join(
+        [
+            "usage: emova [--help] [--version] COMMAND ...",
+            "",
+            "An assistant that sees, hears, and answers in a voice.",
+            "",
+        ]
+        + ["commands:", *lines, "", EXAMPLES]
+    )
+
+
+def _register(name: str, value: str) -> Callable[[argparse.ArgumentParser], None]:
+    module, _, function = value.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).split(".")[0]
+        raise InputError(
+            f"{name}: the package {missing} is not installed; run pip install 'emova[train,data,eval]'"
+        ) from None
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run one command line. Raises: InputError."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview(find_commands()))
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        print(f"emova {__version__}")
+        return 0
+    commands = {name: f"emova.commands.{name}:register"} if name in OWN else find_commands()
+    if name not in commands:
+        close = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see emova --help"
+        raise InputError(f"there is no command {name[:40]!r}; {hint}")
+    parser = Parser(
+        prog=f"emova {name}", description=HELP.get(name), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _register(name, commands[name])(parser)
+    parsed = parser.parse_args(rest)
+    return int(parsed.run(parsed) or 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``emova`` and return its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 when interrupted."""
+    try:
+        return dispatch(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        print(f"emova: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("emova: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("EMOVA_DEBUG"):
+            raise
+        print(
+            f"emova: an internal error ({type(error).__name__}); set EMOVA_DEBUG=1 and report what it then prints",
+            file=sys.stderr,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What the commands share: options, checks before the long work, progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emova.errors import InputError
+from emova.sources import shown
+from emova.style import DEFAULT_EMOTION, DEFAULT_PITCH, DEFAULT_VOICE, EMOTIONS, GENDERS, PITCHES, Style
+
+if TYPE_CHECKING:
+    from emova.assistant import AssistantConfig
+
+DEFAULT_MODEL = "emova-nano"
+EXAMPLES = Path(__file__).parents[1] / "checkpoints" / "examples"
+Tell = Callable[[str], None]
+
+
+def add_common(parser: argparse.ArgumentParser, examples: str) -> None:
+    """The options of every command, and its examples under the help."""
+    parser.epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME", help="a shipped checkpoint or its folder (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, for machines")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def add_audio_limit(parser: argparse.ArgumentParser) -> None:
+    """How long audio may be."""
+    parser.add_argument(
+        "--max-seconds", type=_seconds, default=60.0, metavar="S", help="refuse longer audio (%(default)g)"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number of seconds between 0 and 3600")
+    return value
+
+
+def add_style(parser: argparse.ArgumentParser, free: bool = False) -> None:
+    """The three words of a style; ``free`` leaves emotion and pitch to the model."""
+    note = "chosen by the model" if free else "%(default)s"
+    parser.add_argument("--voice", default=DEFAULT_VOICE, metavar="VOICE", help=f"{' or '.join(GENDERS)} (%(default)s)")
+    parser.add_argument(
+        "--emotion",
+        default=None if free else DEFAULT_EMOTION,
+        metavar="EMOTION",
+        help=f"{', '.join(EMOTIONS)} ({note})",
+    )
+    parser.add_argument(
+        "--pitch", default=None if free else DEFAULT_PITCH, metavar="PITCH", help=f"{', '.join(PITCHES)} ({note})"
+    )
+
+
+def read_style(arguments: argparse.Namespace) -> Style:
+    """The style that was asked for. Raises: InputError."""
+    return Style.parse(arguments.voice, arguments.emotion or DEFAULT_EMOTION, arguments.pitch or DEFAULT_PITCH)
+
+
+def check_output(path: str) -> None:
+    """See that a WAV can be written, before the long work. Raises: InputError."""
+    from emova.sources import staged_output
+
+    if Path(path).suffix.lower() != ".wav":
+        raise InputError(f"{shown(path)}: only WAV is written; give a name that ends in .wav")
+    before = Path(path).exists()
+    if before and not Path(path).is_file():
+        raise InputError(f"{shown(path)}: not a file; give the name of a file to write")
+    probe = Path(path).with_name(f".{Path(path).name}.probe")
+    with staged_output(probe):
+        pass
+    probe.unlink(missing_ok=True)
+
+
+def check_audio(path: str, max_seconds: float, reject_silence: bool) -> None:
+    """See that the audio is usable, before the model is loaded. Raises: InputError."""
+    from emova.speech.audio import AudioLimits, load_audio
+
+    load_audio(path, 16_000, AudioLimits(max_seconds=max_seconds), reject_silence=reject_silence)
+
+
+def assistant_config(arguments: argparse.Namespace) -> AssistantConfig:
+    """The assistant's configuration with the command line's limits."""
+    from emova.assistant import AssistantConfig
+    from emova.speech.audio import AudioLimits
+
+    return AssistantConfig(audio_limits=AudioLimits(max_seconds=getattr(arguments, "max_seconds", 60.0)))
+
+
+@contextmanager
+def progress(arguments: argparse.Namespace) -> Iterator[Tell]:
+    """A function that shows on stderr what is being done, and nothing for machines."""
+    if arguments.json or arguments.quiet:
+        yield lambda message: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    with console.status(Text("Starting"), spinner="dots") as status:
+        yield lambda message: status.update(Text(printable(message)))
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what a model or a file says must not steer it."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def show(arguments: argparse.Namespace, result: dict[str, Any], lines: list[str]) -> None:
+    """Print the result: as JSON, or as lines for people."""
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print("\n".join(printable(line) for line in lines))
+    sys.stdout.flush()

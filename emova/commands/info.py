@@ -1,0 +1,80 @@
+"""``emova info``: what a checkpoint holds, from its files alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from emova import __version__
+from emova.commands.common import add_common, show
+from emova.errors import InputError
+from emova.parts import AGAIN, check_files, find_checkpoint, shipped_names
+from emova.sources import shown
+from emova.weights import SCALE_SUFFIX
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add_common(parser, "emova info\nemova info --model runs/stage3 --json")
+    parser.set_defaults(run=run)
+
+
+def count_parameters(path: Path) -> dict[str, int]:
+    """Parameters of each first-level part of a safetensors file, from its header. Raises: InputError."""
+    counts: dict[str, int] = {}
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= 100 << 20:
+                raise ValueError
+            header = json.loads(file.read(size))
+        for name, tensor in header.items():
+            if name != "__metadata__" and not name.endswith(SCALE_SUFFIX):
+                part = ".".join(name.split(".")[: 2 if name.startswith("model.") else 1])
+                counts[part] = counts.get(part, 0) + prod(tensor["shape"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{shown(path)}: the file is damaged; {AGAIN}") from None
+    return counts
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Parts, sizes and constants of the checkpoint ``folder``. Raises: InputError."""
+    config = check_files(folder)
+    weights = {
+        "model": folder / "model.safetensors",
+        "speech_tokenizer": folder / "speech_tokenizer" / "model.safetensors",
+        "speech_detokenizer": folder / "speech_detokenizer" / "model.safetensors",
+    }
+    text = config.get("text_config") or {}
+    return {
+        "emova": __version__,
+        "folder": str(folder),
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "parameters": {name: count_parameters(path) for name, path in weights.items() if path.exists()},
+        "context": text.get("max_position_embeddings"),
+        "layers": text.get("num_hidden_layers"),
+        "width": text.get("hidden_size"),
+        "tokens": config.get("token_count"),
+        "speech_units": config.get("speech_codebook_size"),
+        "shipped": shipped_names(),
+    }
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the description."""
+    folder = find_checkpoint(arguments.model)
+    facts = describe(folder)
+    lines = [f"{arguments.model}: {facts['bytes'] / 2**20:.1f} MiB in {folder}"]
+    for name, counts in facts["parameters"].items():
+        lines.append(f"  {name}: {sum(counts.values()) / 1e6:.2f} million parameters")
+        lines += [f"    {part}: {count / 1e6:.2f}" for part, count in sorted(counts.items())]
+    lines.append(
+        f"  language model: {facts['layers']} layers x {facts['width']}, {facts['tokens']} tokens, of them "
+        f"{facts['speech_units']} speech units, context {facts['context']}"
+    )
+    lines.append(f"  shipped checkpoints: {', '.join(facts['shipped']) or 'none'}")
+    show(arguments, facts, lines)
+    return 0
