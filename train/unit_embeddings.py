@@ -1,0 +1,41 @@
+"""Unit embeddings that know from the start which units sound alike.
+
+A language model that starts from scratch would have to find out for each of the 4,096 units alone what it stands for.
+The S2U tokenizer's phone decoder knows: it reads phones from each unit by itself. Units with the same phones start
+close together, at the spread that the embedding table has anyway.
+
+V: units, P: phone probabilities of a unit, H: hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from emova.speech.tokenizer.s2u import S2UTokenizer
+
+
+@torch.inference_mode()
+def phone_profile(tokenizer: S2UTokenizer) -> Tensor:
+    """For each unit the probabilities of the phones in its 40 ms, read from the unit alone: [V, P]."""
+    codes_V1C = tokenizer.quantizer.codes(torch.arange(tokenizer.codebook_size)[:, None])
+    logits_VNP = tokenizer.phone_decoder(codes_V1C).frame
+    return logits_VNP.softmax(-1).flatten(1)
+
+
+def unit_embeddings(tokenizer: S2UTokenizer, hidden: int, std: float, seed: int = 0, own: float = 0.3) -> Tensor:
+    """Initial embeddings [V, H]: a random projection of the phone profiles plus a share ``own`` of noise a unit.
+
+    Args:
+        tokenizer: the trained S2U tokenizer, with its phone decoder.
+        hidden: H.
+        std: the standard deviation that the embedding table is initialised with.
+        seed: of the projection and the noise.
+        own: the share of the variance that tells units with equal phones apart.
+    """
+    profile_VP = phone_profile(tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    shared_VH = (profile_VP - profile_VP.mean(0)) @ torch.randn(profile_VP.shape[1], hidden, generator=generator)
+    shared_VH = shared_VH / shared_VH.std()
+    noise_VH = torch.randn(shared_VH.shape, generator=generator)
+    return std * ((1 - own) ** 0.5 * shared_VH + own**0.5 * noise_VH)
