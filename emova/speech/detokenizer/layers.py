@@ -1,0 +1,147 @@
+"""Convolutions with a bounded, known receptive field, and the style-adaptive blocks that are built of them.
+
+Shapes: B batch, C channels, F frames, S style channels. A mask ``[B, 1, F]`` is 1 on frames that exist: what lies
+outside is silence to every layer, exactly as what lies before the first and after the last frame is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Context:
+    """How many frames before and after a frame can change it."""
+
+    left: int = 0
+    right: int = 0
+
+    def __add__(self, other: Context) -> Context:
+        return Context(self.left + other.left, self.right + other.right)
+
+    def __or__(self, other: Context) -> Context:
+        """The context of two branches side by side."""
+        return Context(max(self.left, other.left), max(self.right, other.right))
+
+    def coarser(self, factor: int) -> Context:
+        """The same context in frames that are ``factor`` times as long."""
+        return Context(-(-self.left // factor), -(-self.right // factor))
+
+
+def total_context(modules: Iterable[nn.Module]) -> Context:
+    """The context of ``modules`` one after another; each has an attribute ``context``."""
+    total = Context()
+    for module in modules:
+        total = total + module.context  # type: ignore[operator]
+    return total
+
+
+class BoundedConv(nn.Conv1d):
+    """A convolution over F that keeps the number of frames and looks ``lookahead`` taps into the future.
+
+    Args:
+        lookahead: taps (not frames) after the centre; half of the kernel if None.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, dilation: int = 1, lookahead: int | None = None,
+        groups: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(inputs, outputs, kernel, dilation=dilation, groups=groups)
+        ahead = (kernel - 1) // 2 if lookahead is None else lookahead
+        assert 0 <= ahead < kernel
+        self.context = Context((kernel - 1 - ahead) * dilation, ahead * dilation)
+
+    def forward(self, x_BCF: Tensor) -> Tensor:
+        return super().forward(functional.pad(x_BCF, (self.context.left, self.context.right)))
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over C of ``[B, C, F]``, with a learned or a style-made gain and bias.
+
+    With ``style_size`` it is the style-adaptive normalisation of Meta-StyleSpeech (Min et al. 2021, §3.1): gain and
+    bias are linear in the style vector.
+    """
+
+    def __init__(self, channels: int, style_size: int = 0) -> None:
+        super().__init__()
+        self.channels = channels
+        if style_size:
+            self.from_style = nn.Linear(style_size, 2 * channels)
+            nn.init.normal_(self.from_style.weight, std=0.02)
+            with torch.no_grad():
+                self.from_style.bias.copy_(torch.cat([torch.ones(channels), torch.zeros(channels)]))
+        else:
+            self.gain = nn.Parameter(torch.ones(channels))
+            self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x_BCF: Tensor, style_BS: Tensor | None = None) -> Tensor:
+        normal_BFC = functional.layer_norm(x_BCF.transpose(1, 2), (self.channels,))
+        if style_BS is None:
+            return (normal_BFC * self.gain + self.bias).transpose(1, 2)
+        gain_BC, bias_BC = self.from_style(style_BS).chunk(2, dim=-1)
+        return (normal_BFC * gain_BC[:, None] + bias_BC[:, None]).transpose(1, 2)
+
+
+class ConvBlock(nn.Module):
+    """A ConvNeXt block (Liu et al. 2022) over time: depthwise convolution, normalisation, two pointwise layers."""
+
+    def __init__(
+        self, channels: int, hidden: int, kernel: int, *, dilation: int = 1, lookahead: int | None = None,
+        style_size: int = 0, scale: float = 0.5,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.depthwise = BoundedConv(
+            channels, channels, kernel, dilation=dilation, lookahead=lookahead, groups=channels
+        )
+        self.norm = ChannelNorm(channels, style_size)
+        self.widen = nn.Conv1d(channels, hidden, 1)
+        self.narrow = nn.Conv1d(hidden, channels, 1)
+        self.scale = nn.Parameter(torch.full((channels, 1), scale))
+        self.context = self.depthwise.context
+
+    def forward(self, x_BCF: Tensor, style_BS: Tensor | None = None, mask_B1F: Tensor | None = None) -> Tensor:
+        if mask_B1F is not None:
+            x_BCF = x_BCF * mask_B1F
+        update = self.norm(self.depthwise(x_BCF), style_BS)
+        return x_BCF + self.scale * self.narrow(functional.gelu(self.widen(update)))
+
+
+class WaveNet(nn.Module):
+    """Gated convolutions with residual and skip paths (van den Oord et al. 2016; as in VITS), style-conditioned."""
+
+    def __init__(
+        self, channels: int, kernel: int, layers: int, style_size: int, *, dilation_rate: int = 1,
+        lookahead: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.channels = channels
+        self.gated = nn.ModuleList(
+            BoundedConv(channels, 2 * channels, kernel, dilation=dilation_rate**index, lookahead=lookahead)
+            for index in range(layers)
+        )
+        self.mixed = nn.ModuleList(
+            nn.Conv1d(channels, channels if index == layers - 1 else 2 * channels, 1) for index in range(layers)
+        )
+        self.from_style = nn.Linear(style_size, 2 * channels * layers)
+        self.context = total_context(self.gated)
+
+    def forward(self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> Tensor:
+        styles = self.from_style(style_BS)[:, :, None].chunk(len(self.gated), dim=1)
+        skipped: Tensor | None = None
+        for gated, mixed, style_BC1 in zip(self.gated, self.mixed, styles, strict=True):
+            if mask_B1F is not None:
+                x_BCF = x_BCF * mask_B1F
+            filtered, gate = (gated(x_BCF) + style_BC1).chunk(2, dim=1)
+            update = mixed(torch.tanh(filtered) * torch.sigmoid(gate))
+            if update.shape[1] > self.channels:
+                residual, update = update.chunk(2, dim=1)
+                x_BCF = x_BCF + residual
+            skipped = update if skipped is None else skipped + update
+        assert skipped is not None
+        return skipped

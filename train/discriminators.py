@@ -1,0 +1,82 @@
+"""Discriminators on complex spectra at several resolutions (as EnCodec, Défossez et al. 2022), small.
+
+Shapes: B batch, T samples, K frequency bins, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """One discriminator for each window ``size`` (samples; the hop is a quarter)."""
+
+    sizes: tuple[int, ...] = (1920, 960, 480)
+    channels: tuple[int, ...] = (16, 32, 32, 32)
+    strides: tuple[int, ...] = (3, 3, 2, 2)  # over frequency
+
+
+class SpectrumDiscriminator(nn.Module):
+    """2-D convolutions over the real and imaginary part of one STFT, its magnitudes compressed by a square root."""
+
+    window: Tensor
+
+    def __init__(self, size: int, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("window", torch.hann_window(size), persistent=False)
+        self.layers = nn.ModuleList()
+        inputs = 2
+        for index, (outputs, stride) in enumerate(zip(channels, strides, strict=True)):
+            kernel = (7, 3) if index == 0 else (5, 3)
+            padding = (kernel[0] // 2, 1)
+            self.layers.append(nn.Conv2d(inputs, outputs, kernel, stride=(stride, 1), padding=padding))
+            inputs = outputs
+        self.leave = nn.Conv2d(inputs, 1, (3, 3), padding=1)
+
+    def forward(self, samples_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Scores, and the hidden maps."""
+        with torch.autocast(samples_BT.device.type, enabled=False):
+            spectrum_BKF = torch.stft(
+                samples_BT.float(), self.size, self.size // 4, window=self.window, return_complex=True
+            ) * (2.0 / self.size**0.5)  # fmt: skip
+            both = torch.stack([spectrum_BKF.real, spectrum_BKF.imag], dim=1)
+            both = both * (both.square().sum(dim=1, keepdim=True) + 1e-4).pow(-0.25)
+        maps = []
+        for layer in self.layers:
+            both = functional.leaky_relu(layer(both), 0.1)
+            maps.append(both)
+        return self.leave(both).float(), maps
+
+
+class Discriminators(nn.Module):
+    """All resolutions."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            SpectrumDiscriminator(size, tuple(config.channels), tuple(config.strides)) for size in config.sizes
+        )
+
+    def forward(self, samples_BT: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Scores and hidden maps of each part."""
+        results = [part(samples_BT) for part in self.parts]
+        return [scores for scores, _ in results], [maps for _, maps in results]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """What runs inside records no gradient for these parameters, but lets it pass to the input."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in self.parameters():
+                parameter.requires_grad_(True)

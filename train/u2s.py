@@ -1,0 +1,285 @@
+"""Train the unit-to-speech detokenizer: ``python -m train.u2s configs/u2s/nano.yaml key=value ...``.
+
+VITS (Kim et al. 2021) without alignment search, since a unit is a fixed stretch of time. In each batch some rows are
+decoded from the posterior, as in VITS, and the others from the prior's mean through the inverse flow, as inference
+does it (the two directions of NaturalSpeech, Tan et al. 2022); the same losses are taken of both, so the path that
+will be used is trained from the first step. The style vector comes from another utterance of the same style.
+
+Shapes: B batch, U units with context, W units of the window, T samples, F frames, Z latent channels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from emova.config import load_config, save_config
+from emova.errors import InputError
+from emova.speech.detokenizer.source import frame_phases
+from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
+from emova.speech.detokenizer.vits import PosteriorEncoder, PosteriorEncoderConfig
+from train.discriminators import DiscriminatorConfig, Discriminators
+from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.u2s_data import SpeechStore, U2SDataConfig, Windows, collate, prepare, tokenizer_hash
+from train.u2s_losses import (
+    SpectralLoss,
+    discriminator_term,
+    feature_term,
+    generator_term,
+    kl_term,
+    pitch_terms,
+)
+
+
+@dataclass(frozen=True)
+class U2SLossConfig:
+    """Weights, and which part of a window becomes sound."""
+
+    mel: float = 10.0
+    magnitude: float = 3.0
+    kl: float = 1.0
+    f0: float = 5.0
+    voicing: float = 1.0
+    adversarial: float = 1.0
+    feature: float = 2.0
+    adversarial_start: int = 1000  # steps without the discriminators
+    adversarial_ramp: int = 300  # steps over which their weight then grows
+    prior_path: float = 0.5  # share of rows decoded from the prior
+    prior_path_early: float = 0.75  # the same, before `adversarial_start`
+    sizes: tuple[int, ...] = (480, 960, 1920)
+    mels: tuple[int, ...] = (48, 80, 128)
+    wave_units: int = 14  # units of the window that the spectral losses hear
+    wave_context: tuple[int, int] = (3, 1)  # units before and after them that the head sees
+
+
+@dataclass(frozen=True)
+class U2SRecipe:
+    """Everything a run needs; paths are relative to the working directory."""
+
+    model: U2SConfig = field(default_factory=U2SConfig)
+    posterior: PosteriorEncoderConfig = field(default_factory=PosteriorEncoderConfig)
+    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    losses: U2SLossConfig = field(default_factory=U2SLossConfig)
+    data: U2SDataConfig = field(default_factory=U2SDataConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/u2s"))
+    discriminator_rate: float = 1.0  # its learning rate over the generator's
+    initial: str = ""  # an exported detokenizer to start from
+    samples: int = 6  # utterances written as sound at each validation
+
+
+class U2STraining(nn.Module):
+    """The detokenizer with what only training needs: posterior encoder, discriminators, losses."""
+
+    step: Tensor
+
+    def __init__(self, recipe: U2SRecipe, detokenizer: U2SDetokenizer | None = None) -> None:
+        super().__init__()
+        self.weights = recipe.losses
+        self.context = (recipe.data.context_left, recipe.data.context_right)
+        vits = recipe.model.vits
+        self.detokenizer = detokenizer if detokenizer is not None else U2SDetokenizer(recipe.model)
+        self.posterior = PosteriorEncoder(recipe.posterior, vits, recipe.model.style.style_size)
+        self.discriminators = Discriminators(recipe.discriminators)
+        self.spectral = SpectralLoss(vits.sample_rate, recipe.losses.sizes, recipe.losses.mels)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self, units: Tensor, unit_mask: Tensor, audio: Tensor, f0: Tensor, voiced: Tensor, reference: Tensor,
+        reference_lengths: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The losses of one batch of ``train.u2s_data.Windows``: generator's and discriminators' in one sum."""
+        weights, vits = self.weights, self.detokenizer.vits
+        step = int(self.step)
+        if self.training:
+            self.step += 1
+        adversarial = step >= weights.adversarial_start
+        style_BS = self.detokenizer.style_encoder(reference, reference_lengths)
+
+        left, right = self.context
+        keep = (left, units.shape[1] - right)
+        mask_B1F = unit_mask[..., keep[0] : keep[1]].repeat_interleave(vits.config.frames_per_unit, dim=-1)
+        prior = vits.prior(units, style_BS, unit_mask, keep)
+        mean_BZF, log_scale_BZF = self.posterior(audio, style_BS, mask_B1F)
+        z_BZF = mean_BZF + log_scale_BZF.exp() * torch.randn_like(mean_BZF)
+        terms = {
+            "kl": kl_term(
+                vits.flow(z_BZF, style_BS, mask_B1F), log_scale_BZF, prior.mean_BZF, prior.log_scale_BZF, mask_B1F
+            )
+        }
+        loss = weights.kl * terms["kl"]
+        if prior.log_f0_BF is not None and prior.voicing_BF is not None:
+            terms["f0"], terms["voicing"] = pitch_terms(
+                prior.log_f0_BF, prior.voicing_BF, f0, voiced, mask_B1F.squeeze(1)
+            )
+            loss = loss + weights.f0 * terms["f0"] + weights.voicing * terms["voicing"]
+
+        # The first rows go the way of inference. Batches are shuffled, so which rows that are does not matter.
+        share = weights.prior_path if adversarial else weights.prior_path_early
+        rows = round(share * len(units)) if self.training else len(units)
+        if rows:
+            prior_rows = prior.mean_BZF[:rows]
+            drawn = vits.flow.inverse(prior_rows, style_BS[:rows], mask_B1F[:rows])
+            z_BZF = torch.cat([drawn, z_BZF[rows:]])
+        fake_BT, real_BT = self._sound(z_BZF, style_BS, f0, voiced, mask_B1F, audio)
+        terms["mel"], terms["magnitude"] = self.spectral(fake_BT, real_BT)
+        loss = loss + weights.mel * terms["mel"] + weights.magnitude * terms["magnitude"]
+
+        if adversarial and self.training:
+            with self.discriminators.frozen():
+                with torch.no_grad():
+                    _, real_maps = self.discriminators(real_BT)
+                fake_scores, fake_maps = self.discriminators(fake_BT)
+                terms["adversarial"] = generator_term(fake_scores)
+                terms["feature"] = feature_term(real_maps, fake_maps)
+            scores, _ = self.discriminators(torch.cat([real_BT, fake_BT.detach()]))
+            halves = [score.chunk(2) for score in scores]
+            terms["discriminator"] = discriminator_term([half[0] for half in halves], [half[1] for half in halves])
+            ramp = min(1.0, (step - weights.adversarial_start + 1) / max(1, weights.adversarial_ramp))
+            loss = loss + terms["discriminator"]
+            loss = loss + ramp * (weights.adversarial * terms["adversarial"] + weights.feature * terms["feature"])
+        return {"loss": loss, **terms, "samples": torch.tensor(float(len(units)))}
+
+    def _sound(
+        self, z_BZF: Tensor, style_BS: Tensor, f0_BF: Tensor, voiced_BF: Tensor, mask_B1F: Tensor, audio_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decoded and real samples of the middle of the window."""
+        vits, weights = self.detokenizer.vits, self.weights
+        config = vits.config
+        per, size = config.frames_per_unit, self.detokenizer.samples_per_unit
+        window = mask_B1F.shape[-1] // per
+        before, after = weights.wave_context
+        spare = window - weights.wave_units - before - after
+        assert spare >= 0, "wave_units and wave_context don't fit into the window"
+        first = spare  # as late as can be: early frames saw less of their past
+        frames = slice(first * per, (window - 0) * per)
+        excitation = None
+        if vits.pitch is not None:
+            f0_BF, voiced_BF = f0_BF[:, frames], voiced_BF[:, frames]
+            start_B = torch.rand(len(f0_BF), device=f0_BF.device)
+            phase_BF = frame_phases(f0_BF, voiced_BF, start_B, config.sample_rate, config.hop_length)
+            noise_BT = torch.randn(len(f0_BF), f0_BF.shape[1] * config.hop_length, device=f0_BF.device)
+            excitation = vits.excite(f0_BF, voiced_BF, phase_BF, noise_BT)
+        samples_BT = vits.head(z_BZF[..., frames], style_BS, excitation, mask_B1F[..., frames])
+        begin, count = before * size, weights.wave_units * size
+        return samples_BT[:, begin : begin + count], audio_BT[:, first * size + begin : first * size + begin + count]
+
+
+def parameter_groups(recipe: U2SRecipe, training: U2STraining) -> list[dict[str, Any]]:
+    """Generator and discriminators, each clipped by itself."""
+    run = recipe.run
+    generator = nn.ModuleList([training.detokenizer, training.posterior])
+    rate = run.learning_rate
+    return [
+        *decay_groups(generator, run.weight_decay, lr=rate, name="generator", max_grad_norm=run.max_grad_norm),
+        *decay_groups(
+            training.discriminators, run.weight_decay, lr=rate * recipe.discriminator_rate, name="discriminators",
+            max_grad_norm=run.max_grad_norm,
+        ),
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, folder: Path) -> dict[str, float]:
+    """Say held-out utterances in their own style from neutral units; write real and decoded sound, measure the pitch.
+
+    Returns the median distance of predicted and measured F0 in cents, where both are voiced, and the share of frames
+    whose voicing differs.
+    """
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    cents, voicing = [], []
+    for number, index in enumerate(np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(int)):
+        source = store.neutral(index)
+        units = torch.from_numpy(store.units(source if source is not None else index))[None]
+        alike = store.by_style[store.utterances[index].style]
+        reference = alike[(alike.index(index) + 1) % len(alike)]
+        style = detokenizer.embed_style(torch.from_numpy(store.samples(reference))[None])
+        samples = detokenizer.decode(units, style)[0]
+        utterance = store.utterances[index]
+        name = f"{number}-{utterance.gender}-{utterance.emotion}-{utterance.pitch}"
+        soundfile.write(folder / f"{name}.wav", samples.numpy(), detokenizer.sample_rate)
+        if not (folder / f"{name}-real.wav").is_file():
+            soundfile.write(folder / f"{name}-real.wav", store.samples(index), detokenizer.sample_rate)
+        prior = detokenizer.vits.prior(units, style)
+        if prior.log_f0_BF is not None and prior.voicing_BF is not None:
+            f0 = torch.from_numpy(store.f0(index))
+            voiced = prior.voicing_BF[0] > 0
+            both = voiced & (f0 > 0)
+            cents.append((prior.log_f0_BF[0][both] - f0[both].log()).abs() * (1200 / np.log(2)))
+            voicing.append((voiced != (f0 > 0)).float().mean())
+    if not cents:
+        return {}
+    return {"f0_cents": float(torch.cat(cents).median()), "voicing_error": float(torch.stack(voicing).mean())}
+
+
+def train(recipe: U2SRecipe) -> FitResult:
+    """Run the training; the detokenizer is exported to ``run.output_dir``/export at each validation and at the end.
+
+    Raises:
+        InputError: shards or the tokenizer are missing, or sizes don't fit each other.
+    """
+    if not recipe.data.train or not recipe.data.validation:
+        raise InputError("data.train, data.validation: name shards; see configs/u2s/nano.yaml")
+    output = Path(recipe.run.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(recipe, output / "config.yaml")
+    prepare(recipe.data)
+    name = tokenizer_hash(recipe.data.tokenizer)
+    store = SpeechStore(recipe.data.train, recipe.data.cache, name)
+    held_out = SpeechStore(recipe.data.validation, recipe.data.cache, name)
+    print(f"{len(store)} utterances, {store.hours:.1f} h; {len(held_out)} held out", file=sys.stderr)
+    torch.manual_seed(recipe.run.seed)
+    detokenizer = None
+    if recipe.initial:
+        detokenizer = U2SDetokenizer.from_pretrained(recipe.initial)
+        if detokenizer.config.vits != recipe.model.vits or detokenizer.config.style != recipe.model.style:
+            raise InputError(f"{recipe.initial}: its sizes differ from the config's model")
+    training = U2STraining(recipe, detokenizer)
+
+    def validate(module: nn.Module, step: int) -> dict[str, float]:
+        training.detokenizer.save_pretrained(output / "export")
+        return write_samples(training.detokenizer, held_out, recipe.samples, output / "samples")
+
+    result = fit(
+        training, Windows(store, recipe.data), collate, recipe.run,
+        eval_set=Windows(held_out, recipe.data, limit=recipe.data.validation_windows),
+        parameter_groups=lambda _: parameter_groups(recipe, training), on_validate=validate,
+    )  # fmt: skip
+    training.detokenizer.eval().save_pretrained(output / "export")
+    return result
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train u2s``."""
+    parser.add_argument("config", help="a YAML file such as configs/u2s/nano.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    result = train(load_config(U2SRecipe, arguments.config, arguments.overrides))
+    print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.u2s", description="Train the unit-to-speech detokenizer.")
+    register(parser)
+    try:
+        return run(parser.parse_args())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
