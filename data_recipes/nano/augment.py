@@ -76,7 +76,7 @@ def augment(
     samples: np.ndarray,
     sample_rate: int,
     rng: np.random.Generator,
-    config: AugmentConfig = AugmentConfig(),  # noqa: B008 (frozen)
+    config: AugmentConfig = AugmentConfig(),
 ) -> np.ndarray:
     """A randomly disturbed copy of ``samples`` [T] float32; same length, within [-1, 1]."""
     result = np.asarray(samples, np.float32)

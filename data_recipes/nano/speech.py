@@ -51,7 +51,7 @@ class SpeechPlan:
     style_extra: int = 2
     style_test: int = 30
     question_voices: int = 2
-    question_test: tuple[int, int, int] = (150, 50, 150)
+    question_test: tuple[int, int, int] = (340, 115, 345)
     answers: int = 20000
 
 
@@ -178,7 +178,7 @@ def plan_questions(questions: Sequence[Question], plan: SpeechPlan, seed: int) -
     train = [q for q in questions if q.split == "train"]
     ids = _ids((q.id, q.text) for q in train)
     styles = {q.text.strip(): (q.emotion, q.pitch) for q in train}
-    items = []
+    takes: list[list[Item]] = [[] for _ in range(plan.question_voices)]
     for number, text in enumerate(ids):
         rng = generator("question", seed, text)
         emotion, pitch = styles[text]
@@ -191,8 +191,9 @@ def plan_questions(questions: Sequence[Question], plan: SpeechPlan, seed: int) -
         for take, voice in enumerate(voices):
             how = (emotion, pitch) if voice.startswith("hibari") else _NEUTRAL
             key = f"question_{number:06d}_{take}"
-            items.append(Item(key, text, voice, "question", "train", SPEECH_RATE, *how, seed, tuple(ids[text])))
-    return items
+            takes[take].append(Item(key, text, voice, "question", "train", SPEECH_RATE, *how, seed, tuple(ids[text])))
+    # All first takes come before all second ones, so that the first shards already hold every question.
+    return [item for take in takes for item in take]
 
 
 def plan_questions_test(questions: Sequence[Question], plan: SpeechPlan, seed: int) -> list[Item]:

@@ -8,9 +8,9 @@ literature agrees on:
 - Scherer (2003), "Vocal communication of emotion", table 2: anger and joy have high intensity, F0 level, F0 range and
   high-frequency energy; sadness has low ones.
 - Juslin & Laukka (2003), "Communication of emotions in vocal expression and music performance", table 7: anger has
-  much high-frequency energy, fast onsets and irregular microstructure; happiness a high, variable F0 with rising contours
-  and medium-high intensity; sadness a low F0 with little variability, falling contours, low intensity and little
-  high-frequency energy.
+  much high-frequency energy, fast onsets and irregular microstructure; happiness a high, variable F0 with rising
+  contours and medium-high intensity; sadness a low F0 with little variability, falling contours, low intensity and
+  little high-frequency energy.
 - Juslin & Laukka (2003) and Gobl & Ní Chasaide (2003), "The role of voice quality in communicating emotion": breathy
   voice goes with sadness, tense voice and jitter with anger.
 
