@@ -35,9 +35,10 @@ class EmovaConfig(PreTrainedConfig):
     model_type = "emova"
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {"text_config": SubConfigSpec(config_class=LlamaConfig)}
 
-    text_config: dict | PreTrainedConfig | None = None
-    vision_config: dict | None = None
-    projector_config: dict | None = None
+    # Given as dictionaries or objects, kept as a LlamaConfig and two plain dictionaries.
+    text_config: Any = None
+    vision_config: Any = None
+    projector_config: Any = None
     token_count: int | None = None
     image_token_id: int = 0
     image_start_token_id: int = 0

@@ -58,8 +58,8 @@ class EmovaImageProcessor(BaseImageProcessor):
 
     def tiles(self, image: Image.Image) -> tuple[Grid, Tensor]:
         """The grid and the normalised tiles [N, 3, H, W] of one RGB picture."""
-        fill = tuple(round(255 * value) for value in self.image_mean)
-        slices = slice_image(image.convert("RGB"), self.tile_size, self.max_tiles, fill)
+        red, green, blue = (round(255 * value) for value in self.image_mean)
+        slices = slice_image(image.convert("RGB"), self.tile_size, self.max_tiles, (red, green, blue))
         pixels_NHWC = np.stack([np.asarray(tile, dtype=np.float32) for tile in slices.tiles]) / 255
         return slices.grid, self.normalize(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
 

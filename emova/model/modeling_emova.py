@@ -64,7 +64,8 @@ class EmovaPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, VisionTransformer):
             initialization.trunc_normal_(module.pos_embed, std=0.02)
-            initialization.normal_(module.cls_token, std=1e-6)
+            if module.cls_token is not None:
+                initialization.normal_(module.cls_token, std=1e-6)
         elif isinstance(module, LayerScale):
             initialization.constant_(module.gamma, self.config.vision.internvit.layer_scale)
         elif isinstance(module, RmsNorm):

@@ -116,7 +116,8 @@ class TokenIds:
             size += 1
         if unit_token(size) in vocabulary:
             raise InputError(f"tokenizer: the unit tokens are not consecutive at {unit_token(size)}")
-        return cls(*(vocabulary[token] for token in CONTROL_TOKENS), first_unit=first, codebook_size=size)
+        named = {token.strip("<|>"): vocabulary[token] for token in CONTROL_TOKENS}
+        return cls(**named, first_unit=first, codebook_size=size)
 
     def is_unit(self, token_id: int) -> bool:
         return self.first_unit <= token_id < self.first_unit + self.codebook_size

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import emova.compat  # noqa: F401  (torchvision must import before timm)
 
 # isort: split
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, LayerNorm, RmsNorm
+from timm.layers import Attention, LayerNorm, LayerNorm2d, PatchEmbed, RmsNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -42,6 +43,13 @@ class InternViTConfig:
     """Initial LayerScale."""
     final_norm: bool = False
     """A norm after the last block; nano, trained from scratch, has one."""
+    class_token: bool = True
+    """InternViT has one; nano reads the patches alone and goes without."""
+    stem_width: int = 0
+    """Channels of two 3 x 3 convolutions before the patches are cut; 0 is InternViT's plain patch embedding. Early
+    convolutions let a small ViT learn strokes and edges from few pictures (Xiao et al. 2021)."""
+    fused_attention: bool = True
+    """torch's fused kernel; on a CPU in bfloat16 plain matrix products are about twice as fast to train."""
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,7 +62,7 @@ class InternViTConfig:
 class WideNormAttention(Attention):
     """timm's attention with query/key RMSNorm over the whole width, as InternViT-6B has it."""
 
-    def __init__(self, dim: int, num_heads: int, qk_norm: bool, **rest) -> None:
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool, **rest: Any) -> None:
         super().__init__(dim, num_heads=num_heads, qk_norm=False, **rest)
         if qk_norm:
             self.q_norm = RmsNorm(dim, eps=1e-6)
@@ -71,6 +79,24 @@ class WideNormAttention(Attention):
         return self.proj_drop(self.proj(out_BHTK.transpose(1, 2).reshape(batch, length, self.attn_dim)))
 
 
+class ConvStem(PatchEmbed):
+    """Two convolutions at half the resolution, then the patch embedding."""
+
+    def __init__(self, stem_width: int, embed_dim: int, patch_size: int, bias: bool = True, **rest: Any) -> None:
+        super().__init__(embed_dim=embed_dim, patch_size=patch_size, bias=bias, **rest)
+        assert patch_size % 2 == 0, "the stem halves the resolution"
+        half = patch_size // 2
+        self.proj = nn.Sequential(
+            nn.Conv2d(3, stem_width, 3, stride=2, padding=1),
+            LayerNorm2d(stem_width),
+            nn.GELU(),
+            nn.Conv2d(stem_width, stem_width, 3, padding=1),
+            LayerNorm2d(stem_width),
+            nn.GELU(),
+            nn.Conv2d(stem_width, embed_dim, half, stride=half, bias=bias),
+        )
+
+
 class InternViT(VisionTransformer):
     """Tiles to patch features.
 
@@ -84,6 +110,9 @@ class InternViT(VisionTransformer):
             img_size=config.image_size,
             patch_size=config.patch_size,
             num_classes=0,
+            global_pool="token" if config.class_token else "",
+            class_token=config.class_token,
+            embed_layer=partial(ConvStem, config.stem_width) if config.stem_width else PatchEmbed,
             embed_dim=config.width,
             depth=config.depth,
             num_heads=config.heads,
@@ -96,6 +125,8 @@ class InternViT(VisionTransformer):
             norm_layer=norm,
             attn_layer=WideNormAttention if config.qk_norm else Attention,
         )
+        for block in self.blocks:
+            block.attn.fused_attn = config.fused_attention
         self.config = config
         self.width = config.width
         self.side = config.image_size // config.patch_size

@@ -1,0 +1,180 @@
+"""From a YAML of shapes to a model and its processor; one code for nano, mini and the paper's size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import emova.compat  # noqa: F401  (torchvision must import before transformers' image parts)
+
+# isort: split
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from emova.errors import InputError
+from emova.model.configuration_emova import EmovaConfig
+from emova.model.image_processing_emova import IMAGENET_MEAN, IMAGENET_STD, EmovaImageProcessor
+from emova.model.modeling_emova import EmovaForConditionalGeneration
+from emova.model.processing_emova import EmovaProcessor
+from emova.model.tokens import TokenIds
+from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
+from emova.vision.towers import INTERNVIT, VisionConfig, build_tower
+from emova.weights import load_state, read_folder
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The LLaMA: a checkpoint to grow, or a shape to start from."""
+
+    pretrained: str = ""
+    """Folder or hub name of a LLaMA-architecture model; the fields below then count for nothing."""
+    hidden_size: int = 384
+    layers: int = 6
+    heads: int = 6
+    kv_heads: int = 2
+    ffn_width: int = 1024
+    context: int = 2048
+    """Positions."""
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] = field(default_factory=dict)
+    """transformers' fields, for example LLaMA-3.1's."""
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = True
+
+    def llama(self) -> LlamaConfig:
+        """The shape as transformers' configuration; the vocabulary is set later, from the tokenizer."""
+        return LlamaConfig(
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            intermediate_size=self.ffn_width,
+            max_position_embeddings=self.context,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta, **self.rope_scaling},
+            rms_norm_eps=self.norm_eps,
+            tie_word_embeddings=self.tie_embeddings,
+        )
+
+
+@dataclass(frozen=True)
+class ProjectorShape:
+    """The C-Abstractor; its other sizes follow from the tower and the LLaMA."""
+
+    width: int = 192
+    depth: int = 2
+    pooling: int = 2
+    """Patches a side that become one token: 2 = a quarter of the tokens."""
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """How pictures are sliced and normalised."""
+
+    max_tiles: int = 1
+    """Most tiles, the thumbnail not counted; 1 never slices."""
+    mean: list[float] = field(default_factory=lambda: list(IMAGENET_MEAN))
+    std: list[float] = field(default_factory=lambda: list(IMAGENET_STD))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides a model's shape; ``configs/model/*.yaml`` are instances."""
+
+    text: TextShape = field(default_factory=TextShape)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    projector: ProjectorShape = field(default_factory=ProjectorShape)
+    image: ImageShape = field(default_factory=ImageShape)
+    always_run_vision: bool = False
+    """For ZeRO-3: run the tower in training even without a picture."""
+
+
+def vision_sides(vision: VisionConfig) -> tuple[int, int]:
+    """The tower's width and its patches a side."""
+    if vision.kind == INTERNVIT:
+        return vision.internvit.width, vision.internvit.image_size // vision.internvit.patch_size
+    shape = {"width": 768, "patch_size": 16, "image_size": 224, **vision.open_clip.vision_cfg()}
+    return shape["width"], shape["image_size"] // shape["patch_size"]
+
+
+def projector_config(vision: VisionConfig, shape: ProjectorShape, hidden_size: int) -> CAbstractorConfig:
+    """The projector between this tower and a LLaMA of ``hidden_size``."""
+    width, side = vision_sides(vision)
+    if side % shape.pooling:
+        raise InputError(f"projector.pooling={shape.pooling}: the tower has {side} patches a side; give a divisor")
+    return CAbstractorConfig(width, shape.width, hidden_size, side, side // shape.pooling, shape.depth)
+
+
+def emova_config(config: ModelConfig, tokenizer: Any) -> EmovaConfig:
+    """The model's configuration, with a LLaMA of the given shape (``text.pretrained`` is not read)."""
+    return EmovaConfig.from_parts(
+        config.text.llama(),
+        config.vision,
+        projector_config(config.vision, config.projector, config.text.hidden_size),
+        TokenIds.from_tokenizer(tokenizer),
+        len(tokenizer),
+        config.always_run_vision,
+    )
+
+
+def build_model(config: ModelConfig, tokenizer: Any) -> EmovaForConditionalGeneration:
+    """The model: random, or grown from ``text.pretrained``, whose tokenizer ``tokenizer`` must extend."""
+    if not config.text.pretrained:
+        return EmovaForConditionalGeneration(emova_config(config, tokenizer))
+    llama = AutoModelForCausalLM.from_pretrained(config.text.pretrained)
+    if not isinstance(llama, LlamaForCausalLM):
+        raise InputError(f"{config.text.pretrained}: not a LLaMA-architecture model; give one")
+    return EmovaForConditionalGeneration.from_parts(
+        llama,
+        config.vision,
+        projector_config(config.vision, config.projector, llama.config.hidden_size),
+        TokenIds.from_tokenizer(tokenizer),
+        len(tokenizer),
+        config.always_run_vision,
+    )
+
+
+def build_processor(config: ModelConfig, tokenizer: Any) -> EmovaProcessor:
+    """The processor that fits ``build_model``'s model."""
+    _, side = vision_sides(config.vision)
+    image = EmovaImageProcessor(
+        tile_size=config.vision.image_size,
+        max_tiles=config.image.max_tiles,
+        tile_side=side // config.projector.pooling,
+        image_mean=config.image.mean,
+        image_std=config.image.std,
+    )
+    return EmovaProcessor(image, tokenizer)
+
+
+@dataclass(frozen=True)
+class VisionExport:
+    """What vision pre-training hands on: the shapes of ``vision_tower.*`` and ``projector.*``."""
+
+    vision: VisionConfig
+    projector: CAbstractorConfig
+
+
+class VisionParts(nn.Module):
+    """A tower and a projector under the names they have in EmovaModel."""
+
+    def __init__(self, export: VisionExport) -> None:
+        super().__init__()
+        self.vision_tower = build_tower(export.vision)
+        self.projector = CAbstractor(export.projector)
+
+
+def load_vision(model: EmovaForConditionalGeneration, folder: str | Path) -> None:
+    """Start a model's tower and projector from a vision pre-training's export.
+
+    Raises:
+        InputError: the folder is damaged, or holds another shape.
+    """
+    values, state = read_folder(folder)
+    export = VisionExport(VisionConfig.from_dict(values["vision"]), CAbstractorConfig(**values["projector"]))
+    if (export.vision, export.projector) != (model.config.vision, model.config.projector):
+        raise InputError(f"{folder}: its vision parts have another shape than the model; train them with its config")
+    parts = VisionParts(export)
+    load_state(parts, state, folder)
+    model.model.vision_tower.load_state_dict(parts.vision_tower.state_dict())
+    model.model.projector.load_state_dict(parts.projector.state_dict())
