@@ -39,11 +39,27 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
     return result
 
 
+def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | Path) -> ConfigT:
+    """The dataclass ``cls`` from plain containers, such as a checkpoint's ``config.json``; ``source`` is for messages.
+
+    Raises:
+        InputError: a key is unknown or a value has the wrong type.
+    """
+    merged = OmegaConf.structured(cls)
+    _unlock(merged)
+    try:
+        result = OmegaConf.to_object(OmegaConf.merge(merged, values))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{source}: {str(error).splitlines()[0]}; see the fields of {cls.__name__}") from None
+    assert isinstance(result, cls)
+    return result
+
+
 def _unlock(node: Any) -> None:
     """OmegaConf makes a frozen dataclass read-only at every level; merging needs to write before it is built."""
     if OmegaConf.is_config(node):
         OmegaConf.set_readonly(node, None)
-        for key in list(node):
+        for key in range(len(node)) if OmegaConf.is_list(node) else list(node):
             if not OmegaConf.is_missing(node, key):
                 _unlock(node[key])
 

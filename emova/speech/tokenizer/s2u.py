@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova.config import config_from_dict
 from emova.errors import InputError
 from emova.speech.features import LogMel, MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
 from emova.speech.tokenizer.phones import phone_names
-from emova.speech.tokenizer.quantizers import FiniteScalarQuantizer
+from emova.speech.tokenizer.quantizers import EvenProjection, FiniteScalarQuantizer
 from emova.speech.tokenizer.spiral import EncoderState, SpiralConvConfig, SpiralEncoder, SpiralStageConfig
 from emova.weights import Storage, load_state, read_folder, save_folder
 
@@ -47,20 +46,6 @@ class S2UConfig:
     levels: list[int] = field(default_factory=lambda: [8, 8, 8, 8])
     decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
 
-    @classmethod
-    def from_dict(cls, values: dict, source: str | Path) -> S2UConfig:
-        """The config in a checkpoint's ``config.json``.
-
-        Raises:
-            InputError: a key is unknown or a value has the wrong type.
-        """
-        try:
-            result = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
-        except OmegaConfBaseException as error:
-            raise InputError(f"{source}: {str(error).splitlines()[0]}; it is not the config of an S2U") from None
-        assert isinstance(result, cls)
-        return result
-
 
 class S2UTokenizer(nn.Module):
     """Speech to units, whole or as a stream; a ``SpeechTokenizer``."""
@@ -71,7 +56,7 @@ class S2UTokenizer(nn.Module):
         self.mel = LogMel(config.mel)
         self.encoder = SpiralEncoder(config.mel.n_mels, config.stages, config.block_units, config.left_blocks)
         self.quantizer = FiniteScalarQuantizer(config.levels)
-        self.project = nn.Linear(self.encoder.width, self.quantizer.dim)
+        self.project = EvenProjection(self.encoder.width, self.quantizer.dim)
         self.phone_decoder = PhoneDecoder(
             self.quantizer.dim, config.decoder, config.block_units, config.left_blocks
         )
@@ -102,11 +87,9 @@ class S2UTokenizer(nn.Module):
                 stride *= convolution.stride
         return (frames - 1) * self.config.mel.hop_length + self.config.mel.n_fft // 2
 
-    def vectors(self, mel_BMF: Tensor, frames_B: Tensor | None = None, start_B: Tensor | None = None) -> Tensor:
+    def vectors(self, mel_BMF: Tensor, frames_B: Tensor | None = None) -> Tensor:
         """Mel frames (a multiple of the stride) to the vectors before quantisation, ``[B, U, C]`` float32."""
-        hidden_BUD = self.encoder(mel_BMF, frames_B, start_B)
-        with torch.autocast(hidden_BUD.device.type, enabled=False):
-            return self.project(hidden_BUD.float())
+        return self.project(self.encoder(mel_BMF, frames_B))
 
     def padded(self, samples_BT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
         """Silence up to a whole number of units, and the number of units of each row."""
@@ -139,7 +122,7 @@ class S2UTokenizer(nn.Module):
     @torch.inference_mode()
     def phones(self, units: list[Tensor]) -> list[list[str]]:
         """What the phone decoder reads in each row of units (for measuring; generation does not use it)."""
-        lengths_B = torch.tensor([len(row) for row in units], device=self.project.weight.device)
+        lengths_B = torch.tensor([len(row) for row in units], device=self.project.linear.weight.device)
         padded_BU = nn.utils.rnn.pad_sequence(units, batch_first=True)
         return [phone_names(row) for row in self.phone_decoder.read(self.quantizer.codes(padded_BU), lengths_B)]
 
@@ -163,7 +146,7 @@ class S2UTokenizer(nn.Module):
             InputError: a file is missing, damaged, or does not match the config.
         """
         values, state = read_folder(folder)
-        model = cls(S2UConfig.from_dict(values, Path(folder) / "config.json"))
+        model = cls(config_from_dict(S2UConfig, values, Path(folder) / "config.json"))
         load_state(model, state, folder, optional=("phone_decoder.",))
         return model.eval()
 
@@ -183,7 +166,7 @@ class S2UStream:
         self.model = model
         self.state: EncoderState | None = EncoderState(model.encoder)
         half = model.config.mel.n_fft // 2
-        self.pending_BT = torch.zeros(batch_size, half, device=model.project.weight.device)
+        self.pending_BT = torch.zeros(batch_size, half, device=model.project.linear.weight.device)
         self.taken = 0  # samples
         self.frames = 0  # mel frames given to the encoder
 
