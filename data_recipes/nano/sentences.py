@@ -170,8 +170,8 @@ def broadest(texts: Iterable[str], count: int, common: frozenset[str] | None = N
     def gain(text: str) -> float:
         found = set(words(text))
         plain = found if common is None else found & common
-        new = sum(1.0 / (1 + 2 * met.get(w, 0)) for w in plain if met.get(w, 0) < 3)
-        return (new - 1.5 * (len(found) - len(plain))) / (3 + len(found))
+        new = sum((30, 10, 6)[met.get(w, 0)] for w in plain if met.get(w, 0) < 3)  # integers: sets have no order
+        return (new - 45 * (len(found) - len(plain))) / (3 + len(found))
 
     heap = [(-gain(text), i, text) for i, text in enumerate(texts)]
     heapq.heapify(heap)

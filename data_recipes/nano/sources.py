@@ -87,6 +87,7 @@ DEBIAN: dict[str, tuple[str, str, str]] = {
     "/usr/share/festival/voices/english/ked_diphone": ("festvox-kdlpc16k", "MIT-like (CMU)", "held-out test voice"),
     "/usr/share/asterisk/sounds/en": ("asterisk-core-sounds-en-g722", "CC-BY-SA-3.0", "real speech, one woman"),
     "/usr/share/tuxpaint/stamps": ("tuxpaint-stamps-default", "GPL-2.0-or-later", "pictures"),
+    "/usr/share/wordnet/data.noun": ("wordnet-base", "WordNet-3.0", "example sentences to be spoken"),
 }
 
 # (folder, parts, whole, sha256 of the whole or None)

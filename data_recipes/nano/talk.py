@@ -34,6 +34,7 @@ import argparse
 import functools
 import hashlib
 import itertools
+import json
 import random
 import re
 from collections import Counter
@@ -197,8 +198,19 @@ def _key(text: str) -> str:
     return " ".join(words(text))
 
 
-def _held_out(intent: str, question: str) -> bool:
-    digest = hashlib.sha256(f"{intent} {_key(question)}".encode()).digest()
+def core(intent: Intent, question: str) -> str:
+    """The words of a question less its openers and ``please``: what must differ between train and test."""
+    text = _key(question)
+    if intent.opener == "none":
+        return text
+    openers = {_key(opener) for opener in _OPENERS[intent.opener]} | {"please"}
+    while opener := next((o for o in openers if text.startswith(o + " ")), None):
+        text = text[len(opener) + 1 :]
+    return text.removesuffix(" please")
+
+
+def _held_out(intent: Intent, question: str) -> bool:
+    digest = hashlib.sha256(f"{intent.name} {core(intent, question)}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < COMBINATION_SHARE * 2**32
 
 
@@ -247,7 +259,7 @@ def _spread(
     queues = list(by_pattern.values())
     for queue in queues:
         rng.shuffle(queue)
-    picked = []
+    picked: list[tuple[str, Mapping[str, str], int]] = []
     while queues and len(picked) < count:
         for queue in list(queues):
             best = min(range(len(queue)), key=lambda i: used[str(queue[i][1])])
@@ -264,12 +276,14 @@ def _spread(
 def _intent_records(intent: Intent, rng: random.Random, train: int, test: int) -> Iterator[dict[str, Any]]:
     slotted = len(intent.rows) > 1
     pool = _questions(intent.questions, intent.rows)
-    kept_out = [q for q in pool if slotted and _held_out(intent.name, q[0])]
-    pool = [q for q in pool if not (slotted and _held_out(intent.name, q[0]))]
+    known = {core(intent, q[0]) for q in pool}
+    unseen = [q for q in _questions(intent.test, intent.rows) if core(intent, q[0]) not in known]
+    kept_out = [q for q in pool if slotted and _held_out(intent, q[0])]
+    pool = [q for q in pool if not (slotted and _held_out(intent, q[0]))]
     count = max(train, 6 * len(intent.rows)) if slotted else train
     parts = (
         ("train", "", _spread(pool, count, rng)),
-        ("test", "phrasing", _spread(_questions(intent.test, intent.rows), test, rng)),
+        ("test", "phrasing", _spread(unseen, test, rng)),
         ("test", "combination", _spread(kept_out, test // 2, rng)),
     )
     seen: set[str] = set()
@@ -337,8 +351,6 @@ def main() -> None:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    import json
-
     with path.open(encoding="utf-8") as handle:
         for line in handle:
             yield json.loads(line)["text"]
