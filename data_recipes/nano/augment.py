@@ -79,7 +79,7 @@ def augment(
     config: AugmentConfig = AugmentConfig(),
 ) -> np.ndarray:
     """A randomly disturbed copy of ``samples`` [T] float32; same length, within [-1, 1]."""
-    result = np.asarray(samples, np.float32)
+    result: np.ndarray = np.asarray(samples, np.float32)
     if rng.random() < config.reverb:
         result = reverberate(result, rng.uniform(*config.decay_s), rng.uniform(*config.wet), sample_rate, rng)
     if rng.random() < config.noise:

@@ -89,10 +89,16 @@ def _sources(recipe: Recipe) -> None:
 
 
 def _text(recipe: Recipe) -> None:
-    from data_recipes.nano.text import make_text
+    from data_recipes.nano import sentences, talk
+    from data_recipes.nano.pictures import write_texts
 
-    recipe.progress.start("text", None)
-    make_text(recipe.text, seed=recipe.seed)
+    recipe.progress.start("text", 3)
+    sentences.write_jsonl(recipe.text / "sentences.jsonl", sentences.build(seed=recipe.seed))
+    recipe.progress.advance()
+    sentences.write_jsonl(recipe.text / "talk.jsonl", talk.build(recipe.seed))
+    recipe.progress.advance()
+    write_texts(recipe.text)
+    recipe.progress.advance()
 
 
 def _pictures(recipe: Recipe) -> None:
