@@ -1,0 +1,148 @@
+"""Laws of packing: a packed loss is the mean over separate samples, kinds name what a token teaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emova.errors import InputError
+from tests.train.fixtures_recipe import write_recipe
+from train.conversations import ConversationConfig, Conversations
+from train.dataset import PackedMixture
+from train.packing import KINDS, NOTHING, PACKED_ATTENTION, UNITS, LossWeights, Piece, collate, packed_loss
+from train.recipe_data import read_recipe
+
+MIXTURE = dict.fromkeys(("caption", "picture_text", "talk_text", "asr", "tts", "spoken_talk", "spoken_picture"), 1.0)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return read_recipe(write_recipe(tmp_path_factory.mktemp("data") / "nano"), "train")
+
+
+@pytest.fixture()
+def conversations(recipe, tiny_processor):
+    return Conversations(recipe, tiny_processor, ConversationConfig(two_turns=0.5))
+
+
+def pieces_of(conversations: Conversations, seed: int = 0) -> list[Piece]:
+    rng = np.random.default_rng(seed)
+    return [conversations.render(task.draw(rng), task.name) for task in conversations.tasks.values() for _ in range(2)]
+
+
+@pytest.mark.parametrize("attention", [PACKED_ATTENTION, "sdpa"])
+def test_packed_loss_is_the_mean_over_separate_samples(conversations, tiny_model, attention: str) -> None:
+    pieces = pieces_of(conversations)
+    weights = LossWeights(prompt_units=0.2, prompt_text=0.1)
+    total, share = torch.zeros(()), torch.zeros(())
+    tiny_model.set_attn_implementation("sdpa")
+    for each in pieces:
+        batch = collate([[each]], weights)
+        # Alone, the model's ordinary causal forward: no packing is involved at all.
+        pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
+        logits = tiny_model(input_ids=batch["input_ids"], **pictures).logits[0]
+        losses = torch.nn.functional.cross_entropy(logits[batch["keep"]], batch["targets"], reduction="none")
+        total, share = total + (losses * batch["weights"]).sum(), share + batch["weights"].sum()
+    tiny_model.set_attn_implementation(attention)
+    packed = packed_loss(tiny_model, collate([pieces[:5], pieces[5:]], weights))
+    assert torch.allclose(packed["loss"], total / share, rtol=1e-5)
+    assert {"text", "transcript", "answer", "style", "units", "frame", "prompt_units"} <= packed.keys()
+
+
+def test_a_sample_does_not_see_its_neighbours(conversations, tiny_model) -> None:
+    first, second, third, *_ = pieces_of(conversations)
+    tiny_model.set_attn_implementation(PACKED_ATTENTION)
+    shift = len(first)
+
+    def hidden(pack: list[Piece]) -> torch.Tensor:
+        batch = collate([pack], LossWeights())
+        bounds = batch["cu_seq_lens"]
+        pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
+        ids = {name: batch[name] for name in ("input_ids", "sequence_ids")}
+        return tiny_model.model(**ids, **pictures, cu_seq_lens_q=bounds).last_hidden_state[0]
+
+    with torch.no_grad():
+        other = Piece(np.where(first.ids < 200, 65, first.ids), first.kinds, first.pixel_values, first.grids, "")
+        before, after = hidden([first, second, third]), hidden([other, second])
+        assert not torch.allclose(before[:shift], after[:shift])
+        assert torch.allclose(before[shift : shift + len(second)], after[shift:], atol=1e-5)
+
+
+def test_bfloat16_attention_agrees_with_float32(conversations, tiny_model) -> None:
+    pack = pieces_of(conversations)
+    tiny_model.set_attn_implementation(PACKED_ATTENTION)
+    with torch.no_grad():
+        exact = packed_loss(tiny_model, collate([pack], LossWeights()))["loss"]
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = packed_loss(tiny_model, collate([pack], LossWeights()))["loss"]
+    assert torch.allclose(exact, rough, rtol=2e-2)
+
+
+def test_kinds_name_what_each_token_teaches(conversations, tiny_processor) -> None:
+    ids = tiny_processor.token_ids
+    rng = np.random.default_rng(1)
+    drawn = conversations.render(conversations.tasks["spoken_talk"].draw(rng))
+    text = {
+        kind: tiny_processor.tokenizer.decode(drawn.ids[drawn.kinds == number]) for number, kind in enumerate(KINDS)
+    }
+    exchange = next(each for each in conversations.spoken_talk if text["answer"].startswith(each.answer.split('"')[0]))
+    assert text["transcript"] == exchange.question + '"'
+    assert text["style"] == f'{exchange.emotion}"{exchange.pitch}"'
+    said = drawn.ids[drawn.kinds == UNITS]
+    assert said[-1] == ids.speech_end and all(ids.is_unit(int(token)) for token in said[:-1])
+    heard = drawn.ids[drawn.kinds == KINDS.index("prompt_units")]
+    assert len(heard) == len(exchange.question) and all(ids.is_unit(int(token)) for token in heard)
+    assert drawn.ids[-1] == ids.end_of_turn and drawn.kinds[-1] != NOTHING
+
+
+def test_two_turns_share_one_picture(conversations) -> None:
+    for seed in range(30):
+        sample = conversations.picture_reply(np.random.default_rng(seed))
+        if len(sample.kinds) == 2:
+            drawn = conversations.render(sample)
+            assert len(drawn.grids) == 1
+            return
+    raise AssertionError("no sample had two turns")
+
+
+def test_misheard_units_stay_close(recipe, tiny_processor) -> None:
+    noisy = Conversations(recipe, tiny_processor, ConversationConfig(unit_noise=0.5))
+    units = np.arange(4096).astype(np.uint16)
+    heard = np.asarray(noisy._hear(units, np.random.default_rng(0))["units"])
+    digits = [np.stack([part // 8**place % 8 for place in range(4)]) for part in (units.astype(int), heard)]
+    steps = np.abs(digits[0] - digits[1]).sum(axis=0)
+    assert steps.max() == 1 and 0.45 < steps.mean() < 0.55
+
+
+def test_a_pack_is_a_function_of_its_place(conversations) -> None:
+    def packs() -> PackedMixture:
+        return PackedMixture(conversations, MIXTURE, pack_tokens=400, max_tokens=300, size=10, seed=5)
+
+    one, other = packs().sample(3, 1), packs().sample(3, 1)
+    assert all(np.array_equal(a.ids, b.ids) for a, b in zip(one, other, strict=True))
+    different = packs().sample(3, 2)
+    assert len(one) != len(different) or any(len(a) != len(b) for a, b in zip(one, different, strict=True))
+    assert sum(map(len, one)) >= 400 and max(map(len, one)) <= 300
+
+
+def test_mixtures_are_checked(conversations, tiny_processor, recipe) -> None:
+    with pytest.raises(InputError, match="poetry is no task"):
+        conversations.chosen({"poetry": 1.0})
+    with pytest.raises(InputError, match="every weight is 0"):
+        conversations.chosen({"asr": 0.0})
+    from dataclasses import replace
+
+    empty = Conversations(replace(recipe, talk=()), tiny_processor, ConversationConfig())
+    with pytest.raises(InputError, match="spoken_talk has no data"):
+        empty.chosen({"spoken_talk": 1.0, "asr": 1.0})
+
+
+def test_missing_units_are_named(tmp_path: Path) -> None:
+    root = write_recipe(tmp_path / "nano")
+    (root / "units" / "answer.jsonl").unlink()
+    with pytest.raises(InputError, match="answer.jsonl: missing"):
+        read_recipe(root, "train")
+    assert read_recipe(root, "train", speech=False).pictures

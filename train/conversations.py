@@ -1,0 +1,287 @@
+"""From a recipe's data to training conversations: every task of the three stages as one small function (EMOVA §4).
+
+A task draws a sample with the generator it is given, so a sample is a function of that generator's seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emova.errors import InputError
+from emova.grammar import TokenTable
+from emova.reply import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, SpokenReply
+from emova.reply import SPOKEN_SYSTEM as SYSTEM
+from train.packing import ANSWER, FRAME, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
+from train.recipe_data import Exchange, Picture, Recipe
+
+Message = dict[str, Any]
+
+# The first of each is what the assistant itself uses; the others keep the model from depending on one wording.
+TRANSCRIBE_PHRASINGS = (
+    TRANSCRIBE_PROMPT,
+    "What is said here?",
+    "Write what you hear.",
+    "Please transcribe the speech.",
+    "Turn this speech into text.",
+)
+SPEAK_PHRASINGS = (SPEAK_PROMPT, "Read this aloud: ", "Speak this: ", "Please say: ", "Turn this text into speech: ")
+CAPTION_PHRASINGS = (
+    "Describe the picture.",
+    "What does the picture show?",
+    "Tell me all about this picture.",
+    "What is in the image?",
+    "Please describe what you see in detail.",
+)
+FIRST_PHRASING = 0.6
+"""How often the first phrasing is used."""
+
+
+@dataclass(frozen=True)
+class ConversationConfig:
+    """How samples are made.
+
+    Attributes:
+        turns: most plain questions about one picture in one sample.
+        two_turns: the share of spoken picture samples that hold two exchanges about the picture.
+        typed: the share of spoken-reply samples whose question is typed.
+        unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
+        unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
+    """
+
+    turns: int = 3
+    two_turns: float = 0.08
+    typed: float = 0.12
+    unit_noise: float = 0.0
+    unit_levels: tuple[int, ...] = (8, 8, 8, 8)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation before rendering, and for each assistant message what its tokens teach."""
+
+    messages: tuple[Message, ...]
+    kinds: tuple[tuple[int, ...] | int, ...]
+    """An int stands for all tokens of a message."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of sample: how many there are to draw from, and how one is drawn."""
+
+    name: str
+    size: int
+    draw: Callable[[np.random.Generator], Sample]
+
+
+class Conversations:
+    """All tasks over one split of a recipe's data.
+
+    Args:
+        recipe: the data.
+        processor: renders conversations.
+        config: how samples are made.
+    """
+
+    def __init__(self, recipe: Recipe, processor: Any, config: ConversationConfig) -> None:
+        self.recipe = recipe
+        self.processor = processor
+        self.config = config
+        self.table = TokenTable.from_tokenizer(processor.tokenizer)
+        self.reply_format = JsonReply()
+        self.captioned = [picture for picture in recipe.pictures if picture.caption]
+        self.asked = [picture for picture in recipe.pictures if picture.exchanges]
+        self.spoken_talk = [each for each in recipe.talk if self._spoken(each)]
+        # Only exchanges whose question and answer are both spoken can be spoken samples.
+        self.spoken_pictures = [
+            (picture, spoken)
+            for picture in recipe.pictures
+            if (spoken := [each for each in picture.exchanges if self._spoken(each)])
+        ]
+        tasks = [
+            Task("caption", len(self.captioned), self.caption),
+            Task("picture_text", len(self.asked), self.picture_text),
+            Task("talk_text", len(recipe.talk), self.talk_text),
+            Task("asr", len(recipe.heard), self.asr),
+            Task("tts", len(recipe.said), self.tts),
+            Task("spoken_talk", len(self.spoken_talk), self.talk_reply),
+            Task("spoken_picture", len(self.spoken_pictures), self.picture_reply),
+        ]
+        self.tasks = {task.name: task for task in tasks}
+
+    def _spoken(self, exchange: Exchange) -> bool:
+        return exchange.question in self.recipe.questions and exchange.answer in self.recipe.answers
+
+    # Parts --------------------------------------------------------------------------------------------------------
+
+    def _hear(self, units: np.ndarray, rng: np.random.Generator) -> Message:
+        """Heard units, some of them slightly misheard."""
+        units = units.astype(np.int64)
+        changed = np.flatnonzero(rng.random(len(units)) < self.config.unit_noise)
+        if len(changed):
+            levels = np.asarray(self.config.unit_levels)
+            strides = np.concatenate([[1], np.cumprod(levels)[:-1]])
+            dimension = rng.integers(len(levels), size=len(changed))
+            digits = units[changed] // strides[dimension] % levels[dimension]
+            step = np.where(rng.random(len(changed)) < 0.5, -1, 1)
+            step = np.where((digits + step < 0) | (digits + step >= levels[dimension]), -step, step)
+            units[changed] += step * strides[dimension]
+        return {"type": "audio", "units": units.tolist()}
+
+    @staticmethod
+    def _phrase(phrasings: Sequence[str], rng: np.random.Generator) -> str:
+        if rng.random() < FIRST_PHRASING:
+            return phrasings[0]
+        return phrasings[int(rng.integers(1, len(phrasings)))]
+
+    def _question(self, exchange: Exchange, typed: bool, rng: np.random.Generator) -> Message:
+        if typed:
+            return {"type": "text", "text": exchange.question}
+        return self._hear(self.recipe.questions.draw(exchange.question, rng).units, rng)
+
+    def reply(self, exchange: Exchange, rng: np.random.Generator) -> tuple[Message, tuple[int, ...]]:
+        """The assistant's spoken reply as a message of trusted tokens, and what each of them teaches."""
+        units = tuple(self.recipe.answers.draw(exchange.answer, rng).units.tolist())
+        reply = SpokenReply(exchange.question, exchange.answer, exchange.emotion, exchange.pitch, units)
+        ids = self.reply_format.encode(reply, self.table)[:-1]  # the rendering adds the end of turn
+        kinds = reply_kinds(self.reply_format, reply, self.table)
+        assert len(kinds) == len(ids) + 1
+        return {"role": "assistant", "content": [{"type": "tokens", "ids": ids}]}, kinds
+
+    # Tasks --------------------------------------------------------------------------------------------------------
+
+    def caption(self, rng: np.random.Generator) -> Sample:
+        """A picture and its dense caption."""
+        picture = self.captioned[int(rng.integers(len(self.captioned)))]
+        text = self._phrase(CAPTION_PHRASINGS, rng)
+        content = [{"type": "image", "image": picture.load()}, {"type": "text", "text": text}]
+        return Sample((_user(content), _assistant(picture.caption)), (TEXT,))
+
+    def picture_text(self, rng: np.random.Generator) -> Sample:
+        """A picture with one or more typed questions and plain answers (the QA template of Table 7)."""
+        picture = self.asked[int(rng.integers(len(self.asked)))]
+        count = int(rng.integers(1, min(self.config.turns, len(picture.exchanges)) + 1))
+        chosen = rng.choice(len(picture.exchanges), size=count, replace=False)
+        messages: list[Message] = []
+        for turn, index in enumerate(chosen):
+            exchange = picture.exchanges[int(index)]
+            content: list[Message] = [{"type": "image", "image": picture.load()}] if turn == 0 else []
+            messages += [_user([*content, {"type": "text", "text": exchange.question}]), _assistant(exchange.answer)]
+        return Sample(tuple(messages), (TEXT,) * count)
+
+    def talk_text(self, rng: np.random.Generator) -> Sample:
+        """A typed question and its plain answer, without a picture."""
+        exchange = self.recipe.talk[int(rng.integers(len(self.recipe.talk)))]
+        return Sample((_user([{"type": "text", "text": exchange.question}]), _assistant(exchange.answer)), (TEXT,))
+
+    def asr(self, rng: np.random.Generator) -> Sample:
+        """Speech to text."""
+        utterance = self.recipe.heard.all[int(rng.integers(len(self.recipe.heard)))]
+        instruction = {"type": "text", "text": self._phrase(TRANSCRIBE_PHRASINGS, rng)}
+        content = [self._hear(utterance.units, rng), instruction]
+        if instruction["text"] != TRANSCRIBE_PROMPT and rng.random() < 0.5:
+            content.reverse()
+        return Sample((_user(content), _assistant(utterance.text)), (TEXT,))
+
+    def tts(self, rng: np.random.Generator) -> Sample:
+        """Text to speech."""
+        utterance = self.recipe.said.all[int(rng.integers(len(self.recipe.said)))]
+        text = self._phrase(SPEAK_PHRASINGS, rng) + utterance.text
+        said = {"role": "assistant", "content": [{"type": "audio", "units": utterance.units.tolist()}]}
+        return Sample((_user([{"type": "text", "text": text}]), said), (UNITS,))
+
+    def talk_reply(self, rng: np.random.Generator) -> Sample:
+        """A spoken (now and then typed) question without a picture, and the spoken reply."""
+        exchange = self.spoken_talk[int(rng.integers(len(self.spoken_talk)))]
+        return self.reply_sample(None, [exchange], rng.random() < self.config.typed, rng)
+
+    def picture_reply(self, rng: np.random.Generator) -> Sample:
+        """A question about a picture, sometimes two, and the spoken reply."""
+        picture, spoken = self.spoken_pictures[int(rng.integers(len(self.spoken_pictures)))]
+        count = 2 if len(spoken) > 1 and rng.random() < self.config.two_turns else 1
+        chosen = [spoken[int(index)] for index in rng.choice(len(spoken), size=count, replace=False)]
+        return self.reply_sample(picture, chosen, rng.random() < self.config.typed, rng)
+
+    def reply_sample(
+        self, picture: Picture | None, exchanges: Sequence[Exchange], typed: bool, rng: np.random.Generator
+    ) -> Sample:
+        """Exchanges with spoken replies; the picture stands in the first question."""
+        messages: list[Message] = [{"role": "system", "content": SYSTEM}]
+        kinds: list[tuple[int, ...] | int] = []
+        for turn, exchange in enumerate(exchanges):
+            content = [self._question(exchange, typed, rng)]
+            if picture is not None and turn == 0:
+                content.insert(0, {"type": "image", "image": picture.load()})
+            answer, answer_kinds = self.reply(exchange, rng)
+            messages += [_user(content), answer]
+            kinds.append(answer_kinds)
+        return Sample(tuple(messages), tuple(kinds))
+
+    # Rendering ----------------------------------------------------------------------------------------------------
+
+    def render(self, sample: Sample, task: str = "") -> Piece:
+        """A sample as arrays for packing."""
+        rendered = self.processor.render_training(sample.messages)
+        runs = _runs(rendered.loss_mask)
+        assert len(runs) == len(sample.kinds), "an assistant message was lost"
+        kinds: list[int] = []
+        for length, own in zip(runs, sample.kinds, strict=True):
+            if isinstance(own, int):
+                own = (own,) * length
+            assert len(own) == length, "the rendering and the reply format disagree"
+            kinds.extend(own)
+        return piece(rendered, kinds, self.processor.token_ids, task)
+
+    def chosen(self, mixture: dict[str, float]) -> list[tuple[Task, float]]:
+        """The tasks of a mixture with their shares, which sum to one.
+
+        Raises:
+            InputError: a task is unknown, has no data, or no weight is positive.
+        """
+        for name, weight in mixture.items():
+            if name not in self.tasks:
+                raise InputError(f"mixture: {name} is no task; the tasks are {', '.join(self.tasks)}")
+            if weight < 0:
+                raise InputError(f"mixture: {name} has weight {weight:g}; give 0 or more")
+            if weight > 0 and not self.tasks[name].size:
+                raise InputError(f"mixture: {name} has no data; make it with the recipe, or give mixture.{name}=0")
+        total = sum(mixture.values())
+        if not total > 0:
+            raise InputError("mixture: every weight is 0; give one task a weight")
+        return [(self.tasks[name], weight / total) for name, weight in mixture.items() if weight > 0]
+
+
+def reply_kinds(reply_format: JsonReply, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:
+    """What each token of ``reply_format.encode(reply, table)`` teaches."""
+    head = reply_format.format(reply).partition("<|speech_start|>")[0]
+    pieces = reply_format.split(head)
+    # The pieces are (what stands before, the string, its quote and what follows ...): every third from 1 is a string.
+    strings = (TRANSCRIPT, ANSWER, STYLE, STYLE)
+    kinds: list[int] = []
+    for index, text in enumerate(pieces):
+        kind = strings[index // 3] if index % 3 == 1 else FRAME
+        length = len(table.encode(text))
+        kinds += [kind] * length
+        if index % 3 == 2:
+            # Where the string ends is the model's choice, so its quote is part of what the string teaches.
+            kinds[-length] = strings[index // 3]
+    kinds += [FRAME, *[UNITS] * len(reply.units), UNITS]
+    return (*kinds, *[FRAME] * len(table.encode('"}')), FRAME)
+
+
+def _runs(mask: Sequence[bool]) -> list[int]:
+    """Lengths of the runs of true values."""
+    padded = np.concatenate([[0], np.asarray(mask, dtype=np.int8), [0]])
+    edges = np.flatnonzero(np.diff(padded))
+    return (edges[1::2] - edges[::2]).tolist()
+
+
+def _user(content: list[Message]) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}

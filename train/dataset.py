@@ -1,0 +1,91 @@
+"""The endless stream of packs that a stage trains on: pack number i of epoch e is the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from emova.errors import InputError
+from train.conversations import Conversations, Task
+from train.packing import Piece
+
+_TRIES = 20
+
+
+class PackedMixture:
+    """Packs of whole conversations, drawn by weight from several tasks.
+
+    A pack is filled until it has ``pack_tokens``; the last conversation may stick out, so that none is preferred for
+    being short. Nothing is stored: a pack is a function of (seed, epoch, index).
+
+    Args:
+        conversations: the tasks.
+        mixture: weight of each task, in samples.
+        pack_tokens: positions a pack at least.
+        max_tokens: conversations longer than this are left out (the model's context).
+        size: packs an epoch; an epoch is no more than a number here.
+    """
+
+    def __init__(
+        self,
+        conversations: Conversations,
+        mixture: dict[str, float],
+        *,
+        pack_tokens: int,
+        max_tokens: int,
+        size: int,
+        seed: int,
+    ) -> None:
+        self.conversations = conversations
+        self.tasks: list[Task] = []
+        shares: list[float] = []
+        for task, share in conversations.chosen(mixture):
+            self.tasks.append(task)
+            shares.append(share)
+        self.shares = np.asarray(shares) / np.sum(shares)
+        self.pack_tokens = pack_tokens
+        self.max_tokens = max_tokens
+        self.size = size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def sample(self, index: int, epoch: int) -> list[Piece]:
+        """Pack ``index`` of ``epoch``."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        pieces: list[Piece] = []
+        total = 0
+        too_long = 0
+        while total < self.pack_tokens:
+            task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
+            drawn = self.conversations.render(task.draw(rng), task.name)
+            if len(drawn) > self.max_tokens:
+                too_long += 1
+                if too_long >= _TRIES:
+                    raise InputError(f"max_tokens={self.max_tokens}: nearly every {task.name} sample is longer")
+                continue
+            pieces.append(drawn)
+            total += len(drawn)
+        return pieces
+
+    def __getitem__(self, index: int) -> list[Piece]:
+        return self.sample(index, 0)
+
+
+class PackedList:
+    """Fixed pieces in packs, for validation."""
+
+    def __init__(self, pieces: Sequence[Piece], pack_tokens: int) -> None:
+        self.packs: list[list[Piece]] = [[]]
+        for each in pieces:
+            if self.packs[-1] and sum(map(len, self.packs[-1])) + len(each) > pack_tokens:
+                self.packs.append([])
+            self.packs[-1].append(each)
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __getitem__(self, index: int) -> list[Piece]:
+        return self.packs[index]

@@ -1,0 +1,216 @@
+"""Whole conversations laid end to end in one row, with a loss on chosen positions and attention inside each alone.
+
+Nothing is padded: the row is as long as its conversations, and the vocabulary head runs only where a loss is wanted.
+
+Shape letters: N positions of the row, S sequences, K positions with a loss, H heads, G key-value heads, C head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import emova.compat  # noqa: F401
+from emova.model.tokens import TokenIds
+
+# isort: split
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# What a position teaches; the loss has a weight for each (``LossWeights``), and is logged for each.
+KINDS = ("text", "transcript", "answer", "style", "units", "frame", "prompt_units", "prompt_text")
+TEXT, TRANSCRIPT, ANSWER, STYLE, UNITS, FRAME, PROMPT_UNITS, PROMPT_TEXT = range(len(KINDS))
+NOTHING = -1
+
+PACKED_ATTENTION = "emova_packed"
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much a position of each kind counts; the loss is divided by the sum of the weights."""
+
+    text: float = 1.0
+    """A plain answer."""
+    transcript: float = 1.0
+    answer: float = 1.0
+    """The answer's text inside a spoken reply."""
+    style: float = 1.0
+    units: float = 0.5
+    """Speech that the assistant says: many tokens, each with little news."""
+    frame: float = 0.1
+    """A reply's keys and punctuation, which the grammar writes at inference anyway."""
+    prompt_units: float = 0.0
+    """Speech that the assistant hears."""
+    prompt_text: float = 0.0
+
+    def table(self) -> Tensor:
+        """[len(KINDS)]"""
+        return torch.tensor([getattr(self, kind) for kind in KINDS])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One rendered conversation.
+
+    Attributes:
+        ids: [N] int64.
+        kinds: [N] int8, what each position teaches, NOTHING where it is only read.
+        pixel_values: [tiles, 3, height, width] or None.
+        grids: rows and columns of each picture.
+        task: where it came from.
+    """
+
+    ids: np.ndarray
+    kinds: np.ndarray
+    pixel_values: Tensor | None
+    grids: tuple[tuple[int, int], ...]
+    task: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def piece(rendered: Any, assistant_kinds: Sequence[int], token_ids: TokenIds, task: str = "") -> Piece:
+    """A rendered conversation and what its assistant tokens teach, as arrays.
+
+    Args:
+        rendered: of ``EmovaProcessor.render_training``.
+        assistant_kinds: one for each position of ``rendered.loss_mask`` that is true.
+    """
+    ids = np.asarray(rendered.input_ids, dtype=np.int64)
+    learnt = np.asarray(rendered.loss_mask, dtype=bool)
+    assert int(learnt.sum()) == len(assistant_kinds), "the rendering and the kinds disagree"
+    kinds = np.full(len(ids), NOTHING, dtype=np.int8)
+    heard = (ids >= token_ids.first_unit) & (ids < token_ids.first_unit + token_ids.codebook_size)
+    kinds[heard & ~learnt] = PROMPT_UNITS
+    kinds[(ids < token_ids.pad) & ~learnt] = PROMPT_TEXT  # text tokens lie below the control tokens
+    kinds[learnt] = assistant_kinds
+    kinds[0] = NOTHING  # nothing comes before it to predict it from
+    grids = tuple((grid.rows, grid.columns) for grid in rendered.image_grids)
+    return Piece(ids, kinds, rendered.pixel_values, grids, task)
+
+
+def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str, Tensor]:
+    """The batch of several packs, as one row.
+
+    Returns:
+        input_ids, sequence_ids [1, N]; cu_seq_lens [S + 1]; keep [K], the positions to predict from; targets, kinds,
+        weights [K]; pixel_values and image_grids where there are pictures.
+    """
+    pieces = [each for pack in packs for each in pack]
+    assert pieces
+    lengths = np.asarray([len(each) for each in pieces])
+    ids = np.concatenate([each.ids for each in pieces])
+    kinds = np.concatenate([each.kinds for each in pieces]).astype(np.int64)
+    table = weights.table().numpy()
+    weight = np.where(kinds == NOTHING, 0.0, table[kinds])
+    predicted = np.flatnonzero(weight > 0)
+    batch = {
+        "input_ids": torch.from_numpy(ids)[None],
+        "sequence_ids": torch.from_numpy(np.repeat(np.arange(len(pieces)), lengths))[None],
+        "cu_seq_lens": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])).to(torch.int32),
+        "keep": torch.from_numpy(predicted - 1),
+        "targets": torch.from_numpy(ids[predicted]),
+        "kinds": torch.from_numpy(kinds[predicted]),
+        "weights": torch.from_numpy(weight[predicted].astype(np.float32)),
+    }
+    tiles = [each.pixel_values for each in pieces if each.pixel_values is not None]
+    if tiles:
+        batch["pixel_values"] = torch.cat(tiles)
+        batch["image_grids"] = torch.tensor([grid for each in pieces for grid in each.grids])
+    return batch
+
+
+def packed_loss(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weighted mean cross entropy of a collated batch, and the plain mean of each kind of position.
+
+    Args:
+        model: an EmovaForConditionalGeneration.
+    """
+    pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
+    bounds = batch["cu_seq_lens"]
+    longest = int((bounds[1:] - bounds[:-1]).max())
+    hidden_ND = model.model(
+        input_ids=batch["input_ids"],
+        sequence_ids=batch["sequence_ids"],
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=longest,
+        max_length_k=longest,
+        use_cache=False,
+        **pictures,
+    ).last_hidden_state[0]
+    logits = functional.linear(hidden_ND[batch["keep"]], model.lm_head.weight[: model.config.token_count])
+    losses_K = functional.cross_entropy(logits.float(), batch["targets"], reduction="none")
+    weights_K = batch["weights"]
+    terms = {"loss": (losses_K * weights_K).sum() / weights_K.sum()}
+    plain_K = losses_K.detach()
+    for kind in torch.unique(batch["kinds"]).tolist():
+        chosen = batch["kinds"] == kind
+        terms[KINDS[kind]] = plain_K[chosen].mean()
+        if not model.training:
+            right = logits[chosen].argmax(-1) == batch["targets"][chosen]
+            terms[f"{KINDS[kind]}_accuracy"] = right.float().mean()
+    return terms
+
+
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sequence alone; its cost grows with their lengths, not with the row's.
+
+    Args:
+        query: [1, H, N, C]; key and value: [1, G, N, C].
+        cu_seq_lens_q: [S + 1], where the sequences begin and end.
+
+    Returns:
+        [1, N, H, C]
+    """
+    assert attention_mask is None and cu_seq_lens_q is not None, "packed attention is for packed training alone"
+    bounds = cu_seq_lens_q.tolist()
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    parts = []
+    for first, last in zip(bounds, bounds[1:], strict=False):
+        q, k, v = (each[:, :, first:last] for each in (query, key, value))
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and dropout == 0.0:
+            parts.append(_plain_attention(q, k, v, scale))
+        else:
+            parts.append(
+                functional.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, dropout_p=dropout, scale=scale, enable_gqa=True
+                )
+            )
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention by matrix products, which a CPU trains twice as fast in bfloat16 as torch's fused kernel."""
+    _, heads, length, width = query.shape
+    groups = key.shape[1]
+    grouped = (query * scale).reshape(1, groups, heads // groups * length, width)
+    scores = (grouped @ key.transpose(-1, -2)).view(1, heads, length, length)
+    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    shares = scores.masked_fill(future, -torch.inf).softmax(-1, dtype=torch.float32).to(value.dtype)
+    return (shares.view(1, groups, heads // groups * length, length) @ value).view(1, heads, length, width)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, packed_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION, _no_mask)

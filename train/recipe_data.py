@@ -1,0 +1,220 @@
+"""What a recipe left on the disk, ready to be drawn from: exchanges, pictures with questions, units of speech.
+
+The layout is that of ``data/nano`` (see ``data_recipes/``): ``text/talk.jsonl``, ``pictures/*.tar``, ``units/*.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from emova.errors import InputError
+from emova.style import EMOTIONS, PITCHES
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question, its answer, and how the answer is spoken."""
+
+    question: str
+    answer: str
+    emotion: str
+    pitch: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A text spoken once, as units [U] uint16."""
+
+    text: str
+    units: np.ndarray
+    voice: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in a shard, found by its place there, and what can be asked about it."""
+
+    key: str
+    shard: Path
+    offset: int
+    size: int
+    kind: str
+    caption: str
+    exchanges: tuple[Exchange, ...]
+
+    def load(self) -> Image.Image:
+        """The decoded RGB picture."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        return Image.open(BytesIO(data)).convert("RGB")
+
+
+class Voices:
+    """Utterances of one or more sets, by text.
+
+    Args:
+        rows: of ``units/{set}.jsonl``.
+    """
+
+    def __init__(self, rows: Iterable[Utterance]) -> None:
+        self.all: list[Utterance] = list(rows)
+        self.by_text: dict[str, list[Utterance]] = {}
+        for row in self.all:
+            self.by_text.setdefault(row.text, []).append(row)
+
+    def __contains__(self, text: str) -> bool:
+        return text in self.by_text
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def draw(self, text: str, rng: np.random.Generator) -> Utterance:
+        """One of the utterances of ``text``."""
+        spoken = self.by_text[text]
+        return spoken[int(rng.integers(len(spoken)))]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One split of a recipe's data.
+
+    Attributes:
+        talk: exchanges without a picture.
+        pictures: with their exchanges.
+        questions: spoken questions, several voices a text.
+        answers: spoken answers, one rendering a text, in the canonical voice.
+        heard: utterances for transcription.
+        said: utterances for reading aloud.
+    """
+
+    talk: tuple[Exchange, ...]
+    pictures: tuple[Picture, ...]
+    questions: Voices
+    answers: Voices
+    heard: Voices
+    said: Voices
+
+
+def _exchange(row: dict[str, Any], source: Path) -> Exchange:
+    emotion, pitch = row.get("emotion", "neutral"), row.get("pitch", "normal")
+    if emotion not in EMOTIONS or pitch not in PITCHES:
+        raise InputError(f"{source}: a row has emotion {emotion!r}, pitch {pitch!r}; make the data again")
+    kind = row.get("type") or row.get("intent") or ""
+    return Exchange(row["question"].strip(), row["answer"].strip(), emotion, pitch, kind)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file; a missing file has none. Raises: InputError: a line is no JSON object."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}: line {number} is not a JSON object; make the file again")
+            yield row
+
+
+def read_talk(root: Path, split: str) -> tuple[Exchange, ...]:
+    """The exchanges of ``text/talk.jsonl``."""
+    path = root / "text" / "talk.jsonl"
+    return tuple(_exchange(row, path) for row in read_rows(path) if row.get("split") == split)
+
+
+def read_units(root: Path, sets: Sequence[str], split: str | None) -> Voices:
+    """The utterances of ``units/{set}.jsonl``; ``split`` None takes all.
+
+    Raises:
+        InputError: a set has no file.
+    """
+    rows: list[Utterance] = []
+    for name in sets:
+        path = root / "units" / f"{name}.jsonl"
+        if not path.is_file():
+            raise InputError(f"{path}: missing; run `python -m train.tokenize_shards --set {name}` first")
+        for row in read_rows(path):
+            if (split is None or row["split"] == split) and row["units"]:
+                units = np.asarray(row["units"], dtype=np.uint16)
+                rows.append(Utterance(row["text"].strip(), units, row["voice"], row["split"]))
+    return Voices(rows)
+
+
+def read_pictures(root: Path, split: str) -> tuple[Picture, ...]:
+    """The pictures of ``pictures/{kind}-{split}-{n}.tar``; only their records are read now.
+
+    Raises:
+        InputError: a shard is damaged.
+    """
+    pictures: list[Picture] = []
+    for shard in sorted((root / "pictures").glob(f"*-{split}-*.tar")):
+        records: dict[str, dict[str, Any]] = {}
+        places: dict[str, tuple[int, int]] = {}
+        try:
+            with tarfile.open(shard) as tar:
+                for member in tar:
+                    key, _, suffix = member.name.rpartition(".")
+                    if suffix == "json":
+                        file = tar.extractfile(member)
+                        assert file is not None
+                        records[key] = json.loads(file.read())
+                    elif suffix in ("png", "jpg", "jpeg", "webp"):
+                        places[key] = (member.offset_data, member.size)
+        except (tarfile.TarError, json.JSONDecodeError, EOFError):
+            raise InputError(f"{shard}: the shard is damaged; remove it and make the pictures again") from None
+        for key, (offset, size) in places.items():
+            record = records.get(key)
+            if record is None:
+                raise InputError(f"{shard}: {key} has a picture without a record; make the pictures again")
+            exchanges = tuple(_exchange(row, shard) for row in record["questions"])
+            pictures.append(
+                Picture(key, shard, offset, size, record["kind"], record.get("caption", "").strip(), exchanges)
+            )
+    return tuple(pictures)
+
+
+def read_recipe(
+    root: str | Path,
+    split: str,
+    *,
+    speech: bool = True,
+    heard: Sequence[str] = ("question",),
+    said: Sequence[str] = ("answer",),
+) -> Recipe:
+    """Read one split of a recipe's data.
+
+    Args:
+        speech: without it no units are read and the tasks that need them have no samples.
+        heard: the sets of units for transcription.
+        said: the sets of units for reading aloud.
+
+    Raises:
+        InputError: the folder or a set of units is missing, or a file is damaged.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; run `emova data nano` first")
+    nobody = Voices([])
+    return Recipe(
+        talk=read_talk(root, split),
+        pictures=read_pictures(root, split),
+        questions=read_units(root, ["question"], split) if speech else nobody,
+        # The answers' texts are shared by the splits: what is held out are questions, pictures and voices.
+        answers=read_units(root, ["answer"], None) if speech else nobody,
+        heard=read_units(root, heard, split) if speech else nobody,
+        said=read_units(root, said, split) if speech else nobody,
+    )
