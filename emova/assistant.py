@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,11 @@ class Assistant:
         self.decoder = Decoder(parts.model)
         self.voice = parts.voice
 
+    @property
+    def speech_tokenizer(self) -> Any:
+        """The ears: a SpeechTokenizer."""
+        return self.parts.speech_tokenizer
+
     @classmethod
     def from_pretrained(
         cls,
@@ -146,7 +151,7 @@ class Assistant:
             grammar = speech_grammar(self.table, sentence, max_units)
             for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
                 units += [unit for token in tokens if (unit := int(self.table.unit_of[token])) >= 0]
-        return self._speech(tuple(units), style)
+        return self.render(tuple(units), style)
 
     def tokenize(self, audio: Audio) -> tuple[int, ...]:
         """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""
@@ -154,7 +159,12 @@ class Assistant:
 
     def resynthesize(self, audio: Audio, style: Style = NEUTRAL) -> Speech:
         """Say what is said in ``audio`` in another style: same units, new voice. Raises: InputError."""
-        return self._speech(self.tokenize(audio), style)
+        return self.render(self.tokenize(audio), style)
+
+    def render(self, units: Sequence[int], style: Style = NEUTRAL) -> Speech:
+        """Speak ``units`` in a style. Raises: InputError: a unit lies outside of the codebook."""
+        spoken = tuple(int(unit) for unit in units)
+        return Speech(spoken, style, self.voice.synthesize(spoken, style), self.voice.sample_rate)
 
     # --- what the parts share -----------------------------------------------------------------------------------------
     def listen(self, audio: Audio, *, reject_silence: bool = True) -> list[int]:
@@ -183,9 +193,6 @@ class Assistant:
         if room < 64:
             raise InputError(f"the question: {length} tokens of the model's {self.decoder.max_length}; make it shorter")
         return room
-
-    def _speech(self, units: tuple[int, ...], style: Style) -> Speech:
-        return Speech(units, style, self.voice.synthesize(units, style), self.voice.sample_rate)
 
 
 @dataclass(frozen=True)
@@ -319,24 +326,24 @@ class Conversation:
             InputError: the question alone is longer than the model's context.
         """
         decoder = self.assistant.decoder
-        opening = self._opening()
         wanted = min(640, decoder.max_length // 2)
-        if not self._turns:
-            self._context = decoder.new_context()
-            return opening + question, self.assistant._room(len(opening.ids) + len(question.ids))
-        used = self._context.length + len(self._context.waiting) + len(question.ids)
-        if used + wanted <= decoder.max_length:
-            return question, decoder.max_length - used
-        while self._turns:
-            self._turns.pop(0)
-            prompt = opening
-            for turn in self._turns:
+        kept = list(self._turns)
+        if self._context.length:
+            used = self._context.length + len(self._context.waiting) + len(question.ids)
+            if used + wanted <= decoder.max_length:
+                return question, decoder.max_length - used
+            kept = kept[1:]
+        while True:
+            prompt = self._opening()
+            for turn in kept:
                 prompt = prompt + turn.question + Prompt(turn.answer)
             prompt = prompt + question
-            if len(prompt.ids) + wanted <= decoder.max_length:
+            if not kept or len(prompt.ids) + wanted <= decoder.max_length:
                 break
-        self._context = decoder.new_context()
-        return prompt, self.assistant._room(len(prompt.ids))
+            kept = kept[1:]
+        room = self.assistant._room(len(prompt.ids))
+        self._turns, self._context = kept, decoder.new_context()
+        return prompt, room
 
 
 class _State:

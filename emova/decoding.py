@@ -64,10 +64,7 @@ class Context:
         """Forget everything since ``mark``."""
         length, waiting = mark
         if length < self.length:
-            if length:
-                self.cache.crop(length)
-            else:
-                self.cache.reset()
+            self.cache.crop(length - self.length)
         self.length, self.waiting = length, list(waiting)
 
 
