@@ -1,0 +1,253 @@
+"""Turn shards of speech into units: ``speech/{set}-*.tar`` to ``units/{set}.jsonl``.
+
+Each shard's rows are kept in a file of their own under a digest of the tokenizer and the shard, so an interrupted run
+goes on where it stopped and a changed tokenizer or shard is done again. Each process works with one thread: two
+processes make more of two cores than two threads do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emova.errors import InputError
+
+ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
+MAX_BAD_SHARE = 0.02
+"""A shard with a larger share of unreadable clips is an error, not an accident."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance of a shard; ``samples`` [T] float32 at the tokenizer's rate."""
+
+    key: str
+    record: dict[str, Any]
+    samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of one shard."""
+
+    part: Path
+    clips: int
+    seconds: float
+    bad: tuple[str, ...]
+
+
+def read_shard(shard: Path, sample_rate: int, bad: list[str]) -> Iterator[Clip]:
+    """The clips of a shard, resampled; keys of unreadable ones are added to ``bad``.
+
+    Raises:
+        InputError: the shard itself is damaged.
+    """
+    import soundfile
+    import soxr
+
+    audio: dict[str, bytes] = {}
+    records: dict[str, bytes] = {}
+    try:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, suffix = member.name.rpartition(".")
+                file = tar.extractfile(member)
+                if file is not None:
+                    (records if suffix == "json" else audio)[key] = file.read()
+    except (tarfile.TarError, EOFError, OSError):
+        raise InputError(f"{shard}: the shard is damaged; remove it and make it again") from None
+    for key, data in audio.items():
+        try:
+            record = json.loads(records[key])
+            samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        except (KeyError, ValueError, RuntimeError):
+            bad.append(key)
+            continue
+        mono = samples.mean(axis=1)
+        if rate != sample_rate:
+            mono = soxr.resample(mono, rate, sample_rate)
+        if not len(mono) or not np.isfinite(mono).all():
+            bad.append(key)
+            continue
+        yield Clip(key, record, mono)
+
+
+def batches(clips: Sequence[Clip], max_samples: int) -> Iterator[list[Clip]]:
+    """Clips of alike length together, at most ``max_samples`` with the padding (one clip at least)."""
+    batch: list[Clip] = []
+    for clip in sorted(clips, key=lambda each: len(each.samples)):
+        if batch and len(clip.samples) * (len(batch) + 1) > max_samples:
+            yield batch
+            batch = []
+        batch.append(clip)
+    if batch:
+        yield batch
+
+
+def tokenize_shard(tokenizer: Any, shard: Path, part: Path, batch_seconds: float = 40.0) -> ShardResult:
+    """Write the rows of ``shard`` to ``part``, whole or not at all, in the shard's order.
+
+    Args:
+        tokenizer: a SpeechTokenizer.
+
+    Raises:
+        InputError: the shard is damaged, or too many of its clips are.
+    """
+    import torch
+
+    bad: list[str] = []
+    clips = list(read_shard(shard, tokenizer.sample_rate, bad))
+    if len(bad) > max(1, MAX_BAD_SHARE * (len(clips) + len(bad))):
+        raise InputError(f"{shard}: {len(bad)} of its clips cannot be read, {bad[0]} first; make the shard again")
+    units: dict[str, list[int]] = {}
+    for batch in batches(clips, int(batch_seconds * tokenizer.sample_rate)):
+        lengths = torch.tensor([len(clip.samples) for clip in batch])
+        padded = torch.zeros(len(batch), int(lengths.max()))
+        for row, clip in enumerate(batch):
+            padded[row, : len(clip.samples)] = torch.from_numpy(clip.samples)
+        for clip, row_units in zip(batch, tokenizer.encode(padded, lengths), strict=True):
+            units[clip.key] = row_units.tolist()
+    staged = part.with_name(f"{part.name}.{os.getpid()}.partial")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with staged.open("w", encoding="utf-8") as file:
+        for clip in clips:
+            row = {"key": clip.key, "units": units[clip.key]}
+            row.update({name: clip.record[name] for name in ROW_FIELDS if name in clip.record})
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(staged, part)
+    seconds = sum(len(clip.samples) for clip in clips) / tokenizer.sample_rate
+    return ShardResult(part, len(clips), seconds, tuple(bad))
+
+
+def digest_of(tokenizer: Path, shard: Path) -> str:
+    """A name for the pair of a tokenizer's files and a shard."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        path = tokenizer / name
+        if not path.is_file():
+            raise InputError(f"{path}: missing; give the folder of a trained speech tokenizer")
+        digest.update(path.read_bytes())
+    side = shard.with_name(shard.name + ".json")  # the recipe's sidecar holds the shard's checksum
+    digest.update(side.read_bytes() if side.is_file() else shard.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_loaded: dict[str, Any] = {}
+
+
+def _job(job: tuple[str, Path, Path]) -> ShardResult:
+    folder, shard, part = job
+    if folder not in _loaded:
+        import torch
+
+        from emova.speech.tokenizer.s2u import S2UTokenizer
+
+        torch.set_num_threads(1)
+        _loaded[folder] = S2UTokenizer.from_pretrained(folder)
+    return tokenize_shard(_loaded[folder], shard, part)
+
+
+def tokenize_set(tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = ()) -> Path:
+    """Tokenise all shards of a set and join them to ``units/{name}.jsonl``; returns that file.
+
+    Raises:
+        InputError: there are no shards, or one is damaged.
+    """
+    shards = sorted((data / "speech").glob(f"{name}-*-[0-9]*.tar"))
+    shards = [shard for shard in shards if not splits or shard.name[len(name) + 1 :].split("-")[0] in splits]
+    if not shards:
+        raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
+    parts = [data / "units" / ".parts" / f"{shard.stem}.{digest_of(tokenizer, shard)}.jsonl" for shard in shards]
+    todo = [(str(tokenizer), shard, part) for shard, part in zip(shards, parts, strict=True) if not part.is_file()]
+    print(f"{name}: {len(shards)} shards, {len(todo)} to do", file=sys.stderr, flush=True)
+    started, seconds, clips = time.monotonic(), 0.0, 0
+    bad: list[str] = []
+    for done, result in enumerate(_results(todo, jobs), 1):
+        seconds, clips = seconds + result.seconds, clips + result.clips
+        bad += result.bad
+        elapsed = time.monotonic() - started
+        left = elapsed / done * (len(todo) - done)
+        print(
+            f"{name}: {done}/{len(todo)} shards, {seconds / 3600:.2f} h, {seconds / elapsed:.0f} x real time, "
+            f"{left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+    for key in bad:
+        print(f"{name}: {key} cannot be read and was left out", file=sys.stderr)
+    target = data / "units" / f"{name}.jsonl"
+    staged = target.with_name(f".{target.name}.{os.getpid()}")
+    rows = 0
+    with staged.open("w", encoding="utf-8") as file:
+        for part in parts:
+            text = part.read_text(encoding="utf-8")
+            rows += text.count("\n")
+            file.write(text)
+    os.replace(staged, target)
+    current = set(parts)
+    for shard in shards:  # rows of an older tokenizer
+        for old in (data / "units" / ".parts").glob(f"{shard.stem}.*.jsonl"):
+            if old not in current:
+                old.unlink()
+    print(f"{target}: {rows} utterances", file=sys.stderr)
+    return target
+
+
+def _results(todo: Sequence[tuple[str, Path, Path]], jobs: int) -> Iterator[ShardResult]:
+    if jobs <= 1 or len(todo) <= 1:
+        yield from map(_job, todo)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting = [pool.submit(_job, job) for job in todo]
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train units``."""
+    parser.add_argument("--tokenizer", type=Path, default=Path("runs/s2u-nano/export"), help="speech tokenizer folder")
+    parser.add_argument("--set", dest="sets", nargs="+", required=True, metavar="SET", help="such as question answer")
+    parser.add_argument("--split", dest="splits", nargs="*", default=[], help="only these splits")
+    parser.add_argument("--data", type=Path, default=Path("data/nano"), help="the recipe's folder")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    for name in arguments.sets:
+        tokenize_set(arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.tokenize_shards", description=__doc__.split("\n")[0])
+    register(parser)
+    try:
+        return run(parser.parse_args())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
