@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emova.model.building import VisionExport, load_vision
+from emova.model.tokens import TokenIds
+from emova.weights import save_folder
+from train.recipe_data import Exchange, Picture
+from train.vision_data import CaptionCollate, CaptionData, PixelCache, TextIds, vary
+from train.vision_pretrain import DecoderShape, VisionCaptioner, right_answers
+
+COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
+
+
+@pytest.fixture()
+def data(tmp_path, tiny_tokenizer):
+    shard = tmp_path / "pictures.bin"
+    pictures = []
+    with shard.open("wb") as file:
+        for name, colour in COLOURS.items():
+            start = file.tell()
+            Image.new("RGB", (28, 28), colour).save(file, "PNG")
+            asked = (Exchange("What colour is it?", f"It is {name}.", "neutral", "normal", "colour"),)
+            picture = Picture(name, shard, start, file.tell() - start, "signs", f"A {name} picture.", asked)
+            pictures.append(picture)
+    cache = PixelCache(pictures, 28, tmp_path / "cache" / "train.u8", (0, 0, 0))
+    again = PixelCache(pictures, 28, tmp_path / "cache" / "train.u8", (0, 0, 0))
+    assert np.array_equal(cache.pixels, again.pixels) and tuple(cache.pixels[1, 0, 0]) == COLOURS["blue"]
+    ids = TextIds(TokenIds.from_tokenizer(tiny_tokenizer).pad)
+    return CaptionData(pictures, cache, tiny_tokenizer, ids, parallel_ratio=0.5)
+
+
+@pytest.fixture()
+def captioner(data, tiny_parts):
+    torch.manual_seed(0)
+    shape = DecoderShape(width=16, layers=1, heads=2, positions=64)
+    return VisionCaptioner(VisionExport(*tiny_parts), shape, data.ids, [0.5] * 3, [0.25] * 3)
+
+
+def test_the_captioner_learns_colours_and_hands_its_tower_on(data, captioner, tiny_model, tmp_path):
+    optimizer = torch.optim.AdamW(captioner.parameters(), lr=1e-2)
+    collate = CaptionCollate(data.ids)
+    for step in range(40):
+        terms = captioner(**collate([data.sample(index, step) for index in range(2)]))
+        terms["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    data.train = False
+    shares = right_answers(captioner.eval(), data)
+    assert shares["right_answers"] == 1.0 and shares["right_signs"] == 1.0
+
+    save_folder(tmp_path / "export", captioner.export, captioner.parts.state_dict())
+    load_vision(tiny_model, tmp_path / "export")
+    for name, tensor in captioner.parts.vision_tower.state_dict().items():
+        assert torch.equal(tensor, tiny_model.model.vision_tower.state_dict()[name])
+
+
+def test_texts_of_a_picture_do_not_see_each_other(data, captioner):
+    data.train = False
+    batch = CaptionCollate(data.ids)([data[0]])
+    names = ("pixels", "inputs", "segments", "positions", "parallel")
+    before = captioner.eval().hidden(**{name: batch[name] for name in names})
+    other = dict(batch)
+    caption = batch["segments"] == 1
+    other["inputs"] = torch.where(caption, 5, batch["inputs"])
+    after = captioner.hidden(**{name: other[name] for name in names})
+    assert torch.equal(before[~caption], after[~caption]) and not torch.equal(before[caption], after[caption])
+
+
+def test_a_parallel_caption_sees_nothing_of_itself(data):
+    sample = next(data.sample(0, epoch) for epoch in range(50) if data.sample(0, epoch).parallel)
+    batch = CaptionCollate(data.ids)([sample])
+    caption = batch["segments"][0] == 1
+    assert (batch["inputs"][0][caption] == data.ids.mask).all() and batch["parallel"][0][caption].all()
+    assert not batch["parallel"][0][~caption].any()
+    assert (batch["targets"][0][caption] >= 0).all()
+
+
+def test_variation_is_reproducible_small_and_keeps_colours():
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[16:48, 16:48] = (220, 20, 20)
+    first, second = (vary(pixels, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first, second) and first.shape == pixels.shape
+    red = (first[..., 0] > 120) & (first[..., 1] < 90)
+    assert 0.6 < red.sum() / 1024 < 1.4

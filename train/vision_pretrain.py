@@ -1,0 +1,270 @@
+"""Train nano's vision tower and projector from nothing: ``python -m train.vision_pretrain configs/vision/nano.yaml``.
+
+A small decoder reads the projector's visual tokens and writes the picture's dense caption and the answers to questions
+about it, as captioners are pre-trained (CapPa, Tschannen et al. 2023); some captions are written all at once from the
+picture alone, which leaves the work to the tower. Afterwards the decoder is thrown away: the tower and the whole
+projector start EmovaForConditionalGeneration (``emova.model.building.load_vision``).
+
+Shape letters: B pictures, V visual tokens, T text positions, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoTokenizer
+
+from emova.config import load_config, save_config
+from emova.errors import InputError
+from emova.model.building import ModelConfig, VisionExport, VisionParts, projector_config
+from emova.model.tokens import TokenIds
+from emova.weights import load_state, read_folder, save_folder
+from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.recipe_data import read_pictures
+from train.vision_data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The throw-away text decoder."""
+
+    width: int = 192
+    layers: int = 2
+    heads: int = 3
+    positions: int = 192
+    """Longest text."""
+
+
+@dataclass(frozen=True)
+class VisionTrainConfig:
+    """Everything a run needs; paths are relative to the working directory."""
+
+    model: str = "configs/model/nano.yaml"
+    tokenizer: str = "runs/tokenizer-nano"
+    data: str = "data/nano"
+    cache: str = "data/nano/cache/vision"
+    start_from: str = ""
+    """An earlier export to go on from."""
+    decoder: DecoderShape = field(default_factory=DecoderShape)
+    parallel_ratio: float = 0.25
+    """Share of captions written all at once."""
+    answer_weight: float = 1.0
+    """Of the answers' loss over the caption's."""
+    max_validation: int = 400
+    """Held-out pictures looked at in a validation."""
+    run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/vision-nano", batch_size=32))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention, cross-attention to the picture, feed-forward."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_self, self.norm_cross, self.norm_ffn = (nn.LayerNorm(width) for _ in range(3))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.cross_out = nn.Linear(width, width)
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def _attend(self, q_BTD: Tensor, k_BSD: Tensor, v_BSD: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q_BTD, k_BSD, v_BSD))
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    def forward(self, text_BTD: Tensor, memory_BVD: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm_self(text_BTD)).chunk(3, dim=-1)
+        text_BTD = text_BTD + self.out(self._attend(q, k, v, mask))
+        k, v = self.key_value(memory_BVD).chunk(2, dim=-1)
+        text_BTD = text_BTD + self.cross_out(self._attend(self.query(self.norm_cross(text_BTD)), k, v, None))
+        return text_BTD + self.ffn(self.norm_ffn(text_BTD))
+
+
+class VisionCaptioner(nn.Module):
+    """Tower, projector and decoder; ``parts`` is what outlives the training.
+
+    Args:
+        export: shapes of tower and projector.
+        decoder: shape of the decoder.
+        ids: its vocabulary.
+        mean, std: of the pixels, each channel, of 0..1 values.
+        answer_weight: of the answers' loss.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        export: VisionExport,
+        decoder: DecoderShape,
+        ids: TextIds,
+        mean: Sequence[float],
+        std: Sequence[float],
+        answer_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.export = export
+        self.answer_weight = answer_weight
+        self.parts = VisionParts(export)
+        self.memory = nn.Sequential(
+            nn.Linear(export.projector.output_width, decoder.width), nn.LayerNorm(decoder.width)
+        )
+        self.embedding = nn.Embedding(ids.size, decoder.width)
+        self.positions = nn.Embedding(decoder.positions, decoder.width)
+        self.layers = nn.ModuleList(DecoderLayer(decoder.width, decoder.heads) for _ in range(decoder.layers))
+        self.norm = nn.LayerNorm(decoder.width)
+        self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std)[:, None, None], persistent=False)
+        for module in self.modules():
+            # timm's 0.02 suits wide towers; at this width it starts far too quietly.
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.05)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+
+    def hidden(self, pixels: Tensor, inputs: Tensor, segments: Tensor, positions: Tensor, parallel: Tensor) -> Tensor:
+        """The decoder's states [B, T, D]; see ``CaptionCollate`` for the arguments."""
+        tiles = (pixels - self.mean) / self.std
+        memory_BVD = self.memory(self.parts.projector(self.parts.vision_tower(tiles)))
+        length = inputs.shape[1]
+        causal_TT = torch.ones(length, length, dtype=torch.bool, device=inputs.device).tril()
+        same_BTT = segments[:, :, None] == segments[:, None, :]
+        mask = (same_BTT & (causal_TT | parallel[:, :, None]))[:, None]
+        text_BTD = self.embedding(inputs) + self.positions(positions)
+        for layer in self.layers:
+            text_BTD = layer(text_BTD, memory_BVD, mask)
+        return self.norm(text_BTD)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        segments: Tensor,
+        positions: Tensor,
+        answers: Tensor,
+        parallel: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of the captions, word by word and all at once, and of the answers, each a mean over tokens."""
+        hidden_BTD = self.hidden(pixels, inputs, segments, positions, parallel)
+        wanted = targets != IGNORED
+        logits = functional.linear(hidden_BTD[wanted], self.embedding.weight).float()
+        losses = functional.cross_entropy(logits, targets[wanted], reduction="none")
+        right = (logits.argmax(-1) == targets[wanted]).float()
+        answers, parallel = answers[wanted], parallel[wanted]
+
+        def mean(values: Tensor, where: Tensor) -> Tensor:
+            return (values * where).sum() / where.sum().clamp(min=1)
+
+        answer = mean(losses, answers)
+        caption = mean(losses, ~answers)
+        return {
+            "loss": caption + self.answer_weight * answer,
+            "caption_loss": mean(losses, ~answers & ~parallel).detach(),
+            "parallel_loss": mean(losses, parallel).detach(),
+            "answer_loss": answer.detach(),
+            "answer_tokens_right": mean(right, answers),
+            "samples": torch.tensor(float(pixels.shape[0])),
+        }
+
+
+@torch.no_grad()
+def right_answers(module: VisionCaptioner, data: CaptionData, batch_size: int = 32) -> dict[str, float]:
+    """Share of answers whose every token is the likeliest: what greedy decoding writes word for word, by kind."""
+    collate = CaptionCollate(data.ids)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for start in range(0, len(data), batch_size):
+        places = range(start, min(start + batch_size, len(data)))
+        batch = collate([data[place] for place in places])
+        with torch.autocast("cpu", torch.bfloat16):
+            arguments = {name: batch[name] for name in ("pixels", "inputs", "segments", "positions", "parallel")}
+            hidden_BTD = module.hidden(**arguments)
+            chosen = functional.linear(hidden_BTD, module.embedding.weight).argmax(-1)
+        good = (chosen == batch["targets"]) | (batch["targets"] == IGNORED)
+        for row, place in enumerate(places):
+            for number, segment in enumerate(data.segments[place], 1):
+                own = batch["segments"][row] == number
+                name = f"right_{data.pictures[place].kind}" if segment.is_answer else "right_captions"
+                right[name].append(bool(good[row][own].all()))
+    result = {name: sum(values) / len(values) for name, values in sorted(right.items())}
+    answered = [value for name, values in right.items() if name != "right_captions" for value in values]
+    return {**result, "right_answers": sum(answered) / max(1, len(answered))}
+
+
+def train(config: VisionTrainConfig) -> FitResult:
+    """Run the training and write ``export/`` at every validation and at the end.
+
+    Raises:
+        InputError: there are no pictures, or the tokenizer is another one.
+    """
+    model = load_config(ModelConfig, config.model)
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    ids = TextIds(TokenIds.from_tokenizer(tokenizer).pad)
+    export = VisionExport(model.vision, projector_config(model.vision, model.projector, model.text.hidden_size))
+    red, green, blue = (round(255 * value) for value in model.image.mean)
+    sets = {}
+    for split in ("train", "test"):
+        pictures = read_pictures(Path(config.data), split)
+        if not pictures:
+            raise InputError(f"{config.data}/pictures: no {split} pictures; run `emova data nano` first")
+        if split == "test":
+            pictures = pictures[:: max(1, len(pictures) // config.max_validation)][: config.max_validation]
+        path = Path(config.cache) / f"{split}.u8"
+        pixels = PixelCache(pictures, model.vision.image_size, path, (red, green, blue))
+        ratio = config.parallel_ratio if split == "train" else 0.0
+        sets[split] = CaptionData(pictures, pixels, tokenizer, ids, ratio, split == "train", config.run.seed)
+
+    torch.manual_seed(config.run.seed)
+    module = VisionCaptioner(export, config.decoder, ids, model.image.mean, model.image.std, config.answer_weight)
+    if config.start_from:
+        load_state(module.parts, read_folder(config.start_from)[1], config.start_from)
+    folder = Path(config.run.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / "config.yaml")
+
+    def validate(trained: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(trained, VisionCaptioner)
+        save_folder(folder / "export", export, trained.parts.state_dict())
+        return right_answers(trained, sets["test"])
+
+    result = fit(
+        module,
+        sets["train"],
+        CaptionCollate(ids),
+        config.run,
+        eval_set=sets["test"],
+        parameter_groups=lambda trained: decay_groups(trained, config.run.weight_decay, lr=config.run.learning_rate),
+        on_validate=validate,
+    )
+    save_folder(folder / "export", export, module.parts.state_dict())
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("config", nargs="?", default="configs/vision/nano.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_args(arguments)
+    try:
+        result = train(load_config(VisionTrainConfig, options.config, options.overrides))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print({name: round(value, 4) for name, value in result.eval_terms.items()})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
