@@ -26,6 +26,8 @@ from data_recipes.nano.speech import (
     read_lines,
 )
 
+PICTURES = {"train": 12_000, "test": 800}
+
 
 class Progress:
     """What a step tells the user; this one tells nothing. The command line draws bars instead."""
@@ -104,8 +106,14 @@ def _text(recipe: Recipe) -> None:
 def _pictures(recipe: Recipe) -> None:
     from data_recipes.nano.pictures import make_pictures
 
-    recipe.progress.start("pictures", None)
-    make_pictures(recipe.folder, recipe.source_folder, seed=recipe.seed, jobs=recipe.jobs)
+    def report(made: int) -> None:
+        for _ in range(made):
+            recipe.progress.advance()
+
+    for split, count in PICTURES.items():
+        recipe.progress.start(f"pictures-{split}", count)
+        out = recipe.folder / "pictures"
+        make_pictures(out, recipe.seed, count, split, recipe.jobs, recipe.source_folder, report)
 
 
 def _s2u(recipe: Recipe) -> None:

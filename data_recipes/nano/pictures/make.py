@@ -1,0 +1,201 @@
+"""Write the pictures as WebDataset shards: deterministic by seed, in parallel, resumable shard by shard."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import tarfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from data_recipes.nano.pictures import charts, faces, objects, posters, price_tags, questions, scenes, signs, tables
+from data_recipes.nano.pictures.drawn import Ask, Drawn
+from data_recipes.nano.pictures.library import Library, load_library
+from data_recipes.nano.pictures.questions import Question
+from emova.errors import InputError
+
+# kind -> share of the pictures; the harder a kind, the more of it
+KINDS: dict[str, float] = {
+    "objects": 0.22, "scenes": 0.20, "charts": 0.14, "tables": 0.12, "price_tags": 0.09, "signs": 0.08,
+    "posters": 0.07, "faces": 0.04, "weather": 0.04,
+}  # fmt: skip
+SPLITS = ("train", "test")
+PER_SHARD = 250
+
+_DRAW: dict[str, Callable[[np.random.Generator, str], Drawn]] = {
+    "scenes": scenes.draw,
+    "charts": charts.draw,
+    "tables": tables.draw,
+    "price_tags": price_tags.draw,
+    "signs": signs.draw,
+    "posters": posters.draw,
+    "faces": faces.draw_face,
+    "weather": faces.draw_weather,
+}
+
+
+@dataclass(frozen=True)
+class PictureSample:
+    """One picture with its questions. ``record`` is what the shard's JSON holds."""
+
+    key: str
+    drawn: Drawn
+    questions: tuple[Question, ...]
+    record: Mapping[str, object]
+
+
+def make_picture(kind: str, seed: int, index: int, split: str, library: Library | None = None) -> PictureSample:
+    """Draw picture ``index`` of a kind; the same arguments give the same picture on the same fonts.
+
+    Args:
+        kind: one of ``KINDS``.
+        seed: the recipe's seed.
+        index: number of the picture within kind and split.
+        split: ``train`` or ``test``.
+        library: source pictures; needed for ``objects`` only.
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(split), list(KINDS).index(kind), index])
+    if kind == "objects":
+        assert library is not None
+        drawn = objects.draw(rng, split, library)
+    else:
+        drawn = _DRAW[kind](rng, split)
+    asked = tuple(ask(rng, drawn.asks, split))
+    key = f"{kind}-{split}-{index:06d}"
+    record = {
+        "kind": kind,
+        "caption": drawn.caption,
+        "questions": [q.record() for q in asked],
+        "facts": dict(drawn.facts),
+        "split": split,
+    }
+    return PictureSample(key, drawn, asked, record)
+
+
+def ask(rng: np.random.Generator, asks: tuple[Ask, ...], split: str) -> list[Question]:
+    """Three to six different questions, drawn by weight; yes and no are chosen alike by each kind's weights."""
+    count = int(rng.integers(3, 7))
+    weights = np.array([a.weight for a in asks])
+    order = rng.choice(len(asks), size=len(asks), replace=False, p=weights / weights.sum())
+    chosen: dict[str, Question] = {}
+    for i in order:
+        a = asks[int(i)]
+        question = questions.make_question(a.type, a.key, a.slot, a.mood, split, float(rng.random()))
+        chosen.setdefault(question.question, question)
+        if len(chosen) == count:
+            break
+    return list(chosen.values())
+
+
+def plan(count: int) -> dict[str, int]:
+    """Pictures of each kind, ``count`` in all."""
+    shares = {kind: int(count * share) for kind, share in KINDS.items()}
+    shares["objects"] += count - sum(shares.values())
+    return shares
+
+
+_library: Library | None = None
+
+
+def _write_shard(path: str, kind: str, seed: int, first: int, count: int, split: str) -> int:
+    """One shard, to a stage file that is renamed when it is whole. Returns its questions' number."""
+    target = Path(path)
+    stage = target.with_suffix(".stage")
+    total = 0
+    with tarfile.open(stage, "w") as tar:
+        for index in range(first, first + count):
+            sample = make_picture(kind, seed, index, split, _library)
+            buffer = io.BytesIO()
+            sample.drawn.image.save(buffer, "PNG", compress_level=4)
+            _add(tar, f"{sample.key}.png", buffer.getvalue())
+            _add(tar, f"{sample.key}.json", json.dumps(sample.record, ensure_ascii=False).encode())
+            total += len(sample.questions)
+    os.replace(stage, target)
+    return total
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _start(nice: int, sources: str) -> None:
+    global _library
+    os.nice(nice)
+    if _library is None:
+        _library = load_library(Path(sources))
+
+
+def make_pictures(
+    out: Path,
+    seed: int,
+    count: int,
+    split: str,
+    jobs: int = 2,
+    sources: Path | None = None,
+    report: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Write ``count`` pictures of all kinds below ``out`` as ``{kind}-{split}-{n:06d}.tar``.
+
+    Shards that are there already are kept, if they were made with the same seed and number of pictures.
+
+    Args:
+        out: the folder ``pictures``.
+        seed: chooses everything that is random.
+        count: pictures in all.
+        split: ``train`` or ``test``.
+        jobs: processes.
+        sources: the recipe's fetched sources; ``sources`` beside ``out`` when None.
+        report: told the number of pictures of each finished shard; a progress bar is drawn when None.
+
+    Returns:
+        Pictures a kind.
+
+    Raises:
+        InputError: the split is unknown or the sources are not there.
+    """
+    if split not in SPLITS:
+        raise InputError(f"picture split '{split}' is unknown; choose train or test")
+    out.mkdir(parents=True, exist_ok=True)
+    shares = plan(count)
+    work = _missing(out, seed, shares, split)
+    if not work:
+        return shares
+    folder = sources if sources is not None else out.parent / "sources"
+    global _library
+    _library = load_library(folder)  # once, before the processes fork
+    context = multiprocessing.get_context("fork")
+    with Progress(disable=report is not None) as progress:
+        task = progress.add_task(f"pictures {split}", total=sum(item[4] for item in work))
+        with ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(10, str(folder))) as pool:
+            futures = {pool.submit(_write_shard, *item): item[4] for item in work}
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(task, futures[future])
+                if report is not None:
+                    report(futures[future])
+    return shares
+
+
+def _missing(out: Path, seed: int, shares: Mapping[str, int], split: str) -> list[tuple[str, str, int, int, int, str]]:
+    """What is still to be written. Shards of another seed or plan are removed first."""
+    stamp, marker = json.dumps({"seed": seed, "plan": shares, "per_shard": PER_SHARD}), out / f".{split}.json"
+    if not marker.is_file() or marker.read_text() != stamp:
+        for old in out.glob(f"*-{split}-*.tar"):
+            old.unlink()
+        marker.write_text(stamp)
+    work = []
+    for kind, number in shares.items():
+        for n, first in enumerate(range(0, number, PER_SHARD)):
+            path = out / f"{kind}-{split}-{n:06d}.tar"
+            if not path.is_file():
+                work.append((str(path), kind, seed, first, min(PER_SHARD, number - first), split))
+    return work
