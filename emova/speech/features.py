@@ -67,8 +67,9 @@ class LogMel(nn.Module):
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
-        self.register_buffer("filters", mel_filters(config), persistent=False)
+        with torch.device("cpu"):  # constants: there even when the rest is built on the meta device
+            self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+            self.register_buffer("filters", mel_filters(config), persistent=False)
 
     def forward(self, samples_BT: Tensor) -> Tensor:
         """``[B, T]`` float32 in [-1, 1] to ``[B, M, F]``, F = T // hop_length; frame f is centred on sample f * hop.

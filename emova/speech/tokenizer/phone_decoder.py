@@ -44,7 +44,7 @@ class PhoneDecoder(nn.Module):
         super().__init__()
         self.config, self.block_units, self.left_blocks = config, block_units, left_blocks
         self.lift = nn.Sequential(
-            nn.Linear(code_dim, config.width), nn.GELU(), nn.Linear(config.width, config.width), nn.GELU()
+            nn.Linear(5 * code_dim, config.width), nn.GELU(), nn.Linear(config.width, config.width), nn.GELU()
         )
         self.frame_head = nn.Linear(config.width, config.labels_per_unit * NUM_CLASSES)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.ffn) for _ in range(config.layers))
@@ -53,7 +53,9 @@ class PhoneDecoder(nn.Module):
 
     def forward(self, codes_BUC: Tensor, lengths_B: Tensor | None = None) -> PhoneLogits:
         """Codes ``[B, U, C]`` to logits."""
-        lifted_BUW = self.lift(codes_BUC)
+        # Waves over the levels let the first layer tell neighbouring levels apart from the start.
+        waves = [wave(torch.pi * rate * codes_BUC) for rate in (1, 2) for wave in (torch.sin, torch.cos)]
+        lifted_BUW = self.lift(torch.cat([codes_BUC, *waves], dim=-1))
         mask = block_causal_mask(
             codes_BUC.shape[1], self.block_units, self.left_blocks, lengths_B, codes_BUC.device
         )

@@ -53,7 +53,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
-        self.fsq = FSQ(list(levels))
+        with torch.device("cpu"):  # its constants are computed with, even when the rest is on the meta device
+            self.fsq = FSQ(list(levels))
 
     @property
     def codebook_size(self) -> int:

@@ -22,7 +22,7 @@ from emova.speech.features import LogMel, MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
 from emova.speech.tokenizer.phones import phone_names
 from emova.speech.tokenizer.quantizers import EvenProjection, FiniteScalarQuantizer
-from emova.speech.tokenizer.spiral import EncoderState, SpiralConvConfig, SpiralEncoder, SpiralStageConfig
+from emova.speech.tokenizer.spiral import EncoderState, SpiralConvConfig, SpiralEncoder, SpiralStage, SpiralStageConfig
 from emova.weights import Storage, load_state, read_folder, save_folder
 
 
@@ -79,13 +79,15 @@ class S2UTokenizer(nn.Module):
     @property
     def look_ahead(self) -> int:
         """Samples beyond a block's end that its units depend on; the last unit of a block waits that long."""
-        frames, stride = 0, 1
-        for stage in self.config.stages:
-            for convolution in stage.convolutions:
-                right = convolution.kernel - 1 - (convolution.kernel - 1) // 2 - (convolution.stride - 1)
-                frames += max(0, right) * stride
-                stride *= convolution.stride
-        return (frames - 1) * self.config.mel.hop_length + self.config.mel.n_fft // 2
+        needed = self.config.block_units
+        for stage in reversed(self.encoder.stages):
+            assert isinstance(stage, SpiralStage)
+            if stage.blocks:
+                needed = -(-needed // stage.block) * stage.block
+            for convolution in reversed(stage.config.convolutions):
+                needed = (needed - 1) * convolution.stride - convolution.left + convolution.kernel
+        last = (needed - 1) * self.config.mel.hop_length + self.config.mel.n_fft // 2
+        return last - self.config.block_units * self.unit_samples
 
     def vectors(self, mel_BMF: Tensor, frames_B: Tensor | None = None) -> Tensor:
         """Mel frames (a multiple of the stride) to the vectors before quantisation, ``[B, U, C]`` float32."""

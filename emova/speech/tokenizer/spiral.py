@@ -1,7 +1,7 @@
 """The speech encoder: stages of striding convolutions followed by transformer blocks, as in SPIRAL, made to stream.
 
 Attention is block-causal: time is cut into blocks, a frame sees its own block whole and a bounded number of blocks to
-its left. Convolutions are centred and look ahead by half a kernel. So a frame depends on a bounded piece of the
+its left. Centred convolutions look ahead by half a kernel. So a frame depends on a bounded piece of the
 recording, and a stream can give it as soon as that piece is there. SPIRAL's self-supervised pre-training (EMOVA A.1)
 would start from this same module; here it starts from a supervised encoder's weights instead.
 
@@ -25,6 +25,12 @@ class SpiralConvConfig:
     channels: int = 384
     kernel: int = 3
     stride: int = 1
+    centred: bool = True  # looks ahead by half the kernel; else not at all, which a stage behind attention should do
+
+    @property
+    def left(self) -> int:
+        """Frames before an output's stride that its kernel reaches back."""
+        return (self.kernel - 1) // 2 if self.centred else max(0, self.kernel - self.stride)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class TimeConvolution(nn.Module):
 
     def __init__(self, channels_in: int, config: SpiralConvConfig) -> None:
         super().__init__()
-        self.kernel, self.stride, self.left = config.kernel, config.stride, (config.kernel - 1) // 2
+        self.kernel, self.stride, self.left = config.kernel, config.stride, config.left
         self.conv = nn.Conv1d(channels_in, config.channels, config.kernel, config.stride)
 
     def forward(self, frames_BTC: Tensor) -> Tensor:
@@ -93,6 +99,17 @@ class TimeConvolution(nn.Module):
     def inner(self, frames_BTC: Tensor) -> Tensor:
         """Only the outputs whose whole kernel lies inside ``frames_BTC``."""
         return functional.gelu(self.conv(frames_BTC.transpose(1, 2))).transpose(1, 2)
+
+
+def attend(q_BHTd: Tensor, k_BHKd: Tensor, v_BHKd: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; ``mask`` is true where a query sees a key."""
+    if q_BHTd.device.type != "cpu" or not torch.is_grad_enabled():
+        return functional.scaled_dot_product_attention(q_BHTd, k_BHKd, v_BHKd, attn_mask=mask)
+    # On a CPU the backward of the fused kernel takes several times as long as these three lines'.
+    scores_BHTK = (q_BHTd * q_BHTd.shape[-1] ** -0.5) @ k_BHKd.transpose(-1, -2)
+    if mask is not None:
+        scores_BHTK = scores_BHTK.masked_fill(~mask, float("-inf"))
+    return scores_BHTK.softmax(-1).to(v_BHKd.dtype) @ v_BHKd
 
 
 class Attention(nn.Module):
@@ -111,7 +128,7 @@ class Attention(nn.Module):
         q_BHTd, k_BHKd, v_BHKd = self.qkv(frames_BTD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if past is not None:
             k_BHKd, v_BHKd = torch.cat([past[0], k_BHKd], dim=2), torch.cat([past[1], v_BHKd], dim=2)
-        mixed = functional.scaled_dot_product_attention(q_BHTd, k_BHKd, v_BHKd, attn_mask=mask)
+        mixed = attend(q_BHTd, k_BHKd, v_BHKd, mask)
         return self.out(mixed.transpose(1, 2).flatten(2)), (k_BHKd, v_BHKd)
 
 
