@@ -1,0 +1,195 @@
+"""S2U training: what a batch is, what the losses see, and that a few steps of a whole run export a tokenizer."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from emova.errors import InputError
+from emova.speech.features import MelConfig
+from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES, PHONES, collapse, phone_ids, phone_names
+from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
+from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
+from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
+from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
+from train.engine import RunConfig
+from train.s2u import S2UTrainConfig, S2UTraining, edit_distance, phone_errors, train, warp_matrix
+from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, frame_labels, perturb
+
+TINY = S2UConfig(
+    stages=[
+        SpiralStageConfig([SpiralConvConfig(16, 3, 1), SpiralConvConfig(16, 3, 2)], 1, 2, 32, positions=True),
+        SpiralStageConfig([SpiralConvConfig(16, 2, 2)], 1, 2, 32),
+    ],
+    decoder=PhoneDecoderConfig(width=16, layers=1, heads=2, ffn=16),
+)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    """Two shards of three clips: one with an alignment, one without, one at another sample rate."""
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        with tarfile.open(tmp_path / f"s2u-train-{number:06d}.tar", "w") as tar:
+            for clip in range(3):
+                rate = 24000 if clip == 2 else 16000
+                flac = io.BytesIO()
+                soundfile.write(flac, rng.standard_normal(rate) * 0.1, rate, format="FLAC")
+                meta = {
+                    "phones": ["h", "ə", "ˈ", "l", "O"], "family": "one" if clip else "two", "voice": "v",
+                    "alignment": None if clip else [["h", 0.1, 0.2], ["ə", 0.2, 0.3], ["l", 0.3, 0.5], ["O", 0.5, 0.9]],
+                }  # fmt: skip
+                for kind, data in (("flac", flac.getvalue()), ("json", json.dumps(meta).encode())):
+                    member = tarfile.TarInfo(f"clip{number}{clip}.{kind}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return str(tmp_path / "s2u-train-*.tar")
+
+
+def test_phone_names_invert_and_unknown_marks_are_left_out() -> None:
+    assert len(set(PHONES)) == len(PHONES) == NUM_CLASSES - 1
+    assert phone_names(phone_ids(PHONES)) == list(PHONES)
+    assert phone_names(phone_ids(["ˈ", "g", "O", ",", "zh:ang1", "zh:ang5"])) == ["ɡ", "O", "zh:ang1", "zh:ang5"]
+    assert collapse([0, 3, 3, 0, 3, 5, 5, 0]) == [3, 3, 5]
+
+
+@pytest.mark.parametrize(("a", "b", "distance"), [("", "", 0), ("abc", "abc", 0), ("abc", "", 3), ("kitten", "sitting", 3)])
+def test_edit_distance(a: str, b: str, distance: int) -> None:
+    assert edit_distance(a, b) == edit_distance(b, a) == distance
+
+
+def test_the_store_decodes_once_to_16_khz(shards: str, tmp_path: Path) -> None:
+    store = ClipStore([shards], tmp_path / "cache")
+    assert [clip.length for clip in store.clips] == [16000] * 6
+    assert all(len(clip.phones) == 4 for clip in store.clips)
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    again = ClipStore([shards], tmp_path / "cache")
+    assert again.clips == store.clips
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == first
+    with pytest.raises(InputError, match="no such shards"):
+        ClipStore([str(tmp_path / "nothing-*.tar")], tmp_path / "cache")
+
+
+def test_frame_labels_follow_the_clip_when_it_is_moved() -> None:
+    clip = Clip("k", 0, 0, 6400, (5, 7), ((5, 640, 1280), (7, 1280, 6400)), "f", "v")
+    labels = frame_labels(clip, lead=0, total=7040).tolist()
+    assert labels == [BLANK] * 2 + [5] * 2 + [7] * 16 + [BLANK] * 2
+    assert frame_labels(clip, lead=640, total=7680).tolist() == [BLANK] * 2 + labels
+    unknown = Clip("k", 0, 0, 640, (5,), None, "f", "v")
+    assert frame_labels(unknown, 0, 640).tolist() == [IGNORED] * 2
+
+
+def test_batches_are_a_function_of_seed_and_number(shards: str, tmp_path: Path) -> None:
+    store = ClipStore([shards], tmp_path / "cache")
+    one, two = (TwoViews(store, [1.0], 7, 3.5, seed=3) for _ in range(2))
+    assert len(one) == 7
+    two[2]  # another item before does not matter
+    for name, tensor in one[5].items():
+        assert torch.equal(tensor, two[5][name]), name
+    batch = one[5]
+    pairs = len(batch["phones"])
+    assert batch["samples"].shape[0] == 2 * pairs
+    assert bool((batch["lengths"] % 640 == 0).all())
+    assert batch["labels"].shape[1] * 320 == batch["samples"].shape[1]
+
+
+def test_perturbed_speech_keeps_its_time_axis() -> None:
+    rng = np.random.default_rng(0)
+    click = np.zeros(16000, dtype=np.float32)
+    click[8000] = 1.0
+    for _ in range(10):
+        out = perturb(click, rng.standard_normal(3000).astype(np.float32) * 0.1, rng)
+        assert out.shape == click.shape and np.isfinite(out).all() and np.abs(out).max() <= 1
+        assert abs(int(np.abs(out).argmax()) - 8000) < 160
+
+
+def test_warping_by_one_changes_nothing_and_moves_formants_otherwise() -> None:
+    config = MelConfig()
+    identity, up = warp_matrix(config, torch.tensor([1.0, 1.2]))
+    assert torch.allclose(identity, torch.eye(80), atol=1e-3)
+    peak = torch.zeros(80)
+    peak[40] = 1
+    assert int((up @ peak).argmax()) < 40  # bin m now shows what was at 1.2 times its frequency
+
+
+def test_every_trainable_part_gets_a_gradient(shards: str, tmp_path: Path) -> None:
+    store = ClipStore([shards], tmp_path / "cache")
+    training = S2UTraining(S2UTokenizer(TINY), S2UTrainConfig(ramp=1))
+    batch = TwoViews(store, [1.0], 1, 6.0, seed=0)[0]
+    training(**batch)  # the ramp starts at zero
+    terms = training(**batch)
+    terms["loss"].backward()
+    assert {"ctc", "frame", "consistency", "redundancy", "wide_ctc", "wide_frame"} <= set(terms)
+    assert [name for name, p in training.named_parameters() if p.grad is None or not bool(p.grad.any())] == []
+
+
+def test_a_short_run_exports_a_tokenizer(shards: str, tmp_path: Path) -> None:
+    run = RunConfig(str(tmp_path / "run"), max_steps=3, batch_size=1, eval_every=2, save_every=2, log_every=1)
+    config = S2UTrainConfig(
+        model=TINY, run=run, train=[SourceConfig(shards, 1.0)], validation=[shards], cache=str(tmp_path / "cache"),
+        batch_seconds=3.0, validation_clips=1,
+    )  # fmt: skip
+    result = train(config)
+    assert result.steps == 3
+    assert {"phone_error/one", "phone_error/two"} <= set(result.eval_terms)
+    model = S2UTokenizer.from_pretrained(tmp_path / "run" / "export")
+    store = ClipStore([shards], tmp_path / "cache")
+    assert phone_errors(model, store, store.clips[:1])["phone_error/two"] >= 0
+
+
+def test_no_shards_and_a_misfit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names no shards"):
+        train(S2UTrainConfig(run=RunConfig(str(tmp_path / "run"))))
+
+
+def _model_file(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """A CTranslate2 file of version 6 with float16 arrays."""
+    text = lambda value: struct.pack("<H", len(value) + 1) + value.encode() + b"\0"  # noqa: E731
+    data = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, len(arrays))
+    for name, array in arrays.items():
+        raw = array.astype(np.float16).tobytes()
+        data += text(name) + struct.pack("<B", array.ndim) + struct.pack(f"<{array.ndim}I", *array.shape)
+        data += struct.pack("<BI", 4, len(raw)) + raw
+    path.write_bytes(data)
+    return path
+
+
+def test_a_whisper_encoder_fills_a_stage(tmp_path: Path) -> None:
+    config = SpiralStageConfig([SpiralConvConfig(8, 3, 1), SpiralConvConfig(8, 3, 2)], 1, 2, 16, positions=True)
+    stage = SpiralStage(80, config, 4, 1)
+    shapes = {
+        "conv1/weight": (8, 80, 3), "conv1/bias": (8,), "conv2/weight": (8, 8, 3), "conv2/bias": (8,),
+        "layer_norm/gamma": (8,), "layer_norm/beta": (8,),
+        "layer_0/self_attention/layer_norm/gamma": (8,), "layer_0/self_attention/layer_norm/beta": (8,),
+        "layer_0/self_attention/linear_0/weight": (24, 8), "layer_0/self_attention/linear_0/bias": (24,),
+        "layer_0/self_attention/linear_1/weight": (8, 8), "layer_0/self_attention/linear_1/bias": (8,),
+        "layer_0/ffn/layer_norm/gamma": (8,), "layer_0/ffn/layer_norm/beta": (8,),
+        "layer_0/ffn/linear_0/weight": (16, 8), "layer_0/ffn/linear_0/bias": (16,),
+        "layer_0/ffn/linear_1/weight": (8, 16), "layer_0/ffn/linear_1/bias": (8,),
+        "position_encodings/encodings": (10, 8),
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    arrays = {"encoder/" + name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    path = _model_file(tmp_path / "model.bin", arrays | {"decoder/x": np.zeros(3)})
+    state = whisper_stage_state(path)
+    stage.load_state_dict(state)
+    wanted = arrays["encoder/layer_0/ffn/linear_1/weight"].astype(np.float16)
+    assert np.array_equal(stage.state_dict()["blocks.0.ffn.2.weight"].numpy(), wanted.astype(np.float32))
+
+
+@pytest.mark.parametrize("cut", [3, 40, -1])
+def test_a_damaged_model_file_is_refused(cut: int, tmp_path: Path) -> None:
+    path = _model_file(tmp_path / "model.bin", {"encoder/conv1/bias": np.zeros(384)})
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(InputError, match="model.bin"):
+        read_ctranslate2(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_ctranslate2(tmp_path / "nowhere.bin")
