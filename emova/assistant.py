@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -131,8 +132,8 @@ class Assistant:
             InputError: the conversation is longer than the model's context.
         """
         prompt = self._prompt(messages)
-        room = self._room(len(prompt.ids))
-        limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room)
+        room = self._room(len(prompt.ids), 32)
+        limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room - 4)
         reader = PieceReader(self.table)
         text = ""
         grammar = text_grammar(self.table, limit)
@@ -147,7 +148,7 @@ class Assistant:
         for sentence in split_sentences(text):
             content = [{"type": "text", "text": SPEAK_PROMPT + sentence}]
             prompt = self._prompt([{"role": "user", "content": content}])
-            max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids)) - 3)
+            max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
             grammar = speech_grammar(self.table, sentence, max_units)
             for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
                 units += [unit for token in tokens if (unit := int(self.table.unit_of[token])) >= 0]
@@ -187,11 +188,14 @@ class Assistant:
         rendered = self.parts.processor.render_prompt(messages)
         return Prompt(rendered.input_ids, rendered.pixel_values, rendered.image_grids)
 
-    def _room(self, length: int) -> int:
-        """How many tokens the reply may have after a prompt of ``length``. Raises: InputError: too few."""
+    def _room(self, length: int, needed: int) -> int:
+        """How many tokens are left after a prompt of ``length``. Raises: InputError: fewer than ``needed``."""
         room = self.decoder.max_length - length
-        if room < 64:
-            raise InputError(f"the question: {length} tokens of the model's {self.decoder.max_length}; make it shorter")
+        if room < needed:
+            raise InputError(
+                f"the question: {length} tokens, and the model reads {max(0, self.decoder.max_length - needed)}; make it "
+                "shorter"
+            )
         return room
 
 
@@ -281,16 +285,11 @@ class Conversation:
             content.append({"type": "text", "text": text})
         listened = time.perf_counter()
         question = self._question(content)
-        prompt, room = self._make_room(question)
-        limits = assistant.config.reply_limits
-        written = limits.max_transcript_tokens + limits.max_text_tokens + 80  # 80 hold the keys and the style
-        limits = ReplyLimits(
-            min(limits.max_transcript_tokens, room // 4),
-            min(limits.max_text_tokens, room // 4),
-            max(1, min(limits.max_units, room - min(written, room // 2 + 80))),
-        )
         # A question that is only written need not be understood first.
-        wish = ReplyWish(text if audio is None else None, emotion, pitch, limits)
+        wish = ReplyWish(text if audio is None else None, emotion, pitch)
+        overhead = assistant.reply_format.overhead(assistant.table, wish)
+        prompt, room = self._make_room(question, overhead)
+        wish = dataclasses.replace(wish, limits=assistant.config.reply_limits.within(room - overhead))
         grammar = assistant.reply_format.grammar(assistant.table, wish)
         parser, reader = assistant.reply_format.parser(self.voice), PieceReader(assistant.table)
         state = _State(assistant.voice, self.voice, in_chunks)
@@ -298,7 +297,8 @@ class Conversation:
         answer: list[int] = []
         try:
             for tokens in assistant.decoder.write(self._context, prompt, grammar, assistant.config.sampling):
-                state.prefilled = state.prefilled or time.perf_counter()
+                if answer and not state.prefilled:  # the first tokens are forced, they come before the model is asked
+                    state.prefilled = time.perf_counter()
                 answer += tokens
                 for event in [event for token in tokens for p in reader.read(token) for event in parser.feed(p)]:
                     yield from state.take(event)
@@ -319,14 +319,15 @@ class Conversation:
         rendered = self.assistant._prompt([{"role": "system", "content": self.assistant.reply_format.system_prompt}])
         return Prompt(rendered.ids[:-1])  # without the generation prompt
 
-    def _make_room(self, question: Prompt) -> tuple[Prompt, int]:
+    def _make_room(self, question: Prompt, overhead: int) -> tuple[Prompt, int]:
         """What to feed, and the tokens left for the reply; forgets the oldest turns if there are too few.
 
         Raises:
             InputError: the question alone is longer than the model's context.
         """
         decoder = self.assistant.decoder
-        wanted = min(640, decoder.max_length // 2)
+        limits = self.assistant.config.reply_limits
+        wanted = min(overhead + limits.usual, decoder.max_length // 2)
         kept = list(self._turns)
         if self._context.length:
             used = self._context.length + len(self._context.waiting) + len(question.ids)
@@ -341,7 +342,7 @@ class Conversation:
             if not kept or len(prompt.ids) + wanted <= decoder.max_length:
                 break
             kept = kept[1:]
-        room = self.assistant._room(len(prompt.ids))
+        room = self.assistant._room(len(prompt.ids), overhead + limits.least)
         self._turns, self._context = kept, decoder.new_context()
         return prompt, room
 

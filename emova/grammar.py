@@ -229,6 +229,9 @@ class Fixed:
         self._left = list(ids)
         self.done = not self._left
 
+    def __len__(self) -> int:
+        return len(self._left)
+
     def forced(self) -> int | None:
         return self._left[0]
 
@@ -293,6 +296,9 @@ class Choice:
         assert self._options and all(self._options)
         self._taken = 0
         self.done = False
+
+    def __len__(self) -> int:
+        return max(map(len, self._options))
 
     def forced(self) -> int | None:
         next_tokens = {option[self._taken] for option in self._options}

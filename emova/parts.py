@@ -38,14 +38,14 @@ def shipped_names() -> list[str]:
 def find_checkpoint(name: str | Path) -> Path:
     """The folder of a shipped checkpoint or of a path. Raises: InputError: there is none."""
     path = Path(name)
-    if path.is_dir():
+    if str(name).strip() and path.is_dir():
         return path
-    if path.name == str(name) and (SHIPPED / path.name).is_dir():
+    if path.name == str(name) and path.name and (SHIPPED / path.name).is_dir():
         return SHIPPED / path.name
     known = ", ".join(shipped_names()) or "none"
-    if path.exists():
+    if str(name).strip() and path.exists():
         raise InputError(f"{shown(name)}: not a folder; give a checkpoint folder or a shipped name ({known})")
-    raise InputError(f"{shown(name)}: no such checkpoint; give its folder or a shipped name ({known})")
+    raise InputError(f"{shown(name) or 'no name'}: no such checkpoint; give its folder or a shipped name ({known})")
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,9 @@ hands out the parser that turns the stream into events while it is being written
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Protocol
 
 from emova.errors import InputError
@@ -27,318 +24,55 @@ from emova.grammar import (
     Units,
     unit_token,
 )
-from emova.style import DEFAULT_VOICE, EMOTIONS, PITCHES, Style, style_from_model
+from emova.reply_parser import (
+    KEYS,
+    SPEECH_KEY,
+    Marker,
+    Piece,
+    PieceReader,
+    ReplyDone,
+    ReplyEvent,
+    ReplyParser,
+    SpokenReply,
+    StyleChosen,
+    TextDelta,
+    TranscriptDelta,
+    UnitsDelta,
+    collect,
+    merge_deltas,
+)
+from emova.style import DEFAULT_VOICE, EMOTIONS, PITCHES
+
+__all__ = [
+    "SPEAK_PROMPT",
+    "SPEECH_KEY",
+    "SPOKEN_SYSTEM",
+    "TRANSCRIBE_PROMPT",
+    "JsonReply",
+    "Marker",
+    "Piece",
+    "PieceReader",
+    "ReplyDone",
+    "ReplyEvent",
+    "ReplyFormat",
+    "ReplyLimits",
+    "ReplyParser",
+    "ReplyWish",
+    "SpokenReply",
+    "StyleChosen",
+    "TextDelta",
+    "TranscriptDelta",
+    "UnitsDelta",
+    "collect",
+    "merge_deltas",
+    "speech_grammar",
+    "text_grammar",
+]
 
 # The words that ask for each task; training and inference share them.
 SPOKEN_SYSTEM = "Reply as JSON."
 TRANSCRIBE_PROMPT = "Write down what is said."
 SPEAK_PROMPT = "Say this: "
-
-TRANSCRIPT_KEY = "user question text"
-TEXT_KEY = "assistant response text"
-EMOTION_KEY = "assistant response emotion"
-PITCH_KEY = "assistant response pitch"
-SPEECH_KEY = "assistant response speech"
-KEYS = (TRANSCRIPT_KEY, TEXT_KEY, EMOTION_KEY, PITCH_KEY, SPEECH_KEY)
-
-
-# --- results and events -----------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class SpokenReply:
-    """A whole reply, before it becomes sound."""
-
-    transcript: str
-    text: str
-    emotion: str
-    pitch: str
-    units: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TranscriptDelta:
-    """More of what the user was understood to say."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """More of the answer's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class StyleChosen:
-    """How the answer will be spoken; ``understood`` is false where a word of the model was replaced by the default."""
-
-    style: Style
-    understood: bool = True
-
-
-@dataclass(frozen=True)
-class UnitsDelta:
-    """More speech units of the answer."""
-
-    units: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ReplyDone:
-    """The end; ``problem`` says in a few words what was wrong with the stream, None if it is valid."""
-
-    problem: str | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole schema was written."""
-        return self.problem is None
-
-
-ReplyEvent = TranscriptDelta | TextDelta | StyleChosen | UnitsDelta | ReplyDone
-
-
-def merge_deltas(events: Iterable[ReplyEvent]) -> list[ReplyEvent]:
-    """The same events with neighbouring deltas joined: what is left is independent of how the stream was split."""
-    merged: list[ReplyEvent] = []
-    for event in events:
-        last = merged[-1] if merged else None
-        if isinstance(event, TranscriptDelta) and isinstance(last, TranscriptDelta):
-            merged[-1] = TranscriptDelta(last.text + event.text)
-        elif isinstance(event, TextDelta) and isinstance(last, TextDelta):
-            merged[-1] = TextDelta(last.text + event.text)
-        elif isinstance(event, UnitsDelta) and isinstance(last, UnitsDelta):
-            merged[-1] = UnitsDelta(last.units + event.units)
-        else:
-            merged.append(event)
-    return merged
-
-
-# --- from tokens to pieces --------------------------------------------------------------------------------------------
-class Marker(Enum):
-    """A control token in the stream."""
-
-    SPEECH_START = SPEECH_START
-    SPEECH_END = SPEECH_END
-    END_OF_TURN = "end of turn"
-    OTHER = "another control token"
-
-
-Piece = str | int | Marker  # text, a unit, or a control token
-
-
-class PieceReader:
-    """Turns token ids into pieces; a character whose bytes come in several tokens is held back until it is whole."""
-
-    def __init__(self, table: TokenTable) -> None:
-        self._table = table
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._markers = {
-            table.speech_start: Marker.SPEECH_START,
-            table.speech_end: Marker.SPEECH_END,
-            table.end_of_turn: Marker.END_OF_TURN,
-        }
-
-    def read(self, token: int) -> list[Piece]:
-        """The pieces that ``token`` completes."""
-        known = 0 <= token < len(self._table.token_bytes)
-        text = self._table.token_bytes[token] if known else None
-        if text is not None:
-            decoded = self._decoder.decode(text)
-            return [decoded] if decoded else []
-        pieces: list[Piece] = []
-        if left := self._decoder.decode(b"", final=True):
-            pieces.append(left)
-        self._decoder.reset()
-        unit = int(self._table.unit_of[token]) if known else -1
-        pieces.append(unit if unit >= 0 else self._markers.get(token, Marker.OTHER))
-        return pieces
-
-
-# --- the parser -------------------------------------------------------------------------------------------------------
-class _At(Enum):
-    OPEN = "a brace"
-    KEY = "a key"
-    IN_KEY = "a key's end"
-    COLON = "a colon"
-    VALUE = "a value"
-    IN_VALUE = "a value's end"
-    NEXT = "a comma or a brace"
-    CLOSED = "the end of the turn"
-
-
-_SIMPLE_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_WHITESPACE = " \t\r\n"
-
-
-@dataclass
-class _StringReader:
-    """The inside of a JSON string, character by character; escapes may be split anywhere."""
-
-    escape: str | None = None  # what follows the backslash so far
-    high: int | None = None  # a first surrogate that waits for its second
-    ended: bool = False
-
-    def read(self, character: str) -> str:
-        """The text that ``character`` completes; sets ``ended`` at the closing quote. Raises: ValueError."""
-        if self.escape is None:
-            if character == "\\":
-                self.escape = ""
-                return ""
-            self.ended = character == '"'
-            if ord(character) < 0x20:
-                raise ValueError("a control character in a string")
-            return self._lost() + ("" if self.ended else character)
-        self.escape += character
-        if self.escape[0] != "u":
-            if self.escape not in _SIMPLE_ESCAPES:
-                raise ValueError("an unknown escape")
-            text, self.escape = self._lost() + _SIMPLE_ESCAPES[self.escape], None
-            return text
-        if len(self.escape) > 1 and character not in "0123456789abcdefABCDEF":
-            raise ValueError("an unknown escape")
-        if len(self.escape) < 5:
-            return ""
-        code, self.escape = int(self.escape[1:], 16), None
-        if 0xDC00 <= code < 0xE000 and self.high is not None:
-            text, self.high = chr(0x10000 + ((self.high - 0xD800) << 10) + code - 0xDC00), None
-            return text
-        lost = self._lost()
-        if 0xD800 <= code < 0xDC00:
-            self.high = code
-            return lost
-        return lost + ("\ufffd" if 0xDC00 <= code < 0xE000 else chr(code))
-
-    def _lost(self) -> str:
-        lost, self.high = ("\ufffd" if self.high is not None else ""), None
-        return lost
-
-
-class ReplyParser:
-    """A state machine over the pieces of one JSON reply: any split of the stream gives the same events.
-
-    A stream that breaks the schema gives the events up to there, then nothing until ``ReplyDone`` tells the problem.
-    """
-
-    def __init__(self, gender: str = DEFAULT_VOICE) -> None:
-        self._gender = gender
-        self._at = _At.OPEN
-        self._string = _StringReader()
-        self._next_key = 0
-        self._buffer = ""
-        self._emotion: str | None = None
-        self._speech: str = "before"  # before, inside, after
-        self._problem: str | None = None
-        self.done = False
-
-    def feed(self, piece: Piece) -> list[ReplyEvent]:
-        """The events that ``piece`` completes."""
-        if self.done or (self._problem is not None and piece is not Marker.END_OF_TURN):
-            return []
-        try:
-            if isinstance(piece, str):
-                return self._feed_text(piece)
-            if isinstance(piece, Marker):
-                return self._feed_marker(piece)
-            if self._speech != "inside":
-                raise ValueError("a speech unit outside of speech")
-            return [UnitsDelta((piece,))]
-        except ValueError as error:
-            self._problem = str(error)
-            return []
-
-    def finish(self) -> list[ReplyEvent]:
-        """Say that the stream has ended."""
-        if self.done:
-            return []
-        self.done = True
-        if self._problem is None and self._at is not _At.CLOSED:
-            self._problem = f"the reply ends before {self._at.value}"
-        return [ReplyDone(self._problem)]
-
-    def _feed_marker(self, marker: Marker) -> list[ReplyEvent]:
-        if marker is Marker.END_OF_TURN:
-            return self.finish()
-        in_speech_value = self._at is _At.IN_VALUE and KEYS[self._next_key] == SPEECH_KEY
-        if marker is Marker.SPEECH_START and in_speech_value and self._speech == "before":
-            self._speech = "inside"
-        elif marker is Marker.SPEECH_END and self._speech == "inside":
-            self._speech = "after"
-        else:
-            raise ValueError("a control token out of place")
-        return []
-
-    def _feed_text(self, text: str) -> list[ReplyEvent]:
-        events: list[ReplyEvent] = []
-        try:
-            for character in text:
-                events.extend(self._feed_character(character))
-        except ValueError as error:
-            self._problem = str(error)
-        return merge_deltas(events)
-
-    def _feed_character(self, character: str) -> list[ReplyEvent]:
-        at = self._at
-        if at is _At.IN_VALUE:
-            return self._feed_value(character)
-        if at is _At.IN_KEY:
-            if character != '"':
-                self._buffer += character
-                if not KEYS[self._next_key].startswith(self._buffer):
-                    raise ValueError(f"another key than {KEYS[self._next_key]!r}")
-            elif self._buffer != KEYS[self._next_key]:
-                raise ValueError(f"another key than {KEYS[self._next_key]!r}")
-            else:
-                self._at = _At.COLON
-            return []
-        if character in _WHITESPACE:
-            return []
-        steps = {
-            (_At.OPEN, "{"): _At.KEY,
-            (_At.KEY, '"'): _At.IN_KEY,
-            (_At.COLON, ":"): _At.VALUE,
-            (_At.VALUE, '"'): _At.IN_VALUE,
-        }
-        if self._next_key < len(KEYS):
-            steps[_At.NEXT, ","] = _At.KEY
-        else:
-            steps[_At.NEXT, "}"] = _At.CLOSED
-        if (at, character) not in steps:
-            raise ValueError(f"something else than {at.value}")
-        self._at = steps[at, character]
-        self._buffer = ""
-        self._string = _StringReader()
-        return []
-
-    def _feed_value(self, character: str) -> list[ReplyEvent]:
-        key = KEYS[self._next_key]
-        if key == SPEECH_KEY:
-            if character != '"' or self._speech == "inside":
-                raise ValueError("text within speech")
-            if self._speech == "before":
-                raise ValueError("no speech")
-            return self._end_value()
-        text = self._string.read(character)
-        events: list[ReplyEvent] = []
-        if key == TRANSCRIPT_KEY:
-            events += [TranscriptDelta(text)] if text else []
-        elif key == TEXT_KEY:
-            events += [TextDelta(text)] if text else []
-        else:
-            self._buffer += text
-        if self._string.ended:
-            events += self._end_value()
-        return events
-
-    def _end_value(self) -> list[ReplyEvent]:
-        key = KEYS[self._next_key]
-        self._next_key += 1
-        self._at = _At.NEXT
-        if key == EMOTION_KEY:
-            self._emotion = self._buffer
-        if key == PITCH_KEY:
-            return [StyleChosen(*style_from_model(self._gender, self._emotion, self._buffer))]
-        return []
 
 
 # --- the format -------------------------------------------------------------------------------------------------------
@@ -349,6 +83,22 @@ class ReplyLimits:
     max_transcript_tokens: int = 128
     max_text_tokens: int = 192
     max_units: int = 750
+
+    @property
+    def usual(self) -> int:
+        """Room that lets most replies be as long as they want, in tokens."""
+        return min(600, self.max_transcript_tokens + self.max_text_tokens + self.max_units)
+
+    @property
+    def least(self) -> int:
+        """Room without which there is no use in answering, in tokens."""
+        return min(32, self.max_transcript_tokens + self.max_text_tokens + self.max_units)
+
+    def within(self, room: int) -> ReplyLimits:
+        """The same limits, or smaller ones that together need no more than ``room`` tokens."""
+        transcript = min(self.max_transcript_tokens, room // 4)
+        text = min(self.max_text_tokens, room // 4)
+        return ReplyLimits(transcript, text, min(self.max_units, room - transcript - text))
 
 
 @dataclass(frozen=True)
@@ -371,6 +121,9 @@ class ReplyFormat(Protocol):
 
     def grammar(self, table: TokenTable, wish: ReplyWish) -> Grammar:
         """What a reply may look like."""
+
+    def overhead(self, table: TokenTable, wish: ReplyWish) -> int:
+        """How many tokens a reply has at most beside the free text and the units."""
 
     def parser(self, gender: str) -> ReplyParser:
         """A fresh parser for the pieces of one reply."""
@@ -424,6 +177,12 @@ class JsonReply:
         """What a reply may look like."""
         return Grammar(self._segments(table, wish or ReplyWish()))
 
+    def overhead(self, table: TokenTable, wish: ReplyWish) -> int:
+        """How many tokens a reply has at most beside the free text and the units."""
+        lengths = [len(segment) for segment in self._segments(table, wish) if isinstance(segment, Fixed | Choice)]
+        # Each free text may go on to the end of a character (3 bytes) and ends with a quote; the units have an end.
+        return sum(lengths) + 2 * 4 + 1
+
     def parser(self, gender: str = DEFAULT_VOICE) -> ReplyParser:
         """A fresh parser for the pieces of one reply."""
         return ReplyParser(gender)
@@ -463,21 +222,6 @@ class JsonReply:
             Units(table, limits.max_units, text),
             Fixed([*table.encode('"}'), table.end_of_turn]),
         ]
-
-
-def collect(events: Sequence[ReplyEvent]) -> SpokenReply:
-    """The reply that a parser's events make. Raises: InputError: the stream was not a whole reply."""
-    problem = next((event.problem for event in events if isinstance(event, ReplyDone)), "the reply has no end")
-    style = next((event.style for event in events if isinstance(event, StyleChosen)), None)
-    if problem is not None or style is None:
-        raise InputError(f"not a reply: {problem}")
-    return SpokenReply(
-        transcript="".join(event.text for event in events if isinstance(event, TranscriptDelta)),
-        text="".join(event.text for event in events if isinstance(event, TextDelta)),
-        emotion=style.emotion,
-        pitch=style.pitch,
-        units=tuple(unit for event in events if isinstance(event, UnitsDelta) for unit in event.units),
-    )
 
 
 # --- the two single tasks ---------------------------------------------------------------------------------------------

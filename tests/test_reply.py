@@ -259,3 +259,19 @@ def test_text_grammar_writes_text_only(table: TokenTable) -> None:
 def test_tokenizer_without_units_is_refused() -> None:
     with pytest.raises(InputError, match="speech_0"):
         TokenTable.from_tokenizer(make_tokenizer(units=0))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_reply_never_needs_more_than_its_limits_and_overhead(table: TokenTable, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for room in (32, 47, 100):
+        wish = ReplyWish(limits=ReplyLimits().within(room))
+        budget = room + JsonReply().overhead(table, wish)
+        grammar = JsonReply().grammar(table, wish)
+        count = len(grammar.take_forced())
+        while not grammar.done:
+            allowed = grammar.allowed()
+            longer = [token for token in allowed if token not in (table.quote, table.speech_end)]
+            grammar.advance(int(rng.choice(longer or allowed)))
+            count += 1 + len(grammar.take_forced())
+        assert count <= budget

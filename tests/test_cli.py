@@ -1,0 +1,176 @@
+"""The command line: instant help, results for people and machines, exit codes, no partial files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emova import cli
+from emova.cli import main
+from emova.commands import common
+from emova.errors import InputError
+from emova.speech.audio import load_audio, save_wav
+
+HEAVY = {"torch", "transformers", "numpy", "PIL", "rich", "soundfile", "av", "omegaconf", "safetensors"}
+
+
+@pytest.fixture()
+def files(tmp_path, monkeypatch):
+    """A question and a picture in an empty folder, which is the working folder."""
+    samples = (0.3 * np.sin(np.arange(8_000) * 0.1)).astype(np.float32)
+    save_wav(tmp_path / "question.wav", samples, 16_000)
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture()
+def quick(monkeypatch):
+    """Short replies."""
+    from emova.reply import ReplyLimits
+
+    make = common.assistant_config
+
+    def short(arguments):
+        import dataclasses
+
+        return dataclasses.replace(make(arguments), reply_limits=ReplyLimits(6, 6, 20))
+
+    monkeypatch.setattr("emova.commands.chat.assistant_config", short)
+    monkeypatch.setattr("emova.commands.transcribe.assistant_config", short)
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["chat", "--help"], ["speak", "--help"]])
+def test_help_imports_nothing_heavy(arguments) -> None:
+    code = f"import sys\nfrom emova.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+    code += f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert done.stdout
+
+
+def test_overview_lists_every_command(capsys) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for name in cli.OWN:
+        assert f"  {name} " in shown and cli.HELP[name] in shown
+
+
+@pytest.mark.parametrize("name", cli.OWN)
+def test_help_of_each_command_has_examples(name, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: emova {name}" in shown and f"  emova {name}" in shown and "--json" in shown
+
+
+def test_chat_for_people(files, tiny_checkpoint, quick, capsys) -> None:
+    arguments = ["chat", "--model", str(tiny_checkpoint), "--image", "photo.png", "--audio", "question.wav"]
+    assert main([*arguments, "--out", "answer.wav", "--voice", "male", "--emotion", "sad"]) == 0
+    printed = capsys.readouterr()
+    lines = dict(line.split(":", 1) for line in printed.out.strip().splitlines())
+    assert list(lines) == ["Question", "Answer", "Emotion", "Pitch", "Voice", "Time"]
+    assert lines["Emotion"].strip() == "sad" and "answer.wav" in lines["Voice"]
+    assert len(load_audio("answer.wav", 24_000)) % 960 == 0
+    assert names(files) == {"question.wav", "photo.png", "answer.wav"}
+
+
+def test_chat_for_machines(files, tiny_checkpoint, quick, capsys) -> None:
+    assert main(["chat", "--model", str(tiny_checkpoint), "--text", "Hi", "--json", "--pitch", "high"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert printed.err == "" and printed.out.count("\n") == 1
+    assert result["transcript"] == "Hi" and result["pitch"] == "high" and result["audio"] == "answer.wav"
+    assert result["seconds"] == pytest.approx(len(result["units"]) * 0.04)
+
+
+def test_chat_without_input_takes_the_shipped_example(files, tiny_checkpoint, quick, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("emova.commands.chat.EXAMPLES", files)
+    assert main(["chat", "--model", str(tiny_checkpoint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"]
+
+
+def test_transcribe(files, tiny_checkpoint, quick, capsys) -> None:
+    assert main(["transcribe", "question.wav", "--model", str(tiny_checkpoint), "--quiet"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    both = ["transcribe", "question.wav", "question.wav", "--model", str(tiny_checkpoint), "--json"]
+    assert main(both) == 0
+    assert [each["audio"] for each in json.loads(capsys.readouterr().out)["files"]] == ["question.wav"] * 2
+
+
+def test_speak(files, tiny_checkpoint, capsys) -> None:
+    arguments = ["speak", "Hi.", "--emotion", "sad", "--pitch", "low", "--voice", "male", "--json"]
+    assert main([*arguments, "--model", str(tiny_checkpoint)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["style"] == "gender-male_emotion-sad_pitch-low"
+    assert len(load_audio("speech.wav", 24_000)) == 960 * len(result["units"])
+
+
+def test_tokenize_and_resynthesize(files, tiny_checkpoint, capsys) -> None:
+    assert main(["tokenize", "question.wav", "--model", str(tiny_checkpoint)]) == 0
+    units = [int(unit) for unit in capsys.readouterr().out.split()]
+    assert len(units) == 13
+    arguments = ["resynthesize", "question.wav", "--emotion", "angry", "--json", "--out", "angry.wav"]
+    assert main([*arguments, "--model", str(tiny_checkpoint)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["units"] == units and result["style"] == "gender-female_emotion-angry_pitch-normal"
+    assert len(load_audio("angry.wav", 24_000)) == 960 * 13
+
+
+def test_info(tiny_checkpoint, capsys) -> None:
+    assert main(["info", "--model", str(tiny_checkpoint), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["speech_units"] == 4096 and facts["context"] == 768
+    from tests.fixtures_speech import make_speech_tokenizer
+
+    expected = sum(tensor.numel() for tensor in make_speech_tokenizer().state_dict().values())
+    assert sum(facts["parameters"]["speech_tokenizer"].values()) == expected
+    assert main(["info", "--model", str(tiny_checkpoint)]) == 0
+    assert "million parameters" in capsys.readouterr().out
+
+
+def test_commands_of_other_packages_are_found_and_missing_packages_named(monkeypatch, capsys) -> None:
+    class Entry:
+        def __init__(self, name: str, value: str) -> None:
+            self.name, self.value = name, value
+
+    entries = [Entry("data", "no_such_package.cli:register"), Entry("chat", "evil:register"), Entry("zebra", "a:b")]
+    monkeypatch.setattr(cli, "entry_points", lambda group: entries)
+    commands = cli.find_commands()
+    assert list(commands) == [*cli.OWN, "data", "zebra"]
+    assert commands["chat"] == "emova.commands.chat:register"
+    assert main(["data"]) == 2
+    assert capsys.readouterr().err == (
+        "emova: data: the package no_such_package is not installed; run pip install 'emova[train,data,eval]'\n"
+    )
+
+
+def test_ctrl_c_and_inner_errors(monkeypatch, capsys) -> None:
+    for error, code in ((KeyboardInterrupt(), 130), (RuntimeError("secret"), 1), (InputError("a\nb"), 2)):
+        monkeypatch.setattr(cli, "dispatch", lambda arguments, error=error: (_ for _ in ()).throw(error))
+        assert main(["chat"]) == code
+        printed = capsys.readouterr().err
+        assert printed.startswith("emova: ") and printed.count("\n") == 1 and "secret" not in printed
+
+
+def test_ctrl_c_leaves_no_file(files, tiny_checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert main(["resynthesize", "question.wav", "--model", str(tiny_checkpoint), "--quiet"]) == 130
+    assert names(files) == {"question.wav", "photo.png"}
+
+
+def test_what_a_model_writes_cannot_steer_the_terminal(capsys) -> None:
+    import argparse
+
+    common.show(argparse.Namespace(json=False), {}, ["a\x1b[2Jb\rc"])
+    assert capsys.readouterr().out == "a [2Jb c\n"
