@@ -57,7 +57,7 @@ class S2UTrainConfig:
 
 
 def warp_matrix(config: MelConfig, factors_B: Tensor) -> Tensor:
-    """Matrices ``[B, M, M]`` that stretch the frequency axis of mel frames by ``factors_B``, by linear interpolation."""
+    """Matrices ``[B, M, M]`` that stretch the frequency axis of mel frames by ``factors_B``."""
     centres = mel_edges(config)[1:-1].float()
     edges = hz_to_mel(mel_edges(config).float())
     step = (edges[-1] - edges[0]) / (len(edges) - 1)
@@ -95,7 +95,8 @@ class S2UTraining(nn.Module):
         vectors_BUC = model.project(hidden_BUD, inside_BU)
         codes_BUC, indices_BU = model.quantizer(vectors_BUC)
         logits = model.phone_decoder(codes_BUC, units_B)
-        wide_ctc, wide_frame = self.wide_head(hidden_BUD).unflatten(-1, (-1, 2 * NUM_CLASSES)).flatten(1, 2).chunk(2, -1)
+        wide = self.wide_head(hidden_BUD).unflatten(-1, (-1, 2 * NUM_CLASSES)).flatten(1, 2)
+        wide_ctc, wide_frame = wide.chunk(2, dim=-1)
         labels = labels.repeat(2, 1)
         known = labels != IGNORED
         terms: dict[str, Tensor] = {}
@@ -176,7 +177,7 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
         try:
             model.encoder.stages[0].load_state_dict(whisper_stage_state(config.whisper))
         except RuntimeError:
-            raise InputError(f"{config.whisper}: its encoder does not have the shape of the config's first stage") from None
+            raise InputError(f"{config.whisper}: its encoder is not shaped like the config's first stage") from None
     return model
 
 

@@ -254,7 +254,6 @@ class TwoViews(Dataset):
             "warp": torch.from_numpy(np.exp(rng.uniform(-1, 1, len(clean)) * self.max_warp).astype(np.float32)),
         }
 
-
     def _starts(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Positions of the first frames: half the clips begin a recording, the others lie anywhere in a long one."""
         return rng.integers(0, self.max_start, count) * (rng.random(count) < 0.5)

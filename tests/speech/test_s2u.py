@@ -27,15 +27,15 @@ TINY = S2UConfig(
     left_blocks=2,
 )
 # A centred convolution behind attention waits for a block of that attention.
-LATE_LOOK_AHEAD = replace(
-    TINY, stages=[TINY.stages[0], SpiralStageConfig([SpiralConvConfig(32, 4, 2)], 1, 2, 48)]
-)
+LATE_LOOK_AHEAD = replace(TINY, stages=[TINY.stages[0], SpiralStageConfig([SpiralConvConfig(32, 4, 2)], 1, 2, 48)])
 # Other kernels: even and odd, wider than the stride and as wide, several strides.
 WIDE_KERNELS = replace(
     TINY,
     stages=[
         SpiralStageConfig([SpiralConvConfig(16, 5, 2), SpiralConvConfig(24, 5, 1)], 1, 2, 32),
-        SpiralStageConfig([SpiralConvConfig(24, 5, 2, centred=False), SpiralConvConfig(32, 1, 1)], 1, 2, 48, positions=True),
+        SpiralStageConfig(
+            [SpiralConvConfig(24, 5, 2, centred=False), SpiralConvConfig(32, 1, 1)], 1, 2, 48, positions=True
+        ),
     ],
 )
 
@@ -191,7 +191,9 @@ def test_loaded_equals_saved(storage: str, tmp_path: Path) -> None:
     assert torch.equal(loaded.encode(samples)[0], again.encode(samples)[0])
     if storage == "float32":
         assert torch.equal(loaded.encode(samples)[0], model.encode(samples)[0])
-        assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+        )
 
 
 def test_the_phone_decoder_may_be_left_out_of_a_checkpoint(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 
 from emova.errors import InputError
 from emova.speech.features import MelConfig
-from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES, PHONES, collapse, phone_ids, phone_names
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
+from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES, PHONES, collapse, phone_ids, phone_names
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
@@ -61,7 +61,9 @@ def test_phone_names_invert_and_unknown_marks_are_left_out() -> None:
     assert collapse([0, 3, 3, 0, 3, 5, 5, 0]) == [3, 3, 5]
 
 
-@pytest.mark.parametrize(("a", "b", "distance"), [("", "", 0), ("abc", "abc", 0), ("abc", "", 3), ("kitten", "sitting", 3)])
+@pytest.mark.parametrize(
+    ("a", "b", "distance"), [("", "", 0), ("abc", "abc", 0), ("abc", "", 3), ("kitten", "sitting", 3)]
+)
 def test_edit_distance(a: str, b: str, distance: int) -> None:
     assert edit_distance(a, b) == edit_distance(b, a) == distance
 

@@ -37,7 +37,8 @@ class PhoneDecoder(nn.Module):
     """Quantised codes to phones (EMOVA A.1), in context for CTC and unit by unit for frame labels.
 
     The frame reading sees one unit only, which makes the unit itself say what sounds in its 40 ms; under CTC alone
-    the code may tell a phone anywhere near it.
+    the code may tell a phone anywhere near it. CTC starts from that reading (frame labels without their repetitions
+    are the phones, but for doubled ones) and learns what the context changes in it.
     """
 
     def __init__(self, code_dim: int, config: PhoneDecoderConfig, block_units: int, left_blocks: int) -> None:
@@ -56,16 +57,13 @@ class PhoneDecoder(nn.Module):
         # Waves over the levels let the first layer tell neighbouring levels apart from the start.
         waves = [wave(torch.pi * rate * codes_BUC) for rate in (1, 2) for wave in (torch.sin, torch.cos)]
         lifted_BUW = self.lift(torch.cat([codes_BUC, *waves], dim=-1))
-        mask = block_causal_mask(
-            codes_BUC.shape[1], self.block_units, self.left_blocks, lengths_B, codes_BUC.device
-        )
+        mask = block_causal_mask(codes_BUC.shape[1], self.block_units, self.left_blocks, lengths_B, codes_BUC.device)
         frames_BUW = lifted_BUW
         for block in self.blocks:
             frames_BUW, _ = block(frames_BUW, mask)
-        return PhoneLogits(
-            ctc=self.ctc_head(self.norm(frames_BUW)).unflatten(-1, (-1, NUM_CLASSES)).flatten(1, 2),
-            frame=self.frame_head(lifted_BUW).unflatten(-1, (-1, NUM_CLASSES)).flatten(1, 2),
-        )
+        frame = self.frame_head(lifted_BUW).unflatten(-1, (-1, NUM_CLASSES)).flatten(1, 2)
+        context = self.ctc_head(self.norm(frames_BUW)).unflatten(-1, (-1, NUM_CLASSES)).flatten(1, 2)
+        return PhoneLogits(ctc=frame.detach() + context, frame=frame)
 
     @torch.inference_mode()
     def read(self, codes_BUC: Tensor, lengths_B: Tensor) -> list[list[int]]:

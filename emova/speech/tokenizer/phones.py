@@ -15,11 +15,34 @@ MANDARIN = "zh:"
 
 ENGLISH_CONSONANTS = tuple("bdfhjklmnpstvwzðŋɡɹʃʒθʤʧɾTʔ")
 ENGLISH_VOWELS = tuple("AIOQWYaiuæɑɒɔəɚɛɜɪʊʌɐᵊᵻ")
-MANDARIN_INITIALS = tuple("b p m f d t n l g k h j q x zh ch sh r z c s".split())
-MANDARIN_FINALS = tuple(
-    "a o e i u v ai ei ao ou an en ang eng ong er ia ie iao iu ian in iang ing iong "
-    "ua uo uai ui uan un uang ueng ve van vn ii iii".split()
+MANDARIN_INITIALS = (
+    "b",
+    "p",
+    "m",
+    "f",
+    "d",
+    "t",
+    "n",
+    "l",
+    "g",
+    "k",
+    "h",
+    "j",
+    "q",
+    "x",
+    "zh",
+    "ch",
+    "sh",
+    "r",
+    "z",
+    "c",
+    "s",
 )
+MANDARIN_FINALS = (
+    "a", "o", "e", "i", "u", "v", "ai", "ei", "ao", "ou", "an", "en", "ang",
+    "eng", "ong", "er", "ia", "ie", "iao", "iu", "ian", "in", "iang", "ing", "iong", "ua",
+    "uo", "uai", "ui", "uan", "un", "uang", "ueng", "ve", "van", "vn", "ii", "iii",
+)  # fmt: skip
 TONES = "12345"
 
 ENGLISH_PHONES = ENGLISH_CONSONANTS + ENGLISH_VOWELS

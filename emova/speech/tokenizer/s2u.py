@@ -57,9 +57,7 @@ class S2UTokenizer(nn.Module):
         self.encoder = SpiralEncoder(config.mel.n_mels, config.stages, config.block_units, config.left_blocks)
         self.quantizer = FiniteScalarQuantizer(config.levels)
         self.project = EvenProjection(self.encoder.width, self.quantizer.dim)
-        self.phone_decoder = PhoneDecoder(
-            self.quantizer.dim, config.decoder, config.block_units, config.left_blocks
-        )
+        self.phone_decoder = PhoneDecoder(self.quantizer.dim, config.decoder, config.block_units, config.left_blocks)
         self.unit_samples = config.mel.hop_length * self.encoder.stride
 
     @property

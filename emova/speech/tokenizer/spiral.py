@@ -77,9 +77,7 @@ def block_causal_mask(frames: int, block: int, left: int, lengths_B: Tensor | No
     if lengths_B is None:
         return mask
     # A frame beyond the end sees at least itself, so that no row of the softmax is empty.
-    return mask & (index[None] < lengths_B[:, None])[:, None, None] | torch.eye(
-        frames, dtype=torch.bool, device=device
-    )
+    return mask & (index[None] < lengths_B[:, None])[:, None, None] | torch.eye(frames, dtype=torch.bool, device=device)
 
 
 class TimeConvolution(nn.Module):
@@ -151,7 +149,7 @@ class Block(nn.Module):
 
 
 class SpiralStage(nn.Module):
-    """Convolutions, positions, blocks, normalisation; ``block`` frames attend to each other and ``left`` blocks back."""
+    """Convolutions, positions, blocks, norm; ``block`` frames attend to each other and to ``left`` blocks before."""
 
     def __init__(self, channels_in: int, config: SpiralStageConfig, block: int, left: int) -> None:
         super().__init__()
@@ -254,8 +252,9 @@ class StageState:
         frames_BTC = frames_BTC if self.pending is None else torch.cat([self.pending, frames_BTC], dim=1)
         whole = frames_BTC.shape[1] if last else frames_BTC.shape[1] // module.block * module.block
         self.pending = frames_BTC[:, whole:]
-        outputs = [self._block(frames_BTC[:, at : min(at + module.block, whole)]) for at in range(0, whole, module.block)]
-        return torch.cat(outputs, dim=1) if outputs else frames_BTC[:, :0]
+        if whole == 0:
+            return frames_BTC[:, :0]
+        return torch.cat([self._block(block) for block in frames_BTC[:, :whole].split(module.block, dim=1)], dim=1)
 
     def _block(self, frames_BTD: Tensor) -> Tensor:
         module = self.module
