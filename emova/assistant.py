@@ -192,10 +192,8 @@ class Assistant:
         """How many tokens are left after a prompt of ``length``. Raises: InputError: fewer than ``needed``."""
         room = self.decoder.max_length - length
         if room < needed:
-            raise InputError(
-                f"the question: {length} tokens, and the model reads {max(0, self.decoder.max_length - needed)}; make it "
-                "shorter"
-            )
+            readable = max(0, self.decoder.max_length - needed)
+            raise InputError(f"the question: {length} tokens, and the model reads {readable}; make it shorter")
         return room
 
 

@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from emova.errors import InputError
 from emova.grammar import (
     SPEECH_END,
     SPEECH_START,
