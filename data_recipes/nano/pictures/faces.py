@@ -105,6 +105,7 @@ def draw_face(rng: Rng, split: str) -> Drawn:
     asks = (
         Ask("feeling", feeling, mood=mood, weight=2.0),
         Ask("feeling", feeling, mood=mood, weight=2.0),
+        Ask("feeling", feeling, mood=mood, weight=2.0),
         Ask("is_feeling", f"yes|{feeling}", feeling, mood),
         Ask("is_feeling", f"no|{feeling}", other, mood),
         Ask("kind", v.KIND_NAMES["faces"], weight=0.6),
@@ -184,6 +185,7 @@ def draw_weather(rng: Rng, split: str) -> Drawn:
     mood = v.WEATHER_MOODS[weather]
     other = str(rng.choice([w for w in v.WEATHERS if w != weather]))
     asks = (
+        Ask("weather", weather, mood=mood, weight=2.0),
         Ask("weather", weather, mood=mood, weight=2.0),
         Ask("weather", weather, mood=mood, weight=2.0),
         Ask("is_weather", f"yes|{weather}", weather, mood),

@@ -54,6 +54,7 @@ def draw(rng: Rng, split: str, library: Library) -> Drawn:
     asks = (
         Ask("name", name, "", mood, 3.0),
         Ask("name", name, "", mood, 3.0),
+        Ask("name", name, "", mood, 3.0),
         Ask("is_it", f"yes|{name}", v.with_article(name), mood, 1.0),
         Ask("is_it", f"no|{name}", v.with_article(other), mood, 1.0),
         Ask("kind", v.KIND_NAMES["objects"], "", weight=0.3),

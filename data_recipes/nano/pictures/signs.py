@@ -69,6 +69,7 @@ def draw(rng: Rng, split: str) -> Drawn:
     asks = (
         Ask("says", word, mood=mood, weight=2.5),
         Ask("says", word, mood=mood, weight=2.5),
+        Ask("says", word, mood=mood, weight=2.5),
         Ask("sign_colour", name, mood=mood, weight=1.5),
         Ask("does_it_say", f"yes|{word}", word, mood, 0.8),
         Ask("does_it_say", f"no|{word}", other, mood, 0.8),
