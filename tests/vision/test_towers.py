@@ -85,6 +85,19 @@ def test_an_open_clip_tower_gives_patch_features():
     assert all(parameter.grad is not None for parameter in tower.parameters())
 
 
+def test_nanos_choices_change_speed_and_stem_only():
+    shape = {"image_size": 56, "width": 32, "depth": 2, "heads": 2, "ffn_width": 64, "class_token": False}
+    fused, plain = (InternViT(InternViTConfig(**shape, fused_attention=fused)).eval() for fused in (True, False))
+    plain.load_state_dict(fused.state_dict())
+    pixels = torch.randn(2, 3, 56, 56)
+    assert fused(pixels).shape == (2, 16, 32) and "cls_token" not in fused.state_dict()
+    torch.testing.assert_close(plain(pixels), fused(pixels))
+    stem = InternViT(InternViTConfig(**shape, stem_width=4))
+    assert stem(pixels).shape == (2, 16, 32)
+    others = {name for name in stem.state_dict() if not name.startswith("patch_embed")}
+    assert others == {name for name in fused.state_dict() if not name.startswith("patch_embed")}
+
+
 def test_unknown_towers_and_shapes_are_refused():
     with pytest.raises(InputError, match="no such model"):
         build_tower(VisionConfig(OPEN_CLIP, open_clip=OpenClipConfig("ViT-unheard-of")))
