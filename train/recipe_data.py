@@ -200,7 +200,8 @@ def read_recipe(
     Args:
         speech: without it no units are read and the tasks that need them have no samples.
         heard: the sets of units for transcription.
-        said: the sets of units for reading aloud.
+        said: the sets of units for reading aloud; all of them where none is of the split (one voice says each text
+            once, so there may be none to hold out).
 
     Raises:
         InputError: the folder or a set of units is missing, or a file is damaged.
@@ -216,5 +217,5 @@ def read_recipe(
         # The answers' texts are shared by the splits: what is held out are questions, pictures and voices.
         answers=read_units(root, ["answer"], None) if speech else nobody,
         heard=read_units(root, heard, split) if speech else nobody,
-        said=read_units(root, said, split) if speech else nobody,
+        said=(read_units(root, said, split) or read_units(root, said, None)) if speech else nobody,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,17 @@ def corpus(paths: Iterable[Path]) -> Iterator[str]:
                     yield '"' + text + '"'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train tokenizer``."""
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="JSONL files, or folders of them")
     parser.add_argument("--out", type=Path, default=Path("runs/tokenizer-nano"))
     parser.add_argument("--text-tokens", type=int, default=4096)
     parser.add_argument("--codebook-size", type=int, default=4096)
-    arguments = parser.parse_args()
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
     paths = [file for path in arguments.text for file in (sorted(path.rglob("*.jsonl")) if path.is_dir() else [path])]
     missing = [path for path in paths if not path.is_file()]
     if missing or not paths:
@@ -90,7 +95,14 @@ def main() -> None:
     tokenizer.save_pretrained(arguments.out)
     frame = len(tokenizer.encode(REPLY_FRAME))
     print(json.dumps({"tokens": len(tokenizer), "reply_frame_tokens": frame, "out": str(arguments.out)}))
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    register(parser)
+    return run(parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""``emova train``: programs are found, imported only when called, and errors are one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emova import cli
+from train.all import commands
+from train.cli import PROGRAMS, register
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_registers(program: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(PROGRAMS[program][0]).register(parser)
+    assert callable(parser.get_default("run"))
+
+
+def test_help_imports_no_program() -> None:
+    code = (
+        "import argparse, sys, train.cli; train.cli.register(argparse.ArgumentParser()); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "stage1", "nothing.yaml"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_arguments_reach_the_program() -> None:
+    parser = argparse.ArgumentParser()
+    register(parser)
+    parsed = parser.parse_args(["units", "--set", "question", "--jobs", "1"])
+    assert parsed.program == "units" and parsed.rest == ["--set", "question", "--jobs", "1"]
+
+
+def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    row = commands("nano", "data/nano", "runs/emova-nano")
+    assert [line[0] for line in row] == [name for name in PROGRAMS if name not in ("all", "u2s", "assemble")] + [
+        "u2s",
+        "assemble",
+    ]

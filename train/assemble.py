@@ -1,0 +1,225 @@
+"""Put the trained parts together to a checkpoint folder, in 16 or 8 bits, and see that the whole of it loads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import emova.compat  # noqa: F401
+
+# isort: split
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from emova.errors import InputError
+from emova.style import StylePrototypes
+from emova.weights import Storage
+
+CARD = "README.md"
+# What the parts are loaded for; the phone decoder of the speech tokenizer is needed to measure it, not to use it.
+PHONE_DECODER = "phone_decoder."
+
+
+@dataclass(frozen=True)
+class AssembleConfig:
+    """Where the parts come from, and how they are stored.
+
+    Attributes:
+        model: a stage's export, with the processor's files.
+        speech_tokenizer, speech_detokenizer: exports of S2U and U2S.
+        prototypes: the style vectors; empty takes the file beside the detokenizer, if there is one.
+        out: the checkpoint's folder; an earlier checkpoint there is replaced, its README.md is kept.
+        tokenizer_storage, detokenizer_storage: bits of the speech parts; the model is stored in float16.
+        phone_decoder: keep the speech tokenizer's phone decoder.
+        max_mib: most MiB that all files together may have.
+    """
+
+    model: Path
+    speech_tokenizer: Path
+    speech_detokenizer: Path
+    out: Path
+    prototypes: Path | None = None
+    tokenizer_storage: Storage = "int8"
+    detokenizer_storage: Storage = "float16"
+    phone_decoder: bool = True
+    max_mib: float = 50.0
+
+
+def assemble(config: AssembleConfig) -> dict[str, int]:
+    """Write the checkpoint and return the bytes of each part.
+
+    Raises:
+        InputError: a part is missing, does not fit the others, or the whole is too large.
+    """
+    from emova.parts import load_parts
+
+    staged = config.out.with_name(f".{config.out.name}.{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        _write_model(config.model, staged)
+        _write_speech(config, staged)
+        prototypes = config.prototypes or config.speech_detokenizer / StylePrototypes.FILE_NAME
+        if not prototypes.is_file():
+            raise InputError(f"{prototypes}: no style prototypes there; make them first, or give --prototypes")
+        StylePrototypes.load(prototypes).save(staged)
+        load_parts(staged)
+        sizes = part_sizes(staged)
+        total = sum(sizes.values())
+        if total > config.max_mib * 2**20:
+            raise InputError(
+                f"{config.out}: {total / 2**20:.1f} MiB, more than {config.max_mib:g}; "
+                "store a part in fewer bits, or raise --max-mib"
+            )
+        kept = config.out / CARD
+        card = kept.read_text(encoding="utf-8") if kept.is_file() else model_card(config, sizes)
+        (staged / CARD).write_text(card, encoding="utf-8")
+        _replace(staged, config.out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return sizes
+
+
+def _write_model(source: Path, folder: Path) -> None:
+    from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+
+    for name in ("config.json", "tokenizer.json", "processor_config.json"):
+        if not (source / name).is_file():
+            raise InputError(f"{source / name}: missing; give the export of a stage")
+    disable_progress_bar()
+    model = EmovaForConditionalGeneration.from_pretrained(source, dtype=torch.float32, local_files_only=True)
+    worst = max(float(tensor.abs().max()) for tensor in model.state_dict().values() if tensor.is_floating_point())
+    if not worst < torch.finfo(torch.float16).max:
+        raise InputError(f"{source}: a weight ({worst:g}) does not fit 16 bits; train with a lower rate")
+    model.half().save_pretrained(folder)
+    EmovaProcessor.from_pretrained(source, local_files_only=True).save_pretrained(folder)
+
+
+def _write_speech(config: AssembleConfig, folder: Path) -> None:
+    from emova.speech.detokenizer.u2s import U2SDetokenizer
+    from emova.speech.tokenizer.s2u import S2UTokenizer
+    from emova.weights import save_folder
+
+    tokenizer = S2UTokenizer.from_pretrained(config.speech_tokenizer)
+    state = tokenizer.state_dict()
+    if not config.phone_decoder:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(PHONE_DECODER)}
+    save_folder(folder / "speech_tokenizer", tokenizer.config, state, config.tokenizer_storage)
+    detokenizer = U2SDetokenizer.from_pretrained(config.speech_detokenizer)
+    detokenizer.save_pretrained(folder / "speech_detokenizer", config.detokenizer_storage)
+
+
+def _replace(staged: Path, out: Path) -> None:
+    """Give ``staged`` the place of ``out``; at no moment are both gone."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(staged, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def part_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file or folder of a checkpoint."""
+    return {
+        path.name: sum(
+            file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+        )
+        for path in sorted(folder.iterdir())
+    }
+
+
+def _training_rows(config: AssembleConfig) -> list[str]:
+    """What each run says of itself: steps and hours, from the metrics beside its export."""
+    from train.metrics import FILE_NAME, read
+
+    rows = []
+    for export in (config.speech_tokenizer, config.speech_detokenizer, config.model):
+        found: list[dict[str, Any]] = [row for row in read(export.parent / FILE_NAME) if row["kind"] == "train"]
+        if found:
+            hours = found[-1].get("time", 0.0) / 3600
+            rows.append(f"| {export.parent.name} | {found[-1]['step']} | {hours:.2f} |")
+    return rows
+
+
+def model_card(config: AssembleConfig, sizes: dict[str, int]) -> str:
+    """A first model card: what is known from the files; figures are added from the evaluation."""
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: emova",
+        "pipeline_tag: any-to-any",
+        "---",
+        f"# {config.out.name}",
+        "",
+        "A small omni-modal assistant: it sees a picture, hears a question and answers in text and in a voice with",
+        "emotion. Trained from nothing by the programs in `train/` on data that `data_recipes/` makes.",
+        "",
+        "## Parts",
+        "",
+        "| part | MiB |",
+        "| --- | --- |",
+        *[f"| {name} | {size / 2**20:.2f} |" for name, size in sizes.items() if size > 2**10],
+        "",
+        "## Training",
+        "",
+        "| run | steps | hours of the last session |",
+        "| --- | --- | --- |",
+        *_training_rows(config),
+        "",
+        "## Figures",
+        "",
+        "Measured on held-out data by `emova eval nano`.",
+        "",
+        "## Limits",
+        "",
+        "It knows what its recipe taught it, and little else. It must not be relied on for facts.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train assemble``."""
+    parser.add_argument("--model", type=Path, default=Path("runs/stage3-nano/export"), help="a stage's export")
+    parser.add_argument("--speech-tokenizer", type=Path, default=Path("runs/s2u-nano/export"))
+    parser.add_argument("--speech-detokenizer", type=Path, default=Path("runs/u2s-nano/export"))
+    parser.add_argument("--prototypes", type=Path, help="style_prototypes.safetensors; default: beside the detokenizer")
+    parser.add_argument("--out", type=Path, default=Path("runs/emova-nano"), help="the checkpoint's folder")
+    parser.add_argument("--tokenizer-storage", choices=("float32", "float16", "int8"), default="int8")
+    parser.add_argument("--detokenizer-storage", choices=("float32", "float16", "int8"), default="float16")
+    parser.add_argument("--no-phone-decoder", dest="phone_decoder", action="store_false", help="leave it out")
+    parser.add_argument("--max-mib", type=float, default=50.0, help="most MiB of all files together")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    values = {name: getattr(arguments, name) for name in AssembleConfig.__dataclass_fields__}
+    sizes = assemble(AssembleConfig(**values))
+    for name, size in sizes.items():
+        print(f"{size / 2**20:8.2f} MiB  {name}")
+    print(f"{sum(sizes.values()) / 2**20:8.2f} MiB  {arguments.out}")
+    print(json.dumps({"bytes": sum(sizes.values()), "out": str(arguments.out)}))
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.assemble", description=__doc__)
+    register(parser)
+    try:
+        return run(parser.parse_args())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
