@@ -256,18 +256,28 @@ def train(config: VisionTrainConfig) -> FitResult:
     return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train vision``."""
     parser.add_argument("config", nargs="?", default="configs/vision/nano.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    options = parser.parse_args(arguments)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    result = train(load_config(VisionTrainConfig, arguments.config, arguments.overrides))
+    print({name: round(value, 4) for name, value in result.eval_terms.items()})
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    register(parser)
     try:
-        result = train(load_config(VisionTrainConfig, options.config, options.overrides))
+        return run(parser.parse_args(arguments))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print({name: round(value, 4) for name, value in result.eval_terms.items()})
-    return 0
 
 
 if __name__ == "__main__":
