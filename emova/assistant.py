@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,7 +162,7 @@ class Assistant:
         """Say what is said in ``audio`` in another style: same units, new voice. Raises: InputError."""
         return self.render(self.tokenize(audio), style)
 
-    def render(self, units: Sequence[int], style: Style = NEUTRAL) -> Speech:
+    def render(self, units: Iterable[int], style: Style = NEUTRAL) -> Speech:
         """Speak ``units`` in a style. Raises: InputError: a unit lies outside of the codebook."""
         spoken = tuple(int(unit) for unit in units)
         return Speech(spoken, style, self.voice.synthesize(spoken, style), self.voice.sample_rate)
