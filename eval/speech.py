@@ -39,7 +39,7 @@ def phone_error_row(assistant: Assistant, samples: Sequence[ShardSample], name: 
     total = ErrorRate(0, 0)
     for sample in samples:
         audio = torch.from_numpy(sample.audio(tokenizer.sample_rate))[None]
-        phones = tokenizer.recognise_phones(tokenizer.encode(audio)[0])
+        phones = tokenizer.phones(tokenizer.encode(audio))[0]
         total += token_errors(sample.facts["phones"], phones)
     return Row(name, 100 * total.rate, goal, False, "%", len(samples), "labels: Whisper base + G2P")
 
