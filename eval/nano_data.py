@@ -52,7 +52,8 @@ def read_shards(folder: Path, pattern: str) -> Iterator[ShardSample]:
         raise InputError(f"{folder / pattern}: no such shards; run `emova data make nano`")
     for path in paths:
         with tarfile.open(path) as tar:
-            key, parts = None, {}
+            key: str | None = None
+            parts: dict[str, bytes] = {}
             for member in tar:
                 name, _, extension = member.name.partition(".")
                 if name != key and parts:
