@@ -39,10 +39,18 @@ def is_test(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF < TEST_SHARE
 
 
+def _circles(text: str, size: int = 5) -> bool:
+    """Whether some ``size`` words in a row come twice, as when a recogniser repeats itself."""
+    words = re.findall(r"[a-z0-9']+", text.lower())
+    runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+    return len(runs) != len(set(runs))
+
+
 class _Whisper:
     """Whisper base with a window as long as the clip needs: eight times faster on short clips than always 30 s.
 
-    A doubtful label is made again with the full window that the model was trained with.
+    A doubtful label, or one that goes round in circles, is made again with the full window that the model was trained
+    with and the library's own safeguards.
     """
 
     _MIN_FRAMES, _MAX_FRAMES, _TAIL_FRAMES = 800, 3000, 200  # of 10 ms
@@ -58,10 +66,15 @@ class _Whisper:
         self._tokenizer = Tokenizer(self._model.hf_tokenizer, True, task="transcribe", language="en")
 
     def __call__(self, samples: np.ndarray) -> tuple[str, float]:
-        """Text and mean log probability of a token; clips over 29 s are cut there."""
+        """Text and mean log probability of a token."""
         needed = len(samples) // 320 * 2 + self._TAIL_FRAMES
-        text, score = self._window(samples, min(max(needed, self._MIN_FRAMES), self._MAX_FRAMES))
-        return (text, score) if score > self._DOUBT else self._window(samples, self._MAX_FRAMES)
+        if needed <= self._MAX_FRAMES:
+            text, score = self._window(samples, max(needed, self._MIN_FRAMES))
+            if score > self._DOUBT and not _circles(text):
+                return text, score
+        found = list(self._model.transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)[0])
+        score = float(np.mean([segment.avg_logprob for segment in found])) if found else -10.0
+        return " ".join(segment.text.strip() for segment in found), round(score, 4)
 
     def _window(self, samples: np.ndarray, frames: int) -> tuple[str, float]:
         padded = np.pad(samples, (0, max(0, frames * 160 - len(samples))))
@@ -108,13 +121,16 @@ def label_clips(
 
 
 def keep(entry: dict[str, Any]) -> bool:
-    """Whether a labelled clip is usable: long enough, words in it, and not a jingle that was guessed at."""
+    """Whether a labelled clip is usable: long enough, words in it at a human rate, not silence that was guessed at."""
+    sounds = len(phones(entry["text"]))
     return (
         entry["seconds"] >= MIN_SECONDS
-        and entry["score"] > -1.2
+        and entry["score"] > -1.1
+        and not entry["name"].startswith("silence/")
         and re.search(r"[A-Za-z0-9]", entry["text"]) is not None
-        and len(phones(entry["text"])) >= 3
-        and len(phones(entry["text"])) / entry["seconds"] < 25
+        and not _circles(entry["text"], 8)
+        and sounds >= 3
+        and 2.5 < sounds / entry["seconds"] < 22
     )
 
 
