@@ -91,8 +91,8 @@ class U2STraining(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(
-        self, units: Tensor, unit_mask: Tensor, audio: Tensor, f0: Tensor, voiced: Tensor, reference: Tensor,
-        reference_lengths: Tensor,
+        self, units: Tensor, unit_mask: Tensor, audio: Tensor, f0: Tensor, f0_level: Tensor, voiced: Tensor,
+        reference: Tensor, reference_lengths: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
         """The losses of one batch of ``train.u2s_data.Windows``: generator's and discriminators' in one sum."""
         weights, vits = self.weights, self.detokenizer.vits
@@ -114,11 +114,12 @@ class U2STraining(nn.Module):
             )
         }
         loss = weights.kl * terms["kl"]
-        if prior.log_f0_BF is not None and prior.voicing_BF is not None:
-            terms["f0"], terms["voicing"] = pitch_terms(
-                prior.log_f0_BF, prior.voicing_BF, f0, voiced, mask_B1F.squeeze(1)
+        if prior.log_f0_BF is not None:
+            assert prior.voicing_BF is not None and prior.level_B is not None
+            terms["f0"], terms["voicing"], terms["f0_level"] = pitch_terms(
+                prior.log_f0_BF, prior.voicing_BF, prior.level_B, f0, voiced, f0_level, mask_B1F.squeeze(1)
             )
-            loss = loss + weights.f0 * terms["f0"] + weights.voicing * terms["voicing"]
+            loss = loss + weights.f0 * (terms["f0"] + terms["f0_level"]) + weights.voicing * terms["voicing"]
 
         # The first rows go the way of inference. Batches are shuffled, so which rows that are does not matter.
         share = weights.prior_path if adversarial else weights.prior_path_early
@@ -186,6 +187,36 @@ def parameter_groups(recipe: U2SRecipe, training: U2STraining) -> list[dict[str,
 
 
 @torch.no_grad()
+def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 48) -> float:
+    """Set and return the gain that gives predicted F0 contours the spread of the real ones (median of utterances)."""
+    pitch = detokenizer.vits.pitch
+    if pitch is None:
+        return 1.0
+    pitch.contour_gain.fill_(1.0)
+    ratios = []
+    for index in np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(int):
+        units, style = inputs_of(detokenizer, store, int(index))
+        prior = detokenizer.vits.prior(units, style)
+        assert prior.log_f0_BF is not None and prior.voicing_BF is not None
+        f0 = torch.from_numpy(store.f0(int(index)))
+        both = (prior.voicing_BF[0] > 0) & (f0 > 0)
+        if int(both.sum()) >= 20:
+            ratios.append(f0[both].log().std() / prior.log_f0_BF[0][both].std().clamp(min=1e-3))
+    gain = float(torch.stack(ratios).median().clamp(1.0, 1.6)) if ratios else 1.0
+    pitch.contour_gain.fill_(gain)
+    return gain
+
+
+def inputs_of(detokenizer: U2SDetokenizer, store: SpeechStore, index: int) -> tuple[Tensor, Tensor]:
+    """Units ``[1, U]`` of the neutral rendering (if there is one) and style ``[1, S]`` of another utterance."""
+    source = store.neutral(index)
+    units = torch.from_numpy(store.units(source if source is not None else index))[None]
+    alike = store.by_style[store.utterances[index].style]
+    reference = alike[(alike.index(index) + 1) % len(alike)]
+    return units, detokenizer.embed_style(torch.from_numpy(store.samples(reference))[None])
+
+
+@torch.no_grad()
 def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, folder: Path) -> dict[str, float]:
     """Say held-out utterances in their own style from neutral units; write real and decoded sound, measure the pitch.
 
@@ -196,12 +227,9 @@ def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, f
 
     folder.mkdir(parents=True, exist_ok=True)
     cents, voicing = [], []
-    for number, index in enumerate(np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(int)):
-        source = store.neutral(index)
-        units = torch.from_numpy(store.units(source if source is not None else index))[None]
-        alike = store.by_style[store.utterances[index].style]
-        reference = alike[(alike.index(index) + 1) % len(alike)]
-        style = detokenizer.embed_style(torch.from_numpy(store.samples(reference))[None])
+    for number, place in enumerate(np.linspace(0, len(store) - 1, min(count, len(store)))):
+        index = round(float(place))
+        units, style = inputs_of(detokenizer, store, index)
         samples = detokenizer.decode(units, style)[0]
         utterance = store.utterances[index]
         name = f"{number}-{utterance.gender}-{utterance.emotion}-{utterance.pitch}"
@@ -245,15 +273,21 @@ def train(recipe: U2SRecipe) -> FitResult:
     training = U2STraining(recipe, detokenizer)
 
     def validate(module: nn.Module, step: int) -> dict[str, float]:
+        gain = calibrate_contour(training.detokenizer, store)
         training.detokenizer.save_pretrained(output / "export")
-        return write_samples(training.detokenizer, held_out, recipe.samples, output / "samples")
+        measured = write_samples(training.detokenizer, held_out, recipe.samples, output / "samples")
+        if training.detokenizer.vits.pitch is not None:
+            training.detokenizer.vits.pitch.contour_gain.fill_(1.0)  # training goes on without it
+        return {"contour_gain": gain, **measured}
 
     result = fit(
         training, Windows(store, recipe.data), collate, recipe.run,
         eval_set=Windows(held_out, recipe.data, limit=recipe.data.validation_windows),
         parameter_groups=lambda _: parameter_groups(recipe, training), on_validate=validate,
     )  # fmt: skip
-    training.detokenizer.eval().save_pretrained(output / "export")
+    training.eval()
+    calibrate_contour(training.detokenizer, store)
+    training.detokenizer.save_pretrained(output / "export")
     return result
 
 

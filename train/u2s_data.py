@@ -335,6 +335,7 @@ class Windows(Dataset[dict[str, Tensor]]):
             "unit_mask": torch.from_numpy(place(np.ones(utterance.units, np.float32), *around))[None],
             "audio": torch.from_numpy(place(store.samples(chosen), start * UNIT_SAMPLES, window * UNIT_SAMPLES)),
             "f0": torch.from_numpy(np.where(f0_window > 0, f0_window, filled[0 if start < 0 else -1])),
+            "f0_level": torch.tensor(np.log(f0[f0 > 0]).mean() if (f0 > 0).any() else np.log(180.0)).float(),
             "voiced": torch.from_numpy(place(f0 > 0, *frames)),
             "reference": torch.from_numpy(self.reference(chosen)),
         }

@@ -60,13 +60,15 @@ def kl_term(
 
 
 def pitch_terms(
-    log_f0_BF: Tensor, voicing_BF: Tensor, f0_BF: Tensor, voiced_BF: Tensor, mask_BF: Tensor
-) -> tuple[Tensor, Tensor]:
-    """L1 of log-F0 (a tenth where unvoiced, whose F0 is interpolated) and cross-entropy of voicing."""
+    log_f0_BF: Tensor, voicing_BF: Tensor, level_B: Tensor, f0_BF: Tensor, voiced_BF: Tensor, f0_level_B: Tensor,
+    mask_BF: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """L1 of log-F0 (a tenth where unvoiced, whose F0 is interpolated), cross-entropy of voicing, L1 of the level."""
     weight_BF = mask_BF * torch.where(voiced_BF, 1.0, 0.1)
     f0_term = ((log_f0_BF - f0_BF.log()).abs() * weight_BF).sum() / weight_BF.sum().clamp(min=1)
     cross = functional.binary_cross_entropy_with_logits(voicing_BF, voiced_BF.float(), reduction="none")
-    return f0_term, (cross * mask_BF).sum() / mask_BF.sum().clamp(min=1)
+    voicing_term = (cross * mask_BF).sum() / mask_BF.sum().clamp(min=1)
+    return f0_term, voicing_term, (level_B - f0_level_B).abs().mean()
 
 
 def discriminator_term(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:

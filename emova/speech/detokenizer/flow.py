@@ -18,7 +18,7 @@ class FlowConfig:
     """Sizes of the coupling layers; ``lookahead`` counts future taps of a convolution, None for half of them."""
 
     layers: int = 4
-    channels: int = 72
+    channels: int = 64
     kernel: int = 5
     depth: int = 2  # gated convolutions in a coupling layer
     lookahead: int | None = 0

@@ -23,9 +23,9 @@ class UnitEncoderConfig:
     levels: tuple[int, ...] = (8, 8, 8, 8)
     # A vector of its own for every code, added to that of its digits. Needed where ``levels`` is empty.
     table: bool = False
-    digit_channels: int = 48
+    digit_channels: int = 32
     channels: int = 160
-    widening: float = 3.0  # hidden channels of a block / channels
+    widening: float = 2.5  # hidden channels of a block / channels
     unit_kernel: int = 5
     unit_dilations: tuple[int, ...] = (1, 1, 2, 2)
     unit_lookahead: tuple[int, ...] = (2, 1, 1, 0)

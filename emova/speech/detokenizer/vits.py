@@ -33,7 +33,7 @@ class PitchConfig:
     """The pitch predictor and the excitation; ``enabled=False`` leaves plain VITS."""
 
     enabled: bool = True
-    hidden: int = 320
+    hidden: int = 256
     kernel: int = 5
     dilations: tuple[int, ...] = (1, 2)
     lookahead: tuple[int, ...] = (1, 0)
@@ -62,6 +62,7 @@ class Prior:
     log_scale_BZF: Tensor
     log_f0_BF: Tensor | None  # log of Hz, also where unvoiced
     voicing_BF: Tensor | None  # logit
+    level_B: Tensor | None  # the style's mean log-F0
 
     def crop(self, start: int, end: int) -> Prior:
         """The frames from ``start`` to ``end``."""
@@ -69,13 +70,18 @@ class Prior:
         def cut(x: Tensor | None) -> Tensor | None:
             return x[..., start:end] if x is not None else None
 
-        return Prior(
-            self.mean_BZF[..., start:end], self.log_scale_BZF[..., start:end], cut(self.log_f0_BF), cut(self.voicing_BF)
-        )
+        mean_BZF, log_scale_BZF = self.mean_BZF[..., start:end], self.log_scale_BZF[..., start:end]
+        return Prior(mean_BZF, log_scale_BZF, cut(self.log_f0_BF), cut(self.voicing_BF), self.level_B)
 
 
 class PitchPredictor(nn.Module):
-    """Log-F0 and voicing of each frame from the unit encoder's hidden frames and the style."""
+    """Log-F0 and voicing of each frame from the unit encoder's hidden frames and the style.
+
+    Log-F0 is a level, which the style alone decides, and a contour around it. A contour that was fitted by regression
+    is flatter than speech; ``contour_gain`` (1 in training, measured afterwards) gives it its range back.
+    """
+
+    contour_gain: Tensor
 
     def __init__(self, config: PitchConfig, channels: int, style_size: int) -> None:
         super().__init__()
@@ -84,14 +90,18 @@ class PitchPredictor(nn.Module):
             for dilation, taps in zip(config.dilations, config.lookahead, strict=True)
         )
         self.leave = nn.Conv1d(channels, 2, 1)
+        self.level = nn.Linear(style_size, 1)
+        nn.init.zeros_(self.level.bias)
+        self.register_buffer("contour_gain", torch.ones(1))
         self.context = total_context(self.blocks)
 
-    def forward(self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-F0 and the voicing logit, each ``[B, F]``."""
+    def forward(self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-F0 and the voicing logit, each ``[B, F]``, and the level of log-F0 ``[B]``."""
         for block in self.blocks:
             x_BCF = block(x_BCF, style_BS, mask_B1F)
-        log_f0_BF, voicing_BF = self.leave(x_BCF).float().unbind(dim=1)
-        return log_f0_BF + LOG_F0_CENTRE, voicing_BF
+        contour_BF, voicing_BF = self.leave(x_BCF).float().unbind(dim=1)
+        level_B1 = self.level(style_BS).float() + LOG_F0_CENTRE
+        return level_B1 + self.contour_gain * contour_BF, voicing_BF, level_B1.squeeze(1)
 
 
 class VITS(nn.Module):
@@ -119,9 +129,9 @@ class VITS(nn.Module):
         """The prior of the frames of the units ``keep[0]:keep[1]`` (all if None)."""
         hidden_BCF, mean_BZF, log_scale_BZF = self.unit_encoder(units_BU, style_BS, mask_B1U, keep)
         if self.pitch is None:
-            return Prior(mean_BZF, log_scale_BZF, None, None)
-        log_f0_BF, voicing_BF = self.pitch(hidden_BCF, style_BS, self._frame_mask(mask_B1U, keep))
-        return Prior(mean_BZF, log_scale_BZF, log_f0_BF, voicing_BF)
+            return Prior(mean_BZF, log_scale_BZF, None, None, None)
+        log_f0_BF, voicing_BF, level_B = self.pitch(hidden_BCF, style_BS, self._frame_mask(mask_B1U, keep))
+        return Prior(mean_BZF, log_scale_BZF, log_f0_BF, voicing_BF, level_B)
 
     def _frame_mask(self, mask_B1U: Tensor | None, keep: tuple[int, int] | None) -> Tensor | None:
         if mask_B1U is None:

@@ -1,0 +1,199 @@
+"""Choose the style prototypes: ``python -m train.prototypes configs/u2s/nano.yaml --detokenizer runs/u2s-nano/export``.
+
+EMOVA (§3.2) lets an emotion recogniser choose, among candidate recordings of each style, the one that conveys it most
+surely, and uses that one's style vector. No such recogniser can be had offline, so a small one is fitted here to
+acoustic correlates of the recipe's own recordings: F0 level, range and slope, level, spectral tilt and brightness. It
+shortlists recordings it was not fitted to; among those, the one is taken whose vector makes the decoder speak other
+sentences most surely in the style.
+
+Shapes: N utterances, D features, L styles, S style channels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from emova.errors import InputError
+from emova.speech.detokenizer.u2s import U2SDetokenizer
+from emova.style import ALL_STYLES, Style, StylePrototypes
+from train.u2s_data import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
+
+
+def acoustic_features(samples: np.ndarray, f0: np.ndarray) -> np.ndarray:
+    """``[D]`` correlates of style in float samples at 24 kHz, with their F0 a 10 ms frame (0 where unvoiced)."""
+    voiced = f0 > 0
+    log_f0 = np.log2(f0[voiced]) * 12 if voiced.sum() >= 10 else np.zeros(10)
+    low, middle, high = np.percentile(log_f0, [10, 50, 90])
+    time = np.flatnonzero(voiced)[: len(log_f0)] / 100 if voiced.sum() >= 10 else np.arange(10) / 100
+    slope = np.polyfit(time - time.mean(), log_f0, 1)[0] * (time[-1] - time[0])
+    movement = np.abs(np.diff(log_f0)).mean()
+
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), 720)[::HOP] * np.hanning(720)
+    power = np.abs(np.fft.rfft(frames, 1024)) ** 2 + 1e-10
+    energy = 10 * np.log10(power.sum(axis=1))
+    spectrum = power[energy > energy.max() - 35].mean(axis=0)
+    hertz = np.fft.rfftfreq(1024, 1 / SAMPLE_RATE)
+
+    def band(start: float, end: float) -> float:
+        return float(10 * np.log10(spectrum[(hertz >= start) & (hertz < end)].mean()))
+
+    speech = (hertz >= 300) & (hertz < 6000)
+    tilt = np.polyfit(np.log2(hertz[speech]), 10 * np.log10(spectrum[speech]), 1)[0]
+    level = 10 * np.log10(np.mean(samples.astype(np.float64) ** 2) + 1e-10)
+    bands = band(80, 500), band(500, 2000), band(2000, 5000), band(5000, 10000)
+    return np.array(
+        [middle, high - low, log_f0.std(), slope, movement, level, tilt, *(part - bands[1] for part in bands)]
+    )
+
+
+class StyleClassifier:
+    """Logistic regression of the styles on standardised features and their squares."""
+
+    def __init__(self, features_ND: np.ndarray, labels_N: Sequence[int], classes: int) -> None:
+        features = torch.tensor(features_ND, dtype=torch.float64)
+        self._mean, self._spread = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
+        inputs, labels = self._inputs(features), torch.tensor(list(labels_N))
+        self._model = nn.Linear(inputs.shape[1], classes, dtype=torch.float64)
+        nn.init.zeros_(self._model.weight)
+        optimizer = torch.optim.LBFGS(self._model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self._model(inputs), labels)
+            loss = loss + 1e-3 * self._model.weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    def _inputs(self, features: Tensor) -> Tensor:
+        scaled = ((features - self._mean) / self._spread).clamp(-4, 4)
+        return torch.cat([scaled, scaled.square()], dim=1)
+
+    @torch.no_grad()
+    def log_probabilities(self, features_ND: np.ndarray) -> np.ndarray:
+        """``[N, L]``"""
+        inputs = self._inputs(torch.tensor(features_ND, dtype=torch.float64))
+        return self._model(inputs).log_softmax(dim=1).numpy()
+
+
+@dataclass(frozen=True)
+class PrototypeReport:
+    """What was chosen, and how surely: mean log-probability of the asked style over decoded sentences."""
+
+    keys: dict[str, str]  # style -> utterance
+    chosen_confidence: float
+    mean_vector_confidence: float
+    recordings_accuracy: float  # of the classifier on recordings it was not fitted to
+    decoded_accuracy: float  # of the classifier on decoded sentences in the chosen styles
+
+
+def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vector_S: Tensor) -> np.ndarray:
+    rows = []
+    for sentence in units:
+        samples = detokenizer.decode(sentence[None], vector_S[None])[0].numpy()
+        rows.append(acoustic_features(samples, measure_f0((samples * 32767).astype(np.int16))))
+    return np.stack(rows)
+
+
+def choose_prototypes(
+    detokenizer: U2SDetokenizer, store: SpeechStore, *, candidates: int = 40, shortlist: int = 6, sentences: int = 4,
+    fit_limit: int = 60, min_units: int = 25, seed: int = 0,
+) -> tuple[StylePrototypes, PrototypeReport]:  # fmt: skip
+    """Top-1 of ``candidates`` recordings a style, of ``min_units`` or more; ``fit_limit`` others fit the classifier.
+
+    Raises:
+        InputError: a style has no recordings.
+    """
+    rng = np.random.default_rng(seed)
+    by_style: dict[Style, list[int]] = {style: [] for style in ALL_STYLES}
+    for index, utterance in enumerate(store.utterances):
+        if utterance.units >= min_units:
+            by_style[Style(utterance.gender, utterance.emotion, utterance.pitch)].append(index)
+    fitted: list[tuple[int, int]] = []
+    tried: dict[int, list[int]] = {}
+    for label, style in enumerate(ALL_STYLES):
+        found = by_style[style]
+        if len(found) < 4:
+            raise InputError(f"style {style.key}: {len(found)} recordings; at least 4 that are long enough are needed")
+        order = [found[place] for place in rng.permutation(len(found))]
+        half = min(candidates, len(order) // 2)
+        tried[label] = order[:half]
+        fitted += [(index, label) for index in order[half : half + fit_limit]]
+
+    def features(indices: Sequence[int]) -> np.ndarray:
+        return np.stack([acoustic_features(store.samples(index), store.f0(index)) for index in indices])
+
+    classifier = StyleClassifier(
+        features([index for index, _ in fitted]), [label for _, label in fitted], len(ALL_STYLES)
+    )
+    neutral = [index for index in by_style[Style()] if index not in set(tried[ALL_STYLES.index(Style())])]
+    spoken = [torch.from_numpy(store.units(index)) for index in neutral[:sentences]]
+
+    vectors: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}
+    keys: dict[str, str] = {}
+    right, total, chosen_right, chosen_total = 0, 0, 0, 0
+    chosen_scores, mean_scores = [], []
+    for label, style in enumerate(ALL_STYLES):
+        scores = classifier.log_probabilities(features(tried[label]))
+        right, total = right + int((scores.argmax(axis=1) == label).sum()), total + len(scores)
+        best = [tried[label][place] for place in np.argsort(-scores[:, label])[:shortlist]]
+        embedded = [detokenizer.embed_style(torch.from_numpy(store.samples(index))[None])[0] for index in best]
+        decoded = [classifier.log_probabilities(_decoded_features(detokenizer, spoken, vector)) for vector in embedded]
+        winner = int(np.argmax([rows[:, label].mean() for rows in decoded]))
+        vectors[style.key], keys[style.key] = embedded[winner], store.utterances[best[winner]].key
+        chosen_scores.append(decoded[winner][:, label].mean())
+        chosen_right += int((decoded[winner].argmax(axis=1) == label).sum())
+        chosen_total += len(spoken)
+        means[style.key] = torch.stack(embedded).mean(dim=0)
+        rows = classifier.log_probabilities(_decoded_features(detokenizer, spoken, means[style.key]))
+        mean_scores.append(rows[:, label].mean())
+    report = PrototypeReport(
+        keys, float(np.mean(chosen_scores)), float(np.mean(mean_scores)), right / total, chosen_right / chosen_total
+    )
+    return StylePrototypes(vectors), report
+
+
+def main() -> int:
+    from emova.config import load_config
+    from train.u2s import U2SRecipe
+
+    parser = argparse.ArgumentParser(prog="python -m train.prototypes", description="Choose the 24 style prototypes.")
+    parser.add_argument("config", help="the configuration that trained the detokenizer")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--detokenizer", required=True, help="folder of the trained detokenizer")
+    parser.add_argument("--out", help="folder for style_prototypes.safetensors; the detokenizer's if not given")
+    parser.add_argument("--candidates", type=int, default=40, help="recordings tried for each style")
+    arguments = parser.parse_args()
+    try:
+        recipe = load_config(U2SRecipe, arguments.config, arguments.overrides)
+        detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
+        store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
+        prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates)
+        out = Path(arguments.out or arguments.detokenizer)
+        out.mkdir(parents=True, exist_ok=True)
+        prototypes.save(out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for style, key in report.keys.items():
+        print(f"{style}: {key}")
+    print(
+        f"log-probability of the asked style: chosen {report.chosen_confidence:.3f}, mean of the shortlist "
+        f"{report.mean_vector_confidence:.3f}; classifier right on recordings {report.recordings_accuracy:.3f}, "
+        f"on decoded speech {report.decoded_accuracy:.3f}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
