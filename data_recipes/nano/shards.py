@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from data_recipes.nano.hibari_voice import Utterance
-from data_recipes.nano.voices import Voices, family_of, gender_of
+from data_recipes.nano.voices import Voices, family_of, gender_of, recipe_of
 
-FORMAT = 1  # part of every plan digest: raise it when the making of speech changes
+FORMAT = 2  # part of every plan digest: raise it when the making of speech changes
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ class ShardInfo:
 
 def plan_digest(items: Sequence[Item]) -> str:
     """Digest of everything that determines a shard's bytes."""
-    text = json.dumps([FORMAT, [asdict(item) for item in items]], ensure_ascii=False, sort_keys=True)
+    ways = {(i.voice, i.emotion, i.pitch): recipe_of(i.voice, i.emotion, i.pitch) for i in items}
+    plan = [FORMAT, [asdict(item) for item in items], sorted((*key, way) for key, way in ways.items())]
+    text = json.dumps(plan, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -55,10 +55,10 @@ class Rendering:
 
 
 EMOTION_RENDERINGS: dict[str, Rendering] = {
-    "neutral": Rendering(f0_range=0.85),
-    "happy": Rendering(f0_level=1.06, f0_range=1.65, f0_slope=0.10, gain_db=1.0, effort=0.3, tilt_db=1.0),
+    "neutral": Rendering(f0_range=0.80),
+    "happy": Rendering(f0_level=1.06, f0_range=1.65, f0_slope=0.10, gain_db=1.5, effort=0.3, tilt_db=1.4),
     "sad": Rendering(f0_level=0.96, f0_range=0.35, f0_slope=-0.12, gain_db=-4.0, effort=-0.8, tilt_db=-2.5,
-                     breath_db=6.0),
+                     breath_db=5.0),
     "angry": Rendering(f0_level=1.03, f0_range=1.2, f0_slope=-0.06, gain_db=4.5, effort=1.0, tilt_db=2.8,
                        jitter=0.02),
 }  # fmt: skip

@@ -80,6 +80,17 @@ def gender_of(voice: str) -> str:
     return {**FLITE_VOICES, **FESTIVAL_VOICES, "joe": "male"}[name]
 
 
+def _settings(name: str) -> VoiceSettings:
+    """hibari's settings for the voice ``hibari/NAME``."""
+    return {"female": FEMALE, "male": MALE}.get(name) or pseudo_voice(int(name[1:]))
+
+
+def recipe_of(voice: str, emotion: str, pitch: str) -> str:
+    """Everything that determines how a voice renders a style, for the digest of a shard's plan."""
+    family, _, name = voice.partition("/")
+    return repr((_settings(name), rendering(emotion, pitch))) if family == "hibari" else ""
+
+
 def _level(samples: np.ndarray) -> np.ndarray:
     return limit(samples * (_LEVEL / active_rms(samples)))
 
@@ -103,8 +114,7 @@ class Voices:
         family, _, name = voice.partition("/")
         rng = generator("noise", voice, text, emotion, pitch, seed)
         if family == "hibari":
-            settings = {"female": FEMALE, "male": MALE}.get(name) or pseudo_voice(int(name[1:]))
-            return render(text, settings, rendering(emotion, pitch), rng)
+            return render(text, _settings(name), rendering(emotion, pitch), rng)
         maker = {"kokoro": self._kokoro_speak, "flite": _flite, "festival": _festival, "piper": self._piper_speak}
         if family not in maker:
             raise InputError(f"voice {voice!r} is unknown; families are {', '.join(('hibari', *maker))}")
