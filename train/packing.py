@@ -48,6 +48,9 @@ class LossWeights:
     prompt_units: float = 0.0
     """Speech that the assistant hears."""
     prompt_text: float = 0.0
+    prompt_share: float = 1.0
+    """The share of prompt positions, drawn anew each time, that the loss is taken at: the vocabulary head costs a
+    quarter of a step, and a prompt's tokens are many."""
 
     def table(self) -> Tensor:
         """[len(KINDS)]"""
@@ -110,6 +113,10 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
     kinds = np.concatenate([each.kinds for each in pieces]).astype(np.int64)
     table = weights.table().numpy()
     weight = np.where(kinds == NOTHING, 0.0, table[kinds])
+    if weights.prompt_share < 1:
+        # The engine seeds numpy's generator for each batch.
+        left_out = np.random.random(len(weight)) >= weights.prompt_share
+        weight[left_out & (kinds >= PROMPT_UNITS)] = 0.0
     predicted = np.flatnonzero(weight > 0)
     batch = {
         "input_ids": torch.from_numpy(ids)[None],

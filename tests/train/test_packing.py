@@ -98,6 +98,14 @@ def test_kinds_name_what_each_token_teaches(conversations, tiny_processor) -> No
     assert drawn.ids[-1] == ids.end_of_turn and drawn.kinds[-1] != NOTHING
 
 
+def test_prompts_may_be_sampled(conversations) -> None:
+    pack = pieces_of(conversations)
+    kinds = [collate([pack], LossWeights(prompt_units=1.0, prompt_share=share))["kinds"] for share in (1.0, 0.3)]
+    heard = [int((each == KINDS.index("prompt_units")).sum()) for each in kinds]
+    assert 0.1 < heard[1] / heard[0] < 0.5
+    assert len(kinds[0]) - heard[0] == len(kinds[1]) - heard[1]
+
+
 def test_two_turns_share_one_picture(conversations) -> None:
     for seed in range(30):
         sample = conversations.picture_reply(np.random.default_rng(seed))
