@@ -41,7 +41,7 @@ def test_pitch_moves_f0_and_the_male_voice_is_lower() -> None:
     heard = {pitch: _f0(_speak(FEMALE, "neutral", pitch)) for pitch in PITCHES}
     assert heard["low"] < 0.88 * heard["normal"] < 0.88 * 0.92 * heard["high"]
     assert heard["low"] / heard["normal"] == pytest.approx(PITCH_FACTORS["low"], rel=0.06)
-    assert _f0(_speak(MALE)) < 0.75 * heard["normal"]
+    assert _f0(_speak(MALE)) < 0.85 * heard["normal"]
 
 
 def test_emotions_differ_in_level_and_tilt() -> None:
