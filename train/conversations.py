@@ -157,7 +157,7 @@ class Conversations:
         """A picture and its dense caption."""
         picture = self.captioned[int(rng.integers(len(self.captioned)))]
         text = self._phrase(CAPTION_PHRASINGS, rng)
-        content = [{"type": "image", "image": picture.load()}, {"type": "text", "text": text}]
+        content: list[Message] = [{"type": "image", "image": picture.load()}, {"type": "text", "text": text}]
         return Sample((_user(content), _assistant(picture.caption)), (TEXT,))
 
     def picture_text(self, rng: np.random.Generator) -> Sample:
@@ -180,8 +180,8 @@ class Conversations:
     def asr(self, rng: np.random.Generator) -> Sample:
         """Speech to text."""
         utterance = self.recipe.heard.all[int(rng.integers(len(self.recipe.heard)))]
-        instruction = {"type": "text", "text": self._phrase(TRANSCRIBE_PHRASINGS, rng)}
-        content = [self._hear(utterance.units, rng), instruction]
+        instruction: Message = {"type": "text", "text": self._phrase(TRANSCRIBE_PHRASINGS, rng)}
+        content: list[Message] = [self._hear(utterance.units, rng), instruction]
         if instruction["text"] != TRANSCRIBE_PROMPT and rng.random() < 0.5:
             content.reverse()
         return Sample((_user(content), _assistant(utterance.text)), (TEXT,))

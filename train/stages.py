@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,8 @@ def train(config: StageConfig) -> FitResult:
     model, processor = build(config)
     limit = min(data.max_tokens, model.config.text_config.max_position_embeddings)
     speech = any(data.mixture.get(task, 0) > 0 for task in ("asr", "tts", "spoken_talk", "spoken_picture"))
-    sets = {"speech": speech, "heard": data.heard, "said": data.said}
-    conversations = Conversations(read_recipe(data.root, "train", **sets), processor, data.conversations)
+    read = partial(read_recipe, data.root, speech=speech, heard=data.heard, said=data.said)
+    conversations = Conversations(read("train"), processor, data.conversations)
     steps = config.run.max_steps * config.run.gradient_accumulation * config.run.batch_size
     packs = PackedMixture(
         conversations,
@@ -216,7 +217,7 @@ def train(config: StageConfig) -> FitResult:
         size=min(steps, 10000),
         seed=config.run.seed,
     )
-    held_out = Conversations(read_recipe(data.root, "test", **sets), processor, ConversationConfig(unit_noise=0.0))
+    held_out = Conversations(read("test"), processor, ConversationConfig(unit_noise=0.0))
     pieces = evaluation_pieces(held_out, data.mixture, config.samples.losses_over)
     output = Path(config.run.output_dir)
     output.mkdir(parents=True, exist_ok=True)

@@ -125,9 +125,8 @@ def tokenize_shard(tokenizer: Any, shard: Path, part: Path, batch_seconds: float
     part.parent.mkdir(parents=True, exist_ok=True)
     with staged.open("w", encoding="utf-8") as file:
         for clip in clips:
-            row = {"key": clip.key, "units": units[clip.key]}
-            row.update({name: clip.record[name] for name in ROW_FIELDS if name in clip.record})
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            record = {name: clip.record[name] for name in ROW_FIELDS if name in clip.record}
+            file.write(json.dumps({"key": clip.key, "units": units[clip.key], **record}, ensure_ascii=False) + "\n")
     os.replace(staged, part)
     seconds = sum(len(clip.samples) for clip in clips) / tokenizer.sample_rate
     return ShardResult(part, len(clips), seconds, tuple(bad))
