@@ -25,6 +25,7 @@ from emova.errors import InputError
 from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder, PosteriorEncoderConfig
+from emova.speech.detokenizer.waveform_heads import ISTFTHead
 from train.discriminators import DiscriminatorConfig, Discriminators
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.u2s_data import SpeechStore, U2SDataConfig, Windows, collate, prepare, tokenizer_hash
@@ -44,13 +45,14 @@ class U2SLossConfig:
 
     mel: float = 10.0
     magnitude: float = 3.0
-    kl: float = 1.0
+    kl: float = 3.0
     f0: float = 5.0
     voicing: float = 1.0
     adversarial: float = 1.0
     feature: float = 2.0
     adversarial_start: int = 1000  # steps without the discriminators
     adversarial_ramp: int = 300  # steps over which their weight then grows
+    adversarial_rows: int = 8  # of a batch that the discriminators hear; those from the prior come first
     prior_path: float = 0.5  # share of rows decoded from the prior
     prior_path_early: float = 0.75  # the same, before `adversarial_start`
     sizes: tuple[int, ...] = (480, 960, 1920)
@@ -133,6 +135,7 @@ class U2STraining(nn.Module):
         loss = loss + weights.mel * terms["mel"] + weights.magnitude * terms["magnitude"]
 
         if adversarial and self.training:
+            real_BT, fake_BT = real_BT[: weights.adversarial_rows], fake_BT[: weights.adversarial_rows]
             with self.discriminators.frozen():
                 with torch.no_grad():
                     _, real_maps = self.discriminators(real_BT)
@@ -205,6 +208,30 @@ def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: in
     gain = float(torch.stack(ratios).median().clamp(1.0, 1.6)) if ratios else 1.0
     pitch.contour_gain.fill_(gain)
     return gain
+
+
+@torch.no_grad()
+def calibrate_loudness(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 48) -> float:
+    """Make the sound as loud as the recordings are (median of utterances), and return the factor.
+
+    The L1 of logarithms aims at medians, which lie below means, so what it trains is a little too quiet. The factor
+    goes into the bias of the inverse-STFT head's magnitudes; the HiFi-GAN head is left as it is.
+    """
+    head = detokenizer.vits.head
+    if not isinstance(head, ISTFTHead):
+        return 1.0
+    ratios = []
+    for place in np.linspace(0, len(store) - 1, min(count, len(store))):
+        index = round(float(place))
+        samples_BT = detokenizer.decode(*inputs_of(detokenizer, store, index))
+        real = torch.from_numpy(store.samples(index)).square().mean().sqrt()
+        ratios.append(real / samples_BT.square().mean().sqrt().clamp(min=1e-4))
+    factor = float(torch.stack(ratios).median().clamp(0.5, 2.0)) if ratios else 1.0
+    assert head.leave.bias is not None
+    head.leave.bias[: head.bins] += float(np.log(factor))
+    if head.driven:
+        head.leave.bias[2 * head.bins :] += float(np.log(factor))
+    return factor
 
 
 def inputs_of(detokenizer: U2SDetokenizer, store: SpeechStore, index: int) -> tuple[Tensor, Tensor]:
@@ -282,11 +309,12 @@ def train(recipe: U2SRecipe) -> FitResult:
 
     result = fit(
         training, Windows(store, recipe.data), collate, recipe.run,
-        eval_set=Windows(held_out, recipe.data, limit=recipe.data.validation_windows),
+        eval_set=Windows(held_out, recipe.data, limit=recipe.data.validation_windows, noisy=False),
         parameter_groups=lambda _: parameter_groups(recipe, training), on_validate=validate,
     )  # fmt: skip
     training.eval()
     calibrate_contour(training.detokenizer, store)
+    calibrate_loudness(training.detokenizer, store)
     training.detokenizer.save_pretrained(output / "export")
     return result
 

@@ -54,6 +54,8 @@ class U2SDataConfig:
     context_right: int = 6
     reference_seconds: float = 2.5  # of another utterance in the same style
     neutral_units: float = 0.5  # share of windows whose units come from the neutral rendering of the sentence
+    digit_noise: float = 0.03  # share of a unit's digits that move to a neighbouring level: units from another voice
+    levels: tuple[int, ...] = (8, 8, 8, 8)  # of the digits, least significant first; empty for no such noise
     validation_windows: int = 64
 
 
@@ -298,15 +300,29 @@ def place(values: np.ndarray, start: int, count: int) -> np.ndarray:
     return result
 
 
+def shake_digits(units: np.ndarray, levels: Sequence[int], share: float) -> np.ndarray:
+    """Units with a random ``share`` of their digits moved up or down by one level."""
+    result, value = np.zeros_like(units), 1
+    for level in levels:
+        digit = units // value % level
+        step = np.where(np.random.random(units.shape) < share, np.random.choice([-1, 1], units.shape), 0)
+        result = result + np.clip(digit + step, 0, level - 1) * value
+        value *= level
+    return result if levels else units
+
+
 class Windows(Dataset[dict[str, Tensor]]):
     """A random window of each utterance, with a reference of the same style.
 
     A window may begin before and end after the utterance: the decoder also learns how speech begins and ends.
     """
 
-    def __init__(self, store: SpeechStore, config: U2SDataConfig, *, limit: int | None = None) -> None:
+    def __init__(
+        self, store: SpeechStore, config: U2SDataConfig, *, limit: int | None = None, noisy: bool = True
+    ) -> None:
         self.store = store
         self.config = config
+        self.noise = config.digit_noise if noisy else 0.0
         self.indices = list(range(len(store)))
         if limit is not None and len(store) > limit:
             self.indices = [round(place) for place in np.linspace(0, len(store) - 1, limit)]
@@ -330,8 +346,11 @@ class Windows(Dataset[dict[str, Tensor]]):
         filled = continuous(f0)
         frames = (start * FRAMES_PER_UNIT, window * FRAMES_PER_UNIT)
         f0_window = place(filled, *frames)
+        units = store.units(source)
+        if self.noise > 0:
+            units = shake_digits(units, self.config.levels, self.noise)
         return {
-            "units": torch.from_numpy(place(store.units(source), *around)),
+            "units": torch.from_numpy(place(units, *around)),
             "unit_mask": torch.from_numpy(place(np.ones(utterance.units, np.float32), *around))[None],
             "audio": torch.from_numpy(place(store.samples(chosen), start * UNIT_SAMPLES, window * UNIT_SAMPLES)),
             "f0": torch.from_numpy(np.where(f0_window > 0, f0_window, filled[0 if start < 0 else -1])),

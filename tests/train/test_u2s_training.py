@@ -27,7 +27,17 @@ from train.discriminators import DiscriminatorConfig
 from train.engine import RunConfig
 from train.prototypes import StyleClassifier, acoustic_features, choose_prototypes
 from train.u2s import U2SLossConfig, U2SRecipe, U2STraining, parameter_groups
-from train.u2s_data import SpeechStore, U2SDataConfig, Windows, cache_shard, collate, continuous, find_shards, place
+from train.u2s_data import (
+    SpeechStore,
+    U2SDataConfig,
+    Windows,
+    cache_shard,
+    collate,
+    continuous,
+    find_shards,
+    place,
+    shake_digits,
+)
 from train.u2s_losses import SpectralLoss, kl_term
 
 
@@ -42,6 +52,7 @@ def tiny_recipe(folder: Path) -> U2SRecipe:
         pitch=PitchConfig(hidden=16, dilations=(1,), lookahead=(1,)),
     )  # fmt: skip
     data = U2SDataConfig(
+        levels=(8, 8), digit_noise=0.0,
         train=[str(folder / "style-train-*.tar")], validation=[str(folder / "style-train-*.tar")],
         cache=str(folder / "cache"), tokenizer=str(folder / "tokenizer"), processes=1, window_units=8, context_left=3,
         context_right=2, reference_seconds=0.5, validation_windows=2,
@@ -131,6 +142,15 @@ def test_windows_are_placed_and_repeatable(data: Path) -> None:
     window = Windows(store, always)[1]["units"]
     np.random.seed(1)
     assert torch.equal(window, Windows(store, always)[0]["units"])  # happy speech, neutral units
+
+
+def test_digit_noise_moves_single_digits_by_one() -> None:
+    np.random.seed(0)
+    units = np.random.randint(0, 4096, 5000)
+    shaken = shake_digits(units, (8, 8, 8, 8), 0.1)
+    moved = [np.abs(units // 8**place % 8 - shaken // 8**place % 8) for place in range(4)]
+    assert all(move.max() == 1 for move in moved) and 0.06 < np.mean(moved) < 0.12
+    assert (shake_digits(units, (), 0.5) == units).all()
 
 
 def test_gradients_stay_on_their_side(data: Path) -> None:

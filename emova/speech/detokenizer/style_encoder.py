@@ -24,7 +24,7 @@ class StyleEncoderConfig:
     kernel: int = 5
     temporal_layers: int = 2
     heads: int = 2
-    dropout: float = 0.1
+    dropout: float = 0.0
 
 
 class GatedResidual(nn.Module):

@@ -25,7 +25,7 @@ class U2SConfig:
 
     vits: VITSConfig = field(default_factory=VITSConfig)
     style: StyleEncoderConfig = field(default_factory=StyleEncoderConfig)
-    temperature: float = 0.3
+    temperature: float = 0.0
 
 
 class Draws:
