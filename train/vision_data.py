@@ -176,6 +176,15 @@ class CaptionData:
             for picture in pictures
         ]
 
+    def rarity(self) -> Tensor:
+        """log(pictures / pictures whose caption has the token), [decoder's vocabulary]: what tells pictures apart."""
+        counts = torch.zeros(self.ids.size)
+        for segments in self.segments:
+            for segment in segments:
+                if not segment.is_answer:
+                    counts[list({token for token in segment.targets if token < self.ids.text})] += 1
+        return torch.where(counts > 0, (len(self.segments) / counts.clamp(min=1)).log(), 0.0)
+
     def __len__(self) -> int:
         return len(self.pictures)
 

@@ -2,7 +2,9 @@
 
 A small decoder reads the projector's visual tokens and writes the picture's dense caption and the answers to questions
 about it, as captioners are pre-trained (CapPa, Tschannen et al. 2023); some captions are written all at once from the
-picture alone, which leaves the work to the tower. Afterwards the decoder is thrown away: the tower and the whole
+picture alone, which leaves the work to the tower. Beside it the pooled visual tokens name the caption's tokens in any
+order (SuperClass, Huang et al. 2024): without that direct demand the decoder long writes likely sentences and looks
+at nothing. Afterwards the decoder is thrown away: the tower and the whole
 projector start EmovaForConditionalGeneration (``emova.model.building.load_vision``).
 
 Shape letters: B pictures, V visual tokens, T text positions, D width, H heads, K head width.
@@ -26,6 +28,7 @@ from emova.config import load_config, save_config
 from emova.errors import InputError
 from emova.model.building import ModelConfig, VisionExport, VisionParts, projector_config
 from emova.model.tokens import TokenIds
+from emova.vision.internvit import InternViT
 from emova.weights import load_state, read_folder, save_folder
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.recipe_data import read_pictures
@@ -58,6 +61,10 @@ class VisionTrainConfig:
     """Share of captions written all at once."""
     answer_weight: float = 1.0
     """Of the answers' loss over the caption's."""
+    bag_weight: float = 1.0
+    """Of the loss that pooled visual tokens have in naming the caption's tokens."""
+    position_scale: float = 0.5
+    """Amplitude of the waves that the tower's positions start as; noise of 0.02 is found too late."""
     max_validation: int = 400
     """Held-out pictures looked at in a validation."""
     run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/vision-nano", batch_size=32))
@@ -93,6 +100,17 @@ class DecoderLayer(nn.Module):
         return text_BTD + self.ffn(self.norm_ffn(text_BTD))
 
 
+def position_waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of rows and columns, [side * side, width]."""
+    assert width % 4 == 0
+    frequencies = torch.pi * torch.logspace(0, 1, width // 4, base=side / 2) / side
+    angles = torch.arange(side)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    rows = waves[:, None, :].expand(-1, side, -1)
+    columns = waves[None, :, :].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).reshape(side * side, width)
+
+
 class VisionCaptioner(nn.Module):
     """Tower, projector and decoder; ``parts`` is what outlives the training.
 
@@ -101,11 +119,14 @@ class VisionCaptioner(nn.Module):
         decoder: shape of the decoder.
         ids: its vocabulary.
         mean, std: of the pixels, each channel, of 0..1 values.
-        answer_weight: of the answers' loss.
+        rarity: weight of each token in the bag loss, see ``CaptionData.rarity``.
+        answer_weight, bag_weight: of the answers' and the bag's loss.
+        position_scale: amplitude of the tower's first positions.
     """
 
     mean: Tensor
     std: Tensor
+    rarity: Tensor
 
     def __init__(
         self,
@@ -114,11 +135,15 @@ class VisionCaptioner(nn.Module):
         ids: TextIds,
         mean: Sequence[float],
         std: Sequence[float],
+        rarity: Tensor,
         answer_weight: float = 1.0,
+        bag_weight: float = 1.0,
+        position_scale: float = 0.5,
     ) -> None:
         super().__init__()
         self.export = export
         self.answer_weight = answer_weight
+        self.bag_weight = bag_weight
         self.parts = VisionParts(export)
         self.memory = nn.Sequential(
             nn.Linear(export.projector.output_width, decoder.width), nn.LayerNorm(decoder.width)
@@ -127,6 +152,8 @@ class VisionCaptioner(nn.Module):
         self.positions = nn.Embedding(decoder.positions, decoder.width)
         self.layers = nn.ModuleList(DecoderLayer(decoder.width, decoder.heads) for _ in range(decoder.layers))
         self.norm = nn.LayerNorm(decoder.width)
+        self.bag = nn.Linear(2 * decoder.width, ids.size)
+        self.register_buffer("rarity", rarity, persistent=False)
         self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std)[:, None, None], persistent=False)
         for module in self.modules():
@@ -137,11 +164,20 @@ class VisionCaptioner(nn.Module):
                 nn.init.normal_(module.weight, std=0.05)
             elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        tower = self.parts.vision_tower
+        if isinstance(tower, InternViT):
+            with torch.no_grad():
+                waves = position_scale * position_waves(tower.side, tower.width)
+                tower.pos_embed[0, -waves.shape[0] :] = waves
 
-    def hidden(self, pixels: Tensor, inputs: Tensor, segments: Tensor, positions: Tensor, parallel: Tensor) -> Tensor:
+    def look(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, S, S], 0 to 255, to what the decoder reads, [B, V, D]."""
+        return self.memory(self.parts.projector(self.parts.vision_tower((pixels - self.mean) / self.std)))
+
+    def hidden(
+        self, memory_BVD: Tensor, inputs: Tensor, segments: Tensor, positions: Tensor, parallel: Tensor
+    ) -> Tensor:
         """The decoder's states [B, T, D]; see ``CaptionCollate`` for the arguments."""
-        tiles = (pixels - self.mean) / self.std
-        memory_BVD = self.memory(self.parts.projector(self.parts.vision_tower(tiles)))
         length = inputs.shape[1]
         causal_TT = torch.ones(length, length, dtype=torch.bool, device=inputs.device).tril()
         same_BTT = segments[:, :, None] == segments[:, None, :]
@@ -150,6 +186,17 @@ class VisionCaptioner(nn.Module):
         for layer in self.layers:
             text_BTD = layer(text_BTD, memory_BVD, mask)
         return self.norm(text_BTD)
+
+    def bag_loss(self, memory_BVD: Tensor, captions_BT: Tensor) -> Tensor:
+        """Cross-entropy of the pooled picture's guess against the set of the caption's tokens, rare ones first."""
+        pooled_BD = torch.cat([memory_BVD.mean(dim=1), memory_BVD.amax(dim=1)], dim=-1)
+        guess = self.bag(pooled_BD).float().log_softmax(dim=-1)
+        wanted = torch.zeros_like(guess).scatter_(1, captions_BT.clamp(min=0), 1.0)
+        # Places without a caption token were written to token 0; it is taken back unless it is really there.
+        wanted[:, 0] = (captions_BT == 0).any(dim=1).float()
+        wanted = wanted * self.rarity
+        wanted = wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        return -(wanted * guess).sum(dim=1).mean()
 
     def forward(
         self,
@@ -162,7 +209,9 @@ class VisionCaptioner(nn.Module):
         parallel: Tensor,
     ) -> dict[str, Tensor]:
         """Losses of the captions, word by word and all at once, and of the answers, each a mean over tokens."""
-        hidden_BTD = self.hidden(pixels, inputs, segments, positions, parallel)
+        memory_BVD = self.look(pixels)
+        hidden_BTD = self.hidden(memory_BVD, inputs, segments, positions, parallel)
+        bag_loss = self.bag_loss(memory_BVD, torch.where(answers, IGNORED, targets))
         wanted = targets != IGNORED
         logits = functional.linear(hidden_BTD[wanted], self.embedding.weight).float()
         losses = functional.cross_entropy(logits, targets[wanted], reduction="none")
@@ -175,7 +224,8 @@ class VisionCaptioner(nn.Module):
         answer = mean(losses, answers)
         caption = mean(losses, ~answers)
         return {
-            "loss": caption + self.answer_weight * answer,
+            "loss": caption + self.answer_weight * answer + self.bag_weight * bag_loss,
+            "bag_loss": bag_loss.detach(),
             "caption_loss": mean(losses, ~answers & ~parallel).detach(),
             "parallel_loss": mean(losses, parallel).detach(),
             "answer_loss": answer.detach(),
@@ -193,8 +243,8 @@ def right_answers(module: VisionCaptioner, data: CaptionData, batch_size: int = 
         places = range(start, min(start + batch_size, len(data)))
         batch = collate([data[place] for place in places])
         with torch.autocast("cpu", torch.bfloat16):
-            arguments = {name: batch[name] for name in ("pixels", "inputs", "segments", "positions", "parallel")}
-            hidden_BTD = module.hidden(**arguments)
+            text = {name: batch[name] for name in ("inputs", "segments", "positions", "parallel")}
+            hidden_BTD = module.hidden(module.look(batch["pixels"]), **text)
             chosen = functional.linear(hidden_BTD, module.embedding.weight).argmax(-1)
         good = (chosen == batch["targets"]) | (batch["targets"] == IGNORED)
         for row, place in enumerate(places):
@@ -231,7 +281,17 @@ def train(config: VisionTrainConfig) -> FitResult:
         sets[split] = CaptionData(pictures, pixels, tokenizer, ids, ratio, split == "train", config.run.seed)
 
     torch.manual_seed(config.run.seed)
-    module = VisionCaptioner(export, config.decoder, ids, model.image.mean, model.image.std, config.answer_weight)
+    module = VisionCaptioner(
+        export,
+        config.decoder,
+        ids,
+        model.image.mean,
+        model.image.std,
+        sets["train"].rarity(),
+        config.answer_weight,
+        config.bag_weight,
+        config.position_scale,
+    )
     if config.start_from:
         load_state(module.parts, read_folder(config.start_from)[1], config.start_from)
     folder = Path(config.run.output_dir)

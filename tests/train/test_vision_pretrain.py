@@ -37,7 +37,7 @@ def data(tmp_path, tiny_tokenizer):
 def captioner(data, tiny_parts):
     torch.manual_seed(0)
     shape = DecoderShape(width=16, layers=1, heads=2, positions=64)
-    return VisionCaptioner(VisionExport(*tiny_parts), shape, data.ids, [0.5] * 3, [0.25] * 3)
+    return VisionCaptioner(VisionExport(*tiny_parts), shape, data.ids, [0.5] * 3, [0.25] * 3, data.rarity())
 
 
 def test_the_captioner_learns_colours_and_hands_its_tower_on(data, captioner, tiny_model, tmp_path):
@@ -61,12 +61,13 @@ def test_the_captioner_learns_colours_and_hands_its_tower_on(data, captioner, ti
 def test_texts_of_a_picture_do_not_see_each_other(data, captioner):
     data.train = False
     batch = CaptionCollate(data.ids)([data[0]])
-    names = ("pixels", "inputs", "segments", "positions", "parallel")
-    before = captioner.eval().hidden(**{name: batch[name] for name in names})
+    names = ("inputs", "segments", "positions", "parallel")
+    memory = captioner.eval().look(batch["pixels"])
+    before = captioner.hidden(memory, **{name: batch[name] for name in names})
     other = dict(batch)
     caption = batch["segments"] == 1
     other["inputs"] = torch.where(caption, 5, batch["inputs"])
-    after = captioner.hidden(**{name: other[name] for name in names})
+    after = captioner.hidden(memory, **{name: other[name] for name in names})
     assert torch.equal(before[~caption], after[~caption]) and not torch.equal(before[caption], after[caption])
 
 
@@ -86,3 +87,15 @@ def test_variation_is_reproducible_small_and_keeps_colours():
     assert np.array_equal(first, second) and first.shape == pixels.shape
     red = (first[..., 0] > 120) & (first[..., 1] < 90)
     assert 0.6 < red.sum() / 1024 < 1.4
+
+
+def test_the_bag_wants_what_tells_captions_apart(data, captioner):
+    rarity = data.rarity()
+    shared = data.segments[0][0].targets[0]
+    assert rarity[shared] == 0 and rarity[data.ids.end] == 0
+    assert rarity[[t for t in data.segments[0][0].targets if t not in data.segments[1][0].targets]].min() > 0
+    batch = CaptionCollate(data.ids)([data[0], data[1]])
+    targets = torch.where(batch["answers"], -100, batch["targets"])
+    loss = captioner.bag_loss(captioner.look(batch["pixels"]), targets)
+    loss.backward()
+    assert torch.isfinite(loss) and captioner.parts.vision_tower.pos_embed.grad is not None
