@@ -170,6 +170,25 @@ class VisionCaptioner(nn.Module):
                 waves = position_scale * position_waves(tower.side, tower.width)
                 tower.pos_embed[0, -waves.shape[0] :] = waves
 
+    @torch.no_grad()
+    def calibrate(self, pixels: Tensor) -> None:
+        """Scale the patch embedding so that these pictures' patches have mean 0 and deviation 1 in each channel.
+
+        Neighbouring pixels are alike, so an unscaled embedding drowns the positions, and attention is blind to place.
+
+        Args:
+            pixels: [B, 3, S, S], 0 to 255.
+        """
+        tower = self.parts.vision_tower
+        if not isinstance(tower, InternViT):
+            return
+        patches_BPD = tower.patch_embed((pixels - self.mean) / self.std)
+        mean_D, deviation_D = patches_BPD.mean(dim=(0, 1)), patches_BPD.std(dim=(0, 1)).clamp(min=1e-3)
+        last = tower.patch_embed.proj
+        last = last[-1] if isinstance(last, nn.Sequential) else last
+        last.weight.div_(deviation_D[:, None, None, None])
+        last.bias.copy_((last.bias - mean_D) / deviation_D)
+
     def look(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S], 0 to 255, to what the decoder reads, [B, V, D]."""
         return self.memory(self.parts.projector(self.parts.vision_tower((pixels - self.mean) / self.std)))
@@ -294,6 +313,9 @@ def train(config: VisionTrainConfig) -> FitResult:
     )
     if config.start_from:
         load_state(module.parts, read_folder(config.start_from)[1], config.start_from)
+    else:
+        places = torch.linspace(0, len(sets["train"]) - 1, 64).long().tolist()
+        module.calibrate(CaptionCollate(ids)([sets["train"][place] for place in places])["pixels"])
     folder = Path(config.run.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")

@@ -99,3 +99,14 @@ def test_the_bag_wants_what_tells_captions_apart(data, captioner):
     loss = captioner.bag_loss(captioner.look(batch["pixels"]), targets)
     loss.backward()
     assert torch.isfinite(loss) and captioner.parts.vision_tower.pos_embed.grad is not None
+
+
+def test_calibrated_patches_leave_room_for_positions(data, captioner):
+    torch.manual_seed(1)
+    pixels = 255 * torch.rand(4, 3, 28, 28)
+    captioner.calibrate(pixels)
+    tower = captioner.parts.vision_tower
+    patches = tower.patch_embed((pixels - captioner.mean) / captioner.std)
+    torch.testing.assert_close(patches.mean((0, 1)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(patches.std((0, 1)), torch.ones(16), atol=1e-4, rtol=0)
+    assert 0.2 < tower.pos_embed.std() < 0.5
