@@ -190,24 +190,37 @@ def parameter_groups(recipe: U2SRecipe, training: U2STraining) -> list[dict[str,
 
 
 @torch.no_grad()
-def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 48) -> float:
-    """Set and return the gain that gives predicted F0 contours the spread of the real ones (median of utterances)."""
+def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 192, ridge: float = 0.1) -> float:
+    """Fit the factor that gives predicted F0 contours the spread of the real ones; return its mean.
+
+    The logarithm of (real spread / predicted spread) is fitted by ridge regression on the style vector.
+    """
     pitch = detokenizer.vits.pitch
     if pitch is None:
         return 1.0
-    pitch.contour_gain.fill_(1.0)
-    ratios = []
-    for index in np.linspace(0, len(store) - 1, min(count, len(store))).round().astype(int):
-        units, style = inputs_of(detokenizer, store, int(index))
+    pitch.contour_gain.zero_()
+    styles, ratios = [], []
+    for place in np.linspace(0, len(store) - 1, min(count, len(store))):
+        index = round(float(place))
+        units, style = inputs_of(detokenizer, store, index)
         prior = detokenizer.vits.prior(units, style)
         assert prior.log_f0_BF is not None and prior.voicing_BF is not None
-        f0 = torch.from_numpy(store.f0(int(index)))
+        f0 = torch.from_numpy(store.f0(index))
         both = (prior.voicing_BF[0] > 0) & (f0 > 0)
         if int(both.sum()) >= 20:
-            ratios.append(f0[both].log().std() / prior.log_f0_BF[0][both].std().clamp(min=1e-3))
-    gain = float(torch.stack(ratios).median().clamp(1.0, 1.6)) if ratios else 1.0
-    pitch.contour_gain.fill_(gain)
-    return gain
+            ratio = f0[both].log().std() / prior.log_f0_BF[0][both].std().clamp(min=1e-3)
+            styles.append(style[0])
+            ratios.append(ratio.clamp(0.5, 2.5).log())
+    if not ratios:
+        return 1.0
+    style_NS, ratio_N = torch.stack(styles).double(), torch.stack(ratios).double()
+    centred_NS = style_NS - style_NS.mean(dim=0)
+    scale = centred_NS.square().sum(dim=1).mean()  # makes the ridge independent of the style's units
+    square_SS = centred_NS.T @ centred_NS + ridge * scale * torch.eye(style_NS.shape[1], dtype=torch.float64)
+    weights_S = torch.linalg.solve(square_SS, centred_NS.T @ (ratio_N - ratio_N.mean()))
+    pitch.contour_gain[:-1] = weights_S
+    pitch.contour_gain[-1] = ratio_N.mean() - style_NS.mean(dim=0) @ weights_S
+    return float(pitch.gain(torch.stack(styles)).mean())
 
 
 @torch.no_grad()
@@ -304,7 +317,7 @@ def train(recipe: U2SRecipe) -> FitResult:
         training.detokenizer.save_pretrained(output / "export")
         measured = write_samples(training.detokenizer, held_out, recipe.samples, output / "samples")
         if training.detokenizer.vits.pitch is not None:
-            training.detokenizer.vits.pitch.contour_gain.fill_(1.0)  # training goes on without it
+            training.detokenizer.vits.pitch.contour_gain.zero_()  # training goes on without it
         return {"contour_gain": gain, **measured}
 
     result = fit(

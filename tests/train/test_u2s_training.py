@@ -208,7 +208,7 @@ def test_program_runs_exports_and_resumes(data: Path, monkeypatch: pytest.Monkey
     assert result.steps == 4 and "mel" in result.eval_terms and result.eval_terms["f0_cents"] >= 0
     exported = U2SDetokenizer.from_pretrained(tmp_path / "run" / "export")
     assert exported.config.vits.units.codebook_size == 64
-    assert 1.0 <= float(exported.vits.pitch.contour_gain) <= 1.61
+    assert exported.vits.pitch.contour_gain.shape == (9,)
     assert not any("discriminator" in name or "posterior" in name for name in exported.state_dict())
     assert len(list((tmp_path / "run" / "samples").glob("*.wav"))) == 4
     longer = replace(recipe, run=replace(recipe.run, max_steps=5))

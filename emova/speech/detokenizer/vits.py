@@ -78,7 +78,8 @@ class PitchPredictor(nn.Module):
     """Log-F0 and voicing of each frame from the unit encoder's hidden frames and the style.
 
     Log-F0 is a level, which the style alone decides, and a contour around it. A contour that was fitted by regression
-    is flatter than speech; ``contour_gain`` (1 in training, measured afterwards) gives it its range back.
+    is flatter than speech, most in the liveliest styles. ``contour_gain`` holds the weights and, last, the bias of the
+    logarithm of a factor on the contour, linear in the style: zeros (a factor of 1) in training, measured afterwards.
     """
 
     contour_gain: Tensor
@@ -92,7 +93,7 @@ class PitchPredictor(nn.Module):
         self.leave = nn.Conv1d(channels, 2, 1)
         self.level = nn.Linear(style_size, 1)
         nn.init.zeros_(self.level.bias)
-        self.register_buffer("contour_gain", torch.ones(1))
+        self.register_buffer("contour_gain", torch.zeros(style_size + 1))
         self.context = total_context(self.blocks)
 
     def forward(self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +102,12 @@ class PitchPredictor(nn.Module):
             x_BCF = block(x_BCF, style_BS, mask_B1F)
         contour_BF, voicing_BF = self.leave(x_BCF).float().unbind(dim=1)
         level_B1 = self.level(style_BS).float() + LOG_F0_CENTRE
-        return level_B1 + self.contour_gain * contour_BF, voicing_BF, level_B1.squeeze(1)
+        return level_B1 + self.gain(style_BS)[:, None] * contour_BF, voicing_BF, level_B1.squeeze(1)
+
+    def gain(self, style_BS: Tensor) -> Tensor:
+        """The factor ``[B]`` on the contour."""
+        weights_S, bias = self.contour_gain[:-1], self.contour_gain[-1]
+        return ((style_BS.float() * weights_S).sum(dim=1) + bias).exp().clamp(0.8, 2.0)
 
 
 class VITS(nn.Module):
