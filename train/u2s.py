@@ -190,7 +190,7 @@ def parameter_groups(recipe: U2SRecipe, training: U2STraining) -> list[dict[str,
 
 
 @torch.no_grad()
-def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 192, ridge: float = 0.1) -> float:
+def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 288, ridge: float = 0.001) -> float:
     """Fit the factor that gives predicted F0 contours the spread of the real ones; return its mean.
 
     The logarithm of (real spread / predicted spread) is fitted by ridge regression on the style vector.
@@ -200,8 +200,7 @@ def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: in
         return 1.0
     pitch.contour_gain.zero_()
     styles, ratios = [], []
-    for place in np.linspace(0, len(store) - 1, min(count, len(store))):
-        index = round(float(place))
+    for index in some_of(store, count):
         units, style = inputs_of(detokenizer, store, index)
         prior = detokenizer.vits.prior(units, style)
         assert prior.log_f0_BF is not None and prior.voicing_BF is not None
@@ -234,8 +233,7 @@ def calibrate_loudness(detokenizer: U2SDetokenizer, store: SpeechStore, count: i
     if not isinstance(head, ISTFTHead):
         return 1.0
     ratios = []
-    for place in np.linspace(0, len(store) - 1, min(count, len(store))):
-        index = round(float(place))
+    for index in some_of(store, count):
         samples_BT = detokenizer.decode(*inputs_of(detokenizer, store, index))
         real = torch.from_numpy(store.samples(index)).square().mean().sqrt()
         ratios.append(real / samples_BT.square().mean().sqrt().clamp(min=1e-4))
@@ -245,6 +243,11 @@ def calibrate_loudness(detokenizer: U2SDetokenizer, store: SpeechStore, count: i
     if head.driven:
         head.leave.bias[2 * head.bins :] += float(np.log(factor))
     return factor
+
+
+def some_of(store: SpeechStore, count: int) -> list[int]:
+    """A fixed random choice: shards repeat the styles in a period, which even steps through them could miss."""
+    return [int(index) for index in np.random.default_rng(0).permutation(len(store))[:count]]
 
 
 def inputs_of(detokenizer: U2SDetokenizer, store: SpeechStore, index: int) -> tuple[Tensor, Tensor]:
