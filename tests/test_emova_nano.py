@@ -1,0 +1,82 @@
+"""The shipped checkpoint sees, hears and speaks; its answers follow the picture; its units are semantic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+from PIL import Image
+
+from emova.assistant import Assistant
+from emova.style import EMOTIONS, PITCHES, Style
+from eval.speech import unit_distances
+
+EXAMPLES = Path(__file__).parents[1] / "emova" / "checkpoints" / "examples"
+CHECKPOINT = EXAMPLES.parent / "emova-nano"
+
+
+@pytest.fixture(scope="module")
+def assistant() -> Assistant:
+    return Assistant.from_pretrained("emova-nano")
+
+
+def test_it_stays_within_its_size() -> None:
+    total = sum(path.stat().st_size for path in CHECKPOINT.rglob("*") if path.is_file())
+    assert total <= 50 * 2**20
+
+
+def test_the_example_is_answered_in_words_and_sound(assistant: Assistant, tmp_path: Path) -> None:
+    reply = assistant.chat(audio=EXAMPLES / "question.wav", image=EXAMPLES / "photo.png")
+    assert reply.transcript and reply.text
+    assert reply.emotion in EMOTIONS and reply.pitch in PITCHES
+    assert len(reply.audio) == 960 * len(reply.units) > 0
+    assert np.abs(reply.audio).max() > 0.01
+    reply.save(tmp_path / "answer.wav")
+    assert (tmp_path / "answer.wav").stat().st_size > len(reply.audio)
+
+
+def test_the_same_question_gets_the_same_answer(assistant: Assistant) -> None:
+    first, second = (assistant.chat(text="How are you?") for _ in range(2))
+    assert (first.text, first.units) == (second.text, second.units)
+
+
+def test_a_changed_picture_changes_the_answer(assistant: Assistant) -> None:
+    from data_recipes.nano.pictures import make_picture  # drawn anew: none of them was trained on
+
+    answers = set()
+    for index in range(8):
+        picture = make_picture("scenes", seed=987, index=index, split="test")
+        answers.add(assistant.chat(text="How many shapes are there?", image=picture.drawn.image).text)
+    blank = assistant.chat(text="How many shapes are there?", image=Image.new("RGB", (224, 224), "white")).text
+    assert len(answers | {blank}) > 1
+
+
+def test_units_tell_sentences_apart_and_voices_and_emotions_less(assistant: Assistant) -> None:
+    from data_recipes.nano.voices import Voices
+
+    voices = Voices(Path())
+    renderings = [
+        ("hibari/p940", "neutral"),
+        ("hibari/p941", "neutral"),
+        ("hibari/p940", "sad"),
+        ("hibari/p941", "happy"),
+    ]
+    sentences = ["The train to the coast leaves at nine.", "She put the yellow bowl on the table."]
+
+    def units(sentence: str, voice: str, emotion: str) -> np.ndarray:
+        spoken = voices.speak(voice, sentence, emotion)
+        samples = soxr.resample(spoken.samples, spoken.sample_rate, 16000).astype(np.float32)
+        return np.array(assistant.tokenize(samples))
+
+    found = unit_distances({text: [units(text, *rendering) for rendering in renderings] for text in sentences})
+    assert found.same_sentence < found.same_voice
+
+
+def test_one_row_of_units_in_every_style_has_the_same_length_and_another_sound(assistant: Assistant) -> None:
+    units = assistant.tokenize(EXAMPLES / "question.wav")
+    spoken = [assistant.render(units, Style("female", emotion, "normal")) for emotion in EMOTIONS]
+    assert {speech.units for speech in spoken} == {units}
+    assert len({len(speech.audio) for speech in spoken}) == 1
+    assert all(np.abs(a.audio - b.audio).max() > 0.01 for a, b in zip(spoken, spoken[1:], strict=False))
