@@ -17,7 +17,7 @@ from emova.style import EMOTIONS, GENDERS, PITCHES
 from eval import dialogue, speech, system
 from eval.acoustics import EmotionClassifier, measure
 from eval.judges import JUDGE_RATE, NaturalnessJudge, WhisperJudge
-from eval.nano_data import DialogueItem, ShardSample, load_dialogues, read_shards
+from eval.nano_data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_shards
 from eval.report import Row, plot_bars, plot_confusion, write_report
 
 PARTS = ("dialogue", "phones", "roundtrip", "reply", "style", "cost")
@@ -101,7 +101,7 @@ def evaluate(config: NanoEvalConfig, advance: Callable[[str], Any] = lambda part
         rows.append(speech.phone_error_row(assistant, real, "phone error, real recordings", 18))
     if "roundtrip" in config.parts:
         advance("roundtrip")
-        spoken = draw(list(read_shards(data / "speech", "question-test-*.tar")), config.utterances, config.seed)
+        spoken = draw(held_out_questions(data), config.utterances, config.seed)
         rows.append(speech.round_trip_row(assistant, spoken, whisper))
     if "reply" in config.parts:
         advance("reply")
@@ -111,7 +111,7 @@ def evaluate(config: NanoEvalConfig, advance: Callable[[str], Any] = lambda part
     if "style" in config.parts:
         advance("style")
         judge = train_emotion_judge(config.seed)
-        real = draw(list(read_shards(data / "speech", "question-test-*.tar")), max(config.utterances // 10, 2), 1)
+        real = draw(held_out_questions(data), max(config.utterances // 10, 2), 1)
         units = [np.array(assistant.tokenize(sample.audio(JUDGE_RATE))) for sample in real]
         figures = speech.judge_styles(assistant, units, judge)
         rows += figures.rows("classifier trained on other voices with the recipe's renderings")

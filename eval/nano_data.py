@@ -88,10 +88,18 @@ class DialogueItem:
     pitch: str
 
 
+def held_out_questions(data: Path) -> list[ShardSample]:
+    """The held-out questions as spoken by families of voices that nothing was trained on."""
+    from data_recipes.nano.voices import HELD_OUT_FAMILIES
+
+    samples = read_shards(data / "speech", "question-test-*.tar")
+    return [sample for sample in samples if sample.facts["family"] in HELD_OUT_FAMILIES]
+
+
 def load_dialogues(data: Path, limit: int | None, seed: int, sample_rate: int = 16000) -> list[DialogueItem]:
     """Talk and picture questions that were spoken by held-out voices, in a seeded order, ``limit`` of each."""
     spoken: dict[str, list[ShardSample]] = {}
-    for sample in read_shards(data / "speech", "question-test-*.tar"):
+    for sample in held_out_questions(data):
         spoken.setdefault(sample.facts["text"], []).append(sample)
     rng = random.Random(seed)
     talk: list[DialogueItem] = []
@@ -122,6 +130,6 @@ def load_dialogues(data: Path, limit: int | None, seed: int, sample_rate: int = 
 def _item(
     name: str, kind: str, record: dict[str, Any], spoken: ShardSample, image: Image.Image | None, rate: int
 ) -> DialogueItem:
-    voice = f"{spoken.facts['family']}/{spoken.facts['voice']}"
+    voice = spoken.facts["voice"]
     emotion, pitch = record["emotion"], record["pitch"]
     return DialogueItem(name, kind, record["question"], voice, spoken.audio(rate), image, record, emotion, pitch)

@@ -37,7 +37,7 @@ def recipe_folder(tmp_path: Path) -> Path:
     sound, picture = io.BytesIO(), io.BytesIO()
     soundfile.write(sound, tone(), 16000, format="FLAC")
     Image.new("RGB", (28, 28), "red").save(picture, "PNG")
-    facts = {"family": "piper", "voice": "joe", "text": "What colour is it?"}
+    facts = {"family": "piper", "voice": "piper/joe", "text": "What colour is it?"}
     greeting = {**facts, "text": "Hello there."}
     write_shard(
         tmp_path / "speech" / "question-test-000000.tar",
