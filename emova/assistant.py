@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from emova.decoding import Context, Decoder, Prompt, Sampling
 from emova.errors import InputError
 from emova.grammar import TokenTable
@@ -21,23 +19,19 @@ from emova.reply import (
     TRANSCRIBE_PROMPT,
     JsonReply,
     PieceReader,
-    ReplyDone,
     ReplyFormat,
     ReplyLimits,
     ReplyWish,
-    StyleChosen,
-    TextDelta,
-    TranscriptDelta,
-    UnitsDelta,
     speech_grammar,
     text_grammar,
 )
-from emova.results import AudioChunk, Done, Event, Reply, Speech, Timings
+from emova.results import Done, Event, Reply, Speech
 from emova.speech.audio import AudioLimits
 from emova.speech.listening import Audio, listen
+from emova.streaming.engine import EngineDecoder, best_decoder
+from emova.streaming.telling import Telling
 from emova.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
 from emova.vision.image import ImageLimits, load_image
-from emova.voice import Voice
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +71,7 @@ class Assistant:
         self.config = config
         self.reply_format: ReplyFormat = reply_format or JsonReply()
         self.table = TokenTable.from_tokenizer(parts.processor.tokenizer)
-        self.decoder = Decoder(parts.model)
+        self.decoder: Decoder | EngineDecoder = best_decoder(parts.model)
         self.voice = parts.voice
 
     @property
@@ -290,7 +284,7 @@ class Conversation:
         wish = dataclasses.replace(wish, limits=assistant.config.reply_limits.within(room - overhead))
         grammar = assistant.reply_format.grammar(assistant.table, wish)
         parser, reader = assistant.reply_format.parser(self.voice), PieceReader(assistant.table)
-        state = _State(assistant.voice, self.voice, in_chunks)
+        state = Telling(assistant.voice, self.voice, in_chunks)
         mark = self._context.mark()
         answer: list[int] = []
         try:
@@ -343,77 +337,6 @@ class Conversation:
         room = self.assistant._room(len(prompt.ids), overhead + limits.least)
         self._turns, self._context = kept, decoder.new_context()
         return prompt, room
-
-
-class _State:
-    """Gathers one reply, and speaks it."""
-
-    def __init__(self, voice: Voice, gender: str, in_chunks: bool) -> None:
-        self.voice, self.in_chunks = voice, in_chunks
-        self.transcript = self.text = ""
-        self.units: list[int] = []
-        self.chosen = StyleChosen(Style(gender), understood=False)
-        self.audio: list[np.ndarray] = []
-        self.speaking = voice.start() if in_chunks else None
-        self.spoken_for = 0.0
-        self.prefilled = self.first_audio = 0.0
-
-    def take(self, event: Any) -> Iterator[Event]:
-        """Pass on an event of the parser, or the sound that it makes possible."""
-        if isinstance(event, TranscriptDelta):
-            self.transcript += event.text
-            yield event
-        elif isinstance(event, TextDelta):
-            self.text += event.text
-            yield event
-        elif isinstance(event, StyleChosen):
-            self.chosen = event
-            yield event
-        elif isinstance(event, UnitsDelta):
-            self.units += event.units
-            if self.speaking is not None:
-                yield from self._sound(lambda: self.speaking.step(event.units, self.chosen.style))
-        else:
-            assert isinstance(event, ReplyDone) and event.complete, "the grammar lets no broken reply through"
-
-    def finish(self) -> Iterator[Event]:
-        """The rest of the sound."""
-        if self.speaking is not None:
-            yield from self._sound(lambda: self.speaking.finish(self.chosen.style))
-        else:
-            yield from self._sound(lambda: self.voice.synthesize(tuple(self.units), self.chosen.style))
-
-    def _sound(self, make: Any) -> Iterator[Event]:
-        started = time.perf_counter()
-        samples = make()
-        self.spoken_for += time.perf_counter() - started
-        if len(samples):
-            self.first_audio = self.first_audio or time.perf_counter()
-            self.audio.append(samples)
-            yield AudioChunk(samples, self.voice.sample_rate)
-
-    def reply(self, started: float, listened: float) -> Reply:
-        """All of it."""
-        now, style = time.perf_counter(), self.chosen.style
-        return Reply(
-            transcript=self.transcript,
-            text=self.text,
-            emotion=style.emotion,
-            pitch=style.pitch,
-            voice=style.gender,
-            units=tuple(self.units),
-            audio=np.concatenate(self.audio),
-            sample_rate=self.voice.sample_rate,
-            style_understood=self.chosen.understood,
-            timings=Timings(
-                listen=listened - started,
-                prefill=self.prefilled - listened,
-                decode=now - self.prefilled - self.spoken_for,
-                speak=self.spoken_for,
-                first_audio=self.first_audio - started,
-                total=now - started,
-            ),
-        )
 
 
 def split_sentences(text: str, longest: int = 160) -> list[str]:

@@ -19,13 +19,19 @@ from emova.grammar import Grammar
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen among those that the grammar allows; temperature 0 takes the likeliest."""
+    """How a token is chosen among those that the grammar allows; temperature 0 takes the likeliest.
+
+    ``repetition_penalty`` is taken off a unit's score for each time it is among the last ``repetition_window`` units
+    (the streaming engine only).
+    """
 
     text_temperature: float = 0.0
     style_temperature: float = 0.0
     unit_temperature: float = 0.6
     top_p: float = 0.9
     seed: int = 0
+    repetition_penalty: float = 0.0
+    repetition_window: int = 25
 
     def temperature(self, kind: str) -> float:
         """The temperature for a token of ``kind`` (text, style, units)."""

@@ -49,6 +49,7 @@ __all__ = [
     "TRANSCRIBE_PROMPT",
     "JsonReply",
     "Marker",
+    "Parser",
     "Piece",
     "PieceReader",
     "ReplyDone",
@@ -110,6 +111,18 @@ class ReplyWish:
     limits: ReplyLimits = field(default_factory=ReplyLimits)
 
 
+class Parser(Protocol):
+    """Turns the pieces of one reply into events; any split of the stream gives the same events."""
+
+    done: bool
+
+    def feed(self, piece: Piece) -> list[ReplyEvent]:
+        """The events that ``piece`` completes."""
+
+    def finish(self) -> list[ReplyEvent]:
+        """Say that the stream has ended."""
+
+
 class ReplyFormat(Protocol):
     """One way to write a spoken reply as tokens."""
 
@@ -124,7 +137,7 @@ class ReplyFormat(Protocol):
     def overhead(self, table: TokenTable, wish: ReplyWish) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
 
-    def parser(self, gender: str) -> ReplyParser:
+    def parser(self, gender: str) -> Parser:
         """A fresh parser for the pieces of one reply."""
 
 

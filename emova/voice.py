@@ -5,7 +5,9 @@ Shape letters: B batch, U units, N new units, T samples, S style channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,28 @@ from torch import Tensor
 from emova.errors import InputError
 from emova.style import Style, StylePrototypes
 
-FIRST_CHUNK = 5  # units: 0.2 s, so that the voice starts soon
-LATER_CHUNKS = 12  # units: 0.48 s, so that little is spent on each
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """How many units are spoken at once: few at first, so that the voice starts soon, then more, so that little is
+    spent on each.
+
+    Attributes:
+        first: units that sound in the first chunk (5 are 0.2 s).
+        growth: each chunk is so many times the one before.
+        largest: no chunk is larger.
+    """
+
+    first: int = 5
+    growth: float = 1.5
+    largest: int = 24
+
+    def after(self, size: int) -> int:
+        """The size of the chunk that follows one of ``size``."""
+        return min(self.largest, math.ceil(size * self.growth))
+
+
+DEFAULT_PLAN = ChunkPlan()
 
 
 class Voice:
@@ -45,27 +67,29 @@ class Voice:
         units_BU = torch.tensor([list(units)], device=self.device)
         return _samples(self.detokenizer.decode(units_BU, self.vector(style)))
 
-    def start(self) -> Speaking:
+    def start(self, plan: ChunkPlan = DEFAULT_PLAN) -> Speaking:
         """Speak while the units come in."""
-        return Speaking(self)
+        return Speaking(self, plan)
 
 
 class Speaking:
     """One utterance that is still being written; the pieces together equal ``Voice.synthesize`` of all units."""
 
-    def __init__(self, voice: Voice) -> None:
-        self._voice = voice
+    def __init__(self, voice: Voice, plan: ChunkPlan = DEFAULT_PLAN) -> None:
+        self._voice, self._plan = voice, plan
         self._stream: Any = None
         self._waiting: list[int] = []
-        self._chunk = FIRST_CHUNK
+        self._chunk = plan.first
+        # What the detokenizer holds back makes no sound yet, so the first chunk waits for it too.
+        self._held_back: int = getattr(voice.detokenizer, "lookahead_units", 0)
 
     @torch.inference_mode()
     def step(self, units: Sequence[int], style: Style) -> np.ndarray:
         """Take units; give the samples ``[T]`` that are certain by now (T may be 0)."""
         self._waiting += units
-        if len(self._waiting) < self._chunk:
+        if len(self._waiting) < self._chunk + self._held_back:
             return np.zeros(0, dtype=np.float32)
-        self._chunk = LATER_CHUNKS
+        self._chunk, self._held_back = self._plan.after(self._chunk), 0
         return self._flush(style)
 
     @torch.inference_mode()

@@ -1,0 +1,224 @@
+"""The decode loop: many replies are written in one step, each in its own cache and under its own grammar.
+
+Shape letters: T positions of one sequence, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emova.decoding import Context, Decoder, Prompt, Sampling
+from emova.errors import InputError
+from emova.grammar import Grammar
+from emova.streaming.llama import KVCache, Llama
+from emova.streaming.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the engine decodes.
+
+    Attributes:
+        int8: int8 weights: less memory to read, slightly other scores.
+        prefill_chunk: most new positions of one sequence in a step, so that a long question does not hold up the
+            replies that are being written beside it.
+    """
+
+    int8: bool = False
+    prefill_chunk: int = 128
+
+
+class Engine:
+    """The language model for decoding, and what turns prompts into its input.
+
+    Args:
+        model: an EmovaForConditionalGeneration in evaluation mode.
+
+    Raises:
+        InputError: the language model is not a plain LLaMA.
+    """
+
+    def __init__(self, model: Any, config: EngineConfig = EngineConfig()) -> None:
+        self.model, self.config = model, config
+        self.llama = Llama(model, config.int8)
+
+    def new_cache(self, positions: int | None = None) -> KVCache:
+        """An empty cache."""
+        return self.llama.new_cache(positions)
+
+    @torch.inference_mode()
+    def embed(self, prompt: Prompt) -> Tensor:
+        """``[T, D]`` embeddings of a prompt, its pictures looked at."""
+        embeddings = self.llama.embed(prompt.ids)
+        if prompt.pixel_values is None:
+            return embeddings
+        from emova.model.fusion import scatter_images  # here, because it brings transformers along
+
+        device = embeddings.device
+        grids = torch.tensor([[grid.rows, grid.columns] for grid in prompt.image_grids], device=device)
+        features = self.model.get_image_features(prompt.pixel_values.to(device), grids)
+        mask_BT = torch.tensor([prompt.ids], device=device) == self.model.config.image_token_id
+        return scatter_images(embeddings[None], mask_BT, features)[0]
+
+    @torch.inference_mode()
+    def read(self, cache: KVCache, embeddings: Tensor) -> Tensor:
+        """Read ``[T, D]`` (T >= 1) in chunks; the hidden state ``[1, D]`` after the last position."""
+        hidden = embeddings[:0]
+        for chunk in embeddings.split(self.config.prefill_chunk):
+            hidden = self.llama.forward([(cache, chunk)])
+        return hidden
+
+    @torch.inference_mode()
+    def step(self, writers: Sequence[Writer]) -> None:
+        """One forward pass for all ``writers`` (none of them done). Each that has read all of its input chooses.
+
+        A writer whose scores are damaged is done with an error; the others go on.
+        """
+        rows = [(writer.context.cache, writer.take_input(self.config.prefill_chunk)) for writer in writers]
+        hidden = self.llama.forward(rows)
+        # Those that choose among the same set share one product with the head.
+        groups: dict[int, list[int]] = {}
+        for index, writer in enumerate(writers):
+            writer.context.length = writer.context.cache.length
+            if writer.ready:
+                groups.setdefault(id(writer.choices()), []).append(index)
+        for indices in groups.values():
+            allowed = writers[indices[0]].choices()
+            rows_ND = hidden if len(indices) == len(hidden) else hidden[indices]
+            scores = self.llama.scores(rows_ND, allowed).cpu().numpy()
+            for index, row in zip(indices, scores, strict=True):
+                writers[index].choose(row, self.llama)
+
+
+@dataclass
+class Writer:
+    """One reply that is being written.
+
+    Attributes:
+        context: what was read; its cache must belong to this writer alone.
+        grammar: what may come.
+        input: ``[T, D]`` what is still to be read before the next choice.
+        written: tokens that are certain and were not taken yet.
+        error: why it stopped early.
+    """
+
+    context: Context
+    grammar: Grammar
+    sampler: Sampler
+    input: Tensor
+    written: list[int] = field(default_factory=list)
+    error: Exception | None = None
+    _choices: Any = None
+
+    @classmethod
+    def start(cls, engine: Engine, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling) -> Writer:
+        """A reply after ``prompt``; what waits in the context and what the grammar forces is read with it."""
+        forced = grammar.take_forced()
+        sampler = Sampler(sampling, engine.llama.token_count)
+        if grammar.done:
+            context.waiting = [*context.waiting, *prompt.ids, *forced]
+            return cls(context, grammar, sampler, engine.llama.embed([]), forced)
+        ids = (*context.waiting, *prompt.ids, *forced)
+        embeddings = engine.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
+        assert len(embeddings) <= context.cache.room
+        context.waiting = []
+        return cls(context, grammar, sampler, embeddings, forced)
+
+    @property
+    def done(self) -> bool:
+        """Whether the reply is whole, or broken off by an error."""
+        return self.error is not None or self.grammar.done
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything is read, so that a token can be chosen."""
+        return not len(self.input)
+
+    def take_input(self, most: int) -> Tensor:
+        """The next positions to read."""
+        taken, self.input = self.input[:most], self.input[most:]
+        self._choices = None
+        return taken
+
+    def choices(self) -> Any:
+        """The ids that are allowed now."""
+        if self._choices is None:
+            self._choices = self.grammar.allowed()
+        return self._choices
+
+    def choose(self, scores: Any, llama: Llama) -> None:
+        """Take the next token, and all that follow from it without a choice."""
+        try:
+            token = self.sampler.choose(scores, self.choices(), self.grammar.kind)
+        except InputError as error:
+            self.error = error
+            return
+        self.grammar.advance(token)
+        certain = [token, *self.grammar.take_forced()]
+        self.written += certain
+        # The last tokens are read with whatever comes next; until then they wait.
+        self.context.waiting = certain
+        if not self.grammar.done:
+            self.input = llama.embed(certain)
+            if len(certain) > self.context.cache.room:
+                self.error = InputError("the reply: the model's context is full; start a new conversation")
+
+    def take_written(self) -> list[int]:
+        """The tokens that became certain since the last call."""
+        taken, self.written = self.written, []
+        return taken
+
+
+class EngineDecoder:
+    """The engine behind the interface of ``emova.decoding.Decoder``: one reply at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.model = engine.model
+        self.max_length = engine.llama.max_length
+
+    def new_context(self) -> Context:
+        """An empty context."""
+        return Context(self.engine.new_cache())
+
+    @torch.inference_mode()
+    def feed(self, context: Context, prompt: Prompt) -> Tensor:
+        """Read ``prompt`` after what waits; the scores ``[V]`` of the next token."""
+        ids = (*context.waiting, *prompt.ids)
+        assert ids and len(ids) <= context.cache.room
+        hidden = self.engine.read(
+            context.cache, self.engine.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
+        )
+        context.length, context.waiting = context.cache.length, []
+        return self.engine.llama.scores(hidden)[0]
+
+    def write(self, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling) -> Iterator[list[int]]:
+        """Let the model write one reply after ``prompt``; yields tokens as they are certain, forced ones in one go.
+
+        Raises:
+            InputError: the scores are not numbers (damaged weights).
+        """
+        writer = Writer.start(self.engine, context, prompt, grammar, sampling)
+        if writer.written:
+            yield writer.take_written()
+        while not writer.done:
+            self.engine.step([writer])
+            if writer.written:
+                yield writer.take_written()
+        if writer.error is not None:
+            raise writer.error
+
+
+def best_decoder(model: Any, config: EngineConfig = EngineConfig()) -> Decoder | EngineDecoder:
+    """The engine where it can run the model (a plain LLaMA on the CPU), else the standard decoder."""
+    if model.device.type != "cpu":
+        return Decoder(model)
+    try:
+        return EngineDecoder(Engine(model, config))
+    except InputError:
+        return Decoder(model)

@@ -1,0 +1,109 @@
+"""Many sessions on one engine, without a thread of its own: whoever waits for an event moves all replies on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from emova.errors import InputError
+from emova.streaming.engine import EngineDecoder
+from emova.streaming.session import Session
+from emova.style import DEFAULT_VOICE, check_voice
+from emova.voice import ChunkPlan
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Bounds of the sessions.
+
+    Attributes:
+        max_sessions: open at once; each holds one cache of the model's context.
+        max_events: events that wait for a slow reader before its reply pauses.
+        idle_seconds: a session that nobody touched for so long is closed when its place is needed, or at ``sweep``.
+        chunks: how the voice is cut.
+    """
+
+    max_sessions: int = 8
+    max_events: int = 64
+    idle_seconds: float = 300.0
+    chunks: ChunkPlan = field(default_factory=ChunkPlan)
+
+
+class Hub:
+    """Opens sessions and writes all their replies together.
+
+    Readers may come from several threads; each round is made by one of them, under ``lock``. No thread is started, so
+    none is left behind, and a reader that stops stops its own reply only.
+
+    Args:
+        assistant: its parts, limits and reply format.
+        clock: seconds; for tests.
+
+    Raises:
+        InputError: the engine cannot run the assistant's model.
+    """
+
+    def __init__(
+        self, assistant: Assistant, config: HubConfig = HubConfig(), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if not isinstance(assistant.decoder, EngineDecoder):
+            raise InputError("sessions need the streaming engine: a plain LLaMA on the CPU")
+        self.assistant, self.config, self.clock = assistant, config, clock
+        self.engine = assistant.decoder.engine
+        self.lock = threading.RLock()
+        self._sessions: list[Session] = []
+
+    def __len__(self) -> int:
+        """How many sessions are open."""
+        return len(self._sessions)
+
+    def open(self, voice: str = DEFAULT_VOICE) -> Session:
+        """A new session. Raises: InputError: the voice is unknown, or all places are taken."""
+        check_voice(voice)
+        with self.lock:
+            if len(self._sessions) >= self.config.max_sessions:
+                self.sweep()
+            if len(self._sessions) >= self.config.max_sessions:
+                raise InputError(f"all {self.config.max_sessions} sessions are in use; try again in a moment")
+            session = Session(self, voice)
+            self._sessions.append(session)
+            return session
+
+    def sweep(self) -> None:
+        """Close the sessions that nobody touched for a while."""
+        with self.lock:
+            latest = self.clock() - self.config.idle_seconds
+            for session in [each for each in self._sessions if each.touched < latest]:
+                session.close()
+
+    def pump(self) -> bool:
+        """One round: each reply whose reader keeps up gets its next token. Whether there was one to move on."""
+        with self.lock:
+            moving = [session for session in self._sessions if session.wants_tokens]
+            if not moving:
+                return False
+            try:
+                self.engine.step([session.writer for session in moving if session.writer is not None])
+            except Exception:
+                # The fault may be any session's: none of them has a cache that can be trusted.
+                log.exception("a round failed")
+                for session in moving:
+                    session.fail("the reply broke off by a fault inside; ask again")
+                return True
+            for session in moving:
+                session.advance()
+            return True
+
+    def leave(self, session: Session) -> None:
+        """Forget a closed session."""
+        if session in self._sessions:
+            self._sessions.remove(session)

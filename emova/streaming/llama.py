@@ -1,0 +1,235 @@
+"""A LLaMA's forward pass without overhead, over the weights of an EmovaForConditionalGeneration.
+
+Several sequences, each with its own static cache and any number of new positions, go through the linears as one
+matrix; only attention runs sequence by sequence, so a sequence's cost and result do not depend on its neighbours'
+lengths. Queries and keys are stored with their rotary pairs side by side: the rotation is one complex product.
+
+Shape letters: N new positions of all sequences, T new positions of one, P positions in a cache, D width, H heads,
+K key-value heads, G heads a key-value head, C head width, L layers, V vocabulary, A allowed ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from emova.errors import InputError
+
+INT8_ROWS = 8
+"""Up to so many rows, int8 weights are multiplied as they are; for more they are expanded first."""
+
+
+class KVCache:
+    """One sequence's keys and values, allocated once: two of ``[L, K, P, C]``."""
+
+    def __init__(self, layers: int, kv_heads: int, positions: int, width: int, like: Tensor) -> None:
+        shape = (layers, kv_heads, positions, width)
+        # Not initialised: pages that were never written cost no memory.
+        self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    @property
+    def room(self) -> int:
+        """Positions left."""
+        return self.keys.shape[2] - self.length
+
+    @property
+    def nbytes(self) -> int:
+        """Memory when full."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+    def crop(self, change: int) -> None:
+        """Forget the last ``-change`` positions."""
+        assert -self.length <= change <= 0
+        self.length += change
+
+
+class Linear:
+    """``[N, I]`` to ``[N, O]``: float weights shared with the model, or int8 weights with a scale a row."""
+
+    def __init__(self, weight: Tensor, int8: bool) -> None:
+        self.weight = weight
+        self.scale: Tensor | None = None
+        if int8:
+            weight = weight.detach().float()
+            self.scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
+            self.weight = (weight / self.scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        return self.rows(x_NI, 0, self.weight.shape[0])
+
+    def rows(self, x_NI: Tensor, start: int, stop: int) -> Tensor:
+        """Only the outputs ``start`` to ``stop``: the rest of the weights is not touched."""
+        weight = self.weight[start:stop]
+        if self.scale is None:
+            return functional.linear(x_NI, weight)
+        scale = self.scale[start:stop]
+        if x_NI.shape[0] <= INT8_ROWS and x_NI.device.type == "cpu":
+            half = torch.bfloat16
+            return torch._weight_int8pack_mm(x_NI.to(half), weight, scale.to(half)).to(x_NI.dtype)
+        return functional.linear(x_NI, weight.to(x_NI.dtype)) * scale
+
+
+class _Layer:
+    def __init__(self, layer: Any, pair: Tensor, int8: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        queries, keys = (
+            projection.weight.detach().unflatten(0, (-1, len(pair)))[:, pair].flatten(0, 1)
+            for projection in (attention.q_proj, attention.k_proj)
+        )
+        self.qkv = Linear(torch.cat([queries, keys, attention.v_proj.weight.detach()]), int8)
+        self.out = Linear(attention.o_proj.weight.detach(), int8)
+        self.gate_up = Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]), int8)
+        self.down = Linear(mlp.down_proj.weight.detach(), int8)
+        self.before_attention = layer.input_layernorm.weight.detach()
+        self.before_mlp = layer.post_attention_layernorm.weight.detach()
+
+
+class _Rows:
+    """Where the scores of an allowed set lie in the head: a run of rows, and the places within it."""
+
+    def __init__(self, allowed: np.ndarray, device: torch.device) -> None:
+        self.allowed = allowed  # kept, so that its id stays its own
+        self.start, self.stop = int(allowed.min()), int(allowed.max()) + 1
+        self.places: Tensor | None = None
+        if len(allowed) != self.stop - self.start or not (np.diff(allowed) == 1).all():
+            self.places = torch.from_numpy(allowed - self.start).to(device)
+
+
+class Llama:
+    """The decoder and its tied or own head.
+
+    Args:
+        model: an EmovaForConditionalGeneration. What is not fused is shared with it, not copied.
+        int8: int8 weights for the linears and the head.
+
+    Raises:
+        InputError: the language model is not a plain LLaMA.
+    """
+
+    def __init__(self, model: Any, int8: bool = False) -> None:
+        config = model.config.text_config
+        if config.model_type != "llama" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
+            raise InputError("the streaming engine runs plain LLaMA models only; use the standard decoder")
+        language_model = model.model.language_model
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.width: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.eps: float = config.rms_norm_eps
+        self.max_length: int = config.max_position_embeddings
+        self.token_count: int = model.config.token_count
+        self.embedding = language_model.embed_tokens.weight.detach()
+        self.norm = language_model.norm.weight.detach()
+        pair = torch.arange(self.width).view(2, -1).T.flatten()
+        self.layers = [_Layer(layer, pair, int8) for layer in language_model.layers]
+        self.head = Linear(model.lm_head.weight.detach(), int8)
+        with torch.inference_mode():
+            positions = torch.arange(self.max_length, device=self.embedding.device)[None]
+            cosine, sine = language_model.rotary_emb(self.embedding.float(), positions)
+            self.rotation = torch.complex(cosine[0].float(), sine[0].float())[:, None, : self.width // 2].contiguous()
+        self._rows: dict[int, _Rows] = {}
+
+    def new_cache(self, positions: int | None = None) -> KVCache:
+        """An empty cache for ``positions`` (the model's context if None)."""
+        positions = min(positions or self.max_length, self.max_length)
+        return KVCache(len(self.layers), self.kv_heads, positions, self.width, self.embedding)
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """``[T, D]``"""
+        return self.embedding[torch.as_tensor(ids, device=self.embedding.device)]
+
+    @torch.inference_mode()
+    def forward(self, sequences: Sequence[tuple[KVCache, Tensor]], every: bool = False) -> Tensor:
+        """Read each sequence's new embeddings ``[T, D]`` into its cache.
+
+        Args:
+            every: the hidden states of all positions ``[N, D]``, not only of each sequence's last ``[B, D]``.
+        """
+        caches = [cache for cache, _ in sequences]
+        counts = [len(new) for _, new in sequences]
+        assert all(0 < count <= cache.room for cache, count in zip(caches, counts, strict=True))
+        x_ND = sequences[0][1] if len(sequences) == 1 else torch.cat([new for _, new in sequences])
+        starts = [cache.length for cache in caches]
+        turns = [self.rotation[start : start + count] for start, count in zip(starts, counts, strict=True)]
+        rotation = turns[0] if len(turns) == 1 else torch.cat(turns)
+        masks = [self._mask(start, count, x_ND.device) for start, count in zip(starts, counts, strict=True)]
+        rotated = (self.heads + self.kv_heads) * self.width
+        for index, layer in enumerate(self.layers):
+            normed_ND = self._normalise(x_ND, layer.before_attention)
+            qkv = layer.qkv(normed_ND)
+            pairs = torch.view_as_complex(qkv[:, :rotated].float().unflatten(1, (-1, self.width // 2, 2)))
+            qk = torch.view_as_real(pairs * rotation).flatten(2).to(x_ND.dtype)  # [N, H + K, C]
+            v_NKC = qkv[:, rotated:].unflatten(1, (self.kv_heads, self.width))
+            mixed = []
+            first = 0
+            for cache, start, count, mask in zip(caches, starts, counts, masks, strict=True):
+                new = slice(first, first + count)
+                mixed.append(self._attend(cache, index, start, qk[new], v_NKC[new], mask))
+                first += count
+            x_ND = x_ND + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+            gate, up = layer.gate_up(self._normalise(x_ND, layer.before_mlp)).chunk(2, dim=1)
+            x_ND = x_ND + layer.down(functional.silu(gate) * up)
+        for cache, count in zip(caches, counts, strict=True):
+            cache.length += count
+        if not every and len(x_ND) != len(sequences):
+            x_ND = x_ND[torch.tensor(counts, device=x_ND.device).cumsum(0) - 1]
+        return self._normalise(x_ND, self.norm)
+
+    def _mask(self, start: int, count: int, device: torch.device) -> Tensor | None:
+        if count == 1 or start == 0:
+            return None
+        return torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
+
+    def _normalise(self, x_ND: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x_ND, (x_ND.shape[-1],), weight, self.eps)
+
+    def _attend(self, cache: KVCache, layer: int, start: int, qk: Tensor, v_TKC: Tensor, mask: Tensor | None) -> Tensor:
+        """One sequence's new positions against its cache: ``[T, H * C]``."""
+        count = len(qk)
+        keys, values = cache.keys[layer], cache.values[layer]
+        keys[:, start : start + count] = qk[:, self.heads :].transpose(0, 1)
+        values[:, start : start + count] = v_TKC.transpose(0, 1)
+        keys_KPC, values_KPC = keys[None, :, : start + count], values[None, :, : start + count]
+        if count == 1:
+            # The heads that share keys take the place of positions: nothing is repeated.
+            q_KGC = qk[0, : self.heads].view(1, self.kv_heads, -1, self.width)
+            return functional.scaled_dot_product_attention(q_KGC, keys_KPC, values_KPC).reshape(1, -1)
+        q_HTC = qk[:, : self.heads].transpose(0, 1)[None]
+        mixed = functional.scaled_dot_product_attention(
+            q_HTC, keys_KPC, values_KPC, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
+        return mixed[0].transpose(0, 1).reshape(count, -1)
+
+    @torch.inference_mode()
+    def scores(self, hidden_ND: Tensor, allowed: np.ndarray | None = None) -> Tensor:
+        """Scores ``[N, A]`` (float32) of the ``allowed`` ids in their order; of all tokens if None.
+
+        Only the head's rows between the first and the last allowed id are read: while units are written, the text's
+        rows cost nothing.
+        """
+        if allowed is None:
+            return self.head.rows(hidden_ND, 0, self.token_count).float()
+        rows = self._rows.get(id(allowed))
+        if rows is None:
+            rows = _Rows(allowed, hidden_ND.device)
+            if len(allowed) > 64:  # the grammar keeps its large sets; small ones are made anew each time
+                if len(self._rows) >= 256:
+                    self._rows.clear()
+                self._rows[id(allowed)] = rows
+            elif rows.stop - rows.start > 256:
+                ids = torch.from_numpy(allowed).to(hidden_ND.device)
+                return self._few(hidden_ND, ids)
+        scores = self.head.rows(hidden_ND, rows.start, rows.stop).float()
+        return scores if rows.places is None else scores[:, rows.places]
+
+    def _few(self, hidden_ND: Tensor, ids_A: Tensor) -> Tensor:
+        weight = self.head.weight[ids_A]
+        if self.head.scale is None:
+            return functional.linear(hidden_ND, weight).float()
+        return functional.linear(hidden_ND, weight.to(hidden_ND.dtype)).float() * self.head.scale[ids_A]

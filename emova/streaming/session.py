@@ -1,0 +1,377 @@
+"""One talk with the assistant: it listens while you speak, speaks while it thinks, and can be interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from emova.decoding import Context, Prompt
+from emova.errors import InputError
+from emova.reply import ReplyWish, SpokenReply, merge_deltas
+from emova.results import AudioChunk, Done
+from emova.streaming.engine import Writer
+from emova.streaming.events import Cancelled, Failed, SessionEvent
+from emova.streaming.protocol import EventStream
+from emova.streaming.question import Question
+from emova.streaming.telling import Telling
+from emova.style import check_emotion, check_pitch
+from emova.vision.image import load_image
+
+if TYPE_CHECKING:
+    from emova.streaming.hub import Hub
+
+log = logging.getLogger(__name__)
+FAULT = "the reply broke off by a fault inside; ask again"
+UNITS_PER_BYTE = 1.7  # of spoken English, to guess how much of a text was said
+
+
+@dataclass(frozen=True)
+class _Turn:
+    question: Prompt
+    answer: tuple[int, ...]
+
+
+class Session:
+    """Opened by ``Hub.open``. Everything bounded: one cache, a queue of events, the reply's length, the turns kept.
+
+    A turn is: ``show`` a picture and ``hear`` samples in any order, then ``ask`` and read the events. A turn that
+    fails leaves no trace. Sound of an earlier ``generation`` than the session's is out of date.
+    """
+
+    def __init__(self, hub: Hub, voice: str) -> None:
+        self.hub, self.voice = hub, voice
+        self.generation = 0
+        self.closed = False
+        self.touched = hub.clock()
+        self.writer: Writer | None = None
+        self.telling: Telling | None = None
+        self._queue: deque[SessionEvent] = deque()
+        self._turns: list[_Turn] = []
+        self._context = Context(hub.engine.new_cache())
+        self._question = Question(hub.assistant)
+        self._asked = Prompt(())
+        self._mark = self._context.mark()
+        self._read: list[int] = []  # of the question
+        # The last reply until the next question begins: its sound may still be playing.
+        self._told: Telling | None = None
+        self._told_mark, self._told_picture = self._mark, self._question.picture
+        self._delivered = self._heard_units = 0
+        self._answer: list[int] = []
+        self._events = EventStream(hub.assistant.table, hub.assistant.reply_format.parser(voice))
+        self._started = self._listened = 0.0
+        self._begin()
+
+    def __len__(self) -> int:
+        """How many turns are remembered."""
+        return len(self._turns)
+
+    # --- listening ----------------------------------------------------------------------------------------------------
+    def show(self, image: Any) -> None:
+        """A picture for this turn, read at once; a second one replaces the first. Raises: InputError."""
+        picture = load_image(image, self.hub.assistant.config.image_limits)
+        with self.hub.lock:
+            self._check_listening()
+            self._question.show(picture)
+            # What was heard stands behind the picture, so it is read again.
+            self._forget_question()
+            self._read_on()
+
+    def hear(self, samples: Any, sample_rate: int | None = None) -> None:
+        """The next samples ``[T]`` of the question, while it is being spoken: units and their place in the cache.
+
+        Raises:
+            InputError: the samples are unusable or at another rate (the turn stays as it was), or the question has
+                become too long (the turn is dropped).
+        """
+        with self.hub.lock:
+            self._check_listening()
+            wanted = self.hub.assistant.speech_tokenizer.sample_rate
+            if sample_rate not in (None, wanted):
+                raise InputError(f"the audio: {sample_rate} Hz, and this session hears {wanted} Hz; resample it")
+            try:
+                self._question.hear(samples)
+                self._read_on()
+            except InputError as error:
+                if "longer" in str(error) or "shorter" in str(error):
+                    self._drop_turn()
+                raise
+
+    def _check_listening(self) -> None:
+        self.touched = self.hub.clock()
+        if self.closed:
+            raise InputError("the session is closed; open a new one")
+        if self.writer is not None:
+            raise InputError("a reply is being spoken; cancel it first")
+        self._told = None
+
+    def _begin(self) -> None:
+        """Ready for a new question: what opens a conversation is read before anybody speaks."""
+        self._question.close()
+        self._question = Question(self.hub.assistant)
+        self._read = []
+        if not self._context.length:
+            self._append(_opening(self.hub.assistant))
+        self._mark = self._context.mark()
+
+    def _append(self, prompt: Prompt) -> None:
+        ids = (*self._context.waiting, *prompt.ids)
+        if ids:
+            embeddings = self.hub.engine.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
+            self.hub.engine.read(self._context.cache, embeddings)
+            self._context.length, self._context.waiting = self._context.cache.length, []
+
+    def _forget_question(self) -> None:
+        self._context.rewind(self._mark)
+        self._read = []
+
+    def _read_on(self) -> None:
+        """Read what is certain of the question; forget the oldest turns if there is no room."""
+        so_far = self._question.so_far()
+        least = len(so_far.ids) + self.hub.assistant.config.reply_limits.least
+        self._make_room(least, least)
+        self._append(_rest(so_far, self._read))
+        self._read = list(so_far.ids)
+
+    def _make_room(self, wanted: int, least: int) -> None:
+        """Forget the oldest turns until ``wanted`` tokens of question and reply have room.
+
+        Raises:
+            InputError: there are not even ``least`` without earlier turns.
+        """
+        most = self.hub.engine.llama.max_length
+        length, waiting = self._mark
+        if length + len(waiting) + wanted <= most or (not self._turns and length + len(waiting) + least <= most):
+            return
+        opening = _opening(self.hub.assistant)
+        kept = self._turns[1:]
+        while kept and len(opening.ids) + sum(map(_length, kept)) + wanted > most:
+            kept = kept[1:]
+        if len(opening.ids) + sum(map(_length, kept)) + least > most:
+            raise InputError("the question: longer than the model's context; make it shorter")
+        for turn in kept:
+            opening = opening + turn.question + Prompt(turn.answer)
+        self._context.rewind((0, ()))
+        self._turns, self._read = kept, []
+        self._append(opening)
+        self._mark = self._context.mark()
+
+    def _drop_turn(self) -> None:
+        self._context.rewind(self._mark)
+        self.writer = self.telling = self._told = None
+        self._begin()
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+    def ask(
+        self, text: str | None = None, *, emotion: str | None = None, pitch: str | None = None
+    ) -> Iterator[SessionEvent]:
+        """The question is complete: TranscriptDelta, TextDelta, StyleChosen, AudioChunk, Done as they are made.
+
+        Args:
+            text: a written question, or a written addition to the spoken one.
+            emotion, pitch: how to answer; the model chooses what is None.
+
+        The last event is Done, Failed or Cancelled. Leaving the iterator early cancels the reply; nothing that goes
+        wrong is raised here.
+        """
+        with self.hub.lock:
+            try:
+                self._check_listening()
+            except InputError as error:
+                return iter((Failed(str(error)),))
+            self._queue.clear()
+            self.generation += 1
+            generation = self.generation
+            try:
+                self._ask(text, emotion, pitch)
+            except InputError as error:
+                self.fail(str(error))
+            except Exception:
+                log.exception("a question failed")
+                self.fail(FAULT)
+        return self._tell(generation)
+
+    def _ask(self, text: str | None, emotion: str | None, pitch: str | None) -> None:
+        assistant, self._started = self.hub.assistant, time.perf_counter()
+        emotion = None if emotion is None else check_emotion(emotion)
+        pitch = None if pitch is None else check_pitch(pitch)
+        text = None if text is None else assistant._check_text(text)
+        ears = self._question.ears
+        if ears is None and text is None:
+            raise InputError("no question: give audio or text; a picture alone asks nothing")
+        if ears is not None:
+            ears.finish()
+        self._listened = time.perf_counter()
+        self._asked = self._question.prompt(text)
+        wish = ReplyWish(text if ears is None else None, emotion, pitch)
+        reply_format, limits = assistant.reply_format, assistant.config.reply_limits
+        overhead = reply_format.overhead(assistant.table, wish)
+        most = self.hub.engine.llama.max_length
+        asked = len(self._asked.ids)
+        self._make_room(asked + min(overhead + limits.usual, most // 2), asked + overhead + limits.least)
+        length, waiting = self._mark
+        room = most - length - len(waiting) - asked
+        wish = dataclasses.replace(wish, limits=limits.within(room - overhead))
+        grammar = reply_format.grammar(assistant.table, wish)
+        if list(self._asked.ids[: len(self._read)]) != self._read:
+            self._forget_question()
+        rest = _rest(self._asked, self._read)
+        self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, assistant.config.sampling)
+        self.telling = self._told = Telling(assistant.voice, self.voice, in_chunks=True, plan=self.hub.config.chunks)
+        self._told_mark, self._told_picture = self._mark, self._question.picture
+        self._events = EventStream(assistant.table, reply_format.parser(self.voice))
+        self._answer, self._delivered = [], 0
+        self._take(self.writer.take_written())
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether the next round should move this session's reply on."""
+        return self.writer is not None and not self.writer.done and len(self._queue) < self.hub.config.max_events
+
+    def advance(self) -> None:
+        """Take what a round wrote; a fault ends this session's turn and no other's."""
+        assert self.writer is not None and self.telling is not None
+        try:
+            tokens = self.writer.take_written()
+            if tokens:
+                self.telling.prefilled = self.telling.prefilled or time.perf_counter()
+            self._take(tokens)
+            if self.writer.error is not None:
+                raise self.writer.error
+            if self.writer.grammar.done:
+                self._queue.extend(self.telling.finish())
+                reply = self.telling.reply(self._started, self._listened)
+                self._turns.append(_Turn(self._asked, tuple(self._answer)))
+                self.writer = self.telling = None
+                self._begin()
+                self._queue.append(Done(reply))
+        except InputError as error:
+            self.fail(str(error))
+        except Exception:
+            log.exception("a reply failed")
+            self.fail(FAULT)
+
+    def _take(self, tokens: list[int]) -> None:
+        assert self.telling is not None
+        self._answer += tokens
+        for event in merge_deltas(self._events.step(tokens)):
+            self._queue.extend(self.telling.take(event))
+
+    def fail(self, message: str) -> None:
+        """End the turn with an error; the session goes on without it."""
+        self._drop_turn()
+        self._queue.append(Failed(message))
+
+    def _tell(self, generation: int) -> Iterator[SessionEvent]:
+        ended = False
+        try:
+            while not ended:
+                event = self._next(generation)
+                ended = isinstance(event, Done | Failed | Cancelled)
+                yield event
+        finally:
+            if not ended:
+                with self.hub.lock:
+                    if self.generation == generation:
+                        self.cancel()
+
+    def _next(self, generation: int) -> SessionEvent:
+        while True:
+            with self.hub.lock:
+                if self.generation != generation:
+                    return Cancelled(self.generation, self._heard_units)
+                if self._queue:
+                    self.touched = self.hub.clock()
+                    event = self._queue.popleft()
+                    if isinstance(event, AudioChunk):
+                        self._delivered += len(event.samples)
+                    return event
+                if self.closed:
+                    return Failed("the session is closed; open a new one")
+                moved = self.hub.pump()
+                assert moved or self._queue, "a reply that neither moves nor ends"
+
+    # --- interrupting -------------------------------------------------------------------------------------------------
+    def cancel(self, heard_seconds: float | None = None) -> None:
+        """Break off the reply: nothing more is written or spoken, and what waits in the queue is dropped.
+
+        Also for a reply that is written, while its sound still plays, until the next question begins.
+
+        Args:
+            heard_seconds: how much of its sound the player has played; all that was handed out if None. Only that
+                much of the reply is remembered; if nothing was heard, the turn is forgotten, but its picture stays
+                for the next question.
+        """
+        with self.hub.lock:
+            self.touched = self.hub.clock()
+            told, running = self._told, self.writer is not None
+            if told is None:
+                return
+            voice = self.hub.assistant.voice
+            heard = self._delivered if heard_seconds is None else int(heard_seconds * voice.sample_rate)
+            per_unit = voice.sample_rate / voice.detokenizer.unit_rate
+            units = min(int(min(heard, self._delivered) / per_unit), len(told.units))
+            if not running and units == len(told.units) and not self._queue:
+                return  # all of it was heard
+            self.generation += 1
+            self._heard_units = units
+            self._queue.clear()
+            if not running:
+                self._turns.pop()
+            self.writer = self.telling = None
+            self._mark, picture = self._told_mark, self._told_picture
+            length, waiting = self._mark
+            asked = length + len(waiting) + len(self._asked.ids)
+            if not units or self._context.length < asked:
+                self._drop_turn()
+                if picture is not None:
+                    self._question.picture = picture
+                    self._read_on()
+                return
+            self._told = None
+            self._context.rewind((asked, ()))
+            style = told.chosen.style
+            text = _said(told.text, units, len(told.units))
+            reply = SpokenReply(told.transcript, text, style.emotion, style.pitch, tuple(told.units[:units]))
+            answer = self.hub.assistant.reply_format.encode(reply, self.hub.assistant.table)
+            self._turns.append(_Turn(self._asked, tuple(answer)))
+            self._context.waiting = answer
+            self._begin()
+
+    def close(self) -> None:
+        """Free the session's memory; its reader gets an error."""
+        with self.hub.lock:
+            if not self.closed:
+                self.closed = True
+                self.writer = self.telling = self._told = None
+                self._queue.clear()
+                self._turns = []
+                self._question.close()
+                self._context = Context(None)
+                self.hub.leave(self)
+
+
+def _opening(assistant: Any) -> Prompt:
+    """What stands before the first turn: the start of the text, and the wish for a spoken reply."""
+    rendered = assistant._prompt([{"role": "system", "content": assistant.reply_format.system_prompt}])
+    return Prompt(rendered.ids[:-1])  # without the generation prompt
+
+
+def _length(turn: _Turn) -> int:
+    return len(turn.question.ids) + len(turn.answer)
+
+
+def _rest(prompt: Prompt, read: list[int]) -> Prompt:
+    """What of ``prompt`` comes after what was read; a picture is read whole, with the first tokens, or not at all."""
+    return Prompt(prompt.ids[len(read) :]) if read else prompt
+
+
+def _said(text: str, heard: int, units: int) -> str:
+    """The beginning of ``text`` that was spoken with the first ``heard`` units, to the end of a word."""
+    share = heard / max(units, UNITS_PER_BYTE * len(text.encode()))
+    words = text.split(" ")
+    return " ".join(words[: max(1, round(share * len(words)))])

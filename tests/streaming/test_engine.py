@@ -1,0 +1,243 @@
+"""The engine's laws on a tiny model: it writes what transformers writes, alone and among others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import LlamaConfig
+
+from emova.decoding import GREEDY, Decoder, Prompt, Sampling
+from emova.errors import InputError
+from emova.grammar import TokenTable
+from emova.reply import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
+from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.streaming.sampler import Sampler
+
+LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
+
+
+@pytest.fixture(scope="module")
+def table(tiny_tokenizer) -> TokenTable:
+    return TokenTable.from_tokenizer(tiny_tokenizer)
+
+
+@pytest.fixture()
+def lively_model(tiny_model):
+    """Weights large enough that scores differ clearly."""
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    return tiny_model
+
+
+def ids(count: int, seed: int = 0, below: int = 300) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(0, below, count).tolist())
+
+
+def test_scores_equal_transformers(lively_model) -> None:
+    engine = Engine(lively_model)
+    tokens = ids(70)
+    with torch.inference_mode():
+        wanted = lively_model(input_ids=torch.tensor([tokens])).logits[0, :, : engine.llama.token_count]
+        cache = engine.new_cache()
+        cuts = [0, 1, 2, 30, 31, 70]
+        hidden = [
+            engine.llama.forward([(cache, engine.llama.embed(tokens[start:end]))], every=True)
+            for start, end in zip(cuts, cuts[1:], strict=False)
+        ]
+    scores = engine.llama.scores(torch.cat(hidden))
+    assert torch.allclose(scores, wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_rope_scaling_and_head_width_equal_transformers(tiny_tokenizer, tiny_parts) -> None:
+    from emova.model import EmovaConfig, EmovaForConditionalGeneration, TokenIds
+
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    text = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=24,
+        intermediate_size=48,
+        max_position_embeddings=256,
+        rope_parameters=scaling,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(1)
+    size = len(tiny_tokenizer)
+    config = EmovaConfig.from_parts(text, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), token_count=size)
+    model = EmovaForConditionalGeneration(config).eval()
+    engine, tokens = Engine(model), ids(100)
+    with torch.inference_mode():
+        wanted = model(input_ids=torch.tensor([tokens])).logits[0, -1, :size]
+        hidden = engine.read(engine.new_cache(), engine.embed(Prompt(tokens)))
+    assert torch.allclose(engine.llama.scores(hidden)[0], wanted, atol=1e-4)
+
+
+def test_greedy_tokens_equal_generate(lively_model) -> None:
+    engine = Engine(lively_model)
+    prompt, count = ids(20), 40
+    theirs = lively_model.generate(
+        input_ids=torch.tensor([prompt]), max_new_tokens=count, do_sample=False, eos_token_id=None
+    )[0, len(prompt) :].tolist()
+    ours: list[int] = []
+    cache = engine.new_cache()
+    hidden = engine.read(cache, engine.embed(Prompt(prompt)))
+    for _ in range(count):
+        ours.append(int(engine.llama.scores(hidden)[0].argmax()))
+        hidden = engine.read(cache, engine.llama.embed(ours[-1:]))
+    assert ours == theirs
+
+
+def grammars(table: TokenTable) -> list:
+    return [
+        text_grammar(table, 20),
+        speech_grammar(table, "hello", 25),
+        JsonReply().grammar(table, ReplyWish(limits=LIMITS)),
+        JsonReply().grammar(table, ReplyWish("Hi!", "sad", "low", LIMITS)),
+        JsonReply().grammar(table, ReplyWish(emotion="happy", limits=LIMITS)),
+    ]
+
+
+def test_the_engine_writes_what_the_standard_decoder_writes(lively_model, table) -> None:
+    standard, lean = Decoder(lively_model), EngineDecoder(Engine(lively_model, EngineConfig(prefill_chunk=16)))
+    for index, (first, second) in enumerate(zip(grammars(table), grammars(table), strict=True)):
+        prompt = Prompt(ids(30, index))
+        theirs, ours = standard.new_context(), lean.new_context()
+        wanted = [t for tokens in standard.write(theirs, prompt, first, GREEDY) for t in tokens]
+        assert [t for tokens in lean.write(ours, prompt, second, GREEDY) for t in tokens] == wanted
+        assert (ours.length, ours.waiting) == (theirs.length, theirs.waiting)
+        scores = standard.feed(theirs, Prompt(ids(5)))[: lean.engine.llama.token_count]
+        assert torch.allclose(lean.feed(ours, Prompt(ids(5))), scores, atol=2e-4, rtol=1e-3)
+
+
+def test_pictures_are_read(lively_model, tiny_processor) -> None:
+    content = [{"type": "image", "image": Image.new("RGB", (40, 30), "red")}, {"type": "text", "text": "What?"}]
+    rendered = tiny_processor.render_prompt([{"role": "user", "content": content}])
+    prompt = Prompt(rendered.input_ids, rendered.pixel_values, rendered.image_grids)
+    standard, lean = Decoder(lively_model), EngineDecoder(Engine(lively_model))
+    wanted = standard.feed(standard.new_context(), prompt)[: lean.engine.llama.token_count]
+    assert torch.allclose(lean.feed(lean.new_context(), prompt), wanted, atol=2e-4, rtol=1e-3)
+
+
+def test_sessions_together_write_what_each_writes_alone(lively_model, table) -> None:
+    engine = Engine(lively_model, EngineConfig(prefill_chunk=16))
+    decoder = EngineDecoder(engine)
+    for sampling in (GREEDY, Sampling(text_temperature=0.7, unit_temperature=0.9, seed=3)):
+        alone = []
+        for index, grammar in enumerate(grammars(table)):
+            written = decoder.write(decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling)
+            alone.append([t for tokens in written for t in tokens])
+        writers = [
+            Writer.start(engine, decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling)
+            for index, grammar in enumerate(grammars(table))
+        ]
+        waiting, step = list(writers), 0
+        active: list[Writer] = []
+        while waiting or active:  # they join one after another and leave as they end
+            if waiting and step % 3 == 0:
+                active.append(waiting.pop(0))
+            engine.step(active)
+            active = [writer for writer in active if not writer.done]
+            step += 1
+        assert [writer.written for writer in writers] == alone
+
+
+def test_one_damaged_session_leaves_the_others(lively_model, table) -> None:
+    engine = Engine(lively_model)
+    decoder = EngineDecoder(engine)
+    good, bad = (
+        Writer.start(engine, decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY) for _ in range(2)
+    )
+    wanted = [
+        t for ts in decoder.write(decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY) for t in ts
+    ]
+    engine.step([good, bad])
+    bad.input = torch.full_like(bad.input, float("nan"))
+    while not good.done:
+        engine.step([writer for writer in (good, bad) if not writer.done])
+    assert isinstance(bad.error, InputError) and "damaged" in str(bad.error)
+    assert good.written == wanted and good.error is None
+
+
+def test_a_slice_of_the_head_equals_the_whole(lively_model, table) -> None:
+    for int8 in (False, True):
+        llama = Engine(lively_model, EngineConfig(int8=int8)).llama
+        hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+        whole = llama.scores(hidden)
+        sets = [table.allowed_units(True), table.allowed_text(0, True, table.quote), np.asarray([3, 4000, 17])]
+        for allowed in [*sets, np.asarray([7])]:
+            few = llama.scores(hidden, allowed)
+            error = (few - whole[:, torch.from_numpy(allowed)]).abs().max()
+            # int8 rows are multiplied in bfloat16 where they are many, in float32 where they are few
+            assert error < (0.02 if int8 else 1e-5) * whole.abs().max()
+
+
+def test_int8_costs_little(lively_model, table) -> None:
+    exact, rough = Engine(lively_model), Engine(lively_model, EngineConfig(int8=True))
+    assert rough.llama.layers[0].qkv.weight.dtype == torch.int8
+    tokens = ids(60)
+    with torch.inference_mode():
+        scores = []
+        for engine in (exact, rough):
+            cache = engine.new_cache()
+            hidden = [engine.llama.forward([(cache, engine.llama.embed([token]))]) for token in tokens]
+            scores.append(engine.llama.scores(torch.cat(hidden)))
+    relative = ((scores[0] - scores[1]).norm() / scores[0].norm()).item()
+    assert relative < 0.05, f"relative error of the scores {relative:.4f}"
+
+
+def test_sampling() -> None:
+    scores, allowed = np.asarray([1.0, 4.0, 3.9], dtype=np.float32), np.asarray([11, 12, 13])
+    assert Sampler(GREEDY, 100).choose(scores, allowed, "units") == 12
+    sampler = Sampler(Sampling(unit_temperature=1.0, top_p=0.9, seed=1), 100)
+    assert {sampler.choose(scores, allowed, "units") for _ in range(100)} == {12, 13}
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(InputError, match="damaged"):
+            sampler.choose(np.asarray([0.0, wrong, 1.0], dtype=np.float32), allowed, "units")
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=600).astype(np.float32) * 2
+    weights = np.exp(scores.astype(np.float64))
+    order = np.argsort(-weights)
+    reached = weights[order].cumsum() / weights.sum()
+    for top_p in (0.5, 0.999):
+        kept = order[: int(np.searchsorted(reached, top_p)) + 1]
+        sampler = Sampler(Sampling(unit_temperature=1.0, top_p=top_p), 600)
+        drawn = np.bincount([sampler.choose(scores, np.arange(600), "units") for _ in range(4000)], minlength=600)
+        assert set(np.flatnonzero(drawn)) <= set(kept.tolist())
+        share = weights[kept[0]] / weights[kept].sum()
+        assert abs(drawn[kept[0]] / 4000 - share) < 0.03
+
+
+def test_repetition_is_held_back() -> None:
+    scores, allowed = np.asarray([1.0, 1.5, 0.0], dtype=np.float32), np.asarray([11, 12, 13])
+    sampler = Sampler(Sampling(unit_temperature=0.0, repetition_penalty=0.6, repetition_window=2), 100)
+    assert [sampler.choose(scores, allowed, "units") for _ in range(5)] == [12, 11, 12, 12, 11]
+    assert [sampler.choose(scores, allowed, "text") for _ in range(2)] == [12, 12]
+
+
+def test_a_cache_goes_back(lively_model) -> None:
+    decoder = EngineDecoder(Engine(lively_model))
+    context = decoder.new_context()
+    decoder.feed(context, Prompt(ids(20)))
+    mark = context.mark()
+    wanted = decoder.feed(context, Prompt(ids(5, 1)))
+    context.rewind(mark)
+    decoder.feed(context, Prompt(ids(9, 2)))
+    context.rewind(mark)
+    assert torch.equal(decoder.feed(context, Prompt(ids(5, 1))), wanted)
+    assert context.cache.nbytes == 2 * 2 * 2 * 512 * 8 * 4

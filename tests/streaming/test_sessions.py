@@ -1,0 +1,234 @@
+"""Sessions on tiny parts: what is streamed in equals what is given whole; faults and cancels stay where they happen."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emova import Assistant
+from emova.assistant import AssistantConfig
+from emova.errors import InputError
+from emova.reply import ReplyLimits, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
+from emova.results import AudioChunk, Done
+from emova.streaming.events import Cancelled, Failed
+from emova.streaming.hub import Hub, HubConfig
+
+LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
+RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
+
+
+def question(seconds: float = 0.5, pitch: float = 300.0) -> np.ndarray:
+    return (0.3 * np.sin(np.arange(int(16_000 * seconds)) * pitch / 16_000 * 2 * np.pi)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_checkpoint) -> Assistant:
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=LIMITS))
+
+
+@pytest.fixture()
+def hub(assistant) -> Hub:
+    return Hub(assistant)
+
+
+def speak(session, seconds: float = 0.5, image=None) -> None:
+    for chunk in np.array_split(question(seconds), 7):
+        session.hear(chunk)
+    if image is not None:
+        session.show(image)
+
+
+def test_a_session_equals_a_conversation(assistant, hub) -> None:
+    """Heard in chunks, a picture that comes late and is replaced, two turns: the replies of the offline way."""
+    session, chat = hub.open("male"), assistant.conversation("male")
+    speak(session, image=BLUE)
+    session.show(RED)
+    events = list(session.ask())
+    wanted = chat.chat(audio=question(), image=RED)
+    order = [type(event) for event in merge_deltas(events)]
+    first = order.index(AudioChunk)
+    assert order[:first] == [TranscriptDelta, TextDelta, StyleChosen][-first:] and order[-1] is Done
+    reply = events[-1].reply
+    assert (reply.transcript, reply.text, reply.units) == (wanted.transcript, wanted.text, wanted.units)
+    assert np.abs(reply.audio - wanted.audio).max() < 1e-4
+    chunks = [len(event.samples) // 960 for event in events if isinstance(event, AudioChunk)]
+    assert np.array_equal(np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)]), reply.audio)
+    if len(chunks) > 2:
+        assert chunks[0] == 5 and chunks[0] <= chunks[1]
+    second = list(session.ask("And now?", emotion="sad"))[-1].reply
+    assert second.units == chat.chat(text="And now?", emotion="sad").units and second.emotion == "sad"
+    assert len(session) == len(chat) == 2
+    assert all(value >= 0 for value in vars(reply.timings).values())
+
+
+def test_the_question_is_read_while_it_is_spoken(hub) -> None:
+    session = hub.open()
+    session.show(RED)
+    before = session._context.length
+    speak(session, 2.0)
+    heard = len(session._question.ears.units)
+    assert heard > 40 and session._context.length >= before + heard
+    list(session.ask())
+
+
+def test_sessions_do_not_disturb_each_other(assistant, hub) -> None:
+    wanted = [assistant.chat(text=text).units for text in ("Hello.", "Who is it?", "Red or blue?")]
+    sessions = [hub.open() for _ in wanted]
+    readers = [
+        session.ask(text) for session, text in zip(sessions, ("Hello.", "Who is it?", "Red or blue?"), strict=True)
+    ]
+    replies: dict[int, object] = {}
+    while len(replies) < 3:
+        for index, reader in enumerate(readers):
+            event = next(reader, None)
+            if isinstance(event, Done):
+                replies[index] = event.reply.units
+    assert [replies[index] for index in range(3)] == wanted
+
+
+def test_a_cancel_keeps_what_was_heard(hub) -> None:
+    session = hub.open()
+    events = session.ask("Hello.")
+    for event in events:
+        if isinstance(event, AudioChunk):
+            break
+    generation = session.generation
+    session.cancel(heard_seconds=0.12)
+    assert list(events) == [Cancelled(generation + 1, 3)]
+    assert len(session) == 1 and session.writer is None
+    table = hub.assistant.table
+    answer = session._turns[0].answer
+    assert sum(int(table.unit_of[token]) >= 0 for token in answer) == 3 and answer[-1] == table.end_of_turn
+    assert isinstance(list(session.ask("And?"))[-1], Done) and len(session) == 2
+
+
+def test_a_cancel_while_the_last_sound_plays(hub) -> None:
+    session = hub.open()
+    reply = list(session.ask("Hello."))[-1].reply
+    session.cancel(heard_seconds=0.04)
+    answer = session._turns[0].answer
+    assert len(session) == 1 and sum(int(hub.assistant.table.unit_of[token]) >= 0 for token in answer) == 1
+    session.cancel()
+    assert len(session) == 1 and len(reply.units) > 1
+    assert isinstance(list(session.ask("And?"))[-1], Done)
+    generation = session.generation
+    session.cancel()
+    assert session.generation == generation and len(session) == 2, "all of it was heard"
+
+
+def test_a_cancel_before_anything_was_heard_leaves_the_picture(assistant, hub) -> None:
+    session = hub.open()
+    session.show(RED)
+    events = session.ask("What is it?")
+    next(events)
+    session.cancel()
+    assert isinstance(list(events)[-1], Cancelled) and len(session) == 0
+    assert list(session.ask("Which?"))[-1].reply.units == assistant.chat(text="Which?", image=RED).units
+
+
+def test_a_reader_that_leaves_cancels(hub) -> None:
+    session = hub.open()
+    events = session.ask("Hello.")
+    next(events)
+    events.close()
+    assert session.writer is None and isinstance(list(session.ask("Hi."))[-1], Done)
+
+
+def test_a_reader_that_stops_pauses_only_itself(assistant) -> None:
+    hub = Hub(assistant, HubConfig(max_events=2))
+    stopped, other = hub.open(), hub.open()
+    waiting = stopped.ask("Hello.")
+    assert isinstance(list(other.ask("Who is it?"))[-1], Done)
+    assert len(stopped._queue) <= 2 + 3 and not stopped.wants_tokens
+    assert list(waiting)[-1].reply.units == assistant.chat(text="Hello.").units
+
+
+def test_wrong_input_is_told_and_leaves_no_trace(assistant, hub) -> None:
+    session = hub.open()
+    wanted = assistant.chat(audio=question()).units
+    for chunk in (np.zeros(9_000, dtype=np.float32), np.zeros(0, dtype=np.float32)):
+        session.hear(chunk)
+        (failed,) = session.ask()
+        assert isinstance(failed, Failed)
+    (failed,) = session.ask()
+    assert "no question" in failed.message
+    (failed,) = session.ask("Hi", emotion="odd")
+    assert isinstance(failed, Failed)
+    speak(session)
+    with pytest.raises(InputError, match="resample"):
+        session.hear(question(), 48_000)
+    with pytest.raises(InputError, match="row"):
+        session.hear(np.full(10, np.nan))
+    assert list(session.ask())[-1].reply.units == wanted, "the turn stayed as it was"
+    with pytest.raises(InputError, match="shorter"):
+        for _ in range(50):
+            session.hear(question(1.0))
+    assert isinstance(list(session.ask("Hi"))[-1], Done)
+
+
+def test_planted_faults_stay_in_their_session(assistant, hub, monkeypatch) -> None:
+    session, other = hub.open(), hub.open()
+    wanted = assistant.chat(text="Hello.").units
+    reader = other.ask("Hello.")
+    next(reader)
+
+    events = session.ask("Hello.")
+    session.writer.input = session.writer.input * float("nan")
+    *_, failed = events
+    assert isinstance(failed, Failed) and "damaged" in failed.message
+
+    events = session.ask("Hello.")
+    monkeypatch.setattr(session.telling.speaking, "step", lambda *_: 1 / 0)
+    assert isinstance(list(events)[-1], Failed)
+
+    assert list(session.ask("Hello."))[-1].reply.units == wanted
+    assert list(reader)[-1].reply.units == wanted
+
+
+def test_a_session_closed_in_mid_reply(hub) -> None:
+    session = hub.open()
+    events = session.ask("Hello.")
+    next(events)
+    session.close()
+    assert [type(event) for event in events] == [Failed] and len(hub) == 0
+    with pytest.raises(InputError, match="closed"):
+        session.hear(question())
+    assert isinstance(next(session.ask("Hi")), Failed)
+
+
+def test_idle_sessions_make_room(assistant) -> None:
+    now = [0.0]
+    hub = Hub(assistant, HubConfig(max_sessions=2, idle_seconds=10), clock=lambda: now[0])
+    first, second = hub.open(), hub.open()
+    with pytest.raises(InputError, match="in use"):
+        hub.open()
+    now[0] = 11.0
+    list(second.ask("Hi"))
+    hub.open()
+    assert first.closed and not second.closed and len(hub) == 2
+
+
+def test_old_turns_leave_and_memory_is_bounded(hub) -> None:
+    session = hub.open()
+    for _ in range(5):
+        speak(session, 3.0, RED)
+        assert isinstance(list(session.ask())[-1], Done)
+        assert session._context.length <= hub.engine.llama.max_length
+    assert 1 <= len(session) < 5
+
+
+def test_readers_in_threads_leave_no_thread(assistant, hub) -> None:
+    before = threading.active_count()
+    wanted = assistant.chat(text="Hello.").units
+    found: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(list(hub.open().ask("Hello."))[-1].reply.units)) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [wanted] * 3 and threading.active_count() == before

@@ -1,0 +1,56 @@
+"""Training samples for streaming thoughts: the reply's tokens, what each teaches, and the two sub-tasks.
+
+GLM-4-Voice (§4.2.2) finds that text is learnt sooner than speech, and so shows every sample as two: one with a loss on
+the text alone, one with a loss on the speech alone, each with epochs of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from emova.grammar import TokenTable
+from emova.reply import SpokenReply
+from emova.thoughts import StreamingThoughts
+from train.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
+
+Subtask = Literal["text", "speech"]
+
+
+def thought_kinds(reply_format: StreamingThoughts, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:
+    """What each token of ``reply_format.encode(reply, table)`` teaches.
+
+    A mark that ends a stretch is part of what the stretch teaches where the model chooses it, and frame where the
+    ratio forces it.
+    """
+    blocks = list(reply_format.blocks(reply, table))
+    length = len(reply_format.encode(reply, table))
+    body = sum(len(text) + (0 if run is None else len(run) + 2) for text, run in blocks) + 1
+    kinds = [STYLE] * (length - body)
+    ratio = reply_format.ratio
+    for text, run in blocks:
+        kinds += [ANSWER] * len(text)
+        if run is not None:
+            last = len(text) < ratio.text_tokens
+            ended = last or len(run) < ratio.units
+            kinds += [ANSWER if last else FRAME, *[UNITS] * len(run), UNITS if ended else FRAME]
+    return (*kinds, FRAME if blocks[-1][1] is not None else ANSWER)
+
+
+def only(subtask: Subtask, kinds: tuple[int, ...]) -> tuple[int, ...]:
+    """The kinds of one of the two sub-tasks: "text" learns all but the speech, "speech" learns the speech alone."""
+    return tuple(kind if (kind == UNITS) == (subtask == "speech") else NOTHING for kind in kinds)
+
+
+def thought_message(
+    reply_format: StreamingThoughts, reply: SpokenReply, table: TokenTable, subtask: Subtask | None = None
+) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The assistant's message of trusted tokens, and what each of them (the end of turn included) teaches.
+
+    Args:
+        subtask: keep the loss of one sub-task only; both at once if None.
+    """
+    ids = reply_format.encode(reply, table)[:-1]  # the rendering adds the end of turn
+    kinds = thought_kinds(reply_format, reply, table)
+    assert len(kinds) == len(ids) + 1
+    message = {"role": "assistant", "content": [{"type": "tokens", "ids": ids}]}
+    return message, kinds if subtask is None else only(subtask, kinds)
