@@ -48,12 +48,20 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(item) for item in value) if isinstance(value, list) else (str(value),)
 
 
-def _load_json(path: Path) -> Any:
+def read_text(path: Path) -> str:
+    """A text file. Raises: InputError: missing, unreadable, or not UTF-8."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: not a text file in UTF-8 that can be read") from None
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError:
         raise InputError(f"{path}: not a JSON file that can be read") from None
 
 
@@ -64,7 +72,7 @@ def read_own(folder: str | Path) -> list[Example]:
     if not meta.is_file():
         raise InputError(f"{folder}: no meta.jsonl in this folder")
     examples = []
-    for number, line in enumerate(meta.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(meta).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{meta}, line {number}"
@@ -141,10 +149,13 @@ def read_tsv(path: str | Path, metric: str, media: str | Path) -> list[Example]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        columns = set(reader.fieldnames or ())
-        rows = list(reader)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            columns = set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: not a table in UTF-8 that can be read") from None
     for needed in ("index", "question", "answer"):
         if needed not in columns:
             raise InputError(f"{path}: the column {needed!r} is missing")
@@ -191,7 +202,7 @@ def read_mme(folder: str | Path) -> list[Example]:
         places = [text.parent, folder / subtask / "images"]
         found = [p / f"{text.stem}{end}" for p in places for end in (".jpg", ".png", ".jpeg")]
         image = next((path for path in found if path.exists()), found[0])
-        for number, line in enumerate(text.read_text(encoding="utf-8").splitlines()):
+        for number, line in enumerate(read_text(text).splitlines()):
             question, tab, answer = line.partition("\t")
             if not tab:
                 continue

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from emova.errors import InputError
+from eval.datasets import read_text
 from eval.grading import AnswerJudge, EndpointJudge, Grade
 from eval.metrics.choices import LETTERS, contains_answer
 from eval.runfolder import check_unique
@@ -195,6 +196,7 @@ class DialogueTask(MetricTask):
             values |= self._styles(example, output)
             notes["transcript"] = output.transcript
             notes |= {"emotion": output.emotion, "pitch": output.pitch, "units": len(output.units)}
+            notes |= {f"asked_{key}": example.facts[key] for key in ("emotion", "pitch") if key in example.facts}
         if self.mode == "end-to-end" and self.ears is not None:
             said = hear(self.ears, output)
             errors = self.count_errors(output.text, said)
@@ -282,7 +284,7 @@ def read_librispeech(folder: str | Path) -> list[Example]:
     """LibriSpeech's layout: SPEAKER/CHAPTER/*.trans.txt with "ID WORDS" lines beside ID.flac."""
     items = []
     for path in sorted(Path(folder).rglob("*.trans.txt")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_text(path).splitlines():
             id, _, words = line.partition(" ")
             if words:
                 items.append(Example(id, audio=str(path.parent / f"{id}.flac"), answers=(words,), metric="wer"))
@@ -299,8 +301,8 @@ def read_aishell(folder: str | Path) -> list[Example]:
     speakers = {id[:SPEAKER_CHARACTERS] for id in sounds}
     items = []
     for path in sorted({*folder.rglob("*transcript*.txt"), *folder.rglob("trans.txt")}):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            id, *words = line.split()
+        for line in read_text(path).splitlines():
+            id, *words = line.split() or [""]
             # A recording that is missing of such a speaker stays in the list, and fails when it is asked for.
             if words and (not speakers or id[:SPEAKER_CHARACTERS] in speakers):
                 audio = sounds.get(id, str(folder / f"{id}.wav"))
@@ -314,7 +316,7 @@ def read_seed_tts(meta: str | Path) -> list[Example]:
     if not meta.is_file():
         raise InputError(f"{meta}: no such file")
     items = []
-    for number, line in enumerate(meta.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(meta).splitlines(), start=1):
         if not line.strip():
             continue
         cells = [cell.strip() for cell in line.split("|")]

@@ -60,6 +60,15 @@ def test_duplicates_and_missing_meta(tmp_path: Path) -> None:
         read_own(write_meta(tmp_path / "own", line, line))
 
 
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "meta.jsonl").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "t.tsv").write_bytes(b"index\xff\n")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_own(tmp_path)
+    with pytest.raises(InputError, match="UTF-8"):
+        read_tsv(tmp_path / "t.tsv", "choice", tmp_path)
+
+
 def encoded() -> str:
     data = io.BytesIO()
     Image.new("RGB", (9, 9), "red").save(data, "PNG")

@@ -12,7 +12,8 @@ import pytest
 from emova.errors import InputError
 from eval.grading import OfflineJudge
 from eval.models import leakage, unit_figures
-from eval.runfolder import RunFolder
+from eval.run_report import confusion
+from eval.runfolder import RunFolder, read_records
 from eval.runner import figure_of, run_task
 from eval.samples import Example, Output
 from eval.tasks import (
@@ -95,6 +96,8 @@ def test_dialogue_figures_count_the_failed_reply(tmp_path: Path) -> None:
     found = figure(DialogueTask("e2e", dialogue_items(), "end-to-end", OfflineJudge(), Deaf()), tmp_path)
     assert found.value == 5 and found.failures == 1 and "offline" in found.judge
     assert found.extra == {"emotion": 0.5, "pitch": 0.0, "form": 0.5, "recognition": 0.5, "speech": 0.0}
+    matrix = confusion(read_records(tmp_path / "e2e" / "samples.jsonl"), "pitch")
+    assert matrix is not None and matrix[1] == ["high", "normal"] and matrix[0].tolist() == [[0, 1], [0, 0]]
     written = figure(DialogueTask("t2t", dialogue_items(), "text-in-text-out", OfflineJudge()), tmp_path)
     assert written.value == 10 and written.extra == {}
     with pytest.raises(InputError, match="recogniser"):
