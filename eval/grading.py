@@ -148,11 +148,16 @@ class EndpointJudge:
     def styles(self, question: str, answer: str, emotion: str, pitch: str) -> tuple[Grade, Grade]:
         """Whether the emotion and the pitch suit the answer, each 1 or 0 (EMOVA, appendix D.1)."""
         prompt = STYLE_PROMPT.format(question=question, answer=answer, style=f"emotion {emotion}, pitch {pitch}")
-        grades = []
-        for which in (0, 1):
-            read = lambda words, which=which: None if (s := read_styles(words)) is None else float(s[which])  # noqa: E731
-            grades.append(self._vote(prompt, read, lambda votes: float(Counter(votes).most_common(1)[0][0])))
-        return grades[0], grades[1]
+
+        def read(words: str, which: int) -> float | None:
+            found = read_styles(words)
+            return None if found is None else float(found[which])
+
+        def most(votes: list[float]) -> float:
+            return Counter(votes).most_common(1)[0][0]
+
+        emotion_grade = self._vote(prompt, lambda words: read(words, 0), most)
+        return emotion_grade, self._vote(prompt, lambda words: read(words, 1), most)
 
     def _vote(self, prompt: str, read: Callable[[str], float | None], join: Callable[[list[float]], float]) -> Grade:
         votes: list[float] = []

@@ -65,7 +65,9 @@ def published_lines(table: PublishedTable, figures: dict[str, Figure]) -> list[l
 
 def tables_of(figures: Sequence[Figure]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     """Every table: title, header, rows."""
-    found = [("Figures of this run", FIGURE_HEADER, [figure_cells(figure) for figure in figures])]
+    found: list[tuple[str, tuple[str, ...], list[list[str]]]] = [
+        ("Figures of this run", FIGURE_HEADER, [figure_cells(figure) for figure in figures])
+    ]
     named = {figure.task: figure for figure in figures}
     for table in TABLES:
         if lines := published_lines(table, named):
@@ -171,8 +173,8 @@ def page(title: str, figures: Sequence[Figure], folder: RunFolder, records: Sequ
                 path = folder.path / f"{key}-{figure.task}.png"
                 plot_confusion(path, *matrix, f"{key}: asked and found")
                 parts.append(_picture(path.read_bytes(), f"confusion of {key}"))
-        rows = [("id", "question", "references", "answer", "score", "what went wrong, notes", "sound")]
-        body = "<tr>" + "".join(f"<th>{cell}</th>" for cell in rows[0]) + "</tr>"
+        names = ("id", "question", "references", "answer", "score", "what went wrong, notes", "sound")
+        body = "<tr>" + "".join(f"<th>{cell}</th>" for cell in names) + "</tr>"
         for record in worst_of(found, figure.higher_is_better):
             score = f"{record.value:.3g} / {record.weight:.3g}"
             notes = record.failure or json.dumps(record.notes, ensure_ascii=False)

@@ -96,7 +96,10 @@ def figure_of(task: Task, records: Sequence[Record]) -> Figure:
     """The task's figure over ``records``; without records it is missing."""
     if not records:
         return missing_figure(task.name, "no questions")
-    low, high = confidence_interval(records, task.aggregate, task.cluster)
+    low: float | None = None
+    high: float | None = None
+    if task.interval:
+        low, high = confidence_interval(records, task.aggregate, task.cluster)
     extra = {}
     for name in sorted({name for record in records for name in record.values}):
         pairs = [record.values[name] for record in records if name in record.values]

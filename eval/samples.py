@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -110,13 +110,23 @@ def mean(records: Sequence[Record]) -> float:
 class Task(Protocol):
     """What a run asks. ``worst`` is the score of a question that failed for the reason given.
 
-    ``cluster`` names what belongs together when samples are drawn for confidence intervals.
+    ``cluster`` names what belongs together when samples are drawn for confidence intervals; ``interval`` says whether
+    the figure has one.
     """
 
-    name: str
-    unit: str
-    higher_is_better: bool
-    judge: str
+    interval: ClassVar[bool]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    @property
+    def judge(self) -> str: ...
 
     def examples(self) -> Iterable[Example]: ...
 

@@ -12,7 +12,7 @@ from emova.errors import InputError
 from eval.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
 from eval.endpoint import Endpoint, EndpointConfig
 from eval.grading import AnswerJudge, EndpointJudge, OfflineJudge
-from eval.models import AssistantModel, unit_figures
+from eval.models import AssistantModel, leakage, unit_figures
 from eval.run_report import write_run_report
 from eval.runfolder import RunFolder, hash_path
 from eval.runner import Figure, figure_of, missing_figure, run_task
@@ -51,12 +51,14 @@ VISION = {
     "ai2d": "choice",
 }
 SPEECH = ("asr-librispeech", "asr-librispeech-other", "asr-aishell", "tts-librispeech", "tts-aishell", "seed-tts")
+UNITS = ("units", "leakage-voice", "leakage-emotion")
 SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
 STORIES = ("storycloze", "topic-storycloze")
 TASKS = (
     *VISION,
     *SPEECH,
     *(f"dialogue-{mode}" for mode in DIALOGUE_MODES),
+    *UNITS,
     *(f"{name}-{way}" for name in (*SPOKEN_QA, *STORIES) for way in ("s2t", "s2s")),
     "own",
 )
@@ -122,6 +124,52 @@ class UnitsTask(MetricTask):
         return Score(float(len(output.units)), notes={"units": [int(unit) for unit in output.units]})
 
 
+class LeakageTask(UnitsTask):
+    """How much better than the commonest label a linear probe tells voice or emotion from units, in points.
+
+    Examples have the sentence as ``text`` and the label in ``facts``. A recording without units is a failure; the probe
+    cannot see it, so the count of failures must be read with the figure.
+    """
+
+    interval = False  # a probe trained anew for each draw would take hours
+
+    def __init__(self, name: str, items: Sequence[Example], label: str, codebook_size: int = 4096) -> None:
+        labels = {item.facts.get(label) for item in items}
+        if len(labels) < 2 or None in labels or len({item.text for item in items}) < 2:
+            raise InputError(f"{name}: needs the group VOICE/EMOTION, two labels and two sentences at least")
+        super().__init__(name, items, codebook_size)
+
+        def above_chance(records: Sequence[Record]) -> float:
+            seen = [record for record in records if record.notes.get("units")]
+            if len({record.notes[label] for record in seen}) < 2 or len({record.question for record in seen}) < 2:
+                return 0.0
+            found = leakage(
+                [record.notes["units"] for record in seen],
+                [record.notes[label] for record in seen],
+                [record.question for record in seen],
+                codebook_size,
+            )
+            return found[0] - found[1]
+
+        self.metric = dataclasses.replace(self.metric, unit="points over chance", aggregate=above_chance)
+        self.judge = "linear probe on histograms of units, sentences held out"
+        self.label = label
+
+    def score(self, example: Example, output: Output) -> Score:
+        """The units and the label."""
+        score = super().score(example, output)
+        return dataclasses.replace(score, notes={**score.notes, self.label: example.facts[self.label]})
+
+
+def _units(name: str, data: Path) -> MetricTask:
+    items = []
+    for item in read_own(data):
+        voice, _, emotion = item.group.partition("/")
+        facts = {key: value for key, value in (("voice", voice), ("emotion", emotion)) if value}
+        items.append(dataclasses.replace(item, facts=facts, group=""))
+    return UnitsTask(name, items) if name == "units" else LeakageTask(name, items, name.removeprefix("leakage-"))
+
+
 def make_judge(config: SuiteConfig) -> AnswerJudge:
     """The judge that the settings name."""
     if not config.judge_url:
@@ -148,6 +196,8 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     data = Path(config.data)
     if name in VISION:
         return _vision(name, data, config)
+    if name in UNITS:
+        return _units(name, data)
     if name == "own":
         return OwnTask(f"own-{data.name}", read_own(data))
     if name in SPEECH:
@@ -245,7 +295,7 @@ def run_suite(
         try:
             found = run_task(task, model, folder, config.limit)
         except KeyboardInterrupt:
-            left = [task, *tasks[index + 1 :]]
+            left = tasks[index:]
             figures += [
                 missing_figure(t.task if isinstance(t, Figure) else t.name, "interrupted; run again to go on")
                 for t in left

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class MetricTask:
     items: Sequence[Example]
     metric: Metric
     judge: str = "rules of this package"
+    interval: ClassVar[bool] = True
 
     @property
     def unit(self) -> str:

@@ -21,6 +21,7 @@ class Spell:
     """A task that asks for its example's text back."""
 
     name, unit, higher_is_better, judge = "spell", "%", True, "equality"
+    interval = True
 
     def __init__(self, count: int = 4, metric: str = "exact") -> None:
         self.metric, self.count = find_metric(metric), count

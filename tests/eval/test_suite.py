@@ -118,6 +118,25 @@ def test_units_are_counted(tmp_path: Path) -> None:
     assert found.value == 50  # four units, equally often: two bits, 25 times a second
 
 
+def test_leakage_needs_labels_and_counts_recordings_that_fail(tmp_path: Path) -> None:
+    class Leaky(Colours):
+        def tokenize(self, audio: str) -> tuple[int, ...]:
+            if "gone" in audio:
+                raise InputError("no such file")
+            return (1, 1, 2) if "/x" in audio else (3, 3, 4)
+
+    names = [f"{voice}{i}" for i in range(6) for voice in "xy"] + ["gone"]
+    lines = [
+        {"id": n, "audio": f"{n}.wav", "text": f"s{n[-1]}", "answer": "-", "group": f"{n[0]}/happy"} for n in names
+    ]
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = SuiteConfig(data=str(tmp_path), output_dir=str(tmp_path / "run"))
+    [found] = run_suite([build_task("leakage-voice", config)], config, "t", Leaky())
+    assert found.value is not None and found.value >= 50 and found.failures == 1 and found.low is None
+    with pytest.raises(InputError, match="two labels"):
+        build_task("leakage-emotion", config)
+
+
 def test_tasks_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown"):
         build_task("magic", SuiteConfig())
