@@ -232,7 +232,9 @@ def _rows(content: Any, where: Path) -> Iterator[Row]:
             if isinstance(content.get(key), list):
                 content = content[key]
                 break
-    pairs = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
+    pairs: list[tuple[Any, Any]] = list(content.items()) if isinstance(content, dict) else []
+    if isinstance(content, list):
+        pairs = list(enumerate(content))
     for key, row in pairs:
         if not isinstance(row, dict):
             raise InputError(f"{where}: the entry {str(key)[:40]!r} is not an object")

@@ -174,7 +174,9 @@ class DialogueTask(MetricTask):
         if mode == "end-to-end" and ears is None:
             raise InputError("end-to-end: a recogniser must hear the replies; run `emova data fetch nano`")
         metric = Metric("dialogue", lambda said, example: Score(0.0), unit="of 10", aggregate=mean)
-        super().__init__(name, items, metric, judge.name + (f"; heard by {ears.name}" if mode == "end-to-end" else ""))
+        super().__init__(
+            name, items, metric, judge.name + (f"; heard by {ears.name}" if ears and mode == "end-to-end" else "")
+        )
         self.mode, self.answer_judge, self.ears = mode, judge, ears
         self.count_errors = word_errors if language == "en" else character_errors
 
