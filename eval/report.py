@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from eval.runfolder import write_text
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,6 @@ def print_table(rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*row.cells(), style=None if row.reached else "yellow")
     Console().print(table)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    staged = path.with_name(path.name + ".partial")
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, path)
 
 
 def write_report(folder: Path, rows: Sequence[Row], settings: dict[str, Any]) -> None:

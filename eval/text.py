@@ -1,7 +1,14 @@
-"""Text measures: normalisation, word and phone error rates."""
+"""Text measures: normalisation, word, character and phone error rates.
+
+English is normalised as Whisper's reports do it (Radford et al. 2022, appendix C). Chinese is normalised so: Unicode
+NFKC (full-width forms become half-width), Latin letters in lower case, everything dropped that is neither a letter nor
+a number, white space included; digits and Chinese numerals are *not* made equal. Its tokens are single characters, and
+a run of Latin letters or digits counts letter by letter, as the character error rate of AISHELL does.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +26,12 @@ def _normalizer() -> Any:
 def normalize_english(text: str) -> str:
     """Whisper's English normaliser (lower case, no punctuation, number words as digits), without its spelling table."""
     return str(_normalizer()(text))
+
+
+def normalize_chinese(text: str) -> str:
+    """Characters that are spoken, without spaces and punctuation; see the module's text for the rules."""
+    folded = unicodedata.normalize("NFKC", text).lower()
+    return "".join(character for character in folded if unicodedata.category(character)[0] in "LN")
 
 
 @dataclass(frozen=True)
@@ -55,3 +68,8 @@ def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorRa
 def word_errors(reference: str, hypothesis: str) -> ErrorRate:
     """Word errors of one sentence after normalisation; an empty hypothesis counts every word as an error."""
     return token_errors(normalize_english(reference).split(), normalize_english(hypothesis).split())
+
+
+def character_errors(reference: str, hypothesis: str) -> ErrorRate:
+    """Character errors of one Chinese sentence; an empty hypothesis counts every character as an error."""
+    return token_errors(normalize_chinese(reference), normalize_chinese(hypothesis))

@@ -1,0 +1,56 @@
+"""Other toolkits' messages as emova's content parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emova.errors import InputError
+
+
+def to_content(parts: str | list[dict[str, Any]], assistant: Any) -> list[dict[str, Any]]:
+    """Content parts of lmms-eval (``type`` and ``url`` or ``text``) or VLMEvalKit (``type`` and ``value``).
+
+    Pictures and audio may be paths or decoded objects; addresses in the net are never followed.
+
+    Raises:
+        InputError: a part is of a kind that the model does not take.
+    """
+    from emova.vision.image import load_image
+
+    if isinstance(parts, str):
+        return [{"type": "text", "text": parts}]
+    content: list[dict[str, Any]] = []
+    for part in parts:
+        kind = part.get("type")
+        value = next((part[key] for key in ("url", "value", kind) if key and part.get(key) is not None), None)
+        if isinstance(value, str) and value.startswith(("http://", "https://")) and kind != "text":
+            raise InputError("a message names an address in the net; give the file itself")
+        if kind == "text":
+            content.append({"type": "text", "text": str(part.get("text", value) or "")})
+        elif kind == "image":
+            content.append({"type": "image", "image": load_image(value)})  # type: ignore[arg-type]
+        elif kind == "audio":
+            content.append({"type": "audio", "units": assistant.listen(_samples(value))})
+        else:
+            raise InputError(f"a message has a part of kind {str(kind)[:20]!r}; text, image and audio can be taken")
+    return content
+
+
+def _samples(value: Any) -> Any:
+    # Hugging Face datasets hand over decoded audio with its rate.
+    if isinstance(value, dict) and "array" in value:
+        import numpy as np
+        import soxr
+
+        mono = np.asarray(value["array"], np.float32)
+        mono = mono.mean(0) if mono.ndim > 1 else mono
+        return np.asarray(soxr.resample(mono, value["sampling_rate"], 16000), np.float32)
+    return value
+
+
+def cut_at(text: str, stops: str | list[str] | None) -> str:
+    """``text`` up to the first of the stop words."""
+    for stop in [stops] if isinstance(stops, str) else stops or []:
+        if stop:
+            text = text.split(stop)[0]
+    return text.strip()

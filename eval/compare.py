@@ -1,0 +1,143 @@
+"""Confidence intervals and paired tests: is a difference between two runs more than chance?
+
+Intervals are percentile bootstraps over clusters (a question, a picture with its two questions, a question's
+rotations); pairs are compared by the interval of the difference on the questions that both runs answered, and by a
+permutation test that swaps the two runs' answers to a question (Koehn 2004; Dror et al. 2018).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emova.errors import InputError
+from eval.runfolder import by_task, read_records
+from eval.samples import Aggregate, Record, pooled
+
+DRAWS = 1000
+
+
+def _clusters(records: Sequence[Record], cluster: Callable[[Record], str]) -> list[list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(cluster(record), []).append(record)
+    return list(groups.values())
+
+
+def confidence_interval(
+    records: Sequence[Record],
+    aggregate: Aggregate = pooled,
+    cluster: Callable[[Record], str] = lambda record: record.id,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of ``aggregate``; the same for the same seed."""
+    groups = _clusters(records, cluster)
+    rng = np.random.default_rng(seed)
+    if aggregate is pooled:
+        sums = np.array([[sum(r.value for r in group), sum(r.weight for r in group)] for group in groups])
+        drawn = sums[rng.integers(len(groups), size=(draws, len(groups)))].sum(1)
+        figures = 100 * drawn[:, 0] / np.maximum(drawn[:, 1], 1e-9)
+    else:
+        draws = min(draws, 200)  # a figure that is no plain ratio is worked out anew for each draw
+        picks = rng.integers(len(groups), size=(draws, len(groups)))
+        figures = np.array([aggregate([r for index in row for r in groups[index]]) for row in picks])
+    low, high = np.percentile(figures, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the questions that both answered; ``difference`` is B - A, in the task's own unit."""
+
+    task: str
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    count: int
+    only_a: int
+    only_b: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero and the permutation test is below 5 %."""
+        return self.p_value < 0.05 and not self.low <= 0 <= self.high
+
+
+def compare_records(a: Sequence[Record], b: Sequence[Record], draws: int = DRAWS, seed: int = 0) -> Comparison:
+    """Compare one task's records of two runs by the pooled figure. Raises: InputError: no common question."""
+    left, right = {r.id: r for r in a}, {r.id: r for r in b}
+    common = sorted(left.keys() & right.keys())
+    if not common:
+        raise InputError("compare: the runs have no question in common; run the same task with the same data")
+    sums = np.array([[left[i].value, left[i].weight, right[i].value, right[i].weight] for i in common])
+
+    def rates(drawn: np.ndarray) -> np.ndarray:
+        weight = np.maximum(drawn[..., [1, 3]], 1e-9)
+        return 100 * drawn[..., [0, 2]] / weight
+
+    rng = np.random.default_rng(seed)
+    figures = rates(sums[rng.integers(len(common), size=(draws, len(common)))].sum(1))
+    low, high = np.percentile(figures[:, 1] - figures[:, 0], [2.5, 97.5])
+    first, second = rates(sums.sum(0))
+    observed = second - first
+    swap = rng.integers(2, size=(draws, len(common), 1)).astype(bool)
+    flipped = np.where(swap, sums[:, [2, 3, 0, 1]], sums).sum(1)
+    permuted = rates(flipped)
+    # The observed arrangement is one of the permutations, so the value is never zero.
+    extreme = np.sum(np.abs(permuted[:, 1] - permuted[:, 0]) >= abs(observed) - 1e-9)
+    return Comparison(
+        task=a[0].task,
+        a=float(first),
+        b=float(second),
+        difference=float(observed),
+        low=float(low),
+        high=float(high),
+        p_value=float((extreme + 1) / (draws + 1)),
+        count=len(common),
+        only_a=len(left.keys() - right.keys()),
+        only_b=len(right.keys() - left.keys()),
+    )
+
+
+def compare_runs(a: str | Path, b: str | Path) -> list[Comparison]:
+    """Compare two run folders task by task. Raises: InputError: a folder is no run, or nothing is common."""
+    tasks = []
+    for folder in (Path(a), Path(b)):
+        if not (folder / "samples.jsonl").is_file():
+            raise InputError(f"{folder}: no samples.jsonl; give the folder of a run")
+        tasks.append(by_task(read_records(folder / "samples.jsonl")))
+    common = [name for name in tasks[0] if name in tasks[1]]
+    if not common:
+        raise InputError("compare: the runs have no task in common")
+    return [compare_records(tasks[0][name], tasks[1][name]) for name in common]
+
+
+def comparison_table(found: Sequence[Comparison], a: str, b: str) -> str:
+    """Markdown, one line a task."""
+    lines = [
+        f"A: `{a}`, B: `{b}`. Pooled per-sample scores in %, on questions that both answered; 95 % bootstrap interval",
+        "of B - A, p of a paired permutation test.",
+        "",
+        "| task | A | B | B - A | 95 % interval | p | questions | only A | only B | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in found:
+        verdict = "differs" if one.significant else "no clear difference"
+        lines.append(
+            f"| {one.task} | {one.a:.2f} | {one.b:.2f} | {one.difference:+.2f} | {one.low:+.2f} to {one.high:+.2f} "
+            f"| {one.p_value:.3f} | {one.count} | {one.only_a} | {one.only_b} | {verdict} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def as_json(found: Sequence[Comparison]) -> str:
+    """The comparisons as JSON."""
+    return json.dumps([{**vars(one), "significant": one.significant} for one in found], indent=2) + "\n"

@@ -1,0 +1,336 @@
+"""Reading data sets: your own folder, VLMEvalKit's TSV, the benchmarks' own JSON and MME's folders.
+
+A data set of your own is a folder with ``meta.jsonl``, one question a line::
+
+    {"id": "1", "audio": "a/1.wav", "image": "b.png", "text": "What is this?", "answer": "a cat", "metric": "contains"}
+
+- ``id`` is optional (the line's number); it must not come twice.
+- At least one of ``text``, ``audio`` and ``image`` asks; paths are relative to the folder and stay inside of it.
+- ``answer`` is a text or a list of accepted texts; ``choices`` a list, for the metrics ``choice`` and ``circular``.
+- ``metric`` is one of ``eval.scoring.METRICS``; without it ``contains``. ``group`` splits the figures.
+
+A line that is no JSON, lacks an answer, or names an unknown column or metric stops the run before it starts; a file
+that is missing or cannot be read is that question's failure, and is counted.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from emova.errors import InputError
+from eval.metrics.choices import LETTERS
+from eval.runfolder import check_unique
+from eval.samples import Example
+from eval.scoring import find_metric
+
+COLUMNS = {"id", "text", "audio", "image", "answer", "choices", "metric", "group"}
+MAX_IMAGE_BYTES = 64 << 20
+
+
+def _inside(folder: Path, name: str, where: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{where}: {name[:80]!r} leads out of the data set's folder")
+    return str(folder / name)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return tuple(str(item) for item in value) if isinstance(value, list) else (str(value),)
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises: InputError: missing, unreadable, or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: not a text file in UTF-8 that can be read") from None
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError:
+        raise InputError(f"{path}: not a JSON file that can be read") from None
+
+
+def read_own(folder: str | Path) -> list[Example]:
+    """The questions of a folder with ``meta.jsonl``. Raises: InputError: naming the line and what is wrong with it."""
+    folder = Path(folder)
+    meta = folder / "meta.jsonl"
+    if not meta.is_file():
+        raise InputError(f"{folder}: no meta.jsonl in this folder")
+    examples = []
+    for number, line in enumerate(read_text(meta).splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{meta}, line {number}"
+        try:
+            facts = json.loads(line)
+        except json.JSONDecodeError:
+            raise InputError(f"{where}: not JSON") from None
+        if not isinstance(facts, dict):
+            raise InputError(f"{where}: not an object")
+        if unknown := sorted(facts.keys() - COLUMNS):
+            raise InputError(f"{where}: unknown column {unknown[0]!r}; known are {', '.join(sorted(COLUMNS))}")
+        if not any(facts.get(name) for name in ("text", "audio", "image")):
+            raise InputError(f"{where}: nothing asks; give text, audio or image")
+        if facts.get("answer") in (None, "", []):
+            raise InputError(f"{where}: no answer")
+        metric = find_metric(str(facts.get("metric", "contains"))).name
+        choices = _texts(facts.get("choices"))
+        if metric in ("choice", "circular") and not 2 <= len(choices) <= len(LETTERS):
+            raise InputError(f"{where}: the metric {metric} needs choices, 2 to {len(LETTERS)}")
+        examples.append(
+            Example(
+                id=str(facts.get("id", number)),
+                text=str(facts.get("text", "")),
+                audio=_inside(folder, str(facts["audio"]), where) if facts.get("audio") else "",
+                images=tuple(_inside(folder, name, where) for name in _texts(facts.get("image")) if name),
+                answers=_texts(facts["answer"]),
+                choices=choices,
+                metric=metric,
+                group=str(facts.get("group", "")),
+            )
+        )
+    if not examples:
+        raise InputError(f"{meta}: no questions")
+    check_unique((example.id for example in examples), str(meta))
+    return examples
+
+
+def _listed(text: str) -> list[str]:
+    """A cell that may hold a Python or JSON list of texts."""
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return [text]
+        if isinstance(value, list) and value:
+            return [str(item) for item in value]
+    return [text]
+
+
+def _store_image(data: str, media: Path, where: str) -> str:
+    if len(data) > MAX_IMAGE_BYTES * 4 // 3:
+        raise InputError(f"{where}: the picture is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+    try:
+        content = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError(f"{where}: the picture is not base64") from None
+    path = media / f"{hashlib.sha256(content).hexdigest()[:32]}.img"
+    if not path.exists():
+        media.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return str(path)
+
+
+def read_tsv(path: str | Path, metric: str, media: str | Path) -> list[Example]:
+    """VLMEvalKit's format: index, image (base64, a list of them, or another row's index), question, A, B, …, answer.
+
+    Pictures are unpacked to ``media``; their pixels are checked against the limits when they are shown to the model.
+
+    Raises:
+        InputError: a column is missing, an index comes twice, or a picture is not base64.
+    """
+    path, media = Path(path), Path(media)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    csv.field_size_limit(2**31 - 1)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            columns = set(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: not a table in UTF-8 that can be read") from None
+    for needed in ("index", "question", "answer"):
+        if needed not in columns:
+            raise InputError(f"{path}: the column {needed!r} is missing")
+    pictures = {row["index"]: row["image"] for row in rows if len(row.get("image") or "") > 64}
+    examples = []
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, line {number}"
+        cell = row.get("image") or ""
+        cell = pictures.get(cell, cell)
+        images: tuple[str, ...] = ()
+        if cell:
+            images = tuple(_store_image(data, media, where) for data in _listed(cell))
+        elif row.get("image_path"):
+            images = tuple(_inside(path.parent, name, where) for name in _listed(row["image_path"] or ""))
+        choices = []
+        for letter in LETTERS:
+            if not (row.get(letter) or "").strip():
+                break
+            choices.append(str(row[letter]))
+        hint = (row.get("hint") or "").strip()
+        question = row["question"] or ""
+        examples.append(
+            Example(
+                id=str(row["index"]),
+                text=f"{hint}\n{question}" if hint and hint != "nan" else question,
+                images=images,
+                answers=tuple(_listed(row["answer"] or "")),
+                choices=tuple(choices),
+                metric=metric,
+                group=row.get("category") or "",
+                facts={"picture": row.get("image_path") or (Path(images[0]).stem if images else "")},
+            )
+        )
+    check_unique((example.id for example in examples), str(path))
+    return examples
+
+
+def read_mme(folder: str | Path) -> list[Example]:
+    """MME's folders: SUBTASK/(images|questions_answers_YN|.)/NAME.{txt,jpg,png}, two tab-separated questions a file."""
+    folder = Path(folder)
+    examples = []
+    for text in sorted(folder.glob("*/questions_answers_YN/*.txt")) + sorted(folder.glob("*/*.txt")):
+        subtask = text.relative_to(folder).parts[0]
+        places = [text.parent, folder / subtask / "images"]
+        found = [p / f"{text.stem}{end}" for p in places for end in (".jpg", ".png", ".jpeg")]
+        image = next((path for path in found if path.exists()), found[0])
+        for number, line in enumerate(read_text(text).splitlines()):
+            question, tab, answer = line.partition("\t")
+            if not tab:
+                continue
+            examples.append(
+                Example(
+                    f"{subtask}/{text.stem}/{number}",
+                    question.strip(),
+                    images=(str(image),),
+                    answers=(answer.strip(),),
+                    metric="mme",
+                    group=subtask,
+                    facts={"picture": text.stem},
+                )
+            )
+    if not examples:
+        raise InputError(f"{folder}: no SUBTASK/NAME.txt with questions")
+    return examples
+
+
+Row = tuple[str, dict[str, Any]]
+Convert = Callable[[str, dict[str, Any], Path], Example]
+
+
+def _rows(content: Any, where: Path) -> Iterator[Row]:
+    if isinstance(content, dict):
+        for key in ("data", "questions", "annotations"):
+            if isinstance(content.get(key), list):
+                content = content[key]
+                break
+    pairs: list[tuple[Any, Any]] = list(content.items()) if isinstance(content, dict) else []
+    if isinstance(content, list):
+        pairs = list(enumerate(content))
+    for key, row in pairs:
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: the entry {str(key)[:40]!r} is not an object")
+        yield str(key), row
+
+
+def _textvqa(key: str, row: dict[str, Any], images: Path) -> Example:
+    id = str(row.get("question_id", key))
+    image = str(images / f"{row['image_id']}.jpg")
+    return Example(id, row["question"], images=(image,), answers=_texts(row["answers"]), metric="vqa")
+
+
+def _chartqa(key: str, row: dict[str, Any], images: Path) -> Example:
+    return Example(
+        key, row["query"], images=(str(images / row["imgname"]),), answers=(str(row["label"]),), metric="relaxed"
+    )
+
+
+def _docvqa(key: str, row: dict[str, Any], images: Path) -> Example:
+    name = row.get("image_local_name") or row["image"]
+    id = str(row.get("questionId", key))
+    image = str(images / Path(name).name)
+    return Example(id, row["question"], images=(image,), answers=_texts(row["answers"]), metric="anls")
+
+
+def _seed(key: str, row: dict[str, Any], images: Path) -> Example:
+    choices = tuple(str(row[f"choice_{letter}"]) for letter in "abcd")
+    image = str(images / str(row["data_id"]))
+    group = str(row.get("question_type_id", ""))
+    id = str(row.get("question_id", key))
+    return Example(id, row["question"], "", (image,), (row["answer"],), choices, "choice", group)
+
+
+def _scienceqa(key: str, row: dict[str, Any], images: Path) -> Example:
+    text = f"{row['hint']}\n{row['question']}" if row.get("hint") else row["question"]
+    image = str(images / key / row["image"])
+    answer = LETTERS[int(row["answer"])]
+    return Example(key, text, "", (image,), (answer,), _texts(row["choices"]), "choice", str(row.get("subject", "")))
+
+
+def _mathvista(key: str, row: dict[str, Any], images: Path) -> Example:
+    precision = row.get("precision")
+    facts = {"answer_type": row["answer_type"], "precision": int(precision) if precision is not None else None}
+    choices = _texts(row.get("choices"))
+    image = str(images / row["image"])
+    return Example(
+        key, row.get("query") or row["question"], "", (image,), (str(row["answer"]),), choices, "mathvista", "", facts
+    )
+
+
+def _mathverse(key: str, row: dict[str, Any], images: Path) -> Example:
+    image = str(images / row["image"])
+    id, group = str(row.get("sample_index", key)), str(row.get("problem_version", ""))
+    return Example(id, row["question"], "", (image,), (str(row["answer"]),), (), "mathverse", group)
+
+
+def _mmvet(key: str, row: dict[str, Any], images: Path) -> Example:
+    return Example(
+        key, row["question"], images=(str(images / row["imagename"]),), answers=(row["answer"],), metric="mmvet"
+    )
+
+
+CONVERTERS: dict[str, Convert] = {
+    "textvqa": _textvqa,
+    "chartqa": _chartqa,
+    "docvqa": _docvqa,
+    "infovqa": _docvqa,
+    "seed": _seed,
+    "scienceqa": _scienceqa,
+    "mathvista": _mathvista,
+    "mathverse": _mathverse,
+    "mmvet": _mmvet,
+}
+
+
+def read_benchmark(name: str, path: str | Path, images: str | Path) -> list[Example]:
+    """A benchmark's own JSON file; pictures lie in ``images``. ScienceQA keeps the test questions with a picture.
+
+    Raises:
+        InputError: the benchmark is unknown, the file cannot be read, or an entry lacks a column.
+    """
+    if name not in CONVERTERS:
+        raise InputError(f"benchmark: {name[:40]!r} is unknown; choose from {', '.join(CONVERTERS)}")
+    path, examples = Path(path), []
+    for key, row in _rows(_load_json(path), path):
+        if name == "scienceqa" and (row.get("split") != "test" or not row.get("image")):
+            continue
+        if name == "seed" and row.get("data_type", "image") != "image":
+            continue
+        try:
+            examples.append(CONVERTERS[name](key, row, Path(images)))
+        except KeyError as missing:
+            raise InputError(f"{path}: the entry {key[:40]!r} lacks the column {missing}") from None
+        except (TypeError, ValueError, IndexError):
+            raise InputError(f"{path}: the entry {key[:40]!r} has a value of the wrong kind") from None
+    if not examples:
+        raise InputError(f"{path}: no questions")
+    check_unique((example.id for example in examples), str(path))
+    return examples

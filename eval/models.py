@@ -1,0 +1,157 @@
+"""A model as the evaluation sees it; emova's own assistant in that form.
+
+U: units, L: tokens, V: vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from eval.samples import Output
+
+
+class EvalModel(Protocol):
+    """What a model must do to be evaluated; a task asks only for what it needs."""
+
+    name: str
+
+    def reply(self, audio: str = "", images: Sequence[str] = (), text: str = "") -> Output: ...
+
+    def answer_text(self, images: Sequence[str], text: str, audio: str = "") -> Output: ...
+
+    def transcribe(self, audio: str) -> Output: ...
+
+    def speak(self, text: str) -> Output: ...
+
+    def tokenize(self, audio: str) -> tuple[int, ...]: ...
+
+    def log_likelihood(self, context_units: Sequence[int], units: Sequence[int] = (), text: str = "") -> float: ...
+
+
+class AssistantModel:
+    """``emova.Assistant``, loaded when the first question comes."""
+
+    def __init__(self, name: str = "emova-nano") -> None:
+        self.name = name
+
+    @cached_property
+    def assistant(self) -> Any:
+        from emova.assistant import Assistant
+
+        return Assistant.from_pretrained(self.name)
+
+    def reply(self, audio: str = "", images: Sequence[str] = (), text: str = "") -> Output:
+        """A spoken reply (chain of modality) to speech or text, with at most one picture."""
+        found = self.assistant.chat(audio=audio or None, image=images[0] if images else None, text=text or None)
+        return Output(
+            text=found.text,
+            transcript=found.transcript,
+            emotion=found.emotion,
+            pitch=found.pitch,
+            units=tuple(found.units),
+            audio=found.audio,
+            sample_rate=found.sample_rate,
+            form_ok=bool(found.text and found.units) and found.style_understood,
+        )
+
+    def answer_text(self, images: Sequence[str], text: str, audio: str = "") -> Output:
+        """A written answer, without the reply's form."""
+        from emova.vision.image import load_image
+
+        content: list[dict[str, Any]] = [{"type": "image", "image": load_image(image)} for image in images]
+        if audio:
+            content.append({"type": "audio", "units": self.assistant.listen(audio)})
+        if text:
+            content.append({"type": "text", "text": text})
+        return Output(text=self.assistant.answer_text([{"role": "user", "content": content}]))
+
+    def transcribe(self, audio: str) -> Output:
+        """What is said."""
+        return Output(text=self.assistant.transcribe(audio))
+
+    def speak(self, text: str) -> Output:
+        """``text`` read aloud in the neutral style."""
+        spoken = self.assistant.speak(text)
+        return Output(text=text, units=tuple(spoken.units), audio=spoken.audio, sample_rate=spoken.sample_rate)
+
+    def tokenize(self, audio: str) -> tuple[int, ...]:
+        """The units [U] of a file."""
+        return tuple(self.assistant.tokenize(audio))
+
+    def log_likelihood(self, context_units: Sequence[int], units: Sequence[int] = (), text: str = "") -> float:
+        """Mean log-probability a token of a continuation, spoken (``units``) or written (``text``), after a context.
+
+        The sequence is plain, without turns: start of text, start of speech, context, and then the units, or the end
+        of speech and the text. Of two continuations the one with the higher mean is the model's choice.
+        """
+        import torch
+
+        tokenizer = self.assistant.parts.processor.tokenizer
+
+        def id_of(token: str) -> int:
+            return int(tokenizer.convert_tokens_to_ids(token))
+
+        prefix = [id_of("<|begin_of_text|>"), id_of("<|speech_start|>")]
+        prefix += [id_of(f"<|speech_{unit}|>") for unit in context_units]
+        if text:
+            prefix.append(id_of("<|speech_end|>"))
+            scored = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        else:
+            scored = [id_of(f"<|speech_{unit}|>") for unit in units]
+        if not scored:
+            raise ValueError("nothing to score")
+        ids_L = torch.tensor(prefix + scored)
+        with torch.inference_mode():
+            logits_LV = self.assistant.parts.model(input_ids=ids_L[None]).logits[0].float()
+        chosen = torch.log_softmax(logits_LV[len(prefix) - 1 : -1], -1).gather(1, ids_L[len(prefix) :, None])
+        return float(chosen.mean())
+
+
+def unit_figures(sequences: Sequence[Sequence[int]], codebook_size: int, unit_rate: float) -> dict[str, float]:
+    """What units cost and how evenly they are used.
+
+    Returns:
+        ``bitrate``: bits a second, rate x log2 of the codebook; ``entropy_bitrate``: the same with the entropy of the
+        units that came; ``used``: per cent of the codebook that came at all; ``perplexity``: 2 to the entropy.
+    """
+    counts = np.bincount(np.concatenate([np.asarray(s, int) for s in sequences]), minlength=codebook_size)
+    share = counts[counts > 0] / counts.sum()
+    entropy = float(-(share * np.log2(share)).sum())
+    return {
+        "bitrate": unit_rate * float(np.log2(codebook_size)),
+        "entropy_bitrate": unit_rate * entropy,
+        "used": 100 * float(np.mean(counts > 0)),
+        "perplexity": 2**entropy,
+    }
+
+
+def leakage(
+    sequences: Sequence[Sequence[int]], labels: Sequence[str], groups: Sequence[str], codebook_size: int, seed: int = 0
+) -> tuple[float, float]:
+    """How well a linear probe tells a label (voice, emotion) from units: its accuracy and the majority's, in per cent.
+
+    The probe sees each utterance's histogram of units. ``groups`` name the sentences: no sentence is in training and
+    test at once, so the probe cannot know a voice by what it said. Equal figures mean that nothing leaks.
+    """
+    from collections import Counter
+
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
+    histograms = np.stack([np.bincount(np.asarray(s, int), minlength=codebook_size) for s in sequences]).astype(float)
+    features = np.sqrt(histograms / np.maximum(histograms.sum(1, keepdims=True), 1))
+    wanted = np.asarray(labels)
+    hits = base = 0
+    for train, test in GroupKFold(min(5, len(set(groups)))).split(features, wanted, groups):
+        most = Counter(wanted[train]).most_common(1)[0][0]
+        base += int(np.sum(wanted[test] == most))
+        if len(set(wanted[train])) < 2:
+            hits += int(np.sum(wanted[test] == most))
+            continue
+        probe = LogisticRegression(max_iter=500, random_state=seed).fit(features[train], wanted[train])
+        hits += int(np.sum(probe.predict(features[test]) == wanted[test]))
+    return 100 * hits / len(wanted), 100 * base / len(wanted)

@@ -1,0 +1,127 @@
+"""Asking a task's questions, and turning the answers into a figure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from eval.compare import confidence_interval
+from eval.runfolder import RunFolder, check_unique
+from eval.samples import Example, Output, Record, Score, Task
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A task's figure with its 95 % interval, what it stands on, and which judge gave it.
+
+    ``failures`` counts questions that could not be asked or judged; they are in the figure, as the worst score.
+    """
+
+    task: str
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    higher_is_better: bool
+    count: int
+    failures: int
+    judge: str
+    extra: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, float] = field(default_factory=dict)
+    missing: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def missing_figure(task: str, reason: str) -> Figure:
+    """The line of a task that could not run at all."""
+    return Figure(task, None, None, None, "", True, 0, 0, "", missing=reason)
+
+
+def ask_one(task: Task, model: Any, example: Example, folder: RunFolder) -> Record:
+    """Ask one question and score the answer. Whatever goes wrong is the question's failure, never the run's end."""
+    begun = time.perf_counter()
+    output, audio_out = Output(), ""
+    try:
+        output = task.ask(model, example)
+        if output.audio is not None and len(output.audio):
+            audio_out = folder.save_audio(task.name, example.id, output.audio, output.sample_rate)
+        score = task.score(example, output)
+    except (ValueError, RuntimeError, OSError, KeyError, IndexError) as error:
+        score = task.worst(example, f"{type(error).__name__}: {error}"[:300])
+    return Record(
+        task=task.name,
+        id=example.id,
+        question=example.text,
+        answers=list(example.answers),
+        output=output.text,
+        value=score.value,
+        weight=score.weight,
+        group=example.group,
+        values={name: list(pair) for name, pair in score.values.items()},
+        notes=score.notes,
+        failure=score.failure,
+        seconds=time.perf_counter() - begun,
+        audio_in=example.audio,
+        audio_out=audio_out,
+    )
+
+
+def run_task(
+    task: Task,
+    model: Any,
+    folder: RunFolder,
+    limit: int = 0,
+    advance: Callable[[Record], Any] = lambda record: None,
+) -> list[Record]:
+    """Ask a task's first ``limit`` questions (0: all) that the folder has no answer to; returns all their records."""
+    examples = list(task.examples())
+    check_unique((example.id for example in examples), task.name)
+    records = []
+    for example in examples[: limit or None]:
+        record = folder.find(task.name, example.id)
+        if record is None:
+            record = ask_one(task, model, example, folder)
+            folder.add(record)
+        records.append(record)
+        advance(record)
+    return records
+
+
+def figure_of(task: Task, records: Sequence[Record]) -> Figure:
+    """The task's figure over ``records``; without records it is missing."""
+    if not records:
+        return missing_figure(task.name, "no questions")
+    low: float | None = None
+    high: float | None = None
+    if task.interval:
+        low, high = confidence_interval(records, task.aggregate, task.cluster)
+    extra = {}
+    for name in sorted({name for record in records for name in record.values}):
+        pairs = [record.values[name] for record in records if name in record.values]
+        weight = sum(pair[1] for pair in pairs)
+        extra[name] = sum(pair[0] for pair in pairs) / weight if weight else 0.0
+    names = sorted({record.group for record in records if record.group})
+    groups = {name: task.aggregate([record for record in records if record.group == name]) for name in names}
+    return Figure(
+        task=task.name,
+        value=task.aggregate(records),
+        low=low,
+        high=high,
+        unit=task.unit,
+        higher_is_better=task.higher_is_better,
+        count=len(records),
+        failures=sum(bool(record.failure) for record in records),
+        judge=task.judge,
+        extra=extra,
+        groups=groups if len(groups) > 1 else {},
+    )
+
+
+def failed(metric_worst: Score, failure: str) -> Score:
+    """The worst score with the reason."""
+    return Score(metric_worst.value, metric_worst.weight, metric_worst.values, metric_worst.notes, failure)

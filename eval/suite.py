@@ -1,0 +1,308 @@
+"""Tasks by name, and a run over several of them with its report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from emova.errors import InputError
+from eval.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
+from eval.endpoint import Endpoint, EndpointConfig
+from eval.grading import AnswerJudge, EndpointJudge, OfflineJudge
+from eval.models import AssistantModel, leakage, unit_figures
+from eval.run_report import write_run_report
+from eval.runfolder import RunFolder, hash_path
+from eval.runner import Figure, figure_of, missing_figure, run_task
+from eval.samples import Example, Output, Record, Score
+from eval.scoring import METRICS, Metric
+from eval.tasks import (
+    DIALOGUE_MODES,
+    AsrTask,
+    ClozeTask,
+    DialogueTask,
+    Ears,
+    MetricTask,
+    OwnTask,
+    SpokenQaTask,
+    TtsTask,
+    read_aishell,
+    read_librispeech,
+    read_seed_tts,
+)
+
+# The fourteen benchmarks of EMOVA's Table 3 and their metrics.
+VISION = {
+    "mme": "mme",
+    "mmbench": "circular",
+    "seed": "choice",
+    "mmvet": "mmvet",
+    "realworldqa": "choice_or_exact",
+    "textvqa": "vqa",
+    "chartqa": "relaxed",
+    "docvqa": "anls",
+    "infovqa": "anls",
+    "ocrbench": "ocrbench",
+    "mathvista": "mathvista",
+    "mathverse": "mathverse",
+    "scienceqa": "choice",
+    "ai2d": "choice",
+}
+SPEECH = ("asr-librispeech", "asr-librispeech-other", "asr-aishell", "tts-librispeech", "tts-aishell", "seed-tts")
+UNITS = ("units", "leakage-voice", "leakage-emotion")
+SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
+STORIES = ("storycloze", "topic-storycloze")
+TASKS = (
+    *VISION,
+    *SPEECH,
+    *(f"dialogue-{mode}" for mode in DIALOGUE_MODES),
+    *UNITS,
+    *(f"{name}-{way}" for name in (*SPOKEN_QA, *STORIES) for way in ("s2t", "s2s")),
+    "own",
+)
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """What is evaluated.
+
+    Args:
+        model: a checkpoint's name or folder.
+        data: a benchmark's file or folder.
+        images: its pictures, where they lie apart.
+        output_dir: the run's folder.
+        limit: at most so many questions of a task; 0 asks all.
+        judge_url: an OpenAI-compatible address; empty judges offline.
+        judge_model: the judge's name there.
+        votes: how often the judge is asked.
+        whisper: the folder of the recogniser that hears the model's speech.
+    """
+
+    model: str = "emova-nano"
+    data: str = ""
+    images: str = ""
+    output_dir: str = "runs/eval"
+    limit: int = 0
+    judge_url: str = ""
+    judge_model: str = ""
+    votes: int = 1
+    whisper: str = "data/nano/sources/whisper-base"
+
+
+class MmVetTask(MetricTask):
+    """MM-Vet: a language model grades each answer from 0 to 1."""
+
+    def __init__(self, items: Sequence[Example], judge: EndpointJudge) -> None:
+        super().__init__("mmvet", items, Metric("mmvet", lambda said, example: Score(0.0)), judge.name)
+        self.answer_judge = judge
+
+    def score(self, example: Example, output: Output) -> Score:
+        """The judge's grade."""
+        grade = self.answer_judge.mmvet(example.text, example.answers[0], output.text)
+        return Score(grade.value, notes={"judge": grade.words}, failure=grade.failure)
+
+
+class UnitsTask(MetricTask):
+    """What units cost: bits a second by the entropy of the units that came, and how much of the codebook is used."""
+
+    def __init__(self, name: str, items: Sequence[Example], codebook_size: int = 4096, unit_rate: float = 25) -> None:
+        def bits(records: Sequence[Record]) -> float:
+            sequences = [record.notes["units"] for record in records if record.notes.get("units")]
+            return unit_figures(sequences, codebook_size, unit_rate)["entropy_bitrate"] if sequences else 0.0
+
+        metric = Metric("units", lambda said, example: Score(0.0), "bit/s", higher_is_better=False, aggregate=bits)
+        super().__init__(name, items, metric, "none; counted")
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """The units of a recording."""
+        return Output(units=model.tokenize(example.audio))
+
+    def score(self, example: Example, output: Output) -> Score:
+        """How many units, kept one by one."""
+        return Score(float(len(output.units)), notes={"units": [int(unit) for unit in output.units]})
+
+
+class LeakageTask(UnitsTask):
+    """How much better than the commonest label a linear probe tells voice or emotion from units, in points.
+
+    Examples have the sentence as ``text`` and the label in ``facts``. A recording without units is a failure; the probe
+    cannot see it, so the count of failures must be read with the figure.
+    """
+
+    interval = False  # a probe trained anew for each draw would take hours
+
+    def __init__(self, name: str, items: Sequence[Example], label: str, codebook_size: int = 4096) -> None:
+        labels = {item.facts.get(label) for item in items}
+        if len(labels) < 2 or None in labels or len({item.text for item in items}) < 2:
+            raise InputError(f"{name}: needs the group VOICE/EMOTION, two labels and two sentences at least")
+        super().__init__(name, items, codebook_size)
+
+        def above_chance(records: Sequence[Record]) -> float:
+            seen = [record for record in records if record.notes.get("units")]
+            if len({record.notes[label] for record in seen}) < 2 or len({record.question for record in seen}) < 2:
+                return 0.0
+            found = leakage(
+                [record.notes["units"] for record in seen],
+                [record.notes[label] for record in seen],
+                [record.question for record in seen],
+                codebook_size,
+            )
+            return found[0] - found[1]
+
+        self.metric = dataclasses.replace(self.metric, unit="points over chance", aggregate=above_chance)
+        self.judge = "linear probe on histograms of units, sentences held out"
+        self.label = label
+
+    def score(self, example: Example, output: Output) -> Score:
+        """The units and the label."""
+        score = super().score(example, output)
+        return dataclasses.replace(score, notes={**score.notes, self.label: example.facts[self.label]})
+
+
+def _units(name: str, data: Path) -> MetricTask:
+    items = []
+    for item in read_own(data):
+        voice, _, emotion = item.group.partition("/")
+        facts = {key: value for key, value in (("voice", voice), ("emotion", emotion)) if value}
+        items.append(dataclasses.replace(item, facts=facts, group=""))
+    return UnitsTask(name, items) if name == "units" else LeakageTask(name, items, name.removeprefix("leakage-"))
+
+
+def make_judge(config: SuiteConfig) -> AnswerJudge:
+    """The judge that the settings name."""
+    if not config.judge_url:
+        return OfflineJudge()
+    if not config.judge_model:
+        raise InputError("judge: name its model with --judge-model")
+    cache = str(Path(config.output_dir) / "judge")
+    return EndpointJudge(Endpoint(EndpointConfig(config.judge_url, config.judge_model, cache=cache)), config.votes)
+
+
+def make_ears(config: SuiteConfig) -> Ears:
+    """The recogniser that hears the model's speech. Raises: InputError: it is not there."""
+    from eval.judges import WhisperJudge
+
+    return WhisperJudge(config.whisper)
+
+
+def build_task(name: str, config: SuiteConfig) -> MetricTask:
+    """The task of this name on ``config.data``. Raises: InputError: unknown, or the data cannot be used."""
+    if name not in TASKS:
+        raise InputError(f"task: {name[:40]!r} is unknown; choose from {', '.join(TASKS)}")
+    if not config.data:
+        raise InputError(f"{name}: give its file or folder with --data")
+    data = Path(config.data)
+    if name in VISION:
+        return _vision(name, data, config)
+    if name in UNITS:
+        return _units(name, data)
+    if name == "own":
+        return OwnTask(f"own-{data.name}", read_own(data))
+    if name in SPEECH:
+        language = "zh" if "aishell" in name else "en"
+        if name == "seed-tts":
+            return TtsTask(name, read_seed_tts(data), make_ears(config))
+        items = read_aishell(data) if language == "zh" else read_librispeech(data)
+        if name.startswith("asr"):
+            return AsrTask(name, items, language)
+        items = [dataclasses.replace(item, text=item.answers[0]) for item in items]
+        return TtsTask(name, items, make_ears(config), language)
+    items = read_spoken(data)
+    if name.startswith("dialogue-"):
+        mode = name.removeprefix("dialogue-")
+        return DialogueTask(name, items, mode, make_judge(config), make_ears(config) if mode == "end-to-end" else None)
+    spoken = name.endswith("-s2s")
+    if name.rsplit("-", 1)[0] in STORIES:
+        return ClozeTask(name, items, spoken)
+    judge = make_judge(config)
+    return SpokenQaTask(
+        name, items, make_ears(config) if spoken else None, judge if isinstance(judge, EndpointJudge) else None
+    )
+
+
+def read_spoken(folder: Path) -> list[Example]:
+    """Dialogues, spoken questions and stories: a folder as ``read_own`` takes it.
+
+    A dialogue's ``group`` may be ``EMOTION/PITCH``, the labels of its reference; a story has the context as ``audio``
+    and its right and wrong ending as ``choices``, texts for S→T and files of the folder for S→S.
+    """
+    items = []
+    for item in read_own(folder):
+        facts = dict(item.facts)
+        emotion, slash, pitch = item.group.partition("/")
+        if slash:
+            facts |= {"emotion": emotion, "pitch": pitch}
+        if len(item.choices) == 2:
+            facts |= {
+                key: str(folder / Path(file).name) for key, file in zip(("right", "wrong"), item.choices, strict=True)
+            }
+        items.append(dataclasses.replace(item, facts=facts))
+    return items
+
+
+def _vision(name: str, data: Path, config: SuiteConfig) -> MetricTask:
+    metric = VISION[name]
+    if name == "mme" and data.is_dir():
+        items = read_mme(data)
+    elif data.suffix == ".tsv":
+        items = read_tsv(data, metric, Path(config.output_dir) / "media")
+    elif name in CONVERTERS:
+        items = read_benchmark(name, data, config.images or data.parent / "images")
+    else:
+        raise InputError(f"{name}: give a .tsv file in VLMEvalKit's format")
+    if name == "mmvet":
+        judge = make_judge(config)
+        if not isinstance(judge, EndpointJudge):
+            raise InputError("mmvet: its grades need a language model; give --judge and --judge-model")
+        return MmVetTask(items, judge)
+    return MetricTask(name, items, METRICS[metric])
+
+
+def run_suite(
+    tasks: Sequence[MetricTask | Figure],
+    config: SuiteConfig,
+    title: str,
+    model: Any = None,
+    advance: Callable[[str], Any] = lambda line: None,
+) -> list[Figure]:
+    """Run tasks into one folder and write its report; a ``Figure`` among them is a task that could not be built.
+
+    An interrupt writes the report of what is there, names what is missing, and goes on to its caller.
+    """
+    model = model or AssistantModel(config.model)
+    folder_of_model = Path(config.model)
+    facts = {
+        **asdict(config),
+        "output_dir": ".",
+        "model_hash": hash_path(folder_of_model) if folder_of_model.exists() else "by name",
+        "data_hash": hash_path(config.data) if config.data else "",
+        "tasks": [task.task if isinstance(task, Figure) else task.name for task in tasks],
+    }
+    folder = RunFolder(config.output_dir, facts)
+    figures: list[Figure] = []
+    records: list[Record] = []
+
+    def finish() -> None:
+        write_run_report(title, figures, folder, records)
+
+    for index, task in enumerate(tasks):
+        if isinstance(task, Figure):
+            figures.append(task)
+            continue
+        advance(f"{task.name}: {len(list(task.examples()))} questions")
+        try:
+            found = run_task(task, model, folder, config.limit)
+        except KeyboardInterrupt:
+            left = tasks[index:]
+            figures += [
+                missing_figure(t.task if isinstance(t, Figure) else t.name, "interrupted; run again to go on")
+                for t in left
+            ]
+            finish()
+            raise
+        records += found
+        figures.append(figure_of(task, found))
+    finish()
+    return figures

@@ -1,0 +1,337 @@
+"""Tasks: what is asked, of which part of the model, and how the answer is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from emova.errors import InputError
+from eval.datasets import read_text
+from eval.grading import AnswerJudge, EndpointJudge, Grade
+from eval.metrics.choices import LETTERS, contains_answer
+from eval.runfolder import check_unique
+from eval.samples import Example, Output, Record, Score, mean
+from eval.scoring import Metric, find_metric
+from eval.text import character_errors, word_errors
+
+LETTER_PROMPT = "Answer with the letter of the right choice alone."
+SHORT_PROMPT = "Answer with a word or a short phrase."
+YES_NO_PROMPT = "Answer yes or no."
+SPEAKER_CHARACTERS = 11  # BAC009S0764 of BAC009S0764W0121
+
+
+class Ears(Protocol):
+    """An independent recogniser (``eval.judges.WhisperJudge``): samples [T] at 16 kHz to words."""
+
+    name: str
+
+    def transcribe(self, samples: np.ndarray) -> str: ...
+
+
+@dataclass
+class MetricTask:
+    """A task whose answers a metric scores. ``check`` opens an example's files, so that a missing one is a failure."""
+
+    name: str
+    items: Sequence[Example]
+    metric: Metric
+    judge: str = "rules of this package"
+    interval: ClassVar[bool] = True
+
+    @property
+    def unit(self) -> str:
+        return self.metric.unit
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric.higher_is_better
+
+    def examples(self) -> Iterable[Example]:
+        """All questions."""
+        return self.items
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """A written answer to text, pictures and speech."""
+        return model.answer_text(example.images, question_text(example), example.audio)
+
+    def score(self, example: Example, output: Output) -> Score:
+        """The metric's score."""
+        return self._metric(example).judge(output.text, example)
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """The metric's worst score."""
+        return dataclasses.replace(self._metric(example).worst(example), failure=failure)
+
+    def aggregate(self, records: Sequence[Record]) -> float:
+        """The metric's figure."""
+        return self.metric.aggregate(records)
+
+    def cluster(self, record: Record) -> str:
+        """The metric's clusters."""
+        return self.metric.cluster(record)
+
+    def _metric(self, example: Example) -> Metric:
+        return self.metric
+
+
+def question_text(example: Example) -> str:
+    """The question with its choices and the form of answer that the metric needs."""
+    if example.audio and not example.choices:
+        return example.text
+    parts = [example.text] if example.text else []
+    parts += [f"{LETTERS[i]}. {choice}" for i, choice in enumerate(example.choices)]
+    if example.choices:
+        parts.append(LETTER_PROMPT)
+    elif example.metric == "mme":
+        parts += [] if "yes or no" in example.text.lower() else [YES_NO_PROMPT]
+    elif example.metric in ("vqa", "relaxed", "anls", "ocrbench"):
+        parts.append(SHORT_PROMPT)
+    return "\n".join(parts)
+
+
+class OwnTask(MetricTask):
+    """A data set of the user's; each question has its own metric, and one figure needs one metric."""
+
+    def __init__(self, name: str, items: Sequence[Example]) -> None:
+        found = sorted({item.metric for item in items})
+        if len(found) != 1:
+            raise InputError(
+                f"{name}: questions with different metrics ({', '.join(found)}); make one data set of each"
+            )
+        super().__init__(name, items, find_metric(found[0]))
+
+
+class AsrTask(MetricTask):
+    """Speech recognition: word errors (English) or character errors (Chinese), pooled."""
+
+    def __init__(self, name: str, items: Sequence[Example], language: str = "en") -> None:
+        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), "none; the model's own words")
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """What the model hears."""
+        return model.transcribe(example.audio)
+
+
+def hear(ears: Ears, output: Output) -> str:
+    """What an independent recogniser hears of an answer; nothing where there is no sound."""
+    import soxr
+
+    if output.audio is None or not len(output.audio):
+        return ""
+    return ears.transcribe(np.asarray(soxr.resample(output.audio, output.sample_rate, 16000), np.float32))
+
+
+class TtsTask(MetricTask):
+    """Text to speech, judged by what a recogniser hears (EMOVA, appendix C: TTS-WER, TTS-CER)."""
+
+    def __init__(self, name: str, items: Sequence[Example], ears: Ears, language: str = "en") -> None:
+        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), ears.name)
+        self.ears = ears
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """The text read aloud."""
+        return model.speak(example.text)
+
+    def score(self, example: Example, output: Output) -> Score:
+        """Errors of what was heard."""
+        heard = hear(self.ears, output)
+        wanted = dataclasses.replace(example, answers=example.answers or (example.text,))
+        return dataclasses.replace(self.metric.judge(heard, wanted), notes={"heard": heard, "units": len(output.units)})
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Every word of the text wrong."""
+        return super().worst(dataclasses.replace(example, answers=example.answers or (example.text,)), failure)
+
+
+DIALOGUE_MODES = ("end-to-end", "unit-in-text-out", "text-in-text-out")
+
+
+class DialogueTask(MetricTask):
+    """Spoken dialogue (EMOVA, Table 4): a score from 0 to 10, style labels, form, and recognition on the way.
+
+    An example has ``audio``, the instruction's ``text``, the reference reply in ``answers``, and in ``facts`` the
+    ``emotion`` and ``pitch`` of the reference. Further figures: ``emotion`` and ``pitch`` (by the judge where it is a
+    language model, else equality with the reference's labels), ``form`` (the reply parsed), ``recognition`` (pooled
+    errors of the transcript), ``speech`` (pooled errors between the reply and what is heard of it).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Example],
+        mode: str,
+        judge: AnswerJudge,
+        ears: Ears | None = None,
+        language: str = "en",
+    ) -> None:
+        if mode not in DIALOGUE_MODES:
+            raise InputError(f"mode: {mode[:40]!r} is unknown; choose from {', '.join(DIALOGUE_MODES)}")
+        if mode == "end-to-end" and ears is None:
+            raise InputError("end-to-end: a recogniser must hear the replies; run `emova data fetch nano`")
+        metric = Metric("dialogue", lambda said, example: Score(0.0), unit="of 10", aggregate=mean)
+        super().__init__(
+            name, items, metric, judge.name + (f"; heard by {ears.name}" if ears and mode == "end-to-end" else "")
+        )
+        self.mode, self.answer_judge, self.ears = mode, judge, ears
+        self.count_errors = word_errors if language == "en" else character_errors
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """A spoken reply to speech, or a written answer to the written instruction."""
+        if self.mode == "text-in-text-out":
+            return model.answer_text(example.images, example.text)
+        return model.reply(example.audio, example.images)
+
+    def score(self, example: Example, output: Output) -> Score:
+        """The judge's grade of what was said, and what else the reply shows."""
+        reference = example.answers[0] if example.answers else ""
+        values: dict[str, tuple[float, float]] = {}
+        notes: dict[str, Any] = {}
+        said = output.text
+        if self.mode != "text-in-text-out":
+            heard_question = self.count_errors(example.text, output.transcript)
+            values["recognition"] = (float(heard_question.edits), float(heard_question.reference_tokens))
+            values["form"] = (float(output.form_ok), 1.0)
+            values |= self._styles(example, output)
+            notes["transcript"] = output.transcript
+            notes |= {"emotion": output.emotion, "pitch": output.pitch, "units": len(output.units)}
+            notes |= {f"asked_{key}": example.facts[key] for key in ("emotion", "pitch") if key in example.facts}
+        if self.mode == "end-to-end" and self.ears is not None:
+            said = hear(self.ears, output)
+            errors = self.count_errors(output.text, said)
+            values["speech"] = (float(errors.edits), float(errors.reference_tokens))
+            notes["heard"] = said
+        grade: Grade = self.answer_judge.dialogue(example.text, reference, said)
+        notes["judge"] = grade.words
+        return Score(grade.value, 1.0, values, notes, grade.failure)
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """0 points; and the label, the form and the words are all wrong too."""
+        values: dict[str, tuple[float, float]] = {}
+        if self.mode != "text-in-text-out":
+            words = float(max(self.count_errors(example.text, "").edits, 1))
+            values = {"recognition": (words, words), "form": (0.0, 1.0), "emotion": (0.0, 1.0), "pitch": (0.0, 1.0)}
+        return Score(0.0, 1.0, values, failure=failure)
+
+    def _styles(self, example: Example, output: Output) -> dict[str, tuple[float, float]]:
+        if isinstance(self.answer_judge, EndpointJudge):
+            found = self.answer_judge.styles(output.transcript, output.text, output.emotion, output.pitch)
+            return {"emotion": (found[0].value, 1.0), "pitch": (found[1].value, 1.0)}
+        wanted = {key: example.facts[key] for key in ("emotion", "pitch") if key in example.facts}
+        return {key: (float(getattr(output, key) == label), 1.0) for key, label in wanted.items()}
+
+
+class SpokenQaTask(MetricTask):
+    """Spoken question answering (GLM-4-Voice, Table 4): Web Questions, Llama Questions, TriviaQA; S→T or S→S.
+
+    Right is an answer that contains a reference (as the earlier work does), or that the judge calls correct.
+    """
+
+    def __init__(
+        self, name: str, items: Sequence[Example], ears: Ears | None = None, judge: AnswerJudge | None = None
+    ) -> None:
+        how = judge.name if judge else "contains a reference"
+        super().__init__(name, items, find_metric("contains"), how + (f"; heard by {ears.name}" if ears else ""))
+        self.ears, self.answer_judge = ears, judge
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """A spoken reply."""
+        return model.reply(example.audio)
+
+    def score(self, example: Example, output: Output) -> Score:
+        """Whether the written (S→T) or the heard (S→S) answer is right."""
+        said = hear(self.ears, output) if self.ears else output.text
+        if self.answer_judge is None:
+            return Score(contains_answer(said, example.answers), notes={"said": said})
+        grade = self.answer_judge.correct(example.text, example.answers, said)
+        return Score(grade.value, notes={"said": said, "judge": grade.words}, failure=grade.failure)
+
+
+class ClozeTask(MetricTask):
+    """StoryCloze and Topic-StoryCloze by likelihood (GLM-4-Voice, Table 3; Hassid et al. 2023).
+
+    ``audio`` holds the context; S→S: ``facts`` name the recordings ``right`` and ``wrong``; S→T: ``choices`` are the
+    right and the wrong ending in writing. A tie is wrong.
+    """
+
+    def __init__(self, name: str, items: Sequence[Example], spoken: bool) -> None:
+        super().__init__(name, items, find_metric("exact"), "mean log-likelihood a token")
+        self.spoken = spoken
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """The likelier ending, ``right`` or ``wrong``."""
+        context = model.tokenize(example.audio)
+        if self.spoken:
+            scores = [
+                model.log_likelihood(context, units=model.tokenize(example.facts[key])) for key in ("right", "wrong")
+            ]
+        else:
+            scores = [model.log_likelihood(context, text=choice) for choice in example.choices[:2]]
+        return Output(text="right" if scores[0] > scores[1] else "wrong")
+
+    def score(self, example: Example, output: Output) -> Score:
+        """1 where the right ending is likelier."""
+        return Score(float(output.text == "right"))
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """A pair that could not be scored is wrong."""
+        return Score(0.0, failure=failure)
+
+
+# --- speech data sets -------------------------------------------------------------------------------------------------
+def read_librispeech(folder: str | Path) -> list[Example]:
+    """LibriSpeech's layout: SPEAKER/CHAPTER/*.trans.txt with "ID WORDS" lines beside ID.flac."""
+    items = []
+    for path in sorted(Path(folder).rglob("*.trans.txt")):
+        for line in read_text(path).splitlines():
+            id, _, words = line.partition(" ")
+            if words:
+                items.append(Example(id, audio=str(path.parent / f"{id}.flac"), answers=(words,), metric="wer"))
+    return _checked(items, folder, "*.trans.txt")
+
+
+def read_aishell(folder: str | Path) -> list[Example]:
+    """AISHELL's layout: a file ``*transcript*.txt`` or ``trans.txt`` with "ID WORDS", and ID.wav anywhere.
+
+    AISHELL-1's transcript covers training too, so of it only the speakers count of whom the folder has recordings.
+    """
+    folder = Path(folder)
+    sounds = {path.stem: str(path) for path in sorted(folder.rglob("*.wav"))}
+    speakers = {id[:SPEAKER_CHARACTERS] for id in sounds}
+    items = []
+    for path in sorted({*folder.rglob("*transcript*.txt"), *folder.rglob("trans.txt")}):
+        for line in read_text(path).splitlines():
+            id, *words = line.split() or [""]
+            # A recording that is missing of such a speaker stays in the list, and fails when it is asked for.
+            if words and (not speakers or id[:SPEAKER_CHARACTERS] in speakers):
+                audio = sounds.get(id, str(folder / f"{id}.wav"))
+                items.append(Example(id, audio=audio, answers=("".join(words),), metric="cer"))
+    return _checked(items, folder, "transcript file")
+
+
+def read_seed_tts(meta: str | Path) -> list[Example]:
+    """Seed-TTS-eval's meta.lst: ID|PROMPT TEXT|PROMPT WAV|TEXT, with a fifth column, the real recording, in places."""
+    meta = Path(meta)
+    if not meta.is_file():
+        raise InputError(f"{meta}: no such file")
+    items = []
+    for number, line in enumerate(read_text(meta).splitlines(), start=1):
+        if not line.strip():
+            continue
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) not in (4, 5):
+            raise InputError(f"{meta}, line {number}: {len(cells)} columns, not 4 or 5")
+        facts = {"prompt_text": cells[1], "prompt_audio": str(meta.parent / cells[2])}
+        items.append(Example(cells[0], cells[3], answers=(cells[3],), metric="wer", facts=facts))
+    return _checked(items, meta, "lines")
+
+
+def _checked(items: list[Example], where: str | Path, what: str) -> list[Example]:
+    if not items:
+        raise InputError(f"{where}: no {what} with utterances here")
+    check_unique((item.id for item in items), str(where))
+    return items

@@ -1,0 +1,152 @@
+"""Judges: an endpoint that fails, throttles, stalls or writes half a JSON; votes; the cache; the offline judge."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emova.errors import InputError
+from eval.endpoint import Endpoint, EndpointConfig, EndpointError
+from eval.grading import EndpointJudge, OfflineJudge, read_json, read_score, read_styles, read_verdict, word_overlap
+
+
+def completion(content: Any) -> str:
+    return json.dumps({"choices": [{"message": {"content": content}}]})
+
+
+class Server:
+    """Answers each request with the next of ``script``: (status, body, headers); the last one is repeated."""
+
+    def __init__(self) -> None:
+        self.script: list[tuple[int, str, dict[str, str]]] = []
+        self.bodies: list[dict[str, Any]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                status, body, headers = outer.script.pop(0) if len(outer.script) > 1 else outer.script[0]
+                self.send_response(status)
+                for key, value in headers.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def endpoint(server: Server, waits: list[float] | None = None, **settings: Any) -> Endpoint:
+    config = EndpointConfig(server.url, "judge-1", key_variable="", timeout=5, **{"retries": 3, **settings})
+    return Endpoint(config, sleep=(waits if waits is not None else []).append)
+
+
+GOOD = (200, completion('{"reason": "ok", "score": 7}'), {})
+
+
+def test_throttling_errors_and_half_json_are_retried(server: Server) -> None:
+    half = (200, completion("x")[:20], {})
+    server.script = [(429, "", {"Retry-After": "7"}), (503, "", {}), half, GOOD]
+    waits: list[float] = []
+    assert "score" in endpoint(server, waits).ask([{"role": "user", "content": "q"}])
+    assert len(server.bodies) == 4 and waits[0] == 7 and waits[1] >= 2
+
+
+def test_a_refused_request_is_not_repeated_and_a_dead_endpoint_is_an_error(server: Server) -> None:
+    server.script = [(401, "no", {})]
+    with pytest.raises(EndpointError, match="401"):
+        endpoint(server).ask([])
+    assert len(server.bodies) == 1
+    server.script = [(500, "", {})]
+    with pytest.raises(EndpointError, match="500"):
+        endpoint(server, retries=2).ask([])
+    assert len(server.bodies) == 4
+    with pytest.raises(EndpointError):
+        Endpoint(EndpointConfig("http://127.0.0.1:1/v1", "m", retries=0), sleep=lambda s: None).ask([])
+    with pytest.raises(InputError):
+        Endpoint(EndpointConfig("file:///etc/passwd", "m"))
+
+
+def test_answers_are_cached_by_question_and_vote(server: Server, tmp_path: Path) -> None:
+    server.script = [GOOD]
+    judge = endpoint(server, cache=str(tmp_path))
+    judge.ask([{"role": "user", "content": "q"}])
+    judge.ask([{"role": "user", "content": "q"}])
+    assert len(server.bodies) == 1
+    judge.ask([{"role": "user", "content": "q"}], vote=1)
+    assert len(server.bodies) == 2
+    next(tmp_path.glob("*.json")).write_text('{"ans')
+    judge.ask([{"role": "user", "content": "q"}])
+    judge.ask([{"role": "user", "content": "q"}], vote=1)
+    assert len(server.bodies) == 3
+
+
+def test_votes_are_joined_and_nonsense_does_not_vote(server: Server) -> None:
+    scores = [(200, completion(text), {}) for text in ('{"score": 4}', "I like it", '```json\n{"score": 8}\n```')]
+    server.script = [*scores, scores[-1]]
+    grade = EndpointJudge(endpoint(server), votes=3).dialogue("q", "r", "a")
+    assert grade.value == 6 and grade.votes == (4, 8) and not grade.failure
+
+
+def test_a_judge_that_only_writes_nonsense_gives_the_worst_verdict_with_its_reason(server: Server) -> None:
+    server.script = [(200, completion('{"score": "ten"}'), {})]
+    grade = EndpointJudge(endpoint(server), votes=2).dialogue("q", "r", "a")
+    assert grade.value == 0 and "could not be read" in grade.failure
+    server.script = [(500, "", {})]
+    assert "500" in EndpointJudge(endpoint(server, retries=0)).correct("q", ["r"], "a").failure
+
+
+def test_majority_decides_and_a_tie_is_incorrect(server: Server) -> None:
+    yes, no = ((200, completion(json.dumps({"verdict": v})), {}) for v in ("correct", "incorrect"))
+    server.script = [yes, no, yes, yes]
+    assert EndpointJudge(endpoint(server), votes=3).correct("q", ["r"], "a").value == 1
+    server.script = [yes, no, no]
+    assert EndpointJudge(endpoint(server), votes=2).correct("q", ["r"], "a").value == 0
+
+
+def test_styles_and_mmvet(server: Server) -> None:
+    server.script = [(200, completion('{"emotion": "right", "pitch": "wrong"}'), {})]
+    emotion, pitch = EndpointJudge(endpoint(server)).styles("q", "a", "happy", "low")
+    assert (emotion.value, pitch.value) == (1, 0)
+    server.script = [(200, completion("0.6"), {})]
+    assert EndpointJudge(endpoint(server)).mmvet("q", "r", "a").value == 0.6
+
+
+@pytest.mark.parametrize(
+    ("words", "score"),
+    [('{"score": 0}', 0), ('so {x} {"score": 10}', 10), ('{"score": 11}', None), ('{"score": true}', None), ("", None)],
+)
+def test_scores_are_read(words: str, score: float | None) -> None:
+    assert read_score(words) == score
+
+
+def test_half_answers_are_none() -> None:
+    assert read_json('{"score": ') is None and read_verdict('{"verdict": "maybe"}') is None
+    assert read_styles('{"emotion": "right"}') is None
+
+
+def test_the_offline_judge_is_named_so() -> None:
+    judge = OfflineJudge()
+    assert "offline" in judge.name
+    assert judge.dialogue("q", "the red ball", "the red ball").value == 10
+    assert judge.dialogue("q", "the red ball", "").value == 0
+    assert word_overlap("a b c", "a b d") == pytest.approx(2 / 3)
+    assert judge.correct("q", ["Paris"], "It is Paris.").value == 1

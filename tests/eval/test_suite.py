@@ -1,0 +1,236 @@
+"""Runs by name, their report, an interrupt, the offline suite, and what other toolkits see."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emova.errors import InputError
+from eval import cli
+from eval.adapters.messages import cut_at, to_content
+from eval.offline import picture_tasks, speech_tasks
+from eval.published import EMOVA_VISION, GLM_QUESTIONS, TABLES
+from eval.run_report import figure_cells, markdown, published_lines, tables_of, worst_of
+from eval.runner import Figure, missing_figure
+from eval.samples import Example, Output, Record
+from eval.scoring import METRICS
+from eval.suite import TASKS, SuiteConfig, UnitsTask, build_task, run_suite
+from eval.tasks import MetricTask
+
+
+class Colours:
+    """Knows the colour of a picture; stops after ``patience`` questions."""
+
+    name = "colours"
+
+    def __init__(self, patience: int = 1000) -> None:
+        self.patience = patience
+
+    def answer_text(self, images: Sequence[str], text: str, audio: str = "") -> Output:
+        self.patience -= 1
+        if self.patience < 0:
+            raise KeyboardInterrupt
+        colour = Path(images[0]).stem
+        if "yes or no" in text:
+            return Output("Yes" if f"it {colour}" in text else "No")
+        return Output(f"<b>{colour}</b>" if "<" in text else colour, audio=np.zeros(800, np.float32), sample_rate=16000)
+
+    def tokenize(self, audio: str) -> tuple[int, ...]:
+        return (1, 2, 3, 4)
+
+
+def test_a_perfect_model_gets_full_marks_under_every_rule(tmp_path: Path) -> None:
+    config = SuiteConfig(output_dir=str(tmp_path / "run"))
+    figures = run_suite(picture_tasks(tmp_path / "fixtures"), config, "colours", Colours())
+    assert {figure.task: figure.value for figure in figures} == {
+        "fixture-vqa": 100, "fixture-anls": 100, "fixture-contains": 100, "fixture-ocrbench": 1000,
+        "fixture-circular": 100, "fixture-mme": 200,
+    }  # fmt: skip
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<audio controls" in page and "data:image/png;base64," in page and "http" not in page.split("<h2>Run")[0]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["run"]["model"] == "emova-nano"
+
+
+def test_an_interrupt_leaves_a_report_and_the_run_goes_on(tmp_path: Path) -> None:
+    config = SuiteConfig(output_dir=str(tmp_path / "run"))
+    tasks = picture_tasks(tmp_path / "fixtures")[:2]
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(tasks, config, "t", Colours(patience=5))
+    assert "interrupted" in (tmp_path / "run" / "report.md").read_text()
+    second = Colours()
+    assert [figure.value for figure in run_suite(tasks, config, "t", second)] == [100, 100]
+    assert second.patience == 1000 - 3
+    with pytest.raises(InputError, match="another model"):
+        run_suite(tasks, SuiteConfig(model="other", output_dir=config.output_dir), "t", Colours())
+
+
+def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    item = Example("<script>", "<script>alert(1)</script>", images=(str(tmp_path / "x.png"),), answers=("|",))
+    figures = run_suite(
+        [MetricTask("t|<i>", [item], METRICS["exact"]), missing_figure("gone", "no data")],
+        SuiteConfig(output_dir=str(tmp_path / "run")),
+        "<title>",
+        Colours(),
+    )
+    assert figures[0].value == 0 and figures[1].value is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<script>" not in page and "<b>" not in page and "not measured" in page
+    assert "t\\|" in (tmp_path / "run" / "report.md").read_text()
+
+
+def figure(task: str, value: float | None = 50.0) -> Figure:
+    return Figure(task, value, 40.0, 60.0, "%", True, 10, 1, "judge", groups={"a": 1.0, "b": 2.0})
+
+
+def test_figures_stand_beside_the_papers(tmp_path: Path) -> None:
+    [line] = published_lines(EMOVA_VISION, {"mme": figure("mme"), "other": figure("other")})
+    assert line[:3] == ["MME", "50 (10 items)", "2205"] and line[3] == "–"
+    [line] = published_lines(GLM_QUESTIONS, {"triviaqa-s2s": figure("triviaqa-s2s")})
+    assert line[0] == "TriviaQA S→S"
+    assert len(tables_of([figure("mme")])) == 3 and "EMOVA, Table 3" in markdown("t", [figure("mme")], {})
+    assert figure_cells(missing_figure("x", "why"))[-1] == "why"
+    for table in TABLES:
+        assert all(len(cells) == len(table.columns) for _, cells in table.rows.values())
+        names = {name.removesuffix("-s2s").removesuffix("-s2t") for name in TASKS} | {"seed-tts-zh"}
+        assert set(table.rows) <= names
+
+
+def test_the_worst_come_first_and_failures_before_all() -> None:
+    rows = [Record("t", "a", "", [], "", 1, 1), Record("t", "b", "", [], "", 0, 1)]
+    failed = Record("t", "c", "", [], "", 1, 1, failure="x")
+    assert [r.id for r in worst_of([*rows, failed], True)] == ["c", "b", "a"]
+    assert [r.id for r in worst_of(rows, False)] == ["a", "b"]
+
+
+def test_units_are_counted(tmp_path: Path) -> None:
+    task = UnitsTask("units", [Example("a", audio="a.wav")])
+    [found] = run_suite([task], SuiteConfig(output_dir=str(tmp_path)), "t", Colours())
+    assert found.value == 50  # four units, equally often: two bits, 25 times a second
+
+
+def test_leakage_needs_labels_and_counts_recordings_that_fail(tmp_path: Path) -> None:
+    class Leaky(Colours):
+        def tokenize(self, audio: str) -> tuple[int, ...]:
+            if "gone" in audio:
+                raise InputError("no such file")
+            return (1, 1, 2) if "/x" in audio else (3, 3, 4)
+
+    names = [f"{voice}{i}" for i in range(6) for voice in "xy"] + ["gone"]
+    lines = [
+        {"id": n, "audio": f"{n}.wav", "text": f"s{n[-1]}", "answer": "-", "group": f"{n[0]}/happy"} for n in names
+    ]
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = SuiteConfig(data=str(tmp_path), output_dir=str(tmp_path / "run"))
+    [found] = run_suite([build_task("leakage-voice", config)], config, "t", Leaky())
+    assert found.value is not None and found.value >= 50 and found.failures == 1 and found.low is None
+    with pytest.raises(InputError, match="two labels"):
+        build_task("leakage-emotion", config)
+
+
+def test_tasks_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown"):
+        build_task("magic", SuiteConfig())
+    with pytest.raises(InputError, match="--data"):
+        build_task("docvqa", SuiteConfig())
+    (tmp_path / "meta.jsonl").write_text('{"audio": "a.wav", "text": "q", "answer": "x", "group": "happy/low"}\n')
+    config = SuiteConfig(data=str(tmp_path), output_dir=str(tmp_path / "run"))
+    [item] = build_task("dialogue-unit-in-text-out", config).examples()
+    assert item.facts == {"emotion": "happy", "pitch": "low"}
+    assert build_task("own", config).name.startswith("own-")
+    assert build_task("web-questions-s2t", config).judge == "contains a reference"
+    with pytest.raises(InputError, match="--judge-model"):
+        build_task("web-questions-s2t", SuiteConfig(data=str(tmp_path), judge_url="http://x"))
+    with pytest.raises(InputError, match="Whisper"):
+        build_task("triviaqa-s2s", SuiteConfig(data=str(tmp_path), whisper=str(tmp_path)))
+    with pytest.raises(InputError, match="tsv"):
+        build_task("ai2d", config)
+    names = [t.task if isinstance(t, Figure) else t.name for t in speech_tasks(config, tmp_path, "q", tmp_path)]
+    assert "fixture-asr" in names and "fixture-tts" in names
+
+
+def test_the_command_line_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    cli.register(parser)
+    for line, message in (
+        ("compare one", "two runs"),
+        ("docvqa data.json", "use --data"),
+        ("all", "--offline"),
+        ("own --limit -1 --data x", "negative"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cli.run(parser.parse_args(line.split()))
+
+
+def test_own_data_end_to_end_with_a_real_checkpoint(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "a.png")
+    lines = [
+        {"id": "a", "image": "a.png", "text": "Colour?", "answer": "red"},
+        {"id": "b", "image": "missing.png", "text": "Colour?", "answer": "red"},
+    ]
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    parser = argparse.ArgumentParser()
+    cli.register(parser)
+    out = tmp_path / "run"
+    line = ["own", "--data", str(tmp_path), "--model", str(tiny_checkpoint), "--out", str(out)]
+    assert cli.run(parser.parse_args(line)) == 0
+    [found] = json.loads((out / "results.json").read_text())["figures"]
+    assert found["count"] == 2 and found["failures"] == 1
+    assert cli.run(parser.parse_args(["compare", str(out), str(out)])) == 0
+
+
+def test_other_toolkits_messages(tmp_path: Path) -> None:
+    class Listener:
+        def listen(self, audio: Any) -> list[int]:
+            return [len(audio)]
+
+    picture = Image.new("RGB", (5, 5))
+    parts = [
+        {"type": "image", "url": picture},
+        {"type": "text", "text": "q"},
+        {"type": "audio", "url": {"array": np.zeros(8000), "sampling_rate": 8000}},
+    ]
+    content = to_content(parts, Listener())
+    assert content[0]["image"].size == (5, 5) and content[1]["text"] == "q" and content[2]["units"] == [16000]
+    with pytest.raises(InputError, match="net"):
+        to_content([{"type": "image", "value": "https://x/y.png"}], None)
+    with pytest.raises(InputError, match="video"):
+        to_content([{"type": "video", "value": "x"}], None)
+    assert cut_at("yes\n\nno", ["\n\n"]) == "yes" and cut_at("yes", None) == "yes"
+
+
+def test_vlmevalkit_and_lmms_eval_get_answers(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from eval.adapters.vlmevalkit import EmovaVLM
+
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "a.png")
+    model = EmovaVLM(str(tiny_checkpoint), max_new_tokens=4)
+    assert isinstance(model.generate([str(tmp_path / "a.png"), "Colour?"]), str)
+
+    # A stand-in with lmms-eval's names; the real toolkit is not a dependency.
+    base = types.ModuleType("lmms_eval.api.model")
+    base.lmms = type("lmms", (), {"__init__": lambda self: setattr(self, "task_dict", {})})  # type: ignore[attr-defined]
+    registry = types.ModuleType("lmms_eval.models.registry_v2")
+    registry.ModelManifest = types.SimpleNamespace  # type: ignore[attr-defined]
+    for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.models"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "lmms_eval.api.model", base)
+    monkeypatch.setitem(sys.modules, "lmms_eval.models.registry_v2", registry)
+    from eval.adapters.lmms_eval_manifest import manifest
+
+    module, _, name = manifest().chat_class_path.rpartition(".")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    emova = getattr(__import__(module, fromlist=[name]), name)(pretrained=str(tiny_checkpoint), max_new_tokens=4)
+    emova.task_dict = {"t": {"test": [{"q": "Colour?"}]}}
+    ask = lambda doc: [{"role": "user", "content": [{"type": "text", "text": doc["q"]}]}]  # noqa: E731
+    request = types.SimpleNamespace(args=("", ask, {"until": ["\n\n"]}, 0, "t", "test"))
+    assert len(emova.generate_until([request])) == 1 and emova.is_simple is False
+    monkeypatch.delitem(sys.modules, module, raising=False)
