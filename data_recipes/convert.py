@@ -7,6 +7,7 @@ goes on from there writes the same bytes as one that was never interrupted.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -100,6 +101,7 @@ def convert(
     suffix: str = ".tar",
     config: ConvertConfig = ConvertConfig(),
     against: Sequence[Path] = (),
+    build: Callable[[Iterable[Draft]], Iterable[tuple[str, Record | None, str | None]]] | None = None,
     report: Callable[[int, int], None] = lambda tried, skipped: None,
 ) -> ConvertResult:
     """Build all ``drafts`` and write ``{name}-{split}-{number}{suffix}`` into ``folder``; resumable.
@@ -107,6 +109,7 @@ def convert(
     Args:
         suffix: ``.tar`` or, for text alone, ``.jsonl``.
         against: folders of other converted sets whose records count as copies; implies ``deduplicate``.
+        build: builds drafts, in order, to (id, record or None, reason); the default builds them here, one by one.
         report: called with the numbers of drafts tried and skipped.
 
     Raises:
@@ -146,13 +149,9 @@ def convert(
         shards = [asdict(shard) for shard in state.shards]
         write_json(folder / PROGRESS, {**vars(state), "skipped": dict(state.skipped), "shards": shards})
 
-    for number, draft in enumerate(drafts):
-        if config.limit and number >= config.limit:
-            break
-        if number < done:
-            continue
+    todo = itertools.islice(drafts, done, config.limit or None)
+    for identity, record, reason in (build or _build_all)(todo):
         state.tried += 1
-        record, reason = _build(draft)
         if record is not None:
             mark = fingerprint(record)
             if deduplicate and mark in seen:
@@ -164,7 +163,7 @@ def convert(
                 pending.append(record)
         if reason is not None:
             state.skipped[reason] += 1
-            left_out.append({"id": draft.id, "reason": reason})
+            left_out.append({"id": identity, "reason": reason})
             _check_rate(state, config, folder, flush)
         report(state.tried, sum(state.skipped.values()))
         if len(pending) >= config.per_shard:
@@ -177,14 +176,21 @@ def convert(
     return _result(state)
 
 
-def _build(draft: Draft) -> tuple[Record | None, str | None]:
+def build_one(draft: Draft) -> tuple[str, Record | None, str | None]:
+    """(id, record, None), or (id, None, the reason why it is left out)."""
     try:
-        return draft.build(), None
+        return draft.id, draft.build(), None
     except BadRecord as error:
-        return None, str(error)
+        return draft.id, None, str(error)
+    except InputError:
+        raise  # the user's to repair, not the record's fault
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         # Foreign records break the expected form in more ways than can be named.
-        return None, "not of the expected form"
+        return draft.id, None, "not of the expected form"
+
+
+def _build_all(drafts: Iterable[Draft]) -> Iterable[tuple[str, Record | None, str | None]]:
+    return map(build_one, drafts)
 
 
 def _damaged(state: _State) -> int:

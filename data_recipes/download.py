@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -113,12 +114,12 @@ def _members(archive: Path) -> Iterable[tuple[str, Callable[[], Any]]]:
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
                 if not info.is_dir():
-                    yield info.filename, lambda info=info: bundle.open(info)
+                    yield info.filename, partial(bundle.open, info)
         return
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile():  # links and devices are never written
-                yield member.name, lambda member=member: tar.extractfile(member)
+                yield member.name, partial(tar.extractfile, member)
 
 
 def unpack(archive: Path, folder: Path, *, nested: bool = True) -> int:

@@ -11,6 +11,7 @@ A shard sample is ``KEY.json`` beside its media (``KEY.0.jpg``, ``KEY.flac``); t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import re
@@ -69,13 +70,13 @@ class Draft:
     build: Callable[[], Record]
 
 
+def _raise(reason: str) -> Record:
+    raise BadRecord(reason)
+
+
 def reject(reason: str) -> Callable[[], Record]:
-    """A ``build`` that always fails, for what is already known to be damaged."""
-
-    def build() -> Record:
-        raise BadRecord(reason)
-
-    return build
+    """A ``build`` that always fails, for what is already known to be damaged; other processes can run it too."""
+    return functools.partial(_raise, reason)
 
 
 def text(value: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def _drafts(folder: Path, options: Options, build: Any) -> Iterator[Draft]:
             continue
         given = row.get("id", row.get("uuid"))
         identity = name if given is None else f"{name}:{given}"
-        yield Draft(identity, lambda row=row, identity=identity: build(row, identity))
+        yield Draft(identity, partial(build, row, identity))
 
 
 def _pictures(row: Mapping[str, Any], folder: Path, options: Options) -> list[Media]:

@@ -65,7 +65,7 @@ def parquet_rows(path: Path, batch: int = 64) -> Iterator[Row]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise InputError(f"{path.name}: Parquet files need pyarrow; pip install 'emova[parquet]'") from None
+        raise InputError(f"{path.name}: Parquet files need pyarrow; pip install pyarrow") from None
     try:
         table = parquet.ParquetFile(path)
     except (OSError, ValueError):

@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +115,13 @@ def sentence_case(words: str) -> str:
 def librispeech(folder: Path, options: Options) -> Iterator[Draft]:
     """``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files; text in capitals unless ``case: keep``."""
     genders = _speakers(folder)
-    shape = (lambda words: words) if options.get("case") == "keep" else sentence_case
     for listing in _paths(folder, "*.trans.txt"):
         for line in listing.read_text(encoding="utf-8").splitlines():
             key, _, words = line.partition(" ")
             voice = key.split("-")[0]
-            yield Draft(
-                key,
-                lambda key=key, words=words, voice=voice, at=listing.parent: speech_record(
-                    key, at / f"{key}.flac", shape(words), options, voice=voice, gender=genders.get(voice)
-                ),
-            )
+            shaped = words if options.get("case") == "keep" else sentence_case(words)
+            path, gender = listing.parent / f"{key}.flac", genders.get(voice)
+            yield Draft(key, partial(speech_record, key, path, shaped, options, voice=voice, gender=gender))
 
 
 def libritts(folder: Path, options: Options) -> Iterator[Draft]:
@@ -133,17 +130,12 @@ def libritts(folder: Path, options: Options) -> Iterator[Draft]:
     for listing in _paths(folder, "*.normalized.txt"):
         key = listing.name.removesuffix(".normalized.txt")
         voice = key.split("_")[0]
-        yield Draft(
-            key,
-            lambda key=key, listing=listing, voice=voice: speech_record(
-                key,
-                listing.with_name(f"{key}.wav"),
-                listing.read_text(encoding="utf-8"),
-                options,
-                voice=voice,
-                gender=genders.get(voice),
-            ),
-        )
+        yield Draft(key, partial(_libritts, key, listing, options, voice=voice, gender=genders.get(voice)))
+
+
+def _libritts(key: str, listing: Path, options: Options, **more: Any) -> Record:
+    words = listing.read_text(encoding="utf-8")
+    return speech_record(key, listing.with_name(f"{key}.wav"), words, options, **more)
 
 
 def join_chinese(words: str) -> str:
@@ -160,10 +152,7 @@ def aishell(folder: Path, options: Options) -> Iterator[Draft]:
             words_of[key] = join_chinese(words)
     for path in _paths(folder, f"wav/{options.get('split', 'train')}/*/*.wav"):
         words, voice = words_of.get(path.stem, ""), path.parent.name
-        yield Draft(
-            path.stem,
-            lambda path=path, words=words, voice=voice: speech_record(path.stem, path, words, options, voice=voice),
-        )
+        yield Draft(path.stem, partial(speech_record, path.stem, path, words, options, voice=voice))
 
 
 def aishell2(folder: Path, options: Options) -> Iterator[Draft]:
@@ -178,12 +167,12 @@ def aishell2(folder: Path, options: Options) -> Iterator[Draft]:
             if key not in paths:
                 yield Draft(key, reject("a missing file"))
                 continue
-            yield Draft(
-                key,
-                lambda key=key, words=words, at=listing.parent, path=paths[key], voice=voice: speech_record(
-                    key, _inside(at, path), join_chinese(words), options, voice=voice
-                ),
-            )
+            words = join_chinese(words)
+            yield Draft(key, partial(_below, key, listing.parent, paths[key], words, options, voice=voice))
+
+
+def _below(key: str, folder: Path, name: str, words: str, options: Options, **more: Any) -> Record:
+    return speech_record(key, _inside(folder, name), words, options, **more)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -218,7 +207,7 @@ def gigaspeech(folder: Path, options: Options) -> Iterator[Draft]:
     for audio, segment in _segments(folder, "GigaSpeech*.json"):
         if not wanted or wanted in segment.get("subsets", ()):
             key = str(segment.get("sid"))
-            yield Draft(key, lambda a=audio, s=segment, key=key: _gigaspeech(folder, a, s, key, options))
+            yield Draft(key, partial(_gigaspeech, folder, audio, segment, key, options))
 
 
 def _gigaspeech(
@@ -242,10 +231,11 @@ def wenetspeech(folder: Path, options: Options) -> Iterator[Draft]:
         if float(segment.get("confidence", 1.0)) < floor or (wanted and wanted not in segment.get("subsets", ())):
             continue
         key = str(segment.get("sid"))
-        yield Draft(
-            key,
-            lambda a=audio, s=segment, key=key: speech_record(
-                key, _inside(folder, a["path"]), join_chinese(s["text"]), options,
-                start=float(s["begin_time"]), end=float(s["end_time"]),
-            ),
-        )  # fmt: skip
+        yield Draft(key, partial(_wenetspeech, folder, audio, segment, key, options))
+
+
+def _wenetspeech(
+    folder: Path, audio: Mapping[str, Any], segment: Mapping[str, Any], key: str, options: Options
+) -> Record:
+    times = {"start": float(segment["begin_time"]), "end": float(segment["end_time"])}
+    return _below(key, folder, audio["path"], join_chinese(segment["text"]), options, **times)
