@@ -7,8 +7,10 @@ import json
 import os
 from pathlib import Path
 
+from data_recipes import cli_sources
 from emova.errors import InputError
 
+ACTIONS = "{list,fetch,verify,convert,synthesise,make,stats}"
 RECIPES = {"nano": "everything that emova-nano is trained on: speech, pictures, talk (English)"}
 _EPILOG = """examples:
   emova data list                          the recipes, their steps and sources, and what is missing here
@@ -16,42 +18,58 @@ _EPILOG = """examples:
   emova data make nano --jobs 2            make everything; call it again to continue after an interruption
   emova data make nano --only s2u          one step (repeat --only for more)
   emova data stats nano                    counts and hours of what is there
+  emova data fetch libritts                a public source: download (resumable), compare checksums, unpack
+  emova data verify libritts               compare the checksums again
+  emova data convert libritts              write shards; call it again to continue after an interruption
+  emova data synthesise omni --help        spoken dialogues with emotion from text or visual instructions
 """
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Describe the command on ``parser`` and set its ``run``."""
-    parser.description = "Make the training data from package registries: reproducible by seed, resumable."
+    parser.description = "Fetch, convert and make training data: reproducible by seed, resumable."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{list,fetch,make,stats}")
+    actions = parser.add_subparsers(dest="action", required=True, metavar=ACTIONS)
     listing = actions.add_parser("list", help="recipes, steps, sources and licences")
     listing.add_argument("--json", action="store_true", help="for machines")
-    fetch = actions.add_parser("fetch", help="download and verify a recipe's sources")
+    listing.add_argument(
+        "--stage", default="", help="only the public sources of this stage: 1, 2, 3, codec, pretraining"
+    )
+    fetch = actions.add_parser("fetch", help="download and verify a recipe's sources, or a public source")
     make = actions.add_parser("make", help="make a recipe's data")
     stats = actions.add_parser("stats", help="counts and hours of what is there")
     for sub in (fetch, make, stats):
-        sub.add_argument("recipe", help="a name from `emova data list`: nano")
+        sub.add_argument("recipe", help="a name from `emova data list`, such as nano")
         sub.add_argument("--root", type=Path, default=Path("data"), help="data folder (default: data)")
     make.add_argument("--only", action="append", metavar="STEP", help="this step only; may be repeated")
     make.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     stats.add_argument("--json", action="store_true", help="for machines")
+    cli_sources.register(actions)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``emova data``. Raises: InputError."""
     if args.action == "list":
-        return _list(args.json)
+        return _list(args.json, args.stage)
+    if args.action == "synthesise":
+        return cli_sources.synthesise(args)
     if args.recipe not in RECIPES:
-        raise InputError(f"recipe {str(args.recipe)[:40]!r} is unknown; `emova data list` names them")
+        if args.action == "make":
+            raise InputError(f"recipe {str(args.recipe)[:40]!r} is unknown; `emova data list` names them")
+        return cli_sources.run(args)
+    if args.action in ("verify", "convert"):
+        raise InputError(f"{args.recipe}: `emova data fetch` verifies it and `emova data make` writes its shards")
     if args.action == "stats":
         return _stats(args.root, args.json)
     return _make(args)
 
 
-def _list(as_json: bool) -> int:
+def _list(as_json: bool, stage: str) -> int:
+    if stage:
+        return cli_sources.show(as_json, stage)
     from data_recipes.nano.recipe import STEPS
     from data_recipes.nano.sources import DEBIAN, SOURCES, missing_debian
 
@@ -62,7 +80,8 @@ def _list(as_json: bool) -> int:
         ]
         debian = [{"name": name, "licence": lic, "installed": name not in missing} for name, lic, _ in DEBIAN.values()]
         steps = {name: about for name, (about, _) in STEPS.items()}
-        print(json.dumps({"recipes": RECIPES, "steps": steps, "sources": sources, "debian": debian}))
+        print(json.dumps({"recipes": RECIPES, "steps": steps, "sources": sources, "debian": debian,
+                          "public": cli_sources.listed()}))  # fmt: skip
         return 0
     for recipe, about in RECIPES.items():
         print(f"{recipe}: {about}\n\nsteps of `emova data make {recipe} --only STEP`:")
@@ -76,7 +95,8 @@ def _list(as_json: bool) -> int:
             print(f"  {'missing' if package in missing else 'there':8}{package}: {use} ({licence})")
         if missing:
             print(f"\nto get what is missing: apt-get install {' '.join(missing)}")
-    return 0
+    print()
+    return cli_sources.show(False, "")
 
 
 def _stats(root: Path, as_json: bool) -> int:

@@ -1,0 +1,229 @@
+"""Conversion of a source to shards: counted skips with ids, an upper rate of them, copies removed, resumable.
+
+State is kept in the set's folder after every shard: ``progress.json`` (drafts consumed, skips, shards),
+``skipped.jsonl`` (id and reason of each record left out) and ``seen.u64`` (fingerprints of what was kept). A run that
+goes on from there writes the same bytes as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_recipes.records import BadRecord, Draft, Record, fingerprint
+from data_recipes.shard_writer import Shard, write_json, write_shard
+from emova.errors import InputError
+
+PROGRESS, SKIPPED, SEEN = "progress.json", "skipped.jsonl", "seen.u64"
+_COPY = "a copy of another record"
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """How a conversion runs.
+
+    Attributes:
+        per_shard: records in a shard.
+        max_skip_rate: the run ends with an error above this share of damaged records (copies do not count).
+        min_tried: drafts before the rate is looked at.
+        limit: drafts to read at most; 0 reads all.
+        deduplicate: leave out records whose words and media are those of an earlier one.
+    """
+
+    per_shard: int = 1000
+    max_skip_rate: float = 0.05
+    min_tried: int = 100
+    limit: int = 0
+    deduplicate: bool = False
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What a conversion did, over all its runs."""
+
+    tried: int
+    records: int
+    skipped: dict[str, int]
+    shards: tuple[Shard, ...]
+    finished: bool
+
+
+@dataclass
+class _State:
+    plan: str
+    tried: int
+    kept: int
+    skipped: Counter[str]
+    shards: list[Shard]
+    skipped_lines: int
+    finished: bool = False
+
+
+def _read_state(folder: Path, plan: str) -> _State:
+    try:
+        raw = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return _State(plan, 0, 0, Counter(), [], 0)
+    except json.JSONDecodeError:
+        raise InputError(f"{folder / PROGRESS}: damaged; delete the folder and convert again") from None
+    if raw["plan"] != plan:
+        raise InputError(f"{folder}: was converted with other settings; delete it or give another --out")
+    shards = [Shard(**shard) for shard in raw["shards"]]
+    return _State(
+        plan, raw["tried"], raw["kept"], Counter(raw["skipped"]), shards, raw["skipped_lines"], raw["finished"]
+    )
+
+
+def _cut(path: Path, lines: int) -> None:
+    """Keep the first ``lines`` lines: what a killed run wrote after its last finished shard goes."""
+    if path.is_file():
+        kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+        path.write_text("".join(kept), encoding="utf-8")
+
+
+def _load_seen(path: Path) -> np.ndarray:
+    return np.fromfile(path, "<u8") if path.is_file() else np.zeros(0, "<u8")
+
+
+def convert(
+    drafts: Iterable[Draft],
+    folder: Path,
+    name: str,
+    *,
+    split: str = "train",
+    suffix: str = ".tar",
+    config: ConvertConfig = ConvertConfig(),
+    against: Sequence[Path] = (),
+    build: Callable[[Iterable[Draft]], Iterable[tuple[str, Record | None, str | None]]] | None = None,
+    report: Callable[[int, int], None] = lambda tried, skipped: None,
+) -> ConvertResult:
+    """Build all ``drafts`` and write ``{name}-{split}-{number}{suffix}`` into ``folder``; resumable.
+
+    Args:
+        suffix: ``.tar`` or, for text alone, ``.jsonl``.
+        against: folders of other converted sets whose records count as copies; implies ``deduplicate``.
+        build: builds drafts, in order, to (id, record or None, reason); the default builds them here, one by one.
+        report: called with the numbers of drafts tried and skipped.
+
+    Raises:
+        InputError: too many records are damaged, or the folder holds the result of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deduplicate = config.deduplicate or bool(against)
+    others = sorted(other.name for other in against)
+    plan = json.dumps([name, split, suffix, config.per_shard, config.limit, deduplicate, others])
+    state = _read_state(folder, plan)
+    if state.finished:
+        return _result(state)
+    _cut(folder / SKIPPED, state.skipped_lines)
+    kept = _load_seen(folder / SEEN)[: state.kept]
+    kept.tofile(folder / SEEN)
+    seen = set(kept.tolist())
+    for other in against:
+        seen.update(_load_seen(other / SEEN).tolist())
+    pending: list[Record] = []
+    fresh: list[int] = []
+    left_out: list[dict[str, str]] = []
+    done = state.tried
+
+    def flush() -> None:
+        if pending:
+            path = folder / f"{name}-{split}-{len(state.shards):06d}{suffix}"
+            state.shards.append(write_shard(path, pending, name, state.kept))
+            state.kept += len(pending)
+        with (folder / SKIPPED).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out)
+        with (folder / SEEN).open("ab") as file:
+            np.asarray(fresh, "<u8").tofile(file)
+        state.skipped_lines += len(left_out)
+        pending.clear()
+        left_out.clear()
+        fresh.clear()
+        shards = [asdict(shard) for shard in state.shards]
+        write_json(folder / PROGRESS, {**vars(state), "skipped": dict(state.skipped), "shards": shards})
+
+    todo = itertools.islice(drafts, done, config.limit or None)
+    for identity, record, reason in (build or _build_all)(todo):
+        state.tried += 1
+        if record is not None:
+            mark = fingerprint(record)
+            if deduplicate and mark in seen:
+                reason = _COPY
+            else:
+                if deduplicate:
+                    seen.add(mark)
+                fresh.append(mark)
+                pending.append(record)
+        if reason is not None:
+            state.skipped[reason] += 1
+            left_out.append({"id": identity, "reason": reason})
+            _check_rate(state, config, folder, flush)
+        report(state.tried, sum(state.skipped.values()))
+        if len(pending) >= config.per_shard:
+            flush()
+    if not state.kept and not pending:
+        flush()
+        raise InputError(f"{name}: no record could be converted; {_most(state)} (see {folder / SKIPPED})")
+    state.finished = True
+    flush()
+    return _result(state)
+
+
+def build_one(draft: Draft) -> tuple[str, Record | None, str | None]:
+    """(id, record, None), or (id, None, the reason why it is left out)."""
+    try:
+        return draft.id, draft.build(), None
+    except BadRecord as error:
+        return draft.id, None, str(error)
+    except InputError:
+        raise  # the user's to repair, not the record's fault
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        # Foreign records break the expected form in more ways than can be named.
+        return draft.id, None, "not of the expected form"
+
+
+def _build_all(drafts: Iterable[Draft]) -> Iterable[tuple[str, Record | None, str | None]]:
+    return map(build_one, drafts)
+
+
+def _damaged(state: _State) -> int:
+    return sum(count for reason, count in state.skipped.items() if reason != _COPY)
+
+
+def _most(state: _State) -> str:
+    if not state.skipped:
+        return "the source holds no records"
+    reason, count = state.skipped.most_common(1)[0]
+    return f"{count} of {state.tried}: {reason}"
+
+
+def _check_rate(state: _State, config: ConvertConfig, folder: Path, flush: Callable[[], None]) -> None:
+    if state.tried >= config.min_tried and _damaged(state) > config.max_skip_rate * state.tried:
+        flush()
+        raise InputError(
+            f"{folder.name}: {_damaged(state)} of {state.tried} records are damaged, most often {_most(state)}; "
+            f"see {folder / SKIPPED}, repair the source or raise --max-skip-rate"
+        )
+
+
+def _result(state: _State) -> ConvertResult:
+    return ConvertResult(state.tried, state.kept, dict(state.skipped), tuple(state.shards), state.finished)
+
+
+def set_statistics(folder: Path) -> dict[str, Any]:
+    """Counts of a converted set from its ``progress.json``. Raises: InputError."""
+    try:
+        raw = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        raise InputError(f"{folder}: not converted yet; run `emova data convert`") from None
+    return {
+        "records": raw["kept"], "tried": raw["tried"], "skipped": raw["skipped"], "finished": raw["finished"],
+        "shards": len(raw["shards"]), "bytes": sum(shard["bytes"] for shard in raw["shards"]),
+    }  # fmt: skip

@@ -1,0 +1,27 @@
+"""Converters: from a source's own files to drafts of records. ``CONVERTERS`` names them for the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_recipes.converters import conversations, speech
+from data_recipes.records import Draft
+
+Converter = Callable[[Path, Mapping[str, Any]], Iterator[Draft]]
+"""From a source's folder and the registry's options to drafts, always in the same order."""
+
+CONVERTERS: dict[str, Converter] = {
+    "llava": conversations.llava,
+    "cauldron": conversations.cauldron,
+    "synthdog": conversations.synthdog,
+    "pairs": conversations.pairs,
+    "magpie": conversations.magpie,
+    "librispeech": speech.librispeech,
+    "libritts": speech.libritts,
+    "aishell": speech.aishell,
+    "aishell2": speech.aishell2,
+    "gigaspeech": speech.gigaspeech,
+    "wenetspeech": speech.wenetspeech,
+}

@@ -1,0 +1,241 @@
+"""Speech corpora with transcripts, in their own folder layouts, to samples of ``KEY.flac`` and ``KEY.json``.
+
+The JSON has ``text``, ``voice``, ``gender``, ``language`` and ``seconds`` beside a conversation that asks for the
+transcript; training turns the same pair round for speaking (EMOVA §5.1, ASR and TTS). Options: ``sample_rate`` (Hz
+of the stored audio, default 16000), ``language``, and what a layout's converter names.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_recipes.records import BadRecord, Draft, Media, Record, message, reject, text
+from emova.errors import InputError
+
+Options = Mapping[str, Any]
+_AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")
+_PUNCTUATION_TAGS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
+_NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
+_CJK_GAP = re.compile(r"(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff])")
+
+
+def _slice(path: Path, start: float, end: float | None, rate: int) -> np.ndarray:
+    """[T] float32 mono at ``rate`` Hz, of seconds ``start`` to ``end``. Raises: BadRecord."""
+    import soundfile
+    import soxr
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            first = round(start * file.samplerate)
+            last = len(file) if end is None else min(len(file), round(end * file.samplerate))
+            if not 0 <= first < last:
+                raise BadRecord("a segment outside its recording")
+            file.seek(first)
+            samples = file.read(last - first, dtype="float32", always_2d=True)
+            if len(samples) < last - first:
+                raise BadRecord("a recording cut short")
+            found = file.samplerate
+    except soundfile.LibsndfileError:
+        raise BadRecord("audio that cannot be decoded" if path.is_file() else "a missing file") from None
+    mono = samples.mean(axis=1)
+    return mono if found == rate else soxr.resample(mono, found, rate)
+
+
+def _flac(samples: np.ndarray, rate: int) -> bytes:
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1.0, 1.0), rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def speech_record(
+    identity: str,
+    path: Path,
+    words: str,
+    options: Options,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    **more: Any,
+) -> Record:
+    """One utterance with its transcript.
+
+    Raises:
+        BadRecord: no words, or the audio is missing, damaged, silent, too short or too long.
+    """
+    words = words.strip()
+    if not words:
+        raise BadRecord("no transcript")
+    rate = int(options.get("sample_rate", 16000))
+    samples = _slice(path, start, end, rate)
+    seconds = len(samples) / rate
+    if not options.get("min_seconds", 0.1) <= seconds <= options.get("max_seconds", 40.0):
+        raise BadRecord("too short or too long")
+    if not np.abs(samples).max() > 1e-4:
+        raise BadRecord("silence")
+    messages = [message("user", {"type": "audio", "audio": "flac"}), message("assistant", text(words))]
+    extra = {"task": "speech", "text": words, "language": options.get("language", "en")}
+    extra |= {"seconds": round(seconds, 4), "sample_rate": rate, **more}
+    return Record(identity, messages, (Media("flac", _flac(samples, rate)),), extra)
+
+
+def _paths(folder: Path, pattern: str) -> list[Path]:
+    paths = sorted(folder.rglob(pattern))
+    if not paths:
+        raise InputError(f"{folder}: no {pattern} in it; fetch the source, or give its folder by --from")
+    return paths
+
+
+def _speakers(folder: Path) -> dict[str, str]:
+    """Speaker -> gender from ``SPEAKERS.TXT`` (LibriSpeech) or ``speakers.tsv`` (LibriTTS), where there is one."""
+    genders = {}
+    for path in (*folder.rglob("SPEAKERS.TXT"), *folder.rglob("speakers.tsv")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            fields = [field.strip() for field in re.split(r"[|\t]", line)]
+            if len(fields) > 1 and fields[0].isdigit() and fields[1] in ("F", "M"):
+                genders[fields[0]] = "female" if fields[1] == "F" else "male"
+    return genders
+
+
+def sentence_case(words: str) -> str:
+    """Transcripts in capitals as sentences would be written: lower case, capital at the start, ``I`` as a word."""
+    lower = re.sub(r"\bi\b", "I", words.lower())
+    return lower[:1].upper() + lower[1:]
+
+
+def librispeech(folder: Path, options: Options) -> Iterator[Draft]:
+    """``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files; text in capitals unless ``case: keep``."""
+    genders = _speakers(folder)
+    for listing in _paths(folder, "*.trans.txt"):
+        for line in listing.read_text(encoding="utf-8").splitlines():
+            key, _, words = line.partition(" ")
+            voice = key.split("-")[0]
+            shaped = words if options.get("case") == "keep" else sentence_case(words)
+            path, gender = listing.parent / f"{key}.flac", genders.get(voice)
+            yield Draft(key, partial(speech_record, key, path, shaped, options, voice=voice, gender=gender))
+
+
+def libritts(folder: Path, options: Options) -> Iterator[Draft]:
+    """``SPLIT/SPEAKER/CHAPTER/NAME.wav`` beside ``NAME.normalized.txt``."""
+    genders = _speakers(folder)
+    for listing in _paths(folder, "*.normalized.txt"):
+        key = listing.name.removesuffix(".normalized.txt")
+        voice = key.split("_")[0]
+        yield Draft(key, partial(_libritts, key, listing, options, voice=voice, gender=genders.get(voice)))
+
+
+def _libritts(key: str, listing: Path, options: Options, **more: Any) -> Record:
+    words = listing.read_text(encoding="utf-8")
+    return speech_record(key, listing.with_name(f"{key}.wav"), words, options, **more)
+
+
+def join_chinese(words: str) -> str:
+    """Segmented Chinese without the spaces between characters; spaces around Latin words stay."""
+    return _CJK_GAP.sub("", words.strip())
+
+
+def aishell(folder: Path, options: Options) -> Iterator[Draft]:
+    """AISHELL-1: ``transcript/aishell_transcript_v0.8.txt`` and ``wav/SPLIT/SPEAKER/KEY.wav``; option ``split``."""
+    words_of = {}
+    for listing in _paths(folder, "aishell_transcript*.txt"):
+        for line in listing.read_text(encoding="utf-8").splitlines():
+            key, _, words = line.partition(" ")
+            words_of[key] = join_chinese(words)
+    for path in _paths(folder, f"wav/{options.get('split', 'train')}/*/*.wav"):
+        words, voice = words_of.get(path.stem, ""), path.parent.name
+        yield Draft(path.stem, partial(speech_record, path.stem, path, words, options, voice=voice))
+
+
+def aishell2(folder: Path, options: Options) -> Iterator[Draft]:
+    """AISHELL-2: ``wav.scp`` (key, path) and ``trans.txt`` (key, words) side by side, tab- or space-separated."""
+    for listing in _paths(folder, "trans.txt"):
+        table = listing.with_name("wav.scp")
+        if not table.is_file():
+            raise InputError(f"{table}: missing; AISHELL-2 has it beside trans.txt")
+        paths = dict(_fields(table))
+        for key, words in _fields(listing):
+            voice = re.sub(r"^[A-Z]*|W\d+$", "", key)
+            if key not in paths:
+                yield Draft(key, reject("a missing file"))
+                continue
+            words = join_chinese(words)
+            yield Draft(key, partial(_below, key, listing.parent, paths[key], words, options, voice=voice))
+
+
+def _below(key: str, folder: Path, name: str, words: str, options: Options, **more: Any) -> Record:
+    return speech_record(key, _inside(folder, name), words, options, **more)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise BadRecord("a path that leaves its folder")
+    return path
+
+
+def _fields(path: Path) -> Iterable[tuple[str, str]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            key, _, rest = line.replace("\t", " ").partition(" ")
+            yield key, rest.strip()
+
+
+def _segments(folder: Path, listing: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """(recording, segment) pairs of GigaSpeech's and WenetSpeech's one large JSON."""
+    for path in _paths(folder, listing):
+        try:
+            audios = json.loads(path.read_text(encoding="utf-8"))["audios"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise InputError(f"{path}: not the corpus's JSON, or cut short; fetch it again") from None
+        for audio in audios:
+            for segment in audio.get("segments", ()):
+                yield audio, segment
+
+
+def gigaspeech(folder: Path, options: Options) -> Iterator[Draft]:
+    """GigaSpeech.json and the recordings it names; option ``subset`` (``{XS}`` ... ``{XL}``)."""
+    wanted = options.get("subset")
+    for audio, segment in _segments(folder, "GigaSpeech*.json"):
+        if not wanted or wanted in segment.get("subsets", ()):
+            key = str(segment.get("sid"))
+            yield Draft(key, partial(_gigaspeech, folder, audio, segment, key, options))
+
+
+def _gigaspeech(
+    folder: Path, audio: Mapping[str, Any], segment: Mapping[str, Any], key: str, options: Options
+) -> Record:
+    words = segment["text_tn"].split()
+    if _NO_SPEECH & set(words):
+        raise BadRecord("no transcript")
+    joined = ""
+    for word in words:
+        joined += _PUNCTUATION_TAGS.get(word, f" {word}")
+    times = {"start": float(segment["begin_time"]), "end": float(segment["end_time"])}
+    path, voice = _inside(folder, audio["path"]), str(segment.get("speaker", "N/A"))
+    return speech_record(key, path, sentence_case(joined.strip()), options, voice=voice, **times)
+
+
+def wenetspeech(folder: Path, options: Options) -> Iterator[Draft]:
+    """WenetSpeech.json and the recordings it names; options ``subset``, ``min_confidence`` (default 0.95)."""
+    wanted, floor = options.get("subset"), float(options.get("min_confidence", 0.95))
+    for audio, segment in _segments(folder, "WenetSpeech*.json"):
+        if float(segment.get("confidence", 1.0)) < floor or (wanted and wanted not in segment.get("subsets", ())):
+            continue
+        key = str(segment.get("sid"))
+        yield Draft(key, partial(_wenetspeech, folder, audio, segment, key, options))
+
+
+def _wenetspeech(
+    folder: Path, audio: Mapping[str, Any], segment: Mapping[str, Any], key: str, options: Options
+) -> Record:
+    times = {"start": float(segment["begin_time"]), "end": float(segment["end_time"])}
+    return _below(key, folder, audio["path"], join_chinese(segment["text"]), options, **times)

@@ -1,0 +1,125 @@
+"""Shards of records: tar files (with media) or JSONL (text alone), deterministic, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_recipes.records import Record, safe_key
+from emova.errors import InputError
+from emova.sources import staged_output
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard."""
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON, whole or not at all."""
+    with staged_output(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=1).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def members_of(record: Record, source: str, key: str) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of a sample's files, the JSON last."""
+    for media in record.media:
+        yield f"{key}.{media.member}", media.content
+    yield f"{key}.json", json.dumps(record.as_json(source), ensure_ascii=False).encode()
+
+
+def write_shard(path: Path, records: Sequence[Record], source: str, first: int) -> Shard:
+    """Write ``path`` (``.tar`` or ``.jsonl``); same records, same bytes.
+
+    Args:
+        first: number of the first record in its set; names the samples.
+
+    Raises:
+        InputError: the folder cannot be written to or the disk is full.
+    """
+    with staged_output(path) as file:
+        try:
+            if path.suffix == ".jsonl":
+                for record in records:
+                    file.write(json.dumps(record.as_json(source), ensure_ascii=False).encode() + b"\n")
+            else:
+                with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                    for number, record in enumerate(records, first):
+                        for name, content in members_of(record, source, safe_key(number)):
+                            entry = tarfile.TarInfo(name)
+                            entry.size, entry.mode = len(content), 0o644
+                            tar.addfile(entry, io.BytesIO(content))
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            raise InputError(f"{path}: the shard cannot be written; check the space on the disk") from None
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return Shard(path.name, len(records), path.stat().st_size, digest.hexdigest())
+
+
+def read_shard(path: Path) -> Iterator[dict[str, Any]]:
+    """Samples of a shard: the JSON's fields, and media bytes under ``"media"`` by member name. No pickle, no decoding.
+
+    Raises:
+        InputError: the shard is cut short or not what it should be.
+    """
+    try:
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    yield {**json.loads(line), "media": {}}
+            return
+        media: dict[str, bytes] = {}
+        with tarfile.open(path) as tar:
+            for entry in tar:
+                handle = tar.extractfile(entry) if entry.isfile() else None
+                if handle is None:
+                    continue
+                content = handle.read()
+                member = Path(entry.name).name.partition(".")[2]
+                if member == "json":
+                    yield {**json.loads(content), "media": media}
+                    media = {}
+                else:
+                    media[member] = content
+    except (tarfile.TarError, json.JSONDecodeError, UnicodeDecodeError, EOFError):
+        raise InputError(f"{path}: the shard is damaged; delete it and convert again") from None
+    except OSError:
+        raise InputError(f"{path}: the shard cannot be read") from None
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The shards in ``folder``, in order."""
+    return sorted([*folder.glob("*.tar"), *folder.glob("*-[0-9]*.jsonl")])
+
+
+def read_set(folder: Path) -> Iterator[dict[str, Any]]:
+    """All samples of a converted set. Raises: InputError."""
+    paths = shards_of(folder)
+    if not paths:
+        raise InputError(f"{folder}: no shards here; run `emova data convert` first")
+    for path in paths:
+        yield from read_shard(path)
+
+
+def total(shards: Iterable[Shard]) -> tuple[int, int]:
+    """Records and bytes."""
+    listed = list(shards)
+    return sum(s.records for s in listed), sum(s.bytes for s in listed)

@@ -1,0 +1,1 @@
+"""The registry's entries, one YAML file a stage."""
