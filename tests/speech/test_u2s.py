@@ -17,6 +17,7 @@ from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.unit_encoder import UnitEmbedding, UnitEncoderConfig
 from emova.speech.detokenizer.vits import PitchConfig, VITSConfig
 from emova.speech.detokenizer.waveform_heads import (
+    Excitation,
     HiFiGANHeadConfig,
     ISTFTHeadConfig,
     WaveformHeadConfig,
@@ -243,7 +244,8 @@ def test_shipped_sizes() -> None:
     assert (paper.vits.latent_channels, paper.vits.head.kind, paper.vits.head.hifigan.channels) == (192, "hifigan", 512)
     with torch.device("meta"):
         speaker = U2SDetokenizer(paper)
-        sound = speaker.vits.head(torch.zeros(1, 192, 12), torch.zeros(1, 256))
+        drive = Excitation(torch.zeros(1, 2, 12), torch.zeros(1, 12 * 240), torch.zeros(1, 12 * 240))
+        sound = speaker.vits.head(torch.zeros(1, 192, 12), torch.zeros(1, 256), drive)
     assert sound.shape == (1, 12 * 240)
     assert 25e6 < sum(parameter.numel() for parameter in speaker.parameters()) < 45e6
     assert replace(nano, temperature=0.1).temperature == 0.1
