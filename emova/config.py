@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,6 +31,8 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
             merged = OmegaConf.merge(merged, OmegaConf.load(path))
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         result = OmegaConf.to_object(merged)
+    except yaml.YAMLError:
+        raise InputError(f"{path or 'command line'}: not valid YAML; quote values with brackets or colons") from None
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise InputError(

@@ -43,3 +43,8 @@ def test_a_misspelt_key_or_wrong_type_is_refused(override: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere.yaml"):
         load_config(Outer, tmp_path / "nowhere.yaml")
+
+
+def test_an_override_that_is_no_yaml_is_refused() -> None:
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_config(Outer, None, ["name=[a-[b"])
