@@ -29,6 +29,7 @@ from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import whisper_stage_state
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.program import run_module
 from train.s2u_data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
 
 
@@ -238,13 +239,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.s2u", description="Train the speech-to-unit tokenizer.")
-    register(parser)
-    try:
-        return run(parser.parse_args())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_module(register, "train.s2u", "Train the speech-to-unit tokenizer.")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from train.conversations import ConversationConfig, Conversations
 from train.dataset import PackedList, PackedMixture
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.packing import PACKED_ATTENTION, LossWeights, Piece, collate, packed_loss
+from train.program import run_module
 from train.recipe_data import read_recipe
 from train.stage_samples import SampleConfig, Samples
 
@@ -285,13 +286,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.stages", description=__doc__.split("\n")[0])
-    register(parser)
-    try:
-        return run(parser.parse_args())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_module(register, "train.stages", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from emova.errors import InputError
+from train.program import run_module
 
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
 MAX_BAD_SHARE = 0.02
@@ -239,13 +240,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.tokenize_shards", description=__doc__.split("\n")[0])
-    register(parser)
-    try:
-        return run(parser.parse_args())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_module(register, "train.tokenize_shards", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from emova.speech.detokenizer.vits import PosteriorEncoder, PosteriorEncoderConf
 from emova.speech.detokenizer.waveform_heads import ISTFTHead
 from train.discriminators import DiscriminatorConfig, Discriminators
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.program import run_module
 from train.u2s_data import SpeechStore, U2SDataConfig, Windows, collate, prepare, tokenizer_hash
 from train.u2s_losses import (
     SpectralLoss,
@@ -350,13 +351,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.u2s", description="Train the unit-to-speech detokenizer.")
-    register(parser)
-    try:
-        return run(parser.parse_args())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_module(register, "train.u2s", "Train the unit-to-speech detokenizer.")
 
 
 if __name__ == "__main__":

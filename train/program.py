@@ -1,0 +1,21 @@
+"""Running a training program as a module: ``python -m train.s2u …`` beside ``emova train s2u …``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from emova.errors import InputError
+
+
+def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, description: str | None) -> int:
+    """Parse the command line of the program that ``register`` describes and run it; bad input gives one line and 2."""
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    register(parser)
+    try:
+        arguments = parser.parse_args()
+        return int(arguments.run(arguments))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
