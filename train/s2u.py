@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class S2UTrainConfig:
     validation: list[str] = field(default_factory=list)  # patterns of shards; the first clips of each family are used
     validation_clips: int = 40  # a family
     cache: str = "data/cache/s2u"  # decoded waveforms
+    aligner: str = ""  # an exported tokenizer that aligns the phones of clips whose times are unknown
     batch_seconds: float = 40.0  # clean; as much again perturbed
     max_seconds: float = 16.0  # longer clips are left out
     start_from: str = ""  # an exported tokenizer to go on from, instead of Whisper
@@ -171,9 +172,13 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
     model = S2UTokenizer(config.model)
     if config.start_from:
         before = S2UTokenizer.from_pretrained(config.start_from)
-        if before.config != config.model:
-            raise InputError(f"{config.start_from}: its model is not the config's; they must be equal")
-        return before.train()
+        if replace(before.config, bottleneck=config.model.bottleneck) != config.model:
+            raise InputError(f"{config.start_from}: its model is not the config's; they may differ in bottleneck only")
+        if before.config == config.model:
+            return before.train()
+        # Other codes: the encoder stays, what lies behind the bottleneck starts anew.
+        model.encoder.load_state_dict(before.encoder.state_dict())
+        return model
     if config.whisper:
         try:
             model.encoder.stages[0].load_state_dict(whisper_stage_state(config.whisper))
@@ -195,6 +200,8 @@ def train(config: S2UTrainConfig) -> FitResult:
     save_config(config, output / "config.yaml")
     model = build(config)
     store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds)
+    if config.aligner:
+        store.align(S2UTokenizer.from_pretrained(config.aligner), Path(config.cache) / "alignments.json")
     held_out = ClipStore(config.validation, config.cache, config.max_seconds) if config.validation else None
     clips = select(held_out.clips, config.validation_clips) if held_out else []
     hours = sum(clip.length for clip in store.clips) / SAMPLE_RATE / 3600

@@ -13,7 +13,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from emova.errors import InputError
 from emova.speech.tokenizer.phones import BLANK, phone_ids
+from emova.speech.tokenizer.s2u import S2UTokenizer
+from train.alignment import align
 
 SAMPLE_RATE = 16000
 UNIT_SAMPLES = 640
@@ -139,6 +142,25 @@ class ClipStore:
                     if clip.phones and room and clip.length <= max_seconds * SAMPLE_RATE:
                         self.clips.append(clip)
                         self.source.append(number)
+
+    @torch.inference_mode()
+    def align(self, model: S2UTokenizer, path: Path) -> None:
+        """Give each clip without times those that ``model`` finds; they are kept in ``path`` for the next run."""
+        known: dict[str, list[list[int]]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        unknown = [clip for clip in self.clips if clip.alignment is None and clip.key not in known]
+        for clip in track(unknown, description="aligning", disable=not unknown):
+            units_U = model.encode(torch.from_numpy(self.samples(clip))[None])[0]
+            logits = model.phone_decoder(model.quantizer.codes(units_U[None]), torch.tensor([len(units_U)]))
+            rows = align(logits.frame[0].float().log_softmax(-1).numpy(), clip.phones)
+            known[clip.key] = [[phone, first * LABEL_SAMPLES, end * LABEL_SAMPLES] for phone, first, end in rows]
+        if unknown:
+            staged = path.with_suffix(".partial")
+            staged.write_text(json.dumps(known), encoding="utf-8")
+            os.replace(staged, path)
+        self.clips = [
+            clip if clip.alignment is not None else replace(clip, alignment=tuple(map(tuple, known[clip.key])))
+            for clip in self.clips
+        ]
 
     def samples(self, clip: Clip) -> np.ndarray:
         """``[T]`` float32 in [-1, 1]."""

@@ -44,7 +44,7 @@ class InitConfig:
     """What a stage starts from."""
 
     checkpoint: str = ""
-    """An earlier stage's export; the fields below then count for nothing, but for ``vision``."""
+    """An earlier stage's export; ``model`` and ``tokenizer`` then count for nothing."""
     model: str = "configs/model/nano.yaml"
     """Shapes; the LLaMA is pre-trained where ``text.pretrained`` names one."""
     tokenizer: str = "runs/tokenizer-nano"
@@ -52,6 +52,8 @@ class InitConfig:
     """A vision pre-training's export for tower and projector."""
     speech_tokenizer: str = ""
     """An S2U export whose phone decoder says which units sound alike; their embeddings start alike."""
+    speech_tokenizer_before: str = ""
+    """The S2U export of the units that ``checkpoint`` learnt, when ``speech_tokenizer`` is another."""
 
 
 @dataclass(frozen=True)
@@ -139,27 +141,32 @@ def build(config: StageConfig) -> tuple[EmovaForConditionalGeneration, EmovaProc
             shapes = load_config(ModelConfig, init.model)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(init.tokenizer)
             model, processor = build_model(shapes, tokenizer), build_processor(shapes, tokenizer)
-            if init.speech_tokenizer:
-                start_units(model, init.speech_tokenizer, config.run.seed)
+        if init.speech_tokenizer:
+            start_units(model, init, config.run.seed)
         if init.vision:
             load_vision(model, init.vision)
     model.set_attn_implementation(choose_attention(config.attention))
     return model, processor
 
 
-def start_units(model: EmovaForConditionalGeneration, folder: str, seed: int) -> None:
+def start_units(model: EmovaForConditionalGeneration, init: InitConfig, seed: int) -> None:
     """Start the units' embeddings from the phones that they stand for."""
     from emova.speech.tokenizer.s2u import S2UTokenizer
-    from train.unit_embeddings import unit_embeddings
+    from train.unit_embeddings import carried_over, unit_embeddings
 
+    tokenizer = S2UTokenizer.from_pretrained(init.speech_tokenizer)
+    wanted = model.config.speech_codebook_size
+    if tokenizer.codebook_size != wanted:
+        raise InputError(f"{init.speech_tokenizer}: its codebook has {tokenizer.codebook_size} units, not {wanted}")
     table = model.get_input_embeddings().weight
-    std = model.config.text_config.initializer_range
-    rows = unit_embeddings(S2UTokenizer.from_pretrained(folder), table.shape[1], std, seed)
-    if len(rows) != model.config.speech_codebook_size:
-        raise InputError(f"{folder}: its codebook has {len(rows)} units, the model {model.config.speech_codebook_size}")
-    first = model.config.speech_first_token_id
+    own = slice(model.config.speech_first_token_id, model.config.speech_first_token_id + wanted)
+    if init.speech_tokenizer_before:
+        before = S2UTokenizer.from_pretrained(init.speech_tokenizer_before)
+        rows = carried_over(table[own].detach(), before, tokenizer, seed)
+    else:
+        rows = unit_embeddings(tokenizer, table.shape[1], model.config.text_config.initializer_range, seed)
     with torch.no_grad():
-        table[first : first + len(rows)] = rows.to(table.dtype)
+        table[own] = rows.to(table.dtype)
 
 
 def freeze(model: EmovaForConditionalGeneration, rates: RatesConfig) -> dict[str, list[tuple[str, nn.Parameter]]]:

@@ -39,3 +39,21 @@ def unit_embeddings(tokenizer: S2UTokenizer, hidden: int, std: float, seed: int 
     shared_VH = shared_VH / shared_VH.std()
     noise_VH = torch.randn(shared_VH.shape, generator=generator)
     return std * ((1 - own) ** 0.5 * shared_VH + own**0.5 * noise_VH)
+
+
+@torch.inference_mode()
+def carried_over(trained_VH: Tensor, before: S2UTokenizer, after: S2UTokenizer, seed: int = 0) -> Tensor:
+    """The embeddings of a new tokenizer's units, [V, H], from those that a model learnt for another tokenizer's.
+
+    A linear map from phone profiles to embeddings is fitted (ridge regression) to the old units and read at the new
+    ones; noise as large as the fit's misses tells units with equal phones apart.
+
+    Args:
+        trained_VH: the learnt embeddings of the units of ``before``.
+    """
+    old_VP, new_VP = (torch.nn.functional.pad(phone_profile(each), (0, 1), value=1.0) for each in (before, after))
+    penalty_PP = 1e-2 * len(old_VP) / old_VP.shape[1] * torch.eye(old_VP.shape[1])
+    map_PH = torch.linalg.solve(old_VP.T @ old_VP + penalty_PP, old_VP.T @ trained_VH.float())
+    miss = (trained_VH - old_VP @ map_PH).std()
+    noise_VH = torch.randn(len(new_VP), trained_VH.shape[1], generator=torch.Generator().manual_seed(seed))
+    return new_VP @ map_PH + 0.5 * miss * noise_VH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
-from train.unit_embeddings import phone_profile, unit_embeddings
+from train.unit_embeddings import carried_over, phone_profile, unit_embeddings
 
 
 def test_embeddings_follow_the_phone_profiles() -> None:
@@ -28,3 +28,10 @@ def test_embeddings_are_reproducible() -> None:
     torch.manual_seed(0)
     tokenizer = S2UTokenizer(S2UConfig(levels=[3, 3])).eval()
     assert torch.equal(unit_embeddings(tokenizer, 8, 0.02, seed=1), unit_embeddings(tokenizer, 8, 0.02, seed=1))
+
+
+def test_carried_over_embeddings_follow_the_phones() -> None:
+    tokenizer = S2UTokenizer(S2UConfig(levels=[3, 3])).eval()
+    learnt = phone_profile(tokenizer) @ torch.randn(phone_profile(tokenizer).shape[1], 16)
+    carried = carried_over(learnt, tokenizer, tokenizer)
+    assert torch.nn.functional.cosine_similarity(carried, learnt).mean() > 0.9

@@ -13,7 +13,10 @@ from vector_quantize_pytorch import FSQ
 
 
 class EvenProjection(nn.Module):
-    """A linear map to the code's dimensions, each kept at mean 0 and variance 1 over the training data.
+    """A map to the code's dimensions, each kept at mean 0 and variance 1 over the training data.
+
+    With ``hidden`` > 0 a layer of that width comes first: phones that a linear map would leave between two levels can
+    then be drawn to the middle of one.
 
     ``tanh`` of such numbers uses the levels of FSQ nearly evenly, so no dimension can saturate or fall asleep, which a
     free projection does within a few steps. In training the statistics are those of the batch; in evaluation the
@@ -23,9 +26,10 @@ class EvenProjection(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, width: int, dim: int, momentum: float = 0.05) -> None:
+    def __init__(self, width: int, dim: int, hidden: int = 0, momentum: float = 0.05) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, dim, bias=False)
+        self.lift = nn.Sequential(nn.Linear(width, hidden), nn.GELU()) if hidden else nn.Identity()
+        self.linear = nn.Linear(hidden or width, dim, bias=False)
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
@@ -33,7 +37,7 @@ class EvenProjection(nn.Module):
     def forward(self, hidden_BUD: Tensor, inside_BU: Tensor | None = None) -> Tensor:
         """``[B, U, D]`` to ``[B, U, C]`` float32; ``inside_BU`` is true where a vector counts for the statistics."""
         with torch.autocast(hidden_BUD.device.type, enabled=False):
-            raw_BUC = self.linear(hidden_BUD.float())
+            raw_BUC = self.linear(self.lift(hidden_BUD.float()))
             if not self.training:
                 return (raw_BUC - self.mean) * (self.variance + 1e-5).rsqrt()
             counted_NC = raw_BUC.flatten(0, 1) if inside_BU is None else raw_BUC[inside_BU]

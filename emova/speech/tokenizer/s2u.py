@@ -44,6 +44,7 @@ class S2UConfig:
     block_units: int = 16  # 0.64 s that attend to each other
     left_blocks: int = 8  # blocks before it that a block sees
     levels: list[int] = field(default_factory=lambda: [8, 8, 8, 8])
+    bottleneck: int = 0  # width of a layer before the code's dimensions; 0 = none
     decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
 
 
@@ -56,7 +57,7 @@ class S2UTokenizer(nn.Module):
         self.mel = LogMel(config.mel)
         self.encoder = SpiralEncoder(config.mel.n_mels, config.stages, config.block_units, config.left_blocks)
         self.quantizer = FiniteScalarQuantizer(config.levels)
-        self.project = EvenProjection(self.encoder.width, self.quantizer.dim)
+        self.project = EvenProjection(self.encoder.width, self.quantizer.dim, config.bottleneck)
         self.phone_decoder = PhoneDecoder(self.quantizer.dim, config.decoder, config.block_units, config.left_blocks)
         self.unit_samples = config.mel.hop_length * self.encoder.stride
 
