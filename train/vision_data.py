@@ -270,11 +270,7 @@ class CaptionCollate:
                 parallel[place] = at_once
                 start += len(segment.inputs)
         pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples])).permute(0, 3, 1, 2)
-        text = (inputs, targets, segments, positions, answers, parallel)
-        names = ("inputs", "targets", "segments", "positions", "answers", "parallel")
-        marks = torch.from_numpy(np.stack([sample.marks for sample in samples]))
-        return {
-            "pixels": pixels,
-            "marks": marks,
-            **{n: torch.from_numpy(value) for n, value in zip(names, text, strict=True)},
-        }
+        marks = np.stack([sample.marks for sample in samples])
+        rest = (inputs, targets, segments, positions, answers, parallel, marks)
+        names = ("inputs", "targets", "segments", "positions", "answers", "parallel", "marks")
+        return {"pixels": pixels, **{n: torch.from_numpy(value) for n, value in zip(names, rest, strict=True)}}

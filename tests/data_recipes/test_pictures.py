@@ -231,12 +231,6 @@ def test_shards_do_not_depend_on_processes_and_resume(
     assert sum(shares.values()) == 40 and names == sorted(p.name for p in (tmp_path / "b").glob("*.tar"))
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    # Shards of an older format are made again.
-    marker = tmp_path / "b" / ".train.json"
-    marker.write_text(json.dumps({k: x for k, x in json.loads(marker.read_text()).items() if k != "format"}))
-    (tmp_path / "b" / names[0]).write_bytes(b"old")
-    make.make_pictures(tmp_path / "b", 9, 40, "train", jobs=1, **silent)
-    assert (tmp_path / "a" / names[0]).read_bytes() == (tmp_path / "b" / names[0]).read_bytes()
     (tmp_path / "b" / names[0]).unlink()
     made: list[int] = []
     make.make_pictures(tmp_path / "b", 9, 40, "train", jobs=1, report=made.append)
@@ -250,6 +244,19 @@ def test_shards_do_not_depend_on_processes_and_resume(
     assert members[0].removesuffix(".png") == members[1].removesuffix(".json")
     assert set(content) == {"kind", "caption", "questions", "facts", "marks", "split"}
     assert set(content["questions"][0]) == {"question", "answer", "emotion", "pitch", "type", "key"}
+
+
+def test_shards_of_an_older_format_are_made_again(tmp_path: Path) -> None:
+    shares = make.plan(40)
+    work = make._missing(tmp_path, 9, shares, "train")
+    for path, *_ in work:
+        Path(path).touch()
+    assert make._missing(tmp_path, 9, shares, "train") == []
+    marker = tmp_path / ".train.json"
+    stamp = json.loads(marker.read_text())
+    del stamp["format"]
+    marker.write_text(json.dumps(stamp))
+    assert make._missing(tmp_path, 9, shares, "train") == work and not list(tmp_path.glob("*.tar"))
 
 
 def test_unknown_split_is_a_users_mistake(tmp_path: Path) -> None:

@@ -116,11 +116,12 @@ def test_calibrated_patches_leave_room_for_positions(data, captioner):
 
 
 def test_visual_tokens_and_patches_learn_what_is_marked(data, captioner):
+    data.train = False
     batch = CaptionCollate(data.ids)([data[0], data[1]])
     assert batch["marks"].shape == (2, 2 * 2 + 4 * 4, len(data.classes))
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=1e-2)
     logged = []
-    for _ in range(40):
+    for _ in range(80):
         terms = captioner(**batch)
         logged.append(terms["mark_loss"].item())
         terms["loss"].backward()

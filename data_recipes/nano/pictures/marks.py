@@ -1,7 +1,7 @@
 """What is drawn where: a mark names one thing of a picture and gives its box.
 
-While a kind draws, boxes are in finished pixels of what is drawn on, ``left, top, right, bottom``; ``record`` turns them
-into fractions of the finished picture.
+While a kind draws, boxes are in finished pixels of what is drawn on, ``left, top, right, bottom``; ``record`` turns
+them into fractions of the finished picture.
 """
 
 from __future__ import annotations
