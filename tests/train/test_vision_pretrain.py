@@ -115,7 +115,7 @@ def test_calibrated_patches_leave_room_for_positions(data, captioner):
     assert 0.2 < tower.pos_embed.std() < 0.5
 
 
-def test_visual_tokens_and_patches_learn_what_is_marked(data, captioner):
+def test_visual_tokens_learn_what_is_marked(data, captioner):
     data.train = False
     batch = CaptionCollate(data.ids)([data[0], data[1]])
     assert batch["marks"].shape == (2, 2 * 2 + 4 * 4, len(data.classes))
@@ -127,4 +127,4 @@ def test_visual_tokens_and_patches_learn_what_is_marked(data, captioner):
         terms["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert logged[-1] < logged[0] / 2 and terms["marks_right"] > 0.9 and terms["patch_marks_right"] > 0.9
+    assert logged[-1] < logged[0] / 2 and terms["marks_right"] > 0.9
