@@ -42,6 +42,14 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A thing in a picture: its name or what is written there, and where, ``left, top, right, bottom`` in 0..1."""
+
+    text: str
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture in a shard, found by its place there, and what can be asked about it."""
 
@@ -52,6 +60,7 @@ class Picture:
     kind: str
     caption: str
     exchanges: tuple[Exchange, ...]
+    marks: tuple[Mark, ...] = ()
 
     def load(self) -> Image.Image:
         """The decoded RGB picture."""
@@ -113,6 +122,13 @@ def _exchange(row: dict[str, Any], source: Path) -> Exchange:
         raise InputError(f"{source}: a row has emotion {emotion!r}, pitch {pitch!r}; make the data again")
     kind = row.get("type") or row.get("intent") or ""
     return Exchange(row["question"].strip(), row["answer"].strip(), emotion, pitch, kind)
+
+
+def _mark(row: dict[str, Any], source: Path) -> Mark:
+    left, top, right, bottom = row["box"]
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise InputError(f"{source}: the mark {row['text']!r} lies outside its picture; make the pictures again")
+    return Mark(row["text"], (left, top, right, bottom))
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -181,9 +197,9 @@ def read_pictures(root: Path, split: str) -> tuple[Picture, ...]:
             if record is None:
                 raise InputError(f"{shard}: {key} has a picture without a record; make the pictures again")
             exchanges = tuple(_exchange(row, shard) for row in record["questions"])
-            pictures.append(
-                Picture(key, shard, offset, size, record["kind"], record.get("caption", "").strip(), exchanges)
-            )
+            marks = tuple(_mark(row, shard) for row in record.get("marks", ()))
+            caption = record.get("caption", "").strip()
+            pictures.append(Picture(key, shard, offset, size, record["kind"], caption, exchanges, marks))
     return tuple(pictures)
 
 

@@ -1,6 +1,6 @@
 """Pictures and their texts for vision pre-training: decoded once into a memory map, lightly varied at every reading.
 
-Shape letters: N pictures, S pixels a side, T text positions of a row.
+Shape letters: N pictures, S pixels a side, T text positions of a row, V cells of all grids, C classes of marks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from torch import Tensor
 
 from emova.vision.slicing import letterbox
 from train.recipe_data import Picture
+from train.vision_marks import MarkClasses, boxes_in_square, cell_targets
 
 IGNORED = -100
 
 
 class PixelCache:
-    """The decoded pictures [N, S, S, 3] uint8, on the disk.
+    """The decoded pictures [N, S, S, 3] uint8, on the disk; ``sizes``: width and height of each before.
 
     Args:
         pictures: what to decode; the order is the cache's.
@@ -38,37 +39,58 @@ class PixelCache:
         shape = (len(pictures), size, size, 3)
         digest = hashlib.sha256(json.dumps([(p.key, p.size, p.offset) for p in pictures]).encode()).hexdigest()
         stamp = path.with_suffix(".json")
-        if not (path.is_file() and stamp.is_file() and json.loads(stamp.read_text())["digest"] == digest):
+        found = json.loads(stamp.read_text()) if path.is_file() and stamp.is_file() else {}
+        if found.get("digest") != digest or "sizes" not in found:
             path.parent.mkdir(parents=True, exist_ok=True)
             staged = path.with_suffix(".partial")
             pixels = np.memmap(staged, dtype=np.uint8, mode="w+", shape=shape)
+            sizes = []
             for place, picture in enumerate(track(pictures, description=f"decoding {path.stem}")):
-                pixels[place] = np.asarray(letterbox(picture.load(), size, size, fill))
+                image = picture.load()
+                sizes.append(image.size)
+                pixels[place] = np.asarray(letterbox(image, size, size, fill))
             pixels.flush()
             os.replace(staged, path)
-            stamp.write_text(json.dumps({"digest": digest, "shape": shape}), encoding="utf-8")
+            found = {"digest": digest, "shape": shape, "sizes": sizes}
+            stamp.write_text(json.dumps(found), encoding="utf-8")
+        self.sizes: list[tuple[int, int]] = [(width, height) for width, height in found["sizes"]]
         self.pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
 
-def vary(pixels_SS3: np.ndarray, rng: np.random.Generator, max_shift: int = 10) -> np.ndarray:
-    """A small shift and zoom, light and contrast; no flips and no change of hue, so that the texts stay true.
+@dataclass(frozen=True)
+class View:
+    """How a picture is looked at: ``rows`` and ``columns`` [S] say which place each pixel shows, then the light."""
 
-    Args:
-        pixels_SS3: [S, S, 3] uint8.
-        max_shift: pixels in each direction.
+    rows: np.ndarray
+    columns: np.ndarray
+    contrast: float = 1.0
+    light: float = 0.0
 
-    Returns:
-        [S, S, 3] uint8.
-    """
-    size = pixels_SS3.shape[0]
-    scale = rng.uniform(0.94, 1.06)
-    shift = rng.uniform(-max_shift, max_shift, 2)
-    # Where each output pixel comes from, nearest neighbour; the border goes on outwards.
-    grid = np.arange(size) - (size - 1) / 2
-    rows, columns = (np.clip(np.rint(grid / scale + (size - 1) / 2 + s), 0, size - 1).astype(np.intp) for s in shift)
-    moved = pixels_SS3[rows[:, None], columns[None, :]].astype(np.float32)
-    contrast, light = rng.uniform(0.85, 1.15), rng.uniform(-16, 16)
-    moved = (moved - 128) * contrast + 128 + light
+    @classmethod
+    def plain(cls, size: int) -> View:
+        """The picture as it is."""
+        return cls(np.arange(size), np.arange(size))
+
+    @classmethod
+    def draw(cls, size: int, rng: np.random.Generator, max_shift: int = 10) -> View:
+        """A small shift (pixels in each direction) and zoom, light and contrast.
+
+        No flips and no change of hue, so that the texts stay true.
+        """
+        scale = rng.uniform(0.94, 1.06)
+        shift = rng.uniform(-max_shift, max_shift, 2)
+        # Where each output pixel comes from, nearest neighbour; the border goes on outwards.
+        grid = np.arange(size) - (size - 1) / 2
+        rows, columns = (
+            np.clip(np.rint(grid / scale + (size - 1) / 2 + s), 0, size - 1).astype(np.intp) for s in shift
+        )
+        return cls(rows, columns, rng.uniform(0.85, 1.15), rng.uniform(-16, 16))
+
+
+def vary(pixels_SS3: np.ndarray, view: View) -> np.ndarray:
+    """The picture [S, S, 3] uint8 as seen through ``view``."""
+    moved = pixels_SS3[view.rows[:, None], view.columns[None, :]].astype(np.float32)
+    moved = (moved - 128) * view.contrast + 128 + view.light
     return np.clip(moved, 0, 255).astype(np.uint8)
 
 
@@ -125,11 +147,15 @@ def answer_segment(question: Sequence[int], answer: Sequence[int], ids: TextIds)
 
 @dataclass(frozen=True)
 class CaptionSample:
-    """A picture [S, S, 3] uint8 and its texts; ``parallel`` says that the caption is written all at once."""
+    """A picture [S, S, 3] uint8 and its texts.
+
+    ``parallel`` says that the caption is written all at once; ``marks`` what each cell shows, see ``CaptionData``.
+    """
 
     pixels: np.ndarray
     segments: tuple[Segment, ...]
     parallel: bool
+    marks: np.ndarray
 
 
 class CaptionData:
@@ -140,6 +166,9 @@ class CaptionData:
         cache: their pixels, in the same order.
         tokenizer: text to ids.
         ids: the decoder's vocabulary.
+        classes: of the marks.
+        grids: cells a side of each grid that marks are laid on; a sample's ``marks`` [V, C] are those grids' cells,
+            row by row, one grid behind the other.
         parallel_ratio: share of captions written all at once from the picture alone (CapPa); training only.
         train: vary the pictures.
         seed: of the variations.
@@ -151,6 +180,8 @@ class CaptionData:
         cache: PixelCache,
         tokenizer: Any,
         ids: TextIds,
+        classes: MarkClasses,
+        grids: Sequence[int],
         parallel_ratio: float = 0.0,
         train: bool = True,
         seed: int = 0,
@@ -165,6 +196,8 @@ class CaptionData:
         self.pictures = pictures
         self.cache = cache
         self.ids = ids
+        self.classes = classes
+        self.grids = grids
         self.parallel_ratio = parallel_ratio
         self.train = train
         self.seed = seed
@@ -194,9 +227,17 @@ class CaptionData:
     def sample(self, index: int, epoch: int) -> CaptionSample:
         rng = np.random.default_rng([self.seed, index, epoch])
         pixels = self.cache.pixels[index]
-        pixels = vary(pixels, rng) if self.train else np.array(pixels)
+        view = View.draw(len(pixels), rng) if self.train else View.plain(len(pixels))
         parallel = self.train and bool(rng.random() < self.parallel_ratio)
-        return CaptionSample(pixels, self.segments[index], parallel)
+        return CaptionSample(vary(pixels, view), self.segments[index], parallel, self.marks(index, view))
+
+    def marks(self, index: int, view: View) -> np.ndarray:
+        """What each cell of a picture shows when it is looked at so, [V, C]."""
+        picture = self.pictures[index]
+        boxes_M4 = boxes_in_square(picture, self.cache.sizes[index], len(view.rows))
+        bags_MC = np.array([self.classes.bag(mark.text) for mark in picture.marks]).reshape(-1, len(self.classes))
+        grids = (cell_targets(boxes_M4, bags_MC, view.rows, view.columns, cells) for cells in self.grids)
+        return np.concatenate(list(grids)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -205,7 +246,7 @@ class CaptionCollate:
 
     Gives pixels [B, 3, S, S] uint8; inputs, targets (-100 where nothing is written), segments (0 is padding),
     positions and answers (true at answers' targets), each [B, T]; parallel [B, T], true inside a caption that is
-    written all at once.
+    written all at once; marks [B, V, C].
     """
 
     ids: TextIds
@@ -229,6 +270,7 @@ class CaptionCollate:
                 parallel[place] = at_once
                 start += len(segment.inputs)
         pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples])).permute(0, 3, 1, 2)
-        text = (inputs, targets, segments, positions, answers, parallel)
-        names = ("inputs", "targets", "segments", "positions", "answers", "parallel")
-        return {"pixels": pixels, **{n: torch.from_numpy(value) for n, value in zip(names, text, strict=True)}}
+        marks = np.stack([sample.marks for sample in samples])
+        rest = (inputs, targets, segments, positions, answers, parallel, marks)
+        names = ("inputs", "targets", "segments", "positions", "answers", "parallel", "marks")
+        return {"pixels": pixels, **{n: torch.from_numpy(value) for n, value in zip(names, rest, strict=True)}}

@@ -4,8 +4,9 @@ A small decoder reads the projector's visual tokens and writes the picture's den
 about it, as captioners are pre-trained (CapPa, Tschannen et al. 2023); some captions are written all at once from the
 picture alone, which leaves the work to the tower. Beside it the pooled visual tokens name the caption's tokens in any
 order (SuperClass, Huang et al. 2024): without that direct demand the decoder long writes likely sentences and looks
-at nothing. Afterwards the decoder is thrown away: the tower and the whole
-projector start EmovaForConditionalGeneration (``emova.model.building.load_vision``).
+at nothing. And each visual token and each patch names what the recipe drew there (``train.vision_marks``), which
+teaches to look from far fewer pictures. Afterwards the decoder is thrown away: the tower and the whole projector start
+EmovaForConditionalGeneration (``emova.model.building.load_vision``).
 
 Shape letters: B pictures, V visual tokens, T text positions, D width, H heads, K head width.
 """
@@ -33,6 +34,7 @@ from emova.weights import load_state, read_folder, save_folder
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.recipe_data import read_pictures
 from train.vision_data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
+from train.vision_marks import MarkClasses, MarkHead
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class VisionTrainConfig:
     """Of the answers' loss over the caption's."""
     bag_weight: float = 1.0
     """Of the loss that pooled visual tokens have in naming the caption's tokens."""
+    mark_weight: float = 1.0
+    """Of the loss that visual tokens and patches have in naming what is drawn there; 0 needs no marks."""
     position_scale: float = 0.5
     """Amplitude of the waves that the tower's positions start as; noise of 0.02 is found too late."""
     max_validation: int = 400
@@ -122,6 +126,7 @@ class VisionCaptioner(nn.Module):
         rarity: weight of each token in the bag loss, see ``CaptionData.rarity``.
         answer_weight, bag_weight: of the answers' and the bag's loss.
         position_scale: amplitude of the tower's first positions.
+        mark_classes, mark_weight: of the marks, see ``train.vision_marks``, and of their loss.
     """
 
     mean: Tensor
@@ -139,11 +144,14 @@ class VisionCaptioner(nn.Module):
         answer_weight: float = 1.0,
         bag_weight: float = 1.0,
         position_scale: float = 0.5,
+        mark_classes: int = 1,
+        mark_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.export = export
         self.answer_weight = answer_weight
         self.bag_weight = bag_weight
+        self.mark_weight = mark_weight
         self.parts = VisionParts(export)
         self.memory = nn.Sequential(
             nn.Linear(export.projector.output_width, decoder.width), nn.LayerNorm(decoder.width)
@@ -153,6 +161,8 @@ class VisionCaptioner(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(decoder.width, decoder.heads) for _ in range(decoder.layers))
         self.norm = nn.LayerNorm(decoder.width)
         self.bag = nn.Linear(2 * decoder.width, ids.size)
+        self.token_marks = MarkHead(export.projector.output_width, mark_classes)
+        self.patch_marks = MarkHead(export.projector.input_width, mark_classes)
         self.register_buffer("rarity", rarity, persistent=False)
         self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std)[:, None, None], persistent=False)
@@ -189,9 +199,14 @@ class VisionCaptioner(nn.Module):
         last.weight.div_(deviation_D[:, None, None, None])
         last.bias.copy_((last.bias - mean_D) / deviation_D)
 
+    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [B, 3, S, S], 0 to 255, to the tower's patches and the projector's visual tokens [B, V, width]."""
+        patches = self.parts.vision_tower((pixels - self.mean) / self.std)
+        return patches, self.parts.projector(patches)
+
     def look(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S], 0 to 255, to what the decoder reads, [B, V, D]."""
-        return self.memory(self.parts.projector(self.parts.vision_tower((pixels - self.mean) / self.std)))
+        return self.memory(self.see(pixels)[1])
 
     def hidden(
         self, memory_BVD: Tensor, inputs: Tensor, segments: Tensor, positions: Tensor, parallel: Tensor
@@ -226,9 +241,17 @@ class VisionCaptioner(nn.Module):
         positions: Tensor,
         answers: Tensor,
         parallel: Tensor,
+        marks: Tensor,
     ) -> dict[str, Tensor]:
-        """Losses of the captions, word by word and all at once, and of the answers, each a mean over tokens."""
-        memory_BVD = self.look(pixels)
+        """Losses of the captions, word by word and all at once, and of the answers, each a mean over tokens.
+
+        And of the marks: ``marks_right`` is the visual tokens' share, ``patch_marks_right`` the patches'.
+        """
+        patches, tokens = self.see(pixels)
+        memory_BVD = self.memory(tokens)
+        named = self.token_marks(tokens, marks[:, : tokens.shape[1]])
+        named_patches = self.patch_marks(patches, marks[:, tokens.shape[1] :])
+        mark_loss = (named.loss + named_patches.loss) / 2
         hidden_BTD = self.hidden(memory_BVD, inputs, segments, positions, parallel)
         bag_loss = self.bag_loss(memory_BVD, torch.where(answers, IGNORED, targets))
         wanted = targets != IGNORED
@@ -243,8 +266,11 @@ class VisionCaptioner(nn.Module):
         answer = mean(losses, answers)
         caption = mean(losses, ~answers)
         return {
-            "loss": caption + self.answer_weight * answer + self.bag_weight * bag_loss,
+            "loss": caption + self.answer_weight * answer + self.bag_weight * bag_loss + self.mark_weight * mark_loss,
             "bag_loss": bag_loss.detach(),
+            "mark_loss": mark_loss.detach(),
+            "marks_right": named.right,
+            "patch_marks_right": named_patches.right,
             "caption_loss": mean(losses, ~answers & ~parallel).detach(),
             "parallel_loss": mean(losses, parallel).detach(),
             "answer_loss": answer.detach(),
@@ -287,17 +313,26 @@ def train(config: VisionTrainConfig) -> FitResult:
     ids = TextIds(TokenIds.from_tokenizer(tokenizer).pad)
     export = VisionExport(model.vision, projector_config(model.vision, model.projector, model.text.hidden_size))
     red, green, blue = (round(255 * value) for value in model.image.mean)
-    sets = {}
+    grids = (export.projector.output_side, export.projector.input_side)
+    sets: dict[str, CaptionData] = {}
     for split in ("train", "test"):
         pictures = read_pictures(Path(config.data), split)
         if not pictures:
             raise InputError(f"{config.data}/pictures: no {split} pictures; run `emova data nano` first")
         if split == "test":
             pictures = pictures[:: max(1, len(pictures) // config.max_validation)][: config.max_validation]
+        if split == "train":
+            if config.mark_weight and not any(picture.marks for picture in pictures):
+                raise InputError(
+                    f"{config.data}/pictures: no marks; run `emova data make nano --only pictures` or set mark_weight=0"
+                )
+            classes = MarkClasses(pictures if config.mark_weight else (), tokenizer)
         path = Path(config.cache) / f"{split}.u8"
         pixels = PixelCache(pictures, model.vision.image_size, path, (red, green, blue))
         ratio = config.parallel_ratio if split == "train" else 0.0
-        sets[split] = CaptionData(pictures, pixels, tokenizer, ids, ratio, split == "train", config.run.seed)
+        sets[split] = CaptionData(
+            pictures, pixels, tokenizer, ids, classes, grids, ratio, split == "train", config.run.seed
+        )
 
     torch.manual_seed(config.run.seed)
     module = VisionCaptioner(
@@ -310,6 +345,8 @@ def train(config: VisionTrainConfig) -> FitResult:
         config.answer_weight,
         config.bag_weight,
         config.position_scale,
+        len(classes),
+        config.mark_weight,
     )
     if config.start_from:
         load_state(module.parts, read_folder(config.start_from)[1], config.start_from)

@@ -11,10 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data_recipes.nano.pictures import KINDS, all_answers, all_questions, correct, make, make_picture, write_texts
+from data_recipes.nano.pictures import (
+    KINDS,
+    all_answers,
+    all_questions,
+    canvas,
+    correct,
+    make,
+    make_picture,
+    write_texts,
+)
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.library import Cutout
 from data_recipes.nano.pictures.make import PictureSample
+from data_recipes.nano.pictures.marks import Mark, opaque_box
 from data_recipes.nano.pictures.questions import TYPES, phrasings
 from emova.errors import InputError
 
@@ -53,6 +63,34 @@ def test_same_arguments_same_picture(library: dict[str, list[Cutout]]) -> None:
         assert first.record == again.record
         assert np.array_equal(np.asarray(first.drawn.image), np.asarray(again.drawn.image))
         assert not np.array_equal(np.asarray(first.drawn.image), np.asarray(other.drawn.image))
+
+
+def test_every_picture_says_what_is_where(samples: list[PictureSample]) -> None:
+    for sample in samples:
+        marks = json.loads(json.dumps(sample.record["marks"]))
+        assert marks
+        for mark in marks:
+            left, top, right, bottom = mark["box"]
+            assert mark["text"] and 0 <= left < right <= 1 and 0 <= top < bottom <= 1, (sample.key, mark)
+        # What is named is marked: all of a picture's facts that stand somewhere in it.
+        facts, named = dict(sample.drawn.facts), {mark["text"] for mark in marks}
+        said = {word for mark in named for word in mark.split()}
+        for name in ("word", "event", "colour", "day", "venue", "product", "feeling", "weather", "name"):
+            assert name not in facts or set(facts[name].split()) <= said, (sample.key, name)
+        assert {f"{s['colour']} {s['shape']}" for s in facts.get("shapes", ())} <= named
+        for label, number in {**facts.get("bars", {}), **facts.get("scores", {})}.items():
+            assert {label, str(number), v.NUMBERS[number]} <= named
+        assert "cents" not in facts or v.price_words(facts["cents"]) in named
+
+
+def test_boxes_follow_what_is_drawn_when_it_is_tilted() -> None:
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        sheet = canvas.layer()
+        box = (60.0, 130.0, 100.0, 150.0)
+        ImageDraw.Draw(sheet).rectangle([2 * value for value in box], fill=(255, 0, 0, 255))
+        tilted, (mark,) = canvas.tilt(rng, sheet, [Mark("red", box)], 6.0, (0.8, 1.1), 8.0)
+        assert np.allclose(mark.box, opaque_box(tilted), atol=2)
 
 
 def test_no_held_out_phrasing_in_training() -> None:
@@ -204,8 +242,21 @@ def test_shards_do_not_depend_on_processes_and_resume(
         assert Image.open(io.BytesIO(picture.read())).size == (224, 224)
         content = json.loads(record.read())
     assert members[0].removesuffix(".png") == members[1].removesuffix(".json")
-    assert set(content) == {"kind", "caption", "questions", "facts", "split"}
+    assert set(content) == {"kind", "caption", "questions", "facts", "marks", "split"}
     assert set(content["questions"][0]) == {"question", "answer", "emotion", "pitch", "type", "key"}
+
+
+def test_shards_of_an_older_format_are_made_again(tmp_path: Path) -> None:
+    shares = make.plan(40)
+    work = make._missing(tmp_path, 9, shares, "train")
+    for path, *_ in work:
+        Path(path).touch()
+    assert make._missing(tmp_path, 9, shares, "train") == []
+    marker = tmp_path / ".train.json"
+    stamp = json.loads(marker.read_text())
+    del stamp["format"]
+    marker.write_text(json.dumps(stamp))
+    assert make._missing(tmp_path, 9, shares, "train") == work and not list(tmp_path.glob("*.tar"))
 
 
 def test_unknown_split_is_a_users_mistake(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from PIL import Image
 from emova.model.building import VisionExport, load_vision
 from emova.model.tokens import TokenIds
 from emova.weights import save_folder
-from train.recipe_data import Exchange, Picture
-from train.vision_data import CaptionCollate, CaptionData, PixelCache, TextIds, vary
+from train.recipe_data import Exchange, Mark, Picture
+from train.vision_data import CaptionCollate, CaptionData, PixelCache, TextIds, View, vary
+from train.vision_marks import MarkClasses
 from train.vision_pretrain import DecoderShape, VisionCaptioner, right_answers
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
@@ -24,20 +25,22 @@ def data(tmp_path, tiny_tokenizer):
             start = file.tell()
             Image.new("RGB", (28, 28), colour).save(file, "PNG")
             asked = (Exchange("What colour is it?", f"It is {name}.", "neutral", "normal", "colour"),)
-            picture = Picture(name, shard, start, file.tell() - start, "signs", f"A {name} picture.", asked)
+            marks = (Mark(name, (0.0, 0.0, 1.0, 0.5)),)
+            picture = Picture(name, shard, start, file.tell() - start, "signs", f"A {name} picture.", asked, marks)
             pictures.append(picture)
     cache = PixelCache(pictures, 28, tmp_path / "cache" / "train.u8", (0, 0, 0))
     again = PixelCache(pictures, 28, tmp_path / "cache" / "train.u8", (0, 0, 0))
     assert np.array_equal(cache.pixels, again.pixels) and tuple(cache.pixels[1, 0, 0]) == COLOURS["blue"]
     ids = TextIds(TokenIds.from_tokenizer(tiny_tokenizer).pad)
-    return CaptionData(pictures, cache, tiny_tokenizer, ids, parallel_ratio=0.5)
+    return CaptionData(pictures, cache, tiny_tokenizer, ids, MarkClasses(pictures, tiny_tokenizer), (2, 4), 0.5)
 
 
 @pytest.fixture()
 def captioner(data, tiny_parts):
     torch.manual_seed(0)
     shape = DecoderShape(width=16, layers=1, heads=2, positions=64)
-    return VisionCaptioner(VisionExport(*tiny_parts), shape, data.ids, [0.5] * 3, [0.25] * 3, data.rarity())
+    export, classes = VisionExport(*tiny_parts), len(data.classes)
+    return VisionCaptioner(export, shape, data.ids, [0.5] * 3, [0.25] * 3, data.rarity(), mark_classes=classes)
 
 
 def test_the_captioner_learns_colours_and_hands_its_tower_on(data, captioner, tiny_model, tmp_path):
@@ -83,7 +86,7 @@ def test_a_parallel_caption_sees_nothing_of_itself(data):
 def test_variation_is_reproducible_small_and_keeps_colours():
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[16:48, 16:48] = (220, 20, 20)
-    first, second = (vary(pixels, np.random.default_rng(3)) for _ in range(2))
+    first, second = (vary(pixels, View.draw(64, np.random.default_rng(3))) for _ in range(2))
     assert np.array_equal(first, second) and first.shape == pixels.shape
     red = (first[..., 0] > 120) & (first[..., 1] < 90)
     assert 0.6 < red.sum() / 1024 < 1.4
@@ -110,3 +113,18 @@ def test_calibrated_patches_leave_room_for_positions(data, captioner):
     torch.testing.assert_close(patches.mean((0, 1)), torch.zeros(16), atol=1e-4, rtol=0)
     torch.testing.assert_close(patches.std((0, 1)), torch.ones(16), atol=1e-4, rtol=0)
     assert 0.2 < tower.pos_embed.std() < 0.5
+
+
+def test_visual_tokens_learn_what_is_marked(data, captioner):
+    data.train = False
+    batch = CaptionCollate(data.ids)([data[0], data[1]])
+    assert batch["marks"].shape == (2, 2 * 2 + 4 * 4, len(data.classes))
+    optimizer = torch.optim.AdamW(captioner.parameters(), lr=1e-2)
+    logged = []
+    for _ in range(80):
+        terms = captioner(**batch)
+        logged.append(terms["mark_loss"].item())
+        terms["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert logged[-1] < logged[0] / 2 and terms["marks_right"] > 0.9

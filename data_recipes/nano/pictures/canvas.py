@@ -10,10 +10,13 @@ import colorsys
 import functools
 import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from data_recipes.nano.pictures.marks import Box, Mark, moved
 
 SIZE = 224
 SCALE = 2
@@ -164,9 +167,17 @@ def paste(rng: Rng, ground: Image.Image, top: Image.Image, at: tuple[int, int] =
 
 
 def tilt(
-    rng: Rng, drawing: Image.Image, degrees: float = 4.0, shrink: tuple[float, float] = (0.93, 1.0), shift: float = 4.0
-) -> Image.Image:
-    """Reduce a 448 x 448 layer, and turn, scale, shear and move it a little, as a hand-held camera would see it."""
+    rng: Rng,
+    drawing: Image.Image,
+    marks: Iterable[Mark],
+    degrees: float = 4.0,
+    shrink: tuple[float, float] = (0.93, 1.0),
+    shift: float = 4.0,
+) -> tuple[Image.Image, tuple[Mark, ...]]:
+    """Reduce a 448 x 448 layer, and turn, scale, shear and move it a little, as a hand-held camera would see it.
+
+    The layer's marks move along.
+    """
     angle = math.radians(uniform(rng, -degrees, degrees))
     scale = 1 / uniform(rng, *shrink)
     shear = uniform(rng, -0.04, 0.04)
@@ -175,23 +186,36 @@ def tilt(
     tx, ty = uniform(rng, -shift, shift), uniform(rng, -shift, shift)
     a, b, d, e = cos, sin + shear, -sin, cos
     matrix = (a, b, c - a * (c + tx) - b * (c + ty), d, e, c - d * (c + tx) - e * (c + ty))
-    return drawing.reduce(SCALE).transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    top = drawing.reduce(SCALE).transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return top, tuple(moved(marks, matrix))
+
+
+def _text(
+    draw: ImageDraw.ImageDraw, start: tuple[float, float], text: str, face: ImageFont.FreeTypeFont, fill: Colour
+) -> Box:
+    draw.text(start, text, font=face, fill=fill)
+    left, top, right, bottom = (value / SCALE for value in draw.textbbox(start, text, font=face))
+    return left, top, right, bottom
 
 
 def text_centre(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, face: ImageFont.FreeTypeFont, fill: Colour
-) -> None:
-    """Text whose ink is centred on a point (finished pixels)."""
+) -> Box:
+    """Text whose ink is centred on a point (finished pixels); returns the ink's box."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=face)
-    draw.text((at[0] * SCALE - (left + right) / 2, at[1] * SCALE - (top + bottom) / 2), text, font=face, fill=fill)
+    start = (at[0] * SCALE - (left + right) / 2, at[1] * SCALE - (top + bottom) / 2)
+    return _text(draw, start, text, face, fill)
 
 
 def text_left(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, face: ImageFont.FreeTypeFont, fill: Colour
-) -> None:
-    """Text that starts at a point and whose capitals are centred on it vertically (finished pixels)."""
+) -> Box:
+    """Text that starts at a point and whose capitals are centred on it vertically; returns the ink's box.
+
+    All in finished pixels.
+    """
     _, top, _, bottom = draw.textbbox((0, 0), "H", font=face)
-    draw.text((at[0] * SCALE, at[1] * SCALE - (top + bottom) / 2), text, font=face, fill=fill)
+    return _text(draw, (at[0] * SCALE, at[1] * SCALE - (top + bottom) / 2), text, face, fill)
 
 
 def light_from_above(rng: Rng, top: Image.Image, amount: float = 0.16) -> Image.Image:

@@ -8,6 +8,7 @@ from data_recipes.nano.pictures import canvas
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.canvas import SCALE, Colour, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn, listing
+from data_recipes.nano.pictures.marks import Box, Mark
 
 
 def _bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: Colour, edge: bool) -> None:
@@ -17,7 +18,8 @@ def _bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colo
 
 def _lying(
     rng: Rng, draw: ImageDraw.ImageDraw, bars: list[tuple[str, int]], ink: Colour, colours: list[Colour]
-) -> None:
+) -> list[tuple[Box, Box, Box]]:
+    """Draws; returns where each bar's label, the bar and its value are."""
     path = canvas.pick_font(rng)
     height = 204 / len(bars)
     longest = max((label for label, _ in bars), key=len)
@@ -25,19 +27,23 @@ def _lying(
     value_font = canvas.font(path, 27 * SCALE)
     edge = canvas.chance(rng, 0.4)
     start = 98.0
+    boxes = []
     for i, (label, value) in enumerate(bars):
         y = 10 + height * (i + 0.5)
-        canvas.text_left(draw, (11, y), label, label_font, ink)
+        label_box = canvas.text_left(draw, (11, y), label, label_font, ink)
         end = start + value * 7.8
         half = min(20.0, height * 0.3)
-        _bar(draw, (start, y - half, end, y + half), colours[i], edge)
-        canvas.text_left(draw, (end + 5, y), str(value), value_font, ink)
+        bar = (start, y - half, end, y + half)
+        _bar(draw, bar, colours[i], edge)
+        boxes.append((label_box, bar, canvas.text_left(draw, (end + 5, y), str(value), value_font, ink)))
     draw.line((start * SCALE, 10 * SCALE, start * SCALE, 214 * SCALE), fill=ink, width=4)
+    return boxes
 
 
 def _standing(
     rng: Rng, draw: ImageDraw.ImageDraw, bars: list[tuple[str, int]], ink: Colour, colours: list[Colour]
-) -> None:
+) -> list[tuple[Box, Box, Box]]:
+    """As ``_lying``."""
     path = canvas.pick_font(rng)
     width = 206 / len(bars)
     longest = max((label for label, _ in bars), key=len)
@@ -45,14 +51,17 @@ def _standing(
     value_font = canvas.font(path, 27 * SCALE)
     edge = canvas.chance(rng, 0.4)
     base = 182.0
+    boxes = []
     for i, (label, value) in enumerate(bars):
         x = 9 + width * (i + 0.5)
         top = base - value * 14.0
         half = min(22.0, width * 0.3)
-        _bar(draw, (x - half, top, x + half, base), colours[i], edge)
-        canvas.text_centre(draw, (x, top - 14), str(value), value_font, ink)
-        canvas.text_centre(draw, (x, 198), label, label_font, ink)
+        bar = (x - half, top, x + half, base)
+        _bar(draw, bar, colours[i], edge)
+        value_box = canvas.text_centre(draw, (x, top - 14), str(value), value_font, ink)
+        boxes.append((canvas.text_centre(draw, (x, 198), label, label_font, ink), bar, value_box))
     draw.line((9 * SCALE, base * SCALE, 215 * SCALE, base * SCALE), fill=ink, width=4)
+    return boxes
 
 
 def draw(rng: Rng, split: str) -> Drawn:
@@ -77,9 +86,21 @@ def draw(rng: Rng, split: str) -> Drawn:
     shown = [(v.BAR_LABELS[theme][word], value) for word, value in bars.items()]
     wide = max(len(label) for label, _ in shown)
     stand = wide * count <= 15 and canvas.chance(rng, 0.6)
-    (_standing if stand else _lying)(rng, pen, shown, ink, colours)
+    boxes = (_standing if stand else _lying)(rng, pen, shown, ink, colours)
+    marks = [
+        mark
+        for (word, value), (label_box, bar, value_box) in zip(bars.items(), boxes, strict=True)
+        for mark in (
+            Mark(word, label_box),
+            Mark(word, bar),
+            Mark(v.NUMBERS[value], bar),
+            Mark(str(value), value_box),
+            Mark(v.NUMBERS[value], value_box),
+        )
+    ]
     ground = canvas.background(rng)
-    canvas.paste(rng, ground, canvas.tilt(rng, sheet, 3.0, (0.95, 1.0), 2.0))
+    sheet, placed = canvas.tilt(rng, sheet, marks, 3.0, (0.95, 1.0), 2.0)
+    canvas.paste(rng, ground, sheet)
     high, low = max(bars, key=lambda w: bars[w]), min(bars, key=lambda w: bars[w])
     parts = [f"{word} {v.NUMBERS[value]}" for word, value in bars.items()]
     caption = (
@@ -98,4 +119,4 @@ def draw(rng: Rng, split: str) -> Drawn:
         if after in bars:
             key = "yes" if bars[word] > bars[after] else "no"
             asks.append(Ask("compare", key, f"{word} higher than {after}", weight=0.9))
-    return Drawn(canvas.camera(rng, ground), {"bars": bars, "standing": stand}, caption, tuple(asks))
+    return Drawn(canvas.camera(rng, ground), {"bars": bars, "standing": stand}, caption, tuple(asks), placed)

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from data_recipes.nano.pictures.marks import Mark
 from data_recipes.nano.pictures.vocabulary import PLAIN, Mood
 
 
@@ -25,12 +26,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Drawn:
-    """``image``: 224 x 224 RGB. ``facts``: what was drawn, as plain JSON values. ``caption``: all of it in words."""
+    """``image``: 224 x 224 RGB. ``facts``: what was drawn, as plain JSON values. ``caption``: all of it in words.
+    ``marks``: what is where, in pixels of the image."""
 
     image: Image.Image
     facts: Mapping[str, Any]
     caption: str
     asks: tuple[Ask, ...]
+    marks: tuple[Mark, ...]
 
 
 def listing(parts: list[str]) -> str:

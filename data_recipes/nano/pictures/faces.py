@@ -6,8 +6,9 @@ import math
 
 from data_recipes.nano.pictures import canvas
 from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import BIG, Colour, Rng
+from data_recipes.nano.pictures.canvas import BIG, SCALE, Colour, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn
+from data_recipes.nano.pictures.marks import Box, Mark, hull
 
 _SKINS: tuple[Colour, ...] = (
     (250, 208, 60), (250, 208, 60), (246, 208, 176), (226, 172, 130), (172, 116, 76), (112, 72, 48), (150, 200, 130),
@@ -15,7 +16,14 @@ _SKINS: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def _face(rng: Rng, feeling: str) -> canvas.Image.Image:
+def _box(points: list[tuple[float, float]], margin: float = 0) -> Box:
+    """The box of big points, a big ``margin`` wider on all sides, in finished pixels."""
+    left, top, right, bottom = hull(points)
+    return (left - margin) / SCALE, (top - margin) / SCALE, (right + margin) / SCALE, (bottom + margin) / SCALE
+
+
+def _face(rng: Rng, feeling: str) -> tuple[canvas.Image.Image, Box]:
+    """The face and its box without hair and ears."""
     sheet = canvas.layer()
     pen = canvas.ImageDraw.Draw(sheet)
     skin = canvas.jitter(rng, _SKINS[int(rng.integers(len(_SKINS)))], 10)
@@ -64,7 +72,7 @@ def _face(rng: Rng, feeling: str) -> canvas.Image.Image:
         for i, size in enumerate((30, 24, 18)):
             blue = canvas.jitter(rng, (60, 80, 150))
             canvas.text_centre(pen, (206 - 18 * i, 26 + 22 * i), "Z", canvas.font(path, size * 2), blue)
-    return sheet
+    return sheet, _box([(224 - radius_x, 224 - radius_y), (224 + radius_x, 224 + radius_y)])
 
 
 def _eye(
@@ -98,7 +106,8 @@ def draw_face(rng: Rng, split: str) -> Drawn:
     """One of five feelings."""
     feeling = str(rng.choice(v.FACES))
     ground = canvas.background(rng)
-    face = canvas.tilt(rng, _face(rng, feeling), 9.0, (0.8, 1.02), 10.0)
+    sheet, box = _face(rng, feeling)
+    face, placed = canvas.tilt(rng, sheet, [Mark(f"{feeling} face", box)], 9.0, (0.8, 1.02), 10.0)
     canvas.paste(rng, ground, canvas.light_from_above(rng, face, 0.2))
     mood = v.FACE_MOODS[feeling]
     other = str(rng.choice([f for f in v.FACES if f != feeling]))
@@ -110,14 +119,17 @@ def draw_face(rng: Rng, split: str) -> Drawn:
         Ask("is_feeling", f"no|{feeling}", other, mood),
         Ask("kind", v.KIND_NAMES["faces"], weight=0.6),
     )
-    return Drawn(canvas.camera(rng, ground), {"feeling": feeling}, f"A drawing of a face that looks {feeling}.", asks)
+    caption = f"A drawing of a face that looks {feeling}."
+    return Drawn(canvas.camera(rng, ground), {"feeling": feeling}, caption, asks, placed)
 
 
-def _cloud(rng: Rng, pen: canvas.ImageDraw.ImageDraw, x: float, y: float, size: float, colour: Colour) -> None:
+def _cloud(rng: Rng, pen: canvas.ImageDraw.ImageDraw, x: float, y: float, size: float, colour: Colour) -> Box:
+    """Draws; returns where the cloud is."""
     puffs = ((-0.62, 0.08, 0.36), (-0.22, -0.14, 0.46), (0.26, -0.08, 0.42), (0.66, 0.1, 0.32), (0.0, 0.14, 0.4))
     for dx, dy, r in puffs:
         r *= size * canvas.uniform(rng, 0.92, 1.08)
         pen.ellipse((x + dx * size - r, y + dy * size - r, x + dx * size + r, y + dy * size + r), fill=colour)
+    return _box([(x - 0.98 * size, y - 0.6 * size), (x + 0.98 * size, y + 0.54 * size)])
 
 
 def _sky(rng: Rng, weather: str) -> canvas.Image.Image:
@@ -148,11 +160,13 @@ def _sky(rng: Rng, weather: str) -> canvas.Image.Image:
 
 
 def draw_weather(rng: Rng, split: str) -> Drawn:
-    """One of five kinds of weather over a field."""
+    """One of five kinds of weather over a field; the marks are of sun, clouds, lightning, all drops or all flakes."""
     weather = str(rng.choice(v.WEATHERS))
     picture = _sky(rng, weather)
     pen = canvas.ImageDraw.Draw(picture)
     x, y = canvas.uniform(rng, 120, 328), canvas.uniform(rng, 105, 160)
+    boxes = []
+    fallen = []
     if weather == "sunny":
         gold, r = canvas.jitter(rng, (255, 212, 40), 12), canvas.uniform(rng, 46, 72)
         turn = canvas.uniform(rng, 0, 1)
@@ -162,26 +176,33 @@ def draw_weather(rng: Rng, split: str) -> Drawn:
             cos, sin = math.cos(a), math.sin(a)
             pen.line((x + inner * cos, y + inner * sin, x + outer * cos, y + outer * sin), fill=gold, width=12)
         pen.ellipse((x - r, y - r, x + r, y + r), fill=gold)
+        boxes.append(_box([(x, y)], 1.6 * r))
     else:
         grey = {"cloudy": 232, "rainy": 150, "snowy": 214, "stormy": 92}[weather] + int(rng.integers(-14, 15))
         for i in range(int(rng.integers(2, 4)) if weather == "cloudy" else int(rng.integers(1, 3))):
             tone = int(grey * (1 - 0.08 * i))
             place = (x + (i * 150 if x < 224 else -i * 150), y + 26 * i)
-            _cloud(rng, pen, *place, canvas.uniform(rng, 84, 116), (tone, tone, min(255, tone + 6)))
+            colour = (tone, tone, min(255, tone + 6))
+            boxes.append(_cloud(rng, pen, *place, canvas.uniform(rng, 84, 116), colour))
     if weather == "rainy":
         slant = canvas.uniform(rng, -16, 16)
         for _ in range(int(rng.integers(28, 48))):
             px, py = canvas.uniform(rng, 10, 438), canvas.uniform(rng, 200, 400)
             pen.line((px, py, px + slant, py + 36), fill=canvas.jitter(rng, (110, 176, 240), 14), width=7)
+            fallen += [(px, py), (px + slant, py + 36)]
     elif weather == "snowy":
         for _ in range(int(rng.integers(34, 60))):
             px, py, r = canvas.uniform(rng, 10, 438), canvas.uniform(rng, 30, 420), canvas.uniform(rng, 5, 11)
             pen.ellipse((px - r, py - r, px + r, py + r), fill=(252, 253, 255))
+            fallen.append((px, py))
     elif weather == "stormy":
         for _ in range(int(rng.integers(1, 3))):
             px, py = x + canvas.uniform(rng, -80, 80), y + 60
             bolt = [(0, 0), (44, 0), (22, 62), (58, 62), (-22, 176), (2, 88), (-34, 88)]
             pen.polygon([(px + bx, py + by) for bx, by in bolt], fill=canvas.jitter(rng, (255, 226, 60), 10))
+            boxes.append(_box([(px - 34, py), (px + 58, py + 176)]))
+    if fallen:
+        boxes.append(_box(fallen, 8))
     mood = v.WEATHER_MOODS[weather]
     other = str(rng.choice([w for w in v.WEATHERS if w != weather]))
     asks = (
@@ -192,5 +213,7 @@ def draw_weather(rng: Rng, split: str) -> Drawn:
         Ask("is_weather", f"no|{weather}", other, mood),
         Ask("kind", v.KIND_NAMES["weather"], weight=0.6),
     )
-    image = canvas.camera(rng, canvas.tilt(rng, picture.convert("RGBA"), 3.0, (1.06, 1.15), 3.0).convert("RGB"))
-    return Drawn(image, {"weather": weather}, f"A drawing of the weather: it is {weather}.", asks)
+    marks = [Mark(weather, box) for box in boxes]
+    top, placed = canvas.tilt(rng, picture.convert("RGBA"), marks, 3.0, (1.06, 1.15), 3.0)
+    caption = f"A drawing of the weather: it is {weather}."
+    return Drawn(canvas.camera(rng, top.convert("RGB")), {"weather": weather}, caption, asks, placed)

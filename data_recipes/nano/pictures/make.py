@@ -18,6 +18,7 @@ from rich.progress import Progress
 from data_recipes.nano.pictures import charts, faces, objects, posters, price_tags, questions, scenes, signs, tables
 from data_recipes.nano.pictures.drawn import Ask, Drawn
 from data_recipes.nano.pictures.library import Library, load_library
+from data_recipes.nano.pictures.marks import record as record_marks
 from data_recipes.nano.pictures.questions import Question
 from emova.errors import InputError
 
@@ -28,6 +29,7 @@ KINDS: dict[str, float] = {
 }  # fmt: skip
 SPLITS = ("train", "test")
 PER_SHARD = 250
+FORMAT = 2  # of the records: raise it when they change; 2 has marks
 
 _DRAW: dict[str, Callable[[np.random.Generator, str], Drawn]] = {
     "scenes": scenes.draw,
@@ -74,6 +76,7 @@ def make_picture(kind: str, seed: int, index: int, split: str, library: Library 
         "caption": drawn.caption,
         "questions": [q.record() for q in asked],
         "facts": dict(drawn.facts),
+        "marks": record_marks(drawn.marks, drawn.image.width),
         "split": split,
     }
     return PictureSample(key, drawn, asked, record)
@@ -153,7 +156,7 @@ def make_pictures(
 ) -> dict[str, int]:
     """Write ``count`` pictures of all kinds below ``out`` as ``{kind}-{split}-{n:06d}.tar``.
 
-    Shards that are there already are kept, if they were made with the same seed and number of pictures.
+    Shards that are there already are kept, if they were made with the same seed, number of pictures and ``FORMAT``.
 
     Args:
         out: the folder ``pictures``.
@@ -194,8 +197,9 @@ def make_pictures(
 
 
 def _missing(out: Path, seed: int, shares: Mapping[str, int], split: str) -> list[tuple[str, str, int, int, int, str]]:
-    """What is still to be written. Shards of another seed or plan are removed first."""
-    stamp, marker = json.dumps({"seed": seed, "plan": shares, "per_shard": PER_SHARD}), out / f".{split}.json"
+    """What is still to be written. Shards of another seed, plan or format are removed first."""
+    made = {"seed": seed, "plan": shares, "per_shard": PER_SHARD, "format": FORMAT}
+    stamp, marker = json.dumps(made), out / f".{split}.json"
     if not marker.is_file() or marker.read_text() != stamp:
         for old in out.glob(f"*-{split}-*.tar"):
             old.unlink()

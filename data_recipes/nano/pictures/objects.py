@@ -10,6 +10,7 @@ from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.canvas import SIZE, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn
 from data_recipes.nano.pictures.library import Library
+from data_recipes.nano.pictures.marks import Mark, opaque_box
 
 UNSEEN_SHARE = 0.25  # of the test pictures show a source picture that training never used
 
@@ -60,4 +61,5 @@ def draw(rng: Rng, split: str, library: Library) -> Drawn:
         Ask("kind", v.KIND_NAMES["objects"], "", weight=0.3),
     )
     facts = {"name": name, "source": cutout.source, "unseen_source": cutout.held_out}
-    return Drawn(canvas.camera(rng, ground), facts, f"A picture of one thing: this is {v.with_article(name)}.", asks)
+    caption = f"A picture of one thing: this is {v.with_article(name)}."
+    return Drawn(canvas.camera(rng, ground), facts, caption, asks, (Mark(name, opaque_box(thing, at)),))

@@ -6,6 +6,7 @@ from data_recipes.nano.pictures import canvas
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.canvas import BIG, SCALE, Colour, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn
+from data_recipes.nano.pictures.marks import Mark
 
 _PAPERS: tuple[Colour, ...] = (
     (250, 248, 240), (250, 222, 60), (250, 222, 60), (212, 44, 40), (248, 150, 40), (40, 140, 80), (40, 90, 180),
@@ -41,15 +42,17 @@ def draw(rng: Rng, split: str) -> Drawn:
     dollars, rest = divmod(cents, 100)
     price = f"${dollars}.{rest:02d}" if rest or canvas.chance(rng, 0.25) else f"${dollars}"
     word = product.capitalize() if canvas.chance(rng, 0.5) else product.upper()
-    canvas.text_centre(pen, (112, top + 38), word, canvas.fit_font(path, word, 180, 38), ink)
+    product_box = canvas.text_centre(pen, (112, top + 38), word, canvas.fit_font(path, word, 180, 38), ink)
     price_ink = ink
     if canvas.luminance(paper) > 170 and canvas.chance(rng, 0.4):
         price_ink = canvas.jitter(rng, (190, 24, 30), 12)
-    canvas.text_centre(pen, (112, bottom - 54), price, canvas.fit_font(path, price, 186, 78), price_ink)
+    price_box = canvas.text_centre(pen, (112, bottom - 54), price, canvas.fit_font(path, price, 186, 78), price_ink)
     ground = canvas.background(rng)
-    canvas.paste(rng, ground, canvas.tilt(rng, sheet, 5.0, (0.93, 1.0), 4.0))
-    mood = v.price_mood(cents)
     words = v.price_words(cents)
+    marks = (Mark(product, product_box), Mark(price, price_box), Mark(words, price_box))
+    sheet, placed = canvas.tilt(rng, sheet, marks, 5.0, (0.93, 1.0), 4.0)
+    canvas.paste(rng, ground, sheet)
+    mood = v.price_mood(cents)
     asks = [
         Ask("price", words, mood=mood, weight=2.0),
         Ask("price_of", words, product, mood, 2.0),
@@ -62,4 +65,4 @@ def draw(rng: Rng, split: str) -> Drawn:
             asks.append(Ask("more_than", "yes" if cents > threshold else "no", slot, mood, 0.6))
     facts = {"product": product, "cents": cents}
     caption = f"A price tag for {product}: the price is {words}."
-    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(asks))
+    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(asks), placed)

@@ -8,12 +8,13 @@ from data_recipes.nano.pictures import canvas
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.canvas import BIG, SCALE, Colour, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn
+from data_recipes.nano.pictures.marks import Box, Mark
 
 
 def _plate(
     rng: Rng, colour: Colour, ink: Colour, lines: int
-) -> tuple[canvas.Image.Image, canvas.ImageDraw.ImageDraw, float]:
-    """The sign without its word, and how wide the word may be."""
+) -> tuple[canvas.Image.Image, canvas.ImageDraw.ImageDraw, float, Box]:
+    """The sign without its word, how wide the word may be, and the sign's box."""
     sheet = canvas.layer()
     pen = canvas.ImageDraw.Draw(sheet)
     style = int(rng.integers(4))
@@ -29,21 +30,22 @@ def _plate(
                 angles = [math.pi / 8 + i * math.pi / 4 for i in range(8)]
                 points = [(centre + r * math.cos(a), centre + r * math.sin(a)) for a in angles]
                 pen.polygon(points, fill=(*fill, 255))
-        return sheet, pen, 164.0
+        half_side = 104 * math.cos(math.pi / 8)
+        return sheet, pen, 164.0, (112 - half_side, 112 - half_side, 112 + half_side, 112 + half_side)
     if style == 1:  # disc
         radius = 103 * SCALE
         pen.ellipse((centre - radius, centre - radius, centre + radius, centre + radius), fill=(*colour, 255))
         if border:
             inner = radius - 12
             pen.ellipse((centre - inner, centre - inner, centre + inner, centre + inner), outline=(*ink, 255), width=8)
-        return sheet, pen, 162.0
+        return sheet, pen, 162.0, (9, 9, 215, 215)
     half_height = int(rng.integers(46, 74) + 18 * (lines - 1)) * SCALE
     box = (8 * SCALE, centre - half_height, BIG - 8 * SCALE, centre + half_height)
     pen.rounded_rectangle(box, int(rng.integers(0, 44)), fill=(*colour, 255))
     if border:
         inset = (box[0] + 10, box[1] + 10, box[2] - 10, box[3] - 10)
         pen.rounded_rectangle(inset, int(rng.integers(0, 30)), outline=(*ink, 255), width=7)
-    return sheet, pen, 178.0
+    return sheet, pen, 178.0, (8, box[1] / SCALE, 216, box[3] / SCALE)
 
 
 def draw(rng: Rng, split: str) -> Drawn:
@@ -55,15 +57,17 @@ def draw(rng: Rng, split: str) -> Drawn:
     path = canvas.pick_font(rng)
     shown = word.upper() if canvas.chance(rng, 0.75) else word.capitalize()
     lines = shown.split(" ")
-    sheet, pen, room = _plate(rng, colour, ink, len(lines))
+    sheet, pen, room, plate = _plate(rng, colour, ink, len(lines))
     longest = max(lines, key=len)
     face = canvas.fit_font(path, longest, room, 66 if len(lines) == 1 else 50)
     step = face.size / SCALE * 1.08
-    for i, text in enumerate(lines):
-        canvas.text_centre(pen, (112, 112 + step * (i - (len(lines) - 1) / 2)), text, face, ink)
+    marks = [Mark(f"{name} sign", plate)]
+    for i, (text, said) in enumerate(zip(lines, word.split(" "), strict=True)):
+        written = canvas.text_centre(pen, (112, 112 + step * (i - (len(lines) - 1) / 2)), text, face, ink)
+        marks.append(Mark(said, written))
     ground = canvas.background(rng)
-    top = canvas.light_from_above(rng, canvas.tilt(rng, sheet, 5.0, (0.9, 1.0), 4.0), canvas.uniform(rng, 0, 0.24))
-    canvas.paste(rng, ground, top)
+    sheet, placed = canvas.tilt(rng, sheet, marks, 5.0, (0.9, 1.0), 4.0)
+    canvas.paste(rng, ground, canvas.light_from_above(rng, sheet, canvas.uniform(rng, 0, 0.24)))
     mood = v.SIGN_MOODS.get(word, v.PLAIN)
     other = str(rng.choice([s for s in v.SIGNS if s != word]))
     asks = (
@@ -76,4 +80,4 @@ def draw(rng: Rng, split: str) -> Drawn:
         Ask("kind", v.KIND_NAMES["signs"], weight=0.3),
     )
     caption = f"A {name} sign that says {word}." if name != "orange" else f"An orange sign that says {word}."
-    return Drawn(canvas.camera(rng, ground), {"word": word, "colour": name}, caption, asks)
+    return Drawn(canvas.camera(rng, ground), {"word": word, "colour": name}, caption, asks, placed)

@@ -6,6 +6,7 @@ from data_recipes.nano.pictures import canvas
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.canvas import SCALE, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn, listing
+from data_recipes.nano.pictures.marks import Mark
 
 
 def draw(rng: Rng, split: str) -> Drawn:
@@ -28,6 +29,7 @@ def draw(rng: Rng, split: str) -> Drawn:
     band = canvas.shade(paper, 0.93) if canvas.luminance(paper) > 110 else canvas.shade(paper, 1.15)
     striped, ruled = canvas.chance(rng, 0.5), canvas.chance(rng, 0.7)
     tint = canvas.vivid(rng)
+    marks = []
     for i, (left, right) in enumerate(rows):
         top = 9 + height * i
         box = (9 * SCALE, int(top * SCALE), 215 * SCALE, int((top + height) * SCALE))
@@ -38,15 +40,19 @@ def draw(rng: Rng, split: str) -> Drawn:
             pen.rectangle(box, fill=band)
         colour = canvas.ink_on(rng, tint) if head else ink
         used = canvas.fit_font(path, "Points", 78, 24) if head else face
-        canvas.text_left(pen, (16, top + height / 2), left, used, colour)
-        canvas.text_centre(pen, ((split_at + 215) / 2, top + height / 2), right, used, colour)
+        marks.append(Mark(left, canvas.text_left(pen, (16, top + height / 2), left, used, colour)))
+        written = canvas.text_centre(pen, ((split_at + 215) / 2, top + height / 2), right, used, colour)
+        marks.append(Mark(right, written))
+        if not head:
+            marks.append(Mark(v.NUMBERS[scores[left]], written))
         if ruled and i:
             pen.line((9 * SCALE, box[1], 215 * SCALE, box[1]), fill=line, width=3)
     if ruled:
         pen.line((int(split_at * SCALE), 9 * SCALE, int(split_at * SCALE), 215 * SCALE), fill=line, width=3)
         pen.rectangle((9 * SCALE, 9 * SCALE, 215 * SCALE, 215 * SCALE), outline=line, width=4)
     ground = canvas.background(rng)
-    canvas.paste(rng, ground, canvas.tilt(rng, sheet, 3.0, (0.95, 1.0), 2.0))
+    sheet, placed = canvas.tilt(rng, sheet, marks, 3.0, (0.95, 1.0), 2.0)
+    canvas.paste(rng, ground, sheet)
     best, last = max(scores, key=lambda n: scores[n]), min(scores, key=lambda n: scores[n])
     parts = [f"{name} {v.NUMBERS[score]}" for name, score in scores.items()]
     caption = (
@@ -60,4 +66,4 @@ def draw(rng: Rng, split: str) -> Drawn:
         Ask("kind", v.KIND_NAMES["tables"], weight=0.3),
     ]
     asks += [Ask("score", v.NUMBERS[score], name, weight=1.3) for name, score in scores.items()]
-    return Drawn(canvas.camera(rng, ground), {"scores": scores}, caption, tuple(asks))
+    return Drawn(canvas.camera(rng, ground), {"scores": scores}, caption, tuple(asks), placed)

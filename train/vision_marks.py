@@ -1,0 +1,147 @@
+"""What each cell of a picture shows: dense targets from the recipe's marks, and the heads that learn them.
+
+A mark is a text and a box. Every cell of a grid over the picture (the projector's visual tokens, the tower's patches)
+shall name the tokenizer's tokens of the marks that lie on it, or say that nothing does. The classes are only the
+tokens that occur in marks of the training pictures, so the heads stay small.
+
+Shape letters: B pictures, M marks of a picture, S pixels a side, G cells a side, V cells of a grid, C classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from train.recipe_data import Picture
+
+NOTHING = 0
+LEAST_COVER = 1 / 16
+"""Share of a cell that a mark must cover to count there: a small digit on the corner of four cells just does."""
+
+
+class MarkClasses:
+    """The tokens that marks are written in, as classes 1, 2, ...; class 0 is nothing.
+
+    Args:
+        pictures: the training pictures.
+        tokenizer: text to ids.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, frozenset[int]] = {}
+        self._bags: dict[str, np.ndarray] = {}
+        counts: Counter[int] = Counter()
+        for picture in pictures:
+            counts.update(frozenset().union(*(self._tokens(mark.text) for mark in picture.marks)))
+        self.tokens = tuple(sorted(counts))
+        self._class = {token: number for number, token in enumerate(self.tokens, 1)}
+        # As the bag loss weighs captions' tokens, but a token that all pictures share keeps a weight.
+        self._rarity = np.log1p([len(pictures) / counts[token] for token in self.tokens]).astype(np.float32)
+
+    def __len__(self) -> int:
+        return 1 + len(self.tokens)
+
+    def _tokens(self, text: str) -> frozenset[int]:
+        if text not in self._known:
+            # With a space before, as it stands inside a caption.
+            ids = self._tokenizer.encode(f" {text}", add_special_tokens=False, split_special_tokens=True)
+            self._known[text] = frozenset(ids)
+        return self._known[text]
+
+    def bag(self, text: str) -> np.ndarray:
+        """Weights of the classes in a mark's text, [C]; tokens that training marks never had are left out."""
+        if text not in self._bags:
+            bag = np.zeros(len(self), np.float32)
+            for token in self._tokens(text):
+                number = self._class.get(token)
+                if number is not None:
+                    bag[number] = self._rarity[number - 1]
+            self._bags[text] = bag
+        return self._bags[text]
+
+
+def boxes_in_square(picture: Picture, size: tuple[int, int], side: int) -> np.ndarray:
+    """The boxes of a picture's marks in pixels after ``letterbox`` to ``side`` x ``side``, [M, 4].
+
+    Args:
+        size: width and height of the picture before.
+    """
+    boxes_M4 = np.array([mark.box for mark in picture.marks], np.float32).reshape(-1, 4)
+    scale = min(side / size[0], side / size[1])
+    fitted = np.array([max(1, round(value * scale)) for value in size])
+    return boxes_M4 * np.tile(fitted, 2) + np.tile((side - fitted) // 2, 2)
+
+
+def _cover(low_M: np.ndarray, high_M: np.ndarray, source_S: np.ndarray, cells: int) -> np.ndarray:
+    """The share of each cell's pixels, along one axis, that show a place between low and high: [M, G]."""
+    inside_MS = (source_S + 0.5 >= low_M[:, None]) & (source_S + 0.5 < high_M[:, None])
+    step = len(source_S) // cells
+    return inside_MS[:, : step * cells].reshape(-1, cells, step).mean(-1, dtype=np.float32)
+
+
+def cell_targets(
+    boxes_M4: np.ndarray, bags_MC: np.ndarray, rows_S: np.ndarray, columns_S: np.ndarray, cells: int
+) -> np.ndarray:
+    """What the cells of one grid shall say.
+
+    Args:
+        boxes_M4: left, top, right, bottom in pixels of the unvaried picture.
+        bags_MC: each mark's class weights.
+        rows_S, columns_S: which row and column of the unvaried picture each row and column now shows.
+        cells: G.
+
+    Returns:
+        [G * G, C], each row a distribution: the marks' classes by rarity and covered share, or all on ``NOTHING``.
+    """
+    down_MG = _cover(boxes_M4[:, 1], boxes_M4[:, 3], rows_S, cells)
+    across_MG = _cover(boxes_M4[:, 0], boxes_M4[:, 2], columns_S, cells)
+    cover_MV = (down_MG[:, :, None] * across_MG[:, None, :]).reshape(len(boxes_M4), cells * cells)
+    wanted_VC = np.where(cover_MV >= LEAST_COVER, cover_MV, 0).T @ bags_MC
+    total_V1 = wanted_VC.sum(-1, keepdims=True)
+    wanted_VC /= np.maximum(total_V1, 1e-6)
+    wanted_VC[:, NOTHING] = total_V1[:, 0] == 0
+    return wanted_VC
+
+
+@dataclass(frozen=True)
+class MarkTerms:
+    """Scalars: the loss, and the share of marked cells whose likeliest class is one of theirs."""
+
+    loss: Tensor
+    right: Tensor
+
+
+class MarkHead(nn.Module):
+    """Names what a cell shows, from its features alone.
+
+    Args:
+        width: of the features.
+        classes: C.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, classes)
+
+    def forward(self, features: Tensor, wanted: Tensor) -> MarkTerms:
+        """Features [B, V, width] against ``cell_targets`` [B, V, C].
+
+        Cells with nothing weigh together at most as much as the marked ones; without any mark the loss is 0.
+        """
+        logits_BVC = self.out(self.norm(features)).float()
+        losses_BV = -(wanted * logits_BVC.log_softmax(-1)).sum(-1)
+        empty_BV = wanted[..., NOTHING] > 0
+        marked = (~empty_BV).sum()
+        share = (marked / empty_BV.sum().clamp(min=1)).clamp(max=1)
+        weights_BV = torch.where(empty_BV, share, torch.ones_like(share))
+        loss = (weights_BV * losses_BV).sum() / weights_BV.sum().clamp(min=1e-6)
+        hits_BV = wanted.gather(-1, logits_BVC.argmax(-1, keepdim=True))[..., 0] > 0
+        return MarkTerms(loss, (hits_BV & ~empty_BV).sum() / marked.clamp(min=1))
