@@ -6,7 +6,7 @@ A task draws a sample with the generator it is given, so a sample is a function 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class ConversationConfig:
         turns: most plain questions about one picture in one sample.
         two_turns: the share of spoken picture samples that hold two exchanges about the picture.
         typed: the share of spoken-reply samples whose question is typed.
+        unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
         unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
     """
@@ -55,6 +56,7 @@ class ConversationConfig:
     turns: int = 3
     two_turns: float = 0.08
     typed: float = 0.12
+    unspoken: float = 0.0
     unit_noise: float = 0.0
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
 
@@ -66,6 +68,8 @@ class Sample:
     messages: tuple[Message, ...]
     kinds: tuple[tuple[int, ...] | int, ...]
     """An int stands for all tokens of a message."""
+    unspoken: bool = False
+    """It ends before the units of the last reply."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Conversations:
             answer, answer_kinds = self.reply(exchange, rng)
             messages += [_user(content), answer]
             kinds.append(answer_kinds)
-        return Sample(tuple(messages), tuple(kinds))
+        return Sample(tuple(messages), tuple(kinds), rng.random() < self.config.unspoken)
 
     # Rendering ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +237,12 @@ class Conversations:
                 own = (own,) * length
             assert len(own) == length, "the rendering and the reply format disagree"
             kinds.extend(own)
-        return piece(rendered, kinds, self.processor.token_ids, task)
+        whole = piece(rendered, kinds, self.processor.token_ids, task)
+        if not sample.unspoken:
+            return whole
+        said = np.flatnonzero(whole.kinds == UNITS)
+        last = said[np.flatnonzero(np.diff(said, prepend=-2) > 1)[-1]]
+        return replace(whole, ids=whole.ids[:last], kinds=whole.kinds[:last])
 
     def chosen(self, mixture: dict[str, float]) -> list[tuple[Task, float]]:
         """The tasks of a mixture with their shares, which sum to one.

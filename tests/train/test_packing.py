@@ -116,6 +116,21 @@ def test_two_turns_share_one_picture(conversations) -> None:
     raise AssertionError("no sample had two turns")
 
 
+def test_an_unspoken_reply_is_the_whole_one_up_to_its_last_units(recipe, tiny_processor) -> None:
+    for task in ("spoken_talk", "spoken_picture"):
+        whole, cut = (
+            Conversations(recipe, tiny_processor, ConversationConfig(two_turns=1.0, unspoken=share))
+            for share in (0.0, 1.0)
+        )
+        for seed in range(4):
+            full, short = (each.render(each.tasks[task].draw(np.random.default_rng(seed))) for each in (whole, cut))
+            assert np.array_equal(full.ids[: len(short)], short.ids)
+            assert np.array_equal(full.kinds[: len(short)], short.kinds)
+            assert full.kinds[len(short)] == UNITS and short.kinds[-1] == KINDS.index("frame")
+            rest = full.kinds[len(short) :]
+            assert np.flatnonzero(rest == UNITS)[-1] == (rest == UNITS).sum() - 1
+
+
 def test_misheard_units_stay_close(recipe, tiny_processor) -> None:
     noisy = Conversations(recipe, tiny_processor, ConversationConfig(unit_noise=0.5))
     units = np.arange(4096).astype(np.uint16)
