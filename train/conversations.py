@@ -50,6 +50,7 @@ class ConversationConfig:
         typed: the share of spoken-reply samples whose question is typed.
         unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
         unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
+        unit_stretch: the share of heard units that are dropped or said twice: others speak faster or slower.
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
     """
 
@@ -58,6 +59,7 @@ class ConversationConfig:
     typed: float = 0.12
     unspoken: float = 0.0
     unit_noise: float = 0.0
+    unit_stretch: float = 0.0
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
 
 
@@ -133,6 +135,9 @@ class Conversations:
             step = np.where(rng.random(len(changed)) < 0.5, -1, 1)
             step = np.where((digits + step < 0) | (digits + step >= levels[dimension]), -step, step)
             units[changed] += step * strides[dimension]
+        if self.config.unit_stretch:
+            chance = rng.random(len(units)) / self.config.unit_stretch
+            units = np.repeat(units, np.where(chance < 0.5, 0, np.where(chance < 1, 2, 1)))
         return {"type": "audio", "units": units.tolist()}
 
     @staticmethod

@@ -140,6 +140,13 @@ def test_misheard_units_stay_close(recipe, tiny_processor) -> None:
     assert steps.max() == 1 and 0.45 < steps.mean() < 0.55
 
 
+def test_stretched_units_keep_their_order_and_about_their_number(recipe, tiny_processor) -> None:
+    stretched = Conversations(recipe, tiny_processor, ConversationConfig(unit_stretch=0.2))
+    heard = np.asarray(stretched._hear(np.arange(4000).astype(np.uint16), np.random.default_rng(0))["units"])
+    assert (np.diff(heard) >= 0).all() and 3800 < len(heard) < 4200
+    assert 0.08 < 1 - len(np.unique(heard)) / 4000 < 0.12
+
+
 def test_a_pack_is_a_function_of_its_place(conversations) -> None:
     def packs() -> PackedMixture:
         return PackedMixture(conversations, MIXTURE, pack_tokens=400, max_tokens=300, size=10, seed=5)
