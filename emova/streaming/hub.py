@@ -110,6 +110,12 @@ class Hub:
             for session in [each for each in self._sessions if each.touched < latest]:
                 session.close()
 
+    def close(self) -> None:
+        """Close all sessions and tasks; their readers get an error."""
+        with self.lock:
+            for each in list(self._sessions):
+                each.close()
+
     def pump(self) -> bool:
         """One round: each reply whose reader keeps up gets its next token. Whether there was one to move on."""
         with self.lock:

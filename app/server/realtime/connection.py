@@ -1,0 +1,2 @@
+from fastapi import APIRouter
+def router(service): return APIRouter()
