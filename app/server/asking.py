@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,7 +38,7 @@ class Question:
     def add(self, message: UserMessage) -> None:
         """Take a message; several in a row are one turn. Raises: InputError."""
         for part in [message.content] if isinstance(message.content, str) else message.content:
-            if isinstance(part, str) or isinstance(part, TextPart):
+            if isinstance(part, str | TextPart):
                 text = part if isinstance(part, str) else part.text
                 if text.strip():
                     self.words.append(text)
@@ -122,7 +122,7 @@ def voice_of(request: ChatRequest) -> str:
     return find_voice(voice if isinstance(voice, str) else voice.id, "audio.voice")
 
 
-async def answer(service: Service, request: ChatRequest) -> AsyncIterator[tuple[Event, Session]]:
+async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple[Event, Session], None]:
     """The events of the answer to a request's conversation. Raises: InputError, ApiError."""
     instructions = _system(request)
     if len(instructions) > service.assistant.config.max_text_characters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -139,14 +139,14 @@ async def _speech(service: Service, wish: SpeechRequest, style: Style, deadline:
     try:
         first = await anext(chunks)
     except BaseException:
-        await chunks.aclose()  # type: ignore[attr-defined]
+        await chunks.aclose()
         raise
     first_audio = loop.time() - started
 
-    async def sound() -> AsyncIterator[bytes]:
+    async def sound() -> AsyncGenerator[bytes, None]:
         encoder = Encoder(wish.response_format, rate)
         count = len(first)
-        async with aclosing(chunks), asyncio.timeout_at(deadline):  # type: ignore[type-var]
+        async with aclosing(chunks), asyncio.timeout_at(deadline):
             yield await service.run(encoder.add, first)
             async for samples in chunks:
                 count += len(samples)
@@ -154,7 +154,7 @@ async def _speech(service: Service, wish: SpeechRequest, style: Style, deadline:
             yield await service.run(encoder.finish)
         service.metrics.spoken(first_audio, loop.time() - started, count / rate)
 
-    async def events() -> AsyncIterator[bytes]:
+    async def events() -> AsyncGenerator[bytes, None]:
         try:
             async with aclosing(sound()) as pieces:
                 async for data in pieces:
@@ -169,7 +169,7 @@ async def _speech(service: Service, wish: SpeechRequest, style: Style, deadline:
     return StreamingResponse(sound(), media_type=MEDIA_TYPES[wish.response_format])
 
 
-async def _transcript_events(service: Service, samples: np.ndarray, deadline: float) -> AsyncIterator[bytes]:
+async def _transcript_events(service: Service, samples: np.ndarray, deadline: float) -> AsyncGenerator[bytes, None]:
     text = ""
     try:
         async with aclosing(service.each(write_down(service.hub, samples))) as pieces, asyncio.timeout_at(deadline):

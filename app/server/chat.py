@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,8 @@ class Told:
 def router(service: Service) -> APIRouter:
     """The route on ``service``."""
     routes = APIRouter()
-    streamed = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer"}}
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    streamed: dict[int | str, dict[str, Any]] = {200: {"content": content, "description": "The answer"}}
 
     @routes.post("/v1/chat/completions", response_model=ChatAnswer, responses={**streamed, **described(404)})
     async def chat_completions(request: Request, wish: ChatRequest) -> Any:
@@ -82,7 +83,7 @@ class Answering:
         self.told = Told()
         self.prompt_tokens = 0
 
-    async def _events(self) -> AsyncIterator[Event]:
+    async def _events(self) -> AsyncGenerator[Event, None]:
         async with aclosing(answer(self.service, self.wish)) as events:
             async for event, session in events:
                 self.prompt_tokens = session.asked_tokens if isinstance(session, Session) else 0
@@ -136,12 +137,14 @@ class Answering:
             async with asyncio.timeout_at(deadline):
                 first = await anext(events)
         except BaseException:
-            await events.aclose()  # type: ignore[attr-defined]
+            await events.aclose()
             raise
         return StreamingResponse(self._lines(first, events, deadline), media_type="text/event-stream")
 
-    async def _lines(self, first: Event, events: AsyncIterator[Event], deadline: float) -> AsyncIterator[bytes]:
-        async with aclosing(events):  # type: ignore[type-var]
+    async def _lines(
+        self, first: Event, events: AsyncGenerator[Event, None], deadline: float
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(events):
             try:
                 async with asyncio.timeout_at(deadline):
                     async for delta in self._deltas(first, events):
@@ -159,7 +162,7 @@ class Answering:
                 yield _event(told.body)
             yield b"data: [DONE]\n\n"
 
-    async def _deltas(self, first: Event, events: AsyncIterator[Event]) -> AsyncIterator[dict[str, Any]]:
+    async def _deltas(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[dict[str, Any], None]:
         encoder = Encoder(self.format, self.rate) if self.spoken else None
         name = new_id("audio") if self.spoken else ""
         yield {"role": "assistant", "content": None if self.spoken else "", **({"audio": {"id": name}} if name else {})}

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -98,7 +98,7 @@ class Service:
         """Call a function that takes long, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    async def each(self, items: Iterator[Result]) -> AsyncIterator[Result]:
+    async def each(self, items: Iterator[Result]) -> AsyncGenerator[Result, None]:
         """Take from a generator whose steps take long; the next step waits until this one's item is used.
 
         Leaving early closes the generator, which stops what it does.

@@ -102,6 +102,22 @@ class Session:
                     self._drop_turn()
                 raise
 
+    def instruct(self, instructions: str) -> None:
+        """Another system message, from the beginning of the conversation on. Raises: InputError."""
+        with self.hub.lock:
+            self._check_listening()
+            before, self.instructions = self.instructions, instructions
+            kept = list(self._turns)
+            most = self.hub.engine.llama.max_length - self.hub.assistant.config.reply_limits.usual
+            while kept and len(self._opening().ids) + sum(map(_length, kept)) > most:
+                kept = kept[1:]
+            if not kept and len(self._opening().ids) > most:
+                self.instructions = before
+                raise InputError("the instructions: longer than the model's context; make them shorter")
+            self._rebuild(kept)
+            if not self._question.empty:
+                self._read_on()
+
     def unhear(self) -> None:
         """Forget what was heard of this question; its picture stays. Raises: InputError."""
         with self.hub.lock:
@@ -244,6 +260,10 @@ class Session:
             kept = kept[1:]
         if len(opening.ids) + sum(map(_length, kept)) + least > most:
             raise InputError("the question: longer than the model's context; make it shorter")
+        self._rebuild(kept)
+
+    def _rebuild(self, kept: list[_Turn]) -> None:
+        opening = self._opening()
         for turn in kept:
             opening = opening + turn.question + Prompt(turn.answer)
         self._context.rewind((0, ()))
