@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip("fastapi")
 
 from emova import Assistant
+from emova.assistant import AssistantConfig
+from emova.reply import ReplyLimits
 
 
 class Running:
@@ -24,7 +26,9 @@ class Running:
 
 @pytest.fixture(scope="session")
 def nano() -> Assistant:
-    return Assistant.from_pretrained()
+    """The shipped model; its answers are cut short, for what is tested is the way that they take."""
+    limits = ReplyLimits(max_transcript_tokens=24, max_text_tokens=12, max_units=24)
+    return Assistant.from_pretrained(config=AssistantConfig(reply_limits=limits))
 
 
 @pytest.fixture(scope="session")
