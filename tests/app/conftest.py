@@ -14,6 +14,7 @@ pytest.importorskip("fastapi")
 from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.reply import ReplyLimits
+from emova.speech.audio import AudioLimits
 
 
 class Running:
@@ -28,7 +29,8 @@ class Running:
 def nano() -> Assistant:
     """The shipped model; its answers are cut short, for what is tested is the way that they take."""
     limits = ReplyLimits(max_transcript_tokens=24, max_text_tokens=12, max_units=24)
-    return Assistant.from_pretrained(config=AssistantConfig(reply_limits=limits))
+    config = AssistantConfig(audio_limits=AudioLimits(max_seconds=10), reply_limits=limits)
+    return Assistant.from_pretrained(config=config)
 
 
 @pytest.fixture(scope="session")
