@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("fastapi")
-
 from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.reply import ReplyLimits
