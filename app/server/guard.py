@@ -88,7 +88,7 @@ class Guard:
 
         metrics = self.service.metrics
         try:
-            await self._answer(scope, receive, told)
+            await self._answer(scope, receive, told, lambda: bool(status))
         except _Gone:
             metrics.cancelled.labels("disconnect").inc()
         except TimeoutError:
@@ -106,7 +106,7 @@ class Guard:
             if status >= 400:
                 metrics.errors.labels(str(status)).inc()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, started: Callable[[], bool]) -> None:
         self._check_client(scope)
         self._check_length(scope)
         scope["state"] = state = {**scope.get("state", {})}
@@ -116,14 +116,17 @@ class Guard:
                 self._check_open()
                 await held.enter_async_context(self.service.queue.place())
             body = await self._body(receive)
-            state["deadline"] = deadline = asyncio.get_running_loop().time() + self.config.deadline_seconds
+            state["deadline"] = asyncio.get_running_loop().time() + self.config.deadline_seconds
             gone = asyncio.create_task(_until_gone(receive))
             work = asyncio.create_task(self._work(scope, body, gone, send, working))
             try:
-                async with asyncio.timeout_at(deadline + GRACE):
-                    await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
+                await _first(work, gone, seconds=self.config.deadline_seconds)
+                if not work.done() and not gone.done() and started():
+                    await _first(work, gone, seconds=GRACE)
+                if gone.done() and not work.done():
                     raise _Gone
+                if not work.done() or work.cancelled():
+                    raise TimeoutError
                 work.result()
             finally:
                 work.cancel()
@@ -154,7 +157,9 @@ class Guard:
 
     def _too_large(self) -> ApiError:
         most = self.config.max_body_bytes >> 20
-        return ApiError(413, f"the request: larger than {most} MiB", code="request_too_large")
+        # What is still on its way is not read, so the connection cannot serve another request.
+        close = {"connection": "close"}
+        return ApiError(413, f"the request: larger than {most} MiB", code="request_too_large", headers=close)
 
     async def _body(self, receive: Receive) -> bytes:
         body = bytearray()
@@ -194,6 +199,10 @@ class Guard:
             await self.app(scope, receive, send)
         finally:
             self.service.realtime -= 1
+
+
+async def _first(*tasks: asyncio.Task[None], seconds: float) -> None:
+    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -38,9 +39,11 @@ def serving() -> Callable[..., AbstractContextManager[Running]]:
     from app.server.running import listen, make_server
 
     @contextmanager
-    def serve(assistant: Assistant, config: ServerConfig, fetcher: Any = None) -> Iterator[Running]:
+    def serve(assistant: Assistant, config: ServerConfig, send_buffer: int = 0) -> Iterator[Running]:
         listener = listen(config)
-        server = make_server(config, assistant, fetcher)
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        server = make_server(config, assistant)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
         thread.start()
         try:
