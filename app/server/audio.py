@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.server.chat_types import Emotion, Pitch, Short, Text, VoiceId
@@ -18,6 +17,7 @@ from app.server.encode import MEDIA_TYPES, Encoder, Format
 from app.server.errors import as_api_error, described
 from app.server.media import to_base64
 from app.server.service import Service, find_voice
+from app.server.streams import Stream, event, event_stream
 from emova.assistant import Assistant
 from emova.reply import PieceReader
 from emova.speech.audio import load_audio
@@ -115,9 +115,7 @@ def router(service: Service) -> APIRouter:
         rate, limits = service.assistant.speech_tokenizer.sample_rate, service.assistant.config.audio_limits
         samples = await service.run(lambda: load_audio(data, rate, limits, reject_silence=True))
         if stream == "true":
-            return StreamingResponse(
-                _transcript_events(service, samples, request.state.deadline), media_type="text/event-stream"
-            )
+            return event_stream(_transcript_events(service, samples, request.state.deadline))
         pieces = []
         async with aclosing(service.each(write_down(service.hub, samples))) as written:
             async for piece in written:
@@ -159,14 +157,14 @@ async def _speech(service: Service, wish: SpeechRequest, style: Style, deadline:
             async with aclosing(sound()) as pieces:
                 async for data in pieces:
                     if data:
-                        yield _event({"type": "speech.audio.delta", "audio": to_base64(data)})
-            yield _event({"type": "speech.audio.done"})
+                        yield event({"type": "speech.audio.delta", "audio": to_base64(data)})
+            yield event({"type": "speech.audio.done"})
         except Exception as error:
-            yield _event(as_api_error(error).body)
+            yield event(as_api_error(error).body)
 
     if wish.stream_format == "sse":
-        return StreamingResponse(events(), media_type="text/event-stream")
-    return StreamingResponse(sound(), media_type=MEDIA_TYPES[wish.response_format])
+        return event_stream(events())
+    return Stream(sound(), MEDIA_TYPES[wish.response_format])
 
 
 async def _transcript_events(service: Service, samples: np.ndarray, deadline: float) -> AsyncGenerator[bytes, None]:
@@ -177,11 +175,7 @@ async def _transcript_events(service: Service, samples: np.ndarray, deadline: fl
                 piece = piece if text else piece.lstrip()
                 text += piece
                 if piece:
-                    yield _event({"type": "transcript.text.delta", "delta": piece})
-        yield _event({"type": "transcript.text.done", "text": text.strip()})
+                    yield event({"type": "transcript.text.delta", "delta": piece})
+        yield event({"type": "transcript.text.done", "text": text.strip()})
     except Exception as error:
-        yield _event(as_api_error(error).body)
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+        yield event(as_api_error(error).body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from app.server.asking import answer, limits_of
 from app.server.chat_types import AnswerChoice, AnswerMessage, ChatAnswer, ChatRequest, SpokenAudio, Usage
@@ -20,6 +18,8 @@ from app.server.encode import Encoder, encode
 from app.server.errors import ApiError, as_api_error, described
 from app.server.media import to_base64
 from app.server.service import Service, new_id
+from app.server.streams import event as sse
+from app.server.streams import event_stream
 from emova.reply import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
 from emova.results import AudioChunk, Done, Event
 from emova.streaming.session import Session
@@ -139,7 +139,7 @@ class Answering:
         except BaseException:
             await events.aclose()
             raise
-        return StreamingResponse(self._lines(first, events, deadline), media_type="text/event-stream")
+        return event_stream(self._lines(first, events, deadline))
 
     async def _lines(
         self, first: Event, events: AsyncGenerator[Event, None], deadline: float
@@ -151,15 +151,15 @@ class Answering:
                         yield self._line(delta)
                 yield self._line({}, self._finish_reason())
                 if self.wish.stream_options and self.wish.stream_options.include_usage:
-                    yield _event({**self._head(), "choices": [], "usage": self._usage().model_dump()})
+                    yield sse({**self._head(), "choices": [], "usage": self._usage().model_dump()})
             except TimeoutError:
                 late = ApiError(504, "the answer took too long; ask for less", kind="server_error", code="timeout")
                 self.service.metrics.cancelled.labels("deadline").inc()
-                yield _event(late.body)
+                yield sse(late.body)
             except Exception as error:
                 told = as_api_error(error)
                 self.service.metrics.errors.labels(str(told.status)).inc()
-                yield _event(told.body)
+                yield sse(told.body)
             yield b"data: [DONE]\n\n"
 
     async def _deltas(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[dict[str, Any], None]:
@@ -190,8 +190,4 @@ class Answering:
 
     def _line(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-        return _event({**self._head(), "choices": [choice]})
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+        return sse({**self._head(), "choices": [choice]})
