@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,7 @@ def run_replicas(config: ServerConfig, model: str, replicas: ReplicaConfig) -> N
         signal.signal(number, lambda *_: ended.set())
     try:
         start(config, model, replicas)
+        print(f"Listening on http://{config.host}:{config.port}/v1 (Ctrl+C ends it)", file=sys.stderr, flush=True)
         ended.wait()
     finally:
         stop()

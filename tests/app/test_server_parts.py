@@ -111,10 +111,47 @@ def test_the_command(monkeypatch, capsys) -> None:
         (["--port", "70000"], "port"),
         (["--max-active", "0"], "max-active"),
         (["--host", "203.0.113.7", "--api-key", "x"], "cannot listen"),
+        (["--replicas", "-1"], "replicas"),
     ):
         arguments = parser.parse_args(line)
         with pytest.raises(InputError, match=word):
             arguments.run(arguments)
+
+
+def test_the_command_serves_and_ends() -> None:
+    """As a process of its own: it says where it listens, answers, and ends when it is told to."""
+    import os
+    import re
+    import signal
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    import httpx
+
+    run = (
+        "import sys; from app.server.cli import register; from emova.cli import Parser;"
+        "parser = Parser(); register(parser); arguments = parser.parse_args(sys.argv[1:]);"
+        "sys.exit(arguments.run(arguments))"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "EMOVA_API_KEY": "key-of-tests", "PYTHONPATH": str(root)}
+    line = [sys.executable, "-c", run, "--port", "0"]
+    with subprocess.Popen(line, cwd=root, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "Listening" in line)
+        found = re.search(r"http://127\.0\.0\.1:\d+/v1", told)
+        assert found is not None and "key-of-tests" not in told
+        for _ in range(100):
+            try:
+                answer = httpx.get(f"{found[0]}/models", headers={"Authorization": "Bearer key-of-tests"}, timeout=20)
+                break
+            except httpx.ConnectError:
+                continue
+        assert answer.json()["data"][0]["id"] == "emova-nano"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_spoken_replies_are_forgotten(monkeypatch) -> None:
