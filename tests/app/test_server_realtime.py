@@ -125,6 +125,22 @@ def test_a_spoken_question_by_hand(talk) -> None:
     assert talk.until("conversation.item.retrieved").item.role == "assistant"
 
 
+def test_sound_that_is_not_committed_is_no_part_of_the_question(talk, running) -> None:
+    talk.manual()
+    talk.play(QUESTION)
+    talk.write("Hello.")
+    talk.connection.response.create(response={"output_modalities": ["text"]})
+    talk.until("response.done")
+    (session,) = running.service.hub._sessions
+    table = running.service.assistant.table
+    assert not any(int(table.unit_of[token]) >= 0 for token in session._turns[-1].question.ids)
+    talk.connection.input_audio_buffer.commit()
+    talk.until("input_audio_buffer.committed")
+    talk.connection.response.create(response={"output_modalities": ["text"]})
+    talk.until("response.done")
+    assert any(int(table.unit_of[token]) >= 0 for token in session._turns[-1].question.ids)
+
+
 def test_voice_activity_and_barge_in(talk, running) -> None:
     talk.play(SILENCE, QUESTION, SILENCE)
     talk.until("response.output_audio.delta")

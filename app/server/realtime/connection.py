@@ -8,7 +8,7 @@ import json
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from app.server.errors import ApiError, as_api_error
 from app.server.media import from_base64, read_picture
 from app.server.realtime import types
 from app.server.realtime.answering import RATE, Answering
+from app.server.realtime.settings import Settings, chosen_voice
 from app.server.realtime.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
 from app.server.service import Service, find_voice, new_id
 from emova.errors import InputError
@@ -28,19 +29,6 @@ from emova.streaming.session import Session
 
 MAX_ITEMS = 256
 MAX_DEFERRED = 64
-
-
-@dataclass
-class Settings:
-    """What a client has chosen."""
-
-    instructions: str = ""
-    voice: str = "female"
-    modalities: list[str] = field(default_factory=lambda: ["audio"])
-    turns: TurnConfig | None = field(default_factory=TurnConfig)
-    transcription: str | None = None
-    emotion: str | None = None
-    pitch: str | None = None
 
 
 class Connection:
@@ -162,51 +150,10 @@ class Connection:
 
     # --- settings -----------------------------------------------------------------------------------------------------
     def _session(self) -> dict[str, Any]:
-        chosen, turns = self.settings, self.settings.turns
-        pcm = {"type": "audio/pcm", "rate": RATE}
-        detection = turns and {
-            "type": "server_vad",
-            "threshold": turns.threshold,
-            "prefix_padding_ms": turns.prefix_ms,
-            "silence_duration_ms": turns.silence_ms,
-            "create_response": turns.create_response,
-            "interrupt_response": turns.interrupt_response,
-        }
-        transcription = {"model": chosen.transcription} if chosen.transcription else None
-        return {
-            "type": "realtime",
-            "object": "realtime.session",
-            "id": self.id,
-            "model": self.service.config.model_name,
-            "instructions": chosen.instructions,
-            "output_modalities": chosen.modalities,
-            "audio": {
-                "input": {"format": pcm, "turn_detection": detection, "transcription": transcription},
-                "output": {"format": pcm, "voice": chosen.voice, "speed": 1.0},
-            },
-            "tools": [],
-            "emotion": chosen.emotion,
-            "pitch": chosen.pitch,
-        }
+        return {"id": self.id, **self.settings.shown(self.service.config.model_name)}
 
     async def _update(self, event: types.SessionUpdate) -> None:
-        wish, chosen = event.session, replace(self.settings)
-        if wish.instructions is not None:
-            chosen.instructions = wish.instructions
-        if wish.output_modalities is not None:
-            chosen.modalities = list(wish.output_modalities)
-        for name in ("emotion", "pitch"):
-            if name in wish.model_fields_set:
-                setattr(chosen, name, getattr(wish, name))
-        sound = wish.audio or types.Audio()
-        if sound.output is not None and sound.output.voice is not None:
-            chosen.voice = _voice(sound.output.voice)
-        if sound.input is not None:
-            if "turn_detection" in sound.input.model_fields_set:
-                chosen.turns = _turn_config(sound.input.turn_detection)
-            if "transcription" in sound.input.model_fields_set:
-                wanted = sound.input.transcription
-                chosen.transcription = (wanted.model or self.service.config.model_name) if wanted else None
+        chosen = self.settings.changed(event.session, self.service.config.model_name)
         if chosen.instructions != self.settings.instructions:
             if len(chosen.instructions) > self.service.assistant.config.max_text_characters:
                 raise InputError("session.instructions: too long; shorten them")
@@ -247,9 +194,13 @@ class Connection:
             await self._hear(turn.samples)
         elif isinstance(turn, Stopped):
             await self.emit("input_audio_buffer.speech_stopped", audio_end_ms=turn.at_ms, item_id=self._buffer_item)
-            await self._when_free(self._commit)
-            if config.create_response:
-                await self._when_free(lambda: self._respond(types.ResponseWish()))
+            await self._when_free(lambda: self._end_turn(config.create_response))
+
+    async def _end_turn(self, answer: bool) -> None:
+        if self._buffer:
+            await self._commit()
+            if answer:
+                await self._respond(types.ResponseWish())
 
     async def _hear(self, samples: np.ndarray) -> None:
         """Let the session hear; while it answers, the sound waits. Raises: InputError: there is too much of it."""
@@ -285,13 +236,18 @@ class Connection:
         await self._add_item(item_id, "user", [{"type": "input_audio", "transcript": None}])
 
     async def _clear(self, event: types.Clear) -> None:
-        if not self._busy and self._buffer:
-            await self.service.run(self.session.unhear)
-            for samples in self._committed:
-                await self.service.run(self.session.hear, samples)
+        if not self._busy:
+            await self._take_back()
         self._new_buffer()
         self._turns = None
         await self.emit("input_audio_buffer.cleared")
+
+    async def _take_back(self) -> None:
+        """Let the session forget the sound that was not committed."""
+        if self._buffer:
+            await self.service.run(self.session.unhear)
+            for samples in self._committed:
+                await self.service.run(self.session.hear, samples)
 
     # --- items --------------------------------------------------------------------------------------------------------
     async def _add_item(self, item_id: str, role: str, content: list[dict[str, Any]]) -> None:
@@ -389,13 +345,16 @@ class Connection:
         await self._when_free(lambda: self._respond(event.response or types.ResponseWish()))
 
     async def _respond(self, wish: types.ResponseWish) -> None:
-        if not (self._words or self._committed or self._buffer):
+        if not (self._words or self._committed):
             raise ApiError(400, "there is no question; add an item or commit sound first", code="empty_conversation")
+        # What is not committed is no part of this question: it is heard again after the answer.
+        await self._take_back()
+        self._pending, self._buffer = [*self._buffer, *self._pending], []
         chosen, usual = self.settings, self.service.assistant.config.reply_limits
         voice = chosen.voice
         if wish.audio is not None and wish.audio.output is not None and wish.audio.output.voice is not None:
-            voice = _voice(wish.audio.output.voice)
-        spoken = (wish.output_modalities or chosen.modalities) == ["audio"]
+            voice = chosen_voice(wish.audio.output.voice)
+        spoken = "audio" in (wish.output_modalities or chosen.modalities)
         wanted = self._spoken_item if chosen.transcription else None
         self.answering = answering = Answering(
             self.service, self.emit, self.conversation, spoken, wish.metadata, wanted
@@ -458,22 +417,6 @@ class Connection:
         if not self._busy or wrong:
             raise ApiError(400, "there is no such answer being given", code="response_cancel_not_active")
         await self._interrupt("client_cancelled")
-
-
-def _voice(wanted: str | Any) -> str:
-    return find_voice(wanted if isinstance(wanted, str) else wanted.id, "voice")
-
-
-def _turn_config(wish: types.ServerVad | None) -> TurnConfig | None:
-    if wish is None:
-        return None
-    return TurnConfig(
-        wish.threshold,
-        wish.prefix_padding_ms,
-        wish.silence_duration_ms,
-        wish.create_response,
-        wish.interrupt_response,
-    )
 
 
 def router(service: Service) -> APIRouter:
