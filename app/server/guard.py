@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +29,14 @@ GRACE = 2.0  # s after the deadline for a stream to say so itself
 
 class _Gone(Exception):
     """The client has left."""
+
+
+@dataclass
+class _Progress:
+    """How far an answer is: its status once it has begun, and whether all of it was sent."""
+
+    status: int = 0
+    complete: bool = False
 
 
 class Guard:
@@ -75,38 +84,39 @@ class Guard:
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, status = time.perf_counter(), 0
+        started, progress = time.perf_counter(), _Progress()
         request_id = new_id("req").encode()
         route = scope["path"] if scope["path"] in PATHS else "other"
 
         async def told(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                progress.status = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+            elif message["type"] == "http.response.body":
+                progress.complete = not message.get("more_body", False)
             await send(message)
 
         metrics = self.service.metrics
         try:
-            await self._answer(scope, receive, told, lambda: bool(status))
+            await self._answer(scope, receive, told, progress)
         except _Gone:
             metrics.cancelled.labels("disconnect").inc()
         except TimeoutError:
             metrics.cancelled.labels("deadline").inc()
-            if not status:
+            if not progress.status:
                 late = ApiError(504, "the answer took too long; ask for less", kind="server_error", code="timeout")
                 await late.response()(scope, receive, told)
         except Exception as error:
             refusal = as_api_error(error)
-            if not status:
+            if not progress.status:
                 await refusal.response()(scope, receive, told)
         finally:
-            metrics.requests.labels(route, str(status or "none")).inc()
+            metrics.requests.labels(route, str(progress.status or "none")).inc()
             metrics.seconds.labels(route).observe(time.perf_counter() - started)
-            if status >= 400:
-                metrics.errors.labels(str(status)).inc()
+            if progress.status >= 400:
+                metrics.errors.labels(str(progress.status)).inc()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, started: Callable[[], bool]) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, progress: _Progress) -> None:
         self._check_client(scope)
         self._check_length(scope)
         scope["state"] = state = {**scope.get("state", {})}
@@ -121,9 +131,11 @@ class Guard:
             work = asyncio.create_task(self._work(scope, body, gone, send, working))
             try:
                 await _first(work, gone, seconds=self.config.deadline_seconds)
-                if not work.done() and not gone.done() and started():
+                if not work.done() and not gone.done() and progress.status:
                     await _first(work, gone, seconds=GRACE)
-                if gone.done() and not work.done():
+                if gone.done() and progress.complete:
+                    await _first(work, seconds=GRACE)  # all was sent, only tidying is left
+                elif gone.done() and not work.done():
                     raise _Gone
                 if not work.done() or work.cancelled():
                     raise TimeoutError

@@ -31,6 +31,7 @@ class Answering:
         spoken: whether the client wants sound; if not, text alone.
         metadata: goes back with the answer.
         asked_item: the item of the spoken question, if its transcript is wanted.
+        previous_item: the item before the answer.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Answering:
         spoken: bool,
         metadata: dict[str, str] | None,
         asked_item: str | None,
+        previous_item: str | None,
     ) -> None:
         self.service, self._emit, self._conversation = service, emit, conversation
         self.spoken, self._metadata, self._asked_item = spoken, metadata, asked_item
+        self._previous_item = previous_item
         self.id, self.item_id = new_id("resp"), new_id("item")
         self.text = self.transcript = ""
         self.emotion: str | None = None
@@ -111,11 +114,14 @@ class Answering:
     async def tell(self, events: Iterator[SessionEvent]) -> None:
         """Send everything from ``response.created`` to ``response.done``."""
         place = {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
+        begun = self._item("in_progress")
         await self._emit("response.created", response=self._response("in_progress"))
         await self._emit(
             "response.output_item.added", response_id=self.id, output_index=0, item=self._item("in_progress")
         )
-        await self._emit("conversation.item.added", previous_item_id=self._asked_item, item=self._item("in_progress"))
+        await self._emit(
+            "conversation.item.added", previous_item_id=self._previous_item, item=self._item("in_progress")
+        )
         await self._emit("response.content_part.added", **place, part=self._part())
         status, details = "cancelled", dict[str, Any]({"type": "cancelled", "reason": self.reason})
         async with aclosing(self.service.each(events)) as told:
@@ -137,7 +143,7 @@ class Answering:
         await self._emit("response.content_part.done", **place, part=self._part())
         item = self._item("completed" if status == "completed" else "incomplete")
         await self._emit("response.output_item.done", response_id=self.id, output_index=0, item=item)
-        await self._emit("conversation.item.done", previous_item_id=self._asked_item, item=item)
+        await self._emit("conversation.item.done", previous_item_id=self._previous_item, item=item)
         await self._emit("response.done", response=self._response(status, details))
 
     async def _delta(self, event: SessionEvent, place: dict[str, Any]) -> None:

@@ -357,7 +357,7 @@ class Connection:
         spoken = "audio" in (wish.output_modalities or chosen.modalities)
         wanted = self._spoken_item if chosen.transcription else None
         self.answering = answering = Answering(
-            self.service, self.emit, self.conversation, spoken, wish.metadata, wanted
+            self.service, self.emit, self.conversation, spoken, wish.metadata, wanted, self.last_item
         )
         text = "\n".join(self._words) or None
         self._words, self._committed, self._spoken_item = [], [], None
@@ -379,8 +379,12 @@ class Connection:
                     await self.service.run(self.session.cancel, 0.0)
                 async with asyncio.timeout(self.service.config.deadline_seconds):
                     await answering.tell(asked)
+            except WebSocketDisconnect:
+                raise
             except TimeoutError:
                 await self._error(ApiError(504, "the answer took too long", kind="server_error", code="timeout"), None)
+            except Exception as error:
+                await self._error(as_api_error(error), None)
             finally:
                 self._remember(answering.item)
                 self._busy = False
@@ -391,13 +395,14 @@ class Connection:
     async def _go_on(self) -> None:
         """What waited for the answer's end."""
         pending, self._pending = self._pending, []
-        try:
-            for samples in pending:
-                await self._hear(samples)
-            while self._deferred and not self._busy:
+        self._deferred.extendleft([lambda piece=samples: self._hear(piece) for samples in reversed(pending)])
+        while self._deferred and not self._busy:
+            try:
                 await self._deferred.popleft()()
-        except Exception as error:
-            await self._error(as_api_error(error), None)
+            except WebSocketDisconnect:
+                raise
+            except Exception as error:
+                await self._error(as_api_error(error), None)
 
     async def _interrupt(self, reason: str) -> None:
         """Stop the answer, or its sound that still plays, and remember only what was heard of it."""
@@ -407,7 +412,6 @@ class Connection:
         answering.stop(reason)
         await self.service.run(self.session.cancel, answering.heard_seconds())
         self.service.metrics.cancelled.labels(reason).inc()
-        self._deferred.clear()
         if busy:
             await asyncio.wait([task])
 
