@@ -116,12 +116,8 @@ class Answering:
         place = {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
         begun = self._item("in_progress")
         await self._emit("response.created", response=self._response("in_progress"))
-        await self._emit(
-            "response.output_item.added", response_id=self.id, output_index=0, item=self._item("in_progress")
-        )
-        await self._emit(
-            "conversation.item.added", previous_item_id=self._previous_item, item=self._item("in_progress")
-        )
+        await self._emit("response.output_item.added", response_id=self.id, output_index=0, item=begun)
+        await self._emit("conversation.item.added", previous_item_id=self._previous_item, item=begun)
         await self._emit("response.content_part.added", **place, part=self._part())
         status, details = "cancelled", dict[str, Any]({"type": "cancelled", "reason": self.reason})
         async with aclosing(self.service.each(events)) as told:

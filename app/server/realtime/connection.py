@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections import OrderedDict, deque
@@ -395,7 +396,7 @@ class Connection:
     async def _go_on(self) -> None:
         """What waited for the answer's end."""
         pending, self._pending = self._pending, []
-        self._deferred.extendleft([lambda piece=samples: self._hear(piece) for samples in reversed(pending)])
+        self._deferred.extendleft(functools.partial(self._hear, samples) for samples in reversed(pending))
         while self._deferred and not self._busy:
             try:
                 await self._deferred.popleft()()
