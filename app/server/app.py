@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
@@ -92,9 +92,5 @@ def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | No
     app.include_router(chat.router(service))
     app.include_router(audio.router(service))
     app.include_router(realtime.router(service))
-    app.add_middleware(_guard, service=service)
+    app.add_middleware(Guard, service=service)
     return app
-
-
-def _guard(app: Any, service: Service) -> Guard:
-    return Guard(app, service)

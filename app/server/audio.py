@@ -36,7 +36,7 @@ class SpeechRequest(BaseModel):
     response_format: Format = "mp3"
     emotion: Emotion = "neutral"
     pitch: Pitch = "normal"
-    speed: Literal[1, 1.0] | None = None  # type: ignore[valid-type]
+    speed: Annotated[float, Field(ge=1, le=1)] | None = None  # the only one
     stream_format: Literal["audio", "sse"] = "audio"
 
 

@@ -22,7 +22,6 @@ from app.server.streams import event as sse
 from app.server.streams import event_stream
 from emova.reply import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
 from emova.results import AudioChunk, Done, Event
-from emova.streaming.session import Session
 
 
 @dataclass
@@ -86,7 +85,7 @@ class Answering:
     async def _events(self) -> AsyncGenerator[Event, None]:
         async with aclosing(answer(self.service, self.wish)) as events:
             async for event, session in events:
-                self.prompt_tokens = session.asked_tokens if isinstance(session, Session) else 0
+                self.prompt_tokens = session.asked_tokens
                 self.told.take(event)
                 if isinstance(event, Done):
                     reply = event.reply

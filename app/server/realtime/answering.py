@@ -53,7 +53,7 @@ class Answering:
         self.pitch: str | None = None
         self.sent_seconds = 0.0
         self.reason = "turn_detected"
-        self.stopped = False
+        self.stopped = self.done = False
         self._first_sent = 0.0
         self._to_client: Any = None
         rate = service.assistant.voice.sample_rate
@@ -140,6 +140,7 @@ class Answering:
         item = self._item("completed" if status == "completed" else "incomplete")
         await self._emit("response.output_item.done", response_id=self.id, output_index=0, item=item)
         await self._emit("conversation.item.done", previous_item_id=self._previous_item, item=item)
+        self.done = True
         await self._emit("response.done", response=self._response(status, details))
 
     async def _delta(self, event: SessionEvent, place: dict[str, Any]) -> None:

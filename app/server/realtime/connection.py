@@ -30,6 +30,7 @@ from emova.streaming.session import Session
 
 MAX_ITEMS = 256
 MAX_DEFERRED = 64
+MAX_PIECES = 4096  # of sound that waits
 
 
 class Connection:
@@ -49,8 +50,9 @@ class Connection:
         self.last_item: str | None = None
         self.answering: Answering | None = None
         self._task: asyncio.Task[None] | None = None
-        self._busy = False  # whether an answer is being given
+        self._busy = False  # whether an answer is being given, or what waited for its end is being done
         self._sending = asyncio.Lock()
+        self._waiting = 0  # samples among what is deferred
         self._deferred: deque[Callable[[], Awaitable[None]]] = deque()
         self._turns: TurnTaking | None = None
         self._resampler = soxr.ResampleStream(RATE, self.rate, 1, dtype="float32")
@@ -61,7 +63,6 @@ class Connection:
 
     def _new_buffer(self) -> None:
         self._buffer: list[np.ndarray] = []  # heard by the session, not committed yet
-        self._pending: list[np.ndarray] = []  # not heard yet, because an answer is being given
         self._buffer_item = new_id("item")
 
     # --- the loop -----------------------------------------------------------------------------------------------------
@@ -205,12 +206,19 @@ class Connection:
 
     async def _hear(self, samples: np.ndarray) -> None:
         """Let the session hear; while it answers, the sound waits. Raises: InputError: there is too much of it."""
-        if self._busy:
-            if sum(map(len, self._pending)) + len(samples) > self.max_samples:
-                self._pending = []
-                raise InputError("the audio: more than one question may have; it was forgotten")
-            self._pending.append(samples)
+        if not self._busy:
+            await self._hear_now(samples)
             return
+        if self._waiting + len(samples) > self.max_samples or len(self._deferred) >= MAX_PIECES:
+            raise InputError("the audio: more than one question may have, while an answer is given; this is not heard")
+        self._waiting += len(samples)
+        self._deferred.append(functools.partial(self._hear_waiting, samples))
+
+    async def _hear_waiting(self, samples: np.ndarray) -> None:
+        self._waiting -= len(samples)
+        await self._hear_now(samples)
+
+    async def _hear_now(self, samples: np.ndarray) -> None:
         try:
             await self.service.run(self.session.hear, samples)
         except InputError:
@@ -237,10 +245,12 @@ class Connection:
         await self._add_item(item_id, "user", [{"type": "input_audio", "transcript": None}])
 
     async def _clear(self, event: types.Clear) -> None:
-        if not self._busy:
-            await self._take_back()
-        self._new_buffer()
         self._turns = None
+        await self._when_free(self._clear_now)
+
+    async def _clear_now(self) -> None:
+        await self._take_back()
+        self._new_buffer()
         await self.emit("input_audio_buffer.cleared")
 
     async def _take_back(self) -> None:
@@ -327,17 +337,21 @@ class Connection:
         await self.emit("conversation.item.retrieved", item=self.items[event.item_id])
 
     # --- answers ------------------------------------------------------------------------------------------------------
+    @property
+    def _answering_now(self) -> bool:
+        return self._busy and self.answering is not None and not self.answering.done
+
     async def _when_free(self, action: Callable[[], Awaitable[None]]) -> None:
         """Now, or when the answer that is being given has ended."""
         if not self._busy:
             await action()
-        elif len(self._deferred) >= MAX_DEFERRED:
+        elif len(self._deferred) >= MAX_PIECES + MAX_DEFERRED:
             raise ApiError(429, "too many events wait for the end of the answer", kind="rate_limit_error")
         else:
             self._deferred.append(action)
 
     async def _create_response(self, event: types.ResponseCreate) -> None:
-        if self._busy and not self._deferred:
+        if self._answering_now and not self._deferred:
             raise ApiError(
                 400,
                 "an answer is being given; cancel it or wait for its end",
@@ -350,7 +364,9 @@ class Connection:
             raise ApiError(400, "there is no question; add an item or commit sound first", code="empty_conversation")
         # What is not committed is no part of this question: it is heard again after the answer.
         await self._take_back()
-        self._pending, self._buffer = [*self._buffer, *self._pending], []
+        self._waiting += sum(map(len, self._buffer))
+        self._deferred.extendleft(functools.partial(self._hear_waiting, samples) for samples in reversed(self._buffer))
+        self._buffer = []
         chosen, usual = self.settings, self.service.assistant.config.reply_limits
         voice = chosen.voice
         if wish.audio is not None and wish.audio.output is not None and wish.audio.output.voice is not None:
@@ -387,27 +403,29 @@ class Connection:
             except Exception as error:
                 await self._error(as_api_error(error), None)
             finally:
+                answering.done = True
                 self._remember(answering.item)
-                self._busy = False
             await self._go_on()
 
         self._busy, self._task = True, asyncio.create_task(answer())
 
     async def _go_on(self) -> None:
-        """What waited for the answer's end."""
-        pending, self._pending = self._pending, []
-        self._deferred.extendleft(functools.partial(self._hear, samples) for samples in reversed(pending))
-        while self._deferred and not self._busy:
+        """What waited for the answer's end, in its order; what comes meanwhile waits behind it."""
+        ended = self.answering
+        while self._deferred:
             try:
                 await self._deferred.popleft()()
             except WebSocketDisconnect:
                 raise
             except Exception as error:
                 await self._error(as_api_error(error), None)
+            if self.answering is not ended:
+                return  # another answer has begun, and goes on with the rest
+        self._busy = False
 
     async def _interrupt(self, reason: str) -> None:
         """Stop the answer, or its sound that still plays, and remember only what was heard of it."""
-        answering, task, busy = self.answering, self._task, self._busy
+        answering, task, busy = self.answering, self._task, self._answering_now
         if answering is None or task is None or not (busy or answering.playing):
             return
         answering.stop(reason)
@@ -419,7 +437,7 @@ class Connection:
     async def _cancel_response(self, event: types.ResponseCancel) -> None:
         answering = self.answering
         wrong = event.response_id is not None and (answering is None or event.response_id != answering.id)
-        if not self._busy or wrong:
+        if not self._answering_now or wrong:
             raise ApiError(400, "there is no such answer being given", code="response_cancel_not_active")
         await self._interrupt("client_cancelled")
 
