@@ -42,12 +42,6 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline", type=float, default=120.0, metavar="S", help="longest time of a request, in s (%(default)g)"
     )
-    parser.add_argument(
-        "--replicas", type=int, default=0, metavar="N", help="so many copies on Ray Serve (one process without Ray)"
-    )
-    parser.add_argument(
-        "--max-replicas", type=int, default=0, metavar="N", help="let Ray start up to so many when they are busy"
-    )
     parser.set_defaults(run=run)
 
 
@@ -75,14 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
         max_realtime=arguments.max_realtime,
         deadline_seconds=arguments.deadline,
     )
-    replicas = arguments.replicas
-    if replicas or arguments.max_replicas:
-        from app.server.replicas import ReplicaConfig, run_replicas
-
-        least = replicas or 1
-        print(f"Starting {least} replicas of {arguments.model} ...", file=sys.stderr)
-        run_replicas(config, arguments.model, ReplicaConfig(least, max(least, arguments.max_replicas)))
-        return 0
     try:
         from app.server.running import listen, make_server
     except ModuleNotFoundError:

@@ -111,7 +111,6 @@ def test_the_command(monkeypatch, capsys) -> None:
         (["--port", "70000"], "port"),
         (["--max-active", "0"], "max-active"),
         (["--host", "203.0.113.7", "--api-key", "x"], "cannot listen"),
-        (["--replicas", "-1"], "replicas"),
     ):
         arguments = parser.parse_args(line)
         with pytest.raises(InputError, match=word):
