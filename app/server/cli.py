@@ -52,8 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from app.server.config import ServerConfig
 
     for name in ("max_active", "max_realtime", "deadline"):
-        if getattr(arguments, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')}: not above 0")
+        if not 0 < getattr(arguments, name) <= 10_000:  # also refuses what is no number
+            raise InputError(f"--{name.replace('_', '-')}: give a number above 0, up to 10000")
     if arguments.max_waiting < 0:
         raise InputError("--max-waiting: below 0")
     if not 0 <= arguments.port <= 65535:

@@ -110,6 +110,7 @@ def test_the_command(monkeypatch, capsys) -> None:
         (["--host", "0.0.0.0"], "API key"),
         (["--port", "70000"], "port"),
         (["--max-active", "0"], "max-active"),
+        (["--deadline", "nan"], "deadline"),
         (["--host", "203.0.113.7", "--api-key", "x"], "cannot listen"),
     ):
         arguments = parser.parse_args(line)
