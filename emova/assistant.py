@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emova.decoding import Context, Decoder, Prompt, Sampling
 from emova.errors import InputError
-from emova.grammar import TokenTable
+from emova.grammar import Grammar, TokenTable
 from emova.parts import Parts, load_parts
 from emova.reply import (
     SPEAK_PROMPT,
@@ -115,9 +115,9 @@ class Assistant:
     # --- single tasks -------------------------------------------------------------------------------------------------
     def transcribe(self, audio: Audio) -> str:
         """What is said in ``audio``. Raises: InputError: the audio is unusable or silent."""
-        units = self.listen(audio)
-        content = [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
-        return self.answer_text([{"role": "user", "content": content}])
+        prompt, grammar = self.transcribing(self.listen(audio))
+        tokens = self._write(prompt, grammar)
+        return self.read_text(tokens).strip()
 
     def answer_text(self, messages: list[dict[str, Any]], max_tokens: int | None = None) -> str:
         """A plain text answer to a conversation in the processor's form (role and content parts).
@@ -125,27 +125,13 @@ class Assistant:
         Raises:
             InputError: the conversation is longer than the model's context.
         """
-        prompt = self._prompt(messages)
-        room = self._room(len(prompt.ids), 32)
-        limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room - 4)
-        reader = PieceReader(self.table)
-        text = ""
-        grammar = text_grammar(self.table, limit)
-        for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
-            text += "".join(piece for token in tokens for piece in reader.read(token) if isinstance(piece, str))
-        return text.strip()
+        return self.read_text(self._write(*self._text_task(messages, max_tokens))).strip()
 
     def speak(self, text: str, style: Style = NEUTRAL) -> Speech:
         """Read ``text`` aloud, sentence by sentence. Raises: InputError: no text, or too much of it."""
-        text = self._check_text(text)
         units: list[int] = []
-        for sentence in split_sentences(text):
-            content = [{"type": "text", "text": SPEAK_PROMPT + sentence}]
-            prompt = self._prompt([{"role": "user", "content": content}])
-            max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
-            grammar = speech_grammar(self.table, sentence, max_units)
-            for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
-                units += [unit for token in tokens if (unit := int(self.table.unit_of[token])) >= 0]
+        for prompt, grammar in self.reading(text):
+            units += [unit for token in self._write(prompt, grammar) if (unit := int(self.table.unit_of[token])) >= 0]
         return self.render(tuple(units), style)
 
     def tokenize(self, audio: Audio) -> tuple[int, ...]:
@@ -160,6 +146,40 @@ class Assistant:
         """Speak ``units`` in a style. Raises: InputError: a unit lies outside of the codebook."""
         spoken = tuple(int(unit) for unit in units)
         return Speech(spoken, style, self.voice.synthesize(spoken, style), self.voice.sample_rate)
+
+    # --- single tasks as prompts --------------------------------------------------------------------------------------
+    def transcribing(self, units: list[int]) -> tuple[Prompt, Grammar]:
+        """What to ask, and what may come, to write down speech units. Raises: InputError: too many units."""
+        content = [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
+        return self._text_task([{"role": "user", "content": content}])
+
+    def reading(self, text: str) -> list[tuple[Prompt, Grammar]]:
+        """What to ask, and what may come, to read each sentence of ``text`` aloud.
+
+        Raises:
+            InputError: no text, or too much of it.
+        """
+        tasks = []
+        for sentence in split_sentences(self._check_text(text)):
+            prompt = self._prompt([{"role": "user", "content": [{"type": "text", "text": SPEAK_PROMPT + sentence}]}])
+            max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
+            tasks.append((prompt, speech_grammar(self.table, sentence, max_units)))
+        return tasks
+
+    def read_text(self, tokens: Iterable[int]) -> str:
+        """The text of a plain answer's tokens."""
+        reader = PieceReader(self.table)
+        return "".join(piece for token in tokens for piece in reader.read(token) if isinstance(piece, str))
+
+    def _text_task(self, messages: list[dict[str, Any]], max_tokens: int | None = None) -> tuple[Prompt, Grammar]:
+        prompt = self._prompt(messages)
+        room = self._room(len(prompt.ids), 32)
+        limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room - 4)
+        return prompt, text_grammar(self.table, limit)
+
+    def _write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
+        for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
+            yield from tokens
 
     # --- what the parts share -----------------------------------------------------------------------------------------
     def listen(self, audio: Audio, *, reject_silence: bool = True) -> list[int]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from emova.errors import InputError
 from emova.streaming.engine import EngineDecoder
 from emova.streaming.session import Session
+from emova.streaming.single import SingleTask
 from emova.style import DEFAULT_VOICE, check_voice
 from emova.voice import ChunkPlan
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant
+    from emova.decoding import Prompt
+    from emova.grammar import Grammar
 
 log = logging.getLogger(__name__)
 
@@ -60,23 +63,45 @@ class Hub:
         self.assistant, self.config, self.clock = assistant, config, clock
         self.engine = assistant.decoder.engine
         self.lock = threading.RLock()
-        self._sessions: list[Session] = []
+        self._sessions: list[Session | SingleTask] = []
 
     def __len__(self) -> int:
         """How many sessions are open."""
         return len(self._sessions)
 
-    def open(self, voice: str = DEFAULT_VOICE) -> Session:
-        """A new session. Raises: InputError: the voice is unknown, or all places are taken."""
+    def open(self, voice: str = DEFAULT_VOICE, instructions: str = "") -> Session:
+        """A new session, with a system message if ``instructions`` has one.
+
+        Raises:
+            InputError: the voice is unknown, or all places are taken.
+        """
         check_voice(voice)
         with self.lock:
-            if len(self._sessions) >= self.config.max_sessions:
-                self.sweep()
-            if len(self._sessions) >= self.config.max_sessions:
-                raise InputError(f"all {self.config.max_sessions} sessions are in use; try again in a moment")
-            session = Session(self, voice)
+            self._check_room()
+            session = Session(self, voice, instructions)
             self._sessions.append(session)
             return session
+
+    def write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
+        """The tokens of a single task, written in the same rounds as the sessions' replies.
+
+        Raises:
+            InputError: all places are taken, or the weights are damaged.
+        """
+        with self.lock:
+            self._check_room()
+            task = SingleTask(self, prompt, grammar)
+            self._sessions.append(task)
+        try:
+            yield from task.tokens()
+        finally:
+            task.close()
+
+    def _check_room(self) -> None:
+        if len(self._sessions) >= self.config.max_sessions:
+            self.sweep()
+        if len(self._sessions) >= self.config.max_sessions:
+            raise InputError(f"all {self.config.max_sessions} sessions are in use; try again in a moment")
 
     def sweep(self) -> None:
         """Close the sessions that nobody touched for a while."""
@@ -84,6 +109,12 @@ class Hub:
             latest = self.clock() - self.config.idle_seconds
             for session in [each for each in self._sessions if each.touched < latest]:
                 session.close()
+
+    def close(self) -> None:
+        """Close all sessions and tasks; their readers get an error."""
+        with self.lock:
+            for each in list(self._sessions):
+                each.close()
 
     def pump(self) -> bool:
         """One round: each reply whose reader keeps up gets its next token. Whether there was one to move on."""
@@ -103,7 +134,7 @@ class Hub:
                 session.advance()
             return True
 
-    def leave(self, session: Session) -> None:
-        """Forget a closed session."""
+    def leave(self, session: Session | SingleTask) -> None:
+        """Forget a closed session or a task that has ended."""
         if session in self._sessions:
             self._sessions.remove(session)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emova.decoding import Context, Prompt
+from emova.decoding import Context, Prompt, Sampling
 from emova.errors import InputError
-from emova.reply import ReplyWish, SpokenReply, merge_deltas
+from emova.reply import ReplyLimits, ReplyWish, SpokenReply, merge_deltas
 from emova.results import AudioChunk, Done
 from emova.streaming.engine import Writer
 from emova.streaming.events import Cancelled, Failed, SessionEvent
@@ -43,8 +43,8 @@ class Session:
     fails leaves no trace. Sound of an earlier ``generation`` than the session's is out of date.
     """
 
-    def __init__(self, hub: Hub, voice: str) -> None:
-        self.hub, self.voice = hub, voice
+    def __init__(self, hub: Hub, voice: str, instructions: str = "") -> None:
+        self.hub, self.voice, self.instructions = hub, voice, instructions
         self.generation = 0
         self.closed = False
         self.touched = hub.clock()
@@ -62,6 +62,7 @@ class Session:
         self._told_mark, self._told_picture = self._mark, self._question.picture
         self._delivered = self._heard_units = 0
         self._answer: list[int] = []
+        self._last: SpokenReply | None = None  # what the last turn answered
         self._events = EventStream(hub.assistant.table, hub.assistant.reply_format.parser(voice))
         self._started = self._listened = 0.0
         self._begin()
@@ -101,6 +102,105 @@ class Session:
                     self._drop_turn()
                 raise
 
+    def instruct(self, instructions: str) -> None:
+        """Another system message, from the beginning of the conversation on. Raises: InputError."""
+        with self.hub.lock:
+            self._check_listening()
+            before, self.instructions = self.instructions, instructions
+            kept = list(self._turns)
+            most = self.hub.engine.llama.max_length - self.hub.assistant.config.reply_limits.usual
+            while kept and len(self._opening().ids) + sum(map(_length, kept)) > most:
+                kept = kept[1:]
+            if not kept and len(self._opening().ids) > most:
+                self.instructions = before
+                raise InputError("the instructions: longer than the model's context; make them shorter")
+            self._rebuild(kept)
+            if not self._question.empty:
+                self._read_on()
+
+    def unhear(self) -> None:
+        """Forget what was heard of this question; its picture stays. Raises: InputError."""
+        with self.hub.lock:
+            self._check_listening()
+            picture = self._question.picture
+            self._question.close()
+            self._question = Question(self.hub.assistant)
+            self._question.picture = picture
+            self._forget_question()
+            if picture is not None:
+                self._read_on()
+
+    def recall(self, reply: SpokenReply, text: str | None = None) -> None:
+        """A turn of an earlier conversation, as if it had happened here.
+
+        Args:
+            reply: what was answered to what was shown and heard since the last turn.
+            text: what was written then.
+
+        Raises:
+            InputError: nothing was asked, or the turn is longer than the model's context.
+        """
+        with self.hub.lock:
+            self._check_listening()
+            text = None if text is None else self.hub.assistant._check_text(text)
+            if self._question.empty and text is None:
+                raise InputError("the conversation: an answer without a question before it")
+            if self._question.ears is not None:
+                self._question.ears.finish()
+            question = self._question.prompt(text)
+            answer = self.hub.assistant.reply_format.encode(reply, self.hub.assistant.table)
+            length = len(question.ids) + len(answer)
+            self._make_room(length, length)
+            if list(question.ids[: len(self._read)]) != self._read:
+                self._forget_question()
+            self._append(_rest(question, self._read))
+            self._context.waiting = answer
+            self._turns.append(_Turn(question, tuple(answer)))
+            self._last = reply
+            self._begin()
+
+    def truncate(self, heard_seconds: float) -> int:
+        """Remember less of the last reply: only what was heard of it. The next question may have begun already.
+
+        Returns: the units that stay; 0 forgets the turn.
+        """
+        with self.hub.lock:
+            self.touched = self.hub.clock()
+            if self.writer is not None or self._told is not None:
+                before = self._told
+                self.cancel(heard_seconds)
+                return self._heard_units if self._told is not before else len(before.units) if before else 0
+            if self._last is None or not self._turns:
+                return 0
+            kept = self._heard(self._last, heard_seconds * self.hub.assistant.voice.detokenizer.unit_rate)
+            if len(kept.units) < len(self._last.units):
+                turn = self._turns.pop()
+                length, waiting = self._mark
+                asked = length + len(waiting) - len(turn.answer)
+                if kept.units:
+                    answer = self.hub.assistant.reply_format.encode(kept, self.hub.assistant.table)
+                    self._turns.append(_Turn(turn.question, tuple(answer)))
+                    self._context.rewind((asked, ()))
+                    self._context.waiting = answer
+                else:
+                    self._context.rewind((asked - len(turn.question.ids), ()))
+                self._last = kept if kept.units else None
+                self._mark, self._read = self._context.mark(), []
+                if not self._question.empty:
+                    self._read_on()
+            return len(kept.units)
+
+    def _heard(self, reply: SpokenReply, units: float) -> SpokenReply:
+        """The beginning of ``reply`` that was spoken with its first ``units``."""
+        count = min(max(0, int(units + 1e-6)), len(reply.units))
+        return dataclasses.replace(reply, text=_said(reply.text, count, len(reply.units)), units=reply.units[:count])
+
+    @property
+    def asked_tokens(self) -> int:
+        """How many tokens the model had read when it began to answer the last question."""
+        length, waiting = self._told_mark
+        return length + len(waiting) + len(self._asked.ids)
+
     def _check_listening(self) -> None:
         self.touched = self.hub.clock()
         if self.closed:
@@ -115,8 +215,15 @@ class Session:
         self._question = Question(self.hub.assistant)
         self._read = []
         if not self._context.length:
-            self._append(_opening(self.hub.assistant))
+            self._append(self._opening())
         self._mark = self._context.mark()
+
+    def _opening(self) -> Prompt:
+        """What stands before the first turn: the start of the text, the wish for a spoken reply, and instructions."""
+        assistant = self.hub.assistant
+        system = " ".join(filter(None, (assistant.reply_format.system_prompt, self.instructions)))
+        rendered = assistant._prompt([{"role": "system", "content": system}])
+        return Prompt(rendered.ids[:-1])  # without the generation prompt
 
     def _append(self, prompt: Prompt) -> None:
         ids = (*self._context.waiting, *prompt.ids)
@@ -147,12 +254,16 @@ class Session:
         length, waiting = self._mark
         if length + len(waiting) + wanted <= most or (not self._turns and length + len(waiting) + least <= most):
             return
-        opening = _opening(self.hub.assistant)
+        opening = self._opening()
         kept = self._turns[1:]
         while kept and len(opening.ids) + sum(map(_length, kept)) + wanted > most:
             kept = kept[1:]
         if len(opening.ids) + sum(map(_length, kept)) + least > most:
             raise InputError("the question: longer than the model's context; make it shorter")
+        self._rebuild(kept)
+
+    def _rebuild(self, kept: list[_Turn]) -> None:
+        opening = self._opening()
         for turn in kept:
             opening = opening + turn.question + Prompt(turn.answer)
         self._context.rewind((0, ()))
@@ -167,13 +278,20 @@ class Session:
 
     # --- answering ----------------------------------------------------------------------------------------------------
     def ask(
-        self, text: str | None = None, *, emotion: str | None = None, pitch: str | None = None
+        self,
+        text: str | None = None,
+        *,
+        emotion: str | None = None,
+        pitch: str | None = None,
+        limits: ReplyLimits | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[SessionEvent]:
         """The question is complete: TranscriptDelta, TextDelta, StyleChosen, AudioChunk, Done as they are made.
 
         Args:
             text: a written question, or a written addition to the spoken one.
             emotion, pitch: how to answer; the model chooses what is None.
+            limits, sampling: other ones than the assistant's for this reply.
 
         The last event is Done, Failed or Cancelled. Leaving the iterator early cancels the reply; nothing that goes
         wrong is raised here.
@@ -187,7 +305,7 @@ class Session:
             self.generation += 1
             generation = self.generation
             try:
-                self._ask(text, emotion, pitch)
+                self._ask(text, emotion, pitch, limits, sampling)
             except InputError as error:
                 self.fail(str(error))
             except Exception:
@@ -195,7 +313,14 @@ class Session:
                 self.fail(FAULT)
         return self._tell(generation)
 
-    def _ask(self, text: str | None, emotion: str | None, pitch: str | None) -> None:
+    def _ask(
+        self,
+        text: str | None,
+        emotion: str | None,
+        pitch: str | None,
+        limits: ReplyLimits | None,
+        sampling: Sampling | None,
+    ) -> None:
         assistant, self._started = self.hub.assistant, time.perf_counter()
         emotion = None if emotion is None else check_emotion(emotion)
         pitch = None if pitch is None else check_pitch(pitch)
@@ -208,7 +333,7 @@ class Session:
         self._listened = time.perf_counter()
         self._asked = self._question.prompt(text)
         wish = ReplyWish(text if ears is None else None, emotion, pitch)
-        reply_format, limits = assistant.reply_format, assistant.config.reply_limits
+        reply_format, limits = assistant.reply_format, limits or assistant.config.reply_limits
         overhead = reply_format.overhead(assistant.table, wish)
         most = self.hub.engine.llama.max_length
         asked = len(self._asked.ids)
@@ -220,7 +345,7 @@ class Session:
         if list(self._asked.ids[: len(self._read)]) != self._read:
             self._forget_question()
         rest = _rest(self._asked, self._read)
-        self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, assistant.config.sampling)
+        self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, sampling or assistant.config.sampling)
         self.telling = self._told = Telling(assistant.voice, self.voice, in_chunks=True, plan=self.hub.config.chunks)
         self._told_mark, self._told_picture = self._mark, self._question.picture
         self._events = EventStream(assistant.table, reply_format.parser(self.voice))
@@ -246,6 +371,7 @@ class Session:
                 self._queue.extend(self.telling.finish())
                 reply = self.telling.reply(self._started, self._listened)
                 self._turns.append(_Turn(self._asked, tuple(self._answer)))
+                self._last = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
                 self.writer = self.telling = None
                 self._begin()
                 self._queue.append(Done(reply))
@@ -328,6 +454,7 @@ class Session:
             asked = length + len(waiting) + len(self._asked.ids)
             if not units or self._context.length < asked:
                 self._drop_turn()
+                self._last = None
                 if picture is not None:
                     self._question.picture = picture
                     self._read_on()
@@ -335,8 +462,8 @@ class Session:
             self._told = None
             self._context.rewind((asked, ()))
             style = told.chosen.style
-            text = _said(told.text, units, len(told.units))
-            reply = SpokenReply(told.transcript, text, style.emotion, style.pitch, tuple(told.units[:units]))
+            whole = SpokenReply(told.transcript, told.text, style.emotion, style.pitch, tuple(told.units))
+            self._last = reply = self._heard(whole, units)
             answer = self.hub.assistant.reply_format.encode(reply, self.hub.assistant.table)
             self._turns.append(_Turn(self._asked, tuple(answer)))
             self._context.waiting = answer
@@ -353,12 +480,6 @@ class Session:
                 self._question.close()
                 self._context = Context(None)
                 self.hub.leave(self)
-
-
-def _opening(assistant: Any) -> Prompt:
-    """What stands before the first turn: the start of the text, and the wish for a spoken reply."""
-    rendered = assistant._prompt([{"role": "system", "content": assistant.reply_format.system_prompt}])
-    return Prompt(rendered.ids[:-1])  # without the generation prompt
 
 
 def _length(turn: _Turn) -> int:

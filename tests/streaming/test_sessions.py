@@ -11,7 +11,7 @@ from PIL import Image
 from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.errors import InputError
-from emova.reply import ReplyLimits, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
+from emova.reply import ReplyLimits, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.results import AudioChunk, Done
 from emova.streaming.events import Cancelled, Failed
 from emova.streaming.hub import Hub, HubConfig
@@ -232,3 +232,61 @@ def test_readers_in_threads_leave_no_thread(assistant, hub) -> None:
     for thread in threads:
         thread.join(60)
     assert found == [wanted] * 3 and threading.active_count() == before
+
+
+def test_a_recalled_turn_equals_one_that_happened(assistant, hub) -> None:
+    """History that a client sends back is read as the model wrote it: the next reply is the same."""
+    lived, recalled = hub.open(), hub.open()
+    for session in (lived, recalled):
+        speak(session, image=RED)
+    reply = list(lived.ask("What?"))[-1].reply
+    said = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
+    recalled.recall(said, "What?")
+    assert recalled._turns[0].question.ids == lived._turns[0].question.ids
+    assert recalled._turns[0].answer == lived._turns[0].answer
+    assert list(lived.ask("And?"))[-1].reply.units == list(recalled.ask("And?"))[-1].reply.units
+    with pytest.raises(InputError, match="without a question"):
+        hub.open().recall(said)
+
+
+def test_what_was_heard_can_be_forgotten(assistant, hub) -> None:
+    session = hub.open()
+    session.show(RED)
+    speak(session, 1.0)
+    session.unhear()
+    speak(session)
+    assert list(session.ask())[-1].reply.units == assistant.chat(audio=question(), image=RED).units
+
+
+@pytest.mark.parametrize("seconds", [0.12, 0.0, 99.0])
+def test_a_late_truncation_equals_an_early_one(hub, seconds: float) -> None:
+    """Also when the next question is already being heard."""
+    early, late = hub.open(), hub.open()
+    replies = [list(session.ask("Hello."))[-1].reply for session in (early, late)]
+    early.cancel(heard_seconds=seconds)
+    speak(early)
+    speak(late)
+    kept = late.truncate(seconds)
+    assert kept == min(round(seconds * 25), len(replies[1].units)) and len(late) == len(early) == bool(kept)
+    assert [turn.answer for turn in late._turns] == [turn.answer for turn in early._turns]
+    assert list(late.ask())[-1].reply.units == list(early.ask())[-1].reply.units
+
+
+def test_single_tasks_run_beside_sessions(assistant, hub) -> None:
+    session = hub.open()
+    events = session.ask("Hello.")
+    next(events)
+    units: list[int] = []
+    for prompt, grammar in assistant.reading("Hello there. How are you?"):
+        units += [int(assistant.table.unit_of[token]) for token in hub.write(prompt, grammar)]
+    assert tuple(unit for unit in units if unit >= 0) == assistant.speak("Hello there. How are you?").units
+    assert list(events)[-1].reply.units == assistant.chat(text="Hello.").units
+    heard = assistant.listen(question())
+    assert assistant.read_text(hub.write(*assistant.transcribing(heard))).strip() == assistant.transcribe(question())
+    assert len(hub) == 1
+
+
+def test_instructions_are_read_as_a_system_message(hub) -> None:
+    plain, told = hub.open(), hub.open(instructions="Be kind.")
+    assert told._context.length > plain._context.length
+    assert isinstance(list(told.ask("Hi"))[-1], Done)

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server: chat with voice, speech, transcription, and realtime talk."""

@@ -1,0 +1,96 @@
+"""The application: routes for chat, speech, transcription and realtime talk on one assistant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Response
+from pydantic import BaseModel
+
+from app.server import audio, chat
+from app.server.config import ServerConfig
+from app.server.errors import ApiError, described, handle_errors
+from app.server.fetch import Fetcher
+from app.server.guard import Guard
+from app.server.realtime import connection as realtime
+from app.server.service import Service
+from emova import __version__
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant
+
+
+class Health(BaseModel):
+    """Whether the server takes requests."""
+
+    status: str
+
+
+class Model(BaseModel):
+    """One model, as OpenAI lists it."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "emova"
+
+
+class Models(BaseModel):
+    """All models."""
+
+    object: str = "list"
+    data: list[Model]
+
+
+def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | None = None) -> FastAPI:
+    """The ASGI application; ``app.state.service`` is its Service.
+
+    Args:
+        assistant: runs on the streaming engine.
+        fetcher: fetches pictures; made from the configuration if None.
+
+    Raises:
+        InputError: the streaming engine cannot run the assistant's model.
+    """
+    service = Service(config, assistant, fetcher)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    # The pages of documentation would load scripts from elsewhere: only the document itself is served.
+    app = FastAPI(title="emova", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
+    handle_errors(app)
+
+    @app.get("/healthz", responses=described())
+    async def healthz() -> Health:
+        """Whether the server takes requests."""
+        if service.draining.is_set():
+            raise ApiError(503, "the server is shutting down", kind="server_error")
+        return Health(status="ok")
+
+    @app.get("/v1/models", responses=described())
+    async def models() -> Models:
+        """The model of this server."""
+        return Models(data=[Model(id=config.model_name, created=service.created)])
+
+    @app.get("/v1/models/{model}", responses=described(404))
+    async def model(model: str) -> Model:
+        """One model."""
+        service.check_model(model)
+        return Model(id=config.model_name, created=service.created)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **described()})
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.include_router(chat.router(service))
+    app.include_router(audio.router(service))
+    app.include_router(realtime.router(service))
+    app.add_middleware(Guard, service=service)
+    return app

@@ -1,0 +1,181 @@
+"""``POST /v1/audio/speech`` and ``POST /v1/audio/transcriptions``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.server.chat_types import Emotion, Pitch, Short, Text, VoiceId
+from app.server.encode import MEDIA_TYPES, Encoder, Format
+from app.server.errors import as_api_error, described
+from app.server.media import to_base64
+from app.server.service import Service, find_voice
+from app.server.streams import Stream, event, event_stream
+from emova.assistant import Assistant
+from emova.reply import PieceReader
+from emova.speech.audio import load_audio
+from emova.streaming.hub import Hub
+from emova.style import Style
+
+
+class SpeechRequest(BaseModel):
+    """A text to read aloud."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    model: Short
+    input: Text
+    voice: Short | VoiceId = "female"
+    response_format: Format = "mp3"
+    emotion: Emotion = "neutral"
+    pitch: Pitch = "normal"
+    speed: Annotated[float, Field(ge=1, le=1)] | None = None  # the only one
+    stream_format: Literal["audio", "sse"] = "audio"
+
+
+class Transcription(BaseModel):
+    """What was said."""
+
+    text: str
+
+
+class LongTranscription(Transcription):
+    """What was said, and for how long (s)."""
+
+    task: str = "transcribe"
+    language: str = "english"
+    duration: float
+    segments: Annotated[list[Any], Field(max_length=0)] = []
+
+
+def read_aloud(hub: Hub, text: str, style: Style) -> Iterator[np.ndarray]:
+    """Samples of ``text`` while its units are written; joined they equal ``Assistant.speak``. Raises: InputError."""
+    assistant = hub.assistant
+    speaking = assistant.voice.start()
+    for prompt, grammar in assistant.reading(text):
+        for token in hub.write(prompt, grammar):
+            unit = int(assistant.table.unit_of[token])
+            samples = speaking.step([unit] if unit >= 0 else [], style)
+            if len(samples):
+                yield samples
+    yield speaking.finish(style)
+
+
+def write_down(hub: Hub, samples: np.ndarray) -> Iterator[str]:
+    """Pieces of what is said in ``samples`` ``[T]``. Raises: InputError."""
+    assistant: Assistant = hub.assistant
+    reader = PieceReader(assistant.table)
+    for token in hub.write(*assistant.transcribing(assistant.listen(samples))):
+        for piece in reader.read(token):
+            if isinstance(piece, str) and piece:
+                yield piece
+
+
+def router(service: Service) -> APIRouter:
+    """The routes on ``service``."""
+    routes = APIRouter()
+    sounds: dict[str, Any] = {kind: {} for kind in sorted({*MEDIA_TYPES.values(), "text/event-stream"})}
+
+    @routes.post(
+        "/v1/audio/speech",
+        response_class=Response,
+        responses={200: {"content": sounds, "description": "The sound"}, **described(404)},
+    )
+    async def speech(request: Request, wish: SpeechRequest) -> Response:
+        """Read a text aloud; the sound comes while it is made."""
+        service.check_model(wish.model)
+        voice = find_voice(wish.voice if isinstance(wish.voice, str) else wish.voice.id)
+        return await _speech(service, wish, Style(voice, wish.emotion, wish.pitch), request.state.deadline)
+
+    @routes.post(
+        "/v1/audio/transcriptions",
+        response_model=Transcription | LongTranscription,
+        responses={
+            200: {"content": {"text/plain": {}, "text/event-stream": {}}, "description": "What was said"},
+            **described(404),
+        },
+    )
+    async def transcriptions(
+        request: Request,
+        file: Annotated[UploadFile, File()],
+        model: Annotated[str, Form(max_length=200)],
+        response_format: Annotated[Literal["json", "text", "verbose_json"], Form()] = "json",
+        stream: Annotated[Literal["true", "false"], Form()] = "false",
+    ) -> Any:
+        """Write down what is said in an audio file."""
+        service.check_model(model)
+        data = await file.read()
+        rate, limits = service.assistant.speech_tokenizer.sample_rate, service.assistant.config.audio_limits
+        samples = await service.run(lambda: load_audio(data, rate, limits, reject_silence=True))
+        if stream == "true":
+            return event_stream(_transcript_events(service, samples, request.state.deadline))
+        pieces = []
+        async with aclosing(service.each(write_down(service.hub, samples))) as written:
+            async for piece in written:
+                pieces.append(piece)
+        text = "".join(pieces).strip()
+        if response_format == "text":
+            return PlainTextResponse(text + "\n")
+        if response_format == "json":
+            return Transcription(text=text)
+        return LongTranscription(text=text, duration=len(samples) / rate)
+
+    return routes
+
+
+async def _speech(service: Service, wish: SpeechRequest, style: Style, deadline: float) -> Response:
+    loop, started = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+    rate = service.assistant.voice.sample_rate
+    chunks = service.each(read_aloud(service.hub, wish.input, style))
+    try:
+        first = await anext(chunks)
+    except BaseException:
+        await chunks.aclose()
+        raise
+    first_audio = loop.time() - started
+
+    async def sound() -> AsyncGenerator[bytes, None]:
+        encoder = Encoder(wish.response_format, rate)
+        count = len(first)
+        async with aclosing(chunks), asyncio.timeout_at(deadline):
+            yield await service.run(encoder.add, first)
+            async for samples in chunks:
+                count += len(samples)
+                yield await service.run(encoder.add, samples)
+            yield await service.run(encoder.finish)
+        service.metrics.spoken(first_audio, loop.time() - started, count / rate)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(sound()) as pieces:
+                async for data in pieces:
+                    if data:
+                        yield event({"type": "speech.audio.delta", "audio": to_base64(data)})
+            yield event({"type": "speech.audio.done"})
+        except Exception as error:
+            yield event(as_api_error(error).body)
+
+    if wish.stream_format == "sse":
+        return event_stream(events())
+    return Stream(sound(), MEDIA_TYPES[wish.response_format])
+
+
+async def _transcript_events(service: Service, samples: np.ndarray, deadline: float) -> AsyncGenerator[bytes, None]:
+    text = ""
+    try:
+        async with aclosing(service.each(write_down(service.hub, samples))) as pieces, asyncio.timeout_at(deadline):
+            async for piece in pieces:
+                piece = piece if text else piece.lstrip()
+                text += piece
+                if piece:
+                    yield event({"type": "transcript.text.delta", "delta": piece})
+        yield event({"type": "transcript.text.done", "text": text.strip()})
+    except Exception as error:
+        yield event(as_api_error(error).body)

@@ -1,0 +1,192 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from app.server.asking import answer, limits_of
+from app.server.chat_types import AnswerChoice, AnswerMessage, ChatAnswer, ChatRequest, SpokenAudio, Usage
+from app.server.encode import Encoder, encode
+from app.server.errors import ApiError, as_api_error, described
+from app.server.media import to_base64
+from app.server.service import Service, new_id
+from app.server.streams import event as sse
+from app.server.streams import event_stream
+from emova.reply import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
+from emova.results import AudioChunk, Done, Event
+
+
+@dataclass
+class Told:
+    """What has been told of an answer so far."""
+
+    transcript: str = ""
+    text: str = ""
+    emotion: str = ""
+    pitch: str = ""
+    units: tuple[int, ...] = ()
+    audio: np.ndarray | None = None
+
+    def take(self, event: Event) -> None:
+        """Remember an event."""
+        if isinstance(event, TranscriptDelta):
+            self.transcript += event.text
+        elif isinstance(event, TextDelta):
+            self.text += event.text
+        elif isinstance(event, StyleChosen):
+            self.emotion, self.pitch = event.style.emotion, event.style.pitch
+        elif isinstance(event, Done):
+            self.units, self.audio = event.reply.units, event.reply.audio
+
+    @property
+    def reply(self) -> SpokenReply:
+        """The reply as it can be recalled."""
+        return SpokenReply(self.transcript, self.text, self.emotion, self.pitch, self.units)
+
+
+def router(service: Service) -> APIRouter:
+    """The route on ``service``."""
+    routes = APIRouter()
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    streamed: dict[int | str, dict[str, Any]] = {200: {"content": content, "description": "The answer"}}
+
+    @routes.post("/v1/chat/completions", response_model=ChatAnswer, responses={**streamed, **described(404)})
+    async def chat_completions(request: Request, wish: ChatRequest) -> Any:
+        """Answer a conversation of words, pictures and sound, in words and, if wished, in a voice."""
+        service.check_model(wish.model)
+        answering = Answering(service, wish)
+        if not wish.stream:
+            return await answering.whole()
+        return await answering.stream(request.state.deadline)
+
+    return routes
+
+
+class Answering:
+    """One request's answer, whole or as a stream."""
+
+    def __init__(self, service: Service, wish: ChatRequest) -> None:
+        self.service, self.wish = service, wish
+        self.spoken = "audio" in (wish.modalities or ())
+        self.id, self.created = new_id("chatcmpl"), int(time.time())
+        self.rate = service.assistant.voice.sample_rate
+        self.format = wish.audio.format if wish.audio else "wav"
+        self.told = Told()
+        self.prompt_tokens = 0
+
+    async def _events(self) -> AsyncGenerator[Event, None]:
+        async with aclosing(answer(self.service, self.wish)) as events:
+            async for event, session in events:
+                self.prompt_tokens = session.asked_tokens
+                self.told.take(event)
+                if isinstance(event, Done):
+                    reply = event.reply
+                    seconds = len(reply.audio) / reply.sample_rate
+                    self.service.metrics.spoken(reply.timings.first_audio, reply.timings.total, seconds)
+                yield event
+                # The words are complete when the style is chosen: without a voice, the rest need not be made.
+                if isinstance(event, StyleChosen) and not self.spoken:
+                    return
+
+    def _usage(self) -> Usage:
+        assistant = self.service.assistant
+        completion = len(assistant.reply_format.encode(self.told.reply, assistant.table))
+        total = self.prompt_tokens + completion
+        return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=completion, total_tokens=total)
+
+    def _finish_reason(self) -> Any:
+        assistant = self.service.assistant
+        most = limits_of(self.wish, assistant.config.reply_limits).max_text_tokens
+        return "length" if len(assistant.table.encode(self.told.text)) >= most else "stop"
+
+    async def whole(self) -> ChatAnswer:
+        """The answer in one piece."""
+        async with aclosing(self._events()) as events:
+            async for _ in events:
+                pass
+        audio = None
+        if self.told.audio is not None:
+            name, expires = self.service.replies.keep(self.told.reply)
+            data = await self.service.run(encode, self.format, self.told.audio, self.rate)
+            audio = SpokenAudio(id=name, data=to_base64(data), expires_at=expires, transcript=self.told.text)
+        message = AnswerMessage(
+            content=None if audio else self.told.text,
+            audio=audio,
+            emotion=self.told.emotion,  # type: ignore[arg-type]
+            pitch=self.told.pitch,  # type: ignore[arg-type]
+            input_transcript=self.told.transcript,
+        )
+        choice = AnswerChoice(message=message, finish_reason=self._finish_reason())
+        model = self.wish.model
+        return ChatAnswer(id=self.id, created=self.created, model=model, choices=[choice], usage=self._usage())
+
+    # --- stream -------------------------------------------------------------------------------------------------------
+    async def stream(self, deadline: float) -> Response:
+        """The answer as server-sent events. What goes wrong before the first is an ordinary error."""
+        events = self._events()
+        try:
+            async with asyncio.timeout_at(deadline):
+                first = await anext(events)
+        except BaseException:
+            await events.aclose()
+            raise
+        return event_stream(self._lines(first, events, deadline))
+
+    async def _lines(
+        self, first: Event, events: AsyncGenerator[Event, None], deadline: float
+    ) -> AsyncGenerator[bytes, None]:
+        async with aclosing(events):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    async for delta in self._deltas(first, events):
+                        yield self._line(delta)
+                yield self._line({}, self._finish_reason())
+                if self.wish.stream_options and self.wish.stream_options.include_usage:
+                    yield sse({**self._head(), "choices": [], "usage": self._usage().model_dump()})
+            except TimeoutError:
+                late = ApiError(504, "the answer took too long; ask for less", kind="server_error", code="timeout")
+                self.service.metrics.cancelled.labels("deadline").inc()
+                yield sse(late.body)
+            except Exception as error:
+                told = as_api_error(error)
+                self.service.metrics.errors.labels(str(told.status)).inc()
+                yield sse(told.body)
+            yield b"data: [DONE]\n\n"
+
+    async def _deltas(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[dict[str, Any], None]:
+        encoder = Encoder(self.format, self.rate) if self.spoken else None
+        name = new_id("audio") if self.spoken else ""
+        yield {"role": "assistant", "content": None if self.spoken else "", **({"audio": {"id": name}} if name else {})}
+        event: Event | None = first
+        while event is not None:
+            if isinstance(event, TranscriptDelta):
+                yield {"input_transcript": event.text}
+            elif isinstance(event, TextDelta):
+                yield {"audio": {"transcript": event.text}} if self.spoken else {"content": event.text}
+            elif isinstance(event, StyleChosen):
+                yield {"emotion": event.style.emotion, "pitch": event.style.pitch}
+            elif encoder is not None:
+                if isinstance(event, AudioChunk):
+                    data = await self.service.run(encoder.add, event.samples)
+                else:
+                    data = await self.service.run(encoder.finish)
+                if data:
+                    yield {"audio": {"data": to_base64(data)}}
+            event = await anext(events, None)
+        if name:
+            yield {"audio": {"id": name, "expires_at": self.service.replies.keep(self.told.reply, name)[1]}}
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.wish.model}
+
+    def _line(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+        return sse({**self._head(), "choices": [choice]})

@@ -1,0 +1,85 @@
+"""``emova serve``: the assistant as an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from emova.errors import InputError
+
+DEFAULT_KEY = "EMOVA_API_KEY"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.epilog = """examples:
+  emova serve
+  emova serve --port 9000 --image-host upload.wikimedia.org
+  EMOVA_API_KEY=$(openssl rand -hex 24) emova serve --host 0.0.0.0"""
+    parser.add_argument(
+        "--model", default="emova-nano", metavar="NAME", help="a shipped checkpoint or its folder (%(default)s)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
+    parser.add_argument(
+        "--api-key-env",
+        default=DEFAULT_KEY,
+        metavar="NAME",
+        help="the environment variable with the key that clients must send (%(default)s)",
+    )
+    parser.add_argument("--api-key", default="", metavar="KEY", help="the key itself; others can see it in `ps`")
+    parser.add_argument(
+        "--image-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a host whose http(s) pictures may be fetched (repeat for more; none by default)",
+    )
+    parser.add_argument("--max-active", type=int, default=4, metavar="N", help="requests at once (%(default)s)")
+    parser.add_argument("--max-waiting", type=int, default=28, metavar="N", help="requests that wait (%(default)s)")
+    parser.add_argument("--max-realtime", type=int, default=8, metavar="N", help="realtime sessions (%(default)s)")
+    parser.add_argument(
+        "--deadline", type=float, default=120.0, metavar="S", help="longest time of a request, in s (%(default)g)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    if sys.version_info < (3, 11):
+        raise InputError("the server needs Python 3.11 or newer")
+    from app.server.config import ServerConfig
+
+    for name in ("max_active", "max_realtime", "deadline"):
+        if not 0 < getattr(arguments, name) <= 10_000:  # also refuses what is no number
+            raise InputError(f"--{name.replace('_', '-')}: give a number above 0, up to 10000")
+    if arguments.max_waiting < 0:
+        raise InputError("--max-waiting: below 0")
+    if not 0 <= arguments.port <= 65535:
+        raise InputError(f"--port {arguments.port}: no port has this number; give one up to 65535")
+    config = ServerConfig(
+        host=arguments.host,
+        port=arguments.port,
+        api_key=arguments.api_key or os.environ.get(arguments.api_key_env, ""),
+        model_name=os.path.basename(os.path.normpath(arguments.model)),
+        image_hosts=tuple(arguments.image_host),
+        max_active=arguments.max_active,
+        max_waiting=arguments.max_waiting,
+        max_realtime=arguments.max_realtime,
+        deadline_seconds=arguments.deadline,
+    )
+    try:
+        from app.server.running import listen, make_server
+    except ModuleNotFoundError:
+        raise InputError("the server's packages are not installed; run pip install 'emova[serve]'") from None
+    from emova.assistant import Assistant
+
+    with listen(config) as listener:  # before the model is loaded: a port that is taken is told at once
+        print(f"Loading {arguments.model} ...", file=sys.stderr)
+        server = make_server(config, Assistant.from_pretrained(arguments.model))
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Listening on http://{shown}:{port}/v1 (Ctrl+C ends it)", file=sys.stderr, flush=True)
+        server.run(sockets=[listener])
+    return 0

@@ -1,0 +1,66 @@
+"""What the server allows itself and its clients."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from emova.errors import InputError
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Limits of the server; the defaults fit one small machine.
+
+    Attributes:
+        host, port: where it listens; port 0 takes a free one.
+        api_key: what clients must send as a bearer token; may be empty on loopback only.
+        model_name: how clients call the model.
+        image_hosts: hosts whose http(s) pictures may be fetched; none by default.
+        max_body_bytes: largest request, in bytes; also the largest message of a realtime session.
+        body_seconds: time to send a request's body, in s.
+        header_seconds: time to send a request's head, in s.
+        stall_seconds: how long a client may stop reading before its connection is cut, in s.
+        deadline_seconds: how long a request may wait and run in all, in s.
+        max_active: requests that are worked on at once.
+        max_waiting: requests that wait for their turn; more are sent away with 429.
+        max_connections: open connections; more are sent away with 503.
+        max_realtime: realtime sessions at once.
+        idle_seconds: a realtime session in which nothing happens for so long is closed.
+        drain_seconds: at shutdown, how long what is open may go on.
+        kept_replies: spoken replies that a later request can refer to by their id.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str = field(default="", repr=False)
+    model_name: str = "emova-nano"
+    image_hosts: tuple[str, ...] = ()
+    max_body_bytes: int = 25 << 20
+    body_seconds: float = 30.0
+    header_seconds: float = 10.0
+    stall_seconds: float = 30.0
+    deadline_seconds: float = 120.0
+    max_active: int = 4
+    max_waiting: int = 28
+    max_connections: int = 256
+    max_realtime: int = 8
+    idle_seconds: float = 600.0
+    drain_seconds: float = 20.0
+    kept_replies: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.api_key and not self.loopback:
+            raise InputError(
+                f"the host {self.host[:80]!r}: other machines could reach it; set an API key, or listen on 127.0.0.1"
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

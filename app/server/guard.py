@@ -1,0 +1,229 @@
+"""What stands in front of all routes: who may ask, how much, for how long; and an end when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.server.errors import ApiError, as_api_error, busy
+from app.server.service import Service, new_id
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+log = logging.getLogger(__name__)
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+OPEN_PATHS = ("/healthz",)
+WORK_PATHS = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions")
+PATHS = (*WORK_PATHS, *OPEN_PATHS, "/v1/models", "/metrics", "/openapi.json", "/v1/realtime")
+GRACE = 2.0  # s after the deadline for a stream to say so itself
+
+
+class _Gone(Exception):
+    """The client has left."""
+
+
+@dataclass
+class _Progress:
+    """How far an answer is: its status once it has begun, and whether all of it was sent."""
+
+    status: int = 0
+    complete: bool = False
+
+
+class Guard:
+    """An ASGI middleware.
+
+    The body is read here, in bounded size and time, before anything else happens; then the application runs until it
+    is done, the client leaves, or the deadline passes.
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], service: Service) -> None:
+        self.app, self.service, self.config = app, service, service.config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    # --- who may ask --------------------------------------------------------------------------------------------------
+    def _check_client(self, scope: Scope) -> None:
+        headers = dict(scope["headers"])
+        if self.config.api_key:
+            given = headers.get(b"authorization", b"")
+            wanted = f"Bearer {self.config.api_key}".encode()
+            if scope["path"] not in OPEN_PATHS and not hmac.compare_digest(given, wanted):
+                raise ApiError(
+                    401,
+                    "the API key is missing or wrong; send it as a bearer token",
+                    kind="authentication_error",
+                    code="invalid_api_key",
+                    headers={"www-authenticate": "Bearer"},
+                )
+            return
+        # Without a key, pages in this machine's browser must not reach the server: neither by a name that leads here
+        # (DNS rebinding) nor across sites.
+        origin = headers.get(b"origin")
+        if not _is_loopback(b"//" + headers.get(b"host", b"")) or (origin is not None and not _is_loopback(origin)):
+            raise ApiError(403, "this server takes requests from its own machine only", code="forbidden")
+
+    def _check_open(self) -> None:
+        if self.service.draining.is_set():
+            raise ApiError(503, "the server is shutting down", kind="server_error", headers={"retry-after": "5"})
+
+    # --- HTTP ---------------------------------------------------------------------------------------------------------
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, progress = time.perf_counter(), _Progress()
+        request_id = new_id("req").encode()
+        route = scope["path"] if scope["path"] in PATHS else "other"
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                progress.status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+            elif message["type"] == "http.response.body":
+                progress.complete = not message.get("more_body", False)
+            await send(message)
+
+        metrics = self.service.metrics
+        try:
+            await self._answer(scope, receive, told, progress)
+        except _Gone:
+            metrics.cancelled.labels("disconnect").inc()
+        except TimeoutError:
+            metrics.cancelled.labels("deadline").inc()
+            if not progress.status:
+                late = ApiError(504, "the answer took too long; ask for less", kind="server_error", code="timeout")
+                await late.response()(scope, receive, told)
+        except Exception as error:
+            refusal = as_api_error(error)
+            if not progress.status:
+                await refusal.response()(scope, receive, told)
+        finally:
+            metrics.requests.labels(route, str(progress.status or "none")).inc()
+            metrics.seconds.labels(route).observe(time.perf_counter() - started)
+            if progress.status >= 400:
+                metrics.errors.labels(str(progress.status)).inc()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, progress: _Progress) -> None:
+        self._check_client(scope)
+        self._check_length(scope)
+        scope["state"] = state = {**scope.get("state", {})}
+        async with AsyncExitStack() as held:
+            working = scope["path"] in WORK_PATHS and scope["method"] == "POST"
+            if working:
+                self._check_open()
+                await held.enter_async_context(self.service.queue.place())
+            body = await self._body(receive)
+            state["deadline"] = asyncio.get_running_loop().time() + self.config.deadline_seconds
+            gone = asyncio.create_task(_until_gone(receive))
+            work = asyncio.create_task(self._work(scope, body, gone, send, working))
+            try:
+                await _first(work, gone, seconds=self.config.deadline_seconds)
+                if not work.done() and not gone.done() and progress.status:
+                    await _first(work, gone, seconds=GRACE)
+                if gone.done() and progress.complete:
+                    await _first(work, seconds=GRACE)  # all was sent, only tidying is left
+                elif gone.done() and not work.done():
+                    raise _Gone
+                if not work.done() or work.cancelled():
+                    raise TimeoutError
+                work.result()
+            finally:
+                work.cancel()
+                gone.cancel()
+                await asyncio.wait([work, gone])
+
+    async def _work(self, scope: Scope, body: bytes, gone: asyncio.Task[None], send: Send, working: bool) -> None:
+        unread = [body]
+
+        async def replay() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            await asyncio.shield(gone)
+            return {"type": "http.disconnect"}
+
+        if not working:
+            await self.app(scope, replay, send)
+            return
+        async with AsyncExitStack() as held:
+            async with asyncio.timeout_at(scope["state"]["deadline"]):
+                await held.enter_async_context(self.service.queue.turn())
+            await self.app(scope, replay, send)
+
+    def _check_length(self, scope: Scope) -> None:
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > self.config.max_body_bytes:
+                raise self._too_large()
+
+    def _too_large(self) -> ApiError:
+        most = self.config.max_body_bytes >> 20
+        # What is still on its way is not read, so the connection cannot serve another request.
+        close = {"connection": "close"}
+        return ApiError(413, f"the request: larger than {most} MiB", code="request_too_large", headers=close)
+
+    async def _body(self, receive: Receive) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.config.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    body += message.get("body", b"")
+                    if len(body) > self.config.max_body_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise ApiError(
+                408, "the request: its body came too slowly", code="timeout", headers={"connection": "close"}
+            ) from None
+
+    # --- WebSocket ----------------------------------------------------------------------------------------------------
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check_client(scope)
+            self._check_open()
+            if self.service.realtime >= self.config.max_realtime:
+                raise busy("all realtime sessions are in use; try again later", seconds=10)
+        except ApiError as refusal:
+            self.service.metrics.errors.labels(str(refusal.status)).inc()
+            await receive()  # the handshake
+            response = refusal.response()
+            headers = list(response.raw_headers)
+            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": response.body})
+            return
+        self.service.realtime += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.service.realtime -= 1
+
+
+async def _first(*tasks: asyncio.Task[None], seconds: float) -> None:
+    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _is_loopback(origin: bytes) -> bool:
+    try:
+        return urlsplit(origin.decode("ascii")).hostname in LOOPBACK
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""``WS /v1/realtime``: talk with voice activity detection and interruption."""

@@ -1,0 +1,464 @@
+"""One realtime connection: what the client sends, turn taking, and interruption."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import soxr
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import ValidationError
+
+from app.server.errors import ApiError, as_api_error
+from app.server.media import from_base64, read_picture
+from app.server.realtime import types
+from app.server.realtime.answering import RATE, Answering
+from app.server.realtime.settings import Settings, chosen_voice
+from app.server.realtime.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
+from app.server.service import Service, find_voice, new_id
+from emova.errors import InputError
+from emova.reply import SpokenReply
+from emova.streaming.session import Session
+
+MAX_ITEMS = 256
+MAX_DEFERRED = 64
+MAX_PIECES = 4096  # of sound that waits
+
+
+class Connection:
+    """Talks with one client on one session.
+
+    Its own memory is bounded: sound that waits (as long as one question may be), items (the last 256), events that
+    wait for an answer's end (64).
+    """
+
+    def __init__(self, socket: WebSocket, service: Service, session: Session) -> None:
+        self.socket, self.service, self.session = socket, service, session
+        self.id, self.conversation = new_id("sess"), new_id("conv")
+        self.settings = Settings()
+        self.rate: int = service.assistant.speech_tokenizer.sample_rate
+        self.max_samples = int(service.assistant.config.audio_limits.max_seconds * self.rate)
+        self.items: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.last_item: str | None = None
+        self.answering: Answering | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False  # whether an answer is being given, or what waited for its end is being done
+        self._sending = asyncio.Lock()
+        self._waiting = 0  # samples among what is deferred
+        self._deferred: deque[Callable[[], Awaitable[None]]] = deque()
+        self._turns: TurnTaking | None = None
+        self._resampler = soxr.ResampleStream(RATE, self.rate, 1, dtype="float32")
+        self._words: list[str] = []
+        self._spoken_item: str | None = None
+        self._new_buffer()
+        self._committed: list[np.ndarray] = []
+
+    def _new_buffer(self) -> None:
+        self._buffer: list[np.ndarray] = []  # heard by the session, not committed yet
+        self._buffer_item = new_id("item")
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+    async def serve(self) -> None:
+        """Until the client leaves, is idle for too long, or the server ends."""
+        await self.emit("session.created", session=self._session())
+        draining = asyncio.create_task(self.service.draining.wait())
+        reading: asyncio.Task[str] | None = None
+        try:
+            while True:
+                reading = reading or asyncio.create_task(self.socket.receive_text())
+                done, _ = await asyncio.wait(
+                    [reading, draining], timeout=self.service.config.idle_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                if reading in done:
+                    text, reading = reading.result(), None
+                    await self._take(text)
+                elif draining in done:
+                    await self._end("the server is shutting down", 1001)
+                    return
+                elif not self._busy:
+                    await self._end("the session was idle for too long", 1000)
+                    return
+        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
+            pass
+        finally:
+            for task in (draining, reading, self._task):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, Exception):
+                        await task
+
+    async def _end(self, message: str, code: int) -> None:
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        await self._error(ApiError(503, message, kind="server_error", code="session_ended"), None)
+        await self.socket.close(code)
+
+    async def emit(self, kind: str, **fields: Any) -> None:
+        """Send an event."""
+        text = json.dumps({"type": kind, "event_id": new_id("event"), **fields}, ensure_ascii=False)
+        async with self._sending:
+            await self.socket.send_text(text)
+
+    async def _error(self, error: ApiError, event_id: str | None) -> None:
+        self.service.metrics.errors.labels(str(error.status)).inc()
+        details = {**error.body["error"], "event_id": event_id}
+        details["code"] = details["code"] or "invalid_value"
+        await self.emit("error", error=details)
+
+    async def _take(self, text: str) -> None:
+        event_id: str | None = None
+        try:
+            content = json.loads(text)
+            given = content.get("event_id") if isinstance(content, dict) else None
+            event_id = given if isinstance(given, str) and len(given) <= 200 and given.isprintable() else None
+            event = types.CLIENT_EVENT.validate_python(content)
+            await self._handle(event)
+        except WebSocketDisconnect:
+            raise
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = [str(part) for part in first["loc"][1:] if len(str(part)) < 40 and str(part).isidentifier()]
+            what = ".".join(place) or "type"
+            message = f"{what}: missing, unknown, or not a value that it can have"
+            await self._error(ApiError(400, message, param=what, code="invalid_event"), event_id)
+        except (ValueError, RecursionError) as error:
+            known = isinstance(error, InputError)
+            told = as_api_error(error) if known else ApiError(400, "the event: not valid JSON", code="invalid_json")
+            await self._error(told, event_id)
+        except Exception as error:
+            await self._error(as_api_error(error), event_id)
+
+    async def _handle(self, event: Any) -> None:
+        handlers: dict[Any, Any] = {
+            types.SessionUpdate: self._update,
+            types.Append: self._append,
+            types.Commit: self._commit_event,
+            types.Clear: self._clear,
+            types.ItemCreate: self._create_item,
+            types.ItemTruncate: self._truncate,
+            types.ItemRetrieve: self._retrieve,
+            types.ResponseCreate: self._create_response,
+            types.ResponseCancel: self._cancel_response,
+        }
+        await handlers[type(event)](event)
+
+    # --- settings -----------------------------------------------------------------------------------------------------
+    def _session(self) -> dict[str, Any]:
+        return {"id": self.id, **self.settings.shown(self.service.config.model_name)}
+
+    async def _update(self, event: types.SessionUpdate) -> None:
+        chosen = self.settings.changed(event.session, self.service.config.model_name)
+        if chosen.instructions != self.settings.instructions:
+            if len(chosen.instructions) > self.service.assistant.config.max_text_characters:
+                raise InputError("session.instructions: too long; shorten them")
+            await self.service.run(self.session.instruct, chosen.instructions)
+        if chosen.turns != self.settings.turns:
+            self._turns = None
+        self.settings, self.session.voice = chosen, chosen.voice
+        await self.emit("session.updated", session=self._session())
+
+    # --- sound --------------------------------------------------------------------------------------------------------
+    def _samples(self, audio: str, resampler: Any = None) -> np.ndarray:
+        if len(audio) > 4 * RATE * 2 * self.service.assistant.config.audio_limits.max_seconds / 3 + 8:
+            raise InputError("the audio: more than one question may have; send less at once")
+        data = from_base64(audio, "the audio")
+        if len(data) % 2:
+            raise InputError("the audio: half a sample; send 16-bit samples")
+        samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+        if resampler is not None:
+            return resampler.resample_chunk(samples)
+        return soxr.resample(samples, RATE, self.rate)
+
+    async def _append(self, event: types.Append) -> None:
+        samples = self._samples(event.audio, self._resampler)
+        if self.settings.turns is None:
+            await self._hear(samples)
+            return
+        self._turns = self._turns or TurnTaking(self.settings.turns)
+        for turn in await self.service.run(self._turns.step, samples):
+            await self._take_turn(turn, self.settings.turns)
+
+    async def _take_turn(self, turn: Turn, config: TurnConfig) -> None:
+        if isinstance(turn, Started):
+            await self.emit("input_audio_buffer.speech_started", audio_start_ms=turn.at_ms, item_id=self._buffer_item)
+            if config.interrupt_response:
+                await self._interrupt("turn_detected")
+            await self._hear(turn.samples)
+        elif isinstance(turn, Going):
+            await self._hear(turn.samples)
+        elif isinstance(turn, Stopped):
+            await self.emit("input_audio_buffer.speech_stopped", audio_end_ms=turn.at_ms, item_id=self._buffer_item)
+            await self._when_free(lambda: self._end_turn(config.create_response))
+
+    async def _end_turn(self, answer: bool) -> None:
+        if self._buffer:
+            await self._commit()
+            if answer:
+                await self._respond(types.ResponseWish())
+
+    async def _hear(self, samples: np.ndarray) -> None:
+        """Let the session hear; while it answers, the sound waits. Raises: InputError: there is too much of it."""
+        if not self._busy:
+            await self._hear_now(samples)
+            return
+        if self._waiting + len(samples) > self.max_samples or len(self._deferred) >= MAX_PIECES:
+            raise InputError("the audio: more than one question may have, while an answer is given; this is not heard")
+        self._waiting += len(samples)
+        self._deferred.append(functools.partial(self._hear_waiting, samples))
+
+    async def _hear_waiting(self, samples: np.ndarray) -> None:
+        self._waiting -= len(samples)
+        await self._hear_now(samples)
+
+    async def _hear_now(self, samples: np.ndarray) -> None:
+        try:
+            await self.service.run(self.session.hear, samples)
+        except InputError:
+            # The session has dropped the whole question; nothing of it may linger here.
+            self._drop_question()
+            raise
+        self._buffer.append(samples)
+
+    def _drop_question(self) -> None:
+        self._new_buffer()
+        self._committed, self._words, self._spoken_item = [], [], None
+
+    async def _commit_event(self, event: types.Commit) -> None:
+        await self._when_free(self._commit)
+
+    async def _commit(self) -> None:
+        if sum(map(len, self._buffer)) < self.rate // 10:
+            raise ApiError(400, "the audio buffer holds less than 100 ms", code="input_audio_buffer_commit_empty")
+        item_id = self._spoken_item = self._buffer_item
+        self._committed += self._buffer
+        self._new_buffer()
+        previous = self.last_item
+        await self.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
+        await self._add_item(item_id, "user", [{"type": "input_audio", "transcript": None}])
+
+    async def _clear(self, event: types.Clear) -> None:
+        self._turns = None
+        await self._when_free(self._clear_now)
+
+    async def _clear_now(self) -> None:
+        await self._take_back()
+        self._new_buffer()
+        await self.emit("input_audio_buffer.cleared")
+
+    async def _take_back(self) -> None:
+        """Let the session forget the sound that was not committed."""
+        if self._buffer:
+            await self.service.run(self.session.unhear)
+            for samples in self._committed:
+                await self.service.run(self.session.hear, samples)
+
+    # --- items --------------------------------------------------------------------------------------------------------
+    async def _add_item(self, item_id: str, role: str, content: list[dict[str, Any]]) -> None:
+        item = {"id": item_id, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
+        item["content"] = content  # type: ignore[assignment]
+        previous = self.last_item
+        self._remember(item)
+        await self.emit("conversation.item.added", previous_item_id=previous, item=item)
+        await self.emit("conversation.item.done", previous_item_id=previous, item=item)
+
+    def _remember(self, item: dict[str, Any]) -> None:
+        self.items[item["id"]] = item
+        self.last_item = item["id"]
+        while len(self.items) > MAX_ITEMS:
+            self.items.popitem(last=False)
+
+    async def _create_item(self, event: types.ItemCreate) -> None:
+        if event.previous_item_id is not None and event.previous_item_id != self.last_item:
+            raise ApiError(400, "previous_item_id: items are added at the end only", param="previous_item_id")
+        if event.item.id in self.items:
+            raise ApiError(400, "item.id: there is such an item already", param="item.id")
+        await self._when_free(lambda: self._add(event.item))
+
+    async def _add(self, item: types.Item) -> None:
+        text = "\n".join(part.text or part.transcript or "" for part in item.content).strip()
+        shown: list[dict[str, Any]] = []
+        if item.role == "user":
+            for part in item.content:
+                shown.append(await self._add_content(part))
+        elif not text:
+            raise InputError("item.content: no text")
+        elif item.role == "system":
+            both = f"{self.session.instructions}\n{text}".strip()
+            if len(both) > self.service.assistant.config.max_text_characters:
+                raise InputError("item.content: the instructions are too long; shorten them")
+            await self.service.run(self.session.instruct, both)
+            shown = [{"type": "input_text", "text": text}]
+        else:
+            asked = "\n".join(self._words)
+            said = SpokenReply(asked, self.service.assistant._check_text(text), "neutral", "normal", ())
+            await self.service.run(self.session.recall, said, asked or None)
+            self._drop_question()
+            shown = [{"type": "output_text", "text": text}]
+        await self._add_item(item.id or new_id("item"), item.role, shown)
+
+    async def _add_content(self, part: types.Content) -> dict[str, Any]:
+        if part.type == "input_text" and part.text:
+            words = self.service.assistant._check_text("\n".join([*self._words, part.text]))
+            self._words = [words]
+            return {"type": "input_text", "text": part.text}
+        if part.type == "input_image" and part.image_url:
+            picture = await read_picture(part.image_url, self.service.fetcher)
+            await self.service.run(self.session.show, picture)
+            return {"type": "input_image"}
+        if part.type == "input_audio" and part.audio:
+            samples = self._samples(part.audio)
+            await self.service.run(self.session.hear, samples)
+            self._committed.append(samples)
+            return {"type": "input_audio", "transcript": None}
+        raise InputError("item.content: a user's item holds input_text, input_audio or input_image, none of them empty")
+
+    async def _truncate(self, event: types.ItemTruncate) -> None:
+        answering = self.answering
+        if answering is None or event.item_id != answering.item_id:
+            raise ApiError(400, "item_id: not the last answer of this session", param="item_id", code="item_not_found")
+        if event.audio_end_ms > answering.sent_seconds * 1000 + 1:
+            raise ApiError(400, "audio_end_ms: longer than the answer's sound", param="audio_end_ms")
+        answering.stop("client_cancelled")
+        await self.service.run(self.session.truncate, event.audio_end_ms / 1000)
+        place = {"content_index": event.content_index, "audio_end_ms": event.audio_end_ms}
+        await self.emit("conversation.item.truncated", item_id=event.item_id, **place)
+
+    async def _retrieve(self, event: types.ItemRetrieve) -> None:
+        if event.item_id not in self.items:
+            raise ApiError(404, "item_id: no such item", param="item_id", code="item_not_found")
+        await self.emit("conversation.item.retrieved", item=self.items[event.item_id])
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+    @property
+    def _answering_now(self) -> bool:
+        return self._busy and self.answering is not None and not self.answering.done
+
+    async def _when_free(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Now, or when the answer that is being given has ended."""
+        if not self._busy:
+            await action()
+        elif len(self._deferred) >= MAX_PIECES + MAX_DEFERRED:
+            raise ApiError(429, "too many events wait for the end of the answer", kind="rate_limit_error")
+        else:
+            self._deferred.append(action)
+
+    async def _create_response(self, event: types.ResponseCreate) -> None:
+        if self._answering_now and not self._deferred:
+            raise ApiError(
+                400,
+                "an answer is being given; cancel it or wait for its end",
+                code="conversation_already_has_active_response",
+            )
+        await self._when_free(lambda: self._respond(event.response or types.ResponseWish()))
+
+    async def _respond(self, wish: types.ResponseWish) -> None:
+        if not (self._words or self._committed):
+            raise ApiError(400, "there is no question; add an item or commit sound first", code="empty_conversation")
+        # What is not committed is no part of this question: it is heard again after the answer.
+        await self._take_back()
+        self._waiting += sum(map(len, self._buffer))
+        self._deferred.extendleft(functools.partial(self._hear_waiting, samples) for samples in reversed(self._buffer))
+        self._buffer = []
+        chosen, usual = self.settings, self.service.assistant.config.reply_limits
+        voice = chosen.voice
+        if wish.audio is not None and wish.audio.output is not None and wish.audio.output.voice is not None:
+            voice = chosen_voice(wish.audio.output.voice)
+        spoken = "audio" in (wish.output_modalities or chosen.modalities)
+        wanted = self._spoken_item if chosen.transcription else None
+        self.answering = answering = Answering(
+            self.service, self.emit, self.conversation, spoken, wish.metadata, wanted, self.last_item
+        )
+        text = "\n".join(self._words) or None
+        self._words, self._committed, self._spoken_item = [], [], None
+        # Without sound, one unit is written: a reply has at least one.
+        limits = usual if spoken else replace(usual, max_units=1)
+        self.session.voice = voice
+
+        async def answer() -> None:
+            try:
+                asked = await self.service.run(
+                    lambda: self.session.ask(
+                        text,
+                        emotion=wish.emotion or chosen.emotion,
+                        pitch=wish.pitch or chosen.pitch,
+                        limits=limits,
+                    )
+                )
+                if answering.stopped:
+                    await self.service.run(self.session.cancel, 0.0)
+                async with asyncio.timeout(self.service.config.deadline_seconds):
+                    await answering.tell(asked)
+            except WebSocketDisconnect:
+                raise
+            except TimeoutError:
+                await self._error(ApiError(504, "the answer took too long", kind="server_error", code="timeout"), None)
+            except Exception as error:
+                await self._error(as_api_error(error), None)
+            finally:
+                answering.done = True
+                self._remember(answering.item)
+            await self._go_on()
+
+        self._busy, self._task = True, asyncio.create_task(answer())
+
+    async def _go_on(self) -> None:
+        """What waited for the answer's end, in its order; what comes meanwhile waits behind it."""
+        ended = self.answering
+        while self._deferred:
+            try:
+                await self._deferred.popleft()()
+            except WebSocketDisconnect:
+                raise
+            except Exception as error:
+                await self._error(as_api_error(error), None)
+            if self.answering is not ended:
+                return  # another answer has begun, and goes on with the rest
+        self._busy = False
+
+    async def _interrupt(self, reason: str) -> None:
+        """Stop the answer, or its sound that still plays, and remember only what was heard of it."""
+        answering, task, busy = self.answering, self._task, self._answering_now
+        if answering is None or task is None or not (busy or answering.playing):
+            return
+        answering.stop(reason)
+        await self.service.run(self.session.cancel, answering.heard_seconds())
+        self.service.metrics.cancelled.labels(reason).inc()
+        if busy:
+            await asyncio.wait([task])
+
+    async def _cancel_response(self, event: types.ResponseCancel) -> None:
+        answering = self.answering
+        wrong = event.response_id is not None and (answering is None or event.response_id != answering.id)
+        if not self._answering_now or wrong:
+            raise ApiError(400, "there is no such answer being given", code="response_cancel_not_active")
+        await self._interrupt("client_cancelled")
+
+
+def router(service: Service) -> APIRouter:
+    """The route on ``service``."""
+    routes = APIRouter()
+
+    @routes.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        started = time.perf_counter()
+        try:
+            service.check_model(socket.query_params.get("model", service.config.model_name))
+        except ApiError as error:
+            await socket.send_denial_response(error.response())
+            return
+        offered = socket.scope.get("subprotocols", ())
+        async with service.session(find_voice("female")) as session:
+            await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
+            with contextlib.suppress(WebSocketDisconnect):
+                await Connection(socket, service, session).serve()
+        service.metrics.seconds.labels("/v1/realtime").observe(time.perf_counter() - started)
+
+    return routes

@@ -1,0 +1,91 @@
+"""What a realtime session is set to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.server.realtime import types
+from app.server.realtime.answering import RATE
+from app.server.realtime.vad import TurnConfig
+from app.server.service import find_voice
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a client has chosen.
+
+    Attributes:
+        turns: None leaves it to the client when a question ends.
+        transcription: a name if the client wants to read what it said.
+    """
+
+    instructions: str = ""
+    voice: str = "female"
+    modalities: tuple[str, ...] = ("audio",)
+    turns: TurnConfig | None = field(default_factory=TurnConfig)
+    transcription: str | None = None
+    emotion: str | None = None
+    pitch: str | None = None
+
+    def changed(self, wish: types.SessionWish, model: str) -> Settings:
+        """With what ``wish`` says; what it does not name stays. Raises: ApiError: there is no such voice."""
+        changes: dict[str, Any] = {name: getattr(wish, name) for name in {"emotion", "pitch"} & wish.model_fields_set}
+        if wish.instructions is not None:
+            changes["instructions"] = wish.instructions
+        if wish.output_modalities is not None:
+            changes["modalities"] = tuple(wish.output_modalities)
+        sound = wish.audio or types.Audio()
+        if sound.output is not None and sound.output.voice is not None:
+            changes["voice"] = chosen_voice(sound.output.voice)
+        if sound.input is not None:
+            if "turn_detection" in sound.input.model_fields_set:
+                changes["turns"] = _turn_config(sound.input.turn_detection)
+            if "transcription" in sound.input.model_fields_set:
+                wanted = sound.input.transcription
+                changes["transcription"] = (wanted.model or model) if wanted else None
+        return replace(self, **changes)
+
+    def shown(self, model: str) -> dict[str, Any]:
+        """As OpenAI's session object."""
+        pcm = {"type": "audio/pcm", "rate": RATE}
+        detection = self.turns and {
+            "type": "server_vad",
+            "threshold": self.turns.threshold,
+            "prefix_padding_ms": self.turns.prefix_ms,
+            "silence_duration_ms": self.turns.silence_ms,
+            "create_response": self.turns.create_response,
+            "interrupt_response": self.turns.interrupt_response,
+        }
+        transcription = {"model": self.transcription} if self.transcription else None
+        return {
+            "type": "realtime",
+            "object": "realtime.session",
+            "model": model,
+            "instructions": self.instructions,
+            "output_modalities": list(self.modalities),
+            "audio": {
+                "input": {"format": pcm, "turn_detection": detection, "transcription": transcription},
+                "output": {"format": pcm, "voice": self.voice, "speed": 1.0},
+            },
+            "tools": [],
+            "emotion": self.emotion,
+            "pitch": self.pitch,
+        }
+
+
+def chosen_voice(wanted: str | types.VoiceId) -> str:
+    """Our voice for a client's. Raises: ApiError: there is no such voice."""
+    return find_voice(wanted if isinstance(wanted, str) else wanted.id)
+
+
+def _turn_config(wish: types.ServerVad | None) -> TurnConfig | None:
+    if wish is None:
+        return None
+    return TurnConfig(
+        wish.threshold,
+        wish.prefix_padding_ms,
+        wish.silence_duration_ms,
+        wish.create_response,
+        wish.interrupt_response,
+    )

@@ -1,0 +1,168 @@
+"""Running the application: connections that stall are cut, and an end that lets open replies finish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import TYPE_CHECKING, Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from app.server.app import create_app
+from app.server.config import ServerConfig
+from app.server.fetch import Fetcher
+from app.server.service import Service
+from emova.errors import InputError
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant
+
+log = logging.getLogger(__name__)
+
+
+class _Stall:
+    """Cuts a connection whose client stopped reading."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, transport: Any) -> None:
+        self.stop()
+        self._timer = asyncio.get_running_loop().call_later(self.seconds, transport.abort)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _protocols(config: ServerConfig) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
+    class Http(H11Protocol):
+        """With a limit on the time of a request's head, and on the time that a client may stop reading."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._head: asyncio.TimerHandle | None = None
+            self._stall = _Stall(config.stall_seconds)
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait_for_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            # A head has come: its request is being answered, or the connection became a WebSocket.
+            waiting = self.conn.their_state is h11.IDLE and self.transport.get_protocol() is self
+            if not waiting:
+                self._stop_waiting()
+            elif self._head is None:
+                self._wait_for_head()
+
+        def _wait_for_head(self) -> None:
+            self._head = self.loop.call_later(config.header_seconds, self.transport.abort)
+
+        def _stop_waiting(self) -> None:
+            if self._head is not None:
+                self._head.cancel()
+                self._head = None
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            self._stall.stop()
+            super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stall.start(self.transport)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stall.stop()
+
+    class WebSocket(WebSocketsSansIOProtocol):
+        """With a limit on the time that a client may stop reading."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._stall = _Stall(config.stall_seconds)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stall.stop()
+            super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stall.start(self.transport)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stall.stop()
+
+    return Http, WebSocket
+
+
+class Server(uvicorn.Server):
+    """Lets what is open finish, within limits, before it closes connections."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new work, wait for what is open, then break off the rest and tell its clients."""
+        service = self.service
+        service.draining.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(service.config.drain_seconds):
+                while (service.queue.inside or service.realtime) and not self.force_exit:
+                    await asyncio.sleep(0.05)
+        await service.run(service.stop_all)
+        await super().shutdown(sockets)
+
+
+def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | None = None) -> Server:
+    """A server that is ready to run: ``run()``, or ``serve()`` in an event loop.
+
+    Raises:
+        InputError: the streaming engine cannot run the assistant's model.
+    """
+    app = create_app(config, assistant, fetcher)
+    http, websocket = _protocols(config)
+    settings = uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        http=http,
+        ws=websocket,
+        ws_max_size=config.max_body_bytes,
+        ws_per_message_deflate=False,  # sound does not shrink, and deflated messages can be bombs
+        ws_ping_interval=20,
+        ws_ping_timeout=20,
+        h11_max_incomplete_event_size=32 << 10,
+        limit_concurrency=config.max_connections,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        log_level="warning",
+        log_config=None,
+    )
+    return Server(settings, app.state.service)
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """A socket that listens. Raises: InputError: the address is taken or is none of this machine's."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+    except (OSError, OverflowError):
+        listener.close()
+        raise InputError(f"{config.host[:80]}:{config.port}: cannot listen there; choose another port") from None
+    return listener

@@ -1,0 +1,153 @@
+"""What all routes share: the assistant, its sessions, the queue, and the threads in which the model works."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.server.config import ServerConfig
+from app.server.errors import ApiError
+from app.server.fetch import Fetcher
+from app.server.metrics import Metrics
+from app.server.queueing import Queue
+from emova.reply import SpokenReply
+from emova.streaming.hub import Hub, HubConfig
+from emova.streaming.session import Session
+from emova.style import GENDERS
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant
+
+Result = TypeVar("Result")
+KEPT_SECONDS = 3600
+# Programs that were written for OpenAI's voices work unchanged.
+ALIASES = {
+    "female": ("alloy", "coral", "marin", "nova", "sage", "shimmer"),
+    "male": ("ash", "ballad", "cedar", "echo", "fable", "onyx", "verse"),
+}
+VOICES = {alias: gender for gender, aliases in ALIASES.items() for alias in aliases} | {each: each for each in GENDERS}
+
+
+def new_id(prefix: str) -> str:
+    """An id that nobody can guess."""
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def find_voice(name: str, param: str = "voice") -> str:
+    """Our voice for a client's. Raises: ApiError."""
+    voice = VOICES.get(name.strip().lower())
+    if voice is None:
+        raise ApiError(400, f"{param}: no such voice; choose one of {', '.join(GENDERS)}", param=param)
+    return voice
+
+
+class ReplyStore:
+    """The last spoken replies, so that a client can refer to one by its id; each lives an hour."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._replies: OrderedDict[str, tuple[float, SpokenReply]] = OrderedDict()
+
+    def keep(self, reply: SpokenReply, name: str = "") -> tuple[str, int]:
+        """The id of a reply (a new one, or ``name``), and when it will be forgotten (Unix time, s)."""
+        name, expires = name or new_id("audio"), time.time() + KEPT_SECONDS
+        self._replies[name] = (expires, reply)
+        while len(self._replies) > self._most:
+            self._replies.popitem(last=False)
+        return name, int(expires)
+
+    def find(self, name: str) -> SpokenReply:
+        """Raises: ApiError: unknown, or forgotten."""
+        expires, reply = self._replies.get(name, (0.0, None))
+        if reply is None or expires < time.time():
+            raise ApiError(400, "audio.id: unknown or expired; send the reply's text instead", param="messages")
+        return reply
+
+
+class Service:
+    """Made once a server; ``close`` ends it.
+
+    Args:
+        assistant: an Assistant that runs on the streaming engine.
+        fetcher: fetches pictures; made from the configuration if None.
+    """
+
+    def __init__(self, config: ServerConfig, assistant: Assistant, fetcher: Fetcher | None = None) -> None:
+        self.config, self.assistant = config, assistant
+        places = config.max_active + config.max_realtime
+        # Places are freed in a thread, shortly after their requests have ended: hence the spare ones.
+        self.hub = Hub(assistant, HubConfig(max_sessions=places + config.max_active, idle_seconds=config.idle_seconds))
+        self.fetcher = fetcher or Fetcher(config.image_hosts)
+        self.queue = Queue(config.max_active, config.max_waiting)
+        self.replies = ReplyStore(config.kept_replies)
+        self.realtime = 0
+        self.draining = asyncio.Event()
+        self.created = int(time.time())
+        self._threads = ThreadPoolExecutor(2 * places, thread_name_prefix="emova")
+        self.metrics = Metrics(
+            lambda: self.queue.inside - self.queue.running, lambda: self.queue.running, lambda: self.realtime
+        )
+
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function that takes long, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    async def each(self, items: Iterator[Result]) -> AsyncGenerator[Result, None]:
+        """Take from a generator whose steps take long; the next step waits until this one's item is used.
+
+        Leaving early closes the generator, which stops what it does.
+        """
+        end, loop = object(), asyncio.get_running_loop()
+        step: asyncio.Future[Any] | None = None
+        try:
+            while True:
+                step = loop.run_in_executor(self._threads, next, items, end)
+                item = await asyncio.shield(step)
+                if item is end:
+                    return
+                yield item
+        finally:
+            if step is not None:
+                await asyncio.shield(self._end(step, items))
+
+    async def _end(self, step: asyncio.Future[Any], items: Iterator[Any]) -> None:
+        await asyncio.wait([step])
+        if isinstance(items, Generator):
+            await self.run(items.close)
+
+    @asynccontextmanager
+    async def session(self, voice: str, instructions: str = "") -> AsyncIterator[Session]:
+        """A session for one request. Leaving it stops what it still does."""
+        opening = asyncio.ensure_future(self.run(self.hub.open, voice, instructions))
+        try:
+            session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(lambda done: done.exception() or self._threads.submit(done.result().close))
+            raise
+        try:
+            yield session
+        finally:
+            # Closing waits for the round that is going on, so it must not hold up the event loop; nor may the place in
+            # the queue be given away before.
+            await asyncio.shield(self.run(session.close))
+
+    def check_model(self, name: str) -> None:
+        """Raises: ApiError: 404, another model."""
+        if name != self.config.model_name:
+            message = f"the model does not exist; this server has {self.config.model_name}"
+            raise ApiError(404, message, code="model_not_found", param="model")
+
+    def stop_all(self) -> None:
+        """Break off whatever the model does; its readers are told."""
+        self.hub.close()
+
+    def close(self) -> None:
+        """End all threads."""
+        self.stop_all()
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,73 @@
+"""A server with the shipped model in a thread, on a free port of this machine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+
+from emova import Assistant
+from emova.assistant import AssistantConfig
+from emova.reply import ReplyLimits
+from emova.speech.audio import AudioLimits
+
+
+class Running:
+    """A server that runs."""
+
+    def __init__(self, server: Any, port: int) -> None:
+        self.server, self.service, self.port = server, server.service, port
+        self.url = f"http://127.0.0.1:{port}/v1"
+
+
+@pytest.fixture(scope="session")
+def nano() -> Assistant:
+    """The shipped model; its answers are cut short, for what is tested is the way that they take."""
+    limits = ReplyLimits(max_transcript_tokens=24, max_text_tokens=12, max_units=24)
+    config = AssistantConfig(audio_limits=AudioLimits(max_seconds=10), reply_limits=limits)
+    return Assistant.from_pretrained(config=config)
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[Running]]:
+    """Runs a server of a configuration while the block lasts."""
+    from app.server.config import ServerConfig
+    from app.server.running import listen, make_server
+
+    @contextmanager
+    def serve(assistant: Assistant, config: ServerConfig, send_buffer: int = 0) -> Iterator[Running]:
+        listener = listen(config)
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        server = make_server(config, assistant)
+        thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+        thread.start()
+        try:
+            while not server.started:
+                thread.join(0.01)
+                assert thread.is_alive()
+            yield Running(server, listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def running(nano, serving) -> Iterator[Running]:
+    from app.server.config import ServerConfig
+
+    with serving(nano, ServerConfig(port=0, api_key="secret-of-tests", drain_seconds=2)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(running) -> Any:
+    openai = pytest.importorskip("openai")
+    return openai.OpenAI(base_url=running.url, api_key="secret-of-tests", max_retries=0, timeout=60)
