@@ -6,8 +6,9 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 IMAGE  ?=
 AUDIO  ?=
 OUT    ?= out/answer.wav
+PORT   ?= 7860
 
-.PHONY: chat test lint setup setup-dev setup-eval eval help
+.PHONY: chat demo test lint setup setup-dev setup-eval eval help
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -16,6 +17,9 @@ help:  ## List the targets
 chat: $(VENV)/.chat  ## Ask a spoken question about a picture: make chat [IMAGE=…] [AUDIO=…] [OUT=answer.wav]
 	@mkdir -p $(dir $(OUT))
 	@$(BIN)/emova chat $(if $(IMAGE),--image "$(IMAGE)") $(if $(AUDIO),--audio "$(AUDIO)") --out "$(OUT)"
+
+demo: $(VENV)/.demo  ## Open the demo in a browser: make demo [PORT=7860]
+	@$(BIN)/emova demo --port $(PORT) --open
 
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest
@@ -42,8 +46,12 @@ $(VENV)/.chat: $(VENV)/.torch setup.cfg pyproject.toml
 	$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
+$(VENV)/.demo: $(VENV)/.chat
+	$(PIP) --constraint constraints.txt --editable ".[demo]"
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.chat
-	$(PIP) --constraint constraints.txt --editable ".[train,data,eval,openclip,dev]"
+	$(PIP) --constraint constraints.txt --editable ".[train,data,eval,openclip,demo,browser,dev]"
 	@touch $@
 
 # distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need it to score.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emova.decoding import Context, Prompt
+from emova.decoding import Context, Prompt, Sampling
 from emova.errors import InputError
 from emova.reply import ReplyWish, SpokenReply, merge_deltas
 from emova.results import AudioChunk, Done
@@ -45,6 +45,8 @@ class Session:
 
     def __init__(self, hub: Hub, voice: str) -> None:
         self.hub, self.voice = hub, voice
+        # Who speaks: another Voice of the same checkpoint may be put here between two replies.
+        self.speaker = hub.assistant.voice
         self.generation = 0
         self.closed = False
         self.touched = hub.clock()
@@ -69,6 +71,11 @@ class Session:
     def __len__(self) -> int:
         """How many turns are remembered."""
         return len(self._turns)
+
+    @property
+    def sees(self) -> bool:
+        """Whether a picture is in the turns that are remembered, or in the question."""
+        return self._question.picture is not None or any(turn.question.pixel_values is not None for turn in self._turns)
 
     # --- listening ----------------------------------------------------------------------------------------------------
     def show(self, image: Any) -> None:
@@ -100,6 +107,18 @@ class Session:
                 if "longer" in str(error) or "shorter" in str(error):
                     self._drop_turn()
                 raise
+
+    def unhear(self) -> None:
+        """Forget what was heard of this question; its picture stays. Raises: InputError."""
+        with self.hub.lock:
+            self._check_listening()
+            picture = self._question.picture
+            self._question.close()
+            self._question = Question(self.hub.assistant)
+            self._question.picture = picture
+            self._forget_question()
+            if picture is not None:
+                self._read_on()
 
     def _check_listening(self) -> None:
         self.touched = self.hub.clock()
@@ -167,13 +186,19 @@ class Session:
 
     # --- answering ----------------------------------------------------------------------------------------------------
     def ask(
-        self, text: str | None = None, *, emotion: str | None = None, pitch: str | None = None
+        self,
+        text: str | None = None,
+        *,
+        emotion: str | None = None,
+        pitch: str | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[SessionEvent]:
         """The question is complete: TranscriptDelta, TextDelta, StyleChosen, AudioChunk, Done as they are made.
 
         Args:
             text: a written question, or a written addition to the spoken one.
             emotion, pitch: how to answer; the model chooses what is None.
+            sampling: how tokens are chosen for this reply; as the assistant does it if None.
 
         The last event is Done, Failed or Cancelled. Leaving the iterator early cancels the reply; nothing that goes
         wrong is raised here.
@@ -187,7 +212,7 @@ class Session:
             self.generation += 1
             generation = self.generation
             try:
-                self._ask(text, emotion, pitch)
+                self._ask(text, emotion, pitch, sampling or self.hub.assistant.config.sampling)
             except InputError as error:
                 self.fail(str(error))
             except Exception:
@@ -195,7 +220,7 @@ class Session:
                 self.fail(FAULT)
         return self._tell(generation)
 
-    def _ask(self, text: str | None, emotion: str | None, pitch: str | None) -> None:
+    def _ask(self, text: str | None, emotion: str | None, pitch: str | None, sampling: Sampling) -> None:
         assistant, self._started = self.hub.assistant, time.perf_counter()
         emotion = None if emotion is None else check_emotion(emotion)
         pitch = None if pitch is None else check_pitch(pitch)
@@ -220,8 +245,8 @@ class Session:
         if list(self._asked.ids[: len(self._read)]) != self._read:
             self._forget_question()
         rest = _rest(self._asked, self._read)
-        self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, assistant.config.sampling)
-        self.telling = self._told = Telling(assistant.voice, self.voice, in_chunks=True, plan=self.hub.config.chunks)
+        self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, sampling)
+        self.telling = self._told = Telling(self.speaker, self.voice, in_chunks=True, plan=self.hub.config.chunks)
         self._told_mark, self._told_picture = self._mark, self._question.picture
         self._events = EventStream(assistant.table, reply_format.parser(self.voice))
         self._answer, self._delivered = [], 0

@@ -1,0 +1,1 @@
+"""What people and programs meet: the demo in a browser, and the server."""

@@ -1,0 +1,52 @@
+"""A voice made from a recording, with the emotions of the shipped styles.
+
+EMOVA's style encoder gives one vector for a recording (§3.2). The prototypes tell how each emotion and pitch lies from
+neutral; those offsets, laid on the recording's vector, are kept as far as they carry over to another voice.
+
+Shape letters: T samples, S style channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from emova.errors import InputError
+from emova.speech.audio import is_silent
+from emova.style import ALL_STYLES, GENDERS, Style, StylePrototypes
+from emova.voice import Voice
+
+MIN_SECONDS = 2.0
+
+
+@torch.inference_mode()
+def voice_from_recording(voice: Voice, samples: np.ndarray, speech_share: float) -> Voice:
+    """A voice that sounds like the recording, in all 24 styles; the gender of a style makes no difference in it.
+
+    Args:
+        voice: whose detokenizer and prototypes are used; it is not changed.
+        samples: ``[T]`` at the voice's rate.
+        speech_share: how much of the recording is speech, 0 to 1.
+
+    Raises:
+        InputError: too short, silent, or no speech.
+    """
+    if is_silent(samples, voice.sample_rate) or speech_share * len(samples) < MIN_SECONDS * voice.sample_rate:
+        raise InputError(f"the recording: fewer than {MIN_SECONDS:g} s of speech in it; read a sentence or two aloud")
+    # The level of a microphone is no trait of a voice, but the encoder would hear it as one.
+    level = np.sqrt(np.mean(np.square(samples, dtype=np.float64)))
+    samples = (samples * (0.08 / level)).clip(-1, 1).astype(np.float32)
+    vector_S = voice.detokenizer.embed_style(torch.from_numpy(samples)[None].to(voice.device))[0].float().cpu()
+    return Voice(voice.detokenizer, own_prototypes(voice.prototypes, vector_S))
+
+
+def own_prototypes(prototypes: StylePrototypes, vector_S: torch.Tensor) -> StylePrototypes:
+    """The vector ``[S]`` as neutral, and the offsets of the nearer of the two shipped voices around it."""
+    nearer = min(GENDERS, key=lambda gender: float((prototypes[Style(gender)] - vector_S).norm()))
+    neutral_S = prototypes[Style(nearer)]
+    return StylePrototypes(
+        {
+            style.key: vector_S + prototypes[Style(nearer, style.emotion, style.pitch)] - neutral_S
+            for style in ALL_STYLES
+        }
+    )
