@@ -13,19 +13,19 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import gradio as gr  # noqa: E402
-from fastapi import FastAPI  # noqa: E402
-from starlette.middleware.trustedhost import TrustedHostMiddleware  # noqa: E402
+import gradio as gr
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.demo.hearing import VoiceActivity  # noqa: E402
-from app.demo.talk_tab import TalkTab  # noqa: E402
-from app.demo.theme import css, head, theme  # noqa: E402
-from app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab  # noqa: E402
-from app.demo.uploads import MAX_UPLOAD_BYTES  # noqa: E402
-from app.demo.visits import Visits  # noqa: E402
-from emova.assistant import Assistant  # noqa: E402
-from emova.errors import InputError  # noqa: E402
-from emova.streaming.hub import Hub, HubConfig  # noqa: E402
+from app.demo.hearing import VoiceActivity
+from app.demo.talk_tab import TalkTab
+from app.demo.theme import css, head, theme
+from app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
+from app.demo.uploads import MAX_UPLOAD_BYTES
+from app.demo.visits import Visits
+from emova.assistant import Assistant
+from emova.errors import InputError
+from emova.streaming.hub import Hub, HubConfig
 
 HEAD = """
 <div class="em-head"><div class="em-logo" aria-hidden="true"></div>

@@ -16,7 +16,7 @@ from emova.style import EMOTIONS, PITCHES
 
 log = logging.getLogger(__name__)
 FAULT = "Something went wrong inside; try again. The terminal says more."
-FREE = "assistant's choice"
+FREE = "auto"
 
 
 def warn(error: InputError) -> None:
@@ -78,13 +78,13 @@ def recorder(word: str, note: str, seconds: float, *, rate: int = 16_000, clean:
 def emotion_choice(free: bool) -> gr.Radio:
     """Emotion; ``free`` offers to leave it to the assistant, and is then the default."""
     choices = [FREE, *EMOTIONS] if free else list(EMOTIONS)
-    return gr.Radio(choices, value=choices[0], label="Emotion")
+    return gr.Radio(choices, value=choices[0], label="Emotion", min_width=160)
 
 
 def pitch_choice(free: bool) -> gr.Radio:
     """Pitch; as ``emotion_choice``."""
     choices = [FREE, *PITCHES] if free else list(PITCHES)
-    return gr.Radio(choices, value=choices[0], label="Pitch")
+    return gr.Radio(choices, value=choices[0], label="Pitch", min_width=160)
 
 
 def chosen(value: str) -> str | None:

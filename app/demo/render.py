@@ -45,7 +45,7 @@ def _bubble(line: Line) -> str:
     if line.state in STATES:
         labels.append(f'<span class="em-label em-state">{STATES[line.state]}</span>')
     if labels:
-        parts.append(f'<footer>{"".join(labels)}</footer>')
+        parts.append(f"<footer>{''.join(labels)}</footer>")
     who = "You" if line.role == "user" else "emova"
     return f'<article class="em-line em-{line.role}" aria-label="{who}">{"".join(parts)}</article>'
 

@@ -15,7 +15,7 @@ from app.demo.service import Service
 from app.demo.speaker import voice_from_recording
 from app.demo.talk import OWN, VOICES, Wish, ask, ask_again, say
 from app.demo.theme import script
-from app.demo.uploads import MAX_SECONDS, AudioUpload, PictureUpload, delete, uploaded
+from app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
 from app.demo.visits import Asked, Visit, Visits
 from emova.commands.common import EXAMPLES
 from emova.errors import InputError
@@ -37,6 +37,13 @@ BAR = """
 </div>
 <p class="em-note" aria-live="polite">Press Talk and speak, or write below. Esc stops the voice.</p>
 """  # noqa: E501
+# The newest bubble stays in view.
+FOLLOW = """
+watch("value", () => {
+  const talk = element.querySelector(".em-talk");
+  talk.scrollTop = talk.scrollHeight;
+});
+"""
 PRIVATE = (
     "The recording stays in memory only: no file is written, and it is dropped as soon as the voice is made. "
     "Record only a voice that you may use."
@@ -57,16 +64,18 @@ class TalkTab:
 
     def __init__(self, visits: Visits, ticket: gr.State) -> None:
         self._visits = visits
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="talk-tab"):
             with gr.Column(scale=5, min_width=300):
-                self.picture = PictureUpload(
-                    label="Picture",
-                    sources=["upload", "clipboard", "webcam"],
-                    type="filepath",
-                    image_mode=None,
-                    height=250,
-                    buttons=[],
-                    elem_id="picture",
+                self.picture = unread(
+                    gr.Image(
+                        label="Picture",
+                        sources=["upload", "clipboard", "webcam"],
+                        type="filepath",
+                        image_mode=None,
+                        height=250,
+                        buttons=[],
+                        elem_id="picture",
+                    )
                 )
                 with gr.Group():
                     self.voice = gr.Radio([*VOICES], value=VOICES[0], label="Voice", elem_id="voice")
@@ -78,7 +87,11 @@ class TalkTab:
                     self.forget = gr.Button("Forget my voice", size="sm")
             with gr.Column(scale=8, min_width=320):
                 self.lines = gr.HTML(
-                    render.EMPTY, elem_classes="em-talk", apply_default_css=False, autoscroll=True, elem_id="talk"
+                    render.EMPTY,
+                    html_template='<div class="em-talk" tabindex="0">${value}</div>',
+                    js_on_load=FOLLOW,
+                    apply_default_css=False,
+                    elem_id="talk",
                 )
                 self.bar = gr.HTML(
                     {},
@@ -96,7 +109,9 @@ class TalkTab:
                     self.send = gr.Button("Send", variant="primary", scale=1, min_width=80, elem_id="send")
                 with gr.Row():
                     self.example = gr.Button("Try the example", size="sm", min_width=120, elem_id="example")
-                    self.audio = AudioUpload("Ask with a file", size="sm", file_types=["audio"], min_width=120)
+                    self.audio = unread(
+                        gr.UploadButton("Ask with a file", size="sm", file_types=["audio"], min_width=120)
+                    )
                     self.again = gr.Button("Answer again", size="sm", min_width=120, elem_id="again")
                     self.new = gr.Button("New conversation", size="sm", min_width=120, elem_id="new")
         with gr.Accordion("Same words, other styles", open=False, elem_id="styles"):
@@ -104,7 +119,9 @@ class TalkTab:
             self.speak_styles = gr.Button("Speak the last answer in 24 styles", elem_id="speak-styles")
             self.cards = gr.HTML(render.style_cards({}, None), apply_default_css=False, elem_id="cards")
         with gr.Accordion("Under the hood", open=False, elem_id="hood"):
-            self.hood = gr.HTML(render.HOOD_EMPTY, elem_classes="em-hood", apply_default_css=False)
+            self.hood = gr.HTML(
+                render.HOOD_EMPTY, html_template='<div class="em-hood">${value}</div>', apply_default_css=False
+            )
         # What the page has played of the last answer, in s; -1 if nothing sounds. Filled in by HUSH.
         self.heard = gr.Number(-1, visible="hidden", elem_id="heard")
         self._wire(ticket)
@@ -123,9 +140,7 @@ class TalkTab:
             event(self._written, [ticket, self.text, *wish, self.heard], [self.text, *told], js=HUSH, **talking)
         self.audio.upload(self._sent, [ticket, self.audio, *wish, self.heard], told, js=HUSH, **talking)
         self.again.click(self._again, [ticket, *wish, self.heard], told, js=HUSH, **talking)
-        self.example.click(
-            self._example, [ticket, *wish, self.heard], [self.picture, *told], js=HUSH, **talking
-        )
+        self.example.click(self._example, [ticket, *wish, self.heard], [self.picture, *told], js=HUSH, **talking)
         self.new.click(self._new, [ticket, self.heard], [*told, self.cards], js=HUSH, **small)
         self.picture.input(self._picture, [ticket, self.picture], [self.picture], **small)
         self.own.recorded(self._own_voice, [ticket], [self.voice, self.bar], **small)
@@ -164,9 +179,7 @@ class TalkTab:
             yield "", *told
 
     @shown_errors(gr.skip(), gr.skip(), gr.skip())
-    def _sent(
-        self, ticket: str, path: str | None, voice: str, emotion: str, pitch: str, heard: float
-    ) -> Iterator[Any]:
+    def _sent(self, ticket: str, path: str | None, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
         with uploaded(path, "the recording") as data:
             visit = self._ready(ticket, heard)
             samples = load_audio(data, RATE, AUDIO_LIMITS, reject_silence=True)

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-import gradio as gr
-from gradio.data_classes import FileData, ImageData
+from gradio.components import Component
 
 from emova.errors import InputError
 
+C = TypeVar("C", bound=Component)
 MAX_UPLOAD_BYTES = 16 << 20
 MAX_SECONDS = 30.0
 
 
-class PictureUpload(gr.Image):
-    """A picture whose file is handed on unread: the library's own loader, with its limits, is the first to decode it.
+def unread(component: C) -> C:
+    """Let ``component`` (``gr.Image``, ``gr.UploadButton``) hand an upload on as its path, unread.
 
-    ``gr.Image`` decodes an upload before any function of ours sees it, without our limits and with its own errors.
+    ``gr.Image`` decodes an upload before any function of ours sees it, without our limits and with its own errors. It
+    is changed here and not in a sub-class, since gradio writes a file beside the source of each sub-class.
     """
 
-    is_template = True
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        """The path of the uploaded file."""
+    def path(payload: Any) -> str | None:
         return None if payload is None else payload.path
 
-
-class AudioUpload(gr.UploadButton):
-    """A button whose file is handed on as its path."""
-
-    is_template = True
-
-    def preprocess(self, payload: FileData | None) -> str | None:  # type: ignore[override]
-        """The path of the uploaded file."""
-        return None if payload is None else payload.path
+    component.preprocess = path  # type: ignore[method-assign]
+    return component
 
 
 def delete(path: str | None) -> None:
@@ -48,10 +41,8 @@ def delete(path: str | None) -> None:
     if folder is None or Path(folder).resolve() not in file.parents:
         return
     file.unlink(missing_ok=True)
-    try:
+    with contextlib.suppress(OSError):  # another upload with the same content lies there
         file.parent.rmdir()
-    except OSError:
-        pass  # another upload with the same content lies there
 
 
 @contextmanager

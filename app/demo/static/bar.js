@@ -197,11 +197,16 @@ window.emova.hush = () => {
   return heard === null ? -1 : heard;
 };
 
+function enter(mine) {
+  ticket = mine;
+  window.emova.ticketed = true;
+}
+
 watch("value", () => {
   const { ticket: mine, generation: newest } = props.value || {};
-  if (mine) ticket = mine;
+  if (mine) enter(mine);
   if (newest > generation) pump();
 });
-if (props.value && props.value.ticket) ticket = props.value.ticket;
+if (props.value && props.value.ticket) enter(props.value.ticket);
 show();
 glow();
