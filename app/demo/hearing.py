@@ -179,8 +179,9 @@ class Hearing:
         return self._open
 
     def _begin(self, heard_seconds: float | None) -> None:
-        visit = self._visit
+        visit, opened = self._visit, self._open
         visit.alive()
+        self._open = opened  # a conversation that was closed for idleness begins anew; the microphone goes on
         visit.interrupt(heard_seconds)
         self._forget()
         visit.show_picture()

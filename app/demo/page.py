@@ -55,17 +55,20 @@ def build_page(visits: Visits, config: DemoConfig = DemoConfig()) -> gr.Blocks:
     """All tabs, with their events."""
     assistant = visits.hub.assistant
 
-    def arrive() -> tuple[str, dict[str, Any]]:
+    def arrive(request: gr.Request) -> tuple[str, dict[str, Any]]:
         try:
-            visit = visits.open()
+            visit = visits.open(str(request.session_hash))
         except InputError as error:
             gr.Warning(str(error).capitalize(), title="Please wait")
             return "", {}
         return visit.ticket, {"ticket": visit.ticket, "generation": 0}
 
+    def leave(request: gr.Request) -> None:
+        visits.leave(str(request.session_hash))
+
     with gr.Blocks(title="emova", analytics_enabled=False, delete_cache=(60, config.file_seconds)) as page:
         gr.HTML(html_template=HEAD, js_on_load=SWITCH_THEME, apply_default_css=False)
-        ticket = gr.State("", delete_callback=visits.close, time_to_live=None)
+        ticket = gr.State("")
         with gr.Tabs():
             with gr.Tab("Talk"):
                 talk = TalkTab(visits, ticket)
@@ -76,6 +79,7 @@ def build_page(visits: Visits, config: DemoConfig = DemoConfig()) -> gr.Blocks:
             with gr.Tab("Resynthesise"):
                 resynthesise_tab(assistant)
         page.load(arrive, None, [ticket, talk.bar], show_progress="hidden")
+        page.unload(leave)
     page.queue(max_size=config.max_queue, default_concurrency_limit=2, api_open=False)
     return page
 

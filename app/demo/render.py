@@ -35,9 +35,7 @@ def _bubble(line: Line) -> str:
         parts.append(f'<img class="em-thumb" src="{line.thumbnail}" alt="the picture that was shown">')
     text = escape(line.text)
     if not text and line.state == "open":
-        text = '<span class="em-dots" aria-label="listening"><i></i><i></i><i></i></span>'
-    if not text and line.role == "user":
-        text = '<span class="em-dots" aria-label="listening"><i></i><i></i><i></i></span>' if line.spoken else ""
+        text = '<span class="em-dots" aria-label="one moment"><i></i><i></i><i></i></span>'
     mark = '<span class="em-spoken" title="spoken" aria-label="spoken"></span>' if line.spoken else ""
     if text or mark:
         parts.append(f"<p>{mark}{text}</p>")

@@ -86,21 +86,20 @@ class Service:
             return {"error": FAULT}
         until = time.monotonic() + HOLD_SECONDS
         while time.monotonic() < until:
-            if reel.generation != generation or (not fresh and (reel.ended or len(reel.chunks) > position)):
+            tape = reel.tape
+            if tape.generation != generation or (not fresh and (tape.ended or len(tape.chunks) > position)):
                 break
             await asyncio.sleep(LOOK_SECONDS)
-        newest, ended, chunks = reel.generation, reel.ended, list(reel.chunks)
-        if newest != generation:
-            position = 0
-        elif fresh:
-            return {"generation": newest, "position": position, "pcm": "", "rate": reel.rate, "ended": False}
-        pcm = b"".join(chunks[position:])
-        position = max(position, len(chunks))
+        tape = reel.tape
+        ended = tape.ended  # before the chunks are looked at: if it has ended, all of them are there
+        chunks = tape.chunks[0 if tape.generation != generation else position :]
+        if fresh and tape.generation == generation:
+            chunks, ended = [], False
         return {
-            "generation": newest,
-            "position": position,
-            "pcm": base64.b64encode(pcm).decode(),
-            "rate": reel.rate,
+            "generation": tape.generation,
+            "position": len(chunks) + (position if tape.generation == generation else 0),
+            "pcm": base64.b64encode(b"".join(chunks)).decode(),
+            "rate": tape.rate,
             "ended": ended,
         }
 

@@ -85,6 +85,7 @@ def ask(visit: Visit, question: Asked, wish: Wish, *, heard: bool = False, again
     finally:
         # Also when the page is gone and nobody reads on.
         visit.reel.end(generation)
+        user.state = "done"
         line.state = "cut" if line.state == "open" else line.state
     yield True
 
@@ -99,8 +100,19 @@ def _tell(
     line: Line,
     sampling: Sampling | None,
 ) -> Iterator[bool]:
+    if visit.reel.tape.ended or visit.reel.tape.generation != generation:
+        return  # interrupted before it began
     started = before = drawn = time.perf_counter()
-    events = visit.session.ask(question.text, emotion=wish.emotion, pitch=wish.pitch, sampling=sampling)
+    session = visit.session
+    events = session.ask(question.text, emotion=wish.emotion, pitch=wish.pitch, sampling=sampling)
+    if visit.picture is not None and not session.sees:
+        # To make room, the session has just forgotten the turn that showed the picture.
+        session.cancel(0.0)
+        visit.show_picture()
+        user.thumbnail = visit.take_thumbnail()
+        if question.samples is not None:
+            session.hear(question.samples)
+        events = session.ask(question.text, emotion=wish.emotion, pitch=wish.pitch, sampling=sampling)
     for event in events:
         now = time.perf_counter()
         trace.take(event, before - started, now - started)

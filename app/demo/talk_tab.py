@@ -48,8 +48,6 @@ PRIVATE = (
     "The recording stays in memory only: no file is written, and it is dropped as soon as the voice is made. "
     "Record only a voice that you may use."
 )
-# The page stops its sound before the question leaves, and tells how much of the last answer was heard.
-HUSH = "(...given) => [...given.slice(0, -1), window.emova.hush()]"
 IMAGE_LIMITS = ImageLimits(max_bytes=16 << 20)
 AUDIO_LIMITS = AudioLimits(max_seconds=MAX_SECONDS, max_bytes=16 << 20)
 
@@ -122,7 +120,7 @@ class TalkTab:
             self.hood = gr.HTML(
                 render.HOOD_EMPTY, html_template='<div class="em-hood">${value}</div>', apply_default_css=False
             )
-        # What the page has played of the last answer, in s; -1 if nothing sounds. Filled in by HUSH.
+        # What the page has played of the last answer, in s; -1 if nothing sounds. Filled in by ``_hush``.
         self.heard = gr.Number(-1, visible="hidden", elem_id="heard")
         self._wire(ticket)
 
@@ -136,12 +134,16 @@ class TalkTab:
         }  # fmt: skip
         small: dict[str, Any] = {"concurrency_id": "small", "concurrency_limit": 4, "show_progress": "hidden"}
         self.bar.spoken(self._spoken, [ticket, *wish], told, **talking)
-        for event in (self.text.submit, self.send.click):
-            event(self._written, [ticket, self.text, *wish, self.heard], [self.text, *told], js=HUSH, **talking)
-        self.audio.upload(self._sent, [ticket, self.audio, *wish, self.heard], told, js=HUSH, **talking)
-        self.again.click(self._again, [ticket, *wish, self.heard], told, js=HUSH, **talking)
-        self.example.click(self._example, [ticket, *wish, self.heard], [self.picture, *told], js=HUSH, **talking)
-        self.new.click(self._new, [ticket, self.heard], [*told, self.cards], js=HUSH, **small)
+        asking = (
+            (self.text.submit, self._written, [ticket, self.text, *wish, self.heard], [self.text, *told]),
+            (self.send.click, self._written, [ticket, self.text, *wish, self.heard], [self.text, *told]),
+            (self.audio.upload, self._sent, [ticket, self.audio, *wish, self.heard], told),
+            (self.again.click, self._again, [ticket, *wish, self.heard], told),
+            (self.example.click, self._example, [ticket, *wish, self.heard], [self.picture, *told]),
+        )
+        for event, function, given, changed in asking:
+            event(function, given, changed, js=_hush(given), **talking)
+        self.new.click(self._new, [ticket, self.heard], [*told, self.cards], js=_hush([ticket, self.heard]), **small)
         self.picture.input(self._picture, [ticket, self.picture], [self.picture], **small)
         self.own.recorded(self._own_voice, [ticket], [self.voice, self.bar], **small)
         self.forget.click(self._forget, [ticket], [self.voice], **small)
@@ -151,7 +153,7 @@ class TalkTab:
 
     def _told(self, visit: Visit, whole: bool) -> tuple[Any, Any, Any]:
         hood = render.hood(visit) if whole else gr.skip()
-        return render.conversation(visit), {"ticket": visit.ticket, "generation": visit.reel.generation}, hood
+        return render.conversation(visit), {"ticket": visit.ticket, "generation": visit.reel.tape.generation}, hood
 
     def _tell(self, visit: Visit, told: Iterator[bool]) -> Iterator[tuple[Any, Any, Any]]:
         try:
@@ -251,7 +253,7 @@ class TalkTab:
             visit.interrupt(None)
             say(visit, own.synthesize(units, Style()), own.sample_rate)
         gr.Info("The assistant speaks in your voice from now on.", title="My voice")
-        return gr.Radio(value=OWN), {"ticket": visit.ticket, "generation": visit.reel.generation}
+        return gr.Radio(value=OWN), {"ticket": visit.ticket, "generation": visit.reel.tape.generation}
 
     @shown_errors(gr.skip())
     def _forget(self, ticket: str) -> Any:
@@ -274,6 +276,12 @@ class TalkTab:
             spoken[style.key] = visit.assistant.render(reply.units, style)
             if done % 4 == 0:
                 yield render.style_cards(spoken, chosen_style)
+
+
+def _hush(inputs: list[Any]) -> str:
+    """JavaScript that silences the page before a question leaves, and fills in the last input: what was heard."""
+    last = len(inputs) - 1
+    return f"(...given) => [...given.slice(0, {last}), window.emova.hush()]"
 
 
 def _wish(voice: str, emotion: str, pitch: str) -> Wish:

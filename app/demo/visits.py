@@ -32,13 +32,11 @@ GONE = "this page's conversation has ended; reload the page"
 
 
 @dataclass
-class Reel:
-    """The sound of the reply that is being told, for the page's player.
-
-    The player asks for what it does not have yet; a new ``generation`` tells it that what it holds is out of date.
+class Tape:
+    """The sound of one reply.
 
     Attributes:
-        generation: counts the replies.
+        generation: counts the replies of a page.
         chunks: 16-bit little-endian PCM at ``rate`` Hz.
         ended: no more will come.
     """
@@ -46,28 +44,39 @@ class Reel:
     generation: int = 0
     chunks: list[bytes] = field(default_factory=list)
     rate: int = 24_000
-    ended: bool = True
+    ended: bool = False
+
+
+class Reel:
+    """What the page's player shall play: the tape of the newest reply.
+
+    The player asks for what it does not have yet; a new tape tells it that what it holds is out of date. Tapes are
+    replaced whole, so a reader in another thread never sees parts of two.
+    """
+
+    def __init__(self) -> None:
+        self.tape = Tape(ended=True)
 
     def begin(self) -> int:
         """A new reply; its generation."""
-        self.chunks, self.ended = [], False
-        self.generation += 1
-        return self.generation
+        self.tape = Tape(self.tape.generation + 1)
+        return self.tape.generation
 
     def add(self, generation: int, samples: np.ndarray, rate: int) -> None:
-        """Samples ``[T]`` of a reply; those of an earlier one are dropped."""
-        if generation == self.generation and not self.ended:
-            self.rate = rate
-            self.chunks.append(to_pcm(samples))
+        """Samples ``[T]`` of a reply; those of an earlier or a dropped one are not wanted."""
+        tape = self.tape
+        if generation == tape.generation and not tape.ended:
+            tape.rate = rate
+            tape.chunks.append(to_pcm(samples))
 
     def end(self, generation: int) -> None:
-        """The reply has been told, or broken off."""
-        if generation == self.generation:
-            self.ended = True
+        """The reply has been told."""
+        if generation == self.tape.generation:
+            self.tape.ended = True
 
     def drop(self) -> None:
         """Nothing more of this reply shall sound."""
-        self.chunks, self.ended = [], True
+        self.tape = Tape(self.tape.generation, ended=True)
 
 
 def to_pcm(samples: np.ndarray) -> bytes:
@@ -216,21 +225,27 @@ class Visits:
     def __init__(self, hub: Hub, activity: VoiceActivity, idle_seconds: float = 1800.0) -> None:
         self.hub, self.activity, self.idle_seconds = hub, activity, idle_seconds
         self._visits: dict[str, Visit] = {}
+        self._pages: dict[str, str] = {}  # tickets by the name under which gradio knows a page
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """How many pages are open."""
         return len(self._visits)
 
-    def open(self) -> Visit:
-        """A new visit. Raises: InputError: all places are taken."""
+    def open(self, page: str = "") -> Visit:
+        """A new visit of gradio's ``page``. Raises: InputError: all places are taken."""
         with self._lock:
             latest = time.monotonic() - self.idle_seconds
             for ticket in [each.ticket for each in self._visits.values() if each.touched < latest]:
                 self._visits.pop(ticket).close()
             visit = Visit(secrets.token_urlsafe(24), self.hub, self.activity)
             self._visits[visit.ticket] = visit
+            self._pages[page] = visit.ticket
             return visit
+
+    def leave(self, page: str) -> None:
+        """Gradio's ``page`` was closed."""
+        self.close(self._pages.pop(page, None))
 
     def find(self, ticket: Any) -> Visit:
         """The visit of a ticket. Raises: InputError: there is none."""

@@ -1,4 +1,4 @@
-"""The demo's parts without a browser: sound that is dropped, speech that is found, voices, files, and what is escaped."""
+"""The demo without a browser: sound that is dropped, speech that is found, voices, files, and what is escaped."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_sound_of_an_earlier_reply_is_dropped():
     reel.add(first, np.ones(4), 24_000)
     reel.drop()
     reel.add(first, np.ones(4), 24_000)
-    assert reel.ended and not reel.chunks
+    assert reel.tape.ended and not reel.tape.chunks
     second = reel.begin()
     reel.add(first, np.ones(4), 24_000)
     reel.end(first)
-    assert second > first and not reel.chunks and not reel.ended
+    assert second > first and not reel.tape.chunks and not reel.tape.ended
 
 
 def test_the_page_gets_the_whole_sound_of_a_reply_in_pieces(visits):
@@ -88,7 +88,7 @@ def test_the_page_gets_the_whole_sound_of_a_reply_in_pieces(visits):
     assert np.abs(heard - reply.audio).max() < 1e-4
     later = fetch(service, visit, generation=1, position=1)
     assert base64.b64decode(whole["pcm"]).endswith(base64.b64decode(later["pcm"]))
-    assert later["position"] == whole["position"] == len(visit.reel.chunks)
+    assert later["position"] == whole["position"] == len(visit.reel.tape.chunks)
 
 
 @pytest.mark.parametrize("request_", [None, [], {}, {"ticket": 3}, {"ticket": "no"}, {"ticket": "x", "pcm": "%"}])
@@ -99,7 +99,9 @@ def test_a_forged_request_gets_one_line(visits, request_):
     assert set(asyncio.run(service.feed(request_))) == {"error"}
 
 
-@pytest.mark.parametrize("pcm, rate", [(None, RATE), ("&&", RATE), ("AAAA", 1), ("AAAA", "fast"), ("A" * (3 << 20), RATE)])
+@pytest.mark.parametrize(
+    "pcm, rate", [(None, RATE), ("&&", RATE), ("AAAA", 1), ("AAAA", "fast"), ("A" * (3 << 20), RATE)]
+)
 def test_a_forged_microphone_gets_one_line(pcm, rate):
     with pytest.raises(InputError, match="^the microphone: "):
         decode_chunk(pcm, rate)
@@ -129,7 +131,7 @@ def test_the_microphone_reaches_the_session_and_interrupts(visits):
     next(told)
     spoken = base64.b64encode(to_pcm(question())).decode()
     got = service.hear({"ticket": visit.ticket, "mode": "push", "pcm": spoken, "rate": RATE, "heard": 0.0})
-    assert got == {"began": True, "ended": False} and visit.reel.ended
+    assert got == {"began": True, "ended": False} and visit.reel.tape.ended
     list(told)
     assert visit.lines[1].state == "cut"
     samples = visit.hearing.take()

@@ -108,7 +108,7 @@ def test_a_spoken_question_about_a_picture_and_a_second_turn(served, tmp_path):
 
         page.click("#again")
         page.wait_for_function("document.querySelectorAll('.em-label.em-state').length == 0")
-        wait_for(lambda: visit.reel.ended and visit.lines[-1].state == "done")
+        wait_for(lambda: visit.reel.tape.ended and visit.lines[-1].state == "done")
         assert len(visit.session) == 2 and len(visit.lines) == 4
         page.click("#new")
         page.wait_for_selector(".em-empty")
@@ -122,7 +122,9 @@ def test_speaking_over_the_answer_stops_it_at_once(served, tmp_path):
         page.wait_for_function("window.emova.player.sounding")
         page.click("[data-do=free]")
         visit = served.visit()
-        wait_for(lambda: visit.lines[1].state == "cut" or visit.reel.generation == 2 or len(visit.hearing._heard) > 0)
+        wait_for(
+            lambda: visit.lines[1].state == "cut" or visit.reel.tape.generation == 2 or len(visit.hearing._heard) > 0
+        )
         page.wait_for_function("!window.emova.player.sounding")
         # The pause after the question ends it, without a button.
         wait_for(lambda: len(visit.lines) >= 4 and visit.lines[3].state == "done")
@@ -138,7 +140,7 @@ def test_stop_and_escape_silence_the_voice(served, quiet):
             page.wait_for_function("window.emova.player.sounding")
             silence()
             assert not page.evaluate("window.emova.player.sounding")
-            wait_for(lambda: served.visit().reel.ended and served.visit().session.writer is None)
+            wait_for(lambda: served.visit().reel.tape.ended and served.visit().session.writer is None)
 
 
 def test_the_same_words_in_24_styles(served, quiet):
