@@ -124,15 +124,16 @@ def hood(visit: Visit) -> str:
 def _bars(trace: Trace) -> list[tuple[str, str, list[tuple[float, float]]]]:
     timings = trace.timings
     read = timings.listen + timings.prefill
-    bars: list[tuple[str, str, list[tuple[float, float]]]] = [
-        ("hear the end", "listen", [(0.0, timings.listen)]),
-        ("read", "read", [(timings.listen, read)]),
-    ]
-    if trace.transcript:
-        bars.append(("transcript", "write", [(read, trace.transcript[-1])]))
+    bars: list[tuple[str, str, list[tuple[float, float]]]] = []
+    if timings.listen > 1e-3:
+        bars.append(("hear the end", "listen", [(0.0, timings.listen)]))
+    bars.append(("read", "read", [(timings.listen, read)]))
+    # A written question need not be understood: its transcript is there at once.
+    understood = max([read, *trace.transcript])
+    if understood > read:
+        bars.append(("transcript", "write", [(read, understood)]))
     if trace.text:
-        start = trace.transcript[-1] if trace.transcript else read
-        bars.append(("text", "write", [(min(start, trace.text[0]), trace.text[-1])]))
+        bars.append(("text", "write", [(understood, max(understood, trace.text[-1]))]))
     bars.append(("units and voice", "speak", trace.sound))
     return bars
 
