@@ -54,8 +54,17 @@ def estimate_f0(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     best_F = np.where(peak_FL, inside_FL, 0).max(axis=1)
     chosen_F = (peak_FL & (inside_FL >= 0.88 * best_F[:, None])).argmax(axis=1)
     voiced_F = (best_F > 0.5) & (power_F > 1e-3 * power_F.max(initial=0.0)) & (power_F > 1e-8)
-    f0_F = rate / (chosen_F + shortest)
-    return np.where(voiced_F, f0_F, np.nan)
+    return _without_outliers(np.where(voiced_F, rate / (chosen_F + shortest), np.nan))
+
+
+def _without_outliers(f0_F: np.ndarray, reach: int = 6, most: float = 0.3) -> np.ndarray:
+    """F0 without the frames that differ by more than ``most`` from the median of 2 * ``reach`` frames around them."""
+    padded = np.pad(f0_F, reach, constant_values=np.nan)
+    around_FN = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
+    alone_F = np.isfinite(around_FN).sum(axis=1) < 4
+    filled_FN = np.where(alone_F[:, None], 1.0, around_FN)
+    far_F = np.abs(f0_F / np.nanmedian(filled_FN, axis=1) - 1) > most
+    return np.where(alone_F | far_F, np.nan, f0_F)
 
 
 @lru_cache(maxsize=4)
@@ -95,13 +104,14 @@ def f0_curve(f0_F: np.ndarray, label: str = "") -> str:
         f'<line class="em-guide" x1="0" x2="{width}" y1="{level(hertz):.1f}" y2="{level(hertz):.1f}"/>'
         for hertz in GUIDES
     )
-    pieces, piece = [], []
+    pieces, piece, before = [], [], math.nan
     for frame, hertz in enumerate([*f0_F, math.nan]):
-        if math.isnan(hertz):
-            if len(piece) > 2:
+        if not abs(hertz / before - 1) < 0.15:  # a jump, or no voice before or now
+            if len(piece) > 3:
                 pieces.append(" ".join(piece))
             piece = []
-        else:
+        before = hertz
+        if not math.isnan(hertz):
             piece.append(f"{frame},{level(min(max(hertz, MIN_F0), MAX_F0)):.1f}")
     curves = "".join(f'<polyline points="{points}"/>' for points in pieces)
     median = np.nanmedian(f0_F) if np.isfinite(f0_F).any() else math.nan

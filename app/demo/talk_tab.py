@@ -113,7 +113,9 @@ class TalkTab:
                     self.again = gr.Button("Answer again", size="sm", min_width=120, elem_id="again")
                     self.new = gr.Button("New conversation", size="sm", min_width=120, elem_id="new")
         with gr.Accordion("Same words, other styles", open=False, elem_id="styles"):
-            gr.Markdown("The last answer's units in all 24 styles: mel spectrogram above, F0 (60 to 500 Hz) below.")
+            gr.Markdown(
+                "The last answer's units in all 24 styles: mel spectrogram above, F0 below, with lines at 100, 200 and 400 Hz."
+            )
             self.speak_styles = gr.Button("Speak the last answer in 24 styles", elem_id="speak-styles")
             self.cards = gr.HTML(render.style_cards({}, None), apply_default_css=False, elem_id="cards")
         with gr.Accordion("Under the hood", open=False, elem_id="hood"):
