@@ -9,7 +9,8 @@ from html import escape
 
 import numpy as np
 
-from app.demo.draw import estimate_f0, f0_curve, mel_image, unit_strip, waterfall
+from app.demo.draw import f0_curve, mel_image, unit_strip, waterfall
+from app.demo.pitch import estimate_f0
 from app.demo.talk import Trace
 from app.demo.visits import Line, Visit
 from emova.results import Reply, Speech

@@ -75,7 +75,7 @@ class TalkTab:
                         elem_id="picture",
                     )
                 )
-                with gr.Group():
+                with gr.Group(elem_id="style-choice"):
                     self.voice = gr.Radio([*VOICES], value=VOICES[0], label="Voice", elem_id="voice")
                     self.emotion = emotion_choice(free=True)
                     self.pitch = pitch_choice(free=True)
@@ -114,7 +114,7 @@ class TalkTab:
                     self.new = gr.Button("New conversation", size="sm", min_width=120, elem_id="new")
         with gr.Accordion("Same words, other styles", open=False, elem_id="styles"):
             gr.Markdown(
-                "The last answer's units in all 24 styles: mel spectrogram above, F0 below, with lines at 100, 200 and 400 Hz."
+                "The last answer's units in all 24 styles: mel spectrogram, and F0 with lines at 100, 200 and 400 Hz."
             )
             self.speak_styles = gr.Button("Speak the last answer in 24 styles", elem_id="speak-styles")
             self.cards = gr.HTML(render.style_cards({}, None), apply_default_css=False, elem_id="cards")

@@ -16,14 +16,16 @@ pytest.importorskip("onnxruntime", reason="pip install 'emova[demo]'")
 pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
 
 from app.demo import cli, render
-from app.demo.draw import estimate_f0, f0_curve, mel_image, waterfall
+from app.demo.draw import f0_curve, mel_image, waterfall
 from app.demo.hearing import RATE, Endpointer, VoiceActivity, decode_chunk
+from app.demo.pitch import estimate_f0
 from app.demo.service import Service
-from app.demo.speaker import own_prototypes, voice_from_recording
+from app.demo.speaker import own_prototypes, voice_from_recording, with_pitch_of
 from app.demo.talk import OWN, Wish, ask, ask_again
 from app.demo.uploads import MAX_UPLOAD_BYTES, delete, uploaded
 from app.demo.visits import Asked, Line, Reel, Visits, from_pcm, to_pcm
 from emova.errors import InputError
+from emova.speech.detokenizer.vits import LOG_F0_CENTRE
 from emova.style import ALL_STYLES, Style
 from tests.app.fixtures_browser import EXAMPLES, question
 
@@ -192,6 +194,22 @@ def test_an_own_voice_keeps_the_offsets_of_the_styles(assistant):
     for style in ALL_STYLES:
         male = Style("male", style.emotion, style.pitch)
         assert torch.allclose(own[style] - vector, prototypes[male] - prototypes[Style("male")], atol=1e-6)
+
+
+@pytest.mark.parametrize("hertz", [110, 300])
+def test_an_own_voice_has_the_level_of_the_recording(assistant, hertz):
+    voice = assistant.voice
+    time = np.arange(3 * voice.sample_rate) / voice.sample_rate
+    buzz = (sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, 12)) * 0.2).astype(np.float32)
+    before = voice.detokenizer.embed_style(torch.from_numpy(buzz)[None])[0]
+    vector = with_pitch_of(voice, before, buzz)
+    level = voice.detokenizer.vits.pitch.level
+    found = float(torch.exp(level(vector[None]) + LOG_F0_CENTRE))
+    was = float(torch.exp(level(before[None]) + LOG_F0_CENTRE))
+    assert found == pytest.approx(np.clip(hertz, was * np.exp(-0.5), was * np.exp(0.5)), rel=0.05)
+    # No shorter way there: the change is along the level's own weights.
+    change = vector - before
+    assert abs(float(torch.cosine_similarity(change, level.weight[0], dim=0))) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_an_own_voice_is_used_and_needs_speech(visits):

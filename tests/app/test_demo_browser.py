@@ -143,6 +143,18 @@ def test_stop_and_escape_silence_the_voice(served, quiet):
             wait_for(lambda: served.visit().reel.tape.ended and served.visit().session.writer is None)
 
 
+def test_a_picture_from_the_camera_and_none(served, quiet):
+    with opened(served, quiet) as page:
+        page.click("#picture button[aria-label='Capture from camera']")
+        page.click("#picture button:has(.icon-wrap)")
+        page.click("#picture button[aria-label='capture photo']")
+        picture = wait_for(lambda: served.visit().picture)
+        assert min(picture.size) > 100 and len(np.unique(np.asarray(picture))) > 10
+        assert Path(served.visit().picture_file).is_file()
+        page.click("#picture button[aria-label='Clear']")
+        wait_for(lambda: served.visit().picture is None and served.visit().picture_file is None)
+
+
 def test_the_same_words_in_24_styles(served, quiet):
     with opened(served, quiet) as page:
         write(page, "Hello, how are you?")
@@ -217,7 +229,11 @@ def test_phone_dark_and_keyboard(served, quiet):
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.evaluate("document.body.classList.contains('dark')")
         shoot(page, "phone-dark", full_page=True)
+        order = ["picture", "talk", "bar", "question", "style-choice", "my-voice", "styles"]
+        tops = [page.locator(f"#{name}").bounding_box()["y"] for name in order]
+        assert tops == sorted(tops)
         page.set_viewport_size({"width": 1280, "height": 900})
+        page.evaluate("window.scrollTo(0, 0)")
         shoot(page, "desktop-dark")
         page.focus("#question textarea")
         page.keyboard.press("Tab")
