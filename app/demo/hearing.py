@@ -31,6 +31,7 @@ class ActivityConfig:
     Attributes:
         start_above: the probability of speech that begins a question, in
         start_windows: windows of 32 ms in a row.
+        over_windows: the same while the page's own voice sounds, of which some may come back by the microphone.
         stop_below: the probability below which a window is a pause.
         stop_seconds: a pause so long ends the question.
         lead_seconds: what was heard so long before the beginning belongs to it.
@@ -38,6 +39,7 @@ class ActivityConfig:
 
     start_above: float = 0.5
     start_windows: int = 3
+    over_windows: int = 6
     stop_below: float = 0.35
     stop_seconds: float = 0.7
     lead_seconds: float = 0.4
@@ -97,9 +99,13 @@ class Endpointer:
         self._above = self._below = 0
         self.speaking = False
 
-    def step(self, samples: np.ndarray) -> tuple[np.ndarray, bool, bool]:
-        """Take the next ``[T]`` samples: what of them belongs to a question, whether one began, whether it ended."""
+    def step(self, samples: np.ndarray, sounding: bool = False) -> tuple[np.ndarray, bool, bool]:
+        """Take the next ``[T]`` samples: what of them belongs to a question, whether one began, whether it ended.
+
+        ``sounding``: the page plays something while they are heard.
+        """
         config = self.config
+        needed = config.over_windows if sounding else config.start_windows
         self._left = np.concatenate([self._left, samples])
         parts: list[np.ndarray] = []
         began = ended = False
@@ -114,7 +120,7 @@ class Endpointer:
             else:
                 self._lead = np.concatenate([self._lead, window])[-int(config.lead_seconds * RATE) :]
                 self._above = self._above + 1 if probability > config.start_above else 0
-                if self._above >= config.start_windows:
+                if self._above >= needed:
                     parts.append(self._lead)
                     self.speaking, self._below, began = True, 0, True
                     self._lead = np.zeros(0, np.float32)
@@ -155,7 +161,7 @@ class Hearing:
             samples = opened.resampler.resample_chunk(samples)
         began = ended = False
         if opened.endpointer is not None:
-            samples, began, ended = opened.endpointer.step(samples)
+            samples, began, ended = opened.endpointer.step(samples, heard_seconds is not None)
         elif not self._heard:
             began = True
         if began:

@@ -56,7 +56,8 @@ def with_pitch_of(voice: Voice, vector_S: torch.Tensor, samples: np.ndarray) -> 
     if pitch is None or len(f0_F) < 20:
         return vector_S
     weight_S = pitch.level.weight[0].detach().float().cpu()
-    level = float(pitch.level(vector_S[None].to(voice.device))) + LOG_F0_CENTRE
+    with torch.no_grad():
+        level = float(pitch.level(vector_S[None].to(voice.device))) + LOG_F0_CENTRE
     missing = float(np.clip(np.median(np.log(f0_F)) - level, -MOST_LOG_F0, MOST_LOG_F0))
     return vector_S + weight_S * (missing / float(weight_S.square().sum()))
 
