@@ -61,7 +61,9 @@ def f0_curve(f0_F: np.ndarray, label: str = "") -> str:
         f'<line class="em-guide" x1="0" x2="{width}" y1="{level(hertz):.1f}" y2="{level(hertz):.1f}"/>'
         for hertz in GUIDES
     )
-    pieces, piece, before = [], [], math.nan
+    pieces: list[str] = []
+    piece: list[str] = []
+    before = math.nan
     for frame, hertz in enumerate([*f0_F, math.nan]):
         if not abs(hertz / before - 1) < 0.15:  # a jump, or no voice before or now
             if len(piece) > 3:

@@ -19,6 +19,7 @@ from app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
 from app.demo.visits import Asked, Visit, Visits
 from emova.commands.common import EXAMPLES
 from emova.errors import InputError
+from emova.results import Speech
 from emova.speech.audio import AudioLimits, load_audio
 from emova.style import ALL_STYLES, Style
 from emova.vision.image import ImageLimits, load_image
@@ -270,7 +271,8 @@ class TalkTab:
         if reply is None:
             raise InputError("nothing has been answered yet; ask something first")
         chosen_style = Style.parse(reply.voice, reply.emotion, reply.pitch)
-        visit.styles = spoken = {}
+        spoken: dict[str, Speech] = {}
+        visit.styles = spoken
         yield render.style_cards(spoken, chosen_style)
         for done, style in enumerate(ALL_STYLES, 1):
             if visit.styles is not spoken:
