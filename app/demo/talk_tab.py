@@ -216,7 +216,8 @@ class TalkTab:
     def _ready(self, ticket: str, heard: float) -> Visit:
         """The visit, silent and ready to be asked."""
         visit = self._visits.find(ticket)
-        visit.alive()
+        if not visit.alive():
+            gr.Info("Nothing was said for long, so the conversation was closed. A new one begins.", title="New")
         visit.hearing.drop()
         visit.interrupt(heard if heard is not None and heard >= 0 else None)
         return visit

@@ -189,11 +189,13 @@ class Visit:
         self.lines, self.asked, self.reply, self.trace, self.styles = [], None, None, None, {}
         self.shown, self.thumbnail_due = False, ""
 
-    def alive(self) -> None:
-        """See that the session is still open; it may have been closed for idleness. Raises: InputError."""
+    def alive(self) -> bool:
+        """Whether the session is still open; if it was closed for idleness, a new one begins. Raises: InputError."""
         self.touched = time.monotonic()
         if self.session.closed:
             self.restart()
+            return False
+        return True
 
     def close(self) -> None:
         """Forget everything."""

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "emova" / "checkpoints" / "examples"
 SCREENSHOTS = ROOT / "app" / "screenshots"
 MOST_BYTES = 200_000  # of a screenshot
-PATIENCE = 60_000  # ms; the machines that run tests are small and busy
+PATIENCE = 120_000  # ms; the machines that run tests are small and busy
 
 
 def browser_missing() -> str:

@@ -185,6 +185,15 @@ def test_visits_are_bounded_and_leave_nothing_behind(visits):
     assert visits.find(second.ticket) is second
 
 
+def test_a_session_that_was_closed_for_idleness_begins_anew(visits):
+    visit = visits.open()
+    tell(visit)
+    visit.session.close()
+    assert not visit.alive() and visit.alive() and not visit.lines
+    tell(visit)
+    assert len(visit.session) == 1
+
+
 # --- voices -----------------------------------------------------------------------------------------------------------
 def test_an_own_voice_keeps_the_offsets_of_the_styles(assistant):
     prototypes = assistant.voice.prototypes

@@ -22,7 +22,7 @@ from tests.app.fixtures_browser import (
     wait_for,
 )
 
-pytestmark = [skip_without_browser(), pytest.mark.timeout(300)]
+pytestmark = [skip_without_browser(), pytest.mark.timeout(600)]
 
 # Records what the page really plays.
 RECORD = """() => {
@@ -230,7 +230,7 @@ def test_phone_dark_and_keyboard(served, quiet):
         assert page.evaluate("document.body.classList.contains('dark')")
         shoot(page, "phone-dark", full_page=True)
         order = ["picture", "talk", "bar", "question", "style-choice", "my-voice", "styles"]
-        tops = [page.locator(f"#{name}").bounding_box()["y"] for name in order]
+        tops = [page.locator(f"#{name}").first.bounding_box()["y"] for name in order]
         assert tops == sorted(tops)
         page.set_viewport_size({"width": 1280, "height": 900})
         page.evaluate("window.scrollTo(0, 0)")
