@@ -147,7 +147,9 @@ class TalkTab:
         for event, function, given, changed in asking:
             event(function, given, changed, js=_hush(given), **talking)
         self.new.click(self._new, [ticket, self.heard], [*told, self.cards], js=_hush([ticket, self.heard]), **small)
-        self.picture.input(self._picture, [ticket, self.picture], [self.picture], **small)
+        # One after the other: a picture that is taken off and the next one must not overtake each other.
+        one = {**small, "concurrency_id": "picture", "concurrency_limit": 1, "trigger_mode": "multiple"}
+        self.picture.input(self._picture, [ticket, self.picture], [self.picture], **one)
         self.own.recorded(self._own_voice, [ticket], [self.voice, self.bar], **small)
         self.forget.click(self._forget, [ticket], [self.voice], **small)
         self.speak_styles.click(

@@ -147,11 +147,12 @@ def test_a_picture_from_the_camera_and_none(served, quiet):
     with opened(served, quiet) as page:
         page.click("#picture button[aria-label='Capture from camera']")
         page.click("#picture button:has(.icon-wrap)")
+        page.wait_for_function("document.querySelector('#picture video').readyState == 4")
         page.click("#picture button[aria-label='capture photo']")
         picture = wait_for(lambda: served.visit().picture)
         assert min(picture.size) > 100 and len(np.unique(np.asarray(picture))) > 10
         assert Path(served.visit().picture_file).is_file()
-        page.click("#picture button[aria-label='Clear']")
+        page.click("#picture button[aria-label='Remove Image']")
         wait_for(lambda: served.visit().picture is None and served.visit().picture_file is None)
 
 
