@@ -7,8 +7,9 @@ IMAGE  ?=
 AUDIO  ?=
 OUT    ?= out/answer.wav
 API_PORT ?= 8000
+PORT   ?= 7860
 
-.PHONY: chat serve test lint setup setup-dev setup-eval eval help
+.PHONY: chat demo serve test lint setup setup-dev setup-eval eval help
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -17,6 +18,9 @@ help:  ## List the targets
 chat: $(VENV)/.chat  ## Ask a spoken question about a picture: make chat [IMAGE=…] [AUDIO=…] [OUT=answer.wav]
 	@mkdir -p $(dir $(OUT))
 	@$(BIN)/emova chat $(if $(IMAGE),--image "$(IMAGE)") $(if $(AUDIO),--audio "$(AUDIO)") --out "$(OUT)"
+
+demo: $(VENV)/.demo  ## Open the demo in a browser: make demo [PORT=7860]
+	@$(BIN)/emova demo --port $(PORT) --open
 
 serve: $(VENV)/.serve  ## Serve programs that speak to OpenAI's API: make serve [API_PORT=8000]
 	@$(BIN)/emova serve --port "$(API_PORT)"
@@ -46,12 +50,16 @@ $(VENV)/.chat: $(VENV)/.torch setup.cfg pyproject.toml
 	$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
+$(VENV)/.demo: $(VENV)/.chat
+	$(PIP) --constraint constraints.txt --editable ".[demo]"
+	@touch $@
+
 $(VENV)/.serve: $(VENV)/.chat
 	$(PIP) --constraint constraints.txt --editable ".[serve]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.chat
-	$(PIP) --constraint constraints.txt --editable ".[train,data,eval,openclip,serve,dev]"
+	$(PIP) --constraint constraints.txt --editable ".[train,data,eval,openclip,demo,browser,serve,dev]"
 	@touch $@
 
 # distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need it to score.

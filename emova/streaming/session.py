@@ -45,6 +45,8 @@ class Session:
 
     def __init__(self, hub: Hub, voice: str, instructions: str = "") -> None:
         self.hub, self.voice, self.instructions = hub, voice, instructions
+        # Who speaks: another Voice of the same checkpoint may be put here between two replies.
+        self.speaker = hub.assistant.voice
         self.generation = 0
         self.closed = False
         self.touched = hub.clock()
@@ -70,6 +72,11 @@ class Session:
     def __len__(self) -> int:
         """How many turns are remembered."""
         return len(self._turns)
+
+    @property
+    def sees(self) -> bool:
+        """Whether a picture is in the turns that are remembered, or in the question."""
+        return self._question.picture is not None or any(turn.question.pixel_values is not None for turn in self._turns)
 
     # --- listening ----------------------------------------------------------------------------------------------------
     def show(self, image: Any) -> None:
@@ -346,7 +353,7 @@ class Session:
             self._forget_question()
         rest = _rest(self._asked, self._read)
         self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, sampling or assistant.config.sampling)
-        self.telling = self._told = Telling(assistant.voice, self.voice, in_chunks=True, plan=self.hub.config.chunks)
+        self.telling = self._told = Telling(self.speaker, self.voice, in_chunks=True, plan=self.hub.config.chunks)
         self._told_mark, self._told_picture = self._mark, self._question.picture
         self._events = EventStream(assistant.table, reply_format.parser(self.voice))
         self._answer, self._delivered = [], 0

@@ -1,0 +1,77 @@
+"""``emova demo``: the demo in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import threading
+import webbrowser
+
+from emova.commands.common import add_common, progress
+from emova.errors import InputError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PASSWORD = "EMOVA_DEMO_PASSWORD"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add_common(
+        parser,
+        """
+emova demo
+emova demo --port 8000 --open""",
+    )
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="where it listens (%(default)d)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help=f"%(default)s; any other needs a password in {PASSWORD}, and HTTPS in front of it for the microphone",
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the default browser")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    host, port, password = arguments.host, arguments.port, os.environ.get(PASSWORD)
+    if host not in LOOPBACK and not password:
+        raise InputError(f"--host {host}: others could reach the demo; set a password in {PASSWORD}, or leave --host")
+    _check_port(host, port)
+    try:
+        import gradio  # noqa: F401
+        import uvicorn
+    except ModuleNotFoundError:
+        raise InputError("the demo: packages are missing; run pip install 'emova[demo]'") from None
+    from app.demo.page import build_app
+
+    with progress(arguments) as tell:
+        tell(f"Loading {arguments.model}")
+        from emova.assistant import Assistant
+
+        assistant = Assistant.from_pretrained(arguments.model)
+        tell("Building the page")
+        hosts = ("127.0.0.1", "localhost", "[::1]") if host in LOOPBACK else ("*",)
+        app = build_app(assistant, hosts=hosts, password=password)
+    address = f"http://{'[::1]' if host == '::1' else host}:{port}"
+    print(f"emova demo on {address} (Ctrl+C ends it)", flush=True)
+    if arguments.open:
+        threading.Timer(1.0, webbrowser.open, [address]).start()
+    # Open pages hold a connection for their sound; they are given a few seconds to end.
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=3)
+    return 0
+
+
+def _check_port(host: str, port: int) -> None:
+    """See that the port is free, before the long work. Raises: InputError."""
+    if not 0 < port < 65536:
+        raise InputError(f"--port {port}: no port; choose one between 1 and 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise InputError(f"--port {port}: it is in use or not allowed; choose another one") from None

@@ -1,0 +1,134 @@
+"""The whole page, and the web application around it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+# Read by gradio when it is imported and when a page is opened: nothing leaves this machine.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from app.demo.hearing import VoiceActivity
+from app.demo.talk_tab import TalkTab
+from app.demo.theme import css, head, theme
+from app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
+from app.demo.uploads import MAX_UPLOAD_BYTES
+from app.demo.visits import Visits
+from emova.assistant import Assistant
+from emova.errors import InputError
+from emova.streaming.hub import Hub, HubConfig
+
+HEAD = """
+<div class="em-head"><div class="em-logo" aria-hidden="true"></div>
+<div><h1>emova</h1><p>It sees, hears, and answers in a voice with feeling. All of it on this machine.</p></div>
+<button type="button" class="em-theme" aria-label="light or dark" title="light or dark">◐</button></div>"""
+SWITCH_THEME = """
+element.querySelector(".em-theme").addEventListener("click", () => document.body.classList.toggle("dark"));
+"""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Bounds of the demo.
+
+    Attributes:
+        max_visits: pages open at once; each holds one cache of the model's context.
+        max_queue: events that wait; more are refused with a message.
+        file_seconds: uploads that a page forgot to delete are deleted when they are so old, in s.
+    """
+
+    max_visits: int = 8
+    max_queue: int = 32
+    file_seconds: int = 3600
+
+
+def build_page(visits: Visits, config: DemoConfig = DemoConfig()) -> gr.Blocks:
+    """All tabs, with their events."""
+    assistant = visits.hub.assistant
+
+    def arrive(request: gr.Request) -> tuple[str, dict[str, Any]]:
+        try:
+            visit = visits.open(str(request.session_hash))
+        except InputError as error:
+            gr.Warning(str(error).capitalize(), title="Please wait")
+            return "", {}
+        return visit.ticket, {"ticket": visit.ticket, "generation": 0}
+
+    def leave(request: gr.Request) -> None:
+        visits.leave(str(request.session_hash))
+
+    with gr.Blocks(title="emova", analytics_enabled=False, delete_cache=(60, config.file_seconds)) as page:
+        gr.HTML(html_template=HEAD, js_on_load=SWITCH_THEME, apply_default_css=False)
+        ticket = gr.State("")
+        with gr.Tabs():
+            with gr.Tab("Talk"):
+                talk = TalkTab(visits, ticket)
+            with gr.Tab("Transcribe"):
+                transcribe_tab(assistant)
+            with gr.Tab("Speak"):
+                speak_tab(assistant)
+            with gr.Tab("Resynthesise"):
+                resynthesise_tab(assistant)
+        page.load(arrive, None, [ticket, talk.bar], show_progress="hidden")
+        page.unload(leave)
+    page.queue(max_size=config.max_queue, default_concurrency_limit=2, api_open=False)
+    return page
+
+
+def build_app(
+    assistant: Assistant,
+    *,
+    config: DemoConfig = DemoConfig(),
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
+    password: str | None = None,
+) -> FastAPI:
+    """The web application. Its uploads lie in a temporary folder that is deleted when it ends.
+
+    Args:
+        hosts: names by which a browser may call it. A page of another site cannot reach it by a name of its own.
+        password: asked for, with the user name ``emova``.
+
+    Raises:
+        InputError: a package is missing, or the model cannot stream.
+    """
+    hub = Hub(assistant, HubConfig(max_sessions=config.max_visits, idle_seconds=1800.0))
+    visits = Visits(hub, VoiceActivity())
+    folder = tempfile.TemporaryDirectory(prefix="emova-demo-")
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    page = build_page(visits, config)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            visits.close_all()
+            folder.cleanup()
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    app.state.visits = visits
+    return gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        auth=("emova", password) if password else None,
+        allowed_paths=[],
+        max_file_size=MAX_UPLOAD_BYTES,
+        show_error=False,
+        ssr_mode=False,
+        footer_links=[],
+        run_history=False,
+        theme=theme(),
+        css=css(),
+        head=head(),
+    )

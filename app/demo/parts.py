@@ -1,0 +1,92 @@
+"""Parts of the page that are used more than once: the recorder, style choices, and errors as messages."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from app.demo.theme import script
+from emova.errors import InputError
+from emova.style import EMOTIONS, PITCHES
+
+log = logging.getLogger(__name__)
+FAULT = "Something went wrong inside; try again. The terminal says more."
+FREE = "auto"
+
+
+def warn(error: InputError) -> None:
+    """One line at the page's corner. What a user typed may be in it, and the page would read it as HTML."""
+    message = str(error)
+    gr.Warning(message[:1].upper() + message[1:].replace("<", "‹").replace(">", "›"), title="Please note", duration=8)
+
+
+def shown_errors(*fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Errors of an event become messages, and the outputs ``fallback``; a generator just ends."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def tell(error: Exception) -> Any:
+            if isinstance(error, InputError):
+                warn(error)
+            else:
+                log.exception("an event of the page failed")
+                gr.Warning(FAULT, title="Sorry")
+            return fallback[0] if len(fallback) == 1 else fallback
+
+        @functools.wraps(function)
+        def once(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except Exception as error:
+                return tell(error)
+
+        @functools.wraps(function)
+        def often(*arguments: Any) -> Any:
+            try:
+                yield from function(*arguments)
+            except Exception as error:
+                yield tell(error)
+
+        return often if inspect.isgeneratorfunction(function) else once
+
+    return decorate
+
+
+def recorder(word: str, note: str, seconds: float, *, rate: int = 16_000, clean: bool = True, private: bool = False):
+    """A button that records up to ``seconds`` and fires ``recorded`` with ``pcm`` (base64) and ``rate``.
+
+    Args:
+        clean: let the browser take off echo and noise.
+        private: the note is a promise, and looks like one.
+    """
+    return gr.HTML(
+        html_template=(
+            f'<div class="em-record" data-seconds="{seconds:g}" data-rate="{rate}" '
+            f'data-clean="{"yes" if clean else "no"}"><button type="button" aria-pressed="false"><b>{word}</b></button>'
+            '<div class="em-track"><div class="em-fill"></div></div>'
+            f'<p class="em-note{" em-private" if private else ""}" aria-live="polite">{note}</p></div>'
+        ),
+        js_on_load=script("recorder.js"),
+        apply_default_css=False,
+    )
+
+
+def emotion_choice(free: bool) -> gr.Radio:
+    """Emotion; ``free`` offers to leave it to the assistant, and is then the default."""
+    choices = [FREE, *EMOTIONS] if free else list(EMOTIONS)
+    return gr.Radio(choices, value=choices[0], label="Emotion", min_width=160)
+
+
+def pitch_choice(free: bool) -> gr.Radio:
+    """Pitch; as ``emotion_choice``."""
+    choices = [FREE, *PITCHES] if free else list(PITCHES)
+    return gr.Radio(choices, value=choices[0], label="Pitch", min_width=160)
+
+
+def chosen(value: str) -> str | None:
+    """What a choice means: None where it is left to the assistant."""
+    return None if value == FREE else value

@@ -1,0 +1,295 @@
+"""The tab Talk: picture, conversation, voice bar, styles, my voice, and what is under the hood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from app.demo import render
+from app.demo.hearing import RATE, decode_chunk
+from app.demo.parts import chosen, emotion_choice, pitch_choice, recorder, shown_errors
+from app.demo.service import Service
+from app.demo.speaker import voice_from_recording
+from app.demo.talk import OWN, VOICES, Wish, ask, ask_again, say
+from app.demo.theme import script
+from app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
+from app.demo.visits import Asked, Visit, Visits
+from emova.commands.common import EXAMPLES
+from emova.errors import InputError
+from emova.results import Speech
+from emova.speech.audio import AudioLimits, load_audio
+from emova.style import ALL_STYLES, Style
+from emova.vision.image import ImageLimits, load_image
+
+BAR = """
+<div class="em-bar" role="group" aria-label="voice">
+  <div class="em-orb" data-state="idle" aria-hidden="true"></div>
+  <button type="button" data-do="talk" aria-pressed="false" title="press, speak, press again"><b>Talk</b></button>
+  <button type="button" data-do="free" aria-pressed="false" title="no button needed: it hears when you speak"><b>Hands-free</b></button>
+  <button type="button" data-do="stop" class="em-icon" disabled title="stop (Esc)" aria-label="stop">
+    <svg viewBox="0 0 24 24"><rect x="6" y="6" width="12" height="12" rx="2"/></svg></button>
+  <button type="button" data-do="replay" class="em-icon" disabled title="hear it again" aria-label="hear it again">
+    <svg viewBox="0 0 24 24"><path d="M4 12a8 8 0 1 0 3-6.2M4 4v4.5h4.5"/></svg></button>
+  <button type="button" data-do="save" class="em-icon" disabled title="save as WAV" aria-label="save the answer as WAV">
+    <svg viewBox="0 0 24 24"><path d="M12 4v11M7 11l5 5 5-5M5 20h14"/></svg></button>
+</div>
+<p class="em-note" aria-live="polite">Press Talk and speak, or write below. Esc stops the voice.</p>
+"""  # noqa: E501
+# The newest bubble stays in view.
+FOLLOW = """
+watch("value", () => {
+  const talk = element.querySelector(".em-talk");
+  talk.scrollTop = talk.scrollHeight;
+});
+"""
+PRIVATE = (
+    "The recording stays in memory only: no file is written, and it is dropped as soon as the voice is made. "
+    "Record only a voice that you may use."
+)
+IMAGE_LIMITS = ImageLimits(max_bytes=16 << 20)
+AUDIO_LIMITS = AudioLimits(max_seconds=MAX_SECONDS, max_bytes=16 << 20)
+
+
+class TalkTab:
+    """Builds the tab inside an open ``gr.Tab`` and wires its events.
+
+    Args:
+        visits: all open pages.
+        ticket: the state that holds this page's ticket.
+    """
+
+    def __init__(self, visits: Visits, ticket: gr.State) -> None:
+        self._visits = visits
+        with gr.Row(equal_height=False, elem_id="talk-tab"):
+            with gr.Column(scale=5, min_width=300):
+                self.picture = unread(
+                    gr.Image(
+                        label="Picture",
+                        sources=["upload", "clipboard", "webcam"],
+                        type="filepath",
+                        image_mode=None,
+                        height=250,
+                        buttons=[],
+                        elem_id="picture",
+                    )
+                )
+                with gr.Group(elem_id="style-choice"):
+                    self.voice = gr.Radio([*VOICES], value=VOICES[0], label="Voice", elem_id="voice")
+                    self.emotion = emotion_choice(free=True)
+                    self.pitch = pitch_choice(free=True)
+                with gr.Accordion("My voice", open=False, elem_id="my-voice"):
+                    gr.Markdown("Read a sentence or two aloud for 5 seconds, and hear the assistant in your voice.")
+                    self.own = recorder("Record 5 seconds", PRIVATE, 5, rate=24_000, clean=False, private=True)
+                    self.forget = gr.Button("Forget my voice", size="sm")
+            with gr.Column(scale=8, min_width=320):
+                self.lines = gr.HTML(
+                    render.EMPTY,
+                    html_template='<div class="em-talk" tabindex="0">${value}</div>',
+                    js_on_load=FOLLOW,
+                    apply_default_css=False,
+                    elem_id="talk",
+                )
+                self.bar = gr.HTML(
+                    {},
+                    html_template=BAR,
+                    js_on_load=script("bar.js"),
+                    apply_default_css=False,
+                    server_functions=Service(visits).functions,
+                    elem_id="bar",
+                )
+                with gr.Row():
+                    self.text = gr.Textbox(
+                        placeholder="Or write a question", show_label=False, container=False, scale=6, max_length=2000,
+                        min_width=160, elem_id="question",
+                    )  # fmt: skip
+                    self.send = gr.Button("Send", variant="primary", scale=1, min_width=80, elem_id="send")
+                with gr.Row():
+                    self.example = gr.Button("Try the example", size="sm", min_width=120, elem_id="example")
+                    self.audio = unread(
+                        gr.UploadButton("Ask with a file", size="sm", file_types=["audio"], min_width=120)
+                    )
+                    self.again = gr.Button("Answer again", size="sm", min_width=120, elem_id="again")
+                    self.new = gr.Button("New conversation", size="sm", min_width=120, elem_id="new")
+        with gr.Accordion("Same words, other styles", open=False, elem_id="styles"):
+            gr.Markdown(
+                "The last answer's units in all 24 styles: mel spectrogram, and F0 with lines at 100, 200 and 400 Hz."
+            )
+            self.speak_styles = gr.Button("Speak the last answer in 24 styles", elem_id="speak-styles")
+            self.cards = gr.HTML(render.style_cards({}, None), apply_default_css=False, elem_id="cards")
+        with gr.Accordion("Under the hood", open=False, elem_id="hood"):
+            self.hood = gr.HTML(
+                render.HOOD_EMPTY, html_template='<div class="em-hood">${value}</div>', apply_default_css=False
+            )
+        # What the page has played of the last answer, in s; -1 if nothing sounds. Filled in by ``_hush``.
+        self.heard = gr.Number(-1, visible="hidden", elem_id="heard")
+        self._wire(ticket)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+    def _wire(self, ticket: gr.State) -> None:
+        told = [self.lines, self.bar, self.hood]
+        wish = [self.voice, self.emotion, self.pitch]
+        # A question may come while the answer to the one before is still being told.
+        talking: dict[str, Any] = {
+            "concurrency_id": "talk", "concurrency_limit": 8, "trigger_mode": "multiple", "show_progress": "hidden",
+        }  # fmt: skip
+        small: dict[str, Any] = {"concurrency_id": "small", "concurrency_limit": 4, "show_progress": "hidden"}
+        self.bar.spoken(self._spoken, [ticket, *wish], told, **talking)
+        asking = (
+            (self.text.submit, self._written, [ticket, self.text, *wish, self.heard], [self.text, *told]),
+            (self.send.click, self._written, [ticket, self.text, *wish, self.heard], [self.text, *told]),
+            (self.audio.upload, self._sent, [ticket, self.audio, *wish, self.heard], told),
+            (self.again.click, self._again, [ticket, *wish, self.heard], told),
+            (self.example.click, self._example, [ticket, *wish, self.heard], [self.picture, *told]),
+        )
+        for event, function, given, changed in asking:
+            event(function, given, changed, js=_hush(given), **talking)
+        self.new.click(self._new, [ticket, self.heard], [*told, self.cards], js=_hush([ticket, self.heard]), **small)
+        # One after the other: a picture that is taken off and the next one must not overtake each other.
+        one = {**small, "concurrency_id": "picture", "concurrency_limit": 1, "trigger_mode": "multiple"}
+        self.picture.input(self._picture, [ticket, self.picture], [self.picture], **one)
+        self.own.recorded(self._own_voice, [ticket], [self.voice, self.bar], **small)
+        self.forget.click(self._forget, [ticket], [self.voice], **small)
+        self.speak_styles.click(
+            self._styles, [ticket], [self.cards], concurrency_id="styles", concurrency_limit=1, show_progress="hidden"
+        )
+
+    def _told(self, visit: Visit, whole: bool) -> tuple[Any, Any, Any]:
+        hood = render.hood(visit) if whole else gr.skip()
+        return render.conversation(visit), {"ticket": visit.ticket, "generation": visit.reel.tape.generation}, hood
+
+    def _tell(self, visit: Visit, told: Iterator[bool]) -> Iterator[tuple[Any, Any, Any]]:
+        try:
+            for whole in told:
+                yield self._told(visit, whole)
+        except InputError:
+            yield self._told(visit, False)
+            raise
+
+    @shown_errors(gr.skip(), gr.skip(), gr.skip())
+    def _spoken(self, ticket: str, *wish: str) -> Iterator[Any]:
+        visit = self._visits.find(ticket)
+        samples = visit.hearing.take()
+        if samples is None:
+            raise InputError("nothing was heard; check the microphone and speak again")
+        yield from self._tell(visit, ask(visit, Asked(samples, None), _wish(*wish), heard=True))
+
+    @shown_errors(gr.skip(), gr.skip(), gr.skip(), gr.skip())
+    def _written(self, ticket: str, text: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
+        visit = self._ready(ticket, heard)
+        if not text.strip():
+            raise InputError("the question is empty; write something, or press Talk")
+        question = ask(visit, Asked(None, text.strip()), _wish(voice, emotion, pitch))
+        for told in self._tell(visit, question):
+            yield "", *told
+
+    @shown_errors(gr.skip(), gr.skip(), gr.skip())
+    def _sent(self, ticket: str, path: str | None, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
+        with uploaded(path, "the recording") as data:
+            visit = self._ready(ticket, heard)
+            samples = load_audio(data, RATE, AUDIO_LIMITS, reject_silence=True)
+        yield from self._tell(visit, ask(visit, Asked(samples, None), _wish(voice, emotion, pitch)))
+
+    @shown_errors(gr.skip(), gr.skip(), gr.skip())
+    def _again(self, ticket: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
+        visit = self._ready(ticket, heard)
+        yield from self._tell(visit, ask_again(visit, _wish(voice, emotion, pitch)))
+
+    @shown_errors(gr.skip(), gr.skip(), gr.skip(), gr.skip())
+    def _example(self, ticket: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
+        visit = self._ready(ticket, heard)
+        picture = load_image(EXAMPLES / "photo.png")
+        visit.new_picture(picture)
+        visit.drop_picture_file()
+        samples = load_audio(EXAMPLES / "question.wav", RATE, AUDIO_LIMITS)
+        image: Any = picture
+        for told in self._tell(visit, ask(visit, Asked(samples, None), _wish(voice, emotion, pitch))):
+            yield image, *told
+            image = gr.skip()
+
+    @shown_errors(gr.skip(), gr.skip(), gr.skip(), gr.skip())
+    def _new(self, ticket: str, heard: float) -> tuple[Any, ...]:
+        visit = self._ready(ticket, heard)
+        visit.restart()
+        return *self._told(visit, True), render.style_cards({}, None)
+
+    def _ready(self, ticket: str, heard: float) -> Visit:
+        """The visit, silent and ready to be asked."""
+        visit = self._visits.find(ticket)
+        if not visit.alive():
+            gr.Info("Nothing was said for long, so the conversation was closed. A new one begins.", title="New")
+        visit.hearing.drop()
+        visit.interrupt(heard if heard is not None and heard >= 0 else None)
+        return visit
+
+    @shown_errors(None)
+    def _picture(self, ticket: str, path: str | None) -> Any:
+        visit = self._visits.find(ticket)
+        visit.drop_picture_file()
+        visit.new_picture(None)
+        if path is None:
+            return gr.skip()
+        try:
+            with open(path, "rb") as file:
+                visit.new_picture(load_image(file, IMAGE_LIMITS))
+        except OSError:
+            raise InputError("the picture: the file did not arrive; choose it again") from None
+        except InputError:
+            delete(path)
+            raise
+        visit.picture_file = path
+        return gr.skip()
+
+    @shown_errors(gr.skip(), gr.skip())
+    def _own_voice(self, ticket: str, event: gr.EventData) -> tuple[Any, Any]:
+        import soxr
+
+        visit = self._visits.find(ticket)
+        samples, rate = decode_chunk(event.pcm, event.rate)
+        voice = visit.assistant.voice
+        heard = soxr.resample(samples, rate, RATE)
+        windows = self._visits.activity.probabilities(heard)
+        share = float(np.mean([probability > 0.5 for probability in windows])) if windows else 0.0
+        own = voice_from_recording(voice, soxr.resample(samples, rate, voice.sample_rate), share)
+        visit.own_voice = own
+        units = visit.reply.units if visit.reply is not None else visit.assistant.speak("Hello, how are you?").units
+        if visit.session.writer is None:
+            visit.interrupt(None)
+            say(visit, own.synthesize(units, Style()), own.sample_rate)
+        gr.Info("The assistant speaks in your voice from now on.", title="My voice")
+        return gr.Radio(value=OWN), {"ticket": visit.ticket, "generation": visit.reel.tape.generation}
+
+    @shown_errors(gr.skip())
+    def _forget(self, ticket: str) -> Any:
+        self._visits.find(ticket).own_voice = None
+        gr.Info("Your voice is forgotten.", title="My voice")
+        return gr.Radio(value=VOICES[0])
+
+    @shown_errors(gr.skip())
+    def _styles(self, ticket: str) -> Iterator[Any]:
+        visit = self._visits.find(ticket)
+        reply = visit.reply
+        if reply is None:
+            raise InputError("nothing has been answered yet; ask something first")
+        chosen_style = Style.parse(reply.voice, reply.emotion, reply.pitch)
+        spoken: dict[str, Speech] = {}
+        visit.styles = spoken
+        yield render.style_cards(spoken, chosen_style)
+        for done, style in enumerate(ALL_STYLES, 1):
+            if visit.styles is not spoken:
+                return  # another answer has come
+            spoken[style.key] = visit.assistant.render(reply.units, style)
+            if done % 4 == 0:
+                yield render.style_cards(spoken, chosen_style)
+
+
+def _hush(inputs: list[Any]) -> str:
+    """JavaScript that silences the page before a question leaves, and fills in the last input: what was heard."""
+    last = len(inputs) - 1
+    return f"(...given) => [...given.slice(0, {last}), window.emova.hush()]"
+
+
+def _wish(voice: str, emotion: str, pitch: str) -> Wish:
+    return Wish(voice, chosen(emotion), chosen(pitch))

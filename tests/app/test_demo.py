@@ -1,0 +1,306 @@
+"""The demo without a browser: sound that is dropped, speech that is found, voices, files, and what is escaped."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gradio", reason="pip install 'emova[demo]'")
+pytest.importorskip("onnxruntime", reason="pip install 'emova[demo]'")
+pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
+
+from app.demo import cli, render
+from app.demo.draw import f0_curve, mel_image, waterfall
+from app.demo.hearing import RATE, Endpointer, VoiceActivity, decode_chunk
+from app.demo.pitch import estimate_f0
+from app.demo.service import Service
+from app.demo.speaker import own_prototypes, voice_from_recording, with_pitch_of
+from app.demo.talk import OWN, Wish, ask, ask_again
+from app.demo.uploads import MAX_UPLOAD_BYTES, delete, uploaded
+from app.demo.visits import Asked, Line, Reel, Visits, from_pcm, to_pcm
+from emova.errors import InputError
+from emova.speech.detokenizer.vits import LOG_F0_CENTRE
+from emova.style import ALL_STYLES, Style
+from tests.app.fixtures_browser import EXAMPLES, question
+
+
+@pytest.fixture(scope="module")
+def activity():
+    return VoiceActivity()
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_checkpoint):
+    from emova.assistant import Assistant, AssistantConfig
+    from emova.reply import ReplyLimits
+
+    limits = ReplyLimits(max_text_tokens=8, max_units=20)
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=limits))
+
+
+@pytest.fixture()
+def visits(assistant, activity):
+    from emova.streaming.hub import Hub, HubConfig
+
+    opened = Visits(Hub(assistant, HubConfig(max_sessions=2)), activity)
+    yield opened
+    opened.close_all()
+
+
+def tell(visit, text="Hello.", **wish):
+    assert list(ask(visit, Asked(None, text), Wish(**wish)))[-1] is True
+    return visit.reply
+
+
+def fetch(service, visit, **request):
+    return asyncio.run(service.feed({"ticket": visit.ticket, "generation": 0, "position": 0, **request}))
+
+
+# --- sound ------------------------------------------------------------------------------------------------------------
+def test_pcm_there_and_back():
+    samples = np.linspace(-1, 1, 999).astype(np.float32)
+    assert np.abs(from_pcm(to_pcm(samples)) - samples).max() < 1e-4
+
+
+def test_sound_of_an_earlier_reply_is_dropped():
+    reel = Reel()
+    first = reel.begin()
+    reel.add(first, np.ones(4), 24_000)
+    reel.drop()
+    reel.add(first, np.ones(4), 24_000)
+    assert reel.tape.ended and not reel.tape.chunks
+    second = reel.begin()
+    reel.add(first, np.ones(4), 24_000)
+    reel.end(first)
+    assert second > first and not reel.tape.chunks and not reel.tape.ended
+
+
+def test_the_page_gets_the_whole_sound_of_a_reply_in_pieces(visits):
+    visit, service = visits.open(), Service(visits)
+    reply = tell(visit)
+    whole = fetch(service, visit)
+    assert whole["ended"] and whole["generation"] == 1
+    heard = from_pcm(base64.b64decode(whole["pcm"]))
+    assert np.abs(heard - reply.audio).max() < 1e-4
+    later = fetch(service, visit, generation=1, position=1)
+    assert base64.b64decode(whole["pcm"]).endswith(base64.b64decode(later["pcm"]))
+    assert later["position"] == whole["position"] == len(visit.reel.tape.chunks)
+
+
+@pytest.mark.parametrize("request_", [None, [], {}, {"ticket": 3}, {"ticket": "no"}, {"ticket": "x", "pcm": "%"}])
+def test_a_forged_request_gets_one_line(visits, request_):
+    service = Service(visits)
+    for function in (service.hear, service.interrupt, service.style):
+        assert set(function(request_)) == {"error"}
+    assert set(asyncio.run(service.feed(request_))) == {"error"}
+
+
+@pytest.mark.parametrize(
+    "pcm, rate", [(None, RATE), ("&&", RATE), ("AAAA", 1), ("AAAA", "fast"), ("A" * (3 << 20), RATE)]
+)
+def test_a_forged_microphone_gets_one_line(pcm, rate):
+    with pytest.raises(InputError, match="^the microphone: "):
+        decode_chunk(pcm, rate)
+
+
+# --- hearing ----------------------------------------------------------------------------------------------------------
+def test_a_question_is_found_between_silences(activity):
+    spoken, endpointer = question(), Endpointer(activity)
+    rng = np.random.default_rng(0)
+    silence = 1e-4 * rng.standard_normal(RATE * 2).astype(np.float32)
+    heard, events = [], []
+    stream = np.concatenate([silence, spoken, silence])
+    for start in range(0, len(stream), 1600):
+        part, began, ended = endpointer.step(stream[start : start + 1600])
+        heard.append(part)
+        events += ["began"] * began + ["ended"] * ended
+    assert events == ["began", "ended"]
+    found = np.concatenate(heard)
+    # All of the question, not much more: the lead before it, the pause after it.
+    assert len(spoken) * 0.9 < len(found) < len(spoken) + 1.4 * RATE
+    assert np.square(found).sum() > 0.98 * np.square(spoken).sum()
+
+
+def test_the_microphone_reaches_the_session_and_interrupts(visits):
+    visit, service = visits.open(), Service(visits)
+    told = ask(visit, Asked(None, "Hello."), Wish())
+    next(told)
+    spoken = base64.b64encode(to_pcm(question())).decode()
+    got = service.hear({"ticket": visit.ticket, "mode": "push", "pcm": spoken, "rate": RATE, "heard": 0.0})
+    assert got == {"began": True, "ended": False} and visit.reel.tape.ended
+    list(told)
+    assert visit.lines[1].state == "cut"
+    samples = visit.hearing.take()
+    assert samples is not None and len(samples) == len(question())
+    list(ask(visit, Asked(samples, None), Wish(), heard=True))
+    assert visit.lines[-1].state == "done" and visit.lines[-2].spoken and visit.reply.transcript is not None
+
+
+def test_a_closed_microphone_leaves_nothing(visits):
+    visit, service = visits.open(), Service(visits)
+    spoken = base64.b64encode(to_pcm(question())).decode()
+    service.hear({"ticket": visit.ticket, "mode": "push", "pcm": spoken, "rate": RATE})
+    service.interrupt({"ticket": visit.ticket, "hush": True})
+    assert visit.hearing.take() is None and visit.session._question.ears is None
+
+
+# --- conversation -----------------------------------------------------------------------------------------------------
+def test_the_picture_stays_until_it_is_changed(visits):
+    from PIL import Image
+
+    visit = visits.open()
+    visit.new_picture(Image.new("RGB", (28, 28), "red"))
+    for _ in range(8):
+        tell(visit)
+        assert visit.session.sees
+    # The context holds fewer turns, so the picture had to be shown again.
+    assert len(visit.session) < 8
+    assert 1 < sum(bool(line.thumbnail) for line in visit.lines) < 8
+
+
+def test_answering_again_replaces_the_last_turn(visits):
+    visit = visits.open()
+    tell(visit)
+    tell(visit, "And now?")
+    remembered = len(visit.session)
+    list(ask_again(visit, Wish(emotion="sad")))
+    assert len(visit.session) == remembered and len(visit.lines) == 4
+    assert visit.reply.emotion == "sad" and visit.lines[-2].text == "And now?"
+
+
+def test_visits_are_bounded_and_leave_nothing_behind(visits):
+    first, second = visits.open(), visits.open()
+    with pytest.raises(InputError, match="in use"):
+        visits.open()
+    visits.close(first.ticket)
+    assert first.session.closed and len(visits) == len(visits.hub) == 1
+    with pytest.raises(InputError, match="reload"):
+        visits.find(first.ticket)
+    assert visits.find(second.ticket) is second
+
+
+def test_a_session_that_was_closed_for_idleness_begins_anew(visits):
+    visit = visits.open()
+    tell(visit)
+    visit.session.close()
+    assert not visit.alive() and visit.alive() and not visit.lines
+    tell(visit)
+    assert len(visit.session) == 1
+
+
+# --- voices -----------------------------------------------------------------------------------------------------------
+def test_an_own_voice_keeps_the_offsets_of_the_styles(assistant):
+    prototypes = assistant.voice.prototypes
+    vector = prototypes[Style("male")] + 0.01
+    own = own_prototypes(prototypes, vector)
+    assert torch.equal(own[Style("female")], own[Style("male")]) and torch.allclose(own[Style()], vector)
+    for style in ALL_STYLES:
+        male = Style("male", style.emotion, style.pitch)
+        assert torch.allclose(own[style] - vector, prototypes[male] - prototypes[Style("male")], atol=1e-6)
+
+
+@pytest.mark.parametrize("hertz", [110, 300])
+def test_an_own_voice_has_the_level_of_the_recording(assistant, hertz):
+    voice = assistant.voice
+    time = np.arange(3 * voice.sample_rate) / voice.sample_rate
+    buzz = (sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, 12)) * 0.2).astype(np.float32)
+    before = voice.detokenizer.embed_style(torch.from_numpy(buzz)[None])[0]
+    vector = with_pitch_of(voice, before, buzz)
+    level = voice.detokenizer.vits.pitch.level
+    found = float(torch.exp(level(vector[None]).detach() + LOG_F0_CENTRE))
+    was = float(torch.exp(level(before[None]).detach() + LOG_F0_CENTRE))
+    assert found == pytest.approx(np.clip(hertz, was * np.exp(-0.5), was * np.exp(0.5)), rel=0.05)
+    # No shorter way there: the change is along the level's own weights.
+    change = vector - before
+    assert abs(float(torch.cosine_similarity(change, level.weight[0], dim=0))) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_own_voice_is_used_and_needs_speech(visits):
+    visit = visits.open()
+    with pytest.raises(InputError, match="my voice"):
+        list(ask(visit, Asked(None, "Hello."), Wish(OWN)))
+    voice = visit.assistant.voice
+    rng = np.random.default_rng(0)
+    noise = 0.1 * rng.standard_normal(3 * voice.sample_rate).astype(np.float32)
+    for samples, share in ((noise, 0.1), (noise[:9000], 1.0), (0 * noise, 1.0)):
+        with pytest.raises(InputError, match="the recording"):
+            voice_from_recording(voice, samples, share)
+    visit.own_voice = voice_from_recording(voice, noise, 1.0)
+    quieter = voice_from_recording(voice, 0.3 * noise, 1.0)
+    assert torch.allclose(visit.own_voice.vector(Style()), quieter.vector(Style()), atol=1e-4)
+    reply = tell(visit, voice=OWN)
+    style = Style(reply.voice, reply.emotion, reply.pitch)
+    offline = visit.own_voice.synthesize(reply.units, style)
+    assert np.abs(offline - reply.audio).max() < 1e-3
+    assert "my voice" in visit.lines[-1].labels
+
+
+# --- what is drawn ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("hertz", [90, 220, 400])
+def test_f0_of_a_buzz(hertz):
+    time = np.arange(24_000) / 24_000
+    buzz = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, 12)) * 0.2
+    f0 = estimate_f0(np.concatenate([np.zeros(12_000), buzz]), 24_000)
+    assert len(f0) == 150 and np.isnan(f0[:45]).all()
+    assert np.nanmedian(f0) == pytest.approx(hertz, rel=0.03)
+
+
+@pytest.mark.parametrize("length", [0, 1, 200, 24_000])
+def test_figures_of_any_length(length):
+    samples = np.zeros(length, np.float32)
+    assert mel_image(samples, 24_000).startswith("data:image/png;base64,")
+    assert "no voice found" in f0_curve(estimate_f0(samples, 24_000))
+
+
+def test_what_was_said_is_escaped(visits):
+    visit = visits.open()
+    evil = "<img src=x onerror=alert(1)>"
+    visit.lines = [Line("user", evil, state="done"), Line("assistant", evil, labels=(evil,), state="done")]
+    reply = tell(visit, "<script>alert(1)</script>")
+    object.__setattr__(reply, "text", evil)
+    for shown in (render.conversation(visit), render.hood(visit), waterfall([(evil, "read", [(0, 1)])], 1, 0.5)):
+        assert "<script" not in shown and "<img src=x" not in shown
+
+
+# --- files and the command --------------------------------------------------------------------------------------------
+def test_an_upload_is_deleted_and_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "own"))
+    (tmp_path / "own" / "abc").mkdir(parents=True)
+    mine, other = tmp_path / "own" / "abc" / "x.wav", tmp_path / "keep.wav"
+    for path in (mine, other):
+        path.write_bytes(b"12")
+    with uploaded(str(mine), "it") as data:
+        assert data == b"12" and not mine.parent.exists()
+    delete(str(other))
+    delete(str(tmp_path / "own" / ".." / "keep.wav"))
+    assert other.exists()
+    with pytest.raises(InputError, match="did not arrive"), uploaded(str(mine), "it"):
+        pass
+    mine.parent.mkdir()
+    mine.write_bytes(bytes(MAX_UPLOAD_BYTES + 1))
+    with pytest.raises(InputError, match="larger than 16 MB"), uploaded(str(mine), "it"):
+        pass
+    assert not mine.exists()
+
+
+@pytest.mark.parametrize("words, reason", [("--host 0.0.0.0", "password"), ("--port 0", "no port")])
+def test_the_command_refuses(words, reason, monkeypatch):
+    monkeypatch.delenv(cli.PASSWORD, raising=False)
+    parser = argparse.ArgumentParser()
+    cli.register(parser)
+    with pytest.raises(InputError, match=reason):
+        cli.run(parser.parse_args(words.split()))
+
+
+def test_no_file_names_another_host():
+    for path in Path(cli.__file__).parent.rglob("*"):
+        if path.suffix in (".py", ".js", ".css"):
+            text = path.read_text(encoding="utf-8").replace('f"http://{', "").replace("http://www.w3.org", "")
+            assert "http://" not in text and "https://" not in text, path
+    assert EXAMPLES.is_dir()
