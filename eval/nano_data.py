@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import soundfile
 from PIL import Image
 
 from emova.errors import InputError
+from emova.shards import read_shard
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,13 @@ def read_shards(folder: Path, pattern: str) -> Iterator[ShardSample]:
     if not paths:
         raise InputError(f"{folder / pattern}: no such shards; run `emova data make nano`")
     for path in paths:
-        with tarfile.open(path) as tar:
-            key: str | None = None
-            parts: dict[str, bytes] = {}
-            for member in tar:
-                name, _, extension = member.name.partition(".")
-                if name != key and parts:
-                    yield _sample(key or "", parts)
-                    parts = {}
-                file = tar.extractfile(member)
-                assert file is not None
-                key, parts[extension] = name, file.read()
-            if parts:
-                yield _sample(key or "", parts)
-
-
-def _sample(key: str, parts: dict[str, bytes]) -> ShardSample:
-    return ShardSample(key, json.loads(parts["json"]), {name: data for name, data in parts.items() if name != "json"})
+        for key, members in read_shard(path):
+            parts = {extension: member.read() for extension, member in members.items()}
+            try:
+                facts = json.loads(parts.pop("json"))
+            except (KeyError, ValueError):
+                raise InputError(f"{path}: the record of {key} is missing or damaged; make the shard again") from None
+            yield ShardSample(key, facts, parts)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
+from emova.edits import edit_distance
 from emova.style import EMOTIONS, GENDERS, PITCHES, Style
 from eval.acoustics import EmotionClassifier, measure
 from eval.judges import JUDGE_RATE, NaturalnessJudge, WhisperJudge
 from eval.nano_data import ShardSample
 from eval.report import Row
-from eval.text import ErrorRate, edit_distance, token_errors, word_errors
+from eval.text import ErrorRate, token_errors, word_errors
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant
@@ -139,5 +140,5 @@ def unit_distances(groups: dict[str, list[np.ndarray]]) -> UnitDistances:
 
 def distance(left: np.ndarray, right: np.ndarray) -> float:
     """Edit distance of two unit sequences over the longer length."""
-    edits = edit_distance([str(unit) for unit in left], [str(unit) for unit in right])
+    edits = edit_distance(list(left), list(right))
     return edits / max(len(left), len(right), 1)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from emova.edits import edit_distance
+
 
 @cache
 def _normalizer() -> Any:
@@ -48,16 +50,6 @@ class ErrorRate:
 
     def __add__(self, other: ErrorRate) -> ErrorRate:
         return ErrorRate(self.edits + other.edits, self.reference_tokens + other.reference_tokens)
-
-
-def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Levenshtein distance between two token sequences."""
-    row = list(range(len(hypothesis) + 1))
-    for i, expected in enumerate(reference, start=1):
-        previous, row[0] = row[0], i
-        for j, heard in enumerate(hypothesis, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (expected != heard))
-    return row[-1]
 
 
 def token_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> ErrorRate:

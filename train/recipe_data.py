@@ -6,7 +6,6 @@ The layout is that of ``data/nano`` (see ``data_recipes/``): ``text/talk.jsonl``
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +16,10 @@ import numpy as np
 from PIL import Image
 
 from emova.errors import InputError
+from emova.shards import Member, read_shard
 from emova.style import EMOTIONS, PITCHES
+
+PICTURE_ENDINGS = ("png", "jpg", "jpeg", "webp")
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,7 @@ class Picture:
 
     def load(self) -> Image.Image:
         """The decoded RGB picture."""
-        with self.shard.open("rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        return Image.open(BytesIO(data)).convert("RGB")
+        return Image.open(BytesIO(Member(self.shard, self.offset, self.size).read())).convert("RGB")
 
 
 class Voices:
@@ -178,28 +177,20 @@ def read_pictures(root: Path, split: str) -> tuple[Picture, ...]:
     """
     pictures: list[Picture] = []
     for shard in sorted((root / "pictures").glob(f"*-{split}-*.tar")):
-        records: dict[str, dict[str, Any]] = {}
-        places: dict[str, tuple[int, int]] = {}
-        try:
-            with tarfile.open(shard) as tar:
-                for member in tar:
-                    key, _, suffix = member.name.rpartition(".")
-                    if suffix == "json":
-                        file = tar.extractfile(member)
-                        assert file is not None
-                        records[key] = json.loads(file.read())
-                    elif suffix in ("png", "jpg", "jpeg", "webp"):
-                        places[key] = (member.offset_data, member.size)
-        except (tarfile.TarError, json.JSONDecodeError, EOFError):
-            raise InputError(f"{shard}: the shard is damaged; remove it and make the pictures again") from None
-        for key, (offset, size) in places.items():
-            record = records.get(key)
-            if record is None:
+        for key, members in read_shard(shard):
+            picture = next((members[end] for end in PICTURE_ENDINGS if end in members), None)
+            if picture is None:
+                continue
+            if "json" not in members:
                 raise InputError(f"{shard}: {key} has a picture without a record; make the pictures again")
+            try:
+                record = json.loads(members["json"].read())
+            except ValueError:
+                raise InputError(f"{shard}: the record of {key} is damaged; make the pictures again") from None
             exchanges = tuple(_exchange(row, shard) for row in record["questions"])
             marks = tuple(_mark(row, shard) for row in record.get("marks", ()))
-            caption = record.get("caption", "").strip()
-            pictures.append(Picture(key, shard, offset, size, record["kind"], caption, exchanges, marks))
+            kind, caption = record["kind"], record.get("caption", "").strip()
+            pictures.append(Picture(key, shard, picture.offset, picture.size, kind, caption, exchanges, marks))
     return tuple(pictures)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from eval.metrics.choices import LETTERS, extract_choice
-from eval.text import edit_distance
+from emova.edits import edit_distance
 
 _NUMBER = r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eval.text import ErrorRate, edit_distance, normalize_english, token_errors, word_errors
+from emova.edits import edit_distance
+from eval.text import ErrorRate, normalize_english, token_errors, word_errors
 
 
 @pytest.mark.parametrize(
