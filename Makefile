@@ -9,7 +9,7 @@ OUT    ?= out/answer.wav
 API_PORT ?= 8000
 PORT   ?= 7860
 
-.PHONY: chat demo serve test lint setup setup-dev setup-eval eval help
+.PHONY: chat demo serve test lint setup setup-dev setup-eval setup-lmms-eval eval help
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -65,6 +65,10 @@ $(VENV)/.dev: $(VENV)/.chat
 # distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need it to score.
 setup-eval: $(VENV)/.dev  ## Install the naturalness judge too
 	$(PIP) --no-deps distillmos==0.9.1 xls-r-sqa
+
+setup-lmms-eval: $(VENV)/.dev  ## Install lmms-eval beside what is there, whose versions stay
+	$(PIP) --constraint constraints.txt --editable ".[lmms]"
+	$(PIP) --no-deps lmms-eval==0.7.3
 
 eval: setup-eval  ## Measure emova-nano on held-out data (needs `emova data make nano`)
 	$(BIN)/emova eval nano
