@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -94,13 +95,25 @@ def measure(samples: np.ndarray, rate: int = RATE) -> Acoustics:
     )
 
 
+class EmotionJudge(Protocol):
+    """Hears one of the four emotions; ``name`` says how, and goes into every table."""
+
+    name: str
+
+    def predict(self, features_ND: np.ndarray) -> list[str]: ...
+
+
 class EmotionClassifier:
-    """A gradient-boosted classifier of the four emotions on ``Acoustics``, trained on voices that it will not judge."""
+    """Quadratic discriminant analysis of ``Acoustics`` into the four emotions, trained on voices it will not judge."""
 
-    def __init__(self, seed: int = 0) -> None:
-        from sklearn.ensemble import HistGradientBoostingClassifier
+    name = "classifier of acoustic features"
 
-        self._model: Any = HistGradientBoostingClassifier(random_state=seed, max_iter=200)
+    def __init__(self) -> None:
+        from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        self._model: Any = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis(reg_param=0.05))
 
     def fit(self, features_ND: np.ndarray, emotions: Sequence[str]) -> EmotionClassifier:
         """Train on features [N, D] and their labels."""
@@ -110,3 +123,24 @@ class EmotionClassifier:
     def predict(self, features_ND: np.ndarray) -> list[str]:
         """The likeliest emotion of each row [N, D]."""
         return [EMOTIONS[int(index)] for index in self._model.predict(features_ND)]
+
+
+FEATURES = Path(__file__).parent / "fixtures" / "emotions.csv"
+
+
+def shipped_judge(path: Path = FEATURES) -> EmotionClassifier:
+    """The classifier trained on the shipped measures of rule-made voices; its name says how well it hears the recipe's.
+
+    The file's rows ``train`` are voices that emova never speaks with; the rows ``check`` are the recipe's renderings of
+    the two voices that it does, a ceiling for what can be heard (see ``eval/fixtures/README.md``).
+    """
+    rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    sets = {name: [row for row in rows if row[0] == name] for name in ("train", "check")}
+    features = {name: np.array([row[2:] for row in found], float) for name, found in sets.items()}
+    judge = EmotionClassifier().fit(features["train"], [row[1] for row in sets["train"]])
+    found = judge.predict(features["check"])
+    right = 100 * float(np.mean([heard == row[1] for heard, row in zip(found, sets["check"], strict=True)]))
+    judge.name = (
+        f"classifier trained on other voices by the recipe's rules; hears {right:.0f} % of the recipe's own right"
+    )
+    return judge

@@ -56,7 +56,7 @@ def _nano(arguments: argparse.Namespace) -> int:
     config = load_config(NanoEvalConfig, None, overrides)
     rows = evaluate(config, lambda part: print(f"measuring: {part}", flush=True))
     print_table(rows)
-    print(f"report: {config.output_dir}/report.md")
+    print(f"report: {config.folder}/report.html")
     return 0
 
 

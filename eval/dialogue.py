@@ -1,167 +1,218 @@
-"""Spoken dialogue: every held-out question is asked by voice, the model decodes its answer, recipes' judges decide.
+"""Spoken dialogue with emova-nano: each held-out question is asked by voice, the recipe's own judges decide.
 
-Answers are kept sample by sample in ``dialogues.jsonl``; a run that was stopped goes on after the last whole line.
+Every answer is kept in the run's ``samples.jsonl``; a run that was stopped goes on. A question that the model cannot
+answer counts as wrong in every figure. Judgements are made anew from the kept answers whenever figures are drawn.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
+from eval.compare import confidence_interval
 from eval.nano_data import DialogueItem
 from eval.report import Row
-from eval.text import ErrorRate, word_errors
-
-if TYPE_CHECKING:
-    from emova.assistant import Assistant
+from eval.samples import Example, Output, Record, Score, pooled
+from eval.tasks import Ears, hear
+from eval.text import word_errors
 
 Judge = Callable[[DialogueItem, str], bool]
+TALK = "talk"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What was asked, what came back, and how it was judged. ``seconds`` is the time of the whole answer."""
+class NanoDialogue:
+    """The task. A record's ``group`` is ``talk`` or the kind of picture; its clusters are the spoken questions.
 
-    id: str
-    kind: str
-    voice: str
-    question: str
-    transcript: str
-    answer: str
-    right: bool
-    emotion: str
-    asked_emotion: str
-    pitch: str
-    asked_pitch: str
-    units: int
-    complete: bool
-    edits: int
-    words: int
-    seconds: float
-    error: str = ""
+    Args:
+        items: what is asked.
+        right: whether an answer is right.
+        ears: hears the replies; None hears none.
+        heard: at most so many replies are heard, spread evenly over ``items``.
+    """
+
+    name: ClassVar[str] = "nano-dialogue"
+    unit: ClassVar[str] = "%"
+    higher_is_better: ClassVar[bool] = True
+    interval: ClassVar[bool] = True
+
+    def __init__(self, items: Sequence[DialogueItem], right: Judge, ears: Ears | None = None, heard: int = 0) -> None:
+        self.items = {item.id: item for item in items}
+        self.right = right
+        self.ears = ears
+        step = max(1, len(items) // heard) if heard and ears else 0
+        self.heard = {item.id for item in items[::step]} if step else set()
+        self.judge = "the recipe's judges" + (f"; heard by {ears.name}" if ears else "")
+
+    def examples(self) -> Iterable[Example]:
+        """All questions."""
+        for item in self.items.values():
+            yield Example(item.id, item.question, answers=(item.record.get("answer", ""),), group=item.kind)
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """The reply to the recording; its sound is kept where it will be heard."""
+        item = self.items[example.id]
+        reply = model.chat(audio=item.audio, image=item.image)
+        return Output(
+            text=reply.text,
+            transcript=reply.transcript,
+            emotion=reply.emotion,
+            pitch=reply.pitch,
+            units=tuple(reply.units),
+            audio=reply.audio if item.id in self.heard else None,
+            sample_rate=reply.sample_rate,
+            form_ok=bool(reply.text.strip() and reply.units) and reply.style_understood,
+        )
+
+    def score(self, example: Example, output: Output) -> Score:
+        """1 for a right answer, and what else the reply shows."""
+        item = self.items[example.id]
+        words = word_errors(item.question, output.transcript)
+        values = {
+            "recognition": (float(words.edits), float(words.reference_tokens)),
+            "emotion": (float(output.emotion == item.emotion), 1.0),
+            "pitch": (float(output.pitch == item.pitch), 1.0),
+            "form": (float(output.form_ok), 1.0),
+        }
+        notes: dict[str, Any] = {"voice": item.voice, "transcript": output.transcript, "units": len(output.units)}
+        notes |= {"emotion": output.emotion, "asked_emotion": item.emotion}
+        notes |= {"pitch": output.pitch, "asked_pitch": item.pitch}
+        if self.ears is not None and item.id in self.heard:
+            notes["heard"] = hear(self.ears, output)
+            spoken = word_errors(output.text, notes["heard"])
+            # A reply without words that also says nothing is a failure of the form, and one word wrong here.
+            values["speech"] = (float(spoken.edits), float(spoken.reference_tokens)) if output.text else (1.0, 1.0)
+        return Score(float(self.right(item, output.text)), 1.0, values, notes)
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Wrong in every figure."""
+        item = self.items[example.id]
+        words = float(max(word_errors(item.question, "").edits, 1))
+        values = {"recognition": (words, words), "emotion": (0.0, 1.0), "pitch": (0.0, 1.0), "form": (0.0, 1.0)}
+        if item.id in self.heard:
+            values["speech"] = (1.0, 1.0)
+        return Score(0.0, 1.0, values, {"voice": item.voice}, failure)
+
+    def aggregate(self, records: Sequence[Record]) -> float:
+        """Per cent right."""
+        return pooled(records)
+
+    def cluster(self, record: Record) -> str:
+        """One recording may be asked about several pictures; those answers are not independent."""
+        return record.question
+
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        """None: the table's rows have them."""
+        return {}
+
+    def judge_again(self, records: Sequence[Record]) -> list[Record]:
+        """The records with today's judgement of the kept answers."""
+        return [
+            record
+            if record.failure
+            else dataclasses.replace(record, value=float(self.right(self.items[record.id], record.output)))
+            for record in records
+        ]
 
 
-def answer_one(assistant: Assistant, item: DialogueItem, judge: Judge) -> Verdict:
-    """Ask one question by voice; a failure of the model is a wrong answer, counted and named."""
-    import time
-
-    begun = time.perf_counter()
-    transcript = text = emotion = pitch = error = ""
-    units: Sequence[int] = ()
-    try:
-        reply = assistant.chat(audio=item.audio, image=item.image)
-        transcript, text, emotion, pitch, units = reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units
-    except (ValueError, RuntimeError) as failure:
-        error = f"{type(failure).__name__}: {failure}"
-    words = word_errors(item.question, transcript)
-    return Verdict(
-        id=item.id,
-        kind=item.kind,
-        voice=item.voice,
-        question=item.question,
-        transcript=transcript,
-        answer=text,
-        right=not error and judge(item, text),
-        emotion=emotion,
-        asked_emotion=item.emotion,
-        pitch=pitch,
-        asked_pitch=item.pitch,
-        units=len(units),
-        complete=not error and bool(text) and bool(units),
-        edits=words.edits,
-        words=words.reference_tokens,
-        seconds=time.perf_counter() - begun,
-        error=error,
-    )
-
-
-def run_dialogues(
-    assistant: Assistant,
-    items: Sequence[DialogueItem],
-    judge: Judge,
-    log: Path,
-    advance: Callable[[], Any] = lambda: None,
-) -> list[Verdict]:
-    """Ask all ``items``, appending each verdict to ``log``; items that the log already holds are not asked again."""
-    done: dict[str, Verdict] = {}
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                verdict = Verdict(**json.loads(line))
-            except (json.JSONDecodeError, TypeError):
-                continue  # the line that a kill cut short
-            done[verdict.id] = verdict
-    verdicts = []
-    with open(log, "a", encoding="utf-8") as out:
-        for item in items:
-            if item.id not in done:
-                done[item.id] = answer_one(assistant, item, judge)
-                out.write(json.dumps(asdict(done[item.id]), ensure_ascii=False) + "\n")
-                out.flush()
-            verdicts.append(done[item.id])
-            advance()
-    return verdicts
-
-
-def _share(flags: Sequence[bool]) -> float | None:
-    return 100 * sum(flags) / len(flags) if flags else None
-
-
-def picture_shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Per cent right for each kind of picture."""
-    kinds = sorted({verdict.kind for verdict in verdicts if verdict.kind != "talk"})
-    return {kind: _share([v.right for v in verdicts if v.kind == kind]) or 0.0 for kind in kinds}
-
-
-def dialogue_rows(verdicts: Sequence[Verdict]) -> list[Row]:
-    """The table's rows on recognition, answers, labels and form."""
-    talk = [verdict for verdict in verdicts if verdict.kind == "talk"]
-    pictures = [verdict for verdict in verdicts if verdict.kind != "talk"]
-    heard = sum((ErrorRate(v.edits, v.words) for v in verdicts), ErrorRate(0, 0))
-    shares = picture_shares(verdicts)
-    voices = ", ".join(sorted({verdict.voice for verdict in verdicts}))
+def part(records: Sequence[Record], name: str) -> list[Record]:
+    """The records' further figure ``name`` as records of its own."""
     return [
-        Row("spoken-instruction word error", 100 * heard.rate, 8, False, "%", len(verdicts), f"held-out: {voices}"),
-        Row("picture questions right", _share([v.right for v in pictures]), 85, True, "%", len(pictures), "by voice"),
-        Row(
-            "picture questions, worst kind",
-            min(shares.values(), default=None),
-            75,
-            True,
-            "%",
-            len(pictures),
-            "each kind in `parts`",
-            shares,
-        ),
-        Row("talk: answer fits the intent", _share([v.right for v in talk]), 90, True, "%", len(talk), "by voice"),
-        Row(
-            "emotion label",
-            _share([v.emotion == v.asked_emotion for v in verdicts]),
-            90,
-            True,
-            "%",
-            len(verdicts),
-            "against the recipe's",
-        ),
-        Row(
-            "pitch label",
-            _share([v.pitch == v.asked_pitch for v in verdicts]),
-            90,
-            True,
-            "%",
-            len(verdicts),
-            "against the recipe's",
-        ),
-        Row(
-            "reply parses to the schema",
-            _share([v.complete for v in verdicts]),
-            99.5,
-            True,
-            "%",
-            len(verdicts),
-            "with text and units",
-        ),
+        dataclasses.replace(record, value=record.values[name][0], weight=record.values[name][1])
+        for record in records
+        if name in record.values
     ]
+
+
+def shares(records: Sequence[Record], group: Callable[[Record], str]) -> dict[str, float]:
+    """Per cent right in each group."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(group(record), []).append(record)
+    return {name: pooled(found) for name, found in sorted(groups.items())}
+
+
+def picture_shares(records: Sequence[Record]) -> dict[str, float]:
+    """Per cent right for each kind of picture."""
+    return shares([record for record in records if record.group != TALK], lambda record: record.group)
+
+
+def blind_share(items: Iterable[DialogueItem]) -> float | None:
+    """Per cent right of one who never looks: to each type of question the answer that is most often right."""
+    keys: dict[str, Counter[str]] = {}
+    for item in items:
+        keys.setdefault(item.record.get("type", ""), Counter())[item.record.get("key", "")] += 1
+    total = sum(sum(counts.values()) for counts in keys.values())
+    return 100 * sum(max(counts.values()) for counts in keys.values()) / total if total else None
+
+
+def commonest(labels: Iterable[str]) -> float | None:
+    """Per cent right of one who always says the commonest label."""
+    counts = Counter(labels)
+    return 100 * max(counts.values()) / sum(counts.values()) if counts else None
+
+
+def _row(
+    name: str, records: Sequence[Record], goal: float, note: str, higher: bool = True, parts: dict[str, float] | None = None
+) -> Row:
+    if not records:
+        return Row(name, None, goal, higher, "%", 0, note)
+    low, high = confidence_interval(records, pooled, lambda record: record.question)
+    return Row(name, pooled(records), goal, higher, "%", len(records), note, parts or {}, low, high)
+
+
+def _per_cent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} %"
+
+
+def dialogue_rows(records: Sequence[Record], items: Sequence[DialogueItem], kinds: Iterable[str] = ()) -> list[Row]:
+    """The table's rows on recognition, answers, labels and form.
+
+    Args:
+        records: one for each of ``items``.
+        kinds: every kind of picture there should be; those without a question are named.
+    """
+    talk = [record for record in records if record.group == TALK]
+    pictures = [record for record in records if record.group != TALK]
+    by_kind = picture_shares(records)
+    absent = sorted(set(kinds) - set(by_kind))
+    voices = ", ".join(sorted({item.voice for item in items}))
+    failed = sum(bool(record.failure) for record in records)
+    asked = {item.id: item for item in items}
+    held_out = shares(talk, lambda record: asked[record.id].record.get("held_out", ""))
+    speech = part(records, "speech")
+    blind = _per_cent(blind_share(item for item in items if item.kind != TALK))
+    emotions = _per_cent(commonest(item.emotion for item in items))
+    pitches = _per_cent(commonest(item.pitch for item in items))
+    worst = Row("picture questions, worst kind", None, 75, True, "%", 0, "no picture questions")
+    if by_kind:
+        name = min(by_kind, key=lambda kind: by_kind[kind])
+        note = f"{name}" + (f"; no questions on: {', '.join(absent)}" if absent else "")
+        found = [record for record in pictures if record.group == name]
+        worst = dataclasses.replace(_row(worst.name, found, 75, note), parts=by_kind)
+    return [
+        _row(
+            "spoken-instruction word error", part(records, "recognition"), 8,
+            f"unheard voices: {voices}; {failed} questions failed and count as wrong", False,
+        ),
+        _row(
+            "picture questions right", pictures, 85,
+            f"asked by voice; the right key and no other; the most frequent key for each question, blindly: {blind}",
+        ),
+        worst,
+        _row(
+            "talk: answer fits the intent", talk, 90,
+            "asked by voice; a reference answer of the intent, nearly word for word" + "".join(
+                f"; new {name or 'question'}: {share:.0f} %" for name, share in held_out.items()
+            ),
+            parts=held_out,
+        ),
+        _row("emotion label", part(records, "emotion"), 90, f"the recipe's label; always the commonest: {emotions}"),
+        _row("pitch label", part(records, "pitch"), 90, f"the recipe's label; always the commonest: {pitches}"),
+        _row("reply parses to the schema", part(records, "form"), 99.5, "with text and units; the form by a grammar"),
+        _row(
+            "spoken reply against its text, word error", speech, 12,
+            "what is heard of the replies to these questions, female voice", False,
+        ),
+    ]  # fmt: skip

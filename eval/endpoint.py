@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from emova.errors import InputError
-from eval.runfolder import write_text
+from eval.runfolder import UNREACHED, write_text
 
 MAX_ANSWER_BYTES = 4 << 20
 
@@ -103,7 +103,7 @@ class Endpoint:
                 reason = type(error).__name__
             except (json.JSONDecodeError, UnicodeDecodeError, KeyError, IndexError, TypeError):
                 reason = "an answer that is not a whole chat completion"
-        raise EndpointError(f"judge: no answer from the endpoint ({reason})")
+        raise EndpointError(f"{UNREACHED} ({reason})")
 
     _asked_to_wait = 0.0
 

@@ -71,12 +71,20 @@ Write only the grade, a number from 0.0 (all wrong) to 1.0 (all right) with one 
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict on the judge's scale; ``failure`` says why there is none, and then the value is the worst."""
+    """A verdict on the judge's scale; ``failure`` says why there is none, and then the value is the worst.
+
+    ``lost`` counts the votes that did not come or could not be read; the others decide without them.
+    """
 
     value: float
     votes: tuple[float, ...] = ()
     words: str = ""
     failure: str = ""
+    lost: int = 0
+
+    def notes(self) -> dict[str, Any]:
+        """What a sample's record keeps."""
+        return {"judge": self.words, "votes": list(self.votes), **({"votes_lost": self.lost} if self.lost else {})}
 
 
 class AnswerJudge(Protocol):
@@ -174,8 +182,8 @@ class EndpointJudge:
             else:
                 votes.append(value)
         if not votes:
-            return Grade(0.0, words=words[:500], failure=failure or "judge: no votes")
-        return Grade(join(votes), tuple(votes), words[:500])
+            return Grade(0.0, words=words[:500], failure=failure or "judge: no votes", lost=self.votes)
+        return Grade(join(votes), tuple(votes), words[:500], lost=self.votes - len(votes))
 
 
 def word_overlap(reference: str, answer: str) -> float:

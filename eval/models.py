@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from emova.style import Style
 from eval.samples import Output
 
 
@@ -25,9 +26,15 @@ class EvalModel(Protocol):
 
     def transcribe(self, audio: str) -> Output: ...
 
-    def speak(self, text: str) -> Output: ...
+    def speak(self, text: str, voice: str = "female") -> Output: ...
 
-    def tokenize(self, audio: str) -> tuple[int, ...]: ...
+    def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]: ...
+
+    def phones(self, audio: str) -> list[str]: ...
+
+    def render(self, units: Sequence[int], style: Style) -> Output: ...
+
+    def resynthesize(self, audio: str, style: Style) -> Output: ...
 
     def log_likelihood(self, context_units: Sequence[int], units: Sequence[int] = (), text: str = "") -> float: ...
 
@@ -45,7 +52,9 @@ class AssistantModel:
         return Assistant.from_pretrained(self.name)
 
     def reply(self, audio: str = "", images: Sequence[str] = (), text: str = "") -> Output:
-        """A spoken reply (chain of modality) to speech or text, with at most one picture."""
+        """A spoken reply (chain of modality) to speech or text. Raises: ValueError: more than one picture."""
+        if len(images) > 1:
+            raise ValueError("a spoken question can show one picture")
         found = self.assistant.chat(audio=audio or None, image=images[0] if images else None, text=text or None)
         return Output(
             text=found.text,
@@ -73,14 +82,31 @@ class AssistantModel:
         """What is said."""
         return Output(text=self.assistant.transcribe(audio))
 
-    def speak(self, text: str) -> Output:
+    def speak(self, text: str, voice: str = "female") -> Output:
         """``text`` read aloud in the neutral style."""
-        spoken = self.assistant.speak(text)
-        return Output(text=text, units=tuple(spoken.units), audio=spoken.audio, sample_rate=spoken.sample_rate)
+        return _spoken(self.assistant.speak(text, Style(voice, "neutral", "normal")), text)
 
-    def tokenize(self, audio: str) -> tuple[int, ...]:
-        """The units [U] of a file."""
+    def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
+        """The units [U] of a file, or of samples [T] at 16 kHz."""
         return tuple(self.assistant.tokenize(audio))
+
+    def phones(self, audio: str) -> list[str]:
+        """What the tokenizer's phone decoder reads from the units of a file. Raises: ValueError: it has none."""
+        import torch
+
+        from emova.speech.audio import load_audio
+
+        tokenizer = self.assistant.speech_tokenizer
+        samples = torch.from_numpy(load_audio(audio, tokenizer.sample_rate))[None]
+        return list(tokenizer.phones(tokenizer.encode(samples))[0])
+
+    def render(self, units: Sequence[int], style: Style) -> Output:
+        """Units [U] spoken in a style."""
+        return _spoken(self.assistant.render(units, style))
+
+    def resynthesize(self, audio: str, style: Style) -> Output:
+        """A recording said again in a style."""
+        return _spoken(self.assistant.resynthesize(audio, style))
 
     def log_likelihood(self, context_units: Sequence[int], units: Sequence[int] = (), text: str = "") -> float:
         """Mean log-probability a token of a continuation, spoken (``units``) or written (``text``), after a context.
@@ -109,6 +135,10 @@ class AssistantModel:
             logits_LV = self.assistant.parts.model(input_ids=ids_L[None]).logits[0].float()
         chosen = torch.log_softmax(logits_LV[len(prefix) - 1 : -1], -1).gather(1, ids_L[len(prefix) :, None])
         return float(chosen.mean())
+
+
+def _spoken(speech: Any, text: str = "") -> Output:
+    return Output(text=text, units=tuple(speech.units), audio=speech.audio, sample_rate=speech.sample_rate)
 
 
 def unit_figures(sequences: Sequence[Sequence[int]], codebook_size: int, unit_rate: float) -> dict[str, float]:

@@ -1,25 +1,35 @@
-"""``emova eval nano``: every figure that emova-nano must reach, from held-out data, in one table."""
+"""``emova eval nano``: every figure that emova-nano must reach, from held-out data, in one table.
+
+Held out are the speakers, the phrasings (or combinations of words in them) and the pictures. What is *not* held out is
+named in the row: the sentences that the voice was taught, and the one speaker of the real recordings.
+"""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emova.errors import InputError
-from emova.style import EMOTIONS, GENDERS, PITCHES
-from eval import dialogue, speech, system
-from eval.acoustics import EmotionClassifier, measure
-from eval.judges import JUDGE_RATE, NaturalnessJudge, WhisperJudge
-from eval.nano_data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_shards
-from eval.report import Row, plot_bars, plot_confusion, write_report
+from emova.parts import find_checkpoint
+from eval import dialogue, system
+from eval.acoustics import shipped_judge
+from eval.codec import PhoneTask, ReconstructionTask, StylesTask
+from eval.judges import NaturalnessJudge, WhisperJudge
+from eval.models import AssistantModel
+from eval.nano_data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
+from eval.report import HEADER, Row, plot_bars, plot_confusion, write_report
+from eval.run_report import confusion, page
+from eval.runfolder import RunFolder, hash_files, hash_path, safe_name, write_text
+from eval.runner import Figure, figure_of, run_task
+from eval.samples import Example, Record
+from eval.tasks import TtsTask
 
+HELD_OUT_FILES = ("text/talk.jsonl", "speech/question-test-*.tar", "speech/real-test-*.tar", "pictures/*-test-*.tar")
 PARTS = ("dialogue", "phones", "roundtrip", "reply", "style", "cost")
 
 
@@ -30,7 +40,7 @@ class NanoEvalConfig:
     Args:
         model: a checkpoint's name or folder.
         data: the folder of the data recipe.
-        output_dir: where the report goes.
+        output_dir: where the report goes; empty names a folder in ``runs`` after the model's hash.
         limit: at most so many talk and so many picture questions; 0 asks all.
         utterances: how many utterances the speech figures stand on.
         parts: which parts run, of ``PARTS``.
@@ -39,11 +49,17 @@ class NanoEvalConfig:
 
     model: str = "emova-nano"
     data: str = "data/nano"
-    output_dir: str = "runs/eval-nano"
+    output_dir: str = ""
     limit: int = 0
     utterances: int = 40
     parts: tuple[str, ...] = PARTS
     seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: another model never goes on in it."""
+        found = hash_path(find_checkpoint(self.model))[:8]
+        return Path(self.output_dir) if self.output_dir else Path("runs") / f"eval-nano-{found}"
 
 
 def judge_answer(item: DialogueItem, answer: str) -> bool:
@@ -51,76 +67,163 @@ def judge_answer(item: DialogueItem, answer: str) -> bool:
     from data_recipes.nano.pictures import correct
     from data_recipes.nano.talk import appropriate
 
-    if item.kind == "talk":
+    if item.kind == dialogue.TALK:
         return appropriate(item.record["intent"], item.record.get("slots", {}), answer)
     return correct(item.record, answer)
 
 
-def draw(samples: Sequence[ShardSample], count: int, seed: int) -> list[ShardSample]:
+def draw(samples: Sequence[Any], count: int, seed: int) -> list[Any]:
     """``count`` of ``samples`` in a seeded order."""
     chosen = list(samples)
     random.Random(seed).shuffle(chosen)
     return chosen[:count]
 
 
-def train_emotion_judge(seed: int, per_style: int = 20) -> EmotionClassifier:
-    """Train the emotion classifier on the recipe's renderings of voices that emova never speaks with."""
-    from data_recipes.nano.judge_voices import render_judge_voices
+def row_of(figure: Figure, name: str, goal: float | None, note: str = "") -> Row:
+    """A figure as a line of the table: failures are counted in it, and named."""
+    failed = f"{figure.failures} failed" if figure.failures else ""
+    note = "; ".join(part for part in (note, figure.judge, failed, figure.missing) if part)
+    return Row(
+        name, figure.value, goal, figure.higher_is_better, figure.unit, figure.count, note, {}, figure.low, figure.high
+    )
 
-    features, labels = [], []
-    for emotion, samples in render_judge_voices(per_style, seed, sample_rate=JUDGE_RATE):
-        features.append(measure(samples).vector())
-        labels.append(emotion)
-    return EmotionClassifier(seed).fit(np.stack(features), labels)
+
+class NanoRun:
+    """One evaluation: its folder, its model, and the tasks that were run, with rows for the table."""
+
+    def __init__(self, config: NanoEvalConfig) -> None:
+        self.config = config
+        self.data = Path(config.data)
+        self.out = config.folder
+        facts = {
+            "model": config.model,
+            "model_hash": hash_path(find_checkpoint(config.model)),
+            "data": config.data,
+            "data_hash": {pattern: hash_files(self.data.glob(pattern)) for pattern in HELD_OUT_FILES},
+            "seed": config.seed,
+            "asked": asdict(config),
+        }
+        self.folder = RunFolder(self.out, facts)
+        self.model = AssistantModel(config.model)
+        self.whisper = WhisperJudge(self.data / "sources" / "whisper-base")
+        self.rater = NaturalnessJudge()
+        self.figures: list[Figure] = []
+        self.records: list[Record] = []
+
+    def run(self, task: Any, model: Any = None) -> tuple[Figure, list[Record]]:
+        """Ask a task's questions, going on where an earlier run stopped."""
+        found = run_task(task, model or self.model, self.folder)
+        if isinstance(task, dialogue.NanoDialogue):
+            found = task.judge_again(found)
+        figure = figure_of(task, found)
+        self.figures.append(figure)
+        self.records += found
+        return figure, found
+
+    def clips(self, samples: Sequence[ShardSample], answers: Callable[[ShardSample], str]) -> list[Example]:
+        """Recordings of shards as files of the run, so that the report can play them."""
+        media = self.out / "media"
+        media.mkdir(exist_ok=True)
+        items = []
+        for sample in samples:
+            path = media / f"{safe_name(sample.key)}.flac"
+            path.write_bytes(sample.media["flac"])
+            items.append(Example(sample.key, sample.facts["text"], str(path), answers=(answers(sample),)))
+        return items
+
+    def dialogue(self) -> list[Row]:
+        """Questions by voice."""
+        from data_recipes.nano.pictures import KINDS
+
+        items = load_dialogues(self.data, self.config.limit or None, self.config.seed)
+        if not items:
+            raise InputError(f"{self.data}: no held-out question was spoken; run `emova data make nano`")
+        task = dialogue.NanoDialogue(items, judge_answer, self.whisper, self.config.utterances)
+        _, found = self.run(task, self.model.assistant)
+        if shares := dialogue.picture_shares(found):
+            plot_bars(self.out / "pictures.png", shares, "Picture questions by voice, unseen pictures", 75)
+        return dialogue.dialogue_rows(found, items, KINDS)
+
+    def phones(self) -> list[Row]:
+        """Phones of real recordings."""
+        real = draw(
+            list(read_shards(self.data / "speech", "real-test-*.tar")), self.config.utterances, self.config.seed
+        )
+        items = self.clips(real, lambda sample: " ".join(sample.facts["phones"]))
+        figure, _ = self.run(PhoneTask("nano-phones", items, "Whisper base and G2P"))
+        return [row_of(figure, "phone error, real recordings", 18, "held-out clips of a speaker of the training clips")]
+
+    def roundtrip(self) -> list[Row]:
+        """Words through units and back."""
+        spoken = draw(held_out_questions(self.data), self.config.utterances, self.config.seed)
+        items = self.clips(spoken, lambda sample: sample.facts["text"])
+        figure, _ = self.run(ReconstructionTask("nano-roundtrip", items, self.whisper))
+        note = f"unheard voices; the recordings themselves: {100 * figure.extra['recordings']:.1f} %"
+        return [row_of(figure, "units round trip, word error", 12, note)]
+
+    def reply(self) -> list[Row]:
+        """Sentences read aloud by the language model's own units: answers that it was taught, and unseen sentences."""
+        answers = sorted({row["answer"] for row in read_lines(self.data / "text" / "talk.jsonl")})
+        lines = read_lines(self.data / "text" / "sentences.jsonl")
+        unseen = sorted({row["text"] for row in lines if row["split"] == "test"})
+        rows, ratings = [], []
+        for voice in ("female", "male"):
+            for name, texts, goal, note in (
+                ("spoken reply", answers, 12.0, "answers of the recipe, which training speaks too"),
+                ("unseen sentence", unseen, None, "sentences of the test split"),
+            ):
+                items = [Example(text, text) for text in draw(texts, self.config.utterances, self.config.seed)]
+                task_name = f"nano-{name.split()[0]}-{voice}"
+                task = TtsTask(task_name, items, self.whisper, voice=voice, rater=self.rater if goal else None)
+                figure, found = self.run(task)
+                rows.append(row_of(figure, f"{name}, word error, {voice}", goal, note))
+                ratings += dialogue.part(found, "naturalness")
+        mean = float(np.mean([record.value for record in ratings])) if ratings else None
+        return [*rows, Row("naturalness", mean, 3.3, True, "", len(ratings), self.rater.name)]
+
+    def style(self) -> list[Row]:
+        """What the 24 styles do in the waveform."""
+        real = draw(held_out_questions(self.data), max(self.config.utterances // 10, 2), 1)
+        task = StylesTask("nano-styles", self.clips(real, lambda sample: sample.facts["text"]), shipped_judge())
+        figure, found = self.run(task)
+        if matrix := confusion(found, "emotion"):
+            plot_confusion(self.out / "emotions.png", *matrix, "Emotion asked and heard")
+        extra, recordings = figure.extra, len(real)
+        return [
+            Row("pitch low < normal < high", extra["pitch_order"], 95, True, "%", 8 * recordings, "median F0"),
+            row_of(figure, "emotion heard in the waveform", 75),
+            Row("same length in every style", extra["same_length"], 100, True, "%", recordings,
+                "the units are the same by construction; here is measured that each lasts as long"),
+            Row("units heard again in a style, changed", extra["units_again"], None, False, "%", figure.count,
+                f"edit distance over length; between two recordings {extra.get('units_other', 100):.0f} %"),
+            Row("female voice above male", extra["gender_order"], None, True, "%", 12 * recordings, "median F0"),
+        ]  # fmt: skip
+
+    def cost(self) -> list[Row]:
+        """Time and memory."""
+        return system.cost_rows(system.measure_costs(self.config.model, example("question.wav"), example("photo.png")))
+
+    def report(self, rows: Sequence[Row]) -> None:
+        """Write what there is."""
+        write_report(self.out, rows, self.folder.facts)
+        table = ("Goals", HEADER, [row.cells() for row in rows])
+        title = f"{self.config.model}: held-out figures"
+        write_text(self.out / "report.html", page(title, self.figures, self.folder, self.records, [table]))
 
 
 def evaluate(config: NanoEvalConfig, advance: Callable[[str], Any] = lambda part: None) -> list[Row]:
-    """Run the chosen parts, write the report and the plots to ``config.output_dir``, and return the table's rows."""
-    from emova.assistant import Assistant
-
+    """Run the chosen parts, write the report and the plots to the run's folder, and return the table's rows."""
     unknown = set(config.parts) - set(PARTS)
     if unknown:
         raise InputError(f"parts: {sorted(unknown)[0]!r} is unknown; choose from {', '.join(PARTS)}")
-    data, output = Path(config.data), Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    whisper = WhisperJudge(data / "sources" / "whisper-base")
-    natural = NaturalnessJudge()
-    assistant = Assistant.from_pretrained(config.model)
+    run = NanoRun(config)
     rows: list[Row] = []
-    if "dialogue" in config.parts:
-        advance("dialogue")
-        items = load_dialogues(data, config.limit or None, config.seed)
-        verdicts = dialogue.run_dialogues(assistant, items, judge_answer, output / "dialogues.jsonl")
-        rows += dialogue.dialogue_rows(verdicts)
-        shares = dialogue.picture_shares(verdicts)
-        if shares:
-            plot_bars(output / "pictures.png", shares, "Picture questions by voice, unseen pictures", 75)
-    if "phones" in config.parts:
-        advance("phones")
-        real = draw(list(read_shards(data / "speech", "real-test-*.tar")), config.utterances, config.seed)
-        rows.append(speech.phone_error_row(assistant, real, "phone error, real recordings", 18))
-    if "roundtrip" in config.parts:
-        advance("roundtrip")
-        spoken = draw(held_out_questions(data), config.utterances, config.seed)
-        rows.append(speech.round_trip_row(assistant, spoken, whisper))
-    if "reply" in config.parts:
-        advance("reply")
-        texts = [line["answer"] for line in map(json.loads, open_lines(data / "text" / "talk.jsonl"))]
-        texts = draw(sorted(set(texts)), config.utterances, config.seed)  # type: ignore[arg-type]
-        rows += speech.spoken_reply_rows(assistant, texts, whisper, natural)  # type: ignore[arg-type]
-    if "style" in config.parts:
-        advance("style")
-        judge = train_emotion_judge(config.seed)
-        real = draw(held_out_questions(data), max(config.utterances // 10, 2), 1)
-        units = [np.array(assistant.tokenize(sample.audio(JUDGE_RATE))) for sample in real]
-        figures = speech.judge_styles(assistant, units, judge)
-        rows += figures.rows("classifier trained on other voices with the recipe's renderings")
-        plot_confusion(output / "emotions.png", figures.confusion_NN, EMOTIONS, "Emotion asked and heard")
-    if "cost" in config.parts:
-        advance("cost")
-        rows += system.cost_rows(system.measure_costs(config.model, example("question.wav"), example("photo.png")))
-    settings = {**asdict(config), "styles": len(list(product(GENDERS, EMOTIONS, PITCHES))), "judge": whisper.name}
-    write_report(output, rows, settings)
+    try:
+        for part in (name for name in PARTS if name in config.parts):
+            advance(part)
+            rows += getattr(run, part)()
+    finally:
+        run.report(rows)
     return rows
 
 
@@ -129,10 +232,3 @@ def example(name: str) -> Path:
     import emova
 
     return Path(next(iter(emova.__path__))) / "checkpoints" / "examples" / name
-
-
-def open_lines(path: Path) -> list[str]:
-    """The lines of a recipe's text file."""
-    if not path.is_file():
-        raise InputError(f"{path}: missing; run `emova data make nano`")
-    return path.read_text(encoding="utf-8").splitlines()

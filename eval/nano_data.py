@@ -17,6 +17,7 @@ from PIL import Image
 
 from emova.errors import InputError
 from emova.shards import read_shard
+from eval.text import normalize_english
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,63 @@ class DialogueItem:
     pitch: str
 
 
+# The same woman as flite's slt, whom the tokenizer is trained on, by another method: no unheard speaker.
+KNOWN_SPEAKERS = ("festival/cmu_us_slt_arctic_hts",)
+
+
 def held_out_questions(data: Path) -> list[ShardSample]:
-    """The held-out questions as spoken by families of voices that nothing was trained on."""
+    """The held-out questions as spoken by speakers that nothing was trained on."""
     from data_recipes.nano.voices import HELD_OUT_FAMILIES
 
     samples = read_shards(data / "speech", "question-test-*.tar")
-    return [sample for sample in samples if sample.facts["family"] in HELD_OUT_FAMILIES]
+    return [
+        sample
+        for sample in samples
+        if sample.facts["family"] in HELD_OUT_FAMILIES
+        and sample.facts["voice"] not in KNOWN_SPEAKERS
+        and sample.facts["split"] == "test"
+    ]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a recipe's JSON Lines file. Raises: InputError: it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path}: missing; run `emova data make nano`")
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError:
+        raise InputError(f"{path}: damaged; run `emova data make nano` again") from None
+
+
+def said_in_training(data: Path) -> set[str]:
+    """The normalised questions of the training split: none of them may be asked here, in whatever spelling."""
+    known = {normalize_english(row["question"]) for row in _split(data / "text" / "talk.jsonl", "train")}
+    asked = data / "text" / "picture_questions.jsonl"
+    if asked.is_file():
+        known |= {normalize_english(row["text"]) for row in _split(asked, "train")}
+    return known
+
+
+def _split(path: Path, split: str) -> list[dict[str, Any]]:
+    return [row for row in read_lines(path) if row["split"] == split]
 
 
 def load_dialogues(data: Path, limit: int | None, seed: int, sample_rate: int = 16000) -> list[DialogueItem]:
-    """Talk and picture questions that were spoken by held-out voices, in a seeded order, ``limit`` of each."""
+    """Talk and picture questions that unheard voices ask, in a seeded order, ``limit`` of each.
+
+    A question counts only where its words are in no training question, and a picture only if it is of the test split.
+    """
+    known = said_in_training(data)
     spoken: dict[str, list[ShardSample]] = {}
     for sample in held_out_questions(data):
-        spoken.setdefault(sample.facts["text"], []).append(sample)
+        if normalize_english(sample.facts["text"]) not in known:
+            spoken.setdefault(sample.facts["text"], []).append(sample)
     rng = random.Random(seed)
     talk: list[DialogueItem] = []
-    with open(data / "text" / "talk.jsonl", encoding="utf-8") as lines:
-        for record in map(json.loads, lines):
-            if record["split"] == "test" and record["question"] in spoken:
-                sample = rng.choice(spoken[record["question"]])
-                talk.append(_item(f"talk/{record['id']}", "talk", record, sample, None, sample_rate))
+    for record in _split(data / "text" / "talk.jsonl", "test"):
+        if record["question"] in spoken:
+            sample = rng.choice(spoken[record["question"]])
+            talk.append(_item(f"talk/{record['id']}", "talk", record, sample, None, sample_rate))
     pictures: list[DialogueItem] = []
     for shown in read_shards(data / "pictures", "*-test-*.tar"):
         for index, question in enumerate(shown.facts["questions"]):

@@ -20,25 +20,31 @@ class Row:
     Args:
         name: what was measured.
         value: the figure, or None when it could not be measured.
-        goal: the figure to reach.
+        goal: the figure to reach; None where there is none.
         higher_is_better: the direction of the goal.
         unit: ``%``, ``s``, ``MB``, or nothing.
         count: how many items the figure stands on.
         note: the judge, the voices, what is missing.
+        parts: the figure of each part of the items.
+        low, high: the 95 % interval.
     """
 
     name: str
     value: float | None
-    goal: float
+    goal: float | None
     higher_is_better: bool
     unit: str = ""
     count: int = 0
     note: str = ""
     parts: dict[str, float] = field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
 
     @property
     def reached(self) -> bool:
-        """Whether the goal is met; a missing figure is a miss."""
+        """Whether the goal is met; a missing figure is a miss, and without a goal there is nothing to miss."""
+        if self.goal is None:
+            return True
         if self.value is None:
             return False
         return self.value >= self.goal if self.higher_is_better else self.value <= self.goal
@@ -46,9 +52,20 @@ class Row:
     def cells(self) -> list[str]:
         """Name, goal, figure, verdict, count and note as text."""
         sign = "≥" if self.higher_is_better else "≤"
-        value = "not measured" if self.value is None else f"{self.value:.4g}{self.unit and ' ' + self.unit}"
-        goal = f"{sign} {self.goal:g}{self.unit and ' ' + self.unit}"
-        return [self.name, goal, value, "yes" if self.reached else "no", str(self.count), self.note]
+        unit = self.unit and " " + self.unit
+        value = "not measured" if self.value is None else f"{self.value:.4g}{unit}"
+        if self.low is not None and self.high is not None:
+            value += f" ({self.low:.3g} to {self.high:.3g})"
+        if self.goal is None:
+            return [self.name, "", value, "", str(self.count), self.note]
+        return [
+            self.name,
+            f"{sign} {self.goal:g}{unit}",
+            value,
+            "yes" if self.reached else "no",
+            str(self.count),
+            self.note,
+        ]
 
 
 HEADER = ("what", "goal", "measured", "reached", "items", "judge and notes")

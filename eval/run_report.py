@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from emova.style import EMOTIONS
 from eval.published import TABLES, PublishedTable
 from eval.runfolder import RunFolder, by_task, write_text
 from eval.runner import Figure
 from eval.samples import Record
 
+Table = tuple[str, tuple[str, ...], list[list[str]]]
 WORST = 5
 MAX_PLAYER_BYTES = 2 << 20
 FIGURE_HEADER = ("task", "figure", "95 % interval", "unit", "better", "items", "failures", "judge", "also")
@@ -63,11 +65,9 @@ def published_lines(table: PublishedTable, figures: dict[str, Figure]) -> list[l
     return lines
 
 
-def tables_of(figures: Sequence[Figure]) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
+def tables_of(figures: Sequence[Figure]) -> list[Table]:
     """Every table: title, header, rows."""
-    found: list[tuple[str, tuple[str, ...], list[list[str]]]] = [
-        ("Figures of this run", FIGURE_HEADER, [figure_cells(figure) for figure in figures])
-    ]
+    found: list[Table] = [("Figures of this run", FIGURE_HEADER, [figure_cells(figure) for figure in figures])]
     named = {figure.task: figure for figure in figures}
     for table in TABLES:
         if lines := published_lines(table, named):
@@ -94,12 +94,20 @@ def markdown(title: str, figures: Sequence[Figure], facts: dict[str, Any]) -> st
     return "\n".join(parts)
 
 
+LABELS = {"emotion": EMOTIONS, "pitch": ("low", "normal", "high")}
+
+
 def confusion(records: Sequence[Record], key: str) -> tuple[np.ndarray, list[str]] | None:
-    """Labels asked (``asked_KEY``) and found (KEY) in the records' notes, or None where there are none."""
+    """Labels asked (``asked_KEY``, rows) and found (KEY, columns) in the records' notes; None where there are none.
+
+    Emotions and pitches are all there, in their own order, whether they came or not; what else came (``none`` of an
+    answer that failed) stands behind them.
+    """
     pairs = [(r.notes[f"asked_{key}"], r.notes[key]) for r in records if f"asked_{key}" in r.notes and key in r.notes]
     if not pairs:
         return None
-    labels = sorted({label for pair in pairs for label in pair})
+    known = LABELS.get(key, ())
+    labels = [*known, *sorted({label for pair in pairs for label in pair} - set(known))]
     matrix = np.zeros((len(labels), len(labels)), int)
     for asked, found in pairs:
         matrix[labels.index(asked), labels.index(found)] += 1
@@ -145,14 +153,20 @@ def worst_of(records: Sequence[Record], higher_is_better: bool, count: int = WOR
     return sorted(records, key=badness, reverse=True)[:count]
 
 
-def page(title: str, figures: Sequence[Figure], folder: RunFolder, records: Sequence[Record]) -> str:
-    """The report as one HTML page that loads nothing from elsewhere; everything from outside is escaped."""
+def page(
+    title: str, figures: Sequence[Figure], folder: RunFolder, records: Sequence[Record], first: Sequence[Table] = ()
+) -> str:
+    """The report as one HTML page that loads nothing from elsewhere; everything from outside is escaped.
+
+    Args:
+        first: tables (title, header, rows) that stand before the others.
+    """
     from eval.report import plot_confusion
 
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"]
     parts += [f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"]
     parts += ["<p>Failures (a missing file, an empty answer, a judge without a verdict) count as wrong.</p>"]
-    for heading, header, rows in tables_of(figures):
+    for heading, header, rows in [*first, *tables_of(figures)]:
         lines = [header, *rows]
         body = "".join(
             "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"

@@ -28,7 +28,9 @@ from eval.samples import Record
 
 PACKAGES = ("emova", "torch", "transformers", "numpy", "faster-whisper", "scikit-learn", "distillmos")
 # What may change between the start of a run and its continuation.
-_FREE = {"versions", "tasks"}
+_FREE = {"versions", "tasks", "limit", "asked"}
+# A judge that could not be reached may be reached when the run goes on: such a question is judged again.
+UNREACHED = "judge: no answer from the endpoint"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,6 +53,12 @@ def hash_path(path: str | Path) -> str:
                 digest.update(block)
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over the names and contents of files, in the order of their names."""
+    found = "".join(f"{path.name} {hash_path(path)}\n" for path in sorted(paths))
+    return hashlib.sha256(found.encode()).hexdigest() if found else "missing"
 
 
 def versions() -> dict[str, str]:
@@ -109,13 +117,14 @@ class RunFolder:
                 out.write(b"\n")
 
     def find(self, task: str, id: str) -> Record | None:
-        """The record of a question that was answered before."""
-        return self._records.get((task, id))
+        """The record of a question that was answered before, and judged if a judge was needed."""
+        record = self._records.get((task, id))
+        return None if record is not None and record.failure.startswith(UNREACHED) else record
 
     def add(self, record: Record) -> None:
         """Keep an answer; a question that has one already is not counted again."""
         key = (record.task, record.id)
-        if key in self._records:
+        if self.find(*key) is not None:
             return
         self._records[key] = record
         with self.log.open("a", encoding="utf-8") as out:
@@ -134,7 +143,8 @@ class RunFolder:
 
 
 def read_records(log: Path) -> list[Record]:
-    """The whole lines of ``samples.jsonl``, the first of each question; half lines of a kill are skipped."""
+    """The whole lines of ``samples.jsonl``, one of each question: the first, or the first that a judge could be reached
+    for; half lines of a kill are skipped."""
     if not log.exists():
         return []
     names = {field.name for field in fields(Record)}
@@ -145,7 +155,9 @@ def read_records(log: Path) -> list[Record]:
             record = Record(**{key: value for key, value in facts.items() if key in names})
         except (json.JSONDecodeError, TypeError, AttributeError):
             continue
-        found.setdefault((record.task, record.id), record)
+        before = found.get((record.task, record.id))
+        if before is None or before.failure.startswith(UNREACHED):
+            found[record.task, record.id] = record
     return list(found.values())
 
 

@@ -105,6 +105,7 @@ def figure_of(task: Task, records: Sequence[Record]) -> Figure:
         pairs = [record.values[name] for record in records if name in record.values]
         weight = sum(pair[1] for pair in pairs)
         extra[name] = sum(pair[0] for pair in pairs) / weight if weight else 0.0
+    extra |= task.further(records)
     names = sorted({record.group for record in records if record.group})
     groups = {name: task.aggregate([record for record in records if record.group == name]) for name in names}
     return Figure(

@@ -101,7 +101,7 @@ class MmVetTask(MetricTask):
     def score(self, example: Example, output: Output) -> Score:
         """The judge's grade."""
         grade = self.answer_judge.mmvet(example.text, example.answers[0], output.text)
-        return Score(grade.value, notes={"judge": grade.words}, failure=grade.failure)
+        return Score(grade.value, notes=grade.notes(), failure=grade.failure)
 
 
 class UnitsTask(MetricTask):

@@ -75,6 +75,10 @@ class MetricTask:
         """The metric's clusters."""
         return self.metric.cluster(record)
 
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        """Figures that take several records at once; none here."""
+        return {}
+
     def _metric(self, example: Example) -> Metric:
         return self.metric
 
@@ -117,35 +121,77 @@ class AsrTask(MetricTask):
         return model.transcribe(example.audio)
 
 
-def hear(ears: Ears, output: Output) -> str:
-    """What an independent recogniser hears of an answer; nothing where there is no sound."""
+class Rater(Protocol):
+    """Rates naturalness from 1 to 5 (``eval.judges.NaturalnessJudge``): samples [T] at 16 kHz."""
+
+    name: str
+
+    def score(self, samples: np.ndarray) -> float: ...
+
+
+def resampled(output: Output, rate: int = 16000) -> np.ndarray:
+    """An answer's sound [T] at the judges' rate. Raises: ValueError: there is none."""
     import soxr
 
     if output.audio is None or not len(output.audio):
-        return ""
-    return ears.transcribe(np.asarray(soxr.resample(output.audio, output.sample_rate, 16000), np.float32))
+        raise ValueError("no speech came")
+    return np.asarray(soxr.resample(output.audio, output.sample_rate, rate), np.float32)
+
+
+def hear(ears: Ears, output: Output) -> str:
+    """What an independent recogniser hears of an answer; nothing where there is no sound."""
+    return "" if output.audio is None or not len(output.audio) else ears.transcribe(resampled(output))
+
+
+def rated(rater: Rater | None, output: Output) -> dict[str, tuple[float, float]]:
+    """How natural an answer sounds, where a rater is given; 1, the worst, where there is no sound."""
+    if rater is None:
+        return {}
+    silent = output.audio is None or not len(output.audio)
+    return {"naturalness": (1.0 if silent else rater.score(resampled(output)), 1.0)}
 
 
 class TtsTask(MetricTask):
-    """Text to speech, judged by what a recogniser hears (EMOVA, appendix C: TTS-WER, TTS-CER)."""
+    """Text to speech, judged by what a recogniser hears (EMOVA, appendix C: TTS-WER, TTS-CER).
 
-    def __init__(self, name: str, items: Sequence[Example], ears: Ears, language: str = "en") -> None:
-        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), ears.name)
-        self.ears = ears
+    Further: ``naturalness``, the mean rating from 1 to 5, where a rater is given. An answer without units or sound is a
+    failure: every word is wrong.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Example],
+        ears: Ears,
+        language: str = "en",
+        voice: str = "female",
+        rater: Rater | None = None,
+    ) -> None:
+        judge = ears.name + (f"; {rater.name}" if rater else "")
+        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), judge)
+        self.ears, self.voice, self.rater = ears, voice, rater
 
     def ask(self, model: Any, example: Example) -> Output:
         """The text read aloud."""
-        return model.speak(example.text)
+        return model.speak(example.text, self.voice)
 
     def score(self, example: Example, output: Output) -> Score:
         """Errors of what was heard."""
+        if output.audio is None or not len(output.audio):
+            return self.worst(example, "no speech came")
         heard = hear(self.ears, output)
-        wanted = dataclasses.replace(example, answers=example.answers or (example.text,))
-        return dataclasses.replace(self.metric.judge(heard, wanted), notes={"heard": heard, "units": len(output.units)})
+        notes = {"heard": heard, "units": len(output.units)}
+        score = self.metric.judge(heard, _with_text(example))
+        return dataclasses.replace(score, values=rated(self.rater, output), notes=notes)
 
     def worst(self, example: Example, failure: str) -> Score:
-        """Every word of the text wrong."""
-        return super().worst(dataclasses.replace(example, answers=example.answers or (example.text,)), failure)
+        """Every word of the text wrong, and the worst rating."""
+        values = {"naturalness": (1.0, 1.0)} if self.rater else {}
+        return dataclasses.replace(super().worst(_with_text(example), failure), values=values)
+
+
+def _with_text(example: Example) -> Example:
+    return dataclasses.replace(example, answers=example.answers or (example.text,))
 
 
 DIALOGUE_MODES = ("end-to-end", "unit-in-text-out", "text-in-text-out")
@@ -199,14 +245,14 @@ class DialogueTask(MetricTask):
             values |= self._styles(example, output)
             notes["transcript"] = output.transcript
             notes |= {"emotion": output.emotion, "pitch": output.pitch, "units": len(output.units)}
-            notes |= {f"asked_{key}": example.facts[key] for key in ("emotion", "pitch") if key in example.facts}
+            notes |= {f"asked_{key}": label for key, label in self._asked(example).items()}
         if self.mode == "end-to-end" and self.ears is not None:
             said = hear(self.ears, output)
             errors = self.count_errors(output.text, said)
             values["speech"] = (float(errors.edits), float(errors.reference_tokens))
             notes["heard"] = said
         grade: Grade = self.answer_judge.dialogue(example.text, reference, said)
-        notes["judge"] = grade.words
+        notes |= grade.notes()
         return Score(grade.value, 1.0, values, notes, grade.failure)
 
     def worst(self, example: Example, failure: str) -> Score:
@@ -214,15 +260,22 @@ class DialogueTask(MetricTask):
         values: dict[str, tuple[float, float]] = {}
         if self.mode != "text-in-text-out":
             words = float(max(self.count_errors(example.text, "").edits, 1))
-            values = {"recognition": (words, words), "form": (0.0, 1.0), "emotion": (0.0, 1.0), "pitch": (0.0, 1.0)}
-        return Score(0.0, 1.0, values, failure=failure)
+            values = {"recognition": (words, words), "form": (0.0, 1.0)}
+            values |= {key: (0.0, 1.0) for key in ("emotion", "pitch")}
+        if self.mode == "end-to-end":
+            values["speech"] = (1.0, 1.0)
+        notes = {f"asked_{key}": label for key, label in self._asked(example).items()}
+        notes |= {key: "none" for key in self._asked(example)}
+        return Score(0.0, 1.0, values, {} if self.mode == "text-in-text-out" else notes, failure)
+
+    def _asked(self, example: Example) -> dict[str, str]:
+        return {key: str(example.facts[key]) for key in ("emotion", "pitch") if key in example.facts}
 
     def _styles(self, example: Example, output: Output) -> dict[str, tuple[float, float]]:
         if isinstance(self.answer_judge, EndpointJudge):
             found = self.answer_judge.styles(output.transcript, output.text, output.emotion, output.pitch)
             return {"emotion": (found[0].value, 1.0), "pitch": (found[1].value, 1.0)}
-        wanted = {key: example.facts[key] for key in ("emotion", "pitch") if key in example.facts}
-        return {key: (float(getattr(output, key) == label), 1.0) for key, label in wanted.items()}
+        return {key: (float(getattr(output, key) == label), 1.0) for key, label in self._asked(example).items()}
 
 
 class SpokenQaTask(MetricTask):
@@ -248,7 +301,7 @@ class SpokenQaTask(MetricTask):
         if self.answer_judge is None:
             return Score(contains_answer(said, example.answers), notes={"said": said})
         grade = self.answer_judge.correct(example.text, example.answers, said)
-        return Score(grade.value, notes={"said": said, "judge": grade.words}, failure=grade.failure)
+        return Score(grade.value, notes={"said": said, **grade.notes()}, failure=grade.failure)
 
 
 class ClozeTask(MetricTask):

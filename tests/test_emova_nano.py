@@ -11,7 +11,7 @@ from PIL import Image
 
 from emova.assistant import Assistant
 from emova.style import EMOTIONS, PITCHES, Style
-from eval.speech import unit_distances
+from eval.codec import unit_distances
 
 EXAMPLES = Path(__file__).parents[1] / "emova" / "checkpoints" / "examples"
 CHECKPOINT = EXAMPLES.parent / "emova-nano"

@@ -22,7 +22,9 @@ def write(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def test_members_of_one_key_make_a_sample(tmp_path: Path) -> None:
-    shard = write(tmp_path / "a.tar", [("x/1.png", b"p"), ("x/1.json", b"{}"), ("x/2.seg.png", b"qq"), ("x/2.png", b"")])
+    shard = write(
+        tmp_path / "a.tar", [("x/1.png", b"p"), ("x/1.json", b"{}"), ("x/2.seg.png", b"qq"), ("x/2.png", b"")]
+    )
     samples = list(read_shard(shard))
     assert [key for key, _ in samples] == ["x/1", "x/2"]
     assert samples[0][1]["json"].read() == b"{}" and samples[1][1]["seg.png"].read() == b"qq"

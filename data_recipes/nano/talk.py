@@ -47,6 +47,7 @@ import yaml
 
 from data_recipes.nano.sentences import write_jsonl
 from data_recipes.nano.spoken_text import number_words, words
+from emova.edits import edit_distance
 
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 PITCHES = ("normal", "low", "high")
@@ -162,7 +163,8 @@ def acceptable_answers(intent: str, slots: Mapping[str, str] | None = None) -> t
 def appropriate(intent: str, slots: Mapping[str, str] | None, answer: str, least: float = 0.8) -> bool:
     """Whether ``answer`` answers the intent: the same words as a reference, or nearly, with every slot word in place.
 
-    Nearness is the F1 of the two bags of words, at least ``least``; the words that the reference takes from slots
+    Nearness is 1 - edit distance / longer length in words, at least ``least``, so that words in disorder are none; a
+    negation on one side alone turns the sense, and is none either. The words that the reference takes from slots
     (``a banana is {color}``) must all be there, and no word may come instead that another row would have put there.
     """
     slots = slots or {}
@@ -175,7 +177,7 @@ def appropriate(intent: str, slots: Mapping[str, str] | None, answer: str, least
         if given == reference:
             return True
         near = _nearness(given, reference)
-        if near < least:
+        if near < least or _negations(given) != _negations(reference):
             continue
         names = re.findall(r"\{(\w+)\}", pattern)
         needed = {w for name in names for w in words(slots[name])}
@@ -189,9 +191,12 @@ def appropriate(intent: str, slots: Mapping[str, str] | None, answer: str, least
 
 
 def _nearness(a: Sequence[str], b: Sequence[str]) -> float:
-    """F1 of two bags of words."""
-    common = sum((Counter(a) & Counter(b)).values())
-    return 2 * common / max(len(a) + len(b), 1)
+    """1 for the same words in the same order, 0 for none of them."""
+    return 1 - edit_distance(a, b) / max(len(a), len(b), 1)
+
+
+def _negations(text: Sequence[str]) -> int:
+    return sum(word in ("no", "not", "never", "nothing", "nobody", "none") or word.endswith("n't") for word in text)
 
 
 def _key(text: str) -> str:

@@ -14,8 +14,12 @@ import soundfile
 from PIL import Image
 
 from emova.errors import InputError
-from eval.dialogue import Verdict, dialogue_rows, run_dialogues
+from emova.results import Reply
+from eval.dialogue import NanoDialogue, dialogue_rows
 from eval.nano_data import DialogueItem, load_dialogues, read_shards
+from eval.runfolder import RunFolder
+from eval.runner import run_task
+from eval.samples import Record
 
 
 def tone(seconds: float = 0.4) -> np.ndarray:
@@ -37,11 +41,16 @@ def recipe_folder(tmp_path: Path) -> Path:
     sound, picture = io.BytesIO(), io.BytesIO()
     soundfile.write(sound, tone(), 16000, format="FLAC")
     Image.new("RGB", (28, 28), "red").save(picture, "PNG")
-    facts = {"family": "piper", "voice": "piper/joe", "text": "What colour is it?"}
+    facts = {"family": "piper", "voice": "piper/joe", "text": "What colour is it?", "split": "test"}
     greeting = {**facts, "text": "Hello there."}
+    slt = {**facts, "family": "festival", "voice": "festival/cmu_us_slt_arctic_hts", "text": "Nobody says this."}
     write_shard(
         tmp_path / "speech" / "question-test-000000.tar",
-        [("q0", facts, {"flac": sound.getvalue()}), ("q1", greeting, {"flac": sound.getvalue()})],
+        [
+            ("q0", facts, {"flac": sound.getvalue()}),
+            ("q1", greeting, {"flac": sound.getvalue()}),
+            ("q2", slt, {"flac": sound.getvalue()}),
+        ],
     )
     question = {"question": "What colour is it?", "answer": "It is red.", "emotion": "neutral", "pitch": "normal"}
     unasked = {**question, "question": "Nobody says this."}
@@ -71,23 +80,42 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
         list(read_shards(tmp_path, "question-test-*.tar"))
 
 
+class Ears:
+    name = "ears"
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        return "what colour is it"
+
+
+def run(model: Any, items: list[DialogueItem], folder: Path, right: Any = lambda item, answer: True) -> list[Record]:
+    task = NanoDialogue(items, right, Ears(), heard=1)
+    return task.judge_again(run_task(task, model, RunFolder(folder, {"model": "m"})))
+
+
+def test_training_phrasings_and_known_speakers_are_not_asked(recipe_folder: Path) -> None:
+    talk = recipe_folder / "text" / "talk.jsonl"
+    known = json.loads(talk.read_text()) | {"question": "hello THERE", "split": "train"}
+    talk.write_text(talk.read_text() + json.dumps(known) + "\n")
+    assert [item.kind for item in load_dialogues(recipe_folder, None, seed=0)] == ["scenes"]
+    talk.write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        load_dialogues(recipe_folder, None, seed=0)
+
+
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(recipe_folder: Path, tiny_checkpoint: Path) -> None:
     from emova.assistant import Assistant
 
     assistant = Assistant.from_pretrained(tiny_checkpoint)
     items = load_dialogues(recipe_folder, None, seed=0)
-    judged: list[str] = []
-
-    def judge(item: DialogueItem, answer: str) -> bool:
-        judged.append(item.id)
-        return True
-
-    log = recipe_folder / "dialogues.jsonl"
-    first = run_dialogues(assistant, items[:1], judge, log)
+    out = recipe_folder / "run"
+    first = run(assistant, items[:1], out)
+    log = out / "samples.jsonl"
     log.write_text(log.read_text() + '{"id": "cut')
-    both = run_dialogues(assistant, items, judge, log)
-    assert both[0] == first[0] and judged == [item.id for item in items]
-    assert all(verdict.complete and not verdict.error for verdict in both)
+    both = run(assistant, items, out)
+    assert both[0] == first[0] and len(log.read_text().splitlines()) == 3
+    assert all(record.values["form"] == [1.0, 1.0] and not record.failure for record in both)
+    # A better judge judges the kept answers anew.
+    assert [record.value for record in run(assistant, items, out, lambda item, answer: False)] == [0, 0]
 
 
 def test_a_failing_model_counts_as_wrong_never_dropped(recipe_folder: Path) -> None:
@@ -96,27 +124,67 @@ def test_a_failing_model_counts_as_wrong_never_dropped(recipe_folder: Path) -> N
             raise ValueError("no answer")
 
     items = load_dialogues(recipe_folder, None, seed=0)
-    verdicts = run_dialogues(Broken(), items, lambda item, answer: True, recipe_folder / "log")  # type: ignore[arg-type]
-    rows = {row.name: row for row in dialogue_rows(verdicts)}
+    rows = {
+        row.name: row for row in dialogue_rows(run(Broken(), items, recipe_folder / "run"), items, ("scenes", "tables"))
+    }
     assert rows["picture questions right"].value == 0
     assert rows["spoken-instruction word error"].value == 100
+    assert "2 questions failed" in rows["spoken-instruction word error"].note
     assert rows["reply parses to the schema"].value == 0
+    assert rows["spoken reply against its text, word error"].value == 100
+    assert "no questions on: tables" in rows["picture questions, worst kind"].note
     assert not any(row.reached for row in rows.values())
 
 
+def test_a_model_without_words_or_units_is_wrong_in_form_and_sound(recipe_folder: Path) -> None:
+    class Silent:
+        def chat(self, **inputs: Any) -> Any:
+            sound = np.zeros(0, np.float32)
+            return Reply("", "", "neutral", "normal", "female", (), sound, 16000)
+
+    items = load_dialogues(recipe_folder, None, seed=0)
+    rows = {row.name: row.value for row in dialogue_rows(run(Silent(), items, recipe_folder / "run"), items)}
+    assert rows["reply parses to the schema"] == 0 and rows["spoken reply against its text, word error"] == 100
+    assert rows["spoken-instruction word error"] == 100
+
+
+def item(id: str, kind: str, question: str = "a b", **record: str) -> DialogueItem:
+    return DialogueItem(id, kind, question, "v", tone(), None, {"answer": "x", **record}, "sad", "high")
+
+
 def test_shares_are_worked_by_hand() -> None:
-    base = dict(
-        voice="v", question="a b", transcript="a b", answer="x", emotion="sad", asked_emotion="sad", pitch="low",
-        asked_pitch="high", units=3, complete=True, edits=1, words=2, seconds=0.1,
-    )  # fmt: skip
-    verdicts = [
-        Verdict(id="0", kind="talk", right=True, **base),  # type: ignore[arg-type]
-        Verdict(id="1", kind="signs", right=True, **base),  # type: ignore[arg-type]
-        Verdict(id="2", kind="signs", right=False, **base),  # type: ignore[arg-type]
-        Verdict(id="3", kind="tables", right=True, **base),  # type: ignore[arg-type]
+    items = [
+        item("0", "talk", held_out="phrasing"),
+        item("1", "signs", type="says", key="open"),
+        item("2", "signs", type="says", key="closed"),
+        item("3", "tables", "c d", type="most", key="Ivy"),
+        item("4", "tables", "c d", type="most", key="Ivy"),
     ]
-    rows = {row.name: row.value for row in dialogue_rows(verdicts)}
-    assert rows["spoken-instruction word error"] == 50
-    assert rows["picture questions right"] == pytest.approx(200 / 3)
-    assert rows["picture questions, worst kind"] == 50
-    assert rows["emotion label"] == 100 and rows["pitch label"] == 0
+    values = {"recognition": [1.0, 2.0], "emotion": [1.0, 1.0], "pitch": [0.0, 1.0], "form": [1.0, 1.0]}
+    right = [1.0, 1.0, 0.0, 1.0, 1.0]
+    records = [
+        Record("nano-dialogue", i.id, i.question, ["x"], "x", value, 1.0, i.kind, values)
+        for i, value in zip(items, right, strict=True)
+    ]
+    rows = {row.name: row for row in dialogue_rows(records, items)}
+    assert rows["spoken-instruction word error"].value == 50
+    assert rows["picture questions right"].value == 75
+    assert "blindly: 75 %" in rows["picture questions right"].note  # one of two signs, both tables
+    worst = rows["picture questions, worst kind"]
+    assert worst.value == 50 and worst.note.startswith("signs") and worst.parts == {"signs": 50, "tables": 100}
+    assert "new phrasing: 100 %" in rows["talk: answer fits the intent"].note
+    assert rows["emotion label"].value == 100 and rows["pitch label"].value == 0
+    assert "commonest: 100 %" in rows["emotion label"].note
+    assert rows["spoken reply against its text, word error"].value is None  # none was heard, so it is a miss
+    # Two questions on one recording are one cluster: the interval is that of two recordings, wide.
+    assert rows["picture questions right"].low == 50 and rows["picture questions right"].high == 100
+
+
+def test_the_talk_judge_wants_the_words_in_order_and_no_turned_sense() -> None:
+    from data_recipes.nano.talk import appropriate
+
+    assert appropriate("capital", {"country": "Italy", "city": "Rome"}, "The capital of Italy is Rome.")
+    assert not appropriate("capital", {"country": "Italy", "city": "Rome"}, "The capital of Italy is Paris.")
+    assert not appropriate("capital", {"country": "Italy", "city": "Rome"}, "The capital of Italy is not Rome.")
+    assert not appropriate("capital", {"country": "Italy", "city": "Rome"}, "Rome is Italy of capital the.")
+    assert not appropriate("capital", {"country": "Italy", "city": "Rome"}, "")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from eval.acoustics import EmotionClassifier, measure
+from eval.codec import distance, unit_distances
 from eval.report import Row, markdown_table, plot_bars, plot_confusion, write_report
-from eval.speech import distance, unit_distances
 
 
 @pytest.mark.parametrize(

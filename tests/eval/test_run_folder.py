@@ -47,6 +47,9 @@ class Spell:
     def cluster(self, record: Record) -> str:
         return self.metric.cluster(record)
 
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        return {"asked": float(len(records))}
+
 
 def test_a_killed_run_goes_on_and_counts_nothing_twice(tmp_path: Path) -> None:
     asked: list[str] = []

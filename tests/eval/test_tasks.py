@@ -50,7 +50,7 @@ class Scripted:
             raise InputError(f"{audio}: no such file; check the path")
         return Output("" if "empty" in audio else "one two three")
 
-    def speak(self, text: str) -> Output:
+    def speak(self, text: str, voice: str = "female") -> Output:
         return Output(text, audio=None if "mute" in text else SOUND, sample_rate=16000)
 
     def tokenize(self, audio: str) -> tuple[int, ...]:
@@ -81,7 +81,18 @@ def test_missing_files_and_empty_words_are_errors(tmp_path: Path) -> None:
 def test_speech_is_judged_by_what_is_heard(tmp_path: Path) -> None:
     items = [Example("a", "it is red"), Example("b", "it is mute")]
     found = figure(TtsTask("tts", items, Deaf()), tmp_path)
-    assert found.value == 50 and found.judge == "fixed words"
+    assert found.value == 50 and found.judge == "fixed words" and found.failures == 1
+
+
+def test_naturalness_of_a_silent_answer_is_the_worst(tmp_path: Path) -> None:
+    class Kind:
+        name = "kind"
+
+        def score(self, samples: np.ndarray) -> float:
+            return 4.0
+
+    items = [Example("a", "it is red"), Example("b", "it is mute")]
+    assert figure(TtsTask("rated", items, Deaf(), rater=Kind()), tmp_path).extra == {"naturalness": 2.5}
 
 
 def dialogue_items() -> list[Example]:
@@ -95,9 +106,10 @@ def dialogue_items() -> list[Example]:
 def test_dialogue_figures_count_the_failed_reply(tmp_path: Path) -> None:
     found = figure(DialogueTask("e2e", dialogue_items(), "end-to-end", OfflineJudge(), Deaf()), tmp_path)
     assert found.value == 5 and found.failures == 1 and "offline" in found.judge
-    assert found.extra == {"emotion": 0.5, "pitch": 0.0, "form": 0.5, "recognition": 0.5, "speech": 0.0}
+    assert found.extra == {"emotion": 0.5, "pitch": 0.0, "form": 0.5, "recognition": 0.5, "speech": 0.25}
     matrix = confusion(read_records(tmp_path / "e2e" / "samples.jsonl"), "pitch")
-    assert matrix is not None and matrix[1] == ["high", "normal"] and matrix[0].tolist() == [[0, 1], [0, 0]]
+    assert matrix is not None and matrix[1] == ["low", "normal", "high", "none"]
+    assert matrix[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
     written = figure(DialogueTask("t2t", dialogue_items(), "text-in-text-out", OfflineJudge()), tmp_path)
     assert written.value == 10 and written.extra == {}
     with pytest.raises(InputError, match="recogniser"):

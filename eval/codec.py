@@ -1,0 +1,191 @@
+"""The speech codec as tasks: phones in the units, words through the round trip, styles in the waveform, MOS.
+
+T: samples, U: units, D: features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+
+from emova.edits import edit_distance
+from emova.style import EMOTIONS, GENDERS, PITCHES, Style
+from eval.acoustics import EmotionJudge, measure
+from eval.samples import Example, Output, Record, Score
+from eval.scoring import Metric, find_metric
+from eval.tasks import Ears, MetricTask, Rater, hear, rated, resampled
+from eval.text import token_errors
+
+NEUTRAL_FEMALE = Style("female", "neutral", "normal")
+
+
+class PhoneTask(MetricTask):
+    """Phone error rate of the S2U tokenizer (EMOVA §3.2): its phone decoder reads the *units*, greedily.
+
+    An example's first answer holds the right phones, separated by spaces.
+    """
+
+    def __init__(self, name: str, items: Sequence[Example], labels: str) -> None:
+        def errors(said: str, example: Example) -> Score:
+            found = token_errors(example.answers[0].split(), said.split())
+            return Score(float(found.edits), float(found.reference_tokens))
+
+        super().__init__(name, items, Metric("phones", errors, higher_is_better=False), f"labels: {labels}")
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """The phones of a recording."""
+        return Output(text=" ".join(model.phones(example.audio)))
+
+
+class ReconstructionTask(MetricTask):
+    """Speech to units to speech in the neutral female style: word errors of what is heard.
+
+    Further: ``recordings``, the errors of the same recogniser on the recordings themselves, which no codec can beat by
+    much; ``naturalness``, where a rater is given.
+    """
+
+    def __init__(self, name: str, items: Sequence[Example], ears: Ears, rater: Rater | None = None) -> None:
+        super().__init__(name, items, find_metric("wer"), ears.name + (f"; {rater.name}" if rater else ""))
+        self.ears, self.rater = ears, rater
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """The recording said again."""
+        return model.resynthesize(example.audio, NEUTRAL_FEMALE)
+
+    def score(self, example: Example, output: Output) -> Score:
+        """Errors of what was heard."""
+        from emova.speech.audio import load_audio
+
+        heard = hear(self.ears, output)
+        score = self.metric.judge(heard, example)
+        original = self.metric.judge(self.ears.transcribe(load_audio(example.audio, 16000)), example)
+        values = {"recordings": (original.value, original.weight), **rated(self.rater, output)}
+        return dataclasses.replace(score, values=values, notes={"heard": heard, "units": len(output.units)})
+
+
+class StylesTask(MetricTask):
+    """Style controllability (EMOVA, appendix D.1): is the emotion asked for the one that is heard?
+
+    Every recording's units are spoken in all 24 styles; the figure is the share of right emotions. Further, in %:
+    ``pitch_order``, triples low, normal, high with rising median F0; ``gender_order``, pairs in which the female voice is
+    the higher one; ``gender``, utterances on the right side of the voices' middle F0; ``same_length``, recordings that
+    take as long in every style; ``units_again``, the mean edit distance between the units and those heard again in the
+    rendering; and to compare with, ``units_other``, between the units of two recordings.
+    """
+
+    styles: ClassVar[tuple[Style, ...]] = tuple(Style(g, e, p) for g, e, p in product(GENDERS, EMOTIONS, PITCHES))
+
+    def __init__(self, name: str, items: Sequence[Example], judge: EmotionJudge) -> None:
+        metric = Metric("styles", lambda said, example: Score(0.0), cluster=lambda record: record.notes["recording"])
+        expanded = [
+            Example(f"{item.id}/{'/'.join(style_words(style))}", item.text, item.audio, facts={"recording": item.id})
+            for item in items
+            for style in self.styles
+        ]
+        super().__init__(name, expanded, metric, judge.name)
+        self.emotion_judge = judge
+        self._styles = {example.id: self.styles[i % len(self.styles)] for i, example in enumerate(expanded)}
+
+    def ask(self, model: Any, example: Example) -> Output:
+        """The recording's units in a style; the units heard again in it are the output's text."""
+        units = self._units(model, example.audio)
+        output = model.render(units, self._styles[example.id])
+        again = model.tokenize(resampled(output))
+        return dataclasses.replace(output, text=" ".join(map(str, again)), units=units)
+
+    @cached_property
+    def _units(self) -> Any:
+        return lru_cache(maxsize=4)(lambda model, audio: model.tokenize(audio))
+
+    def score(self, example: Example, output: Output) -> Score:
+        """1 where the emotion is heard."""
+        style = self._styles[example.id]
+        acoustics = measure(resampled(output))
+        heard = self.emotion_judge.predict(acoustics.vector()[None])[0]
+        again = [int(unit) for unit in output.text.split()]
+        notes = {
+            "recording": example.facts["recording"], "gender": style.gender, "asked_emotion": style.emotion,
+            "emotion": heard, "style_pitch": style.pitch, "f0": round(acoustics.f0_median, 1),
+            "samples": 0 if output.audio is None else len(output.audio), "units": list(output.units),
+            "distance": distance(output.units, again),
+        }  # fmt: skip
+        return Score(float(heard == style.emotion), notes=notes)
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Not heard, in no order, and unlike."""
+        style = self._styles[example.id]
+        notes = {
+            "recording": example.facts["recording"], "gender": style.gender, "asked_emotion": style.emotion,
+            "emotion": "none", "style_pitch": style.pitch, "f0": 0.0, "samples": 0, "units": [], "distance": 1.0,
+        }  # fmt: skip
+        return Score(0.0, notes=notes, failure=failure)
+
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        """The figures that take several renderings at once, in per cent; 0 Hz is in no order."""
+        f0 = {_place(record): record.notes["f0"] for record in records}
+        recordings = {record.notes["recording"]: record for record in records}
+        whole = [(r, g, e) for r in recordings for g in GENDERS for e in EMOTIONS if (r, g, e, "normal") in f0]
+        triples = [[f0.get((*key, pitch), 0.0) for pitch in ("low", "normal", "high")] for key in whole]
+        pairs = [
+            (f0[r, "female", e, p], f0.get((r, "male", e, p), 0.0))
+            for r in recordings
+            for e in EMOTIONS
+            for p in PITCHES
+            if (r, "female", e, p) in f0
+        ]
+        both = [pair for pair in pairs if min(pair) > 0]
+        middle = float(np.sqrt(np.median([a for a, _ in both]) * np.median([b for _, b in both]))) if both else 0.0
+        sides = [side for female, male in pairs for side in (female > middle > 0, 0 < male < middle)]
+        lengths: dict[str, set[int]] = {}
+        for record in records:
+            lengths.setdefault(record.notes["recording"], set()).add(record.notes["samples"])
+        units = [record.notes["units"] for record in recordings.values() if record.notes["units"]]
+        others = [distance(a, b) for a, b in zip(units, units[1:] + units[:1], strict=True)] if len(units) > 1 else []
+        figures = {
+            "pitch_order": [0 < low < normal < high for low, normal, high in triples],
+            "gender_order": [female > male > 0 for female, male in pairs],
+            "gender": sides,
+            "same_length": [len(found) == 1 and 0 not in found for found in lengths.values()],
+            "units_again": [record.notes["distance"] for record in records],
+            "units_other": others,
+        }
+        return {name: 100 * float(np.mean(found)) for name, found in figures.items() if found}
+
+
+def style_words(style: Style) -> tuple[str, str, str]:
+    """Gender, emotion and pitch."""
+    return style.gender, style.emotion, style.pitch
+
+
+def _place(record: Record) -> tuple[str, str, str, str]:
+    notes = record.notes
+    return notes["recording"], notes["gender"], notes["asked_emotion"], notes["style_pitch"]
+
+
+def distance(left: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray) -> float:
+    """Edit distance of two unit sequences over the longer length."""
+    return edit_distance(list(left), list(right)) / max(len(left), len(right), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitDistances:
+    """Mean distance between units: of one sentence said in two ways, and of two sentences said in one way."""
+
+    same_sentence: float
+    same_voice: float
+
+
+def unit_distances(groups: dict[str, list[np.ndarray]]) -> UnitDistances:
+    """Distances over ``groups``: sentence → its unit sequences [U], one a (voice, emotion), in the same order."""
+    same, other = [], []
+    names = sorted(groups)
+    for name, following in zip(names, names[1:] + names[:1], strict=True):
+        renderings = groups[name]
+        same += [distance(renderings[0], rendering) for rendering in renderings[1:]]
+        other.append(distance(renderings[0], groups[following][0]))
+    return UnitDistances(float(np.mean(same)), float(np.mean(other)))
