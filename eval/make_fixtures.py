@@ -107,6 +107,11 @@ def questions(data: Path, out: Path, rng: random.Random, talk: int = 14, facts: 
     for kind in DRAWN:
         for record in [row for row in asked if row["kind"] == kind and row["question"] in spoken][:1]:
             add(record, record["image"], kind)
+    wanted = {row["answer"]: row for row in rows if row["kind"] == "fact"}
+    for sample in read_shards(data / "speech", "answer-train-*.tar"):
+        if row := wanted.get(sample.facts["text"]):
+            row["spoken_answer"] = row["audio"].replace("questions", "answers")
+            write_ogg(out / row["spoken_answer"], sample.audio(RATE))
     write_lines(out / "questions.jsonl", rows)
     write_lines(out / "pictures.jsonl", asked)
 
