@@ -78,9 +78,7 @@ class Writer:
 
     def some(self, *kinds: str, types: Sequence[str] = ()) -> list[Asked]:
         """The first questions of these kinds, or of all; of these types, or of all."""
-        return [
-            a for a in self.asked if (not kinds or a.kind in kinds) and (not types or a.type in types)
-        ][:EACH]
+        return [a for a in self.asked if (not kinds or a.kind in kinds) and (not types or a.type in types)][:EACH]
 
     def save(self, name: str, content: Any) -> Path:
         """A JSON file."""

@@ -72,8 +72,8 @@ class StylesTask(MetricTask):
     """Style controllability (EMOVA, appendix D.1): is the emotion asked for the one that is heard?
 
     Every recording's units are spoken in all 24 styles; the figure is the share of right emotions. Further, in %:
-    ``pitch_order``, triples low, normal, high with rising median F0; ``gender_order``, pairs in which the female voice is
-    the higher one; ``gender``, utterances on the right side of the voices' middle F0; ``same_length``, recordings that
+    ``pitch_order``, triples low, normal, high with rising median F0; ``gender_order``, pairs whose female voice is the
+    higher one; ``gender``, utterances on the right side of the voices' middle F0; ``same_length``, recordings that
     take as long in every style; ``units_again``, the mean edit distance between the units and those heard again in the
     rendering; and to compare with, ``units_other``, between the units of two recordings.
     """

@@ -154,7 +154,12 @@ def commonest(labels: Iterable[str]) -> float | None:
 
 
 def _row(
-    name: str, records: Sequence[Record], goal: float, note: str, higher: bool = True, parts: dict[str, float] | None = None
+    name: str,
+    records: Sequence[Record],
+    goal: float,
+    note: str,
+    higher: bool = True,
+    parts: dict[str, float] | None = None,
 ) -> Row:
     if not records:
         return Row(name, None, goal, higher, "%", 0, note)

@@ -75,7 +75,12 @@ class EndpointTalker:
         self.sample_rate = config.sample_rate
 
     def talk(self, audio: str) -> Iterator[Moment]:
-        """What comes back for a recording, as it comes. Raises: RuntimeError: the endpoint fails; ValueError: nonsense."""
+        """What comes back for a recording, as it comes.
+
+        Raises:
+            RuntimeError: the endpoint fails.
+            ValueError: what it sends is no chat completion.
+        """
         config = self.config
         sound = {"data": base64.b64encode(Path(audio).read_bytes()).decode(), "format": Path(audio).suffix[1:] or "wav"}
         body = {
@@ -168,7 +173,9 @@ class LatencyTask(MetricTask):
     The first question is asked once before the clock counts, since a server may load its model then.
     """
 
-    def __init__(self, items: Sequence[Example], repeats: int = 3, limit_s: float = 60.0, name: str = "latency") -> None:
+    def __init__(
+        self, items: Sequence[Example], repeats: int = 3, limit_s: float = 60.0, name: str = "latency"
+    ) -> None:
         def seconds(said: str, example: Example) -> Score:
             return Score(limit_s)
 
@@ -180,7 +187,7 @@ class LatencyTask(MetricTask):
             for item in items
             for turn in range(repeats)
         ]
-        super().__init__(name, asked, metric, "clock of this machine")
+        super().__init__("latency", asked, metric, "clock of this machine")
         self.limit_s = limit_s
         self._warm = False
 

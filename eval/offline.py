@@ -1,95 +1,210 @@
-"""``emova eval all --offline``: what needs no hub, on fixtures made here; the other tasks are named as missing."""
+"""``emova eval all --offline``: every task on shipped fixtures; what cannot run here is a line with its reason.
+
+The fixtures (``eval/fixtures/README.md``) are held-out questions by unheard voices, test pictures of the recipe,
+rule-made voices, and acoustic measures for the emotion judge. Vision benchmarks run from files in their own formats,
+which are written into the run's folder. Names begin with ``fixture-``, since none of the figures is the benchmark's own.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from emova.errors import InputError
-from eval.grading import OfflineJudge
+from eval.acoustics import shipped_judge
+from eval.bench_files import write_benchmarks
+from eval.codec import PhoneTask, ReconstructionTask, StylesTask
+from eval.latency import AssistantTalker, LatencyTask
 from eval.runner import Figure, missing_figure
 from eval.samples import Example
-from eval.scoring import METRICS
-from eval.suite import TASKS, SuiteConfig, UnitsTask, make_ears
-from eval.tasks import DIALOGUE_MODES, AsrTask, DialogueTask, MetricTask, SpokenQaTask, TtsTask
+from eval.suite import (
+    UNITS,
+    VISION,
+    SuiteConfig,
+    UnitsTask,
+    build_task,
+    leakage_task,
+    make_ears,
+    make_judge,
+    make_rater,
+)  # fmt: skip
+from eval.tasks import (
+    DIALOGUE_MODES,
+    AsrTask,
+    ClozeTask,
+    DialogueTask,
+    Ears,
+    MetricTask,
+    OwnTask,
+    SpokenQaTask,
+    TtsTask,
+    read_seed_tts,
+)  # fmt: skip
 
-COLOURS = ("red", "green", "blue", "yellow")
-SENTENCES = ("The train is on time.", "It is a sunny day.", "There are three red balls.", "Good morning to you.")
+FIXTURES = Path(__file__).parent / "fixtures"
+FACTS = ("emotion", "pitch", "phones", "fact", "key", "spoken_answer")
+STYLE_RECORDINGS = 2
+SENTENCES = 8
+NO_CHINESE = "the fixtures have no Chinese speech; run it with --data"
 
-
-def picture_tasks(folder: Path) -> list[MetricTask]:
-    """Plain coloured pictures under each metric of the vision benchmarks that needs no language model."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for colour in COLOURS:
-        files[colour] = str(folder / f"{colour}.png")
-        Image.new("RGB", (64, 64), colour).save(files[colour])
-    plain = [
-        Example(colour, "What colour is it?", images=(files[colour],), answers=(colour,), metric="vqa")
-        for colour in COLOURS
-    ]
-    turned = [
-        dataclasses.replace(
-            plain[i], id=str(turn * 1_000_000 + i), choices=(*COLOURS[turn:], *COLOURS[:turn]), metric="circular"
-        )
-        for i in range(len(COLOURS))
-        for turn in range(len(COLOURS))
-    ]
-    asked = [
-        Example(
-            f"{colour}/{said}",
-            f"Is it {said}? Please answer yes or no.",
-            images=(files[colour],),
-            answers=("Yes" if said == colour else "No",),
-            metric="mme",
-            group="color",
-            facts={"picture": colour},
-        )
-        for colour, other in zip(COLOURS, reversed(COLOURS), strict=True)
-        for said in (colour, other)
-    ]
-    tasks = [MetricTask(f"fixture-{name}", plain, METRICS[name]) for name in ("vqa", "anls", "contains", "ocrbench")]
-    return [
-        *tasks,
-        MetricTask("fixture-circular", turned, METRICS["circular"]),
-        MetricTask("fixture-mme", asked, METRICS["mme"]),
-    ]
+Built = MetricTask | Figure
+Row = dict[str, Any]
 
 
-def speech_tasks(config: SuiteConfig, question: Path, words: str, photo: Path) -> list[MetricTask | Figure]:
-    """The shipped spoken question: recognised, counted in units, answered; and sentences read aloud."""
-    heard = Example("question", words, str(question), answers=(words,))
-    asked = dataclasses.replace(heard, images=(str(photo),), answers=("",))
-    tasks: list[MetricTask | Figure] = [AsrTask("fixture-asr", [heard]), UnitsTask("fixture-units", [heard])]
-    judge = OfflineJudge()
-    tasks += [
-        DialogueTask(f"fixture-dialogue-{mode}", [asked], mode, judge)
-        for mode in DIALOGUE_MODES
-        if mode != "end-to-end"
-    ]
-    tasks.append(SpokenQaTask("fixture-spoken-qa-s2t", [asked]))
-    heard_by_another = ("fixture-tts", "fixture-dialogue-end-to-end", "fixture-spoken-qa-s2s")
+def read_rows(name: str) -> list[Row]:
+    """A fixture's records. Raises: InputError: the installation lacks it."""
+    path = FIXTURES / name
+    if not path.is_file():
+        raise InputError(f"{path}: missing; install emova anew")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _named(task: MetricTask, name: str) -> MetricTask:
+    task.name = f"fixture-{name}"
+    return task
+
+
+def or_missing(name: str, build: Callable[[], MetricTask]) -> Built:
+    """The task, or the reason why it cannot run."""
     try:
-        ears = make_ears(config)
+        return _named(build(), name)
     except InputError as error:
-        return tasks + [missing_figure(name, str(error)) for name in heard_by_another]
-    sentences = [Example(str(i), text) for i, text in enumerate(SENTENCES)]
+        return missing_figure(f"fixture-{name}", str(error))
+
+
+def questions() -> list[Example]:
+    """The shipped spoken questions; ``answers`` is the reference reply, ``group`` talk or a kind of picture."""
     return [
-        *tasks,
-        TtsTask(heard_by_another[0], sentences, ears),
-        DialogueTask(heard_by_another[1], [asked], "end-to-end", judge, ears),
-        SpokenQaTask(heard_by_another[2], [asked], ears),
+        Example(
+            id=Path(row["audio"]).stem,
+            text=row["question"],
+            audio=str(FIXTURES / row["audio"]),
+            images=(str(FIXTURES / row["image"]),) if row["image"] else (),
+            answers=(row["answer"],),
+            group=row["kind"],
+            facts={
+                key: row[key] for key in ("emotion", "pitch", "phones", "fact", "key", "spoken_answer") if row.get(key)
+            },
+        )
+        for row in read_rows("questions.jsonl")
     ]
 
 
-def offline_tasks(config: SuiteConfig) -> list[MetricTask | Figure]:
-    """All that can run here, then a line for each benchmark that cannot."""
-    from eval.nano import example
+def _spoken_answers(asked: Sequence[Example]) -> list[Example]:
+    """Questions on facts and on pictures, with the words that a right answer must hold."""
+    found = [item for item in asked if item.facts.get("fact") or item.facts.get("key") not in (None, "yes", "no")]
+    return [
+        dataclasses.replace(item, answers=(item.facts.get("fact") or item.facts["key"],), facts={}) for item in found
+    ]
 
-    tasks: list[MetricTask | Figure] = list(picture_tasks(Path(config.output_dir) / "fixtures"))
-    words = example("question.txt").read_text(encoding="utf-8").strip()
-    tasks += speech_tasks(config, example("question.wav"), words, example("photo.png"))
-    reason = "its data set is not here; run `emova eval {} --data …`"
-    return tasks + [missing_figure(name, reason.format(name)) for name in TASKS if name != "own"]
+
+def _stories(asked: Sequence[Example], spoken: bool) -> list[Example]:
+    """A question as the context; its answer is the right ending, the answer to the next question the wrong one."""
+    told = [item for item in asked if item.facts.get("spoken_answer")]
+    stories = []
+    for item, other in zip(told, told[1:] + told[:1], strict=True):
+        ends = {"right": item, "wrong": other}
+        facts = {name: str(FIXTURES / end.facts["spoken_answer"]) for name, end in ends.items()} if spoken else {}
+        choices = (item.answers[0], other.answers[0])
+        stories.append(Example(item.id, item.text, item.audio, answers=choices[:1], choices=choices, facts=facts))
+    return stories
+
+
+def write_seed_tts(folder: Path, asked: Sequence[Example]) -> Path:
+    """Sentences in the form of Seed-TTS-eval's meta.lst."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{item.id}|{item.text}|{Path(item.audio).name}|{item.answers[0]}" for item in asked[:SENTENCES]]
+    path = folder / "meta.lst"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_own(folder: Path, asked: Sequence[Example]) -> Path:
+    """A folder as a user would make one: ``meta.jsonl`` with pictures and recordings beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for item in [found for found in asked if found.images][:4]:
+        for file in (item.audio, item.images[0]):
+            shutil.copy(file, folder / Path(file).name)
+        lines.append({"id": item.id, "audio": Path(item.audio).name, "image": Path(item.images[0]).name,
+                      "answer": item.facts.get("key", item.answers[0])})  # fmt: skip
+    (folder / "meta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def vision_tasks(config: SuiteConfig) -> list[Built]:
+    """The fourteen benchmarks, each from a file in its own form."""
+    folder = Path(config.output_dir) / "fixtures"
+    files = write_benchmarks(FIXTURES, folder, list(VISION))
+
+    def build(name: str) -> MetricTask:
+        return build_task(name, dataclasses.replace(config, data=str(files[name]), images=str(folder / "images")))
+
+    return [or_missing(name, lambda name=name: build(name)) for name in VISION]  # type: ignore[misc]
+
+
+def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
+    """Recognition, units, dialogue, questions and endings; and what a recogniser must hear, where there is one."""
+    folder = Path(config.output_dir) / "fixtures"
+    judge = make_judge(config)
+    heard = [dataclasses.replace(item, answers=(item.text,), facts={}, group="") for item in asked]
+    phones = [
+        dataclasses.replace(item, answers=(" ".join(item.facts["phones"]),), facts={}, group="") for item in asked
+    ]
+    texts = [Example(item.id, item.answers[0]) for item in asked[:SENTENCES]]
+    known = _spoken_answers(asked)
+    voices = [
+        Example(str(i), row["text"], str(FIXTURES / row["audio"]), group=row["group"])
+        for i, row in enumerate(read_rows("voices.jsonl"))
+    ]
+
+    def ears() -> Ears:
+        return make_ears(config)
+
+    return [
+        or_missing("asr", lambda: AsrTask("asr", heard)),
+        missing_figure("fixture-asr-aishell", NO_CHINESE),
+        or_missing("phones", lambda: PhoneTask("phones", phones, "G2P of the text")),
+        or_missing("units", lambda: UnitsTask("units", heard)),
+        *(or_missing(name, lambda name=name: leakage_task(name, voices)) for name in UNITS if name != "units"),  # type: ignore[misc]
+        or_missing("styles", lambda: StylesTask("styles", heard[:STYLE_RECORDINGS], shipped_judge())),
+        or_missing("dialogue-unit-in-text-out", lambda: DialogueTask("d", asked, DIALOGUE_MODES[1], judge)),
+        or_missing("dialogue-text-in-text-out", lambda: DialogueTask("d", asked, DIALOGUE_MODES[2], judge)),
+        or_missing("spoken-qa-s2t", lambda: SpokenQaTask("q", known)),
+        or_missing("cloze-s2t", lambda: ClozeTask("c", _stories(asked, False), False)),
+        or_missing("cloze-s2s", lambda: ClozeTask("c", _stories(asked, True), True)),
+        or_missing("own", lambda: OwnTask("own", _own(folder / "own", asked))),
+        or_missing("tts", lambda: TtsTask("tts", texts, ears(), rater=make_rater())),
+        or_missing("tts-male", lambda: TtsTask("tts", texts, ears(), voice="male", rater=make_rater())),
+        or_missing("seed-tts", lambda: TtsTask("s", read_seed_tts(write_seed_tts(folder / "seed", asked)), ears())),
+        or_missing("reconstruction", lambda: ReconstructionTask("r", heard[:16], ears(), make_rater())),
+        or_missing("dialogue-end-to-end", lambda: DialogueTask("d", asked, DIALOGUE_MODES[0], judge, ears())),
+        or_missing("spoken-qa-s2s", lambda: SpokenQaTask("q", known, ears())),
+    ]
+
+
+def _own(folder: Path, asked: Sequence[Example]) -> list[Example]:
+    from eval.datasets import read_own
+
+    return read_own(write_own(folder, asked))
+
+
+class LocalLatency(LatencyTask):
+    """The latency of the model under test, in this process."""
+
+    def __init__(self, asked: Sequence[Example]) -> None:
+        super().__init__([dataclasses.replace(item, images=()) for item in asked[:4]], repeats=2)
+
+    def ask(self, model: Any, example: Example) -> Any:
+        """The assistant, timed."""
+        return super().ask(AssistantTalker(model.assistant, model.name), example)
+
+
+def offline_tasks(config: SuiteConfig) -> list[Built]:
+    """All that can run here, and a line for each task that cannot."""
+    asked = questions()
+    return [*speech_tasks(config, asked), *vision_tasks(config), or_missing("latency", lambda: LocalLatency(asked))]

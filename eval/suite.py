@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emova.errors import InputError
+from emova.parts import find_checkpoint
 from eval.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
 from eval.endpoint import Endpoint, EndpointConfig
 from eval.grading import AnswerJudge, EndpointJudge, OfflineJudge
-from eval.models import AssistantModel, leakage, unit_figures
+from eval.models import AssistantModel, leakage, probe, timbre, unit_figures
 from eval.run_report import write_run_report
 from eval.runfolder import RunFolder, hash_path
 from eval.runner import Figure, figure_of, missing_figure, run_task
@@ -26,6 +29,7 @@ from eval.tasks import (
     Ears,
     MetricTask,
     OwnTask,
+    Rater,
     SpokenQaTask,
     TtsTask,
     read_aishell,
@@ -51,6 +55,7 @@ VISION = {
     "ai2d": "choice",
 }
 SPEECH = ("asr-librispeech", "asr-librispeech-other", "asr-aishell", "tts-librispeech", "tts-aishell", "seed-tts")
+FIXTURES = Path(__file__).parent / "fixtures"
 UNITS = ("units", "leakage-voice", "leakage-emotion")
 SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
 STORIES = ("storycloze", "topic-storycloze")
@@ -138,6 +143,7 @@ class LeakageTask(UnitsTask):
         if len(labels) < 2 or None in labels or len({item.text for item in items}) < 2:
             raise InputError(f"{name}: needs the group VOICE/EMOTION, two labels and two sentences at least")
         super().__init__(name, items, codebook_size)
+        self.codebook_size = codebook_size
 
         def above_chance(records: Sequence[Record]) -> float:
             seen = [record for record in records if record.notes.get("units")]
@@ -156,18 +162,34 @@ class LeakageTask(UnitsTask):
         self.label = label
 
     def score(self, example: Example, output: Output) -> Score:
-        """The units and the label."""
+        """The units, the label, and what the sound itself tells."""
         score = super().score(example, output)
-        return dataclasses.replace(score, notes={**score.notes, self.label: example.facts[self.label]})
+        notes = {**score.notes, self.label: example.facts[self.label], "timbre": timbre(example.audio)}
+        return dataclasses.replace(score, notes=notes)
+
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        """Per cent right: of the probe on units, of always the commonest label, of a like probe on the recordings."""
+        seen = [record for record in records if record.notes.get("units")]
+        if len({record.notes[self.label] for record in seen}) < 2 or len({record.question for record in seen}) < 2:
+            return {}
+        labels, sentences = [record.notes[self.label] for record in seen], [record.question for record in seen]
+        found, chance = leakage([r.notes["units"] for r in seen], labels, sentences, self.codebook_size)
+        figures = {"probe": found, "chance": chance}
+        if all(record.notes.get("timbre") for record in seen):
+            sound = np.array([record.notes["timbre"] for record in seen])
+            sound = (sound - sound.mean(0)) / (sound.std(0) + 1e-6)
+            figures["from_the_sound"] = probe(sound, labels, sentences)[0]
+        return figures
 
 
-def _units(name: str, data: Path) -> MetricTask:
-    items = []
-    for item in read_own(data):
+def leakage_task(name: str, items: Sequence[Example]) -> LeakageTask:
+    """``leakage-voice`` or ``leakage-emotion`` on recordings whose group is ``VOICE/EMOTION``."""
+    labelled = []
+    for item in items:
         voice, _, emotion = item.group.partition("/")
         facts = {key: value for key, value in (("voice", voice), ("emotion", emotion)) if value}
-        items.append(dataclasses.replace(item, facts=facts, group=""))
-    return UnitsTask(name, items) if name == "units" else LeakageTask(name, items, name.removeprefix("leakage-"))
+        labelled.append(dataclasses.replace(item, facts=facts, group=""))
+    return LeakageTask(name, labelled, name.removeprefix("leakage-"))
 
 
 def make_judge(config: SuiteConfig) -> AnswerJudge:
@@ -178,6 +200,15 @@ def make_judge(config: SuiteConfig) -> AnswerJudge:
         raise InputError("judge: name its model with --judge-model")
     cache = str(Path(config.output_dir) / "judge")
     return EndpointJudge(Endpoint(EndpointConfig(config.judge_url, config.judge_model, cache=cache)), config.votes)
+
+
+def make_rater() -> Rater | None:
+    """The judge of naturalness, or None where it is not installed (``make setup-eval``)."""
+    from importlib.util import find_spec
+
+    from eval.judges import NaturalnessJudge
+
+    return NaturalnessJudge() if find_spec("distillmos") else None
 
 
 def make_ears(config: SuiteConfig) -> Ears:
@@ -197,7 +228,10 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     if name in VISION:
         return _vision(name, data, config)
     if name in UNITS:
-        return _units(name, data)
+        items = read_own(data)
+        if name == "units":
+            return UnitsTask(name, [dataclasses.replace(item, group="") for item in items])
+        return leakage_task(name, items)
     if name == "own":
         return OwnTask(f"own-{data.name}", read_own(data))
     if name in SPEECH:
@@ -271,15 +305,14 @@ def run_suite(
 
     An interrupt writes the report of what is there, names what is missing, and goes on to its caller.
     """
-    model = model or AssistantModel(config.model)
-    folder_of_model = Path(config.model)
     facts = {
         **asdict(config),
         "output_dir": ".",
-        "model_hash": hash_path(folder_of_model) if folder_of_model.exists() else "by name",
-        "data_hash": hash_path(config.data) if config.data else "",
+        "model_hash": "another model" if model is not None else hash_path(find_checkpoint(config.model)),
+        "data_hash": hash_path(config.data) if config.data else hash_path(FIXTURES),
         "tasks": [task.task if isinstance(task, Figure) else task.name for task in tasks],
     }
+    model = model or AssistantModel(config.model)
     folder = RunFolder(config.output_dir, facts)
     figures: list[Figure] = []
     records: list[Record] = []

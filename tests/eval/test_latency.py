@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import time
@@ -35,10 +36,8 @@ class Handler(BaseHTTPRequestHandler):
         how = asked["model"]
         self.send_response(500 if how == "broken" else 200)
         self.end_headers()
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.answer(how)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
 
     def answer(self, how: str) -> None:
         def send(text: str) -> None:
