@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emova.errors import InputError
+
+if TYPE_CHECKING:
+    from eval.runner import Figure
+    from eval.suite import SuiteConfig
 
 EXAMPLES = """examples:
   emova eval nano                                   every figure, with the shipped checkpoint
   emova eval nano limit=50 parts=[dialogue]         a quick look at the answers
-  emova eval own --data my-folder --out runs/mine   your own questions: a folder with meta.jsonl, see eval/datasets.py
+  emova eval all --offline                          every task that needs no data from a hub, on shipped fixtures
+  emova eval all --data benchmarks                  every task that has a file or folder of its name in that folder
+  emova eval own --data my-folder --out runs/mine   your own questions: a folder with meta.jsonl, see eval/README.md
   emova eval docvqa --data val.json --images pics   a benchmark's own file, or a .tsv of VLMEvalKit
-  emova eval all --offline                          every task that needs no data from a hub
+  emova eval latency --endpoint http://127.0.0.1:8000/v1 --endpoint-model peer
+                                                    speech in to first audio of any OpenAI-compatible server
   emova eval compare runs/a runs/b                  is the difference more than chance?
+  emova eval nano --refresh emova/checkpoints/emova-nano/README.md
+                                                    put the figures into the model's card
 """
 
 
@@ -21,17 +32,21 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.description = "Measure a checkpoint on held-out data; write every answer, tables, plots and a report."
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("task", help="nano, all, compare, own, or a benchmark (an unknown name lists them)")
+    parser.add_argument("task", help="nano, all, latency, compare, own, or a benchmark (an unknown name lists them)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of nano; the two runs of compare")
     parser.add_argument("--model", help="a checkpoint's name or folder (emova-nano)")
-    parser.add_argument("--data", help="the benchmark's file or folder")
+    parser.add_argument("--data", help="the benchmark's file or folder; with all, the folder of all of them")
     parser.add_argument("--images", help="the folder of its pictures, where they lie apart")
     parser.add_argument("--out", help="the run's folder; an interrupted run goes on there")
     parser.add_argument("--limit", type=int, help="at most so many questions of a task")
     parser.add_argument("--judge", metavar="URL", help="an OpenAI-compatible address; its key is in OPENAI_API_KEY")
     parser.add_argument("--judge-model", help="the judge's name there")
     parser.add_argument("--votes", type=int, help="how often the judge is asked")
-    parser.add_argument("--offline", action="store_true", help="with all: only what needs no hub")
+    parser.add_argument("--whisper", help="the folder of the recogniser (data/nano/sources/whisper-base)")
+    parser.add_argument("--offline", action="store_true", help="with all: the shipped fixtures, nothing from a hub")
+    parser.add_argument("--endpoint", metavar="URL", help="with latency: the server to time, instead of --model")
+    parser.add_argument("--endpoint-model", default="", help="with latency: its model's name there")
+    parser.add_argument("--refresh", nargs="+", default=[], metavar="FILE", help="documents that take up the figures")
     parser.set_defaults(run=run)
 
 
@@ -43,13 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
         return _compare(arguments)
     if arguments.overrides:
         raise InputError(f"{arguments.overrides[0][:40]!r}: only nano and compare take further words; use --data")
-    return _suite(arguments)
+    if (arguments.limit or 0) < 0 or (arguments.votes or 1) < 1:
+        raise InputError("--limit must not be negative, and --votes at least 1")
+    if arguments.endpoint and arguments.task != "latency":
+        raise InputError("--endpoint: only latency can ask a server; the other tasks take --model")
+    return _latency(arguments) if arguments.task == "latency" else _suite(arguments)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    words = ["emova eval", arguments.task, *arguments.overrides]
+    words += [f"--{name} {value}" for name in ("model", "limit") if (value := getattr(arguments, name)) is not None]
+    return " ".join([*words, *(["--offline"] if arguments.offline else [])])
 
 
 def _nano(arguments: argparse.Namespace) -> int:
     from emova.config import load_config
     from eval.nano import NanoEvalConfig, evaluate
-    from eval.report import print_table
+    from eval.refresh import Section, refresh
+    from eval.report import markdown_table, print_table
 
     named = {"model": arguments.model, "output_dir": arguments.out, "limit": arguments.limit, "data": arguments.data}
     overrides = [*arguments.overrides, *(f"{key}={value}" for key, value in named.items() if value is not None)]
@@ -57,12 +83,14 @@ def _nano(arguments: argparse.Namespace) -> int:
     rows = evaluate(config, lambda part: print(f"measuring: {part}", flush=True))
     print_table(rows)
     print(f"report: {config.folder}/report.html")
+    said = {"pictures.png": "Picture questions right, by kind", "emotions.png": "Emotion asked and emotion heard"}
+    pictures = [(config.folder / name, words) for name, words in said.items() if (config.folder / name).is_file()]
+    for document in arguments.refresh:
+        refresh(document, Section("nano", _command(arguments), markdown_table(rows), pictures))
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from eval.compare import as_json, compare_runs, comparison_table
     from eval.runfolder import write_text
 
@@ -80,42 +108,86 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _suite(arguments: argparse.Namespace) -> int:
-    from eval.offline import offline_tasks
-    from eval.run_report import FIGURE_HEADER, figure_cells
-    from eval.runner import Figure
-    from eval.suite import SuiteConfig, build_task, run_suite
-    from eval.tasks import MetricTask
+def _config(arguments: argparse.Namespace) -> SuiteConfig:
+    from emova.parts import find_checkpoint
+    from eval.runfolder import hash_model, safe_name
+    from eval.suite import SuiteConfig
 
+    model = arguments.endpoint_model or arguments.model or "emova-nano"
+    mark = safe_name(model) if arguments.endpoint else hash_model(find_checkpoint(model))[:8]
     named = {
-        "model": arguments.model,
+        "model": model,
         "data": arguments.data,
         "images": arguments.images,
-        "output_dir": arguments.out or f"runs/eval-{arguments.task}",
+        # Another model never goes on in a run's folder, so the folder's name tells the model.
+        "output_dir": arguments.out or f"runs/eval-{safe_name(arguments.task)}-{mark}",
         "limit": arguments.limit,
         "judge_url": arguments.judge,
         "judge_model": arguments.judge_model,
         "votes": arguments.votes,
+        "whisper": arguments.whisper,
     }
-    if (arguments.limit or 0) < 0 or (arguments.votes or 1) < 1:
-        raise InputError("--limit must not be negative, and --votes at least 1")
-    config = SuiteConfig(**{key: value for key, value in named.items() if value is not None})
+    return SuiteConfig(**{key: value for key, value in named.items() if value is not None})
+
+
+def _suite(arguments: argparse.Namespace) -> int:
+    from eval.offline import offline_tasks
+    from eval.refresh import Section, refresh
+    from eval.run_report import figures_table
+    from eval.suite import build_task, run_suite, tasks_in
+    from eval.tasks import MetricTask
+
+    tasks: list[MetricTask | Figure]
+    if arguments.task == "all" and not (arguments.offline or arguments.data):
+        raise InputError("all: add --offline for the shipped fixtures, or --data with the folder of the data sets")
+    config = _config(arguments)
     if arguments.task == "all":
-        if not arguments.offline:
-            raise InputError("all: add --offline; benchmarks with data sets are run by their names")
-        tasks: list[MetricTask | Figure] = offline_tasks(config)
+        tasks = offline_tasks(config) if arguments.offline else tasks_in(Path(arguments.data), config)
     else:
         tasks = [build_task(arguments.task, config)]
     figures = run_suite(
         tasks, config, f"{config.model}: {arguments.task}", advance=lambda line: print(line, flush=True)
     )
+    _print(figures)
+    print(f"report: {config.output_dir}/report.html")
+    emotions = Path(config.output_dir) / "emotion-fixture-styles.png"
+    pictures = [(emotions, "Emotion asked and emotion heard")] if emotions.is_file() else []
+    for document in arguments.refresh:
+        refresh(document, Section(arguments.task, _command(arguments), figures_table(figures), pictures))
+    return 0
 
+
+def _latency(arguments: argparse.Namespace) -> int:
+    from eval.datasets import read_own
+    from eval.latency import AssistantTalker, EndpointTalker, LatencyTask, TalkerConfig
+    from eval.offline import questions
+    from eval.suite import run_suite
+
+    talker: EndpointTalker | AssistantTalker
+    if arguments.endpoint:
+        talker = EndpointTalker(TalkerConfig(arguments.endpoint, arguments.endpoint_model))
+        config = _config(arguments)
+    else:
+        from emova.assistant import Assistant
+
+        config = _config(arguments)
+        talker = AssistantTalker(Assistant.from_pretrained(config.model), config.model)
+    items = [item for item in read_own(config.data) if item.audio] if config.data else questions()[:8]
+    if not items:
+        raise InputError(f"{config.data}: no question has audio")
+    figures = run_suite([LatencyTask(items)], config, f"{talker.name}: latency", talker)
+    _print(figures)
+    print(f"report: {config.output_dir}/report.html")
+    return 0
+
+
+def _print(figures: list[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from eval.run_report import FIGURE_HEADER, figure_cells
 
     table = Table(*FIGURE_HEADER)
     for figure in figures:
         table.add_row(*figure_cells(figure))
     Console().print(table)
-    print(f"report: {config.output_dir}/report.html")
-    return 0

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,15 @@ class Comparison:
     count: int
     only_a: int
     only_b: int
+    higher_is_better: bool = True
+    unit: str = "%"
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not self.significant:
+            return "no clear difference"
+        return "B is better" if (self.difference > 0) == self.higher_is_better else "A is better"
 
     @property
     def significant(self) -> bool:
@@ -71,9 +81,20 @@ class Comparison:
         return self.p_value < 0.05 and not self.low <= 0 <= self.high
 
 
-def compare_records(a: Sequence[Record], b: Sequence[Record], draws: int = DRAWS, seed: int = 0) -> Comparison:
-    """Compare one task's records of two runs by the pooled figure. Raises: InputError: no common question."""
-    left, right = {r.id: r for r in a}, {r.id: r for r in b}
+def compare_records(
+    a: Sequence[Record],
+    b: Sequence[Record],
+    draws: int = DRAWS,
+    seed: int = 0,
+    higher_is_better: bool = True,
+    unit: str = "%",
+) -> Comparison:
+    """Compare one task's records of two runs by the pooled figure in per cent, or by the mean score for other units.
+
+    A question is common where id and words are the same. Raises: InputError: no common question.
+    """
+    left, right = {(r.id, r.question): r for r in a}, {(r.id, r.question): r for r in b}
+    scale = 100 if unit == "%" else 1
     common = sorted(left.keys() & right.keys())
     if not common:
         raise InputError("compare: the runs have no question in common; run the same task with the same data")
@@ -81,7 +102,7 @@ def compare_records(a: Sequence[Record], b: Sequence[Record], draws: int = DRAWS
 
     def rates(drawn: np.ndarray) -> np.ndarray:
         weight = np.maximum(drawn[..., [1, 3]], 1e-9)
-        return 100 * drawn[..., [0, 2]] / weight
+        return scale * drawn[..., [0, 2]] / weight
 
     rng = np.random.default_rng(seed)
     figures = rates(sums[rng.integers(len(common), size=(draws, len(common)))].sum(1))
@@ -104,6 +125,8 @@ def compare_records(a: Sequence[Record], b: Sequence[Record], draws: int = DRAWS
         count=len(common),
         only_a=len(left.keys() - right.keys()),
         only_b=len(right.keys() - left.keys()),
+        higher_is_better=higher_is_better,
+        unit=unit if unit == "%" else f"mean score ({unit})" if unit else "mean score",
     )
 
 
@@ -117,27 +140,52 @@ def compare_runs(a: str | Path, b: str | Path) -> list[Comparison]:
     common = [name for name in tasks[0] if name in tasks[1]]
     if not common:
         raise InputError("compare: the runs have no task in common")
-    return [compare_records(tasks[0][name], tasks[1][name]) for name in common]
+    kinds = {figure["task"]: figure for figure in _results(Path(a)).get("figures", [])}
+    return [
+        compare_records(
+            tasks[0][name],
+            tasks[1][name],
+            higher_is_better=bool(kinds.get(name, {}).get("higher_is_better", True)),
+            unit=str(kinds.get(name, {}).get("unit", "%")),
+        )
+        for name in common
+    ]
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def settings_apart(a: str | Path, b: str | Path) -> list[str]:
+    """Names of the settings in which two runs differ: model and data, judge, votes."""
+    try:
+        left, right = (json.loads((Path(run) / "run.json").read_text(encoding="utf-8")) for run in (a, b))
+    except (OSError, ValueError):
+        return ["unknown: a run.json is missing or damaged"]
+    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
 def comparison_table(found: Sequence[Comparison], a: str, b: str) -> str:
     """Markdown, one line a task."""
     lines = [
-        f"A: `{a}`, B: `{b}`. Pooled per-sample scores in %, on questions that both answered; 95 % bootstrap interval",
-        "of B - A, p of a paired permutation test.",
+        f"A: `{a}`, B: `{b}`. Pooled scores on questions that both were asked; 95 % bootstrap interval of B - A, p of",
+        f"a paired permutation test. The runs differ in: {', '.join(settings_apart(a, b)) or 'nothing'}.",
         "",
-        "| task | A | B | B - A | 95 % interval | p | questions | only A | only B | verdict |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| task | unit | A | B | B - A | 95 % interval | p | questions | only A | only B | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:
-        verdict = "differs" if one.significant else "no clear difference"
         lines.append(
-            f"| {one.task} | {one.a:.2f} | {one.b:.2f} | {one.difference:+.2f} | {one.low:+.2f} to {one.high:+.2f} "
-            f"| {one.p_value:.3f} | {one.count} | {one.only_a} | {one.only_b} | {verdict} |"
+            f"| {one.task} | {one.unit} | {one.a:.2f} | {one.b:.2f} | {one.difference:+.2f} "
+            f"| {one.low:+.2f} to {one.high:+.2f} | {one.p_value:.3f} | {one.count} | {one.only_a} | {one.only_b} | {one.verdict} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def as_json(found: Sequence[Comparison]) -> str:
     """The comparisons as JSON."""
-    return json.dumps([{**vars(one), "significant": one.significant} for one in found], indent=2) + "\n"
+    return json.dumps([{**vars(one), "verdict": one.verdict} for one in found], indent=2) + "\n"

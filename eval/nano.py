@@ -24,7 +24,7 @@ from eval.models import AssistantModel
 from eval.nano_data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
 from eval.report import HEADER, Row, plot_bars, plot_confusion, write_report
 from eval.run_report import confusion, page
-from eval.runfolder import RunFolder, hash_files, hash_path, safe_name, write_text
+from eval.runfolder import RunFolder, hash_files, hash_model, safe_name, write_text
 from eval.runner import Figure, figure_of, run_task
 from eval.samples import Example, Record
 from eval.tasks import TtsTask
@@ -58,8 +58,7 @@ class NanoEvalConfig:
     @property
     def folder(self) -> Path:
         """The run's folder: another model never goes on in it."""
-        found = hash_path(find_checkpoint(self.model))[:8]
-        return Path(self.output_dir) if self.output_dir else Path("runs") / f"eval-nano-{found}"
+        return Path(self.output_dir or f"runs/eval-nano-{hash_model(find_checkpoint(self.model))[:8]}")
 
 
 def judge_answer(item: DialogueItem, answer: str) -> bool:
@@ -97,7 +96,7 @@ class NanoRun:
         self.out = config.folder
         facts = {
             "model": config.model,
-            "model_hash": hash_path(find_checkpoint(config.model)),
+            "model_hash": hash_model(find_checkpoint(config.model)),
             "data": config.data,
             "data_hash": {pattern: hash_files(self.data.glob(pattern)) for pattern in HELD_OUT_FILES},
             "seed": config.seed,
@@ -205,7 +204,7 @@ class NanoRun:
 
     def report(self, rows: Sequence[Row]) -> None:
         """Write what there is."""
-        write_report(self.out, rows, self.folder.facts)
+        write_report(self.out, rows, self.folder.facts, [figure.as_json() for figure in self.figures])
         table = ("Goals", HEADER, [row.cells() for row in rows])
         title = f"{self.config.model}: held-out figures"
         write_text(self.out / "report.html", page(title, self.figures, self.folder, self.records, [table]))

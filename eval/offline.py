@@ -2,7 +2,7 @@
 
 The fixtures (``eval/fixtures/README.md``) are held-out questions by unheard voices, test pictures of the recipe,
 rule-made voices, and acoustic measures for the emotion judge. Vision benchmarks run from files in their own formats,
-which are written into the run's folder. Names begin with ``fixture-``, since none of the figures is the benchmark's own.
+which are written into the run's folder. Names begin with ``fixture-``: none of the figures is the benchmark's own.
 """
 
 from __future__ import annotations

@@ -89,10 +89,13 @@ def print_table(rows: Sequence[Row]) -> None:
     Console().print(table)
 
 
-def write_report(folder: Path, rows: Sequence[Row], settings: dict[str, Any]) -> None:
-    """Write ``report.md`` and ``results.json`` into ``folder``."""
+def write_report(
+    folder: Path, rows: Sequence[Row], settings: dict[str, Any], figures: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Write ``report.md`` and ``results.json`` into ``folder``; ``figures`` are what the rows stand on."""
     folder.mkdir(parents=True, exist_ok=True)
-    results = {"settings": settings, "rows": [{**asdict(row), "reached": row.reached} for row in rows]}
+    lines = [{**asdict(row), "reached": row.reached} for row in rows]
+    results = {"settings": settings, "rows": lines, "figures": list(figures)}
     write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "report.md", "# emova-nano: measured figures\n\n" + markdown_table(rows))
 

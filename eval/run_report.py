@@ -83,6 +83,12 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def figures_table(figures: Sequence[Figure]) -> str:
+    """The run's figures alone, as a Markdown table."""
+    lines = [FIGURE_HEADER, ("---",) * len(FIGURE_HEADER), *(map(_cell, figure_cells(figure)) for figure in figures)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
 def markdown(title: str, figures: Sequence[Figure], facts: dict[str, Any]) -> str:
     """The report as Markdown."""
     parts = [f"# {title}", "", "Failures (a missing file, an empty answer, a judge without a verdict) count as wrong."]

@@ -55,6 +55,11 @@ def hash_path(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def hash_model(folder: Path) -> str:
+    """SHA-256 over a checkpoint's weights, configurations and templates; its card may change."""
+    return hash_files(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".jinja"))
+
+
 def hash_files(paths: Iterable[Path]) -> str:
     """SHA-256 over the names and contents of files, in the order of their names."""
     found = "".join(f"{path.name} {hash_path(path)}\n" for path in sorted(paths))

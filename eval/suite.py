@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from eval.endpoint import Endpoint, EndpointConfig
 from eval.grading import AnswerJudge, EndpointJudge, OfflineJudge
 from eval.models import AssistantModel, leakage, probe, timbre, unit_figures
 from eval.run_report import write_run_report
-from eval.runfolder import RunFolder, hash_path
+from eval.runfolder import RunFolder, hash_model, hash_path
 from eval.runner import Figure, figure_of, missing_figure, run_task
 from eval.samples import Example, Output, Record, Score
 from eval.scoring import METRICS, Metric
@@ -202,6 +203,7 @@ def make_judge(config: SuiteConfig) -> AnswerJudge:
     return EndpointJudge(Endpoint(EndpointConfig(config.judge_url, config.judge_model, cache=cache)), config.votes)
 
 
+@cache
 def make_rater() -> Rater | None:
     """The judge of naturalness, or None where it is not installed (``make setup-eval``)."""
     from importlib.util import find_spec
@@ -213,9 +215,14 @@ def make_rater() -> Rater | None:
 
 def make_ears(config: SuiteConfig) -> Ears:
     """The recogniser that hears the model's speech. Raises: InputError: it is not there."""
+    return _whisper(config.whisper)
+
+
+@cache
+def _whisper(folder: str) -> Ears:
     from eval.judges import WhisperJudge
 
-    return WhisperJudge(config.whisper)
+    return WhisperJudge(folder)
 
 
 def build_task(name: str, config: SuiteConfig) -> MetricTask:
@@ -256,6 +263,27 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     )
 
 
+def tasks_in(root: Path, config: SuiteConfig) -> list[MetricTask | Figure]:
+    """A task for each file or folder in ``root`` that bears its name, and a line for each that has none.
+
+    Raises:
+        InputError: nothing in the folder bears a task's name.
+    """
+    places = {path.stem if path.is_file() else path.name: path for path in sorted(root.glob("*"))}
+    found: list[MetricTask | Figure] = []
+    for name in TASKS:
+        if name not in places:
+            found.append(missing_figure(name, f"no file or folder of this name in {root}"))
+            continue
+        try:
+            found.append(build_task(name, dataclasses.replace(config, data=str(places[name]))))
+        except InputError as error:
+            found.append(missing_figure(name, str(error)))
+    if not any(isinstance(task, MetricTask) or task.task in places for task in found):
+        raise InputError(f"{root}: nothing here bears a task's name; they are {', '.join(TASKS)}")
+    return found
+
+
 def read_spoken(folder: Path) -> list[Example]:
     """Dialogues, spoken questions and stories: a folder as ``read_own`` takes it.
 
@@ -294,6 +322,13 @@ def _vision(name: str, data: Path, config: SuiteConfig) -> MetricTask:
     return MetricTask(name, items, METRICS[metric])
 
 
+def _hash_of(model: str) -> str:
+    try:
+        return hash_model(find_checkpoint(model))
+    except InputError:
+        return "no checkpoint here"  # a server's model; our own would not have loaded
+
+
 def run_suite(
     tasks: Sequence[MetricTask | Figure],
     config: SuiteConfig,
@@ -308,7 +343,7 @@ def run_suite(
     facts = {
         **asdict(config),
         "output_dir": ".",
-        "model_hash": "another model" if model is not None else hash_path(find_checkpoint(config.model)),
+        "model_hash": _hash_of(config.model),
         "data_hash": hash_path(config.data) if config.data else hash_path(FIXTURES),
         "tasks": [task.task if isinstance(task, Figure) else task.name for task in tasks],
     }

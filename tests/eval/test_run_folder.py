@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from emova.errors import InputError
 from eval.compare import compare_records, compare_runs, comparison_table, confidence_interval
-from eval.runfolder import RunFolder, hash_path, read_records, safe_name
+from eval.runfolder import UNREACHED, RunFolder, hash_model, hash_path, read_records, safe_name
 from eval.runner import failed, figure_of, run_task
 from eval.samples import Example, Output, Record, Score
 from eval.scoring import METRICS, find_metric
@@ -101,6 +102,16 @@ def test_hashes_and_names(tmp_path: Path) -> None:
     assert safe_name("../x") != safe_name("..-x") and "/" not in safe_name("../../etc") and safe_name("..")[0] != "."
 
 
+def test_a_models_hash_is_that_of_its_weights_not_of_its_card(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"w")
+    (tmp_path / "README.md").write_text("old")
+    before = hash_model(tmp_path)
+    (tmp_path / "README.md").write_text("new figures")
+    assert hash_model(tmp_path) == before
+    (tmp_path / "model.safetensors").write_bytes(b"v")
+    assert hash_model(tmp_path) != before
+
+
 def records(values: list[float], weights: float = 1.0, task: str = "t") -> list[Record]:
     return [Record(task, str(i), "", [], "", value, weights) for i, value in enumerate(values)]
 
@@ -120,6 +131,32 @@ def test_paired_tests_find_a_difference_and_none_between_equals() -> None:
     assert found.difference == pytest.approx(50) and found.significant and found.p_value < 0.01 and found.low > 0
     same = compare_records(a, a)
     assert same.difference == 0 and same.p_value == 1.0 and not same.significant
+    assert found.verdict == "B is better" and same.verdict == "no clear difference"
+    assert compare_records(a, b, higher_is_better=False).verdict == "A is better"
+    seconds = compare_records(a, b, unit="s")
+    assert seconds.difference == pytest.approx(0.5) and seconds.unit == "mean score (s)"
+
+
+def test_another_question_under_the_same_id_is_not_compared() -> None:
+    a = records([1.0, 0.0])
+    b = [dataclasses.replace(a[0], question="something else"), a[1]]
+    found = compare_records(a, b)
+    assert (found.count, found.only_a, found.only_b) == (1, 1, 1)
+    with pytest.raises(InputError, match="in common"):
+        compare_records(a[:1], b[:1])
+
+
+def test_a_question_whose_judge_was_out_of_reach_is_judged_when_the_run_goes_on(tmp_path: Path) -> None:
+    record = Record("t", "1", "q", [], "said", 0.0, 1.0, failure=f"{UNREACHED} (status 503)")
+    folder = RunFolder(tmp_path, {})
+    folder.add(record)
+    assert folder.find("t", "1") is None
+    folder.add(dataclasses.replace(record, value=1.0, failure=""))
+    again = RunFolder(tmp_path, {})
+    found = again.find("t", "1")
+    assert found is not None and found.value == 1.0 and len(read_records(again.log)) == 1
+    again.add(record)  # and is not counted again
+    assert [r.value for r in read_records(again.log)] == [1.0]
 
 
 def test_runs_are_compared_on_common_questions(tmp_path: Path) -> None:
@@ -127,7 +164,9 @@ def test_runs_are_compared_on_common_questions(tmp_path: Path) -> None:
         run_task(Spell(count), [], RunFolder(tmp_path / name, {}))
     [found] = compare_runs(tmp_path / "a", tmp_path / "b")
     assert (found.count, found.only_a, found.only_b) == (3, 0, 1)
-    assert "spell" in comparison_table([found], "a", "b")
+    table = comparison_table([found], str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "| spell | % | 66.67 | 66.67 | +0.00 |" in table and "differ in: nothing" in table
+    assert "differ in: unknown" in comparison_table([found], "a", "b")
     with pytest.raises(InputError, match="no samples"):
         compare_runs(tmp_path, tmp_path / "b")
 

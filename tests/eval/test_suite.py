@@ -19,11 +19,12 @@ from emova.errors import InputError
 from eval import cli
 from eval.adapters.messages import cut_at, to_content
 from eval.published import EMOVA_VISION, GLM_QUESTIONS, TABLES
+from eval.refresh import END
 from eval.run_report import figure_cells, markdown, published_lines, tables_of, worst_of
 from eval.runner import Figure, missing_figure
 from eval.samples import Example, Output, Record
 from eval.scoring import METRICS
-from eval.suite import TASKS, SuiteConfig, UnitsTask, build_task, run_suite
+from eval.suite import TASKS, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
 from eval.tasks import MetricTask
 
 
@@ -188,9 +189,36 @@ def test_the_command_line_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         ("docvqa data.json", "use --data"),
         ("all", "--offline"),
         ("own --limit -1 --data x", "negative"),
+        ("own --endpoint http://x --data x", "only latency"),
+        ("latency --endpoint http://x", "--endpoint-model"),
+        (f"all --data {tmp_path}", "bears a task's name"),
     ):
         with pytest.raises(InputError, match=message):
             cli.run(parser.parse_args(line.split()))
+
+
+def test_all_runs_what_lies_in_a_folder_and_names_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "docvqa.json").write_text(
+        json.dumps({"data": [{"questionId": 1, "question": "q", "image": "a.png", "answers": ["x"]}]})
+    )
+    (tmp_path / "mmbench.tsv").write_text("index\tquestion\n")
+    found = {t.task if isinstance(t, Figure) else t.name: t for t in tasks_in(tmp_path, SuiteConfig())}
+    assert set(found) == set(TASKS) and isinstance(found["docvqa"], MetricTask)
+    broken, absent = found["mmbench"], found["ai2d"]
+    assert isinstance(broken, Figure) and "'answer' is missing" in broken.missing
+    assert isinstance(absent, Figure) and "no file or folder" in absent.missing
+
+
+def test_figures_reach_a_document(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "meta.jsonl").write_text('{"text": "Hello?", "answer": "hi"}\n')
+    card = tmp_path / "card.md"
+    card.write_text(f"<!-- figures of emova eval own -->\n{END}\n")
+    parser = argparse.ArgumentParser()
+    cli.register(parser)
+    line = ["own", "--data", str(tmp_path / "data"), "--model", str(tiny_checkpoint), "--out", str(tmp_path / "run")]
+    assert cli.run(parser.parse_args([*line, "--refresh", str(card)])) == 0
+    assert "| own-data |" in card.read_text() and "emova eval own" in card.read_text()
 
 
 def test_own_data_end_to_end_with_a_real_checkpoint(tmp_path: Path, tiny_checkpoint: Path) -> None:
