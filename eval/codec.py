@@ -71,7 +71,7 @@ class ReconstructionTask(MetricTask):
 class StylesTask(MetricTask):
     """Style controllability (EMOVA, appendix D.1): is the emotion asked for the one that is heard?
 
-    Every recording's units are spoken in all 24 styles; the figure is the share of right emotions. Further, in %:
+    Every recording's units are spoken in all 24 styles; the figure is the share of right emotions. Further, as shares:
     ``pitch_order``, triples low, normal, high with rising median F0; ``gender_order``, pairs whose female voice is the
     higher one; ``gender``, utterances on the right side of the voices' middle F0; ``same_length``, recordings that
     take as long in every style; ``units_again``, the mean edit distance between the units and those heard again in the
@@ -126,17 +126,19 @@ class StylesTask(MetricTask):
         return Score(0.0, notes=notes, failure=failure)
 
     def further(self, records: Sequence[Record]) -> dict[str, float]:
-        """The figures that take several renderings at once, in per cent; 0 Hz is in no order."""
+        """The figures that take several renderings at once, as shares; 0 Hz, of a rendering that failed, is in no order."""
         f0 = {_place(record): record.notes["f0"] for record in records}
         recordings = {record.notes["recording"]: record for record in records}
-        whole = [(r, g, e) for r in recordings for g in GENDERS for e in EMOTIONS if (r, g, e, "normal") in f0]
-        triples = [[f0.get((*key, pitch), 0.0) for pitch in ("low", "normal", "high")] for key in whole]
+        keys = [
+            [(r, g, e, p) for p in ("low", "normal", "high")] for r in recordings for g in GENDERS for e in EMOTIONS
+        ]
+        triples = [[f0[key] for key in triple] for triple in keys if all(key in f0 for key in triple)]
         pairs = [
-            (f0[r, "female", e, p], f0.get((r, "male", e, p), 0.0))
+            (f0[r, "female", e, p], f0[r, "male", e, p])
             for r in recordings
             for e in EMOTIONS
             for p in PITCHES
-            if (r, "female", e, p) in f0
+            if (r, "female", e, p) in f0 and (r, "male", e, p) in f0
         ]
         both = [pair for pair in pairs if min(pair) > 0]
         middle = float(np.sqrt(np.median([a for a, _ in both]) * np.median([b for _, b in both]))) if both else 0.0
@@ -154,7 +156,7 @@ class StylesTask(MetricTask):
             "units_again": [record.notes["distance"] for record in records],
             "units_other": others,
         }
-        return {name: 100 * float(np.mean(found)) for name, found in figures.items() if found}
+        return {name: float(np.mean(found)) for name, found in figures.items() if found}
 
 
 def style_words(style: Style) -> tuple[str, str, str]:

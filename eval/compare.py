@@ -181,7 +181,8 @@ def comparison_table(found: Sequence[Comparison], a: str, b: str) -> str:
     for one in found:
         lines.append(
             f"| {one.task} | {one.unit} | {one.a:.2f} | {one.b:.2f} | {one.difference:+.2f} "
-            f"| {one.low:+.2f} to {one.high:+.2f} | {one.p_value:.3f} | {one.count} | {one.only_a} | {one.only_b} | {one.verdict} |"
+            f"| {one.low:+.2f} to {one.high:+.2f} | {one.p_value:.3f} "
+            f"| {one.count} | {one.only_a} | {one.only_b} | {one.verdict} |"
         )
     return "\n".join(lines) + "\n"
 

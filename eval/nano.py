@@ -189,13 +189,13 @@ class NanoRun:
             plot_confusion(self.out / "emotions.png", *matrix, "Emotion asked and heard")
         extra, recordings = figure.extra, len(real)
         return [
-            Row("pitch low < normal < high", extra["pitch_order"], 95, True, "%", 8 * recordings, "median F0"),
+            Row("pitch low < normal < high", 100 * extra["pitch_order"], 95, True, "%", 8 * recordings, "median F0"),
             row_of(figure, "emotion heard in the waveform", 75),
-            Row("same length in every style", extra["same_length"], 100, True, "%", recordings,
+            Row("same length in every style", 100 * extra["same_length"], 100, True, "%", recordings,
                 "the units are the same by construction; here is measured that each lasts as long"),
-            Row("units heard again in a style, changed", extra["units_again"], None, False, "%", figure.count,
-                f"edit distance over length; between two recordings {extra.get('units_other', 100):.0f} %"),
-            Row("female voice above male", extra["gender_order"], None, True, "%", 12 * recordings, "median F0"),
+            Row("units heard again in a style, changed", 100 * extra["units_again"], None, False, "%", figure.count,
+                f"edit distance over length; between two recordings {100 * extra.get('units_other', 1):.0f} %"),
+            Row("female voice above male", 100 * extra["gender_order"], None, True, "%", 12 * recordings, "median F0"),
         ]  # fmt: skip
 
     def cost(self) -> list[Row]:

@@ -21,7 +21,17 @@ from eval.samples import Record
 Table = tuple[str, tuple[str, ...], list[list[str]]]
 WORST = 5
 MAX_PLAYER_BYTES = 2 << 20
-FIGURE_HEADER = ("task", "figure", "95 % interval", "unit", "better", "items", "failures", "judge", "also")
+FIGURE_HEADER = (
+    "task",
+    "figure",
+    "95 % interval",
+    "unit",
+    "better",
+    "items",
+    "failures",
+    "judge",
+    "also: means, shares of 1",
+)
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
@@ -37,7 +47,8 @@ def _number(value: float | None) -> str:
 def figure_cells(figure: Figure) -> list[str]:
     """One line of the table of figures."""
     if figure.value is None:
-        return [figure.task, "not measured", "", "", "", "0", "0", "", figure.missing]
+        counts = [str(figure.count), str(figure.failures)]
+        return [figure.task, "not measured", "", "", "", *counts, "", figure.missing]
     also = ", ".join(f"{name} {value:.3g}" for name, value in figure.extra.items())
     return [
         figure.task,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -98,6 +100,11 @@ def figure_of(task: Task, records: Sequence[Record]) -> Figure:
         return missing_figure(task.name, "no questions")
     low: float | None = None
     high: float | None = None
+    value = task.aggregate(records)
+    failures = sum(bool(record.failure) for record in records)
+    if math.isnan(value):
+        reason = f"the {len(records)} answers ({failures} failed) are too few for this figure"
+        return dataclasses.replace(missing_figure(task.name, reason), count=len(records), failures=failures)
     if task.interval:
         low, high = confidence_interval(records, task.aggregate, task.cluster)
     extra = {}
@@ -110,13 +117,13 @@ def figure_of(task: Task, records: Sequence[Record]) -> Figure:
     groups = {name: task.aggregate([record for record in records if record.group == name]) for name in names}
     return Figure(
         task=task.name,
-        value=task.aggregate(records),
+        value=value,
         low=low,
         high=high,
         unit=task.unit,
         higher_is_better=task.higher_is_better,
         count=len(records),
-        failures=sum(bool(record.failure) for record in records),
+        failures=failures,
         judge=task.judge,
         extra=extra,
         groups=groups if len(groups) > 1 else {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -116,7 +117,8 @@ class UnitsTask(MetricTask):
     def __init__(self, name: str, items: Sequence[Example], codebook_size: int = 4096, unit_rate: float = 25) -> None:
         def bits(records: Sequence[Record]) -> float:
             sequences = [record.notes["units"] for record in records if record.notes.get("units")]
-            return unit_figures(sequences, codebook_size, unit_rate)["entropy_bitrate"] if sequences else 0.0
+            # Without units there is no figure: none at all would be the best bitrate.
+            return unit_figures(sequences, codebook_size, unit_rate)["entropy_bitrate"] if sequences else float("nan")
 
         metric = Metric("units", lambda said, example: Score(0.0), "bit/s", higher_is_better=False, aggregate=bits)
         super().__init__(name, items, metric, "none; counted")
@@ -149,7 +151,7 @@ class LeakageTask(UnitsTask):
         def above_chance(records: Sequence[Record]) -> float:
             seen = [record for record in records if record.notes.get("units")]
             if len({record.notes[label] for record in seen}) < 2 or len({record.question for record in seen}) < 2:
-                return 0.0
+                return float("nan")  # nothing to tell apart is not the same as nothing that leaks
             found = leakage(
                 [record.notes["units"] for record in seen],
                 [record.notes[label] for record in seen],
@@ -169,17 +171,17 @@ class LeakageTask(UnitsTask):
         return dataclasses.replace(score, notes=notes)
 
     def further(self, records: Sequence[Record]) -> dict[str, float]:
-        """Per cent right: of the probe on units, of always the commonest label, of a like probe on the recordings."""
+        """Shares right: of the probe on units, of always the commonest label, of a like probe on the recordings."""
         seen = [record for record in records if record.notes.get("units")]
         if len({record.notes[self.label] for record in seen}) < 2 or len({record.question for record in seen}) < 2:
             return {}
         labels, sentences = [record.notes[self.label] for record in seen], [record.question for record in seen]
         found, chance = leakage([r.notes["units"] for r in seen], labels, sentences, self.codebook_size)
-        figures = {"probe": found, "chance": chance}
+        figures = {"probe": found / 100, "chance": chance / 100}
         if all(record.notes.get("timbre") for record in seen):
             sound = np.array([record.notes["timbre"] for record in seen])
             sound = (sound - sound.mean(0)) / (sound.std(0) + 1e-6)
-            figures["from_the_sound"] = probe(sound, labels, sentences)[0]
+            figures["from_the_sound"] = probe(sound, labels, sentences)[0] / 100
         return figures
 
 
@@ -190,6 +192,7 @@ def leakage_task(name: str, items: Sequence[Example]) -> LeakageTask:
         voice, _, emotion = item.group.partition("/")
         facts = {key: value for key, value in (("voice", voice), ("emotion", emotion)) if value}
         labelled.append(dataclasses.replace(item, facts=facts, group=""))
+    random.Random(0).shuffle(labelled)  # so that a limited run has all labels
     return LeakageTask(name, labelled, name.removeprefix("leakage-"))
 
 

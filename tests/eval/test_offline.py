@@ -111,6 +111,18 @@ def test_a_probe_hears_voices_in_the_sound_and_none_in_equal_units() -> None:
     assert timbre(str(FIXTURES / "gone.wav")) == []
 
 
+def test_the_whole_suite_runs_on_a_checkpoint_and_names_what_is_missing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = SuiteConfig(str(tiny_checkpoint), output_dir=str(tmp_path), limit=1, whisper=str(tmp_path / "none"))
+    figures = {figure.task: figure for figure in run_suite(offline_tasks(config), config, "all", advance=print)}
+    assert not any(figure.failures for figure in figures.values())
+    measured = {name for name, figure in figures.items() if figure.value is not None}
+    assert {"fixture-asr", "fixture-phones", "fixture-units", "fixture-styles", "fixture-latency"} <= measured
+    assert "fixture-leakage-voice" not in measured  # one recording tells no two voices apart
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "emotion-fixture-styles" not in page and "confusion of emotion" in page and "not measured" in page
+    assert (tmp_path / "emotion-fixture-styles.png").is_file()
+
+
 def test_the_questions_know_their_answers() -> None:
     for item in questions():
         assert item.answers[0] and Path(item.audio).is_file() and item.facts["emotion"]

@@ -24,7 +24,7 @@ from eval.run_report import figure_cells, markdown, published_lines, tables_of, 
 from eval.runner import Figure, missing_figure
 from eval.samples import Example, Output, Record
 from eval.scoring import METRICS
-from eval.suite import TASKS, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
+from eval.suite import TASKS, LeakageTask, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
 from eval.tasks import MetricTask
 
 
@@ -139,8 +139,19 @@ def test_the_worst_come_first_and_failures_before_all() -> None:
 
 def test_units_are_counted(tmp_path: Path) -> None:
     task = UnitsTask("units", [Example("a", audio="a.wav")])
-    [found] = run_suite([task], SuiteConfig(output_dir=str(tmp_path)), "t", Colours())
+    [found] = run_suite([task], SuiteConfig(output_dir=str(tmp_path / "a")), "t", Colours())
     assert found.value == 50  # four units, equally often: two bits, 25 times a second
+
+
+def test_a_model_without_units_has_no_bitrate_and_no_leakage_rather_than_the_best(tmp_path: Path) -> None:
+    class Mute(Colours):
+        def tokenize(self, audio: str) -> tuple[int, ...]:
+            return ()
+
+    items = [Example(str(i), f"s{i % 2}", f"{i}.wav", facts={"voice": "xy"[i // 2]}) for i in range(4)]
+    tasks = [UnitsTask("units", items), LeakageTask("leakage-voice", items, "voice")]
+    figures = run_suite(tasks, SuiteConfig(output_dir=str(tmp_path)), "t", Mute())
+    assert all(figure.value is None and "too few" in figure.missing and figure.count == 4 for figure in figures)
 
 
 def test_leakage_needs_labels_and_counts_recordings_that_fail(tmp_path: Path) -> None:
