@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emova.errors import InputError
+from eval.refresh import Section, find_place, refresh
 
 if TYPE_CHECKING:
     from eval.runner import Figure
@@ -52,6 +53,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print the table; figures that miss their goals are no error."""
+    for document in arguments.refresh:
+        find_place(document, arguments.task)
     if arguments.task == "nano":
         return _nano(arguments)
     if arguments.task == "compare":
@@ -74,7 +77,6 @@ def _command(arguments: argparse.Namespace) -> str:
 def _nano(arguments: argparse.Namespace) -> int:
     from emova.config import load_config
     from eval.nano import NanoEvalConfig, evaluate
-    from eval.refresh import Section, refresh
     from eval.report import markdown_table, print_table
 
     named = {"model": arguments.model, "output_dir": arguments.out, "limit": arguments.limit, "data": arguments.data}
@@ -132,7 +134,6 @@ def _config(arguments: argparse.Namespace) -> SuiteConfig:
 
 def _suite(arguments: argparse.Namespace) -> int:
     from eval.offline import offline_tasks
-    from eval.refresh import Section, refresh
     from eval.run_report import figures_table
     from eval.suite import build_task, run_suite, tasks_in
     from eval.tasks import MetricTask

@@ -126,7 +126,7 @@ class StylesTask(MetricTask):
         return Score(0.0, notes=notes, failure=failure)
 
     def further(self, records: Sequence[Record]) -> dict[str, float]:
-        """The figures that take several renderings at once, as shares; 0 Hz, of a rendering that failed, is in no order."""
+        """The figures that take several renderings at once, as shares; a failed one has 0 Hz, which is in no order."""
         f0 = {_place(record): record.notes["f0"] for record in records}
         recordings = {record.notes["recording"]: record for record in records}
         keys = [

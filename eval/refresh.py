@@ -36,30 +36,36 @@ class Section:
     table: str
     pictures: Sequence[tuple[Path, str]] = ()
 
-    @property
-    def start(self) -> str:
-        """The comment before the figures."""
-        return f"<!-- figures of emova eval {self.task} -->"
+
+def start_of(task: str) -> str:
+    """The comment before a task's figures."""
+    return f"<!-- figures of emova eval {task} -->"
 
 
-def refresh(document: str | Path, section: Section) -> None:
-    """Replace the section's figures in a document; pictures go to ``figures`` beside it.
+def find_place(document: str | Path, task: str) -> tuple[str, re.Match[str]]:
+    """A document's text, and where a task's figures go; asked before a long run too.
 
     Raises:
         InputError: the document is missing, or lacks the two comments.
     """
-    document = Path(document)
+    document, start = Path(document), start_of(task)
     if not document.is_file():
         raise InputError(f"{document}: no such file")
     text = document.read_text(encoding="utf-8")
-    place = re.compile(re.escape(section.start) + r"\n.*?" + re.escape(END), re.DOTALL)
-    if len(place.findall(text)) != 1:
-        raise InputError(f"{document}: needs the lines {section.start} and {END} once")
-    parts = [section.start, "", f"`{section.command}` gave:", "", section.table.strip(), ""]
+    found = list(re.finditer(re.escape(start) + r"\n.*?" + re.escape(END), text, re.DOTALL))
+    if len(found) != 1:
+        raise InputError(f"{document}: needs the lines {start} and {END} once")
+    return text, found[0]
+
+
+def refresh(document: str | Path, section: Section) -> None:
+    """Replace the section's figures in a document; pictures go to ``figures`` beside it. Raises: as ``find_place``."""
+    document = Path(document)
+    text, place = find_place(document, section.task)
+    parts = [start_of(section.task), "", f"`{section.command}` gave:", "", section.table.strip(), ""]
     for picture, said in section.pictures:
         name = Path("figures") / f"{section.task}-{picture.name}"
         (document.parent / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(picture, document.parent / name)
         parts += [f"![{said}]({name.as_posix()})", ""]
-    content = "\n".join([*parts, END])
-    write_text(document, place.sub(lambda match: content, text))
+    write_text(document, text[: place.start()] + "\n".join([*parts, END]) + text[place.end() :])

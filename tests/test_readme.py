@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [
-    path for path in (ROOT / "README.md", ROOT / "train" / "README.md", ROOT / "app" / "README.md") if path.exists()
-]
+DOCUMENTS = [path for name in ("", "train", "eval", "app") if (path := ROOT / name / "README.md").exists()]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emova.errors import InputError
-from eval.refresh import END, Section, refresh
+from eval.refresh import END, Section, refresh, start_of
 
 
 def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path: Pa
     card = tmp_path / "card" / "README.md"
     card.parent.mkdir()
     other = "<!-- figures of emova eval all -->\nkept\n" + END
-    card.write_text(f"before\n{section.start}\nold\n{END}\nafter\n{other}\n")
+    card.write_text(f"before\n{start_of('nano')}\nold\n{END}\nafter\n{other}\n")
     refresh(card, section)
     first = card.read_text()
     assert first.startswith("before\n") and "old" not in first and "| a \\1 |" in first and "kept" in first
@@ -31,6 +31,6 @@ def test_documents_without_marks_are_refused(tmp_path: Path) -> None:
     section = Section("nano", "c", "t")
     with pytest.raises(InputError, match="no such file"):
         refresh(tmp_path / "gone.md", section)
-    (tmp_path / "a.md").write_text(section.start)
+    (tmp_path / "a.md").write_text(start_of("nano"))
     with pytest.raises(InputError, match="end of figures"):
         refresh(tmp_path / "a.md", section)
