@@ -20,18 +20,19 @@ JUDGE_RATE = 16000
 
 
 class WhisperJudge:
-    """Whisper base (multilingual, CTranslate2, int8) as a recogniser of English speech.
+    """A Whisper model in CTranslate2's form, int8, as a recogniser; the offline one is the multilingual base.
 
     Args:
-        folder: the unpacked model (``model.bin``, ``tokenizer.json``, ``config.json``).
+        folder: the unpacked model (``model.bin``, ``tokenizer.json``, ``config.json``), by whose name tables call it.
         threads: CPU threads.
+        language: ``en`` or ``zh``.
     """
 
-    name = "Whisper base (int8, greedy)"
-
-    def __init__(self, folder: str | Path, threads: int = 2) -> None:
+    def __init__(self, folder: str | Path, threads: int = 2, language: str = "en") -> None:
         self.folder = Path(folder)
         self.threads = threads
+        self.language = language
+        self.name = f"Whisper {self.folder.name.removeprefix('whisper-')} (int8, greedy)"
         if not (self.folder / "model.bin").is_file():
             raise InputError(f"{self.folder}: no Whisper model here; run `emova data fetch nano`")
 
@@ -44,7 +45,11 @@ class WhisperJudge:
     def transcribe(self, samples: np.ndarray) -> str:
         """The words in ``samples`` [T] at 16 kHz; empty when nothing is heard."""
         segments, _ = self._model.transcribe(
-            samples.astype(np.float32), language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False
+            samples.astype(np.float32),
+            language=self.language,
+            beam_size=1,
+            temperature=0.0,
+            condition_on_previous_text=False,
         )
         return " ".join(segment.text.strip() for segment in segments)
 

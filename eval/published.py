@@ -61,8 +61,8 @@ EMOVA_SPEECH = PublishedTable(
     {
         "asr-librispeech": ("LibriSpeech, WER", (4.5, 8.5, 8.1, 4.0)),
         "tts-librispeech": ("LibriSpeech, TTS-WER", (None, None, None, 3.4)),
-        "asr-aishell": ("AISHELL-2, CER", (None, None, None, 10.3)),
-        "tts-aishell": ("AISHELL-2, TTS-CER", (None, None, None, 7.9)),
+        "asr-aishell-2": ("AISHELL-2, CER", (None, None, None, 10.3)),
+        "tts-aishell-2": ("AISHELL-2, TTS-CER", (None, None, None, 7.9)),
     },
 )
 GLM_STORIES = PublishedTable(
@@ -91,7 +91,7 @@ GLM_SPEECH = PublishedTable(
     {
         "asr-librispeech": ("LibriSpeech test-clean", (None, 2.50, 2.82)),
         "asr-librispeech-other": ("LibriSpeech test-other", (None, 4.53, 7.66)),
-        "asr-aishell": ("AISHELL-1", (None, 9.31, 2.46)),
+        "asr-aishell-1": ("AISHELL-1", (None, 9.31, 2.46)),
         "seed-tts": ("Seed-TTS test-en", (3.39, None, 2.91)),
         "seed-tts-zh": ("Seed-TTS test-zh", (3.10, None, 2.10)),
     },

@@ -56,7 +56,10 @@ VISION = {
     "scienceqa": "choice",
     "ai2d": "choice",
 }
-SPEECH = ("asr-librispeech", "asr-librispeech-other", "asr-aishell", "tts-librispeech", "tts-aishell", "seed-tts")
+SPEECH = (
+    "asr-librispeech", "asr-librispeech-other", "asr-aishell-1", "asr-aishell-2", "tts-librispeech", "tts-aishell-2",
+    "seed-tts", "seed-tts-zh",
+)  # fmt: skip
 FIXTURES = Path(__file__).parent / "fixtures"
 UNITS = ("units", "leakage-voice", "leakage-emotion")
 SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
@@ -216,16 +219,16 @@ def make_rater() -> Rater | None:
     return NaturalnessJudge() if find_spec("distillmos") else None
 
 
-def make_ears(config: SuiteConfig) -> Ears:
+def make_ears(config: SuiteConfig, language: str = "en") -> Ears:
     """The recogniser that hears the model's speech. Raises: InputError: it is not there."""
-    return _whisper(config.whisper)
+    return _whisper(config.whisper, language)
 
 
 @cache
-def _whisper(folder: str) -> Ears:
+def _whisper(folder: str, language: str) -> Ears:
     from eval.judges import WhisperJudge
 
-    return WhisperJudge(folder)
+    return WhisperJudge(folder, language=language)
 
 
 def build_task(name: str, config: SuiteConfig) -> MetricTask:
@@ -245,14 +248,14 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     if name == "own":
         return OwnTask(f"own-{data.name}", read_own(data))
     if name in SPEECH:
-        language = "zh" if "aishell" in name else "en"
-        if name == "seed-tts":
-            return TtsTask(name, read_seed_tts(data), make_ears(config))
+        language = "zh" if "aishell" in name or name.endswith("-zh") else "en"
+        if name.startswith("seed-tts"):
+            return TtsTask(name, read_seed_tts(data), make_ears(config, language), language, rater=make_rater())
         items = read_aishell(data) if language == "zh" else read_librispeech(data)
         if name.startswith("asr"):
             return AsrTask(name, items, language)
         items = [dataclasses.replace(item, text=item.answers[0]) for item in items]
-        return TtsTask(name, items, make_ears(config), language)
+        return TtsTask(name, items, make_ears(config, language), language, rater=make_rater())
     items = read_spoken(data)
     if name.startswith("dialogue-"):
         mode = name.removeprefix("dialogue-")
