@@ -49,6 +49,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 FACTS = ("emotion", "pitch", "phones", "fact", "key", "spoken_answer")
 STYLE_RECORDINGS = 2
 SENTENCES = 8
+CHINESE = ("asr-aishell-1", "asr-aishell-2", "tts-aishell-2", "seed-tts-zh")
 NO_CHINESE = "the fixtures have no Chinese speech; run it with --data"
 
 Built = MetricTask | Figure

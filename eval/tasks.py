@@ -242,7 +242,7 @@ class DialogueTask(MetricTask):
             heard_question = self.count_errors(example.text, output.transcript)
             values["recognition"] = (float(heard_question.edits), float(heard_question.reference_tokens))
             values["form"] = (float(output.form_ok), 1.0)
-            values |= self._styles(example, output)
+            values |= self._styles(example, output, notes)
             notes["transcript"] = output.transcript
             notes |= {"emotion": output.emotion, "pitch": output.pitch, "units": len(output.units)}
             notes |= {f"asked_{key}": label for key, label in self._asked(example).items()}
@@ -271,9 +271,11 @@ class DialogueTask(MetricTask):
     def _asked(self, example: Example) -> dict[str, str]:
         return {key: str(example.facts[key]) for key in ("emotion", "pitch") if key in example.facts}
 
-    def _styles(self, example: Example, output: Output) -> dict[str, tuple[float, float]]:
+    def _styles(self, example: Example, output: Output, notes: dict[str, Any]) -> dict[str, tuple[float, float]]:
         if isinstance(self.answer_judge, EndpointJudge):
             found = self.answer_judge.styles(output.transcript, output.text, output.emotion, output.pitch)
+            if failure := found[0].failure or found[1].failure:
+                notes["style_judge_failure"] = failure
             return {"emotion": (found[0].value, 1.0), "pitch": (found[1].value, 1.0)}
         return {key: (float(getattr(output, key) == label), 1.0) for key, label in self._asked(example).items()}
 
