@@ -168,10 +168,7 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
 
     return [
         or_missing("asr", lambda: AsrTask("asr", heard)),
-        *(
-            missing_figure(f"fixture-{name}", NO_CHINESE)
-            for name in ("asr-aishell-1", "asr-aishell-2", "tts-aishell-2")
-        ),
+        *(missing_figure(f"fixture-{name}", NO_CHINESE) for name in CHINESE),
         or_missing("phones", lambda: PhoneTask("phones", phones, "G2P of the text")),
         or_missing("units", lambda: UnitsTask("units", heard)),
         *(or_missing(name, lambda name=name: leakage_task(name, voices)) for name in UNITS if name != "units"),  # type: ignore[misc]

@@ -104,6 +104,7 @@ def test_votes_are_joined_and_nonsense_does_not_vote(server: Server) -> None:
     server.script = [*scores, scores[-1]]
     grade = EndpointJudge(endpoint(server), votes=3).dialogue("q", "r", "a")
     assert grade.value == 6 and grade.votes == (4, 8) and not grade.failure
+    assert grade.notes()["votes_lost"] == 1  # shown beside the verdict
 
 
 def test_a_judge_that_only_writes_nonsense_gives_the_worst_verdict_with_its_reason(server: Server) -> None:

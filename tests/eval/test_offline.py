@@ -48,8 +48,8 @@ def test_every_task_is_there_or_says_why_not(config: SuiteConfig) -> None:
     assert {f"fixture-{name}" for name in VISION} <= set(tasks)
     missing = {name: task.missing for name, task in tasks.items() if isinstance(task, Figure)}
     assert set(missing) == {
-        *(f"fixture-{name}" for name in CHINESE), "fixture-mmvet", "fixture-tts", "fixture-tts-male", "fixture-seed-tts",
-        "fixture-reconstruction", "fixture-dialogue-end-to-end", "fixture-spoken-qa-s2s",
+        *(f"fixture-{name}" for name in CHINESE), "fixture-mmvet", "fixture-tts", "fixture-tts-male",
+        "fixture-seed-tts", "fixture-reconstruction", "fixture-dialogue-end-to-end", "fixture-spoken-qa-s2s",
     }  # fmt: skip
     assert "language model" in missing["fixture-mmvet"] and "emova data fetch" in missing["fixture-tts"]
     assert all(list(task.examples()) for task in tasks.values() if isinstance(task, MetricTask))
