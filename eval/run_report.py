@@ -90,6 +90,19 @@ def tables_of(figures: Sequence[Figure]) -> list[Table]:
     return found
 
 
+def failures_of(records: Sequence[Record]) -> list[Table]:
+    """What could not be asked or judged: a table of task, reason, how many, and which questions."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record.failure:
+            found.setdefault((record.task, record.failure[:160]), []).append(record.id)
+    rows = [
+        [task, reason, str(len(ids)), ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")]
+        for (task, reason), ids in found.items()
+    ]
+    return [("What failed, and counts as wrong", ("task", "reason", "questions", "which"), rows)] if rows else []
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
@@ -100,11 +113,11 @@ def figures_table(figures: Sequence[Figure]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def markdown(title: str, figures: Sequence[Figure], facts: dict[str, Any]) -> str:
+def markdown(title: str, figures: Sequence[Figure], facts: dict[str, Any], records: Sequence[Record] = ()) -> str:
     """The report as Markdown."""
     parts = [f"# {title}", "", "Failures (a missing file, an empty answer, a judge without a verdict) count as wrong."]
     parts += ["Published figures come from other judges and full test sets; items tell what ours stand on.", ""]
-    for heading, header, rows in tables_of(figures):
+    for heading, header, rows in [*tables_of(figures), *failures_of(records)]:
         parts += [f"## {heading}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
         parts += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows] + [""]
     parts += ["## Run", "", "```json", json.dumps(facts, indent=2, ensure_ascii=False), "```", ""]
@@ -183,7 +196,7 @@ def page(
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"]
     parts += [f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"]
     parts += ["<p>Failures (a missing file, an empty answer, a judge without a verdict) count as wrong.</p>"]
-    for heading, header, rows in [*first, *tables_of(figures)]:
+    for heading, header, rows in [*first, *tables_of(figures), *failures_of(records)]:
         lines = [header, *rows]
         body = "".join(
             "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"
@@ -221,5 +234,5 @@ def write_run_report(title: str, figures: Sequence[Figure], folder: RunFolder, r
     """Write ``report.md``, ``report.html`` and ``results.json`` into the run's folder."""
     results = {"run": folder.facts, "figures": [figure.as_json() for figure in figures]}
     write_text(folder.path / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder.path / "report.md", markdown(title, figures, folder.facts))
+    write_text(folder.path / "report.md", markdown(title, figures, folder.facts, records))
     write_text(folder.path / "report.html", page(title, figures, folder, records))

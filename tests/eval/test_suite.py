@@ -246,6 +246,9 @@ def test_own_data_end_to_end_with_a_real_checkpoint(tmp_path: Path, tiny_checkpo
     assert cli.run(parser.parse_args(line)) == 0
     [found] = json.loads((out / "results.json").read_text())["figures"]
     assert found["count"] == 2 and found["failures"] == 1
+    for name in ("report.md", "report.html"):
+        text = (out / name).read_text()
+        assert "What failed" in text and "missing.png" in text
     assert cli.run(parser.parse_args(["compare", str(out), str(out)])) == 0
 
 
