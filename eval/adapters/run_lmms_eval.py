@@ -6,6 +6,8 @@ the module's name are lmms-eval's. A task of your own on local data is a YAML fi
 
 from __future__ import annotations
 
+import sys
+
 import emova.compat  # noqa: F401  (before anything imports torchvision)
 from emova.errors import InputError
 
@@ -20,4 +22,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        if not {"-h", "--help"} & set(sys.argv):
+            sys.exit(f"emova: {error}")
+        print(f"usage: python -m eval.adapters.run_lmms_eval [lmms-eval's arguments]\n\n{error}")
