@@ -157,7 +157,7 @@ class NanoRun:
         spoken = draw(held_out_questions(self.data), self.config.utterances, self.config.seed)
         items = self.clips(spoken, lambda sample: sample.facts["text"])
         figure, _ = self.run(ReconstructionTask("nano-roundtrip", items, self.whisper))
-        note = f"unheard voices; the recordings themselves: {100 * figure.extra['recordings']:.1f} %"
+        note = f"unheard voices; the recordings themselves: {100 * figure.extra.get('recordings', 1):.1f} %"
         return [row_of(figure, "units round trip, word error", 12, note)]
 
     def reply(self) -> list[Row]:

@@ -1,0 +1,122 @@
+"""The codec's tasks on a model whose sound is known: phones, words through the round trip, styles, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emova.speech.audio import save_wav
+from emova.style import EMOTIONS, Style
+from eval.acoustics import shipped_judge
+from eval.codec import PhoneTask, ReconstructionTask, StylesTask
+from eval.run_report import confusion
+from eval.runfolder import RunFolder
+from eval.runner import figure_of, run_task
+from eval.samples import Example, Output, Record
+
+RATE = 16000
+
+
+def tone(f0: float, seconds: float = 0.3) -> np.ndarray:
+    """A voice-like sound: ten harmonics of ``f0`` Hz."""
+    time = np.arange(int(RATE * seconds)) / RATE
+    return np.asarray(sum(np.sin(2 * np.pi * f0 * k * time) / k for k in range(1, 11)) * 0.1, np.float32)
+
+
+class Known:
+    """F0 follows gender and pitch; ``sad`` fails; the units heard again are half of the units."""
+
+    name = "known"
+
+    def phones(self, audio: str) -> list[str]:
+        return ["a", "b"]
+
+    def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
+        return (1, 2, 3, 4) if isinstance(audio, str) else (1, 2)
+
+    def resynthesize(self, audio: str, style: Style) -> Output:
+        if "b.wav" in audio:
+            raise ValueError("too short")
+        return Output(units=(1, 2), audio=tone(100), sample_rate=RATE)
+
+    def render(self, units: Sequence[int], style: Style) -> Output:
+        if style.emotion == "sad":
+            raise ValueError("no such voice")
+        f0 = {"female": 200, "male": 100}[style.gender] * {"low": 0.8, "normal": 1.0, "high": 1.2}[style.pitch]
+        return Output(units=tuple(units), audio=tone(f0), sample_rate=RATE)
+
+
+class AlwaysHappy:
+    name = "always happy"
+
+    def predict(self, features_ND: np.ndarray) -> list[str]:
+        return ["happy"] * len(features_ND)
+
+
+class Ears:
+    name = "ears"
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        return "one two"
+
+
+class Rater:
+    name = "rater"
+
+    def score(self, samples: np.ndarray) -> float:
+        return 3.0
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[Example]:
+    for name in "ab":
+        save_wav(tmp_path / f"{name}.wav", tone(150), RATE)
+    return [Example(name, "one two three", str(tmp_path / f"{name}.wav"), answers=("one two three",)) for name in "ab"]
+
+
+def measure(task: Any, folder: Path) -> tuple[Any, list[Record]]:
+    records = run_task(task, Known(), RunFolder(folder / "run", {}))
+    return figure_of(task, records), records
+
+
+def test_phones_are_compared_one_by_one(tmp_path: Path) -> None:
+    items = [Example("1", audio="x", answers=("a b",)), Example("2", audio="x", answers=("a c c d",))]
+    figure, _ = measure(PhoneTask("phones", items, "by hand"), tmp_path)
+    assert figure.value == 50 and figure.judge == "labels: by hand"  # 0 of 2, and 3 of 4: b for c, two missing
+
+
+def test_words_lost_on_the_way_and_a_failed_recording_count(items: list[Example], tmp_path: Path) -> None:
+    figure, records = measure(ReconstructionTask("r", items, Ears(), Rater()), tmp_path)
+    # "a": one of three words lost; "b": all three.
+    assert figure.value == pytest.approx(100 * 4 / 6) and figure.failures == 1
+    assert figure.extra["recordings"] == pytest.approx(1 / 3) and figure.extra["naturalness"] == 3
+    assert records[1].failure == "ValueError: too short"
+
+
+def test_styles_by_hand(items: list[Example], tmp_path: Path) -> None:
+    figure, records = measure(StylesTask("styles", items[:1], AlwaysHappy()), tmp_path)
+    assert figure.count == 24 and figure.failures == 6 and figure.value == 25  # happy alone is heard right
+    assert figure.extra["pitch_order"] == 0.75  # 8 triples, of which sad's two fail
+    assert figure.extra["gender_order"] == 0.75 and figure.extra["gender"] == 0.75
+    assert figure.extra["same_length"] == 0  # a rendering that failed has no length
+    assert figure.extra["units_again"] == pytest.approx((18 * 0.5 + 6 * 1.0) / 24)
+    assert "units_other" not in figure.extra  # one recording has no other
+    found = confusion(records, "emotion")
+    assert found is not None and found[1] == [*EMOTIONS, "none"]
+    assert found[0][:4].tolist() == [[0, 6, 0, 0, 0], [0, 6, 0, 0, 0], [0, 0, 0, 0, 6], [0, 6, 0, 0, 0]]
+
+
+def test_a_confusion_of_whole_answers_is_four_by_four() -> None:
+    rows = [Record("t", e, "", [], "", 1, 1, notes={"asked_emotion": e, "emotion": e}) for e in EMOTIONS[:2]]
+    found = confusion(rows, "emotion")
+    assert found is not None and found[0].shape == (4, 4) and found[1] == list(EMOTIONS)
+
+
+def test_the_shipped_judge_tells_what_it_is_and_how_good() -> None:
+    judge = shipped_judge()
+    share = int(judge.name.split("hears ")[1].split(" %")[0])
+    assert "other" in judge.name and share >= 90
