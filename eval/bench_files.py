@@ -91,7 +91,7 @@ class Writer:
         path = self.folder / folder / f"{asked.picture.stem}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            Image.open(asked.picture).convert("RGB").save(path, **({"quality": 95} if ending == ".jpg" else {}))
+            Image.open(asked.picture).convert("RGB").save(path, quality=95)
         return path.name
 
     def tsv(self, name: str, asked: Sequence[Asked], rotations: int = 1, free: bool = False) -> Path:

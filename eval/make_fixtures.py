@@ -85,14 +85,14 @@ def questions(data: Path, out: Path, rng: random.Random, talk: int = 14, facts: 
     rng.shuffle(exchanges)
     known = [row for row in exchanges if row["intent"] in FACTS][:facts]
     chosen = known + [row for row in exchanges if row["intent"] not in FACTS][:talk]
-    rows = []
+    rows: list[dict[str, Any]] = []
 
     def add(record: dict[str, Any], image: str, kind: str) -> None:
         sample = rng.choice(spoken[record["question"]])
         name = f"questions/{len(rows):02d}.ogg"
         write_ogg(out / name, sample.audio(RATE))
-        found = {key: record[key] for key in ("question", "answer", "emotion", "pitch")}
-        more = {key: record[key] for key in ("intent", "slots", "type", "key") if key in record}
+        found: dict[str, Any] = {key: record[key] for key in ("question", "answer", "emotion", "pitch")}
+        more: dict[str, Any] = {key: record[key] for key in ("intent", "slots", "type", "key") if key in record}
         fact = next((record["slots"][slot] for slot in FACT_SLOTS if kind == "fact" and slot in record["slots"]), "")
         rows.append(
             {"audio": name, "image": image, "kind": kind, **found, **more, "fact": fact,
