@@ -75,7 +75,8 @@ class Rater:
 def items(tmp_path: Path) -> list[Example]:
     for name in "ab":
         save_wav(tmp_path / f"{name}.wav", tone(150), RATE)
-    return [Example(name, "red green blue", str(tmp_path / f"{name}.wav"), answers=("red green blue",)) for name in "ab"]
+    words = "red green blue"
+    return [Example(name, words, str(tmp_path / f"{name}.wav"), answers=(words,)) for name in "ab"]
 
 
 def measure(task: Any, folder: Path) -> tuple[Any, list[Record]]:
