@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emova.config import load_config, save_config
+from emova.edits import edit_distance
 from emova.errors import InputError
 from emova.speech.features import MelConfig, hz_to_mel, mel_edges
 from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES
@@ -128,16 +129,6 @@ class S2UTraining(nn.Module):
         terms["codebook_perplexity"] = torch.special.entr(used / used.sum()).sum().exp()
         terms["views_agree"] = (indices_BU[:pairs] == indices_BU[pairs:])[inside_BU[:pairs]].float().mean()
         return {"loss": loss, **terms, "seconds": lengths.sum() / SAMPLE_RATE}
-
-
-def edit_distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
-    """Least number of substitutions, insertions and deletions."""
-    row = list(range(len(hypothesis) + 1))
-    for i, wanted in enumerate(reference, start=1):
-        previous, row[0] = row[0], i
-        for j, got in enumerate(hypothesis, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (wanted != got))
-    return row[-1]
 
 
 def select(clips: Sequence[Clip], count: int) -> list[Clip]:

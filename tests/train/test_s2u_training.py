@@ -21,7 +21,7 @@ from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
 from train.engine import RunConfig
-from train.s2u import S2UTrainConfig, S2UTraining, edit_distance, phone_errors, train, warp_matrix
+from train.s2u import S2UTrainConfig, S2UTraining, phone_errors, train, warp_matrix
 from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, frame_labels, perturb
 
 TINY = S2UConfig(
@@ -59,13 +59,6 @@ def test_phone_names_invert_and_unknown_marks_are_left_out() -> None:
     assert phone_names(phone_ids(PHONES)) == list(PHONES)
     assert phone_names(phone_ids(["ˈ", "g", "O", ",", "zh:ang1", "zh:ang5"])) == ["ɡ", "O", "zh:ang1", "zh:ang5"]
     assert collapse([0, 3, 3, 0, 3, 5, 5, 0]) == [3, 3, 5]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "distance"), [("", "", 0), ("abc", "abc", 0), ("abc", "", 3), ("kitten", "sitting", 3)]
-)
-def test_edit_distance(a: str, b: str, distance: int) -> None:
-    assert edit_distance(a, b) == edit_distance(b, a) == distance
 
 
 def test_the_store_decodes_once_to_16_khz(shards: str, tmp_path: Path) -> None:
