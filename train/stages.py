@@ -110,6 +110,11 @@ class StageModule(nn.Module):
         terms["samples"] = batch["cu_seq_lens"].shape[0] - 1
         return terms
 
+    @staticmethod
+    def loss_weight(batch: Mapping[str, Tensor]) -> Tensor:
+        """How much a batch counts in its step: the sum of its positions' weights."""
+        return batch["weights"].sum()
+
 
 def choose_attention(wanted: str) -> str:
     """The attention implementation for packed rows."""
