@@ -32,7 +32,7 @@ from emova.errors import InputError
 from train import checkpointing, parallel
 from train.batches import BatchReader, EpochBatches, isolated_rng
 from train.metrics import MetricsFile, plot
-from train.parallel import ParallelConfig
+from train.parallel import ParallelConfig, whole_shape
 from train.watching import Progress, StopSignals
 
 COUNTERS = frozenset({"samples", "tokens", "seconds"})
@@ -116,8 +116,8 @@ def decay_groups(module: nn.Module, weight_decay: float, **extra: Any) -> list[d
     """The trainable parameters as two AdamW groups: matrices decay, vectors and scalars do not."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay, **extra},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0, **extra},
+        {"params": [p for p in trainable if len(whole_shape(p)) >= 2], "weight_decay": weight_decay, **extra},
+        {"params": [p for p in trainable if len(whole_shape(p)) < 2], "weight_decay": 0.0, **extra},
     ]
     return [group for group in groups if group["params"]]
 

@@ -198,6 +198,11 @@ def resolved(run: RunConfig, world: World) -> RunConfig:
     return replace(run, gradient_accumulation=run.global_batch_size // a_pass)
 
 
+def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """The parameter's shape, also where ZeRO-3 has left this process a part of it."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def fsdp_settings(module: torch.nn.Module, config: ParallelConfig) -> dict[str, Any]:
     """transformers' ``fsdp_config``: each repeated block of the module is gathered by itself."""
     wanted = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}

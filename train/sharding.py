@@ -7,9 +7,10 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,9 +18,30 @@ from torch import Tensor, nn
 
 from emova.errors import InputError
 from train import checkpointing
-from train.parallel import DDP, ParallelConfig, World
+from train.deepspeed_config import deepspeed_config
+from train.parallel import DDP, ParallelConfig, World, prepare_deepspeed
+
+if TYPE_CHECKING:
+    from train.engine import RunConfig
 
 _LATEST_UNIVERSAL = "latest_universal"
+
+
+@contextmanager
+def partitioned(run: RunConfig, world: World) -> Iterator[None]:
+    """Under ZeRO-3, split the weights that ``from_pretrained`` reads in the block over the processes at once."""
+    if run.parallel.zero_stage < 3:
+        yield
+        return
+    prepare_deepspeed()
+    from transformers.integrations import HfDeepSpeedConfig
+
+    # transformers sees it as long as it is alive.
+    alive = HfDeepSpeedConfig(deepspeed_config(run, world.size))
+    try:
+        yield
+    finally:
+        del alive
 
 
 def prepare_resume(checkpoint: Path, config: ParallelConfig, world: World) -> bool:
