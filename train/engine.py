@@ -148,6 +148,7 @@ def fit(
         DivergenceError: ``run.max_bad_steps`` steps in a row had a non-finite loss or gradient.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, once the checkpoint is written.
     """
+    from train import sharding
     from train.trainer import build_trainer  # transformers' Trainer takes seconds to import
 
     if run.threads:
@@ -212,6 +213,7 @@ def fit(
             assert resume_from is not None
             if not run.parallel.shards_weights:
                 trainer.load_weights(resume_from)
+        sharding.forget_deepspeed()
         if world.main:
             plot(metrics.path)
     signals.exit_if_asked()

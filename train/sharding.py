@@ -44,6 +44,14 @@ def partitioned(run: RunConfig, world: World) -> Iterator[None]:
         del alive
 
 
+def forget_deepspeed() -> None:
+    """End the state in which transformers splits every model that is built: a ZeRO-3 run leaves it behind."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+
+
 def prepare_resume(checkpoint: Path, config: ParallelConfig, world: World) -> bool:
     """Make ``checkpoint`` ready for these processes; whether DeepSpeed has to load its universal form.
 

@@ -114,6 +114,7 @@ def extended(name: str, codebook_size: int) -> PreTrainedTokenizerFast:
         reason = str(error).splitlines()[0]
         raise InputError(f"{name}: no tokenizer there ({reason}); give a folder or a name on the hub") from None
     extend_tokenizer(tokenizer, codebook_size)
+    tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 

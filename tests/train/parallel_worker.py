@@ -1,7 +1,8 @@
 """One of several processes that train a tiny model together; ``tests/train/test_parallel.py`` starts them.
 
 python -m tests.train.parallel_worker JOB.json, with RANK, WORLD_SIZE and the like in the environment. A job is a list
-of runs: a RunConfig's fields, and ``stop_at``, a step at which the last process gets SIGTERM.
+of runs: a RunConfig's fields, and ``stop_at``, a forward pass at which the last process gets SIGTERM; ``split``, which
+gives each process one modality; ``noise``, which drops blocks of the vision tower at random.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def token_ids() -> TokenIds:
     return TokenIds(**values, first_unit=TEXTS + len(special), codebook_size=UNITS_COUNT)
 
 
-def tiny_model() -> EmovaForConditionalGeneration:
+def tiny_model(noise: bool) -> EmovaForConditionalGeneration:
     from transformers import LlamaConfig
 
     ids = token_ids()
@@ -53,7 +54,7 @@ def tiny_model() -> EmovaForConditionalGeneration:
         max_position_embeddings=64,
         tie_word_embeddings=True,
     )
-    tower = InternViTConfig(image_size=TILE, patch_size=7, width=16, depth=2, heads=2, ffn_width=16, drop_path=0.1)
+    tower = InternViTConfig(image_size=TILE, patch_size=7, width=16, depth=2, heads=2, ffn_width=16, drop_path=0.3 * noise)
     projector = CAbstractorConfig(16, 16, 16, input_side=4, output_side=SIDE, depth=1)
     count = ids.first_unit + ids.codebook_size
     config = EmovaConfig.from_parts(text, VisionConfig(internvit=tower), projector, ids, count, always_run_vision=True)
@@ -106,13 +107,13 @@ class Stopping(StageModule):
 
 
 def train(job: dict[str, Any]) -> None:
-    stop_at, split = job.pop("stop_at", 0), job.pop("split", False)
+    stop_at, split, noise = (job.pop(name, 0) for name in ("stop_at", "split", "noise"))
     run = config_from_dict(RunConfig, job, "job")
     last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     try:
         fit(
-            Stopping(tiny_model(), stop_at if last else 0),
-            Pieces(split),  # type: ignore[arg-type]
+            Stopping(tiny_model(bool(noise)), stop_at if last else 0),
+            Pieces(bool(split)),  # type: ignore[arg-type]
             lambda packs: collate(packs, LossWeights()),
             run,
         )

@@ -1,0 +1,153 @@
+"""Laws of training on several processes, on two over gloo: nothing hangs, nothing is lost, the numbers agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from train import checkpointing
+from train.metrics import read
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 170
+DEEPSPEED_FILE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+"""Even the smallest weight is split, so that every module has to gather."""
+
+
+def run_together(jobs: list[dict[str, Any]], folder: Path, processes: int) -> None:
+    """Start ``processes`` workers on one list of jobs and wait for them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = folder / f"jobs-{processes}-{port}.json"
+    path.write_text(json.dumps(jobs))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.train.parallel_worker", str(path)]
+    workers = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    try:
+        said = [worker.communicate(timeout=SECONDS)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert all(worker.returncode == 0 for worker in workers), "\n".join(text[-3000:] for text in said)
+
+
+def jobs_of_two(folder: Path) -> list[dict[str, Any]]:
+    deepspeed = folder / "deepspeed.json"
+    deepspeed.write_text(json.dumps(DEEPSPEED_FILE))
+
+    def job(name: str, strategy: str, **changes: Any) -> dict[str, Any]:
+        parallel = {"strategy": strategy, **({"deepspeed": str(deepspeed)} if strategy == "zero3" else {})}
+        values = dict(
+            output_dir=str(folder / name), max_steps=4, batch_size=1, log_every=1, save_every=2, eval_every=9,
+            precision="fp32", learning_rate=1e-2, seed=1, parallel=parallel,
+        )  # fmt: skip
+        return {**values, **changes}
+
+    jobs = []
+    for strategy in ("ddp", "zero2"):
+        jobs += [
+            job(f"{strategy}-whole", strategy, noise=1),
+            job(f"{strategy}-cut", strategy, noise=1, stop_at=3),
+            job(f"{strategy}-cut", strategy, noise=1),
+        ]
+    return [
+        *jobs,
+        job("ddp", "ddp"),
+        job("zero2", "zero2"),
+        job("zero3", "zero3"),
+        job("split", "zero3", split=1, max_steps=2, precision="bf16"),
+        job("fsdp", "fsdp", max_steps=3, stop_at=3),
+        job("fsdp", "fsdp"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs: first those of two processes, then those that go on with one."""
+    folder = tmp_path_factory.mktemp("parallel")
+    jobs = jobs_of_two(folder)
+    run_together(jobs, folder, 2)
+    alone = [{**each, "global_batch_size": 2} for each in jobs if Path(each["output_dir"]).name in ("zero2", "zero3")]
+    for each in alone:
+        source = Path(each["output_dir"])
+        each["output_dir"] = f"{source}-on-one"
+        shutil.copytree(source, each["output_dir"])
+        shutil.rmtree(Path(each["output_dir"]) / "checkpoint-4")
+    ddp = next(each for each in jobs if each["output_dir"] == str(folder / "ddp"))
+    run_together([*alone, {**ddp, "output_dir": str(folder / "one"), "gradient_accumulation": 2}], folder, 1)
+    return folder
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in read(folder / "metrics.jsonl") if row["kind"] == "train"}
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * SECONDS)]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_resumed_equals_uninterrupted_on_two_processes(runs: Path, strategy: str) -> None:
+    whole, cut = losses(runs / f"{strategy}-whole"), losses(runs / f"{strategy}-cut")
+    assert sorted(whole) == [1, 2, 3, 4] and whole == cut
+    first, second = (load_file(runs / f"{strategy}-{name}" / "checkpoint-4" / "model.safetensors")
+                     for name in ("whole", "cut"))  # fmt: skip
+    assert all(tensor.equal(second[name]) for name, tensor in first.items())
+
+
+def test_a_signal_to_one_process_stops_both(runs: Path) -> None:
+    facts = checkpointing.facts(runs / "ddp-cut" / "checkpoint-3")
+    assert facts["processes"] == 2 and facts["strategy"] == "ddp"
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(runs: Path) -> None:
+    together, alone = losses(runs / "ddp"), losses(runs / "one")
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp"])
+def test_a_spread_state_trains_as_a_whole_one(runs: Path, strategy: str) -> None:
+    assert losses(runs / strategy) == pytest.approx(losses(runs / "ddp"), rel=1e-4)
+
+
+def test_nothing_hangs_where_one_has_no_picture_and_the_other_no_speech(runs: Path) -> None:
+    rows = [row for row in read(runs / "split" / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["loss"] > 0 and row["text"] > 0 and row["units"] > 0 for row in rows)
+    assert all(row["grad_norm"] > 0 and row["skipped"] == 0 for row in rows)
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_a_run_of_two_goes_on_with_one(runs: Path, strategy: str) -> None:
+    went_on = runs / f"{strategy}-on-one"
+    assert losses(went_on) == pytest.approx(losses(runs / strategy), rel=1e-4)
+    assert checkpointing.facts(went_on / "checkpoint-4")["processes"] == 1
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp"])
+def test_a_checkpoint_has_the_whole_weights(runs: Path, strategy: str) -> None:
+    whole = load_file(runs / "ddp" / "checkpoint-4" / "model.safetensors")
+    gathered = load_file(runs / strategy / "checkpoint-4" / "model.safetensors")
+    assert whole.keys() == gathered.keys()
+    for name, tensor in whole.items():
+        assert tensor.shape == gathered[name].shape and tensor.allclose(gathered[name], atol=1e-3), name
