@@ -72,7 +72,7 @@ def clear_errors(output_dir: str | Path, step: int) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors say in their own words that the disk is full.
-        if isinstance(error, RuntimeError) and not re.search(r"PytorchStreamWriter|write|writing", str(error)):
+        if isinstance(error, RuntimeError) and not re.search(r"PytorchStreamWriter|iostream error", str(error)):
             raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
         shutil.rmtree(stage_path(output_dir, step), ignore_errors=True)

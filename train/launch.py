@@ -121,7 +121,7 @@ def _torchrun(plan: LaunchPlan) -> dict[str, str]:
         where = (
             f"--nnodes={plan.nodes} --nproc-per-node={plan.processes} --max-restarts=3 \\\n"
             f"  --rdzv-backend=c10d --rdzv-id=emova-{plan.program} "
-            f'--rdzv-endpoint="${{HEAD:?the first node\'s name}}:{PORT}"'
+            f'--rdzv-endpoint="${{HEAD:?the name of the first node}}:{PORT}"'
         )
         usage = f"# On each of the {plan.nodes} nodes: HEAD=NAME_OF_THE_FIRST_NODE {plan.folder / plan.program}.sh\n"
     text = (

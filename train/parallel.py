@@ -203,19 +203,6 @@ def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def fsdp_settings(module: torch.nn.Module, config: ParallelConfig) -> dict[str, Any]:
-    """transformers' ``fsdp_config``: each repeated block of the module is gathered by itself."""
-    wanted = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
-    present = sorted({type(part).__name__ for part in module.modules()} & wanted)
-    settings: dict[str, Any] = {"version": 2, "reshard_after_forward": True, "state_dict_type": "FULL_STATE_DICT"}
-    settings["cpu_offload"] = config.offload == "all"
-    if present:
-        settings.update(auto_wrap_policy="TRANSFORMER_BASED_WRAP", transformer_layer_cls_to_wrap=present)
-    else:
-        settings["auto_wrap_policy"] = "NO_WRAP"
-    return settings
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

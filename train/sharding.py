@@ -98,6 +98,29 @@ def convert_to_universal(checkpoint: Path, config: ParallelConfig) -> None:
         ds_to_universal.main(arguments)
 
 
+def group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What the parameter groups of ``optimizer`` say beside their parameters."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def mend_universal(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]], rates: list[float]) -> None:
+    """Undo what DeepSpeed 0.19 gets wrong when it loads the universal form of a ZeRO-3 checkpoint.
+
+    It gives every parameter group the first one's rate and weight decay, and all of them one step counter, which then
+    counts once a group.
+
+    Args:
+        settings: of the groups, as they were made.
+        rates: the groups' present learning rates.
+    """
+    for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
+        group.update({key: value for key, value in own.items() if key not in ("lr", "initial_lr")})
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
+
+
 def save_whole(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Write gathered weights as safetensors, each tied tensor once.
 
@@ -115,10 +138,3 @@ def _alone(tensor: Tensor) -> Tensor:
     """``tensor`` in memory of its own: DeepSpeed keeps many in one buffer."""
     whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)
-
-
-def load_fsdp(accelerator: Any, module: nn.Module, checkpoint: str) -> None:
-    """Load FSDP's own weights of a checkpoint into a wrapped module."""
-    from accelerate.utils import load_fsdp_model
-
-    load_fsdp_model(accelerator.state.fsdp_plugin, accelerator, module, checkpoint)

@@ -301,10 +301,12 @@ def train(config: StageConfig) -> FitResult:
             print(f"{part}: {sum(whole_shape(p).numel() for _, p in own):,} parameters trained", file=sys.stderr)
     samples = Samples(config.samples, held_out, data.mixture, output / "samples.jsonl")
 
-    def groups(_: nn.Module) -> list[dict[str, Any]]:
+    def groups(module: nn.Module) -> list[dict[str, Any]]:
+        # By name: sharding may have put other parameters in their place.
+        present = dict(module.named_parameters())
         made = []
         for part, own in trained.items():
-            holder = nn.ParameterList(parameter for _, parameter in own)
+            holder = nn.ParameterList(present[f"model.{name}"] for name, _ in own)
             rate = getattr(config.rates, part)
             made += decay_groups(holder, config.run.weight_decay, lr=rate)
             made[-1]["name"] = part

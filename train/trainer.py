@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmu
 
 import emova.compat  # noqa: F401
 from emova.errors import InputError
-from train import checkpointing, parallel, sharding
+from train import checkpointing, fsdp, parallel, sharding
 from train.batches import EpochBatches, InOrder, derived_seed, isolated_rng
 from train.deepspeed_config import deepspeed_config
 from train.engine import COUNTERS, DivergenceError, ParameterGroups, RunConfig, Validate, decay_groups
@@ -53,7 +54,6 @@ def build_trainer(
     if run.parallel.zero_stage:
         parallel.prepare_deepspeed()
         deepspeed = deepspeed_config(run, world.size, load_universal=universal)
-    fsdp = run.parallel.strategy == parallel.FSDP
     arguments = TrainingArguments(
         output_dir=run.output_dir,
         seed=run.seed,
@@ -77,14 +77,18 @@ def build_trainer(
         disable_tqdm=True,
         report_to=[],
         deepspeed=deepspeed,
-        fsdp=fsdp or None,
-        fsdp_config=parallel.fsdp_settings(module, run.parallel) if fsdp else None,
         ddp_find_unused_parameters=False,
         ddp_timeout=int(run.parallel.start_timeout),
     )
     # A process trains on one device: several in one process would be torch's DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = ExactTrainer(module, arguments, loader, run, world)
+    if trainer.is_sharded:
+        fsdp.shard(module, run.parallel, world.size, run.precision)
+        # So that the Trainer leaves placement and gradients to the module.
+        trainer.is_distributed_loading_by_transformers = True
+        module._is_fsdp_managed_module = True  # type: ignore[assignment]
+    trainer.universal = universal
     trainer.validation = validation
     trainer.parameter_groups = parameter_groups
     trainer.on_validate = on_validate
@@ -99,6 +103,8 @@ def build_trainer(
 class ExactTrainer(Trainer):
     """See the module's head. Built by ``build_trainer`` only, which fills in the attributes below."""
 
+    universal: bool
+    """Whether DeepSpeed loads the form of its checkpoint that fits any number of processes."""
     validation: InOrder | None
     parameter_groups: ParameterGroups | None
     on_validate: Validate | None
@@ -109,11 +115,13 @@ class ExactTrainer(Trainer):
     optimizer: Any
     lr_scheduler: Any
     control: Any
+    deepspeed: Any
     _stage: str | None = None
 
     def __init__(
         self, module: nn.Module, arguments: TrainingArguments, loader: DataLoader[Any], run: RunConfig, world: World
     ) -> None:
+        self.is_sharded = run.parallel.strategy == parallel.FSDP
         super().__init__(model=module, args=arguments, train_dataset=loader.dataset, data_collator=lambda batch: batch)
         # forward(**batch) of a part may take any keyword; that does not mean it scales its loss.
         self.model_accepts_loss_kwargs = False
@@ -151,6 +159,7 @@ class ExactTrainer(Trainer):
             groups = [group for group in groups if group["params"]]
             assert groups, "nothing to train: every parameter is frozen"
             self.optimizer = torch.optim.AdamW(groups, lr=self.run.learning_rate, betas=self.run.betas, fused=True)
+            self._group_settings = sharding.group_settings(self.optimizer)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -163,6 +172,18 @@ class ExactTrainer(Trainer):
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self.is_sharded:  # which moves a block at a time, once that is split
+            super()._move_model_to_device(model, device)
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        fsdp.hold_back(self.model, True)
+        try:
+            yield
+        finally:
+            fsdp.hold_back(self.model, False)
 
     # Loss, guard
 
@@ -349,6 +370,8 @@ class ExactTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         assert output_dir is not None
+        if self.is_sharded:
+            state_dict = fsdp.whole_state(self.model)
         if not self.world.main:
             return
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -358,10 +381,27 @@ class ExactTrainer(Trainer):
         else:
             save_model(self.model, str(path))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            sharding.load_fsdp(self.accelerator, self.model, resume_from_checkpoint)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_sharded:
+            fsdp.save(Path(output_dir), self.model, self._plain_optimizer, self.lr_scheduler, self.world.main)
         else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    @property
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.is_sharded and checkpoint is not None:
+            fsdp.load(Path(checkpoint), self.model, self._plain_optimizer, self.lr_scheduler)
+            return
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.universal:
+            rates = self.lr_scheduler.get_last_lr()
+            sharding.mend_universal(self.deepspeed.optimizer.optimizer, self._group_settings, rates)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.is_sharded:  # its weights are read with the moments
             self.load_weights(Path(resume_from_checkpoint))
 
     def load_weights(self, checkpoint: Path) -> None:

@@ -77,7 +77,7 @@ def jobs_of_two(folder: Path) -> list[dict[str, Any]]:
         job("zero2", "zero2"),
         job("zero3", "zero3"),
         job("split", "zero3", split=1, max_steps=2, precision="bf16"),
-        job("fsdp", "fsdp", max_steps=3, stop_at=3),
+        job("fsdp", "fsdp", stop_at=3),
         job("fsdp", "fsdp"),
     ]
 
