@@ -16,8 +16,9 @@ PROGRAMS = {
     "stage1": ("train.stages", "the projector alone (EMOVA section 4.3)"),
     "stage2": ("train.stages", "image-text and speech-text jointly"),
     "stage3": ("train.stages", "omni-modal instructions"),
+    "prototypes": ("train.prototypes", "choose the vectors of the 24 styles for a trained detokenizer"),
     "assemble": ("train.assemble", "put the trained parts together to a checkpoint"),
-    "all": ("train.all", "everything above in a row"),
+    "all": ("train.all", "everything above in a row; --profile smoke tries all of it in minutes"),
 }
 
 
