@@ -107,7 +107,10 @@ def contradictions(values: Mapping[str, Any], run: RunConfig, processes: int) ->
         # The fastest disk beside the GPU is an offload too; which of the two is the file's business.
         if given is not None and given != wanted and not (given == "nvme" and wanted == "cpu"):
             found.append(f"{key} is {_shown(given)}, but {_shown(wanted)} {why}")
-    for section, field in (("optimizer", "rates and run.weight_decay"), ("scheduler", "run.warmup_ratio and max_steps")):
+    for section, field in (
+        ("optimizer", "rates and run.weight_decay"),
+        ("scheduler", "run.warmup_ratio and max_steps"),
+    ):
         if section in values:
             found.append(f"{section} is given, but {field} say that")
     return found

@@ -213,7 +213,7 @@ def fit(
             assert resume_from is not None
             if not run.parallel.shards_weights:
                 trainer.load_weights(resume_from)
-        sharding.forget_deepspeed()
+        sharding.release(module, run.parallel)
         if world.main:
             plot(metrics.path)
     signals.exit_if_asked()

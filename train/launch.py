@@ -139,10 +139,7 @@ def _deepspeed(plan: LaunchPlan) -> dict[str, str]:
         f"exec deepspeed --hostfile {shlex.quote(str(plan.folder / hosts))} --master_port {PORT} --no_local_rank \\\n"
         f"  --module {_program(plan)}\n"
     )
-    if plan.nodes == 1:
-        names = ["localhost"]
-    else:
-        names = [f"node{number:02d}" for number in range(1, plan.nodes + 1)]
+    names = ["localhost"] if plan.nodes == 1 else [f"node{number:02d}" for number in range(1, plan.nodes + 1)]
     return {
         f"{plan.program}.sh": text,
         hosts: "".join(f"{name} slots={plan.processes}\n" for name in names),

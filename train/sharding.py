@@ -44,8 +44,16 @@ def partitioned(run: RunConfig, world: World) -> Iterator[None]:
         del alive
 
 
-def forget_deepspeed() -> None:
-    """End the state in which transformers splits every model that is built: a ZeRO-3 run leaves it behind."""
+def release(module: nn.Module, config: ParallelConfig) -> None:
+    """After a run: give the parameters memory of their own, and let new models be built whole again.
+
+    ZeRO-1 and 2 leave the weights in one large buffer; ZeRO-3 leaves transformers splitting every model it builds.
+    """
+    if not config.zero_stage:
+        return
+    if not config.shards_weights:
+        for parameter in module.parameters():
+            parameter.data = parameter.detach().clone()
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
@@ -65,8 +73,8 @@ def prepare_resume(checkpoint: Path, config: ParallelConfig, world: World) -> bo
     strategy, processes = facts.get("strategy", DDP), facts.get("processes", 1)
     if strategy != config.strategy:
         raise InputError(
-            f"{checkpoint}: written with parallel.strategy={strategy}, not {config.strategy}; go on with that, or start "
-            "the stage anew in another run.output_dir"
+            f"{checkpoint}: written with parallel.strategy={strategy}, not {config.strategy}; go on with that, or "
+            "start the stage anew in another run.output_dir"
         )
     if not config.zero_stage or processes == world.size:
         return False

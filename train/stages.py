@@ -155,15 +155,11 @@ def use_liger(model: EmovaForConditionalGeneration, wanted: str) -> bool:
             raise InputError("liger=always: it is not installed; pip install liger-kernel, or give auto") from None
         return False
     # The loss stays ours: it weighs each position.
-    apply_liger_kernel_to_llama(
-        cross_entropy=False, fused_linear_cross_entropy=False, model=model.model.language_model
-    )
+    apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model.model.language_model)
     return True
 
 
-def build(
-    config: StageConfig, world: World | None = None
-) -> tuple[EmovaForConditionalGeneration, EmovaProcessor]:
+def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForConditionalGeneration, EmovaProcessor]:
     """The model and processor that the stage starts from.
 
     Args:

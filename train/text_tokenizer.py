@@ -77,7 +77,9 @@ def corpus(paths: Iterable[Path]) -> Iterator[str]:
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train tokenizer``."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", type=Path, nargs="+", help="JSONL files, or folders of them, to learn a vocabulary from")
+    source.add_argument(
+        "--text", type=Path, nargs="+", help="JSONL files, or folders of them, to learn a vocabulary from"
+    )
     source.add_argument("--extend", metavar="NAME", help="add to a language model's tokenizer: its folder or hub name")
     parser.add_argument("--out", type=Path, default=Path("runs/tokenizer-nano"))
     parser.add_argument("--text-tokens", type=int, default=4096)

@@ -28,7 +28,6 @@ from train.parallel import World
 from train.watching import Progress, StopSignals
 
 
-
 def build_trainer(
     module: nn.Module,
     loader: DataLoader[Any],

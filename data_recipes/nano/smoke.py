@@ -35,7 +35,9 @@ class SmokePlan:
     """Each in 24 styles: four recordings a style are the least that prototypes are chosen from."""
 
 
-def make(root: Path, seed: int = 0, jobs: int = 1, progress: Progress | None = None, plan: SmokePlan | None = None) -> Path:
+def make(
+    root: Path, seed: int = 0, jobs: int = 1, progress: Progress | None = None, plan: SmokePlan | None = None
+) -> Path:
     """Write the slice to ``root/smoke``, which is returned; what is there already is kept."""
     plan, progress, folder = plan or SmokePlan(), progress or Progress(), root / "smoke"
     progress.start("text and pictures", 2)
@@ -62,6 +64,7 @@ def make(root: Path, seed: int = 0, jobs: int = 1, progress: Progress | None = N
         for split in ("train", "test")
     }  # fmt: skip
     answers = _unique([row["answer"] for row in talk] + [each["answer"] for _, each in asked])
+    long = [text for text in answers if len(text) >= _LONG]
     sets = [
         _spoken("s2u", "train", [*questions["train"], *answers], seed),
         _spoken("s2u", "test", questions["test"], seed),
@@ -69,8 +72,8 @@ def make(root: Path, seed: int = 0, jobs: int = 1, progress: Progress | None = N
         _spoken("question", "test", questions["test"], seed),
         [Item(f"answer_{at:04d}", text, _VOICES[0], "answer", "train", SPEECH_RATE, seed=seed)
          for at, text in enumerate(answers)],
-        _styles("train", [text for text in answers if len(text) >= _LONG][: plan.style_texts], seed),
-        _styles("test", [text for text in answers if len(text) >= _LONG][plan.style_texts : plan.style_texts + 1], seed),
+        _styles("train", long[: plan.style_texts], seed),
+        _styles("test", long[plan.style_texts : plan.style_texts + 1], seed),
     ]  # fmt: skip
     for items in sets:
         progress.start(f"{items[0].set}-{items[0].split}", len(items))

@@ -54,7 +54,9 @@ def tiny_model(noise: bool) -> EmovaForConditionalGeneration:
         max_position_embeddings=64,
         tie_word_embeddings=True,
     )
-    tower = InternViTConfig(image_size=TILE, patch_size=7, width=16, depth=2, heads=2, ffn_width=16, drop_path=0.3 * noise)
+    tower = InternViTConfig(
+        image_size=TILE, patch_size=7, width=16, depth=2, heads=2, ffn_width=16, drop_path=0.3 * noise
+    )
     projector = CAbstractorConfig(16, 16, 16, input_side=4, output_side=SIDE, depth=1)
     count = ids.first_unit + ids.codebook_size
     config = EmovaConfig.from_parts(text, VisionConfig(internvit=tower), projector, ids, count, always_run_vision=True)

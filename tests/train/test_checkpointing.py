@@ -118,8 +118,9 @@ def test_a_disk_that_fills_leaves_no_checkpoint_and_one_line(tmp_path: Path) -> 
 )
 def test_what_torch_says_of_a_full_disk_becomes_one_line(tmp_path: Path, error: Exception) -> None:
     checkpointing.stage_folder(tmp_path, 5)
-    with pytest.raises(InputError, match="checkpoint of step 5 could not be written"), checkpointing.clear_errors(
-        tmp_path, 5
+    with (
+        pytest.raises(InputError, match="checkpoint of step 5 could not be written"),
+        checkpointing.clear_errors(tmp_path, 5),
     ):
         raise error
     assert not list(tmp_path.iterdir())

@@ -8,14 +8,23 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from emova.config import save_config
+from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
+from tests.train.fixtures_recipe import write_recipe
 from train import checkpointing
+from train.engine import RunConfig
+from train.lora import LoraConfig
 from train.metrics import read
+from train.parallel import ParallelConfig
+from train.stage_samples import SampleConfig
+from train.stages import DataConfig, InitConfig, RatesConfig, StageConfig
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 170
@@ -25,14 +34,19 @@ DEEPSPEED_FILE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}
 
 def run_together(jobs: list[dict[str, Any]], folder: Path, processes: int) -> None:
     """Start ``processes`` workers on one list of jobs and wait for them."""
+    path = folder / f"jobs-{processes}.json"
+    path.write_text(json.dumps(jobs))
+    run_module(["tests.train.parallel_worker", str(path)], processes)
+
+
+def run_module(arguments: list[str], processes: int) -> None:
+    """Run a module in ``processes`` processes that find each other."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    path = folder / f"jobs-{processes}-{port}.json"
-    path.write_text(json.dumps(jobs))
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.train.parallel_worker", str(path)]
+    command = [sys.executable, "-m", *arguments]
     workers = [
         subprocess.Popen(
             command,
@@ -151,3 +165,37 @@ def test_a_checkpoint_has_the_whole_weights(runs: Path, strategy: str) -> None:
     assert whole.keys() == gathered.keys()
     for name, tensor in whole.items():
         assert tensor.shape == gathered[name].shape and tensor.allclose(gathered[name], atol=1e-3), name
+
+
+def test_stages_run_on_split_weights(tmp_path: Path, tiny_tokenizer, tiny_parts) -> None:
+    """Stage after stage under ZeRO-3: the second reads the first's export already split."""
+    write_recipe(tmp_path / "data")
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    text = TextShape(hidden_size=32, layers=2, heads=4, kv_heads=2, ffn_width=48, context=1024)
+    shapes = ModelConfig(text, tiny_parts[0], ProjectorShape(width=16, depth=1), ImageShape())
+    save_config(shapes, tmp_path / "model.yaml")
+    (tmp_path / "deepspeed.json").write_text(json.dumps(DEEPSPEED_FILE))
+    run = RunConfig(
+        output_dir=str(tmp_path / "one"), max_steps=1, batch_size=1, threads=1, log_every=1, save_every=1, eval_every=1,
+        precision="bf16", parallel=ParallelConfig(strategy="zero3", deepspeed=str(tmp_path / "deepspeed.json")),
+    )  # fmt: skip
+    one = StageConfig(
+        run=run,
+        init=InitConfig(model=str(tmp_path / "model.yaml"), tokenizer=str(tmp_path / "tokenizer")),
+        rates=RatesConfig(llm=1e-3, projector=1e-3),
+        data=DataConfig(root=str(tmp_path / "data"), pack_tokens=100, max_tokens=400, mixture={"caption": 1, "asr": 1}),
+        samples=SampleConfig(answers=1, spoken=0, losses_over=1, max_tokens=4),
+    )
+    two = replace(
+        one,
+        run=replace(run, output_dir=str(tmp_path / "two")),
+        init=InitConfig(checkpoint=str(tmp_path / "one" / "export")),
+        lora=LoraConfig(rank=2),
+    )
+    for name, config in (("one", one), ("two", two)):
+        save_config(config, tmp_path / f"{name}.yaml")
+        run_module(["train.stages", str(tmp_path / f"{name}.yaml")], 2)
+    first, second = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    changed = {name for name, tensor in first.items() if not tensor.float().allclose(second[name].float(), atol=1e-4)}
+    assert any("q_proj" in name for name in changed) and not any("vision_tower" in name for name in changed)
