@@ -36,6 +36,7 @@ from train.batches import isolated_rng
 from train.conversations import ConversationConfig, Conversations
 from train.dataset import PackedList, PackedMixture
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.internvit_weights import load_internvit
 from train.lora import LoraConfig, add_adapters, learns, merge_adapters
 from train.packing import PACKED_ATTENTION, LossWeights, Piece, collate, packed_loss
 from train.parallel import World, whole_shape
@@ -56,6 +57,8 @@ class InitConfig:
     tokenizer: str = "runs/tokenizer-nano"
     vision: str = ""
     """A vision pre-training's export for tower and projector."""
+    internvit: str = ""
+    """Published InternViT weights for the tower alone: a folder, or a name on the hub."""
     speech_tokenizer: str = ""
     """An S2U export whose phone decoder says which units sound alike; their embeddings start alike."""
     speech_tokenizer_before: str = ""
@@ -170,7 +173,7 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
         InputError: a folder is missing, damaged, or does not fit.
     """
     init = config.init
-    changed = bool(init.vision or init.speech_tokenizer)  # which needs whole weights
+    changed = bool(init.vision or init.internvit or init.speech_tokenizer)  # which needs whole weights
     spread = partitioned(config.run, world) if world is not None and not changed else nullcontext()
     with isolated_rng(config.run.seed):
         if init.checkpoint:
@@ -191,6 +194,8 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             start_units(model, init, config.run.seed)
         if init.vision:
             load_vision(model, init.vision)
+        if init.internvit:
+            load_internvit(model.model.vision_tower, init.internvit)
         if config.lora.rank:
             add_adapters(model, config.lora)
     model.set_attn_implementation(choose_attention(config.attention))

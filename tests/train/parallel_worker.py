@@ -1,8 +1,8 @@
 """One of several processes that train a tiny model together; ``tests/train/test_parallel.py`` starts them.
 
 python -m tests.train.parallel_worker JOB.json, with RANK, WORLD_SIZE and the like in the environment. A job is a list
-of runs: a RunConfig's fields, and ``stop_at``, a forward pass at which the last process gets SIGTERM; ``split``, which
-gives each process one modality; ``noise``, which drops blocks of the vision tower at random.
+of runs: a RunConfig's fields, and ``stop_at``, a forward pass at which the last process gets SIGTERM; ``poison``, one
+at which its loss is not a number; ``split``, which gives each process one modality; ``noise``, which drops blocks of the vision tower at random.
 """
 
 from __future__ import annotations
@@ -95,26 +95,29 @@ class Pieces:
 
 
 class Stopping(StageModule):
-    """Sends its process SIGTERM in the middle of a step."""
+    """Sends its process SIGTERM in the middle of a step, or spoils the step's loss."""
 
-    def __init__(self, model: EmovaForConditionalGeneration, stop_at: int) -> None:
+    def __init__(self, model: EmovaForConditionalGeneration, stop_at: int, poison: int) -> None:
         super().__init__(model)
-        self.stop_at, self.calls = stop_at, 0
+        self.stop_at, self.poison, self.calls = stop_at, poison, 0
 
     def forward(self, **batch: torch.Tensor) -> dict[str, Any]:
         self.calls += 1
         if self.calls == self.stop_at:
             signal.raise_signal(signal.SIGTERM)
-        return super().forward(**batch)
+        terms = super().forward(**batch)
+        if self.calls == self.poison:
+            terms["loss"] = terms["loss"] * float("nan")
+        return terms
 
 
 def train(job: dict[str, Any]) -> None:
-    stop_at, split, noise = (job.pop(name, 0) for name in ("stop_at", "split", "noise"))
+    stop_at, poison, split, noise = (job.pop(name, 0) for name in ("stop_at", "poison", "split", "noise"))
     run = config_from_dict(RunConfig, job, "job")
     last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
     try:
         fit(
-            Stopping(tiny_model(bool(noise)), stop_at if last else 0),
+            Stopping(tiny_model(bool(noise)), stop_at if last else 0, poison if last else 0),
             Pieces(bool(split)),  # type: ignore[arg-type]
             lambda packs: collate(packs, LossWeights()),
             run,

@@ -91,6 +91,10 @@ def jobs_of_two(folder: Path) -> list[dict[str, Any]]:
         job("zero2", "zero2"),
         job("zero3", "zero3"),
         job("split", "zero3", split=1, max_steps=2, precision="bf16"),
+        *[
+            job(f"{strategy}-poisoned", strategy, max_steps=3, poison=2)
+            for strategy in ("ddp", "zero2", "zero3", "fsdp")
+        ],
         job("fsdp", "fsdp", stop_at=3),
         job("fsdp", "fsdp"),
     ]
@@ -149,6 +153,14 @@ def test_nothing_hangs_where_one_has_no_picture_and_the_other_no_speech(runs: Pa
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["loss"] > 0 and row["text"] > 0 and row["units"] > 0 for row in rows)
     assert all(row["grad_norm"] > 0 and row["skipped"] == 0 for row in rows)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp"])
+def test_a_step_that_one_process_spoils_is_skipped_by_all(runs: Path, strategy: str) -> None:
+    rows = [row for row in read(runs / f"{strategy}-poisoned" / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["skipped"] for row in rows] == [0, 1, 1] and rows[1]["loss"] is None and rows[2]["loss"] > 0
+    weights = load_file(runs / f"{strategy}-poisoned" / "checkpoint-3" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
