@@ -242,6 +242,8 @@ class ExactTrainer(Trainer):
         else:
             # Without gradients AdamW's step changes neither weights nor moments. DeepSpeed has skipped its step.
             self.optimizer.zero_grad(set_to_none=True)
+            if self.run.parallel.zero_stage and self.accelerator.optimizer_step_was_skipped:
+                self.lr_scheduler.step()  # left out by the Trainer then; rates are to follow from the step alone
             self.skipped_steps += 1
             self.bad_steps_in_a_row += 1
             if self.bad_steps_in_a_row >= self.run.max_bad_steps:

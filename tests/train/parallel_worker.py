@@ -2,7 +2,8 @@
 
 python -m tests.train.parallel_worker JOB.json, with RANK, WORLD_SIZE and the like in the environment. A job is a list
 of runs: a RunConfig's fields, and ``stop_at``, a forward pass at which the last process gets SIGTERM; ``poison``, one
-at which its loss is not a number; ``split``, which gives each process one modality; ``noise``, which drops blocks of the vision tower at random.
+at which its loss is not a number; ``split``, which gives each process one modality; ``noise``, which drops blocks of
+the vision tower at random.
 """
 
 from __future__ import annotations
