@@ -358,10 +358,12 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(StageConfig, arguments.config, arguments.overrides))
-    parallel.stop()
+    config = load_config(StageConfig, arguments.config, arguments.overrides)
+    result = train(config)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in result.eval_terms.items())
-    print(f"{result.steps} steps, {result.seconds:.0f} s; {shown}")
+    if parallel.start(config.run.parallel).main:
+        print(f"{result.steps} steps, {result.seconds:.0f} s; {shown}")
+    parallel.stop()
     return 0
 
 

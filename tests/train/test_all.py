@@ -24,6 +24,28 @@ def test_the_smoke_profile_runs_the_programs_of_the_row(monkeypatch: pytest.Monk
     )
 
 
+def test_what_the_smoke_profile_overrides_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from emova.config import load_config
+    from train.s2u import S2UTrainConfig
+    from train.stages import StageConfig
+    from train.u2s import U2SRecipe
+
+    monkeypatch.chdir(ROOT)
+    configs: dict[str, type] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "prototypes": U2SRecipe}
+    configs |= {f"stage{number}": StageConfig for number in range(4)}
+    found = {}
+    for line in smoke_commands("nano", "data/smoke", "runs/smoke", "runs/smoke/emova", 3, 2):
+        program = next(word for word in line if word in {*configs, "tokenizer", "units", "assemble"})
+        if program in configs:
+            overrides = [word for word in line if "=" in word]
+            found[program] = load_config(configs[program], line[line.index(program) + 1], overrides)
+    assert found.keys() == configs.keys()
+    assert [source.pattern for source in found["s2u"].train] == ["data/smoke/speech/s2u-train-*.tar"]
+    assert not found["s2u"].whisper and found["u2s"].data.tokenizer == "runs/smoke/s2u/export"
+    assert found["stage3"].init.checkpoint == "runs/smoke/stage2/export"
+    assert found["stage0"].init.tokenizer == "runs/smoke/tokenizer" and found["stage1"].init.vision == ""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_everything_trains_on_two_processes_and_answers(tmp_path: Path) -> None:
