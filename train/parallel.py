@@ -179,6 +179,9 @@ def prepare_deepspeed() -> None:
     if not torch.cuda.is_available():
         # Its shared-memory communication would be compiled for minutes, and gloo does as well.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if distributed.is_initialized():
+        # At once, not with its engine: weights are split while they are read, before there is one.
+        deepspeed.init_distributed(distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
 
 
 def resolved(run: RunConfig, world: World) -> RunConfig:
