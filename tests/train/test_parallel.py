@@ -189,12 +189,13 @@ def test_stages_run_on_split_weights(tmp_path: Path, tiny_tokenizer, tiny_parts)
     (tmp_path / "deepspeed.json").write_text(json.dumps(DEEPSPEED_FILE))
     run = RunConfig(
         output_dir=str(tmp_path / "one"), max_steps=1, batch_size=1, threads=1, log_every=1, save_every=1, eval_every=1,
-        precision="bf16", parallel=ParallelConfig(strategy="zero3", deepspeed=str(tmp_path / "deepspeed.json")),
+        warmup_ratio=0.0, precision="bf16",
+        parallel=ParallelConfig(strategy="zero3", deepspeed=str(tmp_path / "deepspeed.json")),
     )  # fmt: skip
     one = StageConfig(
         run=run,
         init=InitConfig(model=str(tmp_path / "model.yaml"), tokenizer=str(tmp_path / "tokenizer")),
-        rates=RatesConfig(llm=1e-3, projector=1e-3),
+        rates=RatesConfig(llm=1e-2, projector=1e-2),
         data=DataConfig(root=str(tmp_path / "data"), pack_tokens=100, max_tokens=400, mixture={"caption": 1, "asr": 1}),
         samples=SampleConfig(answers=1, spoken=0, losses_over=1, max_tokens=4),
     )
