@@ -27,7 +27,7 @@ from train.stage_samples import SampleConfig
 from train.stages import DataConfig, InitConfig, RatesConfig, StageConfig
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 170
+SECONDS = 500
 DEEPSPEED_FILE = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 """Even the smallest weight is split, so that every module has to gather."""
 
