@@ -59,7 +59,7 @@ $(VENV)/.serve: $(VENV)/.chat
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.chat
-	$(PIP) --constraint constraints.txt --editable ".[train,data,eval,openclip,demo,browser,serve,dev]"
+	$(PIP) --constraint constraints.txt --editable ".[train,scale,data,eval,openclip,demo,browser,serve,dev]"
 	@touch $@
 
 # distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need it to score.

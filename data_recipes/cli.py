@@ -11,12 +11,17 @@ from data_recipes import cli_sources
 from emova.errors import InputError
 
 ACTIONS = "{list,fetch,verify,convert,synthesise,make,stats}"
-RECIPES = {"nano": "everything that emova-nano is trained on: speech, pictures, talk (English)"}
+SMOKE = "smoke"
+RECIPES = {
+    "nano": "everything that emova-nano is trained on: speech, pictures, talk (English)",
+    SMOKE: "a slice that needs no download, to try the training programs (`emova train all --profile smoke`)",
+}
 _EPILOG = """examples:
   emova data list                          the recipes, their steps and sources, and what is missing here
   emova data fetch nano                    download and verify the sources (about 360 MB)
   emova data make nano --jobs 2            make everything; call it again to continue after an interruption
   emova data make nano --only s2u          one step (repeat --only for more)
+  emova data make smoke                    a slice for a trial of the training programs, in a minute
   emova data stats nano                    counts and hours of what is there
   emova data fetch libritts                a public source: download (resumable), compare checksums, unpack
   emova data verify libritts               compare the checksums again
@@ -62,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         return cli_sources.run(args)
     if args.action in ("verify", "convert"):
         raise InputError(f"{args.recipe}: `emova data fetch` verifies it and `emova data make` writes its shards")
+    if args.recipe == SMOKE and args.action != "make":
+        raise InputError(f"{SMOKE}: can only be made: emova data make {SMOKE}")
     if args.action == "stats":
         return _stats(args.root, args.json)
     return _make(args)
@@ -147,6 +154,11 @@ def _make(args: argparse.Namespace) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Bars(*columns, console=Console(stderr=True)) as bars:
+        if args.recipe == SMOKE:
+            from data_recipes.nano import smoke
+
+            smoke.make(args.root, args.seed, args.jobs, Drawn())
+            return 0
         seed, jobs = getattr(args, "seed", 0), getattr(args, "jobs", 1)
         make(Recipe(args.root, seed=seed, jobs=jobs, progress=Drawn()), only)
     return 0

@@ -19,6 +19,8 @@ ConfigT = TypeVar("ConfigT")
 def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
     """Build the dataclass ``cls`` from its defaults, then a YAML file, then ``dotted.key=value`` overrides.
 
+    A file may name another, relative to itself, in ``base``: that one is read first, and the file says what differs.
+
     Raises:
         InputError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
     """
@@ -26,9 +28,7 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
     _unlock(merged)
     try:
         if path is not None:
-            if not Path(path).is_file():
-                raise InputError(f"{path}: no such config file; the shipped ones are in configs/")
-            merged = OmegaConf.merge(merged, OmegaConf.load(path))
+            merged = OmegaConf.merge(merged, *_files(Path(path)))
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         result = OmegaConf.to_object(merged)
     except yaml.YAMLError:
@@ -40,6 +40,24 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
         ) from None
     assert isinstance(result, cls)
     return result
+
+
+def _files(path: Path) -> list[Any]:
+    """The content of a YAML file after those of its bases, outermost first."""
+    found: list[Any] = []
+    seen: set[Path] = set()
+    at: Path | None = path
+    while at is not None:
+        if not at.is_file():
+            raise InputError(f"{at}: no such config file; the shipped ones are in configs/")
+        if at.resolve() in seen:
+            raise InputError(f"{at}: is its own base; remove a `base` line")
+        seen.add(at.resolve())
+        content = OmegaConf.load(at)
+        base = content.pop("base", None) if OmegaConf.is_dict(content) else None
+        found.insert(0, content)
+        at = at.parent / str(base) if base is not None else None
+    return found
 
 
 def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | Path) -> ConfigT:

@@ -28,6 +28,16 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
     assert load_config(Outer, path, ["inner.width=6"]) == Outer("file", Inner(6))
 
 
+def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text("name: base\ninner: {width: 5}\n")
+    (tmp_path / "sub" / "own.yaml").write_text("base: ../base.yaml\nname: own\n")
+    assert load_config(Outer, tmp_path / "sub" / "own.yaml") == Outer("own", Inner(5))
+    (tmp_path / "base.yaml").write_text("base: sub/own.yaml\n")
+    with pytest.raises(InputError, match="its own base"):
+        load_config(Outer, tmp_path / "base.yaml")
+
+
 def test_saved_then_loaded_is_equal(tmp_path: Path) -> None:
     config = Outer("y", Inner(9))
     save_config(config, tmp_path / "config.yaml")

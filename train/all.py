@@ -1,7 +1,8 @@
 """``emova train all``: every program in a row, from the recipe's data to a checkpoint.
 
 A program whose result is there already finds its last checkpoint and only loads it, so an interrupted row goes on where
-it stopped.
+it stopped. ``--profile smoke`` runs the row on a slice of data that it makes itself, for a few steps each, the stages
+on two processes with ZeRO-2: it shows in minutes that a machine can train, and its checkpoint answers nonsense.
 """
 
 from __future__ import annotations
@@ -14,15 +15,23 @@ from pathlib import Path
 
 from emova.errors import InputError
 
+STAGES = range(4)
+
+
+def _configs(size: str) -> tuple[dict[str, str], list[str]]:
+    """The configs of a size: of the codec and the vision tower by name, of the stages in order."""
+    parts = {name: f"configs/{name}/{size}.yaml" for name in ("s2u", "u2s", "vision")}
+    stages = [f"configs/stages/{size}/stage{number}.yaml" for number in STAGES]
+    missing = [path for path in (*parts.values(), *stages) if not Path(path).is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: no such config; the size {size} has none, or this is not the project's folder")
+    return parts, stages
+
 
 def commands(size: str, data: str, out: str) -> list[list[str]]:
     """The command lines of the row, as arguments of ``emova train``."""
-    configs = {name: f"configs/{name}/{size}.yaml" for name in ("s2u", "u2s", "vision")}
-    stages = [f"configs/stages/{size}/stage{number}.yaml" for number in range(4)]
-    missing = [path for path in (*configs.values(), *stages) if not Path(path).is_file()]
-    if missing:
-        raise InputError(f"{missing[0]}: no such config; the size {size} has none, or this is not the project's folder")
-    units = f"runs/s2u-{size}/export"
+    configs, stages = _configs(size)
+    units, voice = f"runs/s2u-{size}/export", f"runs/u2s-{size}/export"
     return [
         ["tokenizer", "--text", f"{data}/text", "--out", f"runs/tokenizer-{size}"],
         ["s2u", configs["s2u"]],
@@ -30,34 +39,110 @@ def commands(size: str, data: str, out: str) -> list[list[str]]:
         ["vision", configs["vision"]],
         *[[f"stage{number}", path] for number, path in enumerate(stages)],
         ["u2s", configs["u2s"]],
+        ["prototypes", configs["u2s"], "--detokenizer", voice],
         ["assemble", "--model", f"runs/stage3-{size}/export", "--speech-tokenizer", units]
-        + ["--speech-detokenizer", f"runs/u2s-{size}/export", "--out", out],
+        + ["--speech-detokenizer", voice, "--out", out],
+    ]
+
+
+def smoke_commands(size: str, data: str, runs: str, out: str, steps: int, processes: int) -> list[list[str]]:
+    """The row of the smoke profile: the same programs and configs, ``steps`` steps each, on the slice in ``data``.
+
+    The vision tower starts from nothing: its pre-training is one more run of what stage 2 trains.
+    """
+    configs, stages = _configs(size)
+    units, voice = f"{runs}/s2u/export", f"{runs}/u2s/export"
+    few = [f"run.max_steps={steps}", f"run.save_every={steps}", f"run.eval_every={steps}", "run.log_every=1"]
+    few += ["run.workers=0", "run.threads=1"]
+    s2u = [
+        f"run.output_dir={runs}/s2u",
+        f"train=[{{pattern: '{data}/speech/s2u-train-*.tar', repeat: 1}}]",
+        f"validation=['{data}/speech/s2u-test-*.tar']",
+        f"cache={runs}/cache/s2u",
+        *("whisper=''", "aligner=''", "start_from=''", "batch_seconds=6", "ramp=1", "validation_clips=2"),
+    ]
+    u2s = [
+        f"run.output_dir={runs}/u2s",
+        f"data.train=['{data}/speech/style-train-*.tar']",
+        f"data.validation=['{data}/speech/style-test-*.tar']",
+        f"data.cache={runs}/cache/u2s",
+        f"data.tokenizer={units}",
+        *("data.processes=1", "data.validation_windows=4", "run.batch_size=4", "losses.adversarial_start=1"),
+    ]
+    stage = [
+        f"data.root={data}",
+        *("data.pack_tokens=256", "run.batch_size=1", "run.parallel.strategy=zero2"),
+        *("samples.answers=1", "samples.spoken=0", "samples.losses_over=2", "samples.max_tokens=12"),
+    ]
+    launch = ["--launch", "torchrun", "--processes", str(processes), "--launch-dir", f"{runs}/launch"]
+
+    def start(number: int) -> list[str]:
+        if number:
+            return [f"init.checkpoint={runs}/stage{number - 1}/export", "init.speech_tokenizer=''", "init.vision=''"]
+        return [f"init.tokenizer={runs}/tokenizer", f"init.speech_tokenizer={units}"]
+
+    return [
+        ["tokenizer", "--text", f"{data}/text", "--out", f"{runs}/tokenizer", "--text-tokens", "1024"],
+        ["s2u", configs["s2u"], *few, *s2u],
+        ["units", "--tokenizer", units, "--data", data, "--set", "question", "answer", "s2u", "--jobs", "1"],
+        *[
+            [*launch, f"stage{number}", path, *few, *stage, f"run.output_dir={runs}/stage{number}", *start(number)]
+            for number, path in enumerate(stages)
+        ],
+        ["u2s", configs["u2s"], *few, *u2s],
+        ["prototypes", configs["u2s"], *u2s, "--detokenizer", voice, "--candidates", "2"],
+        ["assemble", "--model", f"{runs}/stage{STAGES[-1]}/export", "--speech-tokenizer", units]
+        + ["--speech-detokenizer", voice, "--out", out, "--max-mib", "100"],
     ]
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train all``."""
     parser.add_argument("--size", default="nano", help="whose configs are run")
-    parser.add_argument("--data", default="data/nano", help="the recipe's folder")
-    parser.add_argument("--out", default="runs/emova-nano", help="the checkpoint's folder")
+    parser.add_argument("--profile", choices=("full", "smoke"), default="full", help="smoke: a trial on a slice")
+    parser.add_argument("--data", help="the recipe's folder; default: data/nano, for smoke data/smoke, which it makes")
+    parser.add_argument("--out", help="the checkpoint's folder; default: runs/emova-nano, for smoke runs/smoke/emova")
+    parser.add_argument("--runs", default="runs/smoke", help="smoke: the folder of the runs (default: runs/smoke)")
+    parser.add_argument("--steps", type=int, default=6, help="smoke: steps a program (default: 6)")
+    parser.add_argument("--processes", type=int, default=2, help="smoke: processes that train a stage (default: 2)")
     parser.add_argument("--from", dest="first", default="", help="start with this program")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    row = commands(arguments.size, arguments.data, arguments.out)
-    names = [line[0] for line in row]
-    if arguments.first and arguments.first not in names:
-        raise InputError(f"--from {arguments.first}: no such program; it is one of {', '.join(names)}")
-    return _run_row(row[names.index(arguments.first) if arguments.first else 0 :])
+    smoke = arguments.profile == "smoke"
+    if smoke:
+        data, out = arguments.data or "data/smoke", arguments.out or f"{arguments.runs}/emova"
+        if Path(data).name != "smoke":
+            raise InputError(f"--data {data}: the slice's folder is called smoke; give .../smoke")
+        row = smoke_commands(
+            arguments.size, data, arguments.runs, out, max(arguments.steps, 1), max(arguments.processes, 1)
+        )
+    else:
+        data, out = arguments.data or "data/nano", arguments.out or "runs/emova-nano"
+        row = commands(arguments.size, data, out)
+    lines = [["train", *line] for line in row]
+    if smoke:
+        lines.insert(0, ["data", "make", "smoke", "--root", str(Path(data).parent), "--jobs", "1"])
+    if arguments.first:
+        # The program's name comes after the options of a launch.
+        matching = [number for number, line in enumerate(lines) if arguments.first in line]
+        if not matching:
+            known = ", ".join(line[0] for line in commands(arguments.size, data, out))
+            raise InputError(f"--from {arguments.first}: no such program; it is one of {known}")
+        lines = lines[matching[0] :]
+    code = _run_row(lines)
+    if not code and smoke:
+        print(f"everything ran; the checkpoint loads: emova chat --model {out} --text hello")
+    return code
 
 
-def _run_row(row: Sequence[Sequence[str]]) -> int:
-    for line in row:
-        print(f"emova train {' '.join(line)}", file=sys.stderr, flush=True)
+def _run_row(lines: Sequence[Sequence[str]]) -> int:
+    for line in lines:
+        print(f"emova {' '.join(line)}", file=sys.stderr, flush=True)
         # A process each: none keeps another's memory or threads.
-        code = subprocess.run([sys.executable, "-m", "emova.cli", "train", *line], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", "emova.cli", *line], check=False).returncode
         if code:
             return code
     return 0

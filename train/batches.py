@@ -47,7 +47,8 @@ class BatchPlan:
 
 
 class EpochBatches(Sampler[BatchPlan]):
-    """``total`` batches over as many epochs as they need, from batch ``start`` on.
+    """``total`` batches over as many epochs as they need, from batch ``start`` on, of which process ``rank`` of
+    ``processes`` gets every ``processes``-th: two processes of one batch a step read what one of two batches does.
 
     Each epoch is a permutation of the samples drawn from (seed, epoch). A batch may not cross an epoch's end unless
     the data set is smaller than one batch, in which case samples repeat.
@@ -61,6 +62,8 @@ class EpochBatches(Sampler[BatchPlan]):
         *,
         total: int,
         start: int = 0,
+        rank: int = 0,
+        processes: int = 1,
         lengths: Sequence[float] | None = None,
     ) -> None:
         assert samples > 0, "an empty data set"
@@ -69,11 +72,13 @@ class EpochBatches(Sampler[BatchPlan]):
         self.seed = seed
         self.total = total
         self.start = start
+        self.rank = rank
+        self.processes = processes
         self.lengths = np.asarray(lengths) if lengths is not None else None
 
     def __len__(self) -> int:
         # The Trainer counts the whole run, resumed or not.
-        return self.total
+        return self.total // self.processes
 
     @property
     def batches_an_epoch(self) -> int:
@@ -96,7 +101,7 @@ class EpochBatches(Sampler[BatchPlan]):
 
     def __iter__(self) -> Iterator[BatchPlan]:
         epoch, batches = -1, []
-        for position in range(self.start, self.total):
+        for position in range(self.start + self.rank, self.total, self.processes):
             current, at = divmod(position, self.batches_an_epoch)
             if current != epoch:
                 epoch, batches = current, self._epoch(current)

@@ -11,35 +11,80 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from emova.errors import InputError
 
 MARKER = "complete.json"
+WEIGHTS = "model.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STAGE_PREFIX = ".stage-"
 
 
+def stage_path(output_dir: str | Path, step: int) -> Path:
+    """The folder beside the checkpoints in which the checkpoint of ``step`` is put together."""
+    return Path(output_dir) / f"{_STAGE_PREFIX}{step}"
+
+
 def stage_folder(output_dir: str | Path, step: int) -> Path:
-    """An empty folder beside the checkpoints, in which the checkpoint of ``step`` is put together."""
-    stage = Path(output_dir) / f"{_STAGE_PREFIX}{step}"
+    """Make ``stage_path`` anew, empty."""
+    stage = stage_path(output_dir, step)
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     return stage
 
 
-def commit(written: Path, final: Path) -> None:
-    """Flush the files of ``written``, mark it complete, and rename it to ``final`` (replacing an earlier one)."""
+def commit(written: Path, final: Path, **facts: Any) -> None:
+    """Flush the files of ``written``, mark it complete with ``facts`` beside the sizes, and rename it to ``final``.
+
+    A complete checkpoint that is there already stays: it has the same step of the same run.
+    """
     sizes = {}
     for path in sorted(path for path in written.rglob("*") if path.is_file()):
         _flush(path)
         sizes[path.relative_to(written).as_posix()] = path.stat().st_size
     marker = written / MARKER
-    marker.write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
+    marker.write_text(json.dumps({**facts, "files": sizes}, indent=1), encoding="utf-8")
     _flush(marker)
+    for folder in [path for path in written.rglob("*") if path.is_dir()]:
+        _flush(folder)
     _flush(written)
-    if final.exists():
-        shutil.rmtree(final)
+    if is_complete(final):
+        return
+    shutil.rmtree(final, ignore_errors=True)
     os.rename(written, final)
     _flush(final.parent)
+
+
+@contextmanager
+def clear_errors(output_dir: str | Path, step: int) -> Iterator[None]:
+    """Turn what the block's writing raises, on a full disk above all, into one line; what it wrote has no marker.
+
+    Raises:
+        InputError: something could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors say in their own words that the disk is full.
+        if isinstance(error, RuntimeError) and not re.search(r"PytorchStreamWriter|iostream error", str(error)):
+            raise
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
+        shutil.rmtree(stage_path(output_dir, step), ignore_errors=True)
+        raise InputError(
+            f"{output_dir}: the checkpoint of step {step} could not be written ({reason}); "
+            "earlier ones are untouched: make room and run the same command again"
+        ) from error
+
+
+def facts(checkpoint: Path) -> dict[str, Any]:
+    """What ``commit`` was told of a complete checkpoint: ``strategy`` and ``processes`` of the run that wrote it."""
+    return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -73,7 +118,10 @@ def latest(output_dir: str | Path) -> Path | None:
 def prune(output_dir: str | Path, keep: int) -> None:
     """Remove all but the newest ``keep`` complete checkpoints, and stage folders that were left behind."""
     for path in completed(output_dir)[: -max(keep, 1)]:
-        shutil.rmtree(path, ignore_errors=True)
+        # Renamed first: what a kill leaves of it is then no half checkpoint, and goes at the next call.
+        removed = path.with_name(f"{_STAGE_PREFIX}removed-{path.name}")
+        shutil.rmtree(removed, ignore_errors=True)
+        os.rename(path, removed)
     for path in Path(output_dir).glob(f"{_STAGE_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -16,22 +16,33 @@ PROGRAMS = {
     "stage1": ("train.stages", "the projector alone (EMOVA section 4.3)"),
     "stage2": ("train.stages", "image-text and speech-text jointly"),
     "stage3": ("train.stages", "omni-modal instructions"),
+    "prototypes": ("train.prototypes", "choose the vectors of the 24 styles for a trained detokenizer"),
     "assemble": ("train.assemble", "put the trained parts together to a checkpoint"),
-    "all": ("train.all", "everything above in a row"),
+    "all": ("train.all", "everything above in a row; --profile smoke tries all of it in minutes"),
 }
 
 
 def _overview() -> str:
     width = max(map(len, PROGRAMS)) + 2
     lines = [f"  {name:<{width}}{what}" for name, (_, what) in PROGRAMS.items()]
-    example = "  emova train stage3 configs/stages/nano/stage3.yaml run.max_steps=500"
-    return "\n".join(["programs:", *lines, "", "example:", example])
+    examples = [
+        "  emova train stage3 configs/stages/nano/stage3.yaml run.max_steps=500",
+        "  emova train --launch torchrun --processes 2 stage3 configs/stages/nano/stage3.yaml run.batch_size=1",
+        "  emova train --launch slurm --nodes 16 stage2 configs/stages/paper/stage2.yaml",
+    ]
+    return "\n".join(["programs:", *lines, "", "examples:", *examples])
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _overview()
+    launch = parser.add_argument_group("on many processes (before PROGRAM; stages only)")
+    launch.add_argument("--launch", choices=("slurm", "torchrun", "deepspeed"), help="write the launch files, run them")
+    launch.add_argument("--nodes", type=int, default=1, help="machines (default: this one)")
+    launch.add_argument("--processes", type=int, help="a machine; default: one a GPU, 8 for more than one machine")
+    launch.add_argument("--launch-dir", default="launch", help="the folder of the launch files (default: launch)")
+    launch.add_argument("--only-write", action="store_true", help="write the launch files, run nothing")
     parser.add_argument("program", choices=PROGRAMS, metavar="PROGRAM", help="what to train, see below")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments; --help shows them")
     parser.set_defaults(run=run)
@@ -39,9 +50,26 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
+    if arguments.launch:
+        return _launch(arguments)
     module, what = PROGRAMS[arguments.program]
     program = importlib.import_module(module)
     parser = argparse.ArgumentParser(prog=f"emova train {arguments.program}", description=what)
     program.register(parser)
     parsed = parser.parse_args(arguments.rest)
     return int(parsed.run(parsed) or 0)
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from train.launch import LaunchPlan, launch, local_processes
+
+    processes = arguments.processes
+    if processes is None:
+        # Nothing is known of other machines; eight GPUs are what most of them have.
+        processes = 8 if arguments.nodes > 1 or arguments.launch == "slurm" else local_processes()
+    plan = LaunchPlan(
+        arguments.launch, arguments.program, arguments.rest, arguments.nodes, processes, Path(arguments.launch_dir)
+    )
+    return launch(plan, only_write=arguments.only_write)

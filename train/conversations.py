@@ -52,6 +52,8 @@ class ConversationConfig:
         unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
         unit_stretch: the share of heard units that are dropped or said twice: others speak faster or slower.
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
+        template: ``qa`` asks for a caption in words; ``plain`` shows the picture alone, as LLaVA's first stage does
+            (EMOVA's Table 7 compares them).
     """
 
     turns: int = 3
@@ -61,6 +63,11 @@ class ConversationConfig:
     unit_noise: float = 0.0
     unit_stretch: float = 0.0
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
+    template: str = "qa"
+
+    def __post_init__(self) -> None:
+        if self.template not in ("qa", "plain"):
+            raise InputError(f"template={self.template}: unknown; give qa or plain")
 
 
 @dataclass(frozen=True)
@@ -165,8 +172,9 @@ class Conversations:
     def caption(self, rng: np.random.Generator) -> Sample:
         """A picture and its dense caption."""
         picture = self.captioned[int(rng.integers(len(self.captioned)))]
-        text = self._phrase(CAPTION_PHRASINGS, rng)
-        content: list[Message] = [{"type": "image", "image": picture.load()}, {"type": "text", "text": text}]
+        content: list[Message] = [{"type": "image", "image": picture.load()}]
+        if self.config.template == "qa":
+            content.append({"type": "text", "text": self._phrase(CAPTION_PHRASINGS, rng)})
         return Sample((_user(content), _assistant(picture.caption)), (TEXT,))
 
     def picture_text(self, rng: np.random.Generator) -> Sample:

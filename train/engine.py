@@ -8,13 +8,17 @@ Every batch is a function of the seed, the epoch and the sample indices alone: t
 for each batch while it is read and put together. So the batches depend neither on how many workers read them nor on an
 interruption. A data set may have ``sample(index, epoch)``, which is then called instead of ``[index]``, and
 ``lengths`` (a number a sample), by which batches of alike length are made.
+
+Several processes (``train/parallel.py``) read the batches in turn, so n processes without accumulation train on what
+one process with an accumulation of n does. A module may have ``loss_weight(batch)``, a number such as the tokens with a
+loss: the loss of a step is then the mean over all of them, however they fall on passes and processes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +29,10 @@ from torch.utils.data._utils.collate import default_collate
 
 import emova.compat  # noqa: F401  (before transformers looks for torchvision)
 from emova.errors import InputError
-from train import checkpointing
+from train import checkpointing, parallel
 from train.batches import BatchReader, EpochBatches, isolated_rng
 from train.metrics import MetricsFile, plot
+from train.parallel import ParallelConfig, whole_shape
 from train.watching import Progress, StopSignals
 
 COUNTERS = frozenset({"samples", "tokens", "seconds"})
@@ -47,6 +52,10 @@ class RunConfig:
     batch_size: int = 8
     """Samples a forward pass."""
     gradient_accumulation: int = 1
+    """Forward passes of each process a step."""
+    global_batch_size: int = 0
+    """Samples a step over all processes; the accumulation then follows from it, so that one config trains alike on 8
+    and on 128 processes. 0 = ``gradient_accumulation`` says it."""
     learning_rate: float = 1e-3
     """Peak; cosine to ``final_lr_ratio`` of it, for every parameter group alike."""
     final_lr_ratio: float = 0.0
@@ -69,6 +78,7 @@ class RunConfig:
     """Processes that read the data; 0 = the training process itself."""
     threads: int = 0
     """torch's threads; 0 = as they are."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -94,6 +104,8 @@ class FitResult:
     """The last logging window."""
     eval_terms: Mapping[str, float]
     """The last validation."""
+    weights: Path | None = None
+    """Where no process holds the whole module (zero3, fsdp): the file that has its trained weights."""
 
 
 class DivergenceError(InputError):
@@ -104,8 +116,8 @@ def decay_groups(module: nn.Module, weight_decay: float, **extra: Any) -> list[d
     """The trainable parameters as two AdamW groups: matrices decay, vectors and scalars do not."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay, **extra},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0, **extra},
+        {"params": [p for p in trainable if len(whole_shape(p)) >= 2], "weight_decay": weight_decay, **extra},
+        {"params": [p for p in trainable if len(whole_shape(p)) < 2], "weight_decay": 0.0, **extra},
     ]
     return [group for group in groups if group["params"]]
 
@@ -136,26 +148,33 @@ def fit(
         DivergenceError: ``run.max_bad_steps`` steps in a row had a non-finite loss or gradient.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, once the checkpoint is written.
     """
+    from train import sharding
     from train.trainer import build_trainer  # transformers' Trainer takes seconds to import
 
     if run.threads:
         torch.set_num_threads(run.threads)
+    world = parallel.start(run.parallel)
+    run = parallel.resolved(run, world)
     metrics = MetricsFile(run.output_dir)
-    resume_from = checkpointing.latest(run.output_dir) if run.resume else None
-    if resume_from is None:
-        if checkpointing.completed(run.output_dir):
-            raise InputError(f"{run.output_dir}: holds an earlier run; give resume=true or another output_dir")
-        metrics.path.unlink(missing_ok=True)
-    else:
-        metrics.drop_after(checkpointing.step_of(resume_from))
+    # Every process takes the first one's answer: a folder may be seen later on another machine.
+    resume_from = world.gather(checkpointing.latest(run.output_dir) if run.resume else None)[0]
     done = checkpointing.step_of(resume_from) if resume_from else 0
+    if resume_from is None and checkpointing.completed(run.output_dir):
+        raise InputError(f"{run.output_dir}: holds an earlier run; give resume=true or another output_dir")
+    if world.main and resume_from is None:
+        metrics.path.unlink(missing_ok=True)
+    elif world.main:
+        metrics.drop_after(done)
+    a_step = run.gradient_accumulation * world.size
     reader = BatchReader(train_set, collate or default_collate, run.seed)
     batches = EpochBatches(
         len(train_set),  # type: ignore[arg-type]
         run.batch_size,
         run.seed,
-        total=run.max_steps * run.gradient_accumulation,
-        start=done * run.gradient_accumulation,
+        total=run.max_steps * a_step,
+        start=done * a_step,
+        rank=world.rank,
+        processes=world.size,
         lengths=getattr(train_set, "lengths", None),
     )
     loader = DataLoader(
@@ -173,11 +192,13 @@ def fit(
         validation = BatchReader(eval_set, collate or default_collate, run.seed).in_order(run.batch_size)
 
     started = time.monotonic()
-    with StopSignals() as signals, Progress(run.max_steps, done) as progress:
+    with StopSignals() as signals, Progress(run.max_steps, done, shown=world.main) as progress:
         trainer = build_trainer(
             module,
             loader,
             run,
+            world,
+            resume_from=resume_from if done < run.max_steps else None,
             validation=validation,
             parameter_groups=parameter_groups,
             on_validate=on_validate,
@@ -190,16 +211,21 @@ def fit(
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         else:
             assert resume_from is not None
-            trainer.load_weights(resume_from)
-        plot(metrics.path)
+            if not run.parallel.shards_weights:
+                trainer.load_weights(resume_from)
+        sharding.release(module, run.parallel)
+        if world.main:
+            plot(metrics.path)
     signals.exit_if_asked()
+    checkpoint = checkpointing.latest(run.output_dir)
     return FitResult(
         steps=max(done, trainer.state.global_step),
         skipped_steps=trainer.skipped_steps,
         seconds=time.monotonic() - started,
-        checkpoint=checkpointing.latest(run.output_dir),
+        checkpoint=checkpoint,
         train_terms=trainer.last_train_terms,
         eval_terms=trainer.last_eval_terms,
+        weights=checkpoint / checkpointing.WEIGHTS if checkpoint and run.parallel.shards_weights else None,
     )
 
 

@@ -153,10 +153,11 @@ def packed_loss(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         use_cache=False,
         **pictures,
     ).last_hidden_state[0]
-    logits = functional.linear(hidden_ND[batch["keep"]], model.lm_head.weight[: model.config.token_count])
+    # Through the module, not its weight: where weights are spread over processes, the call gathers them.
+    logits = model.lm_head(hidden_ND[batch["keep"]])[:, : model.config.token_count]
     losses_K = functional.cross_entropy(logits.float(), batch["targets"], reduction="none")
     weights_K = batch["weights"]
-    terms = {"loss": (losses_K * weights_K).sum() / weights_K.sum()}
+    terms = {"loss": (losses_K * weights_K).sum() / weights_K.sum().clamp_min(1e-6)}
     plain_K = losses_K.detach()
     for kind in torch.unique(batch["kinds"]).tolist():
         chosen = batch["kinds"] == kind

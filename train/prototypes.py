@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from emova.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.style import ALL_STYLES, Style, StylePrototypes
+from train.program import run_module
 from train.u2s_data import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
 
 
@@ -163,28 +164,28 @@ def choose_prototypes(
     return StylePrototypes(vectors), report
 
 
-def main() -> int:
-    from emova.config import load_config
-    from train.u2s import U2SRecipe
-
-    parser = argparse.ArgumentParser(prog="python -m train.prototypes", description="Choose the 24 style prototypes.")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train prototypes``."""
     parser.add_argument("config", help="the configuration that trained the detokenizer")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--detokenizer", required=True, help="folder of the trained detokenizer")
     parser.add_argument("--out", help="folder for style_prototypes.safetensors; the detokenizer's if not given")
     parser.add_argument("--candidates", type=int, default=40, help="recordings tried for each style")
-    arguments = parser.parse_args()
-    try:
-        recipe = load_config(U2SRecipe, arguments.config, arguments.overrides)
-        detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
-        store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
-        prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates)
-        out = Path(arguments.out or arguments.detokenizer)
-        out.mkdir(parents=True, exist_ok=True)
-        prototypes.save(out)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    from emova.config import load_config
+    from train.u2s import U2SRecipe
+
+    recipe = load_config(U2SRecipe, arguments.config, arguments.overrides)
+    detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
+    store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
+    prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates)
+    out = Path(arguments.out or arguments.detokenizer)
+    out.mkdir(parents=True, exist_ok=True)
+    prototypes.save(out)
     for style, key in report.keys.items():
         print(f"{style}: {key}")
     print(
@@ -193,6 +194,10 @@ def main() -> int:
         f"on decoded speech {report.decoded_accuracy:.3f}"
     )
     return 0
+
+
+def main() -> int:
+    return run_module(register, "train.prototypes", "Choose the 24 style prototypes.")
 
 
 if __name__ == "__main__":

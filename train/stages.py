@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import emova.compat  # noqa: F401
 
 # isort: split
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
@@ -29,13 +31,18 @@ from emova.config import load_config, save_config
 from emova.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ModelConfig, build_model, build_processor, load_vision
+from train import parallel
 from train.batches import isolated_rng
 from train.conversations import ConversationConfig, Conversations
 from train.dataset import PackedList, PackedMixture
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.internvit_weights import load_internvit
+from train.lora import LoraConfig, add_adapters, learns, merge_adapters
 from train.packing import PACKED_ATTENTION, LossWeights, Piece, collate, packed_loss
+from train.parallel import World, whole_shape
 from train.program import run_module
 from train.recipe_data import read_recipe
+from train.sharding import partitioned
 from train.stage_samples import SampleConfig, Samples
 
 
@@ -50,6 +57,8 @@ class InitConfig:
     tokenizer: str = "runs/tokenizer-nano"
     vision: str = ""
     """A vision pre-training's export for tower and projector."""
+    internvit: str = ""
+    """Published InternViT weights for the tower alone: a folder, or a name on the hub."""
     speech_tokenizer: str = ""
     """An S2U export whose phone decoder says which units sound alike; their embeddings start alike."""
     speech_tokenizer_before: str = ""
@@ -93,8 +102,17 @@ class StageConfig:
     data: DataConfig = field(default_factory=DataConfig)
     weights: LossWeights = field(default_factory=LossWeights)
     samples: SampleConfig = field(default_factory=SampleConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     attention: str = "auto"
     """``emova_packed``, ``flash_attention_2`` or ``sdpa``; auto: flash attention on a GPU that has it, else packed."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass: a third more work for a fraction of the memory."""
+    liger: str = "auto"
+    """Liger's fused kernels in the LLaMA: ``auto`` where they are installed on a GPU, ``always``, ``never``."""
+
+    def __post_init__(self) -> None:
+        if self.liger not in ("auto", "always", "never"):
+            raise InputError(f"liger={self.liger}: unknown; give auto, always or never")
 
 
 class StageModule(nn.Module):
@@ -110,6 +128,11 @@ class StageModule(nn.Module):
         terms["samples"] = batch["cu_seq_lens"].shape[0] - 1
         return terms
 
+    @staticmethod
+    def loss_weight(batch: Mapping[str, Tensor]) -> Tensor:
+        """How much a batch counts in its step: the sum of its positions' weights."""
+        return batch["weights"].sum()
+
 
 def choose_attention(wanted: str) -> str:
     """The attention implementation for packed rows."""
@@ -120,20 +143,46 @@ def choose_attention(wanted: str) -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else PACKED_ATTENTION
 
 
-def build(config: StageConfig) -> tuple[EmovaForConditionalGeneration, EmovaProcessor]:
+def use_liger(model: EmovaForConditionalGeneration, wanted: str) -> bool:
+    """Put Liger's fused kernels into the LLaMA where ``wanted`` says so; whether they are used.
+
+    Raises:
+        InputError: they are asked for and not installed.
+    """
+    if wanted == "never" or (wanted == "auto" and not torch.cuda.is_available()):
+        return False
+    try:
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+    except ImportError:
+        if wanted == "always":
+            raise InputError("liger=always: it is not installed; pip install liger-kernel, or give auto") from None
+        return False
+    # The loss stays ours: it weighs each position.
+    apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model.model.language_model)
+    return True
+
+
+def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForConditionalGeneration, EmovaProcessor]:
     """The model and processor that the stage starts from.
+
+    Args:
+        world: the processes that train together. Where ZeRO-3 splits the weights over them, a checkpoint's are split
+            while they are read, so that no process ever holds all.
 
     Raises:
         InputError: a folder is missing, damaged, or does not fit.
     """
     init = config.init
+    changed = bool(init.vision or init.internvit or init.speech_tokenizer)  # which needs whole weights
+    spread = partitioned(config.run, world) if world is not None and not changed else nullcontext()
     with isolated_rng(config.run.seed):
         if init.checkpoint:
             if not (Path(init.checkpoint) / "config.json").is_file():
                 raise InputError(f"{init.checkpoint}: no checkpoint there; run the stage before, or name its export")
-            model = EmovaForConditionalGeneration.from_pretrained(
-                init.checkpoint, dtype=torch.float32, local_files_only=True
-            )
+            with spread:
+                model = EmovaForConditionalGeneration.from_pretrained(
+                    init.checkpoint, dtype=torch.float32, local_files_only=True
+                )
             processor = EmovaProcessor.from_pretrained(init.checkpoint, local_files_only=True)
         else:
             if not (Path(init.tokenizer) / "tokenizer.json").is_file():
@@ -145,7 +194,17 @@ def build(config: StageConfig) -> tuple[EmovaForConditionalGeneration, EmovaProc
             start_units(model, init, config.run.seed)
         if init.vision:
             load_vision(model, init.vision)
+        if init.internvit:
+            load_internvit(model.model.vision_tower, init.internvit)
+        if config.lora.rank:
+            add_adapters(model, config.lora)
     model.set_attn_implementation(choose_attention(config.attention))
+    use_liger(model, config.liger)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if world is not None and world.size > 1:
+        # A process without a picture still runs tower and projector: the others wait for it (DeepSpeed issue 7170).
+        model.config.always_run_vision = True
     return model, processor
 
 
@@ -169,8 +228,11 @@ def start_units(model: EmovaForConditionalGeneration, init: InitConfig, seed: in
         table[own] = rows.to(table.dtype)
 
 
-def freeze(model: EmovaForConditionalGeneration, rates: RatesConfig) -> dict[str, list[tuple[str, nn.Parameter]]]:
+def freeze(
+    model: EmovaForConditionalGeneration, rates: RatesConfig, lora: LoraConfig | None = None
+) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """Freeze what has no rate; the trainable parameters of each part, by name."""
+    lora = lora or LoraConfig()
     model.requires_grad_(False)
     tower = model.model.vision_tower
     frozen = 0 if rates.vision_share >= 1 else round(len(tower.layers) * (1 - rates.vision_share))
@@ -183,7 +245,7 @@ def freeze(model: EmovaForConditionalGeneration, rates: RatesConfig) -> dict[str
     parts: dict[str, list[tuple[str, nn.Parameter]]] = {"llm": [], "projector": [], "vision": []}
     for name, parameter in model.named_parameters():
         part = "vision" if ".vision_tower." in name else "projector" if ".projector." in name else "llm"
-        if getattr(rates, part) > 0 and id(parameter) not in shallow:
+        if getattr(rates, part) > 0 and id(parameter) not in shallow and (part != "llm" or learns(name, lora)):
             parameter.requires_grad_(True)
             parts[part].append((name, parameter))
     trained = {part: own for part, own in parts.items() if own}
@@ -211,38 +273,41 @@ def train(config: StageConfig) -> FitResult:
         InputError: data, an initial checkpoint or a mixture is wrong.
     """
     data = config.data
-    model, processor = build(config)
+    world = parallel.start(config.run.parallel)
+    run = parallel.resolved(config.run, world)
+    model, processor = build(config, world)
     limit = min(data.max_tokens, model.config.text_config.max_position_embeddings)
     speech = any(data.mixture.get(task, 0) > 0 for task in ("asr", "tts", "spoken_talk", "spoken_picture"))
     read = partial(read_recipe, data.root, speech=speech, heard=data.heard, said=data.said)
     conversations = Conversations(read("train"), processor, data.conversations)
-    steps = config.run.max_steps * config.run.gradient_accumulation * config.run.batch_size
+    samples_in_all = run.max_steps * run.gradient_accumulation * run.batch_size * world.size
     packs = PackedMixture(
         conversations,
         data.mixture,
         pack_tokens=data.pack_tokens,
         max_tokens=limit,
-        size=min(steps, 10000),
+        size=min(samples_in_all, 10000),
         seed=config.run.seed,
     )
     held_out = Conversations(read("test"), processor, ConversationConfig(unit_noise=0.0))
     pieces = evaluation_pieces(held_out, data.mixture, config.samples.losses_over)
     output = Path(config.run.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    save_config(config, output / "config.yaml")
-    trained = freeze(model, config.rates)
-    for task in packs.tasks:
-        print(
-            f"{task.name}: {task.size} to draw from, share {packs.shares[packs.tasks.index(task)]:.3f}", file=sys.stderr
-        )
-    for part, own in trained.items():
-        print(f"{part}: {sum(p.numel() for _, p in own):,} parameters trained", file=sys.stderr)
+    trained = freeze(model, config.rates, config.lora)
+    if world.main:
+        output.mkdir(parents=True, exist_ok=True)
+        save_config(config, output / "config.yaml")
+        for task, share in zip(packs.tasks, packs.shares, strict=True):
+            print(f"{task.name}: {task.size} to draw from, share {share:.3f}", file=sys.stderr)
+        for part, own in trained.items():
+            print(f"{part}: {sum(whole_shape(p).numel() for _, p in own):,} parameters trained", file=sys.stderr)
     samples = Samples(config.samples, held_out, data.mixture, output / "samples.jsonl")
 
-    def groups(_: nn.Module) -> list[dict[str, Any]]:
+    def groups(module: nn.Module) -> list[dict[str, Any]]:
+        # By name: sharding may have put other parameters in their place.
+        present = dict(module.named_parameters())
         made = []
         for part, own in trained.items():
-            holder = nn.ParameterList(parameter for _, parameter in own)
+            holder = nn.ParameterList(present[f"model.{name}"] for name, _ in own)
             rate = getattr(config.rates, part)
             made += decay_groups(holder, config.run.weight_decay, lr=rate)
             made[-1]["name"] = part
@@ -259,12 +324,19 @@ def train(config: StageConfig) -> FitResult:
         StageModule(model),
         packs,  # type: ignore[arg-type]
         lambda drawn: collate(drawn, config.weights),
-        config.run,
+        run,
         eval_set=PackedList(pieces, data.pack_tokens) if pieces else None,
         parameter_groups=groups,
         on_validate=validate,
     )
-    export(model, processor, output / "export")
+    if world.main:
+        if result.weights is not None:  # no process holds the whole model: read what was gathered for the checkpoint
+            model, _ = build(config)
+            load_model(StageModule(model), str(result.weights))
+        if config.lora.rank:
+            merge_adapters(model)
+        export(model, processor, output / "export")
+    world.barrier()
     return result
 
 
@@ -286,9 +358,12 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(StageConfig, arguments.config, arguments.overrides))
+    config = load_config(StageConfig, arguments.config, arguments.overrides)
+    result = train(config)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in result.eval_terms.items())
-    print(f"{result.steps} steps, {result.seconds:.0f} s; {shown}")
+    if parallel.start(config.run.parallel).main:
+        print(f"{result.steps} steps, {result.seconds:.0f} s; {shown}")
+    parallel.stop()
     return 0
 
 

@@ -76,7 +76,11 @@ def corpus(paths: Iterable[Path]) -> Iterator[str]:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train tokenizer``."""
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="JSONL files, or folders of them")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--text", type=Path, nargs="+", help="JSONL files, or folders of them, to learn a vocabulary from"
+    )
+    source.add_argument("--extend", metavar="NAME", help="add to a language model's tokenizer: its folder or hub name")
     parser.add_argument("--out", type=Path, default=Path("runs/tokenizer-nano"))
     parser.add_argument("--text-tokens", type=int, default=4096)
     parser.add_argument("--codebook-size", type=int, default=4096)
@@ -85,6 +89,9 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
+    if arguments.extend:
+        tokenizer = extended(arguments.extend, arguments.codebook_size)
+        return _save(tokenizer, arguments.out)
     paths = [file for path in arguments.text for file in (sorted(path.rglob("*.jsonl")) if path.is_dir() else [path])]
     missing = [path for path in paths if not path.is_file()]
     if missing or not paths:
@@ -92,9 +99,31 @@ def run(arguments: argparse.Namespace) -> int:
     # Frames are repeated so that their words become whole tokens whatever the other text is.
     frames = [REPLY_FRAME] * 2000 + list(STYLE_WORDS) * 200 + ["Reply as JSON."] * 200
     tokenizer = train_tokenizer([*corpus(paths), *frames], arguments.text_tokens, arguments.codebook_size)
-    tokenizer.save_pretrained(arguments.out)
+    return _save(tokenizer, arguments.out)
+
+
+def extended(name: str, codebook_size: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of a pre-trained language model with the control tokens and units behind its own.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{name}: no tokenizer there ({reason}); give a folder or a name on the hub") from None
+    extend_tokenizer(tokenizer, codebook_size)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _save(tokenizer: PreTrainedTokenizerFast, out: Path) -> int:
+    tokenizer.save_pretrained(out)
     frame = len(tokenizer.encode(REPLY_FRAME))
-    print(json.dumps({"tokens": len(tokenizer), "reply_frame_tokens": frame, "out": str(arguments.out)}))
+    print(json.dumps({"tokens": len(tokenizer), "reply_frame_tokens": frame, "out": str(out)}))
     return 0
 
 

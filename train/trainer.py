@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
+import signal
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,22 @@ from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmu
 
 import emova.compat  # noqa: F401
 from emova.errors import InputError
-from train import checkpointing
-from train.batches import EpochBatches, InOrder, isolated_rng
+from train import checkpointing, fsdp, parallel, sharding
+from train.batches import EpochBatches, InOrder, derived_seed, isolated_rng
+from train.deepspeed_config import deepspeed_config
 from train.engine import COUNTERS, DivergenceError, ParameterGroups, RunConfig, Validate, decay_groups
 from train.metrics import MetricsFile, plot
+from train.parallel import World
 from train.watching import Progress, StopSignals
-
-WEIGHTS = "model.safetensors"
 
 
 def build_trainer(
     module: nn.Module,
     loader: DataLoader[Any],
     run: RunConfig,
+    world: World,
     *,
+    resume_from: Path | None,
     validation: InOrder | None,
     parameter_groups: ParameterGroups | None,
     on_validate: Validate | None,
@@ -40,7 +43,16 @@ def build_trainer(
     progress: Progress,
     signals: StopSignals,
 ) -> ExactTrainer:
-    """The Trainer for one run of ``train.engine.fit``."""
+    """The Trainer for one run of ``train.engine.fit``; ``run`` has its gradient accumulation resolved.
+
+    Raises:
+        InputError: the checkpoint to resume from was written with another strategy.
+    """
+    universal = resume_from is not None and sharding.prepare_resume(resume_from, run.parallel, world)
+    deepspeed = None
+    if run.parallel.zero_stage:
+        parallel.prepare_deepspeed()
+        deepspeed = deepspeed_config(run, world.size, load_universal=universal)
     arguments = TrainingArguments(
         output_dir=run.output_dir,
         seed=run.seed,
@@ -63,8 +75,19 @@ def build_trainer(
         dataloader_pin_memory=False,
         disable_tqdm=True,
         report_to=[],
+        deepspeed=deepspeed,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=int(run.parallel.start_timeout),
     )
-    trainer = ExactTrainer(module, arguments, loader, run)
+    # A process trains on one device: several in one process would be torch's DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    trainer = ExactTrainer(module, arguments, loader, run, world)
+    if trainer.is_sharded:
+        fsdp.shard(module, run.parallel, world.size, run.precision)
+        # So that the Trainer leaves placement and gradients to the module.
+        trainer.is_distributed_loading_by_transformers = True
+        module._is_fsdp_managed_module = True  # type: ignore[assignment]
+    trainer.universal = universal
     trainer.validation = validation
     trainer.parameter_groups = parameter_groups
     trainer.on_validate = on_validate
@@ -79,6 +102,8 @@ def build_trainer(
 class ExactTrainer(Trainer):
     """See the module's head. Built by ``build_trainer`` only, which fills in the attributes below."""
 
+    universal: bool
+    """Whether DeepSpeed loads the form of its checkpoint that fits any number of processes."""
     validation: InOrder | None
     parameter_groups: ParameterGroups | None
     on_validate: Validate | None
@@ -89,13 +114,19 @@ class ExactTrainer(Trainer):
     optimizer: Any
     lr_scheduler: Any
     control: Any
+    deepspeed: Any
     _stage: str | None = None
 
-    def __init__(self, module: nn.Module, arguments: TrainingArguments, loader: DataLoader[Any], run: RunConfig):
+    def __init__(
+        self, module: nn.Module, arguments: TrainingArguments, loader: DataLoader[Any], run: RunConfig, world: World
+    ) -> None:
+        self.is_sharded = run.parallel.strategy == parallel.FSDP
         super().__init__(model=module, args=arguments, train_dataset=loader.dataset, data_collator=lambda batch: batch)
         # forward(**batch) of a part may take any keyword; that does not mean it scales its loss.
         self.model_accepts_loss_kwargs = False
         self.run = run
+        self.world = world
+        self.loss_weight = getattr(module, "loss_weight", None)
         self.loader = loader
         self.skipped_steps = 0
         self.bad_steps_in_a_row = 0
@@ -127,6 +158,7 @@ class ExactTrainer(Trainer):
             groups = [group for group in groups if group["params"]]
             assert groups, "nothing to train: every parameter is frozen"
             self.optimizer = torch.optim.AdamW(groups, lr=self.run.learning_rate, betas=self.run.betas, fused=True)
+            self._group_settings = sharding.group_settings(self.optimizer)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -140,14 +172,39 @@ class ExactTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self.is_sharded:  # which moves a block at a time, once that is split
+            super()._move_model_to_device(model, device)
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        fsdp.hold_back(self.model, True)
+        try:
+            yield
+        finally:
+            fsdp.hold_back(self.model, False)
+
     # Loss, guard
+
+    def _prepare_input(self, data: Any) -> Any:
+        """To the device and no further: with DeepSpeed the Trainer would also round weights of the loss to 16 bits."""
+        return data.to(self.args.device) if torch.is_tensor(data) else data
+
+    def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._prepare_input(value) for name, value in inputs.items()}
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float | None:
+        """The weight of all batches of a step, over all processes."""
+        if self.loss_weight is None:
+            return None
+        return self.world.sum(sum(float(self.loss_weight(batch)) for batch in batch_samples))
 
     def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         terms = model(**inputs)
         loss = terms["loss"]
@@ -158,12 +215,19 @@ class ExactTrainer(Trainer):
             scalar = value.detach().float().reshape(()) if torch.is_tensor(value) else torch.tensor(float(value))
             self._sums[name] = self._sums.get(name, 0.0) + scalar
             self._counts[name] = self._counts.get(name, 0) + 1
+        if num_items_in_batch is not None:
+            assert self.loss_weight is not None
+            # The passes of a step are averaged; their weights make that the mean over everything that has a weight.
+            share = float(self.loss_weight(inputs)) / max(num_items_in_batch, 1e-12)
+            loss = loss * (share * self.current_gradient_accumulation_steps * self.world.size)
         return (loss, terms) if return_outputs else loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         groups = [group for group in self.optimizer.param_groups if "max_grad_norm" in group]
         if not groups:
             return super()._clip_grad_norm(model)
+        if self.run.parallel.strategy != parallel.DDP:
+            raise InputError("parallel.strategy: this part clips its gradients by groups, which only ddp can")
         norms = [torch.nn.utils.clip_grad_norm_(group["params"], group["max_grad_norm"]) for group in groups]
         rest = [p for group in self.optimizer.param_groups if "max_grad_norm" not in group for p in group["params"]]
         if rest:
@@ -171,12 +235,15 @@ class ExactTrainer(Trainer):
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
-        if self._loss_is_finite and math.isfinite(norm):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not self.world.any(not (self._loss_is_finite and math.isfinite(norm))):
             self.bad_steps_in_a_row = 0
         else:
-            # Without gradients AdamW's step changes neither weights nor moments.
+            # Without gradients AdamW's step changes neither weights nor moments. DeepSpeed has skipped its step.
             self.optimizer.zero_grad(set_to_none=True)
+            if self.run.parallel.zero_stage and self.accelerator.optimizer_step_was_skipped:
+                self.lr_scheduler.step()  # left out by the Trainer then; rates are to follow from the step alone
             self.skipped_steps += 1
             self.bad_steps_in_a_row += 1
             if self.bad_steps_in_a_row >= self.run.max_bad_steps:
@@ -199,14 +266,15 @@ class ExactTrainer(Trainer):
         if not self._counts:  # the Trainer's closing summary; FitResult says it better
             return
         seconds = max(time.monotonic() - self._window_started, 1e-9)
+        sums, counts = self._window_of_all()
         values: dict[str, float] = {}
-        for name, total in self._sums.items():
+        for name, total in sums.items():
             if name in COUNTERS:
-                values[f"{name}_per_s"] = float(total) / seconds
+                values[f"{name}_per_s"] = total / seconds
             else:
-                values[name] = float(total) / self._counts[name]
-        if "samples" not in self._sums:
-            values["samples_per_s"] = self._counts["loss"] * self.run.batch_size / seconds
+                values[name] = total / counts[name]
+        if "samples" not in sums:
+            values["samples_per_s"] = counts["loss"] * self.run.batch_size / seconds
         values["grad_norm"] = float(logs.get("grad_norm", math.nan))
         values["steps_per_s"] = (step - self._window_first_step) / seconds
         for position, group in enumerate(self.optimizer.param_groups):
@@ -216,15 +284,33 @@ class ExactTrainer(Trainer):
         values["skipped"] = self.skipped_steps
         batches = self.loader.sampler
         assert isinstance(batches, EpochBatches)
-        values["epoch"] = step * self.run.gradient_accumulation / batches.batches_an_epoch
+        values["epoch"] = step * self.run.gradient_accumulation * self.world.size / batches.batches_an_epoch
         values["time"] = time.monotonic() - self._started
         self.last_train_terms = values
-        self.metrics.write("train", step, values)
+        if self.world.main:
+            self.metrics.write("train", step, values)
         self.progress.window("train", step, values)
         self.reset_window()
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(values))
 
+    def _window_of_all(self) -> tuple[dict[str, float], dict[str, int]]:
+        """The sums and counts of the window, added up over the processes; each may have met other terms."""
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        own = {name: float(total) for name, total in self._sums.items()}
+        for their_sums, their_counts in self.world.gather((own, self._counts)):
+            for name, total in their_sums.items():
+                sums[name] = sums.get(name, 0.0) + total
+                counts[name] = counts.get(name, 0) + their_counts[name]
+        return sums, counts
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        with self.world.patience(self.run.parallel):
+            values = self._validate()
+            self.world.barrier()
+        return values
+
+    def _validate(self) -> dict[str, float]:
         module, step = self.model, self.state.global_step
         started = time.monotonic()
         sums: dict[str, float] = {}
@@ -241,15 +327,17 @@ class ExactTrainer(Trainer):
                             sums[name] = sums.get(name, 0.0) + float(value) * samples
                             counts[name] = counts.get(name, 0) + samples
                 values.update({name: total / counts[name] for name, total in sums.items()})
-                if self.on_validate is not None:
+                # Answers are written by one process, which needs the whole module for it.
+                if self.on_validate is not None and self.world.main and not self.run.parallel.shards_weights:
                     values.update(self.on_validate(module, step) or {})
         finally:
             module.train()
         values["eval_seconds"] = time.monotonic() - started
         self.last_eval_terms = values
-        self.metrics.write("eval", step, values)
+        if self.world.main:
+            self.metrics.write("eval", step, values)
+            plot(self.metrics.path)
         self.progress.window("eval", step, values)
-        plot(self.metrics.path)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
         self._window_started += time.monotonic() - started  # validation is not training time
         return {f"eval_{name}": value for name, value in values.items()}
@@ -260,36 +348,67 @@ class ExactTrainer(Trainer):
         return self._stage or self.args.output_dir
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Every process writes its share into one folder; the first commits it when all are done."""
         step = self.state.global_step
-        try:
-            stage = checkpointing.stage_folder(self.args.output_dir, step)
+        output = Path(self.args.output_dir)
+        name = f"checkpoint-{step}"
+        stage = checkpointing.stage_path(output, step)
+        with self.world.patience(self.run.parallel), checkpointing.clear_errors(output, step):
+            if self.world.main:
+                checkpointing.stage_folder(output, step)
+            self.world.barrier()
             self._stage = str(stage)
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 self._stage = None
-            name = f"checkpoint-{step}"
-            checkpointing.commit(stage / name, Path(self.args.output_dir) / name)
-        except OSError as error:
-            raise InputError(
-                f"{self.args.output_dir}: the checkpoint of step {step} could not be written "
-                f"({os.strerror(error.errno) if error.errno else 'input/output error'}); earlier ones are untouched"
-            ) from error
-        shutil.rmtree(stage, ignore_errors=True)
-        checkpointing.prune(self.args.output_dir, self.keep_checkpoints)
+            self.world.barrier()
+            if self.world.main:
+                facts = {"strategy": self.run.parallel.strategy, "processes": self.world.size}
+                checkpointing.commit(stage / name, output / name, **facts)
+                checkpointing.prune(output, self.keep_checkpoints)
+            self.world.barrier()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         assert output_dir is not None
+        if self.is_sharded:
+            state_dict = fsdp.whole_state(self.model)
+        if not self.world.main:
+            return
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(Path(output_dir) / WEIGHTS))
+        path = Path(output_dir) / checkpointing.WEIGHTS
+        if state_dict is not None:
+            sharding.save_whole(self.model, state_dict, path)
+        else:
+            save_model(self.model, str(path))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_sharded:
+            fsdp.save(Path(output_dir), self.model, self._plain_optimizer, self.lr_scheduler, self.world.main)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    @property
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.is_sharded and checkpoint is not None:
+            fsdp.load(Path(checkpoint), self.model, self._plain_optimizer, self.lr_scheduler)
+            return
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.universal:
+            rates = self.lr_scheduler.get_last_lr()
+            sharding.mend_universal(self.deepspeed.optimizer.optimizer, self._group_settings, rates)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.load_weights(Path(resume_from_checkpoint))
+        if not self.is_sharded:  # its weights are read with the moments
+            self.load_weights(Path(resume_from_checkpoint))
 
     def load_weights(self, checkpoint: Path) -> None:
         """Load the module's weights from a checkpoint of this run."""
         try:
-            load_model(self.model, str(checkpoint / WEIGHTS))
+            load_model(self.model, str(checkpoint / checkpointing.WEIGHTS))
         except RuntimeError:
             raise InputError(
                 f"{checkpoint}: its weights have other names or shapes than the model now configured; "
@@ -303,18 +422,32 @@ class _Steps(TrainerCallback):
     def __init__(self, trainer: ExactTrainer, signals: StopSignals) -> None:
         self.trainer = trainer
         self.signals = signals
+        self.stepped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.reset_window()
+        trainer = self.trainer
+        trainer.reset_window()
+        if trainer.world.size > 1 and state.global_step == 0:
+            # Dropout and the like should differ between processes. A resumed run loads its generators later.
+            torch.manual_seed(derived_seed(trainer.run.seed, trainer.world.rank))
+        zero = getattr(getattr(trainer, "deepspeed", None), "optimizer", None)
+        if hasattr(zero, "check_grad_overflow"):
+            zero.check_grad_overflow = True  # DeepSpeed's guard, which it leaves out in float32
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         run = self.trainer.run
+        world = self.trainer.world
+        if not self.stepped:
+            self.stepped = True
+            world.set_timeout(run.parallel.step_timeout)
         self.trainer.progress.step(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
         if state.global_step % run.eval_every == 0 or state.global_step >= state.max_steps:
             control.should_evaluate = self.trainer.validation is not None or self.trainer.on_validate is not None
-        if self.signals.received is not None:
+        if world.any(self.signals.received is not None):
+            # One process was asked; all of them save, and all of them end.
+            self.signals.received = self.signals.received or signal.SIGTERM
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
         return control

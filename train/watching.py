@@ -14,12 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+_REPEATED = 1.0
+"""Seconds in which a second signal is taken for the first one's echo."""
+
 
 class StopSignals:
-    """Turns SIGTERM and Ctrl-C into a request that the loop grants after the step at hand; a second one is at once."""
+    """Turns SIGTERM and Ctrl-C into a request that the loop grants after the step at hand; a second Ctrl-C is at once.
+
+    A launcher may hand on a signal that the whole process group got already, so one soon after the first says nothing.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -34,9 +41,10 @@ class StopSignals:
         self._previous.clear()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > _REPEATED:
             raise KeyboardInterrupt
-        self.received = number
 
     def exit_if_asked(self) -> None:
         """End the program the way the signal would have, now that everything is saved."""
@@ -49,12 +57,13 @@ class StopSignals:
 class Progress:
     """A bar with the time left on a terminal; a plain line a logging window elsewhere."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, *, shown: bool = True) -> None:
         self._total = total
         self._first = done
         self._started = time.monotonic()
         self._bar: RichProgress | None = None
-        if sys.stderr.isatty():
+        self._shown = shown
+        if shown and sys.stderr.isatty():
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -81,6 +90,8 @@ class Progress:
 
     def window(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Show the numbers of a logging window or a validation."""
+        if not self._shown:
+            return
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name not in ("time", "epoch"))
         if self._bar:
             if kind == "train":

@@ -47,7 +47,5 @@ def test_arguments_reach_the_program() -> None:
 def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     row = commands("nano", "data/nano", "runs/emova-nano")
-    assert [line[0] for line in row] == [name for name in PROGRAMS if name not in ("all", "u2s", "assemble")] + [
-        "u2s",
-        "assemble",
-    ]
+    last = ["u2s", "prototypes", "assemble"]
+    assert [line[0] for line in row] == [name for name in PROGRAMS if name not in ("all", *last)] + last

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +116,19 @@ _library: Library | None = None
 
 
 def _write_shard(path: str, kind: str, seed: int, first: int, count: int, split: str) -> int:
-    """One shard, to a stage file that is renamed when it is whole. Returns its questions' number."""
-    target = Path(path)
+    """One shard of a kind. Returns its questions' number."""
+    return write_pictures(
+        Path(path), (make_picture(kind, seed, index, split, _library) for index in range(first, first + count))
+    )
+
+
+def write_pictures(target: Path, samples: Iterable[PictureSample]) -> int:
+    """Write a shard, to a stage file that is renamed when it is whole. Returns its questions' number."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     stage = target.with_suffix(".stage")
     total = 0
     with tarfile.open(stage, "w") as tar:
-        for index in range(first, first + count):
-            sample = make_picture(kind, seed, index, split, _library)
+        for sample in samples:
             buffer = io.BytesIO()
             sample.drawn.image.save(buffer, "PNG", compress_level=4)
             _add(tar, f"{sample.key}.png", buffer.getvalue())

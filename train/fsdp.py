@@ -1,0 +1,78 @@
+"""Torch's fully sharded data parallel (FSDP2) under the engine: sharding, checkpoints, whole weights.
+
+Done here and not by accelerate, so that it runs on any device, a CPU too, and resumes on any number of processes: each
+process writes its shards (torch.distributed.checkpoint), and reads what it needs of all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
+from torch.distributed.checkpoint.state_dict import set_state_dict as put_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+from train.parallel import ParallelConfig
+
+_FOLDER = "shards"
+_SCHEDULE = "schedule.json"
+
+
+def shard(module: nn.Module, config: ParallelConfig, processes: int, precision: str) -> None:
+    """Split ``module``'s parameters over all processes, in place; each repeated block is gathered by itself.
+
+    The blocks are those that transformers' models name in ``_no_split_modules``. The optimizer is made afterwards.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    mesh = init_device_mesh(device, (processes,))
+    half = torch.bfloat16 if precision == "bf16" else None
+    # Weights travel in 16 bits, gradients are summed in 32; what comes into a block stays as autocast made it.
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy() if config.offload else OffloadPolicy()
+    names = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    blocks = [part for part in module.modules() if type(part).__name__ in names]
+    for each in [*blocks, module]:
+        fully_shard(each, mesh=mesh, mp_policy=policy, offload_policy=offload)
+
+
+def hold_back(module: nn.Module, hold: bool) -> None:
+    """Whether a backward pass leaves its gradients unsummed, as all but the last of a step do."""
+    assert isinstance(module, FSDPModule)
+    module.set_requires_gradient_sync(not hold)
+
+
+def save(folder: Path, module: nn.Module, optimizer: Any, scheduler: Any, main: bool) -> None:
+    """Write this process's shards of weights and moments; ``main`` adds the schedule's state."""
+    weights, moments = get_state_dict(module, optimizer)
+    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+    dcp.save({"weights": weights, "moments": moments}, checkpoint_id=folder / _FOLDER)
+    if main:
+        (folder / _SCHEDULE).write_text(json.dumps(_plain(scheduler.state_dict())), encoding="utf-8")
+
+
+def load(folder: Path, module: nn.Module, optimizer: Any, scheduler: Any) -> None:
+    """Read what ``save`` wrote, on this or another number of processes."""
+    weights, moments = get_state_dict(module, optimizer)
+    dcp.load({"weights": weights, "moments": moments}, checkpoint_id=folder / _FOLDER)
+    put_state_dict(module, optimizer, model_state_dict=weights, optim_state_dict=moments)
+    scheduler.load_state_dict(json.loads((folder / _SCHEDULE).read_text(encoding="utf-8")))
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """The gathered weights on the first process, nothing on the others; every process has to call it."""
+    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule's numbers; its functions are made anew."""
+    return {key: value for key, value in state.items() if key != "lr_lambdas"} | {
+        "lr_lambdas": [None] * len(state["base_lrs"])
+    }

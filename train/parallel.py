@@ -1,0 +1,212 @@
+"""Processes that train together: their group, what they tell each other, and how a model is spread over them.
+
+A program started by ``torchrun``, ``deepspeed`` or ``srun`` (see ``train/launch.py``) finds its place in the
+environment; one started plainly is alone. ``strategy`` says how the training state is spread:
+
+- ``ddp``: each process holds everything; only gradients are exchanged.
+- ``zero1``, ``zero2``, ``zero3``: DeepSpeed splits the optimizer, the gradients too, the weights too.
+- ``fsdp``: torch's fully sharded data parallel splits all three without DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from emova.errors import InputError
+
+if TYPE_CHECKING:
+    from train.engine import RunConfig
+
+DDP, FSDP = "ddp", "fsdp"
+ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
+STRATEGIES = (DDP, *ZERO_STAGES, FSDP)
+OFFLOADS = ("", "optimizer", "all")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How a run is spread over processes."""
+
+    strategy: str = DDP
+    """``ddp``, ``zero1``, ``zero2``, ``zero3`` or ``fsdp``."""
+    offload: str = ""
+    """What ZeRO keeps in the host's memory: ``optimizer``, or ``all``: the weights too (zero3). ``fsdp``: ``all``."""
+    deepspeed: str = ""
+    """A DeepSpeed configuration (JSON or YAML) whose settings are taken over; it may not contradict this config."""
+    start_timeout: float = 1800.0
+    """Seconds that processes wait for each other up to the first step, and while one validates or saves."""
+    step_timeout: float = 300.0
+    """Seconds afterwards: when a process is lost, the others should end soon and be started anew."""
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InputError(f"parallel.strategy={self.strategy}: unknown; it is one of {', '.join(STRATEGIES)}")
+        if self.offload not in OFFLOADS:
+            raise InputError(f"parallel.offload={self.offload}: unknown; give optimizer, all or nothing")
+        allowed = {"zero1": ("optimizer",), "zero2": ("optimizer",), "zero3": ("optimizer", "all"), FSDP: ("all",)}
+        if self.offload and self.offload not in allowed.get(self.strategy, ()):
+            raise InputError(f"parallel.offload={self.offload}: {self.strategy} has no such offload")
+        if self.deepspeed and self.strategy not in ZERO_STAGES:
+            raise InputError(f"parallel.deepspeed: {self.strategy} does not use DeepSpeed; give strategy=zero1, 2 or 3")
+        if not 0 < self.step_timeout <= self.start_timeout:
+            raise InputError("parallel: step_timeout must be above 0 and at most start_timeout")
+
+    @property
+    def zero_stage(self) -> int:
+        """0 without DeepSpeed."""
+        return ZERO_STAGES.get(self.strategy, 0)
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no process holds the whole model."""
+        return self.strategy in ("zero3", FSDP)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    control: Any = None
+    """A group on the CPU for small messages, so that they never wait for a device."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """``value`` of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value, group=self.control)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` holds in any process."""
+        return self.sum(float(flag)) > 0
+
+    def sum(self, value: float) -> float:
+        """The sum of ``value`` over the processes, the same in each."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(total, group=self.control)
+        return float(total)
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.sum(0.0)
+
+    def set_timeout(self, seconds: float) -> None:
+        """How long a process waits for the others from now on."""
+        if distributed.is_initialized():
+            from torch.distributed import distributed_c10d as c10d
+
+            for group in list(c10d._world.pg_map):
+                c10d._set_pg_timeout(timedelta(seconds=seconds), group)
+
+    @contextmanager
+    def patience(self, config: ParallelConfig) -> Iterator[None]:
+        """Wait long inside the block: one process may validate or write while the others wait."""
+        self.set_timeout(config.start_timeout)
+        try:
+            yield
+        finally:
+            self.set_timeout(config.step_timeout)
+
+
+_world: World | None = None
+
+
+def start(config: ParallelConfig) -> World:
+    """Join the group of processes, once; further calls return the same place. Call it before the model is built."""
+    global _world
+    if _world is not None:
+        return _world
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone and config.strategy == DDP:
+        return World()
+    if alone:
+        # A sharded strategy with one process still needs a group, of one.
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    timeout = timedelta(seconds=config.start_timeout)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("nccl", timeout=timeout)
+    else:
+        distributed.init_process_group("gloo", timeout=timeout)
+    if config.zero_stage:
+        prepare_deepspeed()
+    control = distributed.new_group(backend="gloo", timeout=timeout)
+    _world = World(distributed.get_rank(), distributed.get_world_size(), control)
+    return _world
+
+
+def stop() -> None:
+    """Leave the group, at the end of a run that went well; after an error a process just ends."""
+    global _world
+    if _world is not None:
+        _world = None
+        distributed.destroy_process_group()
+
+
+def prepare_deepspeed() -> None:
+    """Import DeepSpeed so that it also runs without a GPU: on gloo, and without compiling operators.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+    except ImportError:
+        raise InputError("strategy zero1, 2 and 3 need DeepSpeed: pip install 'emova[scale]'") from None
+    if not torch.cuda.is_available():
+        # Its shared-memory communication would be compiled for minutes, and gloo does as well.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if distributed.is_initialized():
+        # At once, not with its engine: weights are split while they are read, before there is one.
+        deepspeed.init_distributed(distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+
+
+def resolved(run: RunConfig, world: World) -> RunConfig:
+    """``run`` with the gradient accumulation that ``global_batch_size`` asks for.
+
+    Raises:
+        InputError: the global batch is no multiple of what all processes take in one pass.
+    """
+    if not run.global_batch_size:
+        return run
+    a_pass = world.size * run.batch_size
+    if run.global_batch_size % a_pass:
+        raise InputError(
+            f"run.global_batch_size={run.global_batch_size}: {world.size} processes of run.batch_size={run.batch_size} "
+            f"take {a_pass} at once, which does not divide it"
+        )
+    return replace(run, gradient_accumulation=run.global_batch_size // a_pass)
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """The parameter's shape, also where ZeRO-3 has left this process a part of it."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
