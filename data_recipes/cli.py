@@ -10,7 +10,7 @@ from pathlib import Path
 from data_recipes import cli_sources
 from emova.errors import InputError
 
-ACTIONS = "{list,fetch,verify,convert,synthesise,make,stats}"
+ACTIONS = "{list,fetch,verify,convert,tokenise,synthesise,make,stats}"
 SMOKE = "smoke"
 RECIPES = {
     "nano": "everything that emova-nano is trained on: speech, pictures, talk (English)",
@@ -26,6 +26,7 @@ _EPILOG = """examples:
   emova data fetch libritts                a public source: download (resumable), compare checksums, unpack
   emova data verify libritts               compare the checksums again
   emova data convert libritts              write shards; call it again to continue after an interruption
+  emova data tokenise libritts --tokenizer FOLDER    the same with units, as training reads it
   emova data synthesise omni --help        spoken dialogues with emotion from text or visual instructions
 """
 
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         return _list(args.json, args.stage)
     if args.action == "synthesise":
         return cli_sources.synthesise(args)
+    if args.action == "tokenise":
+        return cli_sources.tokenise(args)
     if args.recipe not in RECIPES:
         if args.action == "make":
             raise InputError(f"recipe {str(args.recipe)[:40]!r} is unknown; `emova data list` names them")

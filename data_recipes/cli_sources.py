@@ -16,7 +16,7 @@ KINDS = ("omni", "interleaved", "synthdog")
 
 
 def register(actions: Any) -> None:
-    """Add ``verify``, ``convert`` and ``synthesise`` to the sub-parsers ``actions``."""
+    """Add ``verify``, ``convert``, ``tokenise`` and ``synthesise`` to the sub-parsers ``actions``."""
     defaults = ConvertConfig()
     verify = actions.add_parser("verify", help="compare a public source's files with their checksums")
     convert = actions.add_parser("convert", help="write a public source as shards")
@@ -32,6 +32,13 @@ def register(actions: Any) -> None:
         "--max-skip-rate", type=float, default=defaults.max_skip_rate,
         help="end with an error above this share of damaged records (default: %(default)s)",
     )  # fmt: skip
+    units = actions.add_parser("tokenise", help="write a converted set again with its speech as units, for training")
+    units.add_argument("recipe", metavar="set", help="a converted set, such as librispeech")
+    units.add_argument("--root", type=Path, default=Path("data"), help="data folder (default: data)")
+    units.add_argument("--tokenizer", required=True, help="folder of a speech tokenizer")
+    units.add_argument("--out", type=Path, help="folder of the new shards (default: ROOT/sets/NAME-units)")
+    units.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    units.add_argument("--keep-audio", action="store_true", help="keep the recordings, too")
     make = actions.add_parser("synthesise", help="make spoken dialogues, interleaved speech and text, or text pages")
     make.add_argument("kind", choices=KINDS, help="what to make")
     make.add_argument("config", nargs="?", type=Path, help="YAML of settings; see configs/data/")
@@ -160,6 +167,20 @@ def _stats(source: DataSource, folder: Path, as_json: bool) -> int:
         return 0
     for key, value in found.items():
         print(f"{key:9} {value}")
+    return 0
+
+
+def tokenise(args: argparse.Namespace) -> int:
+    """``emova data tokenise``. Raises: InputError."""
+    from data_recipes.tokenise import TokeniseConfig, tokenise
+
+    _, folder = folders(args.root, args.recipe)
+    out = args.out or folders(args.root, f"{args.recipe}-units")[1]
+    config = TokeniseConfig(args.tokenizer, args.keep_audio, jobs=args.jobs)
+    result = tokenise(folder, out, out.name, config)
+    print(f"{args.recipe}: {result.records} records in {len(result.shards)} shards in {out}")
+    for reason, count in sorted(result.skipped.items(), key=lambda item: -item[1]):
+        print(f"  left out {count}: {reason}")
     return 0
 
 

@@ -161,12 +161,15 @@ def image_media(content: bytes, number: int = 0) -> Media:
     """A picture that was decoded once to be sure of it; its bytes stay as they are. Raises: BadRecord."""
     from PIL import Image
 
+    from data_recipes.picture_checks import holds_its_size
     from emova.vision.image import load_image
 
     try:
-        load_image(content)
+        decoded = load_image(content)
     except InputError:
         raise BadRecord("an image that cannot be decoded") from None
+    if not holds_its_size(content, decoded):
+        raise BadRecord("an image that lies about its size")
     kind = Image.open(io.BytesIO(content)).format or ""
     return Media(f"{number}.{_IMAGE_SUFFIX.get(kind, 'png')}", content)
 

@@ -9,6 +9,7 @@ import importlib
 PROGRAMS = {
     "tokenizer": ("train.text_tokenizer", "learn the text vocabulary and add control tokens and units"),
     "s2u": ("train.s2u", "the speech-to-unit tokenizer"),
+    "kmeans": ("train.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
     "units": ("train.tokenize_shards", "turn the recipe's speech into units, once the tokenizer is trained"),
     "u2s": ("train.u2s", "the unit-to-speech detokenizer"),
     "vision": ("train.vision_pretrain", "pre-train the vision tower"),

@@ -33,9 +33,11 @@ from train import checkpointing, parallel
 from train.batches import BatchReader, EpochBatches, isolated_rng
 from train.metrics import MetricsFile, plot
 from train.parallel import ParallelConfig, whole_shape
+from train.reporting import open_reporters
+from train.shard_stream import ShardPacks
 from train.watching import Progress, StopSignals
 
-COUNTERS = frozenset({"samples", "tokens", "seconds"})
+COUNTERS = frozenset({"samples", "tokens", "seconds", "flops"})
 Collate = Callable[[list[Any]], Mapping[str, Any]]
 ParameterGroups = Callable[[nn.Module], list[dict[str, Any]]]
 Validate = Callable[[nn.Module, int], "Mapping[str, float] | None"]
@@ -74,6 +76,8 @@ class RunConfig:
     """``bf16``: autocast, float32 weights; ``fp32``."""
     resume: bool = True
     """Go on from the newest complete checkpoint in ``output_dir`` when there is one."""
+    report_to: list[str] = field(default_factory=list)
+    """Where the numbers go beside ``metrics.jsonl``: tensorboard, wandb, trackio."""
     workers: int = 0
     """Processes that read the data; 0 = the training process itself."""
     threads: int = 0
@@ -155,7 +159,7 @@ def fit(
         torch.set_num_threads(run.threads)
     world = parallel.start(run.parallel)
     run = parallel.resolved(run, world)
-    metrics = MetricsFile(run.output_dir)
+    metrics = MetricsFile(run.output_dir, open_reporters(run.report_to, run.output_dir) if world.main else [])
     # Every process takes the first one's answer: a folder may be seen later on another machine.
     resume_from = world.gather(checkpointing.latest(run.output_dir) if run.resume else None)[0]
     done = checkpointing.step_of(resume_from) if resume_from else 0
@@ -187,6 +191,10 @@ def fit(
         persistent_workers=False,
         prefetch_factor=4 if run.workers else None,
     )
+    if isinstance(train_set, ShardPacks):  # reads by itself and knows its place
+        loader = train_set.loader(collate or default_collate, run)  # type: ignore[assignment]
+        if resume_from:
+            loader.load(resume_from)  # type: ignore[attr-defined]
     validation = None
     if eval_set is not None:
         validation = BatchReader(eval_set, collate or default_collate, run.seed).in_order(run.batch_size)

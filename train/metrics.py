@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from train.reporting import Reporter
 
 FILE_NAME = "metrics.jsonl"
 PLOT_NAME = "curves.png"
@@ -15,9 +17,14 @@ _NOT_PLOTTED = frozenset({"step", "time", "kind", "epoch"})
 
 
 class MetricsFile:
-    """Appends rows to ``metrics.jsonl``; each row has ``kind`` (train or eval), ``step`` and numbers."""
+    """Appends rows to ``metrics.jsonl``; each row has ``kind`` (train or eval), ``step`` and numbers.
 
-    def __init__(self, output_dir: str | Path) -> None:
+    Args:
+        reporters: are told the same numbers.
+    """
+
+    def __init__(self, output_dir: str | Path, reporters: Sequence[Reporter] = ()) -> None:
+        self.reporters = reporters
         self.path = Path(output_dir) / FILE_NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -27,6 +34,8 @@ class MetricsFile:
         row.update({name: value if math.isfinite(value) else None for name, value in values.items()})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        for reporter in self.reporters:
+            reporter.write(kind, step, values)
 
     def drop_after(self, step: int) -> None:
         """Forget rows later than ``step``: a resumed run writes them again."""

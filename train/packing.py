@@ -28,6 +28,9 @@ KINDS = ("text", "transcript", "answer", "style", "units", "frame", "prompt_unit
 TEXT, TRANSCRIPT, ANSWER, STYLE, UNITS, FRAME, PROMPT_UNITS, PROMPT_TEXT = range(len(KINDS))
 NOTHING = -1
 
+# What a conversation holds beside text; the loss is logged for each (``loss_image``, ...).
+MODALITIES = ("text", "image", "speech", "omni")
+
 PACKED_ATTENTION = "emova_packed"
 
 
@@ -78,6 +81,12 @@ class Piece:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def modality(self) -> int:
+        """Its place in ``MODALITIES``."""
+        speech = bool(np.isin(self.kinds, (UNITS, PROMPT_UNITS)).any())
+        return int(self.pixel_values is not None) + 2 * int(speech)
+
 
 def piece(rendered: Any, assistant_kinds: Sequence[int], token_ids: TokenIds, task: str = "") -> Piece:
     """A rendered conversation and what its assistant tokens teach, as arrays.
@@ -104,7 +113,7 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
 
     Returns:
         input_ids, sequence_ids [1, N]; cu_seq_lens [S + 1]; keep [K], the positions to predict from; targets, kinds,
-        weights [K]; pixel_values and image_grids where there are pictures.
+        modalities, weights [K]; pixel_values and image_grids where there are pictures.
     """
     pieces = [each for pack in packs for each in pack]
     assert pieces
@@ -125,6 +134,7 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
         "keep": torch.from_numpy(predicted - 1),
         "targets": torch.from_numpy(ids[predicted]),
         "kinds": torch.from_numpy(kinds[predicted]),
+        "modalities": torch.from_numpy(np.repeat([each.modality for each in pieces], lengths)[predicted]),
         "weights": torch.from_numpy(weight[predicted].astype(np.float32)),
     }
     tiles = [each.pixel_values for each in pieces if each.pixel_values is not None]
@@ -135,7 +145,7 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
 
 
 def packed_loss(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weighted mean cross entropy of a collated batch, and the plain mean of each kind of position.
+    """The weighted mean cross entropy of a collated batch, that of each modality, and the plain mean of each kind.
 
     Args:
         model: an EmovaForConditionalGeneration.
@@ -165,6 +175,9 @@ def packed_loss(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not model.training:
             right = logits[chosen].argmax(-1) == batch["targets"][chosen]
             terms[f"{KINDS[kind]}_accuracy"] = right.float().mean()
+    for modality in torch.unique(batch["modalities"]).tolist():
+        own_K = weights_K * (batch["modalities"] == modality)
+        terms[f"loss_{MODALITIES[modality]}"] = (plain_K * own_K).sum() / own_K.sum()
     return terms
 
 

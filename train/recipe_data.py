@@ -151,15 +151,15 @@ def read_talk(root: Path, split: str) -> tuple[Exchange, ...]:
     return tuple(_exchange(row, path) for row in read_rows(path) if row.get("split") == split)
 
 
-def read_units(root: Path, sets: Sequence[str], split: str | None) -> Voices:
-    """The utterances of ``units/{set}.jsonl``; ``split`` None takes all.
+def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str = "units") -> Voices:
+    """The utterances of ``{folder}/{set}.jsonl``; ``split`` None takes all.
 
     Raises:
         InputError: a set has no file.
     """
     rows: list[Utterance] = []
     for name in sets:
-        path = root / "units" / f"{name}.jsonl"
+        path = root / folder / f"{name}.jsonl"
         if not path.is_file():
             raise InputError(f"{path}: missing; run `python -m train.tokenize_shards --set {name}` first")
         for row in read_rows(path):
@@ -201,6 +201,7 @@ def read_recipe(
     speech: bool = True,
     heard: Sequence[str] = ("question",),
     said: Sequence[str] = ("answer",),
+    units: str = "units",
 ) -> Recipe:
     """Read one split of a recipe's data.
 
@@ -209,6 +210,7 @@ def read_recipe(
         heard: the sets of units for transcription.
         said: the sets of units for reading aloud; all of them where none is of the split (one voice says each text
             once, so there may be none to hold out).
+        units: the folder that the units are in.
 
     Raises:
         InputError: the folder or a set of units is missing, or a file is damaged.
@@ -220,9 +222,9 @@ def read_recipe(
     return Recipe(
         talk=read_talk(root, split),
         pictures=read_pictures(root, split),
-        questions=read_units(root, ["question"], split) if speech else nobody,
+        questions=read_units(root, ["question"], split, units) if speech else nobody,
         # The answers' texts are shared by the splits: what is held out are questions, pictures and voices.
-        answers=read_units(root, ["answer"], None) if speech else nobody,
-        heard=read_units(root, heard, split) if speech else nobody,
-        said=(read_units(root, said, split) or read_units(root, said, None)) if speech else nobody,
+        answers=read_units(root, ["answer"], None, units) if speech else nobody,
+        heard=read_units(root, heard, split, units) if speech else nobody,
+        said=(read_units(root, said, split, units) or read_units(root, said, None, units)) if speech else nobody,
     )

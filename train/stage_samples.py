@@ -1,4 +1,5 @@
-"""What the model answers to held-out questions while it is trained: a file to read, and a few rates to plot.
+"""What the model answers to held-out questions while it is trained: a file to read, a page to see and hear, and a few
+rates to plot.
 
 Answers are written as the assistant writes them: greedily under the reply's grammar.
 """
@@ -27,9 +28,12 @@ from emova.reply import (
     speech_grammar,
     text_grammar,
 )
-from train.conversations import Conversations, Sample
+from emova.style import Style
+from train.conversations import Conversations
+from train.sample_page import Shown, write_page
+from train.shards import Raw
 
-_PLAIN = ("caption", "picture_text", "talk_text", "asr")
+Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class SampleConfig:
     """Held-out samples of each task over which the losses are measured."""
     max_tokens: int = 96
     max_units: int = 400
+    voice: str = ""
+    """A checkpoint (folder or shipped name) whose voice says questions and answers on the page of samples; its speech
+    tokenizer must be the one that made the units. Without it the page has no sound."""
 
 
 @dataclass(frozen=True)
@@ -61,71 +68,122 @@ class Written:
     """0 also where the speech was not asked for."""
 
 
+@dataclass(frozen=True)
+class Try:
+    """A held-out conversation whose first answer the model writes too; ``whole`` lets it speak to the end."""
+
+    task: str
+    messages: tuple[Message, ...]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What prompts are rendered and answers read with."""
+
+    processor: Any
+    table: Any
+    reply_format: Any
+
+
+def draw_tries(config: SampleConfig, conversations: Conversations, mixture: Mapping[str, float]) -> list[Try]:
+    """Held-out samples of the tasks in a mixture, the same ones each time; tasks without weight or data have none."""
+    tries = []
+    for number, (name, weight) in enumerate(mixture.items()):
+        task = conversations.tasks[name]
+        rng = np.random.default_rng([11, number])
+        for index in range(config.answers if weight > 0 and task.size else 0):
+            whole = index < config.spoken
+            if name != "tts" or whole:
+                tries.append(Try(name, task.draw(rng).messages, whole))
+    return tries
+
+
+def set_task(raw: Raw) -> str:
+    """Which of the recipe's tasks a record of a set is like; their rates have the same names."""
+    if raw.fields.get("task") == "speech":
+        return "asr"
+    parts = [part["type"] for message in raw.fields["messages"] for part in message["content"]]
+    if "reply" in parts:
+        return "spoken_picture" if "image" in parts else "spoken_talk"
+    return "picture_text" if "image" in parts else "talk_text"
+
+
 class Samples:
-    """Answers held-out samples of the tasks in a mixture; the same ones each time.
+    """Lets a model answer held-out samples, at each validation the same.
 
     Args:
-        config: how many.
-        conversations: over the held-out split.
-        mixture: the stage's; tasks without weight or held-out data are left out.
-        path: the JSONL file that each answer is added to.
+        config: how long answers may be.
+        tries: what is asked.
+        writer: renders and reads.
+        output: the run's folder; gets ``samples.jsonl`` and ``samples/STEP/index.html``.
+        voice: an ``emova.voice.Voice`` for the page's sounds, or None.
     """
 
     def __init__(
-        self, config: SampleConfig, conversations: Conversations, mixture: Mapping[str, float], path: Path
+        self, config: SampleConfig, tries: Sequence[Try], writer: Writer, output: Path, voice: Any = None
     ) -> None:
-        self.config = config
-        self.conversations = conversations
-        self.path = path
-        self.drawn: list[tuple[str, Sample, bool]] = []
-        for number, (name, weight) in enumerate(mixture.items()):
-            task = conversations.tasks[name]
-            rng = np.random.default_rng([11, number])
-            for index in range(config.answers if weight > 0 and task.size else 0):
-                whole = index < config.spoken
-                if name != "tts" or whole:
-                    self.drawn.append((name, task.draw(rng), whole))
+        self.config, self.tries, self.writer, self.output, self.voice = config, tries, writer, output, voice
 
     def write(self, model: Any, step: int) -> dict[str, float]:
-        """Let ``model`` answer, add the answers to the file, and return the rates."""
-        decoder = Decoder(model)
-        answers = [self._answer(decoder, *each) for each in self.drawn]
-        with self.path.open("a", encoding="utf-8") as file:
-            for each in answers:
-                file.write(json.dumps({"step": step, **each.__dict__}, ensure_ascii=False) + "\n")
-        return rates(answers)
+        """Let ``model`` answer, add the answers to the file, draw the page, and return the rates."""
+        if not self.tries:
+            return {}
+        shown = self.answers(model, self.tries)
+        with (self.output / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for each in shown:
+                file.write(json.dumps({"step": step, **each.written.__dict__}, ensure_ascii=False) + "\n")
+        write_page(self.output / "samples" / f"{step:07d}", f"step {step}", shown, self.voice)
+        return rates([each.written for each in shown])
 
-    def _answer(self, decoder: Decoder, task: str, sample: Sample, whole: bool) -> Written:
-        conversations, config = self.conversations, self.config
-        last = next(at for at, message in enumerate(sample.messages) if message["role"] == "assistant")
-        rendered = conversations.processor.render_prompt(sample.messages[:last])
+    def answers(self, model: Any, tries: Sequence[Try]) -> list[Shown]:
+        """What ``model`` answers, with what was asked."""
+        decoder = Decoder(model)
+        return [self._answer(decoder, each) for each in tries]
+
+    def _answer(self, decoder: Decoder, each: Try) -> Shown:
+        writer, config = self.writer, self.config
+        last = next(at for at, message in enumerate(each.messages) if message["role"] == "assistant")
+        rendered = writer.processor.render_prompt(each.messages[:last])
         prompt = Prompt(rendered.input_ids, rendered.pixel_values, rendered.image_grids)
-        table = conversations.table
-        question = _text(sample.messages[last - 1]["content"])
-        content = sample.messages[last]["content"]
-        if task in _PLAIN:
+        table = writer.table
+        asked = [part for message in each.messages[:last] for part in message["content"] if isinstance(part, dict)]
+        picture = next((part["image"] for part in asked if part["type"] == "image"), None)
+        heard = next((part["units"] for part in asked if part["type"] == "audio"), ())
+        question = _text(each.messages[last - 1]["content"]) if last else ""
+        content = each.messages[last]["content"]
+        first = "text" if isinstance(content, str) else content[0]["type"]
+        style = Style()
+        if first == "text":
             tokens, _ = self._write(decoder, prompt, text_grammar(table, config.max_tokens), whole=True)
-            return Written(task, question, content, _decode(tokens, PieceReader(table)))
-        if task == "tts":
+            written = Written(each.task, question, _text(content), _decode(tokens, PieceReader(table)))
+        elif first == "audio":
             grammar = speech_grammar(table, question, config.max_units)
             tokens, _ = self._write(decoder, prompt, grammar, whole=True)
-            return Written(task, question, "", "", units=_count_units(tokens, table))
-        # The answer's tokens are trusted and whole: reading them back gives what was expected.
-        expected = _events(content[0]["ids"], conversations)
-        limits = ReplyLimits(config.max_tokens, config.max_tokens, config.max_units)
-        grammar = conversations.reply_format.grammar(table, ReplyWish(limits=limits))
-        tokens, ended = self._write(decoder, prompt, grammar, whole)
-        got = _events(tokens, conversations)
-        return Written(
-            task,
-            _joined(expected, TranscriptDelta),
-            _joined(expected, TextDelta),
-            _joined(got, TextDelta),
-            _joined(got, TranscriptDelta),
-            _style(expected),
-            _style(got),
-            _count_units(tokens, table) if ended else 0,
-        )
+            written = Written(each.task, question, "", "", units=len(_units(tokens, table)))
+        else:
+            # The answer's tokens are trusted and whole: reading them back gives what was expected.
+            expected = self._events(content[0]["ids"])
+            limits = ReplyLimits(config.max_tokens, config.max_tokens, config.max_units)
+            grammar = writer.reply_format.grammar(table, ReplyWish(limits=limits))
+            tokens, ended = self._write(decoder, prompt, grammar, each.whole)
+            got = self._events(tokens)
+            style = next((event.style for event in got if isinstance(event, StyleChosen)), style)
+            written = Written(
+                each.task,
+                _joined(expected, TranscriptDelta),
+                _joined(expected, TextDelta),
+                _joined(got, TextDelta),
+                _joined(got, TranscriptDelta),
+                _style(expected),
+                _style(got),
+                len(_units(tokens, table)) if ended else 0,
+            )
+        return Shown(written, picture, tuple(heard), tuple(_units(tokens, table)), style)
+
+    def _events(self, tokens: Sequence[int]) -> list[ReplyEvent]:
+        parser, reader = self.writer.reply_format.parser(), PieceReader(self.writer.table)
+        return [event for token in tokens for piece in reader.read(token) for event in parser.feed(piece)]
 
     def _write(self, decoder: Decoder, prompt: Prompt, grammar: Grammar, whole: bool) -> tuple[list[int], bool]:
         """The tokens up to the speech or to the end, and whether the end was reached."""
@@ -148,10 +206,12 @@ def rates(answers: Sequence[Written]) -> dict[str, float]:
         if each.task in ("asr", "spoken_talk", "spoken_picture"):
             heard, said = (each.answer, each.expected) if each.task == "asr" else (each.transcript, each.question)
             wrong, words = errors.get(each.task, (0, 0))
-            reference = _words(said)
-            errors[each.task] = wrong + word_edits(reference, _words(heard)), words + len(reference)
+            reference = plain_words(said)
+            errors[each.task] = wrong + word_edits(reference, plain_words(heard)), words + len(reference)
         if each.task not in ("asr", "tts", "caption"):
-            found.setdefault(f"{each.task}_exact", []).append(float(_words(each.answer) == _words(each.expected)))
+            found.setdefault(f"{each.task}_exact", []).append(
+                float(plain_words(each.answer) == plain_words(each.expected))
+            )
         if each.expected_style:
             found.setdefault(f"{each.task}_style", []).append(float(each.style == each.expected_style))
     result = {name: float(np.mean(values)) for name, values in found.items()}
@@ -169,7 +229,8 @@ def word_edits(reference: Sequence[str], other: Sequence[str]) -> int:
     return row[-1]
 
 
-def _words(text: str) -> list[str]:
+def plain_words(text: str) -> list[str]:
+    """Lower-case words without marks."""
     kept = "".join(letter for letter in text.lower() if letter.isalnum() or letter in " '")
     return kept.split()
 
@@ -184,13 +245,9 @@ def _decode(tokens: Sequence[int], reader: PieceReader) -> str:
     return "".join(piece for token in tokens for piece in reader.read(token) if isinstance(piece, str)).strip()
 
 
-def _count_units(tokens: Sequence[int], table: Any) -> int:
-    return int((table.unit_of[list(tokens)] >= 0).sum())
-
-
-def _events(tokens: Sequence[int], conversations: Conversations) -> list[ReplyEvent]:
-    parser, reader = conversations.reply_format.parser(), PieceReader(conversations.table)
-    return [event for token in tokens for piece in reader.read(token) for event in parser.feed(piece)]
+def _units(tokens: Sequence[int], table: Any) -> list[int]:
+    found = table.unit_of[list(tokens)]
+    return found[found >= 0].tolist()
 
 
 def _joined(events: Sequence[ReplyEvent], kind: type[TranscriptDelta] | type[TextDelta]) -> str:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,19 @@ from emova.config import load_config, save_config
 from emova.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ModelConfig, build_model, build_processor, load_vision
+from emova.parts import load_voice
 from train import parallel
 from train.batches import isolated_rng
-from train.conversations import ConversationConfig, Conversations
-from train.dataset import PackedList, PackedMixture
+from train.dataset import PackedList
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.internvit_weights import load_internvit
 from train.lora import LoraConfig, add_adapters, learns, merge_adapters
-from train.packing import PACKED_ATTENTION, LossWeights, Piece, collate, packed_loss
+from train.mfu import step_cost
+from train.packing import PACKED_ATTENTION, LossWeights, collate, packed_loss
 from train.parallel import World, whole_shape
 from train.program import run_module
-from train.recipe_data import read_recipe
 from train.sharding import partitioned
+from train.stage_data import DataConfig, stage_data
 from train.stage_samples import SampleConfig, Samples
 
 
@@ -77,22 +77,6 @@ class RatesConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """What a stage learns from."""
-
-    root: str = "data/nano"
-    mixture: dict[str, float] = field(default_factory=dict)
-    """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture."""
-    heard: list[str] = field(default_factory=lambda: ["question"])
-    """Sets of units for ``asr``."""
-    said: list[str] = field(default_factory=lambda: ["answer"])
-    """Sets of units for ``tts``."""
-    pack_tokens: int = 1024
-    max_tokens: int = 1024
-    conversations: ConversationConfig = field(default_factory=ConversationConfig)
-
-
-@dataclass(frozen=True)
 class StageConfig:
     """A stage; the files are in ``configs/stages``."""
 
@@ -121,11 +105,20 @@ class StageModule(nn.Module):
     def __init__(self, model: EmovaForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
+        self.cost = step_cost(model)
+
+    def _codebook_use(self, input_ids: Tensor) -> float:
+        """The share of the batch's units that are different ones; low where few units say everything."""
+        units = input_ids - self.model.config.speech_first_token_id
+        units = units[(units >= 0) & (units < self.model.config.speech_codebook_size)]
+        return len(torch.unique(units)) / max(len(units), 1)
 
     def forward(self, **batch: Tensor) -> dict[str, Any]:
         terms: dict[str, Any] = packed_loss(self.model, batch)
         terms["tokens"] = batch["input_ids"].shape[1]
         terms["samples"] = batch["cu_seq_lens"].shape[0] - 1
+        terms["flops"] = self.cost.flops(batch)
+        terms["codebook_use"] = self._codebook_use(batch["input_ids"])
         return terms
 
     @staticmethod
@@ -254,53 +247,34 @@ def freeze(
     return trained
 
 
-def evaluation_pieces(conversations: Conversations, mixture: dict[str, float], count: int) -> list[Piece]:
-    """``count`` held-out samples of every task in the mixture that has any."""
-    import numpy as np
-
-    pieces = []
-    for number, (name, weight) in enumerate(mixture.items()):
-        task = conversations.tasks[name]
-        rng = np.random.default_rng([7, number])
-        pieces += [conversations.render(task.draw(rng), name) for _ in range(count if weight > 0 and task.size else 0)]
-    return pieces
-
-
 def train(config: StageConfig) -> FitResult:
     """Run a stage; the checkpoint (model and processor) is exported to ``run.output_dir``/export.
 
     Raises:
         InputError: data, an initial checkpoint or a mixture is wrong.
     """
-    data = config.data
     world = parallel.start(config.run.parallel)
     run = parallel.resolved(config.run, world)
     model, processor = build(config, world)
-    limit = min(data.max_tokens, model.config.text_config.max_position_embeddings)
-    speech = any(data.mixture.get(task, 0) > 0 for task in ("asr", "tts", "spoken_talk", "spoken_picture"))
-    read = partial(read_recipe, data.root, speech=speech, heard=data.heard, said=data.said)
-    conversations = Conversations(read("train"), processor, data.conversations)
-    samples_in_all = run.max_steps * run.gradient_accumulation * run.batch_size * world.size
-    packs = PackedMixture(
-        conversations,
-        data.mixture,
-        pack_tokens=data.pack_tokens,
-        max_tokens=limit,
-        size=min(samples_in_all, 10000),
+    data = stage_data(
+        config.data,
+        config.samples,
+        processor,
+        context=model.config.text_config.max_position_embeddings,
+        packs=run.max_steps * run.gradient_accumulation * run.batch_size * world.size,
         seed=config.run.seed,
     )
-    held_out = Conversations(read("test"), processor, ConversationConfig(unit_noise=0.0))
-    pieces = evaluation_pieces(held_out, data.mixture, config.samples.losses_over)
     output = Path(config.run.output_dir)
     trained = freeze(model, config.rates, config.lora)
     if world.main:
         output.mkdir(parents=True, exist_ok=True)
         save_config(config, output / "config.yaml")
-        for task, share in zip(packs.tasks, packs.shares, strict=True):
-            print(f"{task.name}: {task.size} to draw from, share {share:.3f}", file=sys.stderr)
+        for name, share in data.shares.items():
+            print(f"{name}: share {share:.3f} of the samples", file=sys.stderr)
         for part, own in trained.items():
             print(f"{part}: {sum(whole_shape(p).numel() for _, p in own):,} parameters trained", file=sys.stderr)
-    samples = Samples(config.samples, held_out, data.mixture, output / "samples.jsonl")
+    voice = load_voice(config.samples.voice) if config.samples.voice else None
+    samples = Samples(config.samples, data.tries, data.writer, output, voice)
 
     def groups(module: nn.Module) -> list[dict[str, Any]]:
         # By name: sharding may have put other parameters in their place.
@@ -322,10 +296,10 @@ def train(config: StageConfig) -> FitResult:
 
     result = fit(
         StageModule(model),
-        packs,  # type: ignore[arg-type]
+        data.train_set,  # type: ignore[arg-type]
         lambda drawn: collate(drawn, config.weights),
         run,
-        eval_set=PackedList(pieces, data.pack_tokens) if pieces else None,
+        eval_set=PackedList(data.held_out, config.data.pack_tokens) if data.held_out else None,
         parameter_groups=groups,
         on_validate=validate,
     )

@@ -154,15 +154,17 @@ def _job(job: tuple[str, Path, Path]) -> ShardResult:
     if folder not in _loaded:
         import torch
 
-        from emova.speech.tokenizer.s2u import S2UTokenizer
+        from emova.speech.tokenizer.loading import load_tokenizer
 
         torch.set_num_threads(1)
-        _loaded[folder] = S2UTokenizer.from_pretrained(folder)
+        _loaded[folder] = load_tokenizer(folder)
     return tokenize_shard(_loaded[folder], shard, part)
 
 
-def tokenize_set(tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = ()) -> Path:
-    """Tokenise all shards of a set and join them to ``units/{name}.jsonl``; returns that file.
+def tokenize_set(
+    tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = (), folder: str = "units"
+) -> Path:
+    """Tokenise all shards of a set and join them to ``{folder}/{name}.jsonl``; returns that file.
 
     Raises:
         InputError: there are no shards, or one is damaged.
@@ -171,7 +173,7 @@ def tokenize_set(tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequ
     shards = [shard for shard in shards if not splits or shard.name[len(name) + 1 :].split("-")[0] in splits]
     if not shards:
         raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
-    parts = [data / "units" / ".parts" / f"{shard.stem}.{digest_of(tokenizer, shard)}.jsonl" for shard in shards]
+    parts = [data / folder / ".parts" / f"{shard.stem}.{digest_of(tokenizer, shard)}.jsonl" for shard in shards]
     todo = [(str(tokenizer), shard, part) for shard, part in zip(shards, parts, strict=True) if not part.is_file()]
     print(f"{name}: {len(shards)} shards, {len(todo)} to do", file=sys.stderr, flush=True)
     started, seconds, clips = time.monotonic(), 0.0, 0
@@ -189,7 +191,7 @@ def tokenize_set(tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequ
         )
     for key in bad:
         print(f"{name}: {key} cannot be read and was left out", file=sys.stderr)
-    target = data / "units" / f"{name}.jsonl"
+    target = data / folder / f"{name}.jsonl"
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     rows = 0
     with staged.open("w", encoding="utf-8") as file:
@@ -200,7 +202,7 @@ def tokenize_set(tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequ
     os.replace(staged, target)
     current = set(parts)
     for shard in shards:  # rows of an older tokenizer
-        for old in (data / "units" / ".parts").glob(f"{shard.stem}.*.jsonl"):
+        for old in (data / folder / ".parts").glob(f"{shard.stem}.*.jsonl"):
             if old not in current:
                 old.unlink()
     print(f"{target}: {rows} utterances", file=sys.stderr)
@@ -228,6 +230,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", dest="sets", nargs="+", required=True, metavar="SET", help="such as question answer")
     parser.add_argument("--split", dest="splits", nargs="*", default=[], help="only these splits")
     parser.add_argument("--data", type=Path, default=Path("data/nano"), help="the recipe's folder")
+    parser.add_argument("--folder", default="units", help="folder below it that the units go to (default: units)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.set_defaults(run=run)
 
@@ -235,7 +238,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     for name in arguments.sets:
-        tokenize_set(arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits)
+        tokenize_set(arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits, arguments.folder)
     return 0
 
 

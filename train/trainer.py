@@ -24,7 +24,9 @@ from train.batches import EpochBatches, InOrder, derived_seed, isolated_rng
 from train.deepspeed_config import deepspeed_config
 from train.engine import COUNTERS, DivergenceError, ParameterGroups, RunConfig, Validate, decay_groups
 from train.metrics import MetricsFile, plot
+from train.mfu import add_mfu
 from train.parallel import World
+from train.shard_stream import ShardLoader
 from train.watching import Progress, StopSignals
 
 
@@ -282,9 +284,15 @@ class ExactTrainer(Trainer):
             if position == 0 or "name" in group:
                 values[name] = float(group["lr"])
         values["skipped"] = self.skipped_steps
-        batches = self.loader.sampler
-        assert isinstance(batches, EpochBatches)
-        values["epoch"] = step * self.run.gradient_accumulation * self.world.size / batches.batches_an_epoch
+        add_mfu(values, self.world.size)
+        if isinstance(self.loader, ShardLoader):
+            numbers = self.loader.numbers()
+            values.update({name: self.world.sum(value) for name, value in numbers.items() if name != "epoch"})
+            values["epoch"] = numbers["epoch"]
+        else:
+            batches = self.loader.sampler
+            assert isinstance(batches, EpochBatches)
+            values["epoch"] = step * self.run.gradient_accumulation * self.world.size / batches.batches_an_epoch
         values["time"] = time.monotonic() - self._started
         self.last_train_terms = values
         if self.world.main:
@@ -362,6 +370,8 @@ class ExactTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._stage = None
+            if isinstance(self.loader, ShardLoader):
+                self.loader.save(stage / name)
             self.world.barrier()
             if self.world.main:
                 facts = {"strategy": self.run.parallel.strategy, "processes": self.world.size}

@@ -7,21 +7,20 @@ A question is spoken by one of 39 speakers of the user's gender; answers by the 
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import hashlib
 import json
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_recipes.convert import ConvertConfig, ConvertResult, build_one, convert
+from data_recipes.convert import ConvertConfig, ConvertResult, convert
 from data_recipes.converters import CONVERTERS
+from data_recipes.parallel import in_pool, in_ray
 from data_recipes.records import BadRecord, Draft, Media, Record, message, plain_text, reject
 from data_recipes.shard_writer import read_set
 from data_recipes.synthesis.speech_text import language_of, spoken
@@ -65,6 +64,8 @@ class OmniConfig:
         voice: gender of the voice that answers.
         tokenizer: folder of an S2U tokenizer; units are added when it is given.
         per_shard, jobs, limit: records in a shard, processes, and conversations to read at most (0: all).
+        ray: spread the processes over the machines of a Ray cluster (the extra ``ray``); every machine needs the
+            folders that ``speech.sources`` and ``tokenizer`` name.
     """
 
     input: str = ""
@@ -78,6 +79,7 @@ class OmniConfig:
     per_shard: int = 500
     jobs: int = 1
     limit: int = 0
+    ray: bool = False
     labels: LabelConfig = field(default_factory=LabelConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
 
@@ -96,14 +98,14 @@ class Parts:
 
 
 def load_tokenizer(folder: str) -> Tokenise | None:
-    """Units by the S2U tokenizer in ``folder``; None for no folder. Raises: InputError."""
+    """Units by the speech tokenizer in ``folder``; None for no folder. Raises: InputError."""
     if not folder:
         return None
     import torch
 
-    from emova.speech.tokenizer.s2u import S2UTokenizer
+    from emova.speech.tokenizer.loading import load_tokenizer as load
 
-    model = S2UTokenizer.from_pretrained(folder)
+    model = load(folder)
 
     def tokenise(samples: np.ndarray) -> list[int]:
         with torch.inference_mode():
@@ -233,21 +235,6 @@ def drafts(source: str) -> Iterator[Draft]:
             yield Draft(identity, functools.partial(_job, identity, sample))
 
 
-def _in_pool(config: OmniConfig) -> Any:
-    def build(todo: Iterable[Draft]) -> Iterator[tuple[str, Record | None, str | None]]:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(config.jobs, context, _start, (config,)) as pool:
-            waiting: deque[concurrent.futures.Future[tuple[str, Record | None, str | None]]] = deque()
-            for draft in todo:
-                waiting.append(pool.submit(build_one, draft))
-                if len(waiting) >= 4 * config.jobs:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-
-    return build
-
-
 def synthesise(config: OmniConfig, parts: Parts | None = None) -> ConvertResult:
     """Run or go on with ``config``; ``parts`` replaces the configured ones (in this process alone).
 
@@ -260,8 +247,9 @@ def synthesise(config: OmniConfig, parts: Parts | None = None) -> ConvertResult:
     if config.tokenizer and config.speech.sample_rate != 16000:
         raise InputError("speech.sample_rate: the tokenizer needs 16000")
     build = None
-    if config.jobs > 1 and parts is None:
-        build = _in_pool(config)
+    if (config.jobs > 1 or config.ray) and parts is None:
+        spread = in_ray if config.ray else in_pool
+        build = spread(config.jobs, _start, config)
     else:
         _worker = config, parts or load_parts(config)
     settings = ConvertConfig(config.per_shard, max_skip_rate=1.0, limit=config.limit)

@@ -1,0 +1,166 @@
+"""The alignment paradigms of EMOVA section 4.1 at nano's scale: a table with error bars, and the paper's Figure 2.
+
+    emova bench paradigms --steps 300 --seeds 3 --threads 2
+    emova bench paradigms --estimate
+
+It goes on where it stopped: finished phases and results are only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emova.config import load_config
+from emova.errors import InputError
+from train.paradigms import COMMON, FOLDER, ComparisonConfig, Outcome, ParadigmConfig, is_done, paradigms, plan
+
+TOKENS_PER_S = 1000.0
+"""Of one core while nano's stage 2 is trained (train/README.md)."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    made = argparse.ArgumentParser(prog="emova bench paradigms", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("names", nargs="*", metavar="PARADIGM", help="only these, such as joint vl_speech")
+    made.add_argument("--configs", type=Path, default=FOLDER, help="folder of the paradigms (default: %(default)s)")
+    made.add_argument("--steps", type=int, help="optimizer steps of one pass of image or speech data")
+    made.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds 0, 1, ... (default: 3)")
+    made.add_argument("--threads", type=int, default=2, help="torch's threads (default: 2)")
+    made.add_argument("--output", type=Path, help="folder of phases, results, table and figure")
+    made.add_argument("--estimate", action="store_true", help="say what is left to do and what it costs, and stop")
+    made.add_argument("--set", action="append", default=[], metavar="key=value", help="a field of the common config")
+    return made
+
+
+def estimate(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], seeds: Sequence[int]) -> str:
+    """Phases, steps and hours that are left, in words."""
+    phases = {phase.folder: phase for seed in seeds for each in chosen.values() for phase in
+              plan(comparison, each, seed)}  # fmt: skip
+    left = [phase for phase in phases.values() if not is_done(phase)]
+    tokens = sum(phase.tokens for phase in left)
+    rates = [_measured(phase.folder) for phase in phases.values() if is_done(phase)]
+    known = [rate for rate in rates if rate > 0]
+    rate = float(np.median(known)) if known else TOKENS_PER_S * comparison.threads
+    source = "as measured here" if known else "as measured elsewhere, unshared cores"
+    return (
+        f"{len(left)} of {len(phases)} phases to train, {sum(phase.config.run.max_steps for phase in left)} steps, "
+        f"{tokens / 1e6:.1f}M tokens: {tokens / rate / 3600:.1f} h at {rate:.0f} tokens/s ({source})"
+    )
+
+
+def _measured(folder: Path) -> float:
+    done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    return float(done["terms"].get("tokens_per_s", 0.0))
+
+
+def columns_of(outcomes: Sequence[Outcome]) -> list[str]:
+    """The benchmarks: all pictures, kinds of pictures, speech."""
+    found = {name for outcome in outcomes for name in outcome.scores}
+    return sorted(found, key=lambda name: (name == "asr", name != "pictures", name))
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, dict[str, tuple[float, float, int]]]:
+    """Mean, standard deviation over seeds (of the sample; 0 for one seed) and seeds: paradigm -> benchmark -> those."""
+    table: dict[str, dict[str, tuple[float, float, int]]] = {}
+    for name in dict.fromkeys(outcome.paradigm for outcome in outcomes):
+        own = [outcome.scores for outcome in outcomes if outcome.paradigm == name]
+        table[name] = {}
+        for column in columns_of(outcomes):
+            values = [scores[column] for scores in own if column in scores]
+            if values:
+                spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+                table[name][column] = float(np.mean(values)), spread, len(values)
+    return table
+
+
+def markdown(outcomes: Sequence[Outcome], titles: Mapping[str, str]) -> str:
+    """The table, in per cent, mean ± standard deviation over the seeds."""
+    table, columns = summary(outcomes), columns_of(outcomes)
+    lines = ["| paradigm | seeds | " + " | ".join(columns) + " |", "| --- | --- |" + " --- |" * len(columns)]
+    for name, row in table.items():
+        seeds = max(count for _, _, count in row.values())
+        cells = [f"{100 * row[c][0]:.1f} ± {100 * row[c][1]:.1f}" if c in row else "" for c in columns]
+        lines.append(f"| {titles[name]} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(outcomes: Sequence[Outcome], titles: Mapping[str, str], path: Path) -> None:
+    """Figure 2 of the paper: pictures left and in the middle, speech (1 - WER) on the right, with error bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    table, columns = summary(outcomes), columns_of(outcomes)
+    panels = [[c for c in columns if c == "pictures"], [c for c in columns if c.startswith("pictures: ")],
+              [c for c in columns if c == "asr"]]  # fmt: skip
+    panels = [panel for panel in panels if panel]
+    figure = Figure(figsize=(3.2 + 1.3 * len(columns), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), width_ratios=[len(panel) + 0.3 for panel in panels], squeeze=False)[0]
+    width = 0.8 / len(table)
+    for ax, panel in zip(axes, panels, strict=True):
+        for number, (name, row) in enumerate(table.items()):
+            places = [place + (number - (len(table) - 1) / 2) * width for place, c in enumerate(panel) if c in row]
+            heights = [100 * row[c][0] for c in panel if c in row]
+            spreads = [100 * row[c][1] for c in panel if c in row]
+            ax.bar(places, heights, width, yerr=spreads, capsize=2, color=f"C{number}", label=titles[name])
+        ax.set_xticks(range(len(panel)), [c.removeprefix("pictures: ") for c in panel], rotation=20, fontsize=8)
+        ax.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("exact answers, %")
+    axes[-1].set_ylabel("1 - WER, %" if panels[-1] == ["asr"] else "exact answers, %")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the comparison. Raises: InputError."""
+    options = parser().parse_args(arguments)
+    if options.seeds < 1 or options.threads < 1:
+        raise InputError("--seeds and --threads are at least 1")
+    comparison = load_config(ComparisonConfig, options.configs / COMMON, options.set)
+    given: dict[str, Any] = {"steps": options.steps, "output": options.output and str(options.output)}
+    comparison = replace(comparison, threads=options.threads, **{key: value for key, value in given.items() if value})
+    chosen, seeds = paradigms(options.names, options.configs), range(options.seeds)
+    print(estimate(comparison, chosen, seeds), file=sys.stderr, flush=True)
+    if not options.estimate:
+        compare(comparison, chosen, seeds)
+
+
+def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], seeds: Sequence[int]) -> list[Outcome]:
+    """Run every paradigm with every seed, writing table, figure and ``results.json`` anew after each."""
+    from train.paradigms import run_paradigm
+
+    output = Path(comparison.output)
+    titles = {name: paradigm.title for name, paradigm in chosen.items()}
+    outcomes: list[Outcome] = []
+    # Seed by seed, so that there is a whole comparison early.
+    for seed in seeds:
+        for name, paradigm in chosen.items():
+            started = time.monotonic()
+            outcomes.append(run_paradigm(comparison, name, paradigm, seed))
+            shown = "  ".join(f"{key} {value:.3f}" for key, value in outcomes[-1].scores.items())
+            print(f"{name}, seed {seed}: {shown} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+            rows = [{"paradigm": each.paradigm, "seed": each.seed, **each.scores} for each in outcomes]
+            facts = {"steps": comparison.steps, "rows": rows}
+            (output / "results.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            (output / "table.md").write_text(markdown(outcomes, titles), encoding="utf-8")
+            draw(outcomes, titles, output / "figure2.png")
+    print(markdown(outcomes, titles), end="")
+    return outcomes
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,119 @@
+"""Speech of a converted set as units: what training reads (``emova data tokenise``). Resumable, several processes."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_recipes.convert import ConvertConfig, ConvertResult, convert
+from data_recipes.parallel import in_pool
+from data_recipes.records import BadRecord, Draft, Media, Record
+from data_recipes.shard_writer import read_set
+from emova.errors import InputError
+
+_AUDIO_SUFFIXES = ("flac", "wav", "ogg", "mp3", "opus", "m4a")
+
+
+@dataclass(frozen=True)
+class TokeniseConfig:
+    """One run.
+
+    Attributes:
+        tokenizer: folder of a speech tokenizer.
+        keep_audio: keep the recordings beside their units.
+        per_shard, jobs: records in a shard, processes.
+        max_skip_rate: the run ends with an error above this share of damaged records.
+    """
+
+    tokenizer: str
+    keep_audio: bool = False
+    per_shard: int = 1000
+    jobs: int = 1
+    max_skip_rate: float = 0.05
+
+
+_loaded: tuple[TokeniseConfig, Any] | None = None
+
+
+def _start(config: TokeniseConfig) -> None:
+    global _loaded
+    import torch
+
+    from emova.speech.tokenizer.loading import load_tokenizer
+
+    torch.set_num_threads(1)
+    _loaded = config, load_tokenizer(config.tokenizer)
+
+
+def _samples(content: bytes, said_rate: Any, rate: int) -> np.ndarray:
+    """[T] float32 mono at ``rate`` Hz. Raises: BadRecord."""
+    import soundfile
+    import soxr
+
+    try:
+        samples, found = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError):
+        raise BadRecord("audio that cannot be decoded") from None
+    if isinstance(said_rate, int | float) and found != said_rate:
+        raise BadRecord("audio of another rate than its record says")
+    mono = samples.mean(axis=1)
+    if not len(mono) or not np.isfinite(mono).all():
+        raise BadRecord("audio that cannot be decoded")
+    return mono if found == rate else soxr.resample(mono, found, rate)
+
+
+def with_units(sample: Mapping[str, Any], tokenizer: Any, keep_audio: bool) -> Record:
+    """The record of a converted set with ``units`` in every part that has audio. Raises: BadRecord."""
+    import torch
+
+    media: Mapping[str, bytes] = sample["media"]
+    messages = []
+    for message in sample["messages"]:
+        content = []
+        for part in message["content"]:
+            member = part.get("audio")
+            if member is not None and "units" not in part:
+                if member not in media:
+                    raise BadRecord("a missing file")
+                samples = _samples(media[member], sample.get("sample_rate"), tokenizer.sample_rate)
+                part = {**part, "units": tokenizer.encode(torch.from_numpy(samples)[None])[0].tolist()}
+            content.append(part)
+        messages.append({**message, "content": content})
+    kept = [Media(name, data) for name, data in media.items()
+            if keep_audio or not name.lower().endswith(_AUDIO_SUFFIXES)]  # fmt: skip
+    extra = {key: value for key, value in sample.items() if key not in ("id", "source", "messages", "media")}
+    return Record(sample["id"], messages, kept, extra)
+
+
+def _job(sample: Mapping[str, Any]) -> Record:
+    assert _loaded is not None
+    config, tokenizer = _loaded
+    return with_units(sample, tokenizer, config.keep_audio)
+
+
+def _drafts(folder: Path) -> Iterator[Draft]:
+    for sample in read_set(folder):
+        yield Draft(sample["id"], functools.partial(_job, sample))
+
+
+def tokenise(folder: Path, out: Path, name: str, config: TokeniseConfig) -> ConvertResult:
+    """Write the set in ``folder`` to ``out`` with units, or go on with it.
+
+    Raises:
+        InputError: no set or tokenizer there, a shard is damaged, or too many records are.
+    """
+    if config.jobs < 1 or config.per_shard < 1:
+        raise InputError("jobs and per_shard are at least 1")
+    build = None
+    if config.jobs > 1:
+        build = in_pool(config.jobs, _start, config)
+    else:
+        _start(config)
+    settings = ConvertConfig(config.per_shard, config.max_skip_rate)
+    return convert(_drafts(folder), out, name, config=settings, build=build)

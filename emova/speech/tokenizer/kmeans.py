@@ -1,0 +1,166 @@
+"""Units by k-means on log-mel frames: the entangled tokenizer that EMOVA section 4.1 compares with.
+
+A unit is the nearest of K centres to one 40 ms stretch of the spectrum: speaker, pitch and loudness decide it as much
+as what is said does. The paper clusters HuBERT's features; these keep more of the voice and know less of phones.
+
+Shapes: B batch, T samples, M mel bins, F frames, U units, D dimensions after the projection, K centres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emova.config import config_from_dict
+from emova.errors import InputError
+from emova.speech.features import LogMel, MelConfig
+from emova.weights import load_state, read_folder, save_folder
+
+KIND = "kmeans"
+
+
+@dataclass(frozen=True)
+class KMeansConfig:
+    """The defaults give 25 units a second and as many of them as emova-nano's vocabulary has."""
+
+    kind: str = KIND
+    mel: MelConfig = field(default_factory=MelConfig)
+    frames: int = 4
+    """Mel frames a unit."""
+    dimensions: int = 64
+    """Principal components that distances are measured in."""
+    clusters: int = 4096
+
+
+class KMeansTokenizer(nn.Module):
+    """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by ``train.kmeans``."""
+
+    mean: Tensor
+    projection: Tensor
+    centres: Tensor
+
+    def __init__(self, config: KMeansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mel = LogMel(config.mel)
+        width = config.frames * config.mel.n_mels
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("projection", torch.zeros(width, config.dimensions))
+        self.register_buffer("centres", torch.zeros(config.clusters, config.dimensions))
+        self.unit_samples = config.mel.hop_length * config.frames
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.config.mel.sample_rate
+
+    @property
+    def unit_rate(self) -> float:
+        """Units a second."""
+        return self.sample_rate / self.unit_samples
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.clusters
+
+    def stretches(self, mel_BMF: Tensor) -> Tensor:
+        """Mel frames, a multiple of ``config.frames``, to what one unit sees, ``[B, U, frames * M]``."""
+        return mel_BMF.transpose(1, 2).unflatten(1, (-1, self.config.frames)).flatten(2)
+
+    def nearest(self, mel_BMF: Tensor) -> Tensor:
+        """The units of mel frames, ``[B, U]`` int64."""
+        points_BUD = (self.stretches(mel_BMF) - self.mean) @ self.projection
+        # |p - c|^2 without |p|^2, which is the same for all centres.
+        return (self.centres.square().sum(1) - 2 * points_BUD @ self.centres.T).argmin(-1)
+
+    @torch.inference_mode()
+    def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+        """``[B, T]`` at 16 kHz, of which the first ``lengths[b]`` samples count, to ceil(length / 640) units a row.
+
+        Raises:
+            InputError: ``samples`` is not two-dimensional.
+        """
+        if samples.dim() != 2:
+            raise InputError(f"samples have shape {list(samples.shape)}; the tokenizer takes [batch, samples]")
+        if lengths is None:
+            lengths = torch.full((samples.shape[0],), samples.shape[1])
+        units = []
+        for row, length in zip(samples, lengths.tolist(), strict=True):
+            count = -(-length // self.unit_samples)
+            whole = functional.pad(row[:length].float(), (0, count * self.unit_samples - length))
+            units.append(self.nearest(self.mel(whole[None]))[0] if count else torch.zeros(0, dtype=torch.long))
+        return units
+
+    @contextmanager
+    def streaming(self, batch_size: int = 1) -> Iterator[KMeansStream]:
+        """Units while the recording goes on."""
+        yield KMeansStream(self, batch_size)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> KMeansTokenizer:
+        """Load a folder that ``save_pretrained`` wrote.
+
+        Raises:
+            InputError: a file is missing, damaged, or does not match the config.
+        """
+        values, state = read_folder(folder)
+        model = cls(config_from_dict(KMeansConfig, values, Path(folder) / "config.json"))
+        load_state(model, state, folder)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``."""
+        save_folder(folder, self.config, self.state_dict(), "float32")
+
+
+class KMeansStream:
+    """The state of recordings that advance together; a unit comes out with the last sample of its last window."""
+
+    def __init__(self, model: KMeansTokenizer, batch_size: int) -> None:
+        self.model = model
+        self.pending_BT = torch.zeros(batch_size, model.config.mel.n_fft // 2, device=model.centres.device)
+        self.taken = 0
+        self.ended = False
+
+    @torch.inference_mode()
+    def step(self, samples: Tensor) -> Tensor:
+        """Take ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]`` int64.
+
+        Raises:
+            InputError: the batch size differs, or the stream has ended.
+        """
+        if self.ended:
+            raise InputError("the stream of units has ended; open a new one with streaming()")
+        if samples.dim() != 2 or samples.shape[0] != self.pending_BT.shape[0]:
+            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self.pending_BT)}, T]")
+        self.taken += samples.shape[1]
+        self.pending_BT = torch.cat([self.pending_BT, samples.float()], dim=1)
+        mel = self.model.config.mel
+        frames = max(0, (self.pending_BT.shape[1] - mel.n_fft) // mel.hop_length + 1)
+        return self._units(frames // self.model.config.frames)
+
+    @torch.inference_mode()
+    def finish(self) -> Tensor:
+        """End the recording: the remaining units, ``[B, U]``; the last one is filled up with silence."""
+        silence = -self.taken % self.model.unit_samples
+        units_BU = self.step(self.pending_BT.new_zeros(len(self.pending_BT), silence))
+        half = self.model.config.mel.n_fft // 2
+        self.pending_BT = functional.pad(self.pending_BT, (0, half))
+        left = (self.pending_BT.shape[1] - 2 * half) // self.model.unit_samples
+        units_BU = torch.cat([units_BU, self._units(left)], dim=1)
+        self.ended = True
+        return units_BU
+
+    def _units(self, count: int) -> Tensor:
+        if not count:
+            return torch.zeros(len(self.pending_BT), 0, dtype=torch.long)
+        mel, frames = self.model.config.mel, count * self.model.config.frames
+        used = self.pending_BT[:, : (frames - 1) * mel.hop_length + mel.n_fft]
+        self.pending_BT = self.pending_BT[:, frames * mel.hop_length :]
+        return self.model.nearest(self.model.mel.windows(used)[..., :frames])

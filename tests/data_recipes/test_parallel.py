@@ -1,0 +1,53 @@
+"""Drafts built by several processes, here or through Ray, come out as if built one by one."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from data_recipes.convert import ConvertConfig, build_one, convert
+from data_recipes.parallel import in_pool, in_ray
+from data_recipes.records import Draft, Record, message, reject, text
+from data_recipes.shard_writer import read_set
+from data_recipes.synthesis import pipeline
+from data_recipes.synthesis.pipeline import OmniConfig
+from emova.errors import InputError
+
+
+def drafts(count: int) -> list[Draft]:
+    made = []
+    for number in range(count):
+        turns = [message("user", text(f"question {number}")), message("assistant", text("answer"))]
+        build = reject("a missing file") if number % 5 == 3 else partial(Record, f"r{number}", turns)
+        made.append(Draft(f"d{number}", build))
+    return made
+
+
+def test_a_pool_gives_what_one_process_gives(tmp_path: Path) -> None:
+    assert list(in_pool(2, str, "any")(drafts(23))) == [build_one(draft) for draft in drafts(23)]
+
+
+def test_ray_gives_what_one_process_gives(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("pandas")
+    try:
+        # Waves of eight drafts over two workers, then a rest.
+        spread = in_ray(2, str, "any", wave=4)
+        assert list(spread(drafts(23))) == [build_one(draft) for draft in drafts(23)]
+        result = convert(drafts(23), tmp_path / "a", "a", config=ConvertConfig(5, max_skip_rate=1.0), build=spread)
+        assert result.skipped == {"a missing file": 4} and result.records == 19
+        assert [sample["id"] for sample in read_set(tmp_path / "a")] == [f"r{n}" for n in range(23) if n % 5 != 3]
+    finally:
+        ray.shutdown()
+
+
+def test_without_ray_it_is_said(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    path = tmp_path / "in.jsonl"
+    turns = [{"from": "human", "value": "Hi!"}, {"from": "gpt", "value": "Hello."}]
+    path.write_text(json.dumps({"conversations": turns}) + "\n")
+    with pytest.raises(InputError, match=r"pip install 'emova\[ray\]'"):
+        pipeline.synthesise(OmniConfig(str(path), str(tmp_path / "out"), ray=True))

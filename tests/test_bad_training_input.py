@@ -1,0 +1,114 @@
+"""The bad input that training and data recipes meet: one clear line or a counted skip, and nothing lost.
+
+Here through the command line; what happens inside is tested beside each part: shards cut short, lying pictures, missing
+turns, unknown roles and missing pictures in ``train/test_shards.py`` and ``data_recipes/``, audio of another rate in
+``data_recipes/test_tokenise.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_recipes.convert import ConvertConfig, convert
+from data_recipes.records import Draft
+from emova.cli import main
+from emova.config import config_dict
+from emova.errors import InputError
+from tests.train.fixtures_sets import pictured, write_sets
+from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
+from train.shard_stream import SKIPPED
+
+
+def refused(arguments: list[str], capsys, *words: str) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    last = printed.err.splitlines()[-1]
+    assert last.startswith("emova: ") and "Traceback" not in printed.err
+    for word in words:
+        assert word in last
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> Path:  # noqa: F811
+    """A stage on sets, as YAML."""
+    sets = write_sets(folder / "sets")
+    values = config_dict(stage(folder, "bad"))
+    values["rates"]["llm"] = 1e-3
+    values["data"] |= {"sets": {"text": 1.0}, "pack_tokens": 300}
+    values["data"]["shards"] |= {"root": str(sets), "window": 2}
+    values["samples"] |= {"answers": 0}
+    path = folder / "bad.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("data.sets.txet=1.0", ("set 'txet' is not in", "did you mean text?")),
+        ("data.sets.text=-1", ("data.sets: text has -1 passes",)),
+        ("data.mixture.asr=1", ("mixture", "not both")),
+        ("data.held_out=[speach]", ("set 'speach' is not in", "speech?")),
+        ("run.max_step=3", ("max_step",)),
+        ("data.shards.max_skip_rat=3", ("max_skip_rat",)),
+        ("data.shards.budgets.video=3", ("budgets.video",)),
+        ("data.shards.window=0", ("window=0", "at least 1")),
+        ("data.shards.records.template=chat", ("template=chat", "qa, plain")),
+        ("data.shards.records.speak_share=2", ("speak_share=2", "between 0 and 1")),
+        ("run.max_steps=many", ("max_steps",)),
+        ("run.report_to=[tensorbord]", ("tensorbord", "tensorboard, wandb, trackio")),
+        ("samples.voice=no/such/voice", ("no/such/voice", "no such checkpoint")),
+    ],
+)
+def test_stage_configs(config: Path, change: str, words: tuple[str, ...], capsys) -> None:
+    refused(["train", "stage2", str(config), change], capsys, *words)
+
+
+def test_unknown_tasks_of_a_recipe(config: Path, capsys) -> None:
+    values = yaml.safe_load(config.read_text())
+    values["data"] |= {"sets": {}, "mixture": {"picture_txt": 1.0}}
+    other = config.with_name("task.yaml")
+    other.write_text(yaml.safe_dump(values))
+    refused(["train", "stage2", str(other)], capsys, "picture_txt is no task", "picture_text")
+
+
+def test_damage_is_counted_through_the_command(config: Path, folder: Path, tmp_path: Path, capsys) -> None:  # noqa: F811
+    sets = write_sets(tmp_path / "sets")
+    for shard in (sets / "text").glob("*.jsonl"):
+        shard.write_text(shard.read_text().replace('"role": "user"', '"role": "robot"', 2))
+    changes = [f"data.shards.root={sets}", f"run.output_dir={tmp_path / 'run'}", "data.shards.min_tried=10"]
+    refused(["train", "stage2", str(config), *changes], capsys, "had to be left out", "an unknown role, robot", SKIPPED)
+    rows = [json.loads(line) for line in (tmp_path / "run" / SKIPPED).read_text().splitlines()]
+    assert {row["reason"] for row in rows} == {"an unknown role, robot"} and all(row["id"][0] == "t" for row in rows)
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond ``size`` bytes: writing more fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [3000, 9000, 12000])
+def test_a_disk_that_fills_while_shards_are_written(tmp_path: Path, size: int) -> None:
+    drafts = [Draft(str(number), partial(pictured, number)) for number in range(60)]
+    settings = ConvertConfig(per_shard=10)
+    with full_disk(size), pytest.raises(InputError, match="check the space on the disk"):
+        convert(drafts, tmp_path / "broken", "p", config=settings)
+    assert not list((tmp_path / "broken").glob("*.partial"))
+    convert(drafts, tmp_path / "broken", "p", config=settings)
+    convert(drafts, tmp_path / "whole", "p", config=settings)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "broken" / path.name).read_bytes() == path.read_bytes()

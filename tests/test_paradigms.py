@@ -1,0 +1,116 @@
+"""The comparison of alignment paradigms on a tiny model: shared phases, resumed results, a table and a figure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import paradigms as bench
+from emova.config import load_config, save_config
+from emova.errors import InputError
+from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
+from train import paradigms as program
+from train.paradigms import COMMON, ComparisonConfig, Outcome, ParadigmConfig, PhaseConfig, paradigms, plan
+from train.stages import RatesConfig
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "configs" / "paradigms"
+
+
+@pytest.fixture()
+def comparison(folder: Path, tmp_path: Path) -> ComparisonConfig:  # noqa: F811
+    save_config(stage(folder, "base", rates=RatesConfig(llm=1e-3, projector=1e-3)), tmp_path / "stage.yaml")
+    return ComparisonConfig(
+        stage=str(tmp_path / "stage.yaml"), model=str(folder / "model.yaml"), tokenizer=str(folder / "tokenizer"),
+        data=str(folder / "data"), output=str(tmp_path / "out"), steps=2, text=0.5, tune=0.5, pictures=2, utterances=2,
+    )  # fmt: skip
+
+
+def test_the_six_paradigms_are_the_papers() -> None:
+    found = paradigms(folder=SHIPPED)
+    phases = {name: [(each.image, each.speech) for each in paradigm.phases] for name, paradigm in found.items()}
+    assert phases == {
+        "joint": [(1, 1)],
+        "joint_entangled": [(1, 1)],
+        "vl": [(1, 0)],
+        "speech": [(0, 1)],
+        "vl_speech": [(1, 0), (0.1, 1)],
+        "speech_vl": [(0, 1), (1, 0.1)],
+    }
+    assert [name for name, each in found.items() if each.units != "units"] == ["joint_entangled"]
+    common = load_config(ComparisonConfig, SHIPPED / COMMON)
+    assert (ROOT / common.stage).is_file() and (ROOT / common.model).is_file()
+    with pytest.raises(InputError, match="'jiont' is unknown; there are joint, "):
+        paradigms(["jiont"], SHIPPED)
+
+
+def test_paradigms_that_begin_alike_share_their_phases(comparison: ComparisonConfig) -> None:
+    found = paradigms(folder=SHIPPED)
+    rows = {name: [phase.folder for phase in plan(comparison, each, 0)] for name, each in found.items()}
+    assert rows["vl"][:2] == rows["vl_speech"][:2] and rows["speech"] == rows["speech_vl"][:2]
+    assert rows["joint"][0] == rows["joint_entangled"][0] and rows["joint"][1] != rows["joint_entangled"][1]
+    assert plan(comparison, found["joint"], 1)[0].folder != rows["joint"][0]
+    steps = {name: [phase.config.run.max_steps for phase in plan(comparison, each, 0)] for name, each in found.items()}
+    assert steps["joint"] == [1, 4, 1] and steps["speech"] == [1, 2]
+    [_, _, second, _] = plan(replace(comparison, steps=100), found["vl_speech"], 0)
+    shares = second.config.data.mixture
+    assert second.config.run.max_steps == 110
+    assert shares == pytest.approx({"caption": 0.1, "asr": 0.6, "tts": 0.4})
+
+
+def test_a_comparison_from_end_to_end(comparison: ComparisonConfig, monkeypatch, capsys) -> None:
+    chosen = {
+        "vl": ParadigmConfig("VL", [PhaseConfig(image=1.0)]),
+        "speech": ParadigmConfig("Speech", [PhaseConfig(speech=1.0)]),
+    }
+    said = bench.estimate(comparison, chosen, [0])
+    assert said.startswith("4 of 4 phases to train, 6 steps") and "as measured elsewhere" in said
+    outcomes = bench.compare(comparison, chosen, [0])
+    assert [set(each.scores) for each in outcomes] == [{"pictures", "pictures: ball"}, {"asr"}]
+    output = Path(comparison.output)
+    assert (output / "figure2.png").is_file() and "| VL | 1 |" in (output / "table.md").read_text()
+    assert bench.estimate(comparison, chosen, [0]).startswith("0 of 4 phases to train, 0 steps")
+
+    # Called again nothing is trained.
+    monkeypatch.setattr(program, "train", None)
+    assert bench.compare(comparison, chosen, [0]) == outcomes
+    # With its results gone only the measuring is done again, with the same figures.
+    for path in (output / "results").iterdir():
+        path.unlink()
+    assert bench.compare(comparison, chosen, [0]) == outcomes
+
+
+def test_the_table_has_error_bars(tmp_path: Path) -> None:
+    outcomes = [
+        Outcome("joint", seed, {"pictures": 0.5 + 0.1 * seed, "pictures: charts": 0.25, "asr": 0.8}) for seed in (0, 1)
+    ]
+    outcomes.append(Outcome("vl", 0, {"pictures": 0.4, "pictures: charts": 0.2}))
+    titles = {"joint": "Joint", "vl": "VL"}
+    lines = bench.markdown(outcomes, titles).splitlines()
+    assert lines[0] == "| paradigm | seeds | pictures | pictures: charts | asr |"
+    assert lines[2] == "| Joint | 2 | 55.0 ± 7.1 | 25.0 ± 0.0 | 80.0 ± 0.0 |"
+    assert lines[3] == "| VL | 1 | 40.0 ± 0.0 | 20.0 ± 0.0 |  |"
+    bench.draw(outcomes, titles, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_the_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    bench.main(["joint", "--estimate", "--steps", "100", "--seeds", "2", "--output", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert said.startswith("6 of 6 phases to train, 700 steps, 1.4M tokens: 0.2 h at 2000 tokens/s")
+    bench.main(["--estimate"])
+    assert "phases to train" in capsys.readouterr().err
+    for arguments, words in (
+        (["nobody"], "is unknown"),
+        (["--seeds", "0"], "at least 1"),
+        (["--set", "stepz=1"], "stepz"),
+    ):
+        with pytest.raises(InputError, match=words):
+            bench.main(arguments)
+    assert json.loads(json.dumps(plan(ComparisonConfig(), paradigms()["vl"], 0)[0].tokens)) == 300 * 2 * 1024
+    with pytest.raises(InputError, match="a phase has an amount"):
+        ParadigmConfig("x", [PhaseConfig()])

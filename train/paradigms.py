@@ -1,0 +1,259 @@
+"""The omni-modal alignment paradigms of EMOVA section 4.1: what is trained in which order, and what comes out.
+
+A paradigm is a row of phases; each is a stage (``train/stages.py``) that starts from the phase before. Paradigms that
+begin alike share those phases, so nothing is trained twice, and what is finished is only read again. As in the paper,
+speech is measured on the aligned model, pictures after a short tuning on questions about pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emova.config import load_config
+from emova.errors import InputError
+from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+from train.conversations import ConversationConfig, Conversations
+from train.recipe_data import Recipe, read_recipe
+from train.stage_samples import SampleConfig, Samples, Try, Writer, draw_tries, plain_words, word_edits
+from train.stages import InitConfig, RatesConfig, StageConfig, train
+
+FOLDER = Path("configs/paradigms")
+COMMON = "nano.yaml"
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """Passes over the image-text and the speech-text data."""
+
+    image: float = 0.0
+    speech: float = 0.0
+
+
+@dataclass(frozen=True)
+class ParadigmConfig:
+    """One of the paradigms."""
+
+    title: str = ""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    units: str = "units"
+    """The folder of the data's units; see ``train.stage_data.DataConfig``."""
+
+    def __post_init__(self) -> None:
+        if not self.title or not self.phases:
+            raise InputError("a paradigm has a title and phases")
+        if any(min(phase.image, phase.speech) < 0 or phase.image + phase.speech == 0 for phase in self.phases):
+            raise InputError(f"{self.title}: a phase has an amount of image, speech or both, none below 0")
+
+    def sees(self, modality: str) -> bool:
+        """Whether any phase has data of ``image`` or ``speech``."""
+        return any(getattr(phase, modality) > 0 for phase in self.phases)
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """What all paradigms share; ``configs/paradigms/nano.yaml`` comments the fields."""
+
+    stage: str = "configs/stages/nano/stage2.yaml"
+    model: str = "configs/model/nano.yaml"
+    tokenizer: str = "runs/tokenizer-nano"
+    vision: str = ""
+    data: str = "data/nano"
+    output: str = "runs/paradigms"
+    steps: int = 300
+    text: float = 1.0
+    tune: float = 0.5
+    image_tasks: dict[str, float] = field(default_factory=lambda: {"caption": 1.0})
+    speech_tasks: dict[str, float] = field(default_factory=lambda: {"asr": 0.6, "tts": 0.4})
+    tune_tasks: dict[str, float] = field(default_factory=lambda: {"picture_text": 1.0})
+    pictures: int = 180
+    utterances: int = 120
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage to be run: its name among the phases, the stage without its start, and how it is reached."""
+
+    folder: Path
+    config: StageConfig
+
+    @property
+    def export(self) -> Path:
+        return self.folder / "export"
+
+    @property
+    def tokens(self) -> int:
+        """That it reads, about."""
+        run = self.config.run
+        return run.max_steps * run.batch_size * run.gradient_accumulation * self.config.data.pack_tokens
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Figures of one paradigm and seed: shares from 0 to 1, higher is better, by benchmark."""
+
+    paradigm: str
+    seed: int
+    scores: dict[str, float]
+
+
+def paradigms(names: Sequence[str] = (), folder: Path = FOLDER) -> dict[str, ParadigmConfig]:
+    """The shipped paradigms, or the named ones. Raises: InputError: a name is unknown."""
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.name != COMMON}
+    for name in names:
+        if name not in files:
+            raise InputError(f"paradigm {name[:40]!r} is unknown; there are {', '.join(files) or 'none'} in {folder}")
+    return {name: load_config(ParadigmConfig, path) for name, path in files.items() if not names or name in names}
+
+
+def plan(comparison: ComparisonConfig, paradigm: ParadigmConfig, seed: int) -> list[Phase]:
+    """The phases of a paradigm: text, its own, and where it sees pictures the tuning."""
+    made: list[Phase] = []
+
+    def add(name: str, passes: float, tasks: dict[str, float], rates: RatesConfig | None = None) -> None:
+        made.append(_phase(comparison, stage, paradigm.units, seed, made, name, passes, tasks, rates))
+
+    stage = _stage(comparison.stage)
+    add("text", comparison.text, {"talk_text": 1.0}, RatesConfig(llm=stage.rates.llm))
+    for phase in paradigm.phases:
+        tasks: dict[str, float] = {}
+        for passes, of in ((phase.image, comparison.image_tasks), (phase.speech, comparison.speech_tasks)):
+            total = sum(of.values())
+            tasks |= {task: passes * weight / total for task, weight in of.items() if passes > 0}
+        name = "-".join(kind for kind in ("image", "speech") if getattr(phase, kind) > 0)
+        add(name, phase.image + phase.speech, tasks)
+    if paradigm.sees("image"):
+        add("tune", comparison.tune, comparison.tune_tasks)
+    return made
+
+
+@functools.lru_cache(maxsize=4)
+def _stage(path: str) -> StageConfig:
+    return load_config(StageConfig, path)
+
+
+def _phase(
+    comparison: ComparisonConfig,
+    stage: StageConfig,
+    units: str,
+    seed: int,
+    before: Sequence[Phase],
+    name: str,
+    passes: float,
+    tasks: dict[str, float],
+    rates: RatesConfig | None,
+) -> Phase:
+    speech = any(task in comparison.speech_tasks for task in tasks)
+    steps = max(1, round(passes * comparison.steps))
+    run = replace(
+        stage.run, seed=seed, max_steps=steps, save_every=max(1, steps // 2), eval_every=steps, output_dir="",
+        threads=comparison.threads,
+    )  # fmt: skip
+    config = replace(
+        stage,
+        run=run,
+        init=InitConfig(model=comparison.model, tokenizer=comparison.tokenizer, vision=comparison.vision),
+        rates=rates or stage.rates,
+        # Without speech the units do not matter: both kinds then share the phase.
+        data=replace(stage.data, root=comparison.data, mixture=tasks, units=units if speech else "units"),
+        samples=SampleConfig(answers=0, losses_over=stage.samples.losses_over),
+    )
+    # Where the data and the threads lie changes nothing; what was done before does.
+    facts = asdict(replace(config, run=replace(run, threads=0)))
+    told = json.dumps([before[-1].folder.name if before else "", facts], sort_keys=True)
+    folder = Path(comparison.output) / "phases" / f"seed{seed}-{name}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+    if before:
+        config = replace(config, init=InitConfig(checkpoint=str(before[-1].export)))
+    return Phase(folder, replace(config, run=replace(config.run, output_dir=str(folder))))
+
+
+def is_done(phase: Phase) -> bool:
+    """Whether the phase has been trained to its end."""
+    return (phase.folder / "done.json").is_file()
+
+
+def run_phase(phase: Phase) -> None:
+    """Train a phase, or go on with it. Raises: InputError."""
+    if not is_done(phase):
+        result = train(phase.config)
+        facts = {"steps": result.steps, "seconds": result.seconds, "terms": dict(result.train_terms)}
+        (phase.folder / "done.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def run_paradigm(comparison: ComparisonConfig, name: str, paradigm: ParadigmConfig, seed: int) -> Outcome:
+    """Train and measure; finished parts are read from the disk. Raises: InputError."""
+    phases = plan(comparison, paradigm, seed)
+    asked = (comparison.pictures, comparison.utterances)
+    known = Path(comparison.output) / "results" / f"{name}-{phases[-1].folder.name}-{asked[0]}-{asked[1]}.json"
+    if known.is_file():
+        return Outcome(name, seed, json.loads(known.read_text(encoding="utf-8")))
+    for phase in phases:
+        run_phase(phase)
+    held_out = read_recipe(
+        comparison.data,
+        "test",
+        speech=paradigm.sees("speech"),
+        heard=phases[-1].config.data.heard,
+        said=phases[-1].config.data.said,
+        units=paradigm.units,
+    )
+    scores: dict[str, float] = {}
+    if paradigm.sees("image"):
+        scores |= picture_scores(phases[-1].export, held_out, comparison.pictures)
+    if paradigm.sees("speech"):
+        aligned = phases[-2] if paradigm.sees("image") else phases[-1]
+        scores["asr"] = asr_score(aligned.export, held_out, comparison.utterances)
+    known.parent.mkdir(parents=True, exist_ok=True)
+    known.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    return Outcome(name, seed, scores)
+
+
+def _asker(checkpoint: Path, recipe: Recipe) -> tuple[Any, Conversations, Samples]:
+    model = EmovaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+    processor = EmovaProcessor.from_pretrained(checkpoint, local_files_only=True)
+    conversations = Conversations(recipe, processor, ConversationConfig(turns=1, unit_noise=0.0))
+    writer = Writer(processor, conversations.table, conversations.reply_format)
+    return model.eval(), conversations, Samples(SampleConfig(), [], writer, checkpoint)
+
+
+def picture_scores(checkpoint: Path, recipe: Recipe, count: int) -> dict[str, float]:
+    """The share of exact answers to typed questions, by kind of picture and over all kinds alike (``pictures``)."""
+    model, conversations, samples = _asker(checkpoint, recipe)
+    by_kind: dict[str, list[Any]] = {}
+    for picture in conversations.asked:
+        by_kind.setdefault(picture.kind, []).append(picture)
+    rng = np.random.default_rng(17)
+    scores = {}
+    for kind, pictures in sorted(by_kind.items()):
+        tries = []
+        for number in range(-(-count // len(by_kind))):
+            picture = pictures[int(rng.integers(len(pictures))) if number >= len(pictures) else number]
+            exchange = picture.exchanges[int(rng.integers(len(picture.exchanges)))]
+            asked = [{"type": "image", "image": picture.load()}, {"type": "text", "text": exchange.question}]
+            messages = ({"role": "user", "content": asked}, {"role": "assistant", "content": exchange.answer})
+            tries.append(Try("picture_text", messages, False))
+        shown = samples.answers(model, tries)
+        right = [plain_words(each.written.answer) == plain_words(each.written.expected) for each in shown]
+        scores[f"pictures: {kind}"] = float(np.mean(right))
+    scores["pictures"] = float(np.mean(list(scores.values())))
+    return scores
+
+
+def asr_score(checkpoint: Path, recipe: Recipe, count: int) -> float:
+    """1 - WER on held-out utterances, not below 0 (the paper's Figure 2 shows the same)."""
+    model, conversations, samples = _asker(checkpoint, recipe)
+    tries = draw_tries(SampleConfig(answers=count), conversations, {"asr": 1.0})
+    wrong = total = 0
+    for each in samples.answers(model, tries):
+        reference = plain_words(each.written.expected)
+        wrong, total = wrong + word_edits(reference, plain_words(each.written.answer)), total + len(reference)
+    return max(0.0, 1 - wrong / max(total, 1))

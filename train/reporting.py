@@ -1,0 +1,68 @@
+"""Where numbers go beside ``metrics.jsonl``: TensorBoard, Weights & Biases or trackio, each only when asked for.
+
+None of them is needed to train. wandb and trackio take their settings from their own environment variables
+(``WANDB_MODE=offline``, ``TRACKIO_DIR``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from emova.errors import InputError
+
+PROJECT = "emova"
+
+
+class Reporter(Protocol):
+    """Anything that takes a run's numbers; ``kind`` is train or eval."""
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None: ...
+
+
+class TensorBoard:
+    """Event files in the run's folder, under ``tensorboard/``."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.writer: Any = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(output_dir / "tensorboard")
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(f"{name}/{kind}", value, step)
+        self.writer.flush()
+
+
+class Tracked:
+    """wandb or trackio, which share one interface; the run is named after its folder and goes on when it is resumed."""
+
+    def __init__(self, package: str, output_dir: Path) -> None:
+        self.module = _import(package, package)
+        name = output_dir.resolve().name
+        more = {"id": name, "dir": str(output_dir)} if package == "wandb" else {}
+        self.module.init(project=PROJECT, name=name, resume="allow", **more)
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        finite = {f"{kind}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        self.module.log(finite, step=step)
+
+
+REPORTERS = ("tensorboard", "wandb", "trackio")
+
+
+def open_reporters(names: Sequence[str], output_dir: str | Path) -> list[Reporter]:
+    """The reporters of a run. Raises: InputError: a name is unknown, or its package is not installed."""
+    for name in names:
+        if name not in REPORTERS:
+            raise InputError(f"report_to: {name[:40]!r} is unknown; choose from {', '.join(REPORTERS)}")
+    folder = Path(output_dir)
+    return [TensorBoard(folder) if name == "tensorboard" else Tracked(name, folder) for name in names]
+
+
+def _import(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise InputError(f"report_to: {package} is not installed; run pip install {package}") from None

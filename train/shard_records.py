@@ -1,0 +1,192 @@
+"""From a record of a converted set to one piece of a pack (the form of a record is in ``data_recipes/records.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from emova.errors import InputError
+from emova.grammar import TokenTable
+from emova.reply import SPOKEN_SYSTEM, JsonReply, SpokenReply
+from emova.style import EMOTIONS, PITCHES
+from emova.vision.image import load_image
+from train.conversations import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, Conversations, reply_kinds
+from train.packing import TEXT, UNITS, Piece, piece
+from train.shards import Raw
+
+Message = dict[str, Any]
+TEMPLATES = ("qa", "plain")
+_ROLES = ("system", "user", "assistant")
+
+
+class BadSample(Exception):
+    """A sample that is left out and counted; the message is the reason, the same words for the same fault."""
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """How records become conversations.
+
+    Attributes:
+        speak_share: of the samples of speech and its transcript, the share that is turned round to text to speech.
+        template: ``qa`` keeps questions about pictures; ``plain`` lets a picture be followed by its answer at once
+            (compared in the paper's Table 7).
+    """
+
+    speak_share: float = 0.4
+    template: str = "qa"
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise InputError(f"template={self.template}: unknown; give one of {', '.join(TEMPLATES)}")
+        if not 0 <= self.speak_share <= 1:
+            raise InputError(f"speak_share={self.speak_share:g}: give a share between 0 and 1")
+
+
+class RecordRenderer:
+    """Renders records with a processor; random choices follow from the record's id, the seed and the epoch."""
+
+    def __init__(self, processor: Any, config: RecordConfig, *, seed: int, max_tokens: int) -> None:
+        self.processor = processor
+        self.config = config
+        self.seed = seed
+        self.max_tokens = max_tokens
+        self.table = TokenTable.from_tokenizer(processor.tokenizer)
+        self.reply_format = JsonReply()
+
+    def render(self, raw: Raw, epoch: int, task: str = "") -> Piece:
+        """The piece of a record.
+
+        Raises:
+            BadSample: it is damaged or does not fit; the reason is the message.
+        """
+        try:
+            messages, replies = self.messages(raw, epoch)
+            rendered = self.processor.render_training(messages)
+        except InputError as error:
+            raise BadSample(str(error).partition(";")[0]) from None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            # Records of others break the form in more ways than can be named.
+            raise BadSample("not of the expected form") from None
+        made = piece(rendered, self._kinds(rendered, messages, replies), self.processor.token_ids, task)
+        if len(made) > self.max_tokens:
+            raise BadSample(f"longer than max_tokens={self.max_tokens}")
+        if not any(rendered.loss_mask):
+            raise BadSample("nothing to learn from")
+        return made
+
+    def sizes(self, made: Piece) -> dict[str, int]:
+        """Tokens of each modality; a separator or frame counts as text."""
+        ids = self.processor.token_ids
+        image = int((made.ids == ids.image).sum())
+        speech = int(((made.ids >= ids.first_unit) & (made.ids < ids.first_unit + ids.codebook_size)).sum())
+        return {"text": len(made) - image - speech, "image": image, "speech": speech}
+
+    # Messages
+
+    def messages(self, raw: Raw, epoch: int) -> tuple[list[Message], dict[int, tuple[int, ...]]]:
+        """The conversation, and by message number what each token of a spoken reply teaches. Raises: BadSample."""
+        rng = np.random.default_rng([self.seed, epoch, crc32(raw.id.encode())])
+        recorded = raw.fields["messages"]
+        if raw.fields.get("task") == "speech":
+            return self._speech(raw, recorded, rng), {}
+        if [message["role"] for message in recorded] == ["document"]:
+            return [{"role": "assistant", "content": self._parts(raw, recorded[0])}], {}
+        check_turns(recorded)
+        messages: list[Message] = []
+        replies: dict[int, tuple[int, ...]] = {}
+        spoken = any(part["type"] == "reply" for message in recorded for part in message["content"])
+        if spoken and recorded[0]["role"] != "system":
+            messages.append({"role": "system", "content": SPOKEN_SYSTEM})
+        for message in recorded:
+            content = message["content"]
+            if content[0]["type"] == "reply":
+                ids, replies[len(messages)] = self._reply(content[0])
+                messages.append({"role": "assistant", "content": [{"type": "tokens", "ids": ids}]})
+            else:
+                messages.append({"role": message["role"], "content": self._parts(raw, message)})
+        if self.config.template == "plain" and not spoken:
+            messages = [plain(message) for message in messages]
+        return messages, replies
+
+    def _speech(self, raw: Raw, recorded: Sequence[Message], rng: np.random.Generator) -> list[Message]:
+        heard: Message = {"type": "audio", "units": self._units(recorded[0]["content"][0])}
+        words = raw.fields["text"]
+        if rng.random() < self.config.speak_share:
+            asked = Conversations._phrase(SPEAK_PHRASINGS, rng) + words
+            return [{"role": "user", "content": asked}, {"role": "assistant", "content": [heard]}]
+        asked = Conversations._phrase(TRANSCRIBE_PHRASINGS, rng)
+        question = {"role": "user", "content": [heard, {"type": "text", "text": asked}]}
+        return [question, {"role": "assistant", "content": words}]
+
+    def _parts(self, raw: Raw, message: Message) -> list[Message]:
+        parts: list[Message] = []
+        for part in message["content"]:
+            if part["type"] == "text":
+                parts.append({"type": "text", "text": part["text"]})
+            elif part["type"] == "image":
+                parts.append({"type": "image", "image": self._image(raw, part["image"])})
+            else:
+                parts.append({"type": "audio", "units": self._units(part)})
+        return parts
+
+    @staticmethod
+    def _image(raw: Raw, member: str) -> Any:
+        if member not in raw.media:
+            raise BadSample("an image placeholder without an image")
+        try:
+            return load_image(raw.media[member])
+        except InputError:
+            raise BadSample("an image that cannot be decoded") from None
+
+    def _units(self, part: Mapping[str, Any]) -> Sequence[int]:
+        units = part.get("units")
+        if units is None:
+            raise BadSample("speech without units (see `emova data tokenise`)")
+        if not units or not 0 <= min(units) <= max(units) < self.processor.token_ids.codebook_size:
+            raise BadSample("units outside the codebook")
+        return units
+
+    def _reply(self, part: Mapping[str, Any]) -> tuple[list[int], tuple[int, ...]]:
+        if part["emotion"] not in EMOTIONS or part["pitch"] not in PITCHES:
+            raise BadSample("an unknown style")
+        units = tuple(self._units(part))
+        reply = SpokenReply(part["transcript"], part["text"], part["emotion"], part["pitch"], units)
+        return self.reply_format.encode(reply, self.table)[:-1], reply_kinds(self.reply_format, reply, self.table)
+
+    def _kinds(self, rendered: Any, messages: Sequence[Message], replies: Mapping[int, tuple[int, ...]]) -> list[int]:
+        """What each learnt position teaches: units and their marks UNITS, a reply's parts their own, the rest TEXT."""
+        ids, token_ids = np.asarray(rendered.input_ids), self.processor.token_ids
+        learnt = np.asarray(rendered.loss_mask, dtype=bool)
+        said = (ids >= token_ids.first_unit) & (ids < token_ids.first_unit + token_ids.codebook_size)
+        said |= (ids == token_ids.speech_start) | (ids == token_ids.speech_end)
+        kinds = np.where(said, UNITS, TEXT)
+        first_learnt = np.flatnonzero(np.diff(np.concatenate([[0], learnt.astype(np.int8)])) == 1)
+        assistants = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        assert len(first_learnt) == len(assistants), "an assistant message was lost"
+        for first, number in zip(first_learnt.tolist(), assistants, strict=True):
+            if number in replies:
+                kinds[first : first + len(replies[number])] = replies[number]
+        return kinds[learnt].tolist()
+
+
+def check_turns(messages: Sequence[Message]) -> None:
+    """An optional system message, then user and assistant in turn. Raises: BadSample."""
+    roles = [message["role"] for message in messages]
+    if unknown := [role for role in roles if role not in _ROLES]:
+        raise BadSample(f"an unknown role, {str(unknown[0])[:20]}")
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise BadSample("a missing turn")
+    if any(not message["content"] for message in messages):
+        raise BadSample("an empty message")
+
+
+def plain(message: Message) -> Message:
+    """A user's message without its words where it has a picture."""
+    pictures = [part for part in message["content"] if part["type"] == "image"] if message["role"] == "user" else []
+    return {**message, "content": pictures} if pictures else message

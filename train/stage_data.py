@@ -1,0 +1,142 @@
+"""What a stage learns from and is tried on: a recipe's tasks, or converted sets at scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emova.errors import InputError
+from train.conversations import ConversationConfig, Conversations
+from train.dataset import PackedMixture
+from train.packing import Piece
+from train.recipe_data import read_recipe
+from train.shard_records import RecordRenderer
+from train.shard_stream import ShardConfig, ShardPacks
+from train.shards import Raw, find_mixture, find_set, read_shard
+from train.stage_samples import SampleConfig, Try, Writer, draw_tries, set_task
+
+SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a stage learns from: ``mixture`` names tasks over a recipe's data, ``sets`` converted sets; one of them."""
+
+    root: str = "data/nano"
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture."""
+    heard: list[str] = field(default_factory=lambda: ["question"])
+    """Sets of units for ``asr``."""
+    said: list[str] = field(default_factory=lambda: ["answer"])
+    """Sets of units for ``tts``."""
+    units: str = "units"
+    """The folder below ``root`` that the units are in; another tokenizer's lie in another."""
+    sets: dict[str, float] = field(default_factory=dict)
+    """Passes over each set of ``shards.root`` in an epoch; `emova data list --stage 2` shows the paper's."""
+    held_out: list[str] = field(default_factory=list)
+    """Sets of ``shards.root`` whose first samples are for validation."""
+    shards: ShardConfig = field(default_factory=ShardConfig)
+    pack_tokens: int = 1024
+    """Tokens a pack: at least so many of a recipe's samples, at most so many of a set's."""
+    max_tokens: int = 1024
+    conversations: ConversationConfig = field(default_factory=ConversationConfig)
+
+    def __post_init__(self) -> None:
+        if self.sets and any(weight > 0 for weight in self.mixture.values()):
+            raise InputError("data: give mixture (tasks of a recipe) or sets (converted sets), not both")
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Everything that a stage reads.
+
+    Attributes:
+        train_set: of packs, for ``train.engine.fit``.
+        held_out: pieces that the losses are measured on.
+        tries: held-out samples that the model answers.
+        writer: renders and reads answers.
+        shares: each task's or set's share of the samples.
+    """
+
+    train_set: PackedMixture | ShardPacks
+    held_out: list[Piece]
+    tries: list[Try]
+    writer: Writer
+    shares: dict[str, float]
+
+
+def stage_data(config: DataConfig, samples: SampleConfig, processor: Any, *, context: int, packs: int,
+               seed: int) -> StageData:  # fmt: skip
+    """Find the data of a stage.
+
+    Args:
+        context: positions of the model; longer samples are left out.
+        packs: packs of the whole run, all processes together.
+
+    Raises:
+        InputError: a task or set is unknown, has no data, or is damaged.
+    """
+    if config.sets:
+        return _from_sets(config, samples, processor, min(config.max_tokens, context), seed)
+    return _from_recipe(config, samples, processor, min(config.max_tokens, context), packs, seed)
+
+
+def _from_recipe(
+    config: DataConfig, samples: SampleConfig, processor: Any, limit: int, packs: int, seed: int
+) -> StageData:
+    speech = any(config.mixture.get(task, 0) > 0 for task in SPEECH_TASKS)
+    read = partial(
+        read_recipe, config.root, speech=speech, heard=config.heard, said=config.said, units=config.units
+    )  # fmt: skip
+    mixture = PackedMixture(
+        Conversations(read("train"), processor, config.conversations),
+        config.mixture,
+        pack_tokens=config.pack_tokens,
+        max_tokens=limit,
+        size=min(packs, 10000),
+        seed=seed,
+    )
+    held_out = Conversations(read("test"), processor, ConversationConfig(unit_noise=0.0))
+    return StageData(
+        train_set=mixture,
+        held_out=evaluation_pieces(held_out, config.mixture, samples.losses_over),
+        tries=draw_tries(samples, held_out, config.mixture),
+        writer=Writer(held_out.processor, held_out.table, held_out.reply_format),
+        shares={task.name: float(share) for task, share in zip(mixture.tasks, mixture.shares, strict=True)},
+    )
+
+
+def evaluation_pieces(conversations: Conversations, mixture: Mapping[str, float], count: int) -> list[Piece]:
+    """``count`` held-out samples of every task in the mixture that has any."""
+    pieces = []
+    for number, (name, weight) in enumerate(mixture.items()):
+        task = conversations.tasks[name]
+        rng = np.random.default_rng([7, number])
+        pieces += [conversations.render(task.draw(rng), name) for _ in range(count if weight > 0 and task.size else 0)]
+    return pieces
+
+
+def _from_sets(config: DataConfig, samples: SampleConfig, processor: Any, limit: int, seed: int) -> StageData:
+    root = Path(config.shards.root)
+    mixture = find_mixture(root, config.sets)
+    make = partial(RecordRenderer, processor, config.shards.records, seed=seed, max_tokens=limit)
+    # A held-out transcript is to be found, not to be said.
+    render = RecordRenderer(processor, replace(config.shards.records, speak_share=0.0), seed=seed, max_tokens=limit)
+    pieces, tries = [], []
+    for name in config.held_out:
+        first = [raw for raw in read_shard(find_set(root, name).shards[0]) if isinstance(raw, Raw)]
+        pieces += [render.render(raw, 0, name) for raw in first[: samples.losses_over]]
+        for number, raw in enumerate(first[: samples.answers]):
+            tries.append(Try(set_task(raw), tuple(render.messages(raw, 0)[0]), number < samples.spoken))
+    return StageData(
+        train_set=ShardPacks(mixture, make, config.shards, config.pack_tokens),
+        held_out=pieces,
+        tries=tries,
+        writer=Writer(processor, render.table, render.reply_format),
+        shares={source.name: share for source, share in mixture},
+    )
