@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emova.decoding import Context, Decoder, Prompt, Sampling
+from emova.decoding import Context, Decoder, Prompt
 from emova.errors import InputError
 from emova.grammar import TokenTable
 from emova.parts import Parts, load_parts
@@ -26,6 +26,7 @@ from emova.reply import (
     text_grammar,
 )
 from emova.results import Done, Event, Reply, Speech
+from emova.sampling import Sampling
 from emova.speech.audio import AudioLimits
 from emova.speech.listening import Audio, listen
 from emova.streaming.engine import EngineDecoder, best_decoder

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.decoding import GREEDY, Decoder, Prompt
+from emova.decoding import Decoder, Prompt
 from emova.grammar import Grammar
 from emova.reply import (
     PieceReader,
@@ -27,6 +27,7 @@ from emova.reply import (
     speech_grammar,
     text_grammar,
 )
+from emova.sampling import GREEDY
 from train.conversations import Conversations, Sample
 
 _PLAIN = ("caption", "picture_text", "talk_text", "asr")

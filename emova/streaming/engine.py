@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emova.decoding import Context, Decoder, Prompt, Sampling
+from emova.decoding import Context, Decoder, Prompt
 from emova.errors import InputError
 from emova.grammar import Grammar
+from emova.sampling import Sampler, Sampling
 from emova.streaming.llama import KVCache, Llama
-from emova.streaming.sampler import Sampler
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig
 
-from emova.decoding import GREEDY, Decoder, Prompt, Sampling
+from emova.decoding import Decoder, Prompt
 from emova.errors import InputError
 from emova.grammar import TokenTable
 from emova.reply import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
+from emova.sampling import GREEDY, Sampling
 from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
-from emova.streaming.sampler import Sampler
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 
@@ -196,38 +196,6 @@ def test_int8_costs_little(lively_model, table) -> None:
             scores.append(engine.llama.scores(torch.cat(hidden)))
     relative = ((scores[0] - scores[1]).norm() / scores[0].norm()).item()
     assert relative < 0.05, f"relative error of the scores {relative:.4f}"
-
-
-def test_sampling() -> None:
-    scores, allowed = np.asarray([1.0, 4.0, 3.9], dtype=np.float32), np.asarray([11, 12, 13])
-    assert Sampler(GREEDY, 100).choose(scores, allowed, "units") == 12
-    sampler = Sampler(Sampling(unit_temperature=1.0, top_p=0.9, seed=1), 100)
-    assert {sampler.choose(scores, allowed, "units") for _ in range(100)} == {12, 13}
-    for wrong in (np.nan, np.inf):
-        with pytest.raises(InputError, match="damaged"):
-            sampler.choose(np.asarray([0.0, wrong, 1.0], dtype=np.float32), allowed, "units")
-
-
-def test_sampling_follows_the_probabilities() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=600).astype(np.float32) * 2
-    weights = np.exp(scores.astype(np.float64))
-    order = np.argsort(-weights)
-    reached = weights[order].cumsum() / weights.sum()
-    for top_p in (0.5, 0.999):
-        kept = order[: int(np.searchsorted(reached, top_p)) + 1]
-        sampler = Sampler(Sampling(unit_temperature=1.0, top_p=top_p), 600)
-        drawn = np.bincount([sampler.choose(scores, np.arange(600), "units") for _ in range(4000)], minlength=600)
-        assert set(np.flatnonzero(drawn)) <= set(kept.tolist())
-        share = weights[kept[0]] / weights[kept].sum()
-        assert abs(drawn[kept[0]] / 4000 - share) < 0.03
-
-
-def test_repetition_is_held_back() -> None:
-    scores, allowed = np.asarray([1.0, 1.5, 0.0], dtype=np.float32), np.asarray([11, 12, 13])
-    sampler = Sampler(Sampling(unit_temperature=0.0, repetition_penalty=0.6, repetition_window=2), 100)
-    assert [sampler.choose(scores, allowed, "units") for _ in range(5)] == [12, 11, 12, 12, 11]
-    assert [sampler.choose(scores, allowed, "text") for _ in range(2)] == [12, 12]
 
 
 def test_a_cache_goes_back(lively_model) -> None:
