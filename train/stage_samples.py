@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from emova.decoding import Decoder, Prompt
-from emova.grammar import Grammar
+from emova.grammar import Grammar, TokenTable
 from emova.reply import (
     PieceReader,
     ReplyEvent,
+    ReplyFormat,
     ReplyLimits,
     ReplyWish,
     StyleChosen,
@@ -112,14 +113,15 @@ class Samples:
             tokens, _ = self._write(decoder, prompt, grammar, whole=True)
             return Written(task, question, "", "", units=_count_units(tokens, table))
         # The answer's tokens are trusted and whole: reading them back gives what was expected.
-        expected = _events(content[0]["ids"], conversations)
+        reply_format = conversations.reply_format(task)
+        expected = _events(content[0]["ids"], reply_format, table)
         limits = ReplyLimits(config.max_tokens, config.max_tokens, config.max_units)
-        grammar = conversations.reply_format.grammar(table, ReplyWish(limits=limits))
+        grammar = reply_format.grammar(table, ReplyWish(limits=limits))
         tokens, ended = self._write(decoder, prompt, grammar, whole)
-        got = _events(tokens, conversations)
+        got = _events(tokens, reply_format, table)
         return Written(
             task,
-            _joined(expected, TranscriptDelta),
+            _joined(expected, TranscriptDelta) or question,
             _joined(expected, TextDelta),
             _joined(got, TextDelta),
             _joined(got, TranscriptDelta),
@@ -189,8 +191,8 @@ def _count_units(tokens: Sequence[int], table: Any) -> int:
     return int((table.unit_of[list(tokens)] >= 0).sum())
 
 
-def _events(tokens: Sequence[int], conversations: Conversations) -> list[ReplyEvent]:
-    parser, reader = conversations.reply_format.parser(), PieceReader(conversations.table)
+def _events(tokens: Sequence[int], reply_format: ReplyFormat, table: TokenTable) -> list[ReplyEvent]:
+    parser, reader = reply_format.parser(), PieceReader(table)
     return [event for token in tokens for piece in reader.read(token) for event in parser.feed(piece)]
 
 

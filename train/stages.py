@@ -30,7 +30,7 @@ from emova.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ModelConfig, build_model, build_processor, load_vision
 from train.batches import isolated_rng
-from train.conversations import ConversationConfig, Conversations
+from train.conversations import SPEECH_TASKS, ConversationConfig, Conversations
 from train.dataset import PackedList, PackedMixture
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.packing import PACKED_ATTENTION, LossWeights, Piece, collate, packed_loss
@@ -73,7 +73,8 @@ class DataConfig:
 
     root: str = "data/nano"
     mixture: dict[str, float] = field(default_factory=dict)
-    """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture."""
+    """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture,
+    thoughts_talk, thoughts_picture."""
     heard: list[str] = field(default_factory=lambda: ["question"])
     """Sets of units for ``asr``."""
     said: list[str] = field(default_factory=lambda: ["answer"])
@@ -213,7 +214,7 @@ def train(config: StageConfig) -> FitResult:
     data = config.data
     model, processor = build(config)
     limit = min(data.max_tokens, model.config.text_config.max_position_embeddings)
-    speech = any(data.mixture.get(task, 0) > 0 for task in ("asr", "tts", "spoken_talk", "spoken_picture"))
+    speech = any(weight > 0 for task, weight in data.mixture.items() if task in SPEECH_TASKS)
     read = partial(read_recipe, data.root, speech=speech, heard=data.heard, said=data.said)
     conversations = Conversations(read("train"), processor, data.conversations)
     steps = config.run.max_steps * config.run.gradient_accumulation * config.run.batch_size
