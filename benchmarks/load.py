@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.common import arguments, load, report
+from benchmarks.common import arguments, checked, load, parse, report
 from emova.results import Done, Reply
-from emova.streaming.events import Failed
 from emova.streaming.hub import Hub, HubConfig
 
 
@@ -18,19 +18,17 @@ def together(hub: Hub, texts: list[str]) -> list[tuple[float, Reply]]:
     ended: list[tuple[float, Reply]] = []
     while readers:
         for index, reader in list(readers.items()):
-            event = next(reader)
-            if isinstance(event, Failed):
-                raise SystemExit(event.message)
+            event = checked(next(reader))
             if isinstance(event, Done):
                 ended.append((time.perf_counter() - started, event.reply))
                 del readers[index]
     return ended
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "")
+def main(given: Sequence[str] | None = None) -> None:
+    parser = arguments("load", __doc__ or "")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8])
-    options = parser.parse_args()
+    options = parse(parser, given, sessions=[1, 2])
     assistant = load(options)
     rows: list[dict[str, Any]] = []
     for count in options.sessions:

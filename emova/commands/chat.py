@@ -18,7 +18,6 @@ from emova.commands.common import (
     show,
 )
 from emova.errors import InputError
-from emova.reply_formats import make_reply_format
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     if audio is None and text is None:
         raise InputError(f"{image}: no question about the picture; add --audio FILE or --text TEXT")
     read_style(arguments)
+    from emova.reply_formats import make_reply_format
+
     make_reply_format(arguments.reply_format)
     check_output(arguments.out)
     if audio is not None:
