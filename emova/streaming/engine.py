@@ -25,11 +25,13 @@ class EngineConfig:
 
     Attributes:
         int8: int8 weights: less memory to read, slightly other scores.
+        native: decode by a step that is compiled at first use, where there is a C compiler; else by torch.
         prefill_chunk: most new positions of one sequence in a step, so that a long question does not hold up the
             replies that are being written beside it.
     """
 
     int8: bool = False
+    native: bool = True
     prefill_chunk: int = 128
 
 
@@ -45,7 +47,7 @@ class Engine:
 
     def __init__(self, model: Any, config: EngineConfig = EngineConfig()) -> None:
         self.model, self.config = model, config
-        self.llama = Llama(model, config.int8)
+        self.llama = Llama(model, config.int8, config.native)
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emova.errors import InputError
+from emova.streaming.native import MOST_SEQUENCES, NativeLlama, library
 
 INT8_ROWS = 8
 """Up to so many rows, int8 weights are multiplied as they are; for more they are expanded first."""
@@ -108,12 +109,13 @@ class Llama:
     Args:
         model: an EmovaForConditionalGeneration. What is not fused is shared with it, not copied.
         int8: int8 weights for the linears and the head.
+        native: decode by the compiled step where it can be had.
 
     Raises:
         InputError: the language model is not a plain LLaMA.
     """
 
-    def __init__(self, model: Any, int8: bool = False) -> None:
+    def __init__(self, model: Any, int8: bool = False, native: bool = True) -> None:
         config = model.config.text_config
         if config.model_type != "llama" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
             raise InputError("the streaming engine runs plain LLaMA models only; use the standard decoder")
@@ -134,6 +136,10 @@ class Llama:
             cosine, sine = language_model.rotary_emb(self.embedding.float(), positions)
             self.rotation = torch.complex(cosine[0].float(), sine[0].float())[:, None, : self.width // 2].contiguous()
         self._rows: dict[int, _Rows] = {}
+        self.native: NativeLlama | None = None
+        if native and self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32:
+            compiled = library()
+            self.native = None if compiled is None else NativeLlama(compiled, self)
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache for ``positions`` (the model's context if None)."""
@@ -155,6 +161,8 @@ class Llama:
         counts = [len(new) for _, new in sequences]
         assert all(0 < count <= cache.room for cache, count in zip(caches, counts, strict=True))
         x_ND = sequences[0][1] if len(sequences) == 1 else torch.cat([new for _, new in sequences])
+        if self.native is not None and len(x_ND) == len(sequences) <= MOST_SEQUENCES:
+            return self.native.step(caches, x_ND)
         starts = [cache.length for cache in caches]
         turns = [self.rotation[start : start + count] for start, count in zip(starts, counts, strict=True)]
         rotation = turns[0] if len(turns) == 1 else torch.cat(turns)
@@ -214,7 +222,7 @@ class Llama:
         rows cost nothing.
         """
         if allowed is None:
-            return self.head.rows(hidden_ND, 0, self.token_count).float()
+            return self._head_rows(hidden_ND, 0, self.token_count)
         rows = self._rows.get(id(allowed))
         if rows is None:
             rows = _Rows(allowed, hidden_ND.device)
@@ -225,8 +233,24 @@ class Llama:
             elif rows.stop - rows.start > 256:
                 ids = torch.from_numpy(allowed).to(hidden_ND.device)
                 return self._few(hidden_ND, ids)
-        scores = self.head.rows(hidden_ND, rows.start, rows.stop).float()
+        scores = self._head_rows(hidden_ND, rows.start, rows.stop)
         return scores if rows.places is None else scores[:, rows.places]
+
+    def _head_rows(self, hidden_ND: Tensor, start: int, stop: int) -> Tensor:
+        if self.native is not None and len(hidden_ND) <= MOST_SEQUENCES:
+            return self.native.scores(hidden_ND, start, stop)
+        return self.head.rows(hidden_ND, start, stop).float()
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of one weight, as a decoding step reads it."""
+        return self.head.weight.element_size() if self.native is None else self.native.element_size
+
+    def bytes_read(self, allowed: np.ndarray | None = None) -> int:
+        """What one step of one sequence reads of the weights, for scores of ``allowed`` or of all tokens."""
+        linears = [each for layer in self.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        rows = self.token_count if allowed is None else int(allowed.max() - allowed.min()) + 1
+        return self.element_size * (sum(each.weight.numel() for each in linears) + rows * self.head.weight.shape[1])
 
     def _few(self, hidden_ND: Tensor, ids_A: Tensor) -> Tensor:
         weight = self.head.weight[ids_A]

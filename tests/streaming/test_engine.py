@@ -14,6 +14,7 @@ from emova.grammar import TokenTable
 from emova.reply import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
 from emova.sampling import GREEDY, Sampling
 from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.streaming.native import library
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 
@@ -50,6 +51,64 @@ def test_scores_equal_transformers(lively_model) -> None:
         ]
     scores = engine.llama.scores(torch.cat(hidden))
     assert torch.allclose(scores, wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_the_compiled_step_equals_torch(lively_model, table) -> None:
+    """Float32, float16 where that loses nothing, and int8 weights; one sequence and several; all scores and a slice."""
+    if library() is None:
+        pytest.skip("no C compiler here")
+    for half, int8 in ((False, False), (True, False), (False, True)):
+        if half:
+            lively_model.half().float()  # every weight is a float16 number now
+        engines = [Engine(lively_model, EngineConfig(int8=int8, native=native)) for native in (False, True)]
+        assert engines[0].llama.native is None and engines[1].llama.native is not None
+        assert engines[1].llama.native.element_size == (1 if int8 else 2 if half else 4)
+        found = []
+        for engine in engines:
+            caches = [engine.new_cache() for _ in range(3)]
+            for index, cache in enumerate(caches):
+                engine.read(cache, engine.embed(Prompt(ids(3 + 5 * index, index))))
+            for step in range(6):
+                new = [(cache, engine.llama.embed([17 + 31 * step + index])) for index, cache in enumerate(caches)]
+                hidden = engine.llama.forward(new)
+            found.append([engine.llama.scores(hidden), engine.llama.scores(hidden, table.allowed_units(True))])
+            assert [cache.length for cache in caches] == [9, 14, 19]
+        for exact, compiled in zip(*found, strict=True):
+            assert (exact - compiled).abs().max() < (0.05 if int8 else 1e-5) * exact.abs().max()
+        # Alone and among others, on one thread and on several: the same to the last bit.
+        llama, alone = engines[1].llama, []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            cache = llama.new_cache()
+            alone.append(torch.cat([llama.forward([(cache, llama.embed([5 + step]))]) for step in range(4)]))
+        torch.set_num_threads(1)
+        caches = [llama.new_cache() for _ in range(3)]
+        for step in range(4):
+            among = llama.forward([(cache, llama.embed([5 + step])) for cache in caches])
+        assert torch.equal(alone[0], alone[1]) and torch.equal(among, alone[0][-1:].expand(3, -1))
+
+
+def test_without_a_compiler_torch_decodes(lively_model, monkeypatch) -> None:
+    library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    try:
+        assert Engine(lively_model).llama.native is None
+    finally:
+        library.cache_clear()
+
+
+def test_cached_equals_uncached(lively_model) -> None:
+    """Greedy tokens from a cache, and by reading everything anew for each token: bit-equal."""
+    for native in (False, True):
+        engine, prompt = Engine(lively_model, EngineConfig(native=native)), ids(20)
+        cache, tokens, again = engine.new_cache(), [], list(prompt)
+        hidden = engine.read(cache, engine.embed(Prompt(prompt)))
+        for _ in range(25):
+            tokens.append(int(engine.llama.scores(hidden)[0].argmax()))
+            hidden = engine.read(cache, engine.llama.embed(tokens[-1:]))
+            state = engine.read(engine.new_cache(), engine.llama.embed(again))
+            again.append(int(engine.llama.scores(state)[0].argmax()))
+        assert tokens == again[len(prompt) :]
 
 
 def test_rope_scaling_and_head_width_equal_transformers(tiny_tokenizer, tiny_parts) -> None:
