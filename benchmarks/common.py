@@ -25,6 +25,7 @@ def arguments(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder of the report")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--reply-format", default="json", help="json, or thoughts where the model was taught them")
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not for figures")
     return parser
 
@@ -40,7 +41,7 @@ def parse(parser: argparse.ArgumentParser, given: Sequence[str] | None, **quick:
 
 def load(options: argparse.Namespace) -> Assistant:
     """The assistant that is measured."""
-    return Assistant.from_pretrained(options.checkpoint)
+    return Assistant.from_pretrained(options.checkpoint, reply_format=options.reply_format)
 
 
 def question(seconds: float, rate: int = 16_000) -> np.ndarray:

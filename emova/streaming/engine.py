@@ -25,7 +25,8 @@ class EngineConfig:
 
     Attributes:
         int8: int8 weights: less memory to read, slightly other scores.
-        native: decode by a step that is compiled at first use, where there is a C compiler; else by torch.
+        native: decode by a step that is compiled at first use, where there is a C compiler, and on a GPU by a
+            recorded graph; else operator by operator.
         prefill_chunk: most new positions of one sequence in a step, so that a long question does not hold up the
             replies that are being written beside it.
     """
@@ -217,8 +218,8 @@ class EngineDecoder:
 
 
 def best_decoder(model: Any, config: EngineConfig = EngineConfig()) -> Decoder | EngineDecoder:
-    """The engine where it can run the model (a plain LLaMA on the CPU), else the standard decoder."""
-    if model.device.type != "cpu":
+    """The engine where it can run the model (a plain LLaMA on a CPU or a CUDA GPU), else the standard decoder."""
+    if model.device.type not in ("cpu", "cuda"):
         return Decoder(model)
     try:
         return EngineDecoder(Engine(model, config))

@@ -15,6 +15,7 @@ from emova.reply import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_
 from emova.sampling import GREEDY, Sampling
 from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
 from emova.streaming.native import library
+from emova.streaming.replay import ReplayedStep
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 
@@ -86,6 +87,51 @@ def test_the_compiled_step_equals_torch(lively_model, table) -> None:
         for step in range(4):
             among = llama.forward([(cache, llama.embed([5 + step])) for cache in caches])
         assert torch.equal(alone[0], alone[1]) and torch.equal(among, alone[0][-1:].expand(3, -1))
+
+
+@torch.inference_mode()
+def test_the_step_of_fixed_shapes_equals_the_others(lively_model) -> None:
+    """What a GPU records and replays, here operator by operator; also after the cache went back."""
+    llama = Engine(lively_model, EngineConfig(native=False)).llama
+    caches = [llama.new_cache() for _ in range(2)]
+    for cache in caches:
+        llama.forward([(cache, llama.embed(ids(11)))])
+    step = ReplayedStep(llama, caches[1], capture=True)
+    for token in range(40, 52):
+        wanted, found = llama.forward([(caches[0], llama.embed([token]))]), step(llama.embed([token]))
+        assert torch.allclose(found, wanted, atol=1e-5)
+        if token == 45:
+            for cache in caches:
+                cache.crop(-4)
+                llama.forward([(cache, llama.embed(ids(3, 1)))])
+    assert caches[0].length == caches[1].length
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_writes_what_the_cpu_writes(lively_model, table) -> None:
+    written = []
+    for device in ("cpu", "cuda"):
+        decoder = EngineDecoder(Engine(lively_model.to(device)))
+        context = decoder.new_context()
+        tokens = decoder.write(context, Prompt(ids(30)), JsonReply().grammar(table, ReplyWish(limits=LIMITS)), GREEDY)
+        written.append([token for certain in tokens for token in certain])
+        assert device == "cpu" or context.cache.replay._graph is not None
+    assert written[0] == written[1]
+
+
+def test_readers_and_writers_go_together(lively_model) -> None:
+    """Sequences of one new position beside one of many: in their order, as each alone."""
+    llama = Engine(lively_model).llama
+    lengths = (1, 9, 1, 4, 1)
+    alone, caches = [], [llama.new_cache() for _ in lengths]
+    for index, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
+        own = llama.new_cache()
+        for each in (own, cache):
+            llama.forward([(each, llama.embed(ids(6, index)))])
+        alone.append(llama.forward([(own, llama.embed(ids(length, 9 + index)))]))
+    new = [llama.embed(ids(length, 9 + index)) for index, length in enumerate(lengths)]
+    among = llama.forward(list(zip(caches, new, strict=True)))
+    assert torch.allclose(among, torch.cat(alone), atol=1e-5)
 
 
 def test_without_a_compiler_torch_decodes(lively_model, monkeypatch) -> None:
