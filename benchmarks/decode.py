@@ -80,14 +80,20 @@ class LlamaCpp:
     """llama.cpp on the same weights, exported to GGUF."""
 
     def __init__(self, assistant: Any, folder: Path, dtype: Any, threads: int) -> None:
-        from llama_cpp import Llama
+        from llama_cpp import GGML_TYPE_F32, Llama
 
         from emova.gguf_export import export_gguf
 
         path = folder / f"{dtype}.gguf"
         export_gguf(assistant.parts.model, assistant.parts.processor.tokenizer, path, dtype)
         self.llama = Llama(
-            str(path), n_ctx=assistant.decoder.max_length, n_threads=threads, n_threads_batch=threads, verbose=False
+            str(path),
+            n_ctx=assistant.decoder.max_length,
+            n_threads=threads,
+            n_threads_batch=threads,
+            type_k=GGML_TYPE_F32,  # the cache as ours, so that the tokens can be the same
+            type_v=GGML_TYPE_F32,
+            verbose=False,
         )
 
     def seconds(self, prompt: Prompt, tokens: int) -> tuple[float, list[int]]:

@@ -150,7 +150,6 @@ class NativeLlama:
             len(layers), llama.norm.numel(), llama.heads, llama.kv_heads, llama.width, ffn, 1, llama.eps,
             layers, self._vector(llama.norm), self._vector(rotation),
         )  # fmt: skip
-        self._scratch = torch.empty(0)
 
     @property
     def element_size(self) -> int:
@@ -178,14 +177,11 @@ class NativeLlama:
         )
         longest = max(cache.length for cache in caches) + 1
         model.threads = torch.get_num_threads()
-        # Room for twice as many positions as now, so that it is seldom made anew.
-        if self._lib.scratch_size(byref(model), count, longest) > self._scratch.numel():
-            self._scratch = torch.empty(self._lib.scratch_size(byref(model), count, 2 * longest))
         x_BD = x_BD.clone()
         hidden_BD = torch.empty_like(x_BD)
-        self._lib.step(
-            byref(model), count, rows, x_BD.data_ptr(), hidden_BD.data_ptr(), self._scratch.data_ptr(), longest
-        )
+        # A few kB; not kept, so that threads may decode side by side.
+        scratch = torch.empty(self._lib.scratch_size(byref(model), count, longest))
+        self._lib.step(byref(model), count, rows, x_BD.data_ptr(), hidden_BD.data_ptr(), scratch.data_ptr(), longest)
         for cache in caches:
             cache.length += 1
         return hidden_BD

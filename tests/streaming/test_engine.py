@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -257,6 +259,18 @@ def test_sessions_together_write_what_each_writes_alone(lively_model, table) -> 
             active = [writer for writer in active if not writer.done]
             step += 1
         assert [writer.written for writer in writers] == alone
+
+
+def test_threads_decode_side_by_side(lively_model, table) -> None:
+    decoder = EngineDecoder(Engine(lively_model))
+
+    def write(seed: int) -> list[int]:
+        grammar = JsonReply().grammar(table, ReplyWish(limits=LIMITS))
+        return [t for ts in decoder.write(decoder.new_context(), Prompt(ids(20, seed)), grammar, GREEDY) for t in ts]
+
+    wanted = [write(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(write, range(4))) == wanted
 
 
 def test_one_damaged_session_leaves_the_others(lively_model, table) -> None:
