@@ -52,6 +52,9 @@ class KVCache:
         """Forget the last ``-change`` positions."""
         assert -self.length <= change <= 0
         self.length += change
+        if self.replay is not None:  # it reads the whole cache behind a mask, and a NaN would show through
+            self.keys[:, :, self.length : self.length - change] = 0
+            self.values[:, :, self.length : self.length - change] = 0
 
 
 class Linear:
@@ -185,7 +188,9 @@ class Llama:
             ((cache, new),) = sequences
             if cache.replay is None:
                 cache.replay = ReplayedStep(self, cache, capture=True)
-            return cache.replay(new)
+            hidden_1D = cache.replay(new, cache.length)
+            cache.length += 1
+            return hidden_1D
         return self._read(sequences, every=False)
 
     def _read(self, sequences: Sequence[tuple[KVCache, Tensor]], every: bool) -> Tensor:

@@ -168,7 +168,7 @@ class NativeLlama:
 
     def step(self, caches: Sequence[Any], x_BD: Tensor) -> Tensor:
         """Read one embedding of each sequence into its cache; the normalised hidden states ``[B, D]``."""
-        model, count = self._model, len(caches)
+        model, count = _Model.from_buffer_copy(self._model), len(caches)  # threads may decode side by side
         rows = (_Cache * count)(
             *(
                 _Cache(cache.keys.data_ptr(), cache.values.data_ptr(), cache.keys.shape[2], cache.length)
@@ -179,7 +179,6 @@ class NativeLlama:
         model.threads = torch.get_num_threads()
         x_BD = x_BD.clone()
         hidden_BD = torch.empty_like(x_BD)
-        # A few kB; not kept, so that threads may decode side by side.
         scratch = torch.empty(self._lib.scratch_size(byref(model), count, longest))
         self._lib.step(byref(model), count, rows, x_BD.data_ptr(), hidden_BD.data_ptr(), scratch.data_ptr(), longest)
         for cache in caches:

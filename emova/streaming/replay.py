@@ -23,14 +23,15 @@ _WARM_UP = 3  # runs before the recording, as torch asks for
 
 
 class ReplayedStep:
-    """The step over one cache, whose memory it is bound to.
+    """The step over one cache's memory; who calls it counts the positions.
 
     Args:
         capture: record a graph (on a CUDA device); where that fails, the step runs operator by operator.
     """
 
     def __init__(self, llama: Llama, cache: KVCache, capture: bool) -> None:
-        self._llama, self._cache = llama, cache
+        # Not the cache itself, which holds this step: its memory is freed with the session.
+        self._llama, self._keys, self._values = llama, cache.keys, cache.values
         device = llama.embedding.device
         self._x_1D = torch.zeros(1, llama.embedding.shape[1], dtype=llama.embedding.dtype, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
@@ -42,14 +43,14 @@ class ReplayedStep:
         cache.values[:, :, cache.length :] = 0
         if capture and device.type == "cuda":
             try:
-                self._record()
+                self._record(cache.length)
             except RuntimeError as error:
                 log.warning("the decoding step could not be recorded as a graph, it runs slower: %s", error)
                 self._graph = None
 
-    def _record(self) -> None:
+    def _record(self, position: int) -> None:
         # The runs write at this position; it is the next one, and written anew by the first real step.
-        self._position.fill_(min(self._cache.length, len(self._places_P) - 1))
+        self._position.fill_(position)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -61,25 +62,24 @@ class ReplayedStep:
             self._hidden_1D = self._compute()
         self._graph = graph
 
-    def __call__(self, x_1D: Tensor) -> Tensor:
-        """Read one embedding ``[1, D]``; the normalised hidden state ``[1, D]``."""
+    def __call__(self, x_1D: Tensor, position: int) -> Tensor:
+        """Read one embedding ``[1, D]`` at a position; the normalised hidden state ``[1, D]``."""
         self._x_1D.copy_(x_1D)
-        self._position.fill_(self._cache.length)
+        self._position.fill_(position)
         if self._graph is not None:
             self._graph.replay()
         else:
             self._hidden_1D = self._compute()
-        self._cache.length += 1
         return self._hidden_1D.clone()
 
     def _compute(self) -> Tensor:
-        llama, cache = self._llama, self._cache
+        llama = self._llama
         rotation = llama.rotation.index_select(0, self._position)
         seen_P = (self._places_P <= self._position)[None]
         x_1D = self._x_1D
         for index, layer in enumerate(llama.layers):
             qk, v_1KC = llama.project(layer, x_1D, rotation)
-            keys_KPC, values_KPC = cache.keys[index], cache.values[index]
+            keys_KPC, values_KPC = self._keys[index], self._values[index]
             keys_KPC.index_copy_(1, self._position, qk[:, llama.heads :].transpose(0, 1))
             values_KPC.index_copy_(1, self._position, v_1KC.transpose(0, 1))
             q_KGC = qk[0, : llama.heads].view(1, llama.kv_heads, -1, llama.width)

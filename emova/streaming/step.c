@@ -7,6 +7,12 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
 #if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
 #include <immintrin.h>
 #endif
@@ -104,14 +110,14 @@ static void products(const Matrix *m, int64_t row, const float *x, float *sums) 
 }
 
 // y [B, O] = x [B, I] times the matrix, or y += where `add`; shared out among the threads of a parallel region.
-static void multiply(const Matrix *m, int64_t B, const float *x, float *y, int64_t y_stride, int add) {
+static void multiply(const Matrix *m, int64_t B, const float *x, float *y, int add) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < m->rows; row += ROWS) {
         float sums[ROWS];
         int64_t left = m->rows - row < ROWS ? m->rows - row : ROWS;
         for (int64_t b = 0; b < B; b++) {
             products(m, row, x + b * m->columns, sums);
-            float *to = y + b * y_stride + row;
+            float *to = y + b * m->rows + row;
             for (int64_t r = 0; r < left; r++) to[r] = add ? to[r] + sums[r] : sums[r];
         }
     }
@@ -154,8 +160,25 @@ static void attend(const float *q, const float *k, const float *v, int64_t count
 // How many floats of scratch a step needs.
 int64_t scratch_size(const Model *model, int64_t B, int64_t positions) {
     int64_t projected = (model->heads + 2 * model->kv_heads) * model->head_width;
-    return B * (model->width + projected + model->heads * model->head_width + 3 * model->ffn +
+    return B * (model->threads * model->width + projected + model->heads * model->head_width + model->ffn +
                 model->heads * positions);
+}
+
+// One key-value head of one sequence: the new key and value go to the cache, the queries that share them attend.
+static void attend_head(const Model *model, const Cache *cache, int64_t layer, int64_t head, float *qkv, float *weights,
+                        int64_t positions, float *mixed) {
+    int64_t H = model->heads, K = model->kv_heads, C = model->head_width, G = H / K, at = cache->start * C;
+    const float *turn = model->rotation + at;
+    float *key = qkv + (H + head) * C, *value = key + K * C;
+    float *keys = cache->keys + (layer * K + head) * cache->positions * C;
+    float *values = cache->values + (layer * K + head) * cache->positions * C;
+    rotate(key, turn, C);
+    memcpy(keys + at, key, (size_t)C * sizeof(float));
+    memcpy(values + at, value, (size_t)C * sizeof(float));
+    for (int64_t h = head * G; h < (head + 1) * G; h++) {
+        rotate(qkv + h * C, turn, C);
+        attend(qkv + h * C, keys, values, cache->start + 1, C, weights + h * positions, mixed + h * C);
+    }
 }
 
 // x [B, D] embeddings, read into the caches; `hidden` [B, D] is the normalised state that the head takes.
@@ -163,44 +186,36 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
           int64_t positions) {
     int64_t D = model->width, H = model->heads, K = model->kv_heads, C = model->head_width, F = model->ffn;
     int64_t projected = (H + 2 * K) * C;
-    float *normed = scratch, *qkv = normed + B * D, *mixed = qkv + B * projected, *inner = mixed + B * H * C,
-          *active = inner + B * 2 * F, *weights = active + B * F;
+    float *qkv = scratch + model->threads * B * D, *mixed = qkv + B * projected, *active = mixed + B * H * C,
+          *weights = active + B * F;
 #pragma omp parallel num_threads((int)model->threads)
     {
+        // Threads meet five times a layer; what is little work, each does for itself.
+        float *normed = scratch + THREAD * B * D;
         for (int64_t l = 0; l < model->layers; l++) {
             const Layer *layer = &model->layer[l];
-#pragma omp for schedule(static)
             for (int64_t b = 0; b < B; b++)
                 normalise(x + b * D, layer->before_attention, D, model->eps, normed + b * D);
-            multiply(&layer->qkv, B, normed, qkv, projected, 0);
+            multiply(&layer->qkv, B, normed, qkv, 0);
 #pragma omp for schedule(static)
             for (int64_t each = 0; each < B * K; each++) {
-                const Cache *cache = &caches[each / K];
-                int64_t head = each % K, at = ((l * K + head) * cache->positions + cache->start) * C;
-                float *key = qkv + each / K * projected + (H + head) * C, *value = key + K * C;
-                rotate(key, model->rotation + cache->start * C, C);
-                memcpy(cache->keys + at, key, (size_t)C * sizeof(float));
-                memcpy(cache->values + at, value, (size_t)C * sizeof(float));
+                int64_t b = each / K;
+                attend_head(model, &caches[b], l, each % K, qkv + b * projected, weights + b * H * positions, positions,
+                            mixed + b * H * C);
             }
-#pragma omp for schedule(static)
-            for (int64_t each = 0; each < B * H; each++) {
-                const Cache *cache = &caches[each / H];
-                int64_t head = each % H, at = (l * K + head / (H / K)) * cache->positions * C;
-                float *query = qkv + each / H * projected + head * C;
-                rotate(query, model->rotation + cache->start * C, C);
-                attend(query, cache->keys + at, cache->values + at, cache->start + 1, C, weights + each * positions,
-                       mixed + each * C);
-            }
-            multiply(&layer->out, B, mixed, x, D, 1);
-#pragma omp for schedule(static)
+            multiply(&layer->out, B, mixed, x, 1);
             for (int64_t b = 0; b < B; b++) normalise(x + b * D, layer->before_mlp, D, model->eps, normed + b * D);
-            multiply(&layer->gate_up, B, normed, inner, 2 * F, 0);
 #pragma omp for schedule(static)
-            for (int64_t each = 0; each < B * F; each++) {
-                float gate = inner[each / F * 2 * F + each % F], up = inner[each / F * 2 * F + F + each % F];
-                active[each] = gate / (1.0f + expf(-gate)) * up;
+            for (int64_t row = 0; row < F; row += ROWS) {
+                float gates[ROWS], ups[ROWS];
+                for (int64_t b = 0; b < B; b++) {
+                    products(&layer->gate_up, row, normed + b * D, gates);
+                    products(&layer->gate_up, F + row, normed + b * D, ups);
+                    for (int64_t r = 0; r < ROWS && row + r < F; r++)
+                        active[b * F + row + r] = gates[r] / (1.0f + expf(-gates[r])) * ups[r];
+                }
             }
-            multiply(&layer->down, B, active, x, D, 1);
+            multiply(&layer->down, B, active, x, 1);
         }
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < B; b++) normalise(x + b * D, model->norm, D, model->eps, hidden + b * D);
@@ -210,5 +225,5 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
 // y [B, O] = x [B, I] times a matrix: the head, or a run of its rows.
 void product(const Matrix *matrix, int64_t threads, int64_t B, const float *x, float *y) {
 #pragma omp parallel num_threads((int)threads)
-    multiply(matrix, B, x, y, matrix->rows, 0);
+    multiply(matrix, B, x, y, 0);
 }

@@ -100,13 +100,16 @@ def test_the_step_of_fixed_shapes_equals_the_others(lively_model) -> None:
         llama.forward([(cache, llama.embed(ids(11)))])
     step = ReplayedStep(llama, caches[1], capture=True)
     for token in range(40, 52):
-        wanted, found = llama.forward([(caches[0], llama.embed([token]))]), step(llama.embed([token]))
+        wanted = llama.forward([(caches[0], llama.embed([token]))])
+        found = step(llama.embed([token]), caches[1].length)
+        caches[1].length += 1
         assert torch.allclose(found, wanted, atol=1e-5)
         if token == 45:
+            caches[1].replay = step
+            caches[1].keys[:, :, caches[1].length - 2] = float("nan")  # a fault, and all since before it is forgotten
             for cache in caches:
                 cache.crop(-4)
                 llama.forward([(cache, llama.embed(ids(3, 1)))])
-    assert caches[0].length == caches[1].length
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
