@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,22 +14,34 @@ import numpy as np
 import torch
 
 from emova import Assistant
+from emova.results import AudioChunk, Done, Reply
+from emova.streaming.events import Failed
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments(name: str, description: str) -> argparse.ArgumentParser:
     """The arguments that all benchmarks take."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("checkpoint", nargs="?", default="emova-nano", help="a shipped name or a folder")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder of the report")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--reply-format", default="json", help="json, or thoughts where the model was taught them")
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not for figures")
     return parser
 
 
-def load(options: argparse.Namespace) -> Assistant:
-    """The assistant, on the asked-for number of threads."""
+def parse(parser: argparse.ArgumentParser, given: Sequence[str] | None, **quick: Any) -> argparse.Namespace:
+    """The options; with ``--quick``, ``quick`` takes the place of the defaults. Sets the number of threads."""
+    if parser.parse_known_args(given)[0].quick:
+        parser.set_defaults(repeats=1, **quick)
+    options = parser.parse_args(given)
     torch.set_num_threads(options.threads)
-    return Assistant.from_pretrained(options.checkpoint)
+    return options
+
+
+def load(options: argparse.Namespace) -> Assistant:
+    """The assistant that is measured."""
+    return Assistant.from_pretrained(options.checkpoint, reply_format=options.reply_format)
 
 
 def question(seconds: float, rate: int = 16_000) -> np.ndarray:
@@ -42,21 +55,66 @@ def median(values: Sequence[float]) -> float:
     return float(np.median(values))
 
 
+def checked(event: Any) -> Any:
+    """The event, if the reply did not fail."""
+    if isinstance(event, Failed):
+        raise SystemExit(event.message)
+    return event
+
+
+def whole_reply(events: Any) -> Reply:
+    """The reply at the end of a session's events."""
+    return next(event.reply for event in map(checked, events) if isinstance(event, Done))
+
+
+def first_sound(events: Any) -> None:
+    """Read up to the first sound."""
+    next(event for event in map(checked, events) if isinstance(event, AudioChunk))
+
+
+def resident_bytes() -> int:
+    """The process's memory now; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _machine() -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        # Above the number of cores, something else was running and the figures are worth little.
+        "load average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
 def report(
     name: str, options: argparse.Namespace, rows: list[dict[str, Any]], draw: Callable[[Any], None], **facts: Any
 ) -> None:
     """Print ``rows`` as a table; write ``NAME.json`` and ``NAME.png``."""
     columns = list(rows[0])
-    cells = [[f"{row[column]:.3g}" if isinstance(row[column], float) else str(row[column]) for column in columns]
-             for row in rows]  # fmt: skip
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[index]) for line in cells)) for index, column in enumerate(columns)]
     for line in (columns, *cells):
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     for key, value in facts.items():
-        print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+        print(f"{key}: {_cell(value)}")
     options.output.mkdir(parents=True, exist_ok=True)
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    content = {"benchmark": name, "machine": machine, "torch": torch.__version__, "rows": rows, **facts}
+    content = {
+        "benchmark": name,
+        "options": {key: str(value) for key, value in vars(options).items()},
+        "machine": _machine(),
+        "torch": torch.__version__,
+        "rows": rows,
+        **facts,
+    }
     (options.output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     import matplotlib
 
@@ -68,3 +126,9 @@ def report(
     axes.set_title(name)
     figure.savefig(options.output / f"{name}.png", dpi=120)
     pyplot.close(figure)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "-" if value is None else str(value)

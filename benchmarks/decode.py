@@ -1,44 +1,56 @@
-"""Tokens a second: the engine (float32, int8) against transformers' ``generate`` and the memory's bandwidth."""
+"""Tokens a second at batch 1: the engine against transformers' ``generate``, against llama.cpp where llama_cpp is
+installed, and against what the memory's bandwidth allows; and what int8 weights cost in quality."""
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks.common import arguments, load, median, report
+from benchmarks.common import arguments, load, median, parse, report
 from emova.decoding import Prompt
 from emova.streaming.engine import Engine, EngineConfig
+
+ENGINES = {
+    "torch float32": EngineConfig(native=False),
+    "torch int8": EngineConfig(int8=True, native=False),
+    "compiled": EngineConfig(),
+    "compiled int8": EngineConfig(int8=True),
+}
+TRANSFORMERS = "transformers float32"
+LLAMA_TYPES = {4: "f32", 2: "f16"}
+"""llama.cpp's name for weights of so many bytes."""
 
 
 def bandwidth(repeats: int) -> float:
     """Bytes a second that are read by summing a large tensor."""
     data = torch.ones(64 << 20)
     seconds = []
-    for _ in range(repeats):
+    for _ in range(max(3, repeats)):
         started = time.perf_counter()
         data.sum()
         seconds.append(time.perf_counter() - started)
     return data.numel() * 4 / min(seconds)
 
 
-def weight_bytes(engine: Engine) -> int:
-    """What a token reads: all linears and the whole head."""
-    llama = engine.llama
-    linears = [each for layer in llama.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    return sum(each.weight.numel() * each.weight.element_size() for each in (*linears, llama.head))
-
-
 @torch.inference_mode()
-def engine_seconds(engine: Engine, prompt: Prompt, tokens: int) -> tuple[float, list[int]]:
-    """Time to write ``tokens`` greedily over the whole vocabulary, the prompt not counted, and the tokens."""
+def engine_seconds(
+    engine: Engine, prompt: Prompt, tokens: int, allowed: np.ndarray | None = None
+) -> tuple[float, list[int]]:
+    """Time to write ``tokens`` greedily (among ``allowed``), the prompt not counted, and the tokens."""
     cache = engine.new_cache()
     hidden = engine.read(cache, engine.embed(prompt))
     written: list[int] = []
     started = time.perf_counter()
     for _ in range(tokens):
-        written.append(int(engine.llama.scores(hidden)[0].argmax()))
+        best = int(engine.llama.scores(hidden, allowed)[0].argmax())
+        written.append(best if allowed is None else int(allowed[best]))
         hidden = engine.llama.forward([(cache, engine.llama.embed(written[-1:]))])
     return time.perf_counter() - started, written
 
@@ -47,45 +59,121 @@ def engine_seconds(engine: Engine, prompt: Prompt, tokens: int) -> tuple[float, 
 def generate_seconds(model: Any, prompt: Prompt, tokens: int) -> tuple[float, list[int]]:
     """The same with transformers; the time of one token is taken off for the prompt."""
     ids = torch.tensor([prompt.ids])
+    # The rows of padding have no meaning, so they cannot be chosen.
+    padding = list(range(model.config.token_count, model.lm_head.weight.shape[0]))
     times = []
     for count in (1, tokens + 1):
         started = time.perf_counter()
         output = model.generate(
-            input_ids=ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None
+            input_ids=ids,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            eos_token_id=None,
+            suppress_tokens=padding or None,
         )
         times.append(time.perf_counter() - started)
     return times[1] - times[0], output[0, len(prompt.ids) :].tolist()[:tokens]
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "")
+class LlamaCpp:
+    """llama.cpp on the same weights, exported to GGUF."""
+
+    def __init__(self, assistant: Any, folder: Path, dtype: Any, threads: int) -> None:
+        from llama_cpp import GGML_TYPE_F32, Llama
+
+        from emova.gguf_export import export_gguf
+
+        path = folder / f"{dtype}.gguf"
+        export_gguf(assistant.parts.model, assistant.parts.processor.tokenizer, path, dtype)
+        self.llama = Llama(
+            str(path),
+            n_ctx=assistant.decoder.max_length,
+            n_threads=threads,
+            n_threads_batch=threads,
+            type_k=GGML_TYPE_F32,  # the cache as ours, so that the tokens can be the same
+            type_v=GGML_TYPE_F32,
+            verbose=False,
+        )
+
+    def seconds(self, prompt: Prompt, tokens: int) -> tuple[float, list[int]]:
+        """As ``engine_seconds``."""
+        self.llama.reset()
+        stream = self.llama.generate(list(prompt.ids), temp=0.0, repeat_penalty=1.0)
+        written = [next(stream)]
+        started = time.perf_counter()
+        written += itertools.islice(stream, tokens)
+        return time.perf_counter() - started, written[:tokens]
+
+
+@torch.inference_mode()
+def quality(exact: Engine, rough: Engine, ids: Sequence[int]) -> dict[str, float]:
+    """How far the scores after each of ``ids`` differ."""
+    logs = []
+    for engine in (exact, rough):
+        cache = engine.new_cache()
+        hidden = [engine.llama.forward([(cache, engine.llama.embed([token]))]) for token in ids]
+        logs.append(engine.llama.scores(torch.cat(hidden)).log_softmax(-1))
+    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
+    same = (logs[0].argmax(-1) == logs[1].argmax(-1)).float().mean()
+    return {"KL": float(divergence), "same best": float(same)}
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = arguments("decode", __doc__ or "")
     parser.add_argument("--tokens", type=int, default=200)
-    options = parser.parse_args()
+    options = parse(parser, given, tokens=16)
     assistant = load(options)
-    model = assistant.parts.model
+    model, count = assistant.parts.model, options.tokens
     prompt = Prompt(assistant._prompt([{"role": "user", "content": "What is in the picture?"}]).ids)
-    engines = {name: Engine(model, EngineConfig(int8=name == "int8")) for name in ("float32", "int8")}
-    seconds: dict[str, list[float]] = {"transformers": [], **{name: [] for name in engines}}
+    units = assistant.table.allowed_units(may_end=False)
+    engines = {name: Engine(model, config) for name, config in ENGINES.items()}
+    ways: dict[str, Any] = {TRANSFORMERS: lambda: generate_seconds(model, prompt, count)}
+    for name, engine in engines.items():
+        ways[name] = lambda engine=engine: engine_seconds(engine, prompt, count)
+        ways[f"{name}, units"] = lambda engine=engine: engine_seconds(engine, prompt, count, units)
+    seconds: dict[str, list[float]] = {}
     written: dict[str, list[int]] = {}
-    for _ in range(options.repeats):  # in turns, so that a busy machine slows all of them
-        taken, written["transformers"] = generate_seconds(model, prompt, options.tokens)
-        seconds["transformers"].append(taken)
-        for name, engine in engines.items():
-            taken, written[name] = engine_seconds(engine, prompt, options.tokens)
-            seconds[name].append(taken)
-    speed = {name: options.tokens / median(values) for name, values in seconds.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for dtype in LLAMA_TYPES.values():
+                peer = LlamaCpp(assistant, Path(folder), dtype, options.threads)
+                ways[f"llama.cpp {dtype}"] = lambda peer=peer: peer.seconds(prompt, count)
+        except ImportError:
+            print("llama.cpp is left out: `pip install llama-cpp-python` builds it")
+        for _ in range(options.repeats):  # in turns, so that a busy machine slows all of them
+            for name, way in ways.items():
+                taken, written[name] = way()
+                seconds.setdefault(name, []).append(taken)
+    speed = {name: count / median(values) for name, values in seconds.items()}
     read = bandwidth(options.repeats)
-    rows = [
-        {
-            "decoder": name,
-            "tokens/s": value,
-            "x transformers": value / speed["transformers"],
-            "of bandwidth limit": value * weight_bytes(engines[name]) / read if name in engines else None,
-            "same tokens": written[name] == written["transformers"],
-        }
-        for name, value in speed.items()
-    ]
-    report("decode", options, rows, lambda axes: axes.bar(list(speed), list(speed.values())), bytes_per_second=read)
+    truth = written[TRANSFORMERS]
+    rows = []
+    for name, value in speed.items():
+        engine = engines.get(name.partition(",")[0])
+        whole = name in engines  # over the whole vocabulary, as the peers decode
+        peer_speed = speed.get(f"llama.cpp {LLAMA_TYPES.get(engine.llama.element_size)}") if engine and whole else None
+        rough = quality(engines["torch float32"], engine, [*prompt.ids, *truth]) if engine and whole else {}
+        bytes_read = engine.llama.bytes_read(None if whole else units) if engine else None
+        rows.append(
+            {
+                "decoder": name,
+                "tokens/s": value,
+                "x transformers": value / speed[TRANSFORMERS],
+                "x llama.cpp": value / peer_speed if peer_speed else None,
+                "of bandwidth limit": value * bytes_read / read if bytes_read else None,
+                "same tokens": None if ", units" in name else written[name] == truth,
+                "KL": rough.get("KL"),
+                "same best": rough.get("same best"),
+            }
+        )
+
+    def draw(axes: Any) -> None:
+        axes.barh(list(speed), list(speed.values()))
+        axes.invert_yaxis()
+        axes.set_xlabel("tokens a second")
+
+    report("decode", options, rows, draw, bytes_per_second=read)
 
 
 if __name__ == "__main__":

@@ -1,80 +1,84 @@
-"""From the end of speech to the first sound: streamed listening against listening to the whole question at the end."""
+"""From the end of speech to the first sound, as the waterfall of GLM-4-Voice §3.3: the rest of the units, what is
+still to be read, the tokens up to the first chunk, its sound. Against listening to the whole question at the end."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from benchmarks.common import arguments, load, median, question, report
-from emova.results import AudioChunk
-from emova.streaming.events import Failed
+from benchmarks.common import arguments, first_sound, load, median, parse, question, report, whole_reply
 from emova.streaming.hub import Hub
 
-
-def first_sound(events: Any) -> None:
-    """Read up to the first sound."""
-    for event in events:
-        if isinstance(event, Failed):
-            raise SystemExit(event.message)
-        if isinstance(event, AudioChunk):
-            return
+STEPS = ("tokenize", "prefill", "decode", "speech")
+CHUNK = 640  # samples, 40 ms: as a microphone hands them over
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "")
+def waterfall(session: Any, speech: np.ndarray, image: Any) -> dict[str, float]:
+    """Speak, ask, and say what the time to the first sound was spent on, in ms."""
+    if image is not None:
+        session.show(image)
+    for start in range(0, len(speech), CHUNK):
+        session.hear(speech[start : start + CHUNK])
+    timings = whole_reply(session.ask()).timings
+    decode = timings.first_audio - timings.listen - timings.prefill - timings.first_speak
+    steps = (timings.listen, timings.prefill, decode, timings.first_speak)
+    return {"first": 1000 * timings.first_audio, **{n: 1000 * s for n, s in zip(STEPS, steps, strict=True)}}
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = arguments("latency", __doc__ or "")
     parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 3.0, 10.0, 30.0], help="lengths of questions")
-    options = parser.parse_args()
+    options = parse(parser, given, seconds=[1.0])
     assistant = load(options)
-    picture = np.full((224, 224, 3), 128, dtype=np.uint8)
-    from PIL import Image
-
-    image = Image.fromarray(picture)
+    image = Image.fromarray(np.full((224, 224, 3), 128, dtype=np.uint8))
     rows: list[dict[str, Any]] = []
+    hub = Hub(assistant)
     for seconds in options.seconds:
         speech = question(seconds)
-        for with_image in (False, True):
-            for turn in (1, 2):
-                waits: list[float] = []
-                whole: list[float] = []
-                for _ in range(options.repeats):
-                    session = Hub(assistant).open()
-                    chat = assistant.conversation()
-                    if turn == 2:
-                        list(session.ask("Hello."))
-                        chat.chat(text="Hello.")
-                    if with_image:
-                        session.show(image)
-                    for start in range(0, len(speech), 640):
-                        session.hear(speech[start : start + 640])
-                    started = time.perf_counter()
-                    first_sound(session.ask())
-                    waits.append(time.perf_counter() - started)
-                    session.close()
-                    started = time.perf_counter()
-                    first_sound(chat.stream(audio=speech, image=image if with_image else None))
-                    whole.append(time.perf_counter() - started)
+        for picture in (None, image):
+            taken: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+            whole: list[float] = []
+            warm = hub.open()
+            waterfall(warm, speech, picture)
+            warm.close()
+            for _ in range(options.repeats):
+                session = hub.open()
+                taken[1].append(waterfall(session, speech, picture))
+                taken[2].append(waterfall(session, speech, None))  # the picture, if any, is remembered
+                session.close()
+                started = time.perf_counter()
+                first_sound(assistant.conversation().stream(audio=speech, image=picture))
+                whole.append(1000 * (time.perf_counter() - started))
+            for turn, found in taken.items():
+                firsts = [each["first"] for each in found]
                 rows.append(
                     {
                         "speech s": seconds,
-                        "picture": with_image,
+                        "picture": picture is not None,
                         "turn": turn,
-                        "median ms": 1000 * median(waits),
-                        "p95 ms": 1000 * float(np.percentile(waits, 95)),
-                        "listening at the end ms": 1000 * median(whole),
+                        "median ms": median(firsts),
+                        "p95 ms": float(np.percentile(firsts, 95)),
+                        **{f"T_{step}": median([each[step] for each in found]) for step in STEPS},
+                        "all at the end ms": median(whole) if turn == 1 else None,
                     }
                 )
 
     def draw(axes: Any) -> None:
-        chosen = [row for row in rows if not row["picture"] and row["turn"] == 1]
-        for column in ("median ms", "listening at the end ms"):
-            axes.plot([row["speech s"] for row in chosen], [row[column] for row in chosen], "o-", label=column)
-        axes.set_xlabel("speech heard, s")
-        axes.set_ylabel("end of speech to first sound, ms")
+        names = [f"{row['speech s']:g} s{', picture' if row['picture'] else ''}, turn {row['turn']}" for row in rows]
+        left = np.zeros(len(rows))
+        for step in STEPS:
+            widths = np.asarray([row[f"T_{step}"] for row in rows])
+            axes.barh(names, widths, left=left, label=f"T_{step}")
+            left += widths
+        axes.axvline(150, linestyle=":", color="black")
+        axes.set_xlabel("ms from the end of speech to the first sound")
         axes.legend()
 
-    report("latency", options, rows, draw)
+    report("latency", options, rows, draw, median_ms=median([row["median ms"] for row in rows]))
 
 
 if __name__ == "__main__":

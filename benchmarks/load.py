@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.common import arguments, load, report
+import numpy as np
+
+from benchmarks.common import arguments, checked, load, parse, report
 from emova.results import Done, Reply
-from emova.streaming.events import Failed
 from emova.streaming.hub import Hub, HubConfig
 
 
@@ -18,43 +20,44 @@ def together(hub: Hub, texts: list[str]) -> list[tuple[float, Reply]]:
     ended: list[tuple[float, Reply]] = []
     while readers:
         for index, reader in list(readers.items()):
-            event = next(reader)
-            if isinstance(event, Failed):
-                raise SystemExit(event.message)
+            event = checked(next(reader))
             if isinstance(event, Done):
                 ended.append((time.perf_counter() - started, event.reply))
                 del readers[index]
     return ended
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "")
+def main(given: Sequence[str] | None = None) -> None:
+    parser = arguments("load", __doc__ or "")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8])
-    options = parser.parse_args()
+    options = parse(parser, given, sessions=[1, 2])
     assistant = load(options)
     rows: list[dict[str, Any]] = []
     for count in options.sessions:
         texts = [f"Tell me about day {index + 1}." for index in range(count)]
-        ended = together(Hub(assistant, HubConfig(max_sessions=count)), texts)
-        started = time.perf_counter()
-        spoken = sum(len(reply.audio) / reply.sample_rate for _, reply in ended)
-        for text in texts:
-            list(assistant.conversation().stream(text=text))
-        alone = time.perf_counter() - started
-        factors = [seconds / (len(reply.audio) / reply.sample_rate) for seconds, reply in ended]
+        factors: list[list[float]] = []
+        times: list[tuple[float, float]] = []
+        for _ in range(options.repeats):
+            ended = together(Hub(assistant, HubConfig(max_sessions=count)), texts)
+            factors.append(sorted(seconds / (len(reply.audio) / reply.sample_rate) for seconds, reply in ended))
+            started = time.perf_counter()
+            for text in texts:
+                list(assistant.conversation().stream(text=text))
+            times.append((max(seconds for seconds, _ in ended), time.perf_counter() - started))
+        each = np.median(factors, axis=0)
         rows.append(
             {
                 "sessions": count,
-                "worst real-time factor": max(factors),
-                "above real time": sum(factor < 1 for factor in factors),
-                "together s": max(seconds for seconds, _ in ended),
-                "one after another s": alone,
-                "spoken s": spoken,
+                "real-time factors": " ".join(f"{factor:.2f}" for factor in each),
+                "worst": float(each[-1]),
+                "faster than real time": int((each < 1).sum()),
+                "together s": float(np.median([both for both, _ in times])),
+                "one after another s": float(np.median([alone for _, alone in times])),
             }
         )
 
     def draw(axes: Any) -> None:
-        axes.plot([row["sessions"] for row in rows], [row["worst real-time factor"] for row in rows], "o-")
+        axes.plot([row["sessions"] for row in rows], [row["worst"] for row in rows], "o-")
         axes.axhline(1, linestyle=":")
         axes.set_xlabel("sessions at once")
         axes.set_ylabel("time per second of voice (worst)")

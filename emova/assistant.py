@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emova.decoding import Context, Decoder, Prompt, Sampling
+from emova.decoding import Context, Decoder, Prompt
 from emova.errors import InputError
 from emova.grammar import Grammar, TokenTable
 from emova.parts import Parts, load_parts
@@ -25,10 +25,12 @@ from emova.reply import (
     speech_grammar,
     text_grammar,
 )
+from emova.reply_formats import make_reply_format
 from emova.results import Done, Event, Reply, Speech
+from emova.sampling import Sampling
 from emova.speech.audio import AudioLimits
 from emova.speech.listening import Audio, listen
-from emova.streaming.engine import EngineDecoder, best_decoder
+from emova.streaming.engine import EngineConfig, EngineDecoder, best_decoder
 from emova.streaming.telling import Telling
 from emova.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
 from emova.vision.image import ImageLimits, load_image
@@ -52,6 +54,7 @@ class AssistantConfig:
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     reply_limits: ReplyLimits = field(default_factory=ReplyLimits)
     sampling: Sampling = field(default_factory=Sampling)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     max_text_characters: int = 2000
 
 
@@ -60,8 +63,8 @@ class Assistant:
 
     Args:
         parts: the model and what belongs to it; ``from_pretrained`` loads them.
-        config: limits and sampling.
-        reply_format: how the model was taught to write a spoken reply.
+        config: limits, sampling and decoding.
+        reply_format: how a spoken reply is written, of those that the model was taught; JSON if None.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Assistant:
         self.config = config
         self.reply_format: ReplyFormat = reply_format or JsonReply()
         self.table = TokenTable.from_tokenizer(parts.processor.tokenizer)
-        self.decoder: Decoder | EngineDecoder = best_decoder(parts.model)
+        self.decoder: Decoder | EngineDecoder = best_decoder(parts.model, config.engine)
         self.voice = parts.voice
 
     @property
@@ -86,13 +89,18 @@ class Assistant:
         *,
         device: str = "cpu",
         config: AssistantConfig = AssistantConfig(),
+        reply_format: str = "json",
     ) -> Assistant:
         """Load a checkpoint by its shipped name or its folder; nothing is downloaded.
+
+        Args:
+            reply_format: ``json`` or ``thoughts`` (``emova.reply_formats``), of those that the model was taught.
 
         Raises:
             InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.
         """
-        return cls(load_parts(name, device), config)
+        written = make_reply_format(reply_format)
+        return cls(load_parts(name, device), config, written)
 
     # --- dialogue -----------------------------------------------------------------------------------------------------
     def conversation(self, voice: str = DEFAULT_VOICE) -> Conversation:

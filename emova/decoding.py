@@ -1,44 +1,19 @@
-"""The decoding loop: the model's cache, the grammar's choices, and sampling.
+"""The standard decoding loop, for any model of transformers: its cache, the grammar's choices, and sampling.
 
-Shape letters: V vocabulary, K allowed ids.
+Shape letters: V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from emova.errors import InputError
 from emova.grammar import Grammar
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen among those that the grammar allows; temperature 0 takes the likeliest.
-
-    ``repetition_penalty`` is taken off a unit's score for each time it is among the last ``repetition_window`` units
-    (the streaming engine only).
-    """
-
-    text_temperature: float = 0.0
-    style_temperature: float = 0.0
-    unit_temperature: float = 0.6
-    top_p: float = 0.9
-    seed: int = 0
-    repetition_penalty: float = 0.0
-    repetition_window: int = 25
-
-    def temperature(self, kind: str) -> float:
-        """The temperature for a token of ``kind`` (text, style, units)."""
-        return {"text": self.text_temperature, "style": self.style_temperature, "units": self.unit_temperature}[kind]
-
-
-GREEDY = Sampling(unit_temperature=0.0)
+from emova.sampling import Sampler, Sampling
 
 
 @dataclass(frozen=True)
@@ -119,16 +94,20 @@ class Decoder:
         """Let the model write one reply after ``prompt``; yields tokens as they are certain, forced ones in one go.
 
         The last tokens that the grammar forces stay in ``context.waiting``: the next prompt feeds them.
+
+        Raises:
+            InputError: the scores are not numbers (damaged weights).
         """
-        generator = torch.Generator().manual_seed(sampling.seed)
         certain = grammar.take_forced()
         if certain:
             yield certain
         if grammar.done:
             return
         scores = self.feed(context, Prompt((*prompt.ids, *certain), prompt.pixel_values, prompt.image_grids))
+        sampler = Sampler(sampling, len(scores))
         while True:
-            token = choose(scores, grammar.allowed(), sampling.temperature(grammar.kind), sampling.top_p, generator)
+            allowed = grammar.allowed()
+            token = sampler.choose(scores.cpu().numpy()[allowed], allowed, grammar.kind)
             grammar.advance(token)
             certain = [token, *grammar.take_forced()]
             # What is written counts as read even if the one who listens stops here.
@@ -137,27 +116,3 @@ class Decoder:
             if grammar.done:
                 return
             scores = self.feed(context, Prompt(()))
-
-
-@torch.inference_mode()
-def choose(
-    scores: Tensor, allowed: np.ndarray | Sequence[int], temperature: float, top_p: float, generator: torch.Generator
-) -> int:
-    """One of the ``allowed`` ids, by its score in ``scores`` ``[V]``: the best, or drawn from the top_p likeliest.
-
-    Raises:
-        InputError: the scores are not numbers (damaged weights).
-    """
-    ids_K = torch.as_tensor(allowed)
-    scores_K = scores.cpu()[ids_K]
-    if temperature <= 0:
-        best = int(scores_K.argmax())
-        if not torch.isfinite(scores_K[best]):
-            raise InputError("the model's scores are not numbers; its weights are damaged, copy the checkpoint again")
-        return int(ids_K[best])
-    probabilities, order = (scores_K / temperature).softmax(dim=0).sort(descending=True)
-    if not torch.isfinite(probabilities[0]):
-        raise InputError("the model's scores are not numbers; its weights are damaged, copy the checkpoint again")
-    kept = max(1, int((probabilities.cumsum(dim=0) - probabilities < top_p).sum()))
-    drawn = int(torch.multinomial(probabilities[:kept], 1, generator=generator))
-    return int(ids_K[order[drawn]])

@@ -137,7 +137,7 @@ class ReplyFormat(Protocol):
     def overhead(self, table: TokenTable, wish: ReplyWish) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
 
-    def parser(self, gender: str) -> Parser:
+    def parser(self, gender: str = DEFAULT_VOICE) -> Parser:
         """A fresh parser for the pieces of one reply."""
 
 

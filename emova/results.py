@@ -17,13 +17,14 @@ from emova.style import Style
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in s."""
+    """Where the time went, in s; ``first_speak`` is the voice's part of ``first_audio``."""
 
     listen: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
     speak: float = 0.0
     first_audio: float = 0.0
+    first_speak: float = 0.0
     total: float = 0.0
 
 

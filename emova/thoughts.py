@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emova.errors import InputError
 from emova.grammar import NORMAL, Choice, Fixed, Grammar, Kind, TokenTable
 from emova.reply import ReplyWish
 from emova.reply_parser import (
@@ -45,7 +46,8 @@ class Ratio:
     units: int = 24
 
     def __post_init__(self) -> None:
-        assert self.text_tokens >= 1 and self.units >= 1
+        if self.text_tokens < 1 or self.units < 1:
+            raise InputError("the ratio of text and units: a block has 1 token and 1 unit at least; give more")
 
 
 def _header(emotion: str, pitch: str) -> str:

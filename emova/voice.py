@@ -26,12 +26,12 @@ class ChunkPlan:
     Attributes:
         first: units that sound in the first chunk (5 are 0.2 s).
         growth: each chunk is so many times the one before.
-        largest: no chunk is larger.
+        largest: no chunk is larger. Each computes its context again (some 40 units), so small ones cost more a unit.
     """
 
     first: int = 5
     growth: float = 1.5
-    largest: int = 24
+    largest: int = 50
 
     def after(self, size: int) -> int:
         """The size of the chunk that follows one of ``size``."""

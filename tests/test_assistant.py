@@ -11,10 +11,11 @@ from PIL import Image
 
 from emova import Assistant
 from emova.assistant import AssistantConfig, split_sentences
-from emova.decoding import GREEDY, Prompt, Sampling, choose
+from emova.decoding import Prompt
 from emova.errors import InputError
 from emova.reply import JsonReply, ReplyLimits, StyleChosen, TextDelta, TranscriptDelta, merge_deltas, text_grammar
 from emova.results import AudioChunk, Done
+from emova.sampling import GREEDY, Sampling
 from emova.speech.audio import load_audio
 from emova.style import EMOTIONS, PITCHES, Style
 
@@ -206,18 +207,6 @@ def test_forged_tokens_are_plain_text(assistant, text: str) -> None:
     ]
     answer = [token for token in turn.answer if table.token_bytes[token] is None and table.unit_of[token] < 0]
     assert answer == [table.speech_start, table.speech_end, table.end_of_turn]
-
-
-def test_choosing() -> None:
-    scores = torch.tensor([5.0, 1.0, 4.0, 3.9, -2.0])
-    generator = torch.Generator().manual_seed(0)
-    assert choose(scores, np.asarray([1, 2, 3]), 0.0, 1.0, generator) == 2
-    drawn = {choose(scores, np.asarray([1, 2, 3]), 1.0, 0.9, generator) for _ in range(60)}
-    assert drawn == {2, 3}
-    with pytest.raises(InputError, match="damaged"):
-        choose(torch.full((4,), float("nan")), np.arange(4), 0.0, 1.0, generator)
-    with pytest.raises(InputError, match="damaged"):
-        choose(torch.full((4,), float("nan")), np.arange(4), 1.0, 0.9, generator)
 
 
 def test_seeds_and_greedy(assistant) -> None:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
 
+from benchmarks.cli import BENCHMARKS, register
+from emova.cli import Parser
+
 SMALL = {
     "decode": ["--tokens", "4"],
+    "vocoder": ["--data", "no-such-folder", "--sentences", "1"],
     "latency": ["--seconds", "0.5"],
-    "flat": ["--seconds", "3"],
+    "flat": ["--seconds", "4"],
     "load": ["--sessions", "1", "2"],
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_it_runs(name, tiny_checkpoint, tmp_path, monkeypatch, capsys) -> None:
-    arguments = [
-        name,
-        str(tiny_checkpoint),
-        "--output",
-        str(tmp_path),
-        "--repeats",
-        "1",
-        "--threads",
-        "1",
-        *SMALL[name],
-    ]
-    monkeypatch.setattr("sys.argv", arguments)
-    importlib.import_module(f"benchmarks.{name}").main()
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_it_runs(name, tiny_checkpoint, tmp_path, capsys) -> None:
+    parser = Parser()
+    register(parser)
+    options = [str(tiny_checkpoint), "--output", str(tmp_path), "--quick", "--threads", "1", *SMALL[name]]
+    arguments = parser.parse_args([name, *options])
+    assert arguments.run(arguments) == 0
     content = json.loads((tmp_path / f"{name}.json").read_text())
-    assert content["benchmark"] == name and content["rows"]
+    assert content["benchmark"] == name and content["rows"] and content["options"]["repeats"] == "1"
+    assert content["machine"]["threads"] == 1
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
-    assert all(column in capsys.readouterr().out for column in list(content["rows"][0])[:1])
+    printed = capsys.readouterr().out
+    assert all(column in printed for column in content["rows"][0])

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [path for name in ("", "train", "eval", "app") if (path := ROOT / name / "README.md").exists()]
+DOCUMENTS = [
+    path for name in ("", "train", "eval", "app", "benchmarks") if (path := ROOT / name / "README.md").exists()
+]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 

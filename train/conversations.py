@@ -6,19 +6,23 @@ A task draws a sample with the generator it is given, so a sample is a function 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from emova.errors import InputError
 from emova.grammar import TokenTable
-from emova.reply import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, SpokenReply
-from emova.reply import SPOKEN_SYSTEM as SYSTEM
+from emova.reply import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
+from emova.thoughts import StreamingThoughts
 from train.packing import ANSWER, FRAME, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
 from train.recipe_data import Exchange, Picture, Recipe
+from train.thoughts import Subtask, ThoughtsConfig, thought_message
 
 Message = dict[str, Any]
+SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", "thoughts_talk", "thoughts_picture")
+"""The tasks that need units."""
 
 # The first of each is what the assistant itself uses; the others keep the model from depending on one wording.
 TRANSCRIBE_PHRASINGS = (
@@ -54,6 +58,7 @@ class ConversationConfig:
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
         template: ``qa`` asks for a caption in words; ``plain`` shows the picture alone, as LLaVA's first stage does
             (EMOVA's Table 7 compares them).
+        thoughts: how the tasks ``thoughts_talk`` and ``thoughts_picture`` write replies.
     """
 
     turns: int = 3
@@ -63,6 +68,7 @@ class ConversationConfig:
     unit_noise: float = 0.0
     unit_stretch: float = 0.0
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
+    thoughts: ThoughtsConfig = field(default_factory=ThoughtsConfig)
     template: str = "qa"
 
     def __post_init__(self) -> None:
@@ -104,7 +110,8 @@ class Conversations:
         self.processor = processor
         self.config = config
         self.table = TokenTable.from_tokenizer(processor.tokenizer)
-        self.reply_format = JsonReply()
+        self.json = JsonReply()
+        self.thoughts = StreamingThoughts(config.thoughts.ratio)
         self.captioned = [picture for picture in recipe.pictures if picture.caption]
         self.asked = [picture for picture in recipe.pictures if picture.exchanges]
         self.spoken_talk = [each for each in recipe.talk if self._spoken(each)]
@@ -122,6 +129,8 @@ class Conversations:
             Task("tts", len(recipe.said), self.tts),
             Task("spoken_talk", len(self.spoken_talk), self.talk_reply),
             Task("spoken_picture", len(self.spoken_pictures), self.picture_reply),
+            Task("thoughts_talk", len(self.spoken_talk), partial(self.talk_reply, thoughts=True)),
+            Task("thoughts_picture", len(self.spoken_pictures), partial(self.picture_reply, thoughts=True)),
         ]
         self.tasks = {task.name: task for task in tasks}
 
@@ -158,12 +167,20 @@ class Conversations:
             return {"type": "text", "text": exchange.question}
         return self._hear(self.recipe.questions.draw(exchange.question, rng).units, rng)
 
-    def reply(self, exchange: Exchange, rng: np.random.Generator) -> tuple[Message, tuple[int, ...]]:
+    def reply_format(self, task: str) -> ReplyFormat:
+        """How a task writes spoken replies."""
+        return self.thoughts if task.startswith("thoughts_") else self.json
+
+    def reply(
+        self, exchange: Exchange, rng: np.random.Generator, thoughts: bool = False, subtask: Subtask | None = None
+    ) -> tuple[Message, tuple[int, ...]]:
         """The assistant's spoken reply as a message of trusted tokens, and what each of them teaches."""
         units = tuple(self.recipe.answers.draw(exchange.answer, rng).units.tolist())
         reply = SpokenReply(exchange.question, exchange.answer, exchange.emotion, exchange.pitch, units)
-        ids = self.reply_format.encode(reply, self.table)[:-1]  # the rendering adds the end of turn
-        kinds = reply_kinds(self.reply_format, reply, self.table)
+        if thoughts:
+            return thought_message(self.thoughts, reply, self.table, subtask)
+        ids = self.json.encode(reply, self.table)[:-1]  # the rendering adds the end of turn
+        kinds = reply_kinds(self.json, reply, self.table)
         assert len(kinds) == len(ids) + 1
         return {"role": "assistant", "content": [{"type": "tokens", "ids": ids}]}, kinds
 
@@ -210,32 +227,41 @@ class Conversations:
         said = {"role": "assistant", "content": [{"type": "audio", "units": utterance.units.tolist()}]}
         return Sample((_user([{"type": "text", "text": text}]), said), (UNITS,))
 
-    def talk_reply(self, rng: np.random.Generator) -> Sample:
+    def talk_reply(self, rng: np.random.Generator, thoughts: bool = False) -> Sample:
         """A spoken (now and then typed) question without a picture, and the spoken reply."""
         exchange = self.spoken_talk[int(rng.integers(len(self.spoken_talk)))]
-        return self.reply_sample(None, [exchange], rng.random() < self.config.typed, rng)
+        return self.reply_sample(None, [exchange], rng.random() < self.config.typed, rng, thoughts)
 
-    def picture_reply(self, rng: np.random.Generator) -> Sample:
+    def picture_reply(self, rng: np.random.Generator, thoughts: bool = False) -> Sample:
         """A question about a picture, sometimes two, and the spoken reply."""
         picture, spoken = self.spoken_pictures[int(rng.integers(len(self.spoken_pictures)))]
         count = 2 if len(spoken) > 1 and rng.random() < self.config.two_turns else 1
         chosen = [spoken[int(index)] for index in rng.choice(len(spoken), size=count, replace=False)]
-        return self.reply_sample(picture, chosen, rng.random() < self.config.typed, rng)
+        return self.reply_sample(picture, chosen, rng.random() < self.config.typed, rng, thoughts)
 
     def reply_sample(
-        self, picture: Picture | None, exchanges: Sequence[Exchange], typed: bool, rng: np.random.Generator
+        self,
+        picture: Picture | None,
+        exchanges: Sequence[Exchange],
+        typed: bool,
+        rng: np.random.Generator,
+        thoughts: bool = False,
     ) -> Sample:
-        """Exchanges with spoken replies; the picture stands in the first question."""
-        messages: list[Message] = [{"role": "system", "content": SYSTEM}]
+        """Exchanges with spoken replies, as JSON or as streaming thoughts; the picture stands in the first question."""
+        subtask = self.config.thoughts.subtask(rng) if thoughts else None
+        system = self.thoughts.system_prompt if thoughts else self.json.system_prompt
+        messages: list[Message] = [{"role": "system", "content": system}]
         kinds: list[tuple[int, ...] | int] = []
         for turn, exchange in enumerate(exchanges):
             content = [self._question(exchange, typed, rng)]
             if picture is not None and turn == 0:
                 content.insert(0, {"type": "image", "image": picture.load()})
-            answer, answer_kinds = self.reply(exchange, rng)
+            answer, answer_kinds = self.reply(exchange, rng, thoughts, subtask)
             messages += [_user(content), answer]
             kinds.append(answer_kinds)
-        return Sample(tuple(messages), tuple(kinds), rng.random() < self.config.unspoken)
+        # Streaming thoughts have no units that come after all else.
+        unspoken = not thoughts and rng.random() < self.config.unspoken
+        return Sample(tuple(messages), tuple(kinds), unspoken)
 
     # Rendering ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from emova.errors import InputError
-from train.conversations import ConversationConfig, Conversations
+from train.conversations import SPEECH_TASKS, ConversationConfig, Conversations
 from train.dataset import PackedMixture
 from train.packing import Piece
 from train.recipe_data import read_recipe
@@ -20,8 +20,6 @@ from train.shard_stream import ShardConfig, ShardPacks
 from train.shards import Raw, find_mixture, find_set, read_shard
 from train.stage_samples import SampleConfig, Try, Writer, draw_tries, set_task
 
-SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture")
-
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -29,7 +27,8 @@ class DataConfig:
 
     root: str = "data/nano"
     mixture: dict[str, float] = field(default_factory=dict)
-    """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture."""
+    """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture,
+    thoughts_talk, thoughts_picture."""
     heard: list[str] = field(default_factory=lambda: ["question"])
     """Sets of units for ``asr``."""
     said: list[str] = field(default_factory=lambda: ["answer"])
@@ -89,7 +88,7 @@ def stage_data(config: DataConfig, samples: SampleConfig, processor: Any, *, con
 def _from_recipe(
     config: DataConfig, samples: SampleConfig, processor: Any, limit: int, packs: int, seed: int
 ) -> StageData:
-    speech = any(config.mixture.get(task, 0) > 0 for task in SPEECH_TASKS)
+    speech = any(weight > 0 for task, weight in config.mixture.items() if task in SPEECH_TASKS)
     read = partial(
         read_recipe, config.root, speech=speech, heard=config.heard, said=config.said, units=config.units
     )  # fmt: skip
@@ -137,6 +136,6 @@ def _from_sets(config: DataConfig, samples: SampleConfig, processor: Any, limit:
         train_set=ShardPacks(mixture, make, config.shards, config.pack_tokens),
         held_out=pieces,
         tries=tries,
-        writer=Writer(processor, render.table, render.reply_format),
+        writer=Writer(processor, render.table, lambda _: render.reply_format),
         shares={source.name: share for source, share in mixture},
     )

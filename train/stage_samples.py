@@ -7,7 +7,7 @@ Answers are written as the assistant writes them: greedily under the reply's gra
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.decoding import GREEDY, Decoder, Prompt
-from emova.grammar import Grammar
+from emova.decoding import Decoder, Prompt
+from emova.grammar import Grammar, TokenTable
 from emova.reply import (
     PieceReader,
     ReplyEvent,
+    ReplyFormat,
     ReplyLimits,
     ReplyWish,
     StyleChosen,
@@ -28,6 +29,7 @@ from emova.reply import (
     speech_grammar,
     text_grammar,
 )
+from emova.sampling import GREEDY
 from emova.style import Style
 from train.conversations import Conversations
 from train.sample_page import Shown, write_page
@@ -83,7 +85,8 @@ class Writer:
 
     processor: Any
     table: Any
-    reply_format: Any
+    format_of: Callable[[str], ReplyFormat]
+    """The format of a task's replies."""
 
 
 def draw_tries(config: SampleConfig, conversations: Conversations, mixture: Mapping[str, float]) -> list[Try]:
@@ -163,15 +166,16 @@ class Samples:
             written = Written(each.task, question, "", "", units=len(_units(tokens, table)))
         else:
             # The answer's tokens are trusted and whole: reading them back gives what was expected.
-            expected = self._events(content[0]["ids"])
+            reply_format = writer.format_of(each.task)
+            expected = _events(content[0]["ids"], reply_format, table)
             limits = ReplyLimits(config.max_tokens, config.max_tokens, config.max_units)
-            grammar = writer.reply_format.grammar(table, ReplyWish(limits=limits))
+            grammar = reply_format.grammar(table, ReplyWish(limits=limits))
             tokens, ended = self._write(decoder, prompt, grammar, each.whole)
-            got = self._events(tokens)
+            got = _events(tokens, reply_format, table)
             style = next((event.style for event in got if isinstance(event, StyleChosen)), style)
             written = Written(
                 each.task,
-                _joined(expected, TranscriptDelta),
+                _joined(expected, TranscriptDelta) or question,
                 _joined(expected, TextDelta),
                 _joined(got, TextDelta),
                 _joined(got, TranscriptDelta),
@@ -180,10 +184,6 @@ class Samples:
                 len(_units(tokens, table)) if ended else 0,
             )
         return Shown(written, picture, tuple(heard), tuple(_units(tokens, table)), style)
-
-    def _events(self, tokens: Sequence[int]) -> list[ReplyEvent]:
-        parser, reader = self.writer.reply_format.parser(), PieceReader(self.writer.table)
-        return [event for token in tokens for piece in reader.read(token) for event in parser.feed(piece)]
 
     def _write(self, decoder: Decoder, prompt: Prompt, grammar: Grammar, whole: bool) -> tuple[list[int], bool]:
         """The tokens up to the speech or to the end, and whether the end was reached."""
@@ -248,6 +248,11 @@ def _decode(tokens: Sequence[int], reader: PieceReader) -> str:
 def _units(tokens: Sequence[int], table: Any) -> list[int]:
     found = table.unit_of[list(tokens)]
     return found[found >= 0].tolist()
+
+
+def _events(tokens: Sequence[int], reply_format: ReplyFormat, table: TokenTable) -> list[ReplyEvent]:
+    parser, reader = reply_format.parser(), PieceReader(table)
+    return [event for token in tokens for piece in reader.read(token) for event in parser.feed(piece)]
 
 
 def _joined(events: Sequence[ReplyEvent], kind: type[TranscriptDelta] | type[TextDelta]) -> str:

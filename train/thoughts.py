@@ -6,14 +6,44 @@ the text alone, one with a loss on the speech alone, each with epochs of its own
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from emova.errors import InputError
 from emova.grammar import TokenTable
 from emova.reply import SpokenReply
-from emova.thoughts import StreamingThoughts
+from emova.thoughts import Ratio, StreamingThoughts
 from train.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
 
 Subtask = Literal["text", "speech"]
+
+
+@dataclass(frozen=True)
+class ThoughtsConfig:
+    """How replies are written as streaming thoughts.
+
+    Attributes:
+        ratio: of text and units; the assistant must be given the same.
+        text_share: the share of samples with a loss on the text alone. The paper's is 4 of 24 epochs.
+        speech_share: the share with a loss on the speech alone; what is left has both losses.
+    """
+
+    ratio: Ratio = field(default_factory=Ratio)
+    text_share: float = 4 / 24
+    speech_share: float = 20 / 24
+
+    def __post_init__(self) -> None:
+        if min(self.text_share, self.speech_share) < 0 or self.text_share + self.speech_share > 1 + 1e-6:
+            raise InputError("thoughts: text_share and speech_share are shares; give two from 0 whose sum is at most 1")
+
+    def subtask(self, rng: np.random.Generator) -> Subtask | None:
+        """What one sample teaches; None is both."""
+        drawn = rng.random()
+        if drawn < self.text_share:
+            return "text"
+        return "speech" if drawn < self.text_share + self.speech_share else None
 
 
 def thought_kinds(reply_format: StreamingThoughts, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:

@@ -34,6 +34,12 @@ emova chat --audio question.wav --emotion happy --json""",
     parser.add_argument("--audio", metavar="FILE", help="a spoken question: wav, flac, mp3, ogg, m4a or webm")
     parser.add_argument("--text", metavar="TEXT", help="a written question")
     parser.add_argument("--out", default="answer.wav", metavar="FILE", help="where the voice is written (%(default)s)")
+    parser.add_argument(
+        "--reply-format",
+        default="json",
+        metavar="FORMAT",
+        help="json, or thoughts: the voice starts before the text is over (%(default)s)",
+    )
     add_style(parser, free=True)
     add_audio_limit(parser)
     parser.set_defaults(run=run)
@@ -47,6 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     if audio is None and text is None:
         raise InputError(f"{image}: no question about the picture; add --audio FILE or --text TEXT")
     read_style(arguments)
+    from emova.reply_formats import make_reply_format
+
+    make_reply_format(arguments.reply_format)
     check_output(arguments.out)
     if audio is not None:
         check_audio(audio, arguments.max_seconds, reject_silence=True)
@@ -59,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         from emova.assistant import Assistant
         from emova.results import AudioChunk, Done, TextDelta, TranscriptDelta
 
-        assistant = Assistant.from_pretrained(arguments.model, config=assistant_config(arguments))
+        assistant = Assistant.from_pretrained(
+            arguments.model, config=assistant_config(arguments), reply_format=arguments.reply_format
+        )
         tell("Listening" if audio else "Reading")
         heard = answer = ""
         seconds = 0.0

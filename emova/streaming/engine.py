@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emova.decoding import Context, Decoder, Prompt, Sampling
+from emova.decoding import Context, Decoder, Prompt
 from emova.errors import InputError
 from emova.grammar import Grammar
+from emova.sampling import Sampler, Sampling
 from emova.streaming.llama import KVCache, Llama
-from emova.streaming.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class EngineConfig:
 
     Attributes:
         int8: int8 weights: less memory to read, slightly other scores.
+        native: decode by a step that is compiled at first use, where there is a C compiler, and on a GPU by a
+            recorded graph; else operator by operator.
         prefill_chunk: most new positions of one sequence in a step, so that a long question does not hold up the
             replies that are being written beside it.
     """
 
     int8: bool = False
+    native: bool = True
     prefill_chunk: int = 128
 
 
@@ -45,7 +48,7 @@ class Engine:
 
     def __init__(self, model: Any, config: EngineConfig = EngineConfig()) -> None:
         self.model, self.config = model, config
-        self.llama = Llama(model, config.int8)
+        self.llama = Llama(model, config.int8, config.native)
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache."""
@@ -215,8 +218,8 @@ class EngineDecoder:
 
 
 def best_decoder(model: Any, config: EngineConfig = EngineConfig()) -> Decoder | EngineDecoder:
-    """The engine where it can run the model (a plain LLaMA on the CPU), else the standard decoder."""
-    if model.device.type != "cpu":
+    """The engine where it can run the model (a plain LLaMA on a CPU or a CUDA GPU), else the standard decoder."""
+    if model.device.type not in ("cpu", "cuda"):
         return Decoder(model)
     try:
         return EngineDecoder(Engine(model, config))

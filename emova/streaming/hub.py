@@ -59,7 +59,7 @@ class Hub:
         self, assistant: Assistant, config: HubConfig = HubConfig(), clock: Callable[[], float] = time.monotonic
     ) -> None:
         if not isinstance(assistant.decoder, EngineDecoder):
-            raise InputError("sessions need the streaming engine: a plain LLaMA on the CPU")
+            raise InputError("sessions need the streaming engine: a plain LLaMA on a CPU or a CUDA GPU")
         self.assistant, self.config, self.clock = assistant, config, clock
         self.engine = assistant.decoder.engine
         self.lock = threading.RLock()

@@ -1,8 +1,9 @@
 """A LLaMA's forward pass without overhead, over the weights of an EmovaForConditionalGeneration.
 
-Several sequences, each with its own static cache and any number of new positions, go through the linears as one
-matrix; only attention runs sequence by sequence, so a sequence's cost and result do not depend on its neighbours'
-lengths. Queries and keys are stored with their rotary pairs side by side: the rotation is one complex product.
+Each sequence has its own static cache. Sequences that read one new position, as replies do that are being written, go
+through the linears together, by the compiled step where there is one; only attention runs sequence by sequence, so a
+sequence's cost and result do not depend on its neighbours' lengths. Queries and keys are stored with their rotary pairs
+side by side: the rotation is one complex product.
 
 Shape letters: N new positions of all sequences, T new positions of one, P positions in a cache, D width, H heads,
 K key-value heads, G heads a key-value head, C head width, L layers, V vocabulary, A allowed ids.
@@ -19,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from emova.errors import InputError
+from emova.streaming.native import MOST_SEQUENCES, NativeLlama, library
+from emova.streaming.replay import ReplayedStep
 
 INT8_ROWS = 8
 """Up to so many rows, int8 weights are multiplied as they are; for more they are expanded first."""
@@ -33,6 +36,7 @@ class KVCache:
         self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.values = torch.empty_like(self.keys)
         self.length = 0
+        self.replay: ReplayedStep | None = None
 
     @property
     def room(self) -> int:
@@ -48,6 +52,9 @@ class KVCache:
         """Forget the last ``-change`` positions."""
         assert -self.length <= change <= 0
         self.length += change
+        if self.replay is not None:  # it reads the whole cache behind a mask, and a NaN would show through
+            self.keys[:, :, self.length : self.length - change] = 0
+            self.values[:, :, self.length : self.length - change] = 0
 
 
 class Linear:
@@ -108,12 +115,13 @@ class Llama:
     Args:
         model: an EmovaForConditionalGeneration. What is not fused is shared with it, not copied.
         int8: int8 weights for the linears and the head.
+        native: decode by the compiled step where it can be had; on a GPU by a recorded graph.
 
     Raises:
         InputError: the language model is not a plain LLaMA.
     """
 
-    def __init__(self, model: Any, int8: bool = False) -> None:
+    def __init__(self, model: Any, int8: bool = False, native: bool = True) -> None:
         config = model.config.text_config
         if config.model_type != "llama" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
             raise InputError("the streaming engine runs plain LLaMA models only; use the standard decoder")
@@ -134,6 +142,11 @@ class Llama:
             cosine, sine = language_model.rotary_emb(self.embedding.float(), positions)
             self.rotation = torch.complex(cosine[0].float(), sine[0].float())[:, None, : self.width // 2].contiguous()
         self._rows: dict[int, _Rows] = {}
+        self.native: NativeLlama | None = None
+        if native and self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32:
+            compiled = library()
+            self.native = None if compiled is None else NativeLlama(compiled, self)
+        self.graphs = native and self.embedding.device.type == "cuda"
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache for ``positions`` (the model's context if None)."""
@@ -151,42 +164,79 @@ class Llama:
         Args:
             every: the hidden states of all positions ``[N, D]``, not only of each sequence's last ``[B, D]``.
         """
+        assert all(0 < len(new) <= cache.room for cache, new in sequences)
+        if every:
+            return self._read(sequences, every)
+        # Sequences of one new position go together; those that read more go by themselves, so that nobody's scores
+        # depend on who else is there.
+        steps = [index for index, (_, new) in enumerate(sequences) if len(new) == 1]
+        hidden = [self._step([sequences[index] for index in steps])] if steps else []
+        if len(steps) == len(sequences):
+            return hidden[0]
+        others = [index for index in range(len(sequences)) if len(sequences[index][1]) > 1]
+        hidden += [self._read([sequences[index]], every) for index in others]
+        if len(hidden) == 1:
+            return hidden[0]
+        order = torch.tensor([*steps, *others], device=hidden[0].device).argsort()
+        return torch.cat(hidden)[order]
+
+    def _step(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
+        """One new position of each sequence."""
+        if self.native is not None and len(sequences) <= MOST_SEQUENCES:
+            return self.native.step([cache for cache, _ in sequences], torch.cat([new for _, new in sequences]))
+        if self.graphs and len(sequences) == 1:
+            ((cache, new),) = sequences
+            if cache.replay is None:
+                cache.replay = ReplayedStep(self, cache, capture=True)
+            hidden_1D = cache.replay(new, cache.length)
+            cache.length += 1
+            return hidden_1D
+        return self._read(sequences, every=False)
+
+    def _read(self, sequences: Sequence[tuple[KVCache, Tensor]], every: bool) -> Tensor:
+        """Any number of new positions of one sequence, or one of each."""
         caches = [cache for cache, _ in sequences]
         counts = [len(new) for _, new in sequences]
-        assert all(0 < count <= cache.room for cache, count in zip(caches, counts, strict=True))
         x_ND = sequences[0][1] if len(sequences) == 1 else torch.cat([new for _, new in sequences])
         starts = [cache.length for cache in caches]
         turns = [self.rotation[start : start + count] for start, count in zip(starts, counts, strict=True)]
         rotation = turns[0] if len(turns) == 1 else torch.cat(turns)
         masks = [self._mask(start, count, x_ND.device) for start, count in zip(starts, counts, strict=True)]
-        rotated = (self.heads + self.kv_heads) * self.width
         for index, layer in enumerate(self.layers):
-            normed_ND = self._normalise(x_ND, layer.before_attention)
-            qkv = layer.qkv(normed_ND)
-            pairs = torch.view_as_complex(qkv[:, :rotated].float().unflatten(1, (-1, self.width // 2, 2)))
-            qk = torch.view_as_real(pairs * rotation).flatten(2).to(x_ND.dtype)  # [N, H + K, C]
-            v_NKC = qkv[:, rotated:].unflatten(1, (self.kv_heads, self.width))
+            qk, v_NKC = self.project(layer, x_ND, rotation)
             mixed = []
             first = 0
             for cache, start, count, mask in zip(caches, starts, counts, masks, strict=True):
                 new = slice(first, first + count)
                 mixed.append(self._attend(cache, index, start, qk[new], v_NKC[new], mask))
                 first += count
-            x_ND = x_ND + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
-            gate, up = layer.gate_up(self._normalise(x_ND, layer.before_mlp)).chunk(2, dim=1)
-            x_ND = x_ND + layer.down(functional.silu(gate) * up)
+            x_ND = self.feed_forward(layer, x_ND + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed)))
         for cache, count in zip(caches, counts, strict=True):
             cache.length += count
-        if not every and len(x_ND) != len(sequences):
-            x_ND = x_ND[torch.tensor(counts, device=x_ND.device).cumsum(0) - 1]
-        return self._normalise(x_ND, self.norm)
+        if not every and len(sequences) == 1:
+            x_ND = x_ND[-1:]
+        return self.normalise(x_ND, self.norm)
+
+    def project(self, layer: _Layer, x_ND: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated queries and keys ``[N, H + K, C]``, and values ``[N, K, C]``."""
+        rotated = (self.heads + self.kv_heads) * self.width
+        qkv = layer.qkv(self.normalise(x_ND, layer.before_attention))
+        pairs = torch.view_as_complex(qkv[:, :rotated].float().unflatten(1, (-1, self.width // 2, 2)))
+        qk = torch.view_as_real(pairs * rotation).flatten(2).to(x_ND.dtype)
+        return qk, qkv[:, rotated:].unflatten(1, (self.kv_heads, self.width))
+
+    def feed_forward(self, layer: _Layer, x_ND: Tensor) -> Tensor:
+        """The second half of a layer."""
+        gate, up = layer.gate_up(self.normalise(x_ND, layer.before_mlp)).chunk(2, dim=1)
+        return x_ND + layer.down(functional.silu(gate) * up)
 
     def _mask(self, start: int, count: int, device: torch.device) -> Tensor | None:
         if count == 1 or start == 0:
             return None
         return torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
 
-    def _normalise(self, x_ND: Tensor, weight: Tensor) -> Tensor:
+    def normalise(self, x_ND: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm."""
         return functional.rms_norm(x_ND, (x_ND.shape[-1],), weight, self.eps)
 
     def _attend(self, cache: KVCache, layer: int, start: int, qk: Tensor, v_TKC: Tensor, mask: Tensor | None) -> Tensor:
@@ -214,7 +264,7 @@ class Llama:
         rows cost nothing.
         """
         if allowed is None:
-            return self.head.rows(hidden_ND, 0, self.token_count).float()
+            return self._head_rows(hidden_ND, 0, self.token_count)
         rows = self._rows.get(id(allowed))
         if rows is None:
             rows = _Rows(allowed, hidden_ND.device)
@@ -225,8 +275,24 @@ class Llama:
             elif rows.stop - rows.start > 256:
                 ids = torch.from_numpy(allowed).to(hidden_ND.device)
                 return self._few(hidden_ND, ids)
-        scores = self.head.rows(hidden_ND, rows.start, rows.stop).float()
+        scores = self._head_rows(hidden_ND, rows.start, rows.stop)
         return scores if rows.places is None else scores[:, rows.places]
+
+    def _head_rows(self, hidden_ND: Tensor, start: int, stop: int) -> Tensor:
+        if self.native is not None and len(hidden_ND) <= MOST_SEQUENCES:
+            return self.native.scores(hidden_ND, start, stop)
+        return self.head.rows(hidden_ND, start, stop).float()
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of one weight, as a decoding step reads it."""
+        return self.head.weight.element_size() if self.native is None else self.native.element_size
+
+    def bytes_read(self, allowed: np.ndarray | None = None) -> int:
+        """What one step of one sequence reads of the weights, for scores of ``allowed`` or of all tokens."""
+        linears = [each for layer in self.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        rows = self.token_count if allowed is None else int(allowed.max() - allowed.min()) + 1
+        return self.element_size * (sum(each.weight.numel() for each in linears) + rows * self.head.weight.shape[1])
 
     def _few(self, hidden_ND: Tensor, ids_A: Tensor) -> Tensor:
         weight = self.head.weight[ids_A]

@@ -28,7 +28,7 @@ class Telling:
         self.audio: list[np.ndarray] = []
         self.speaking = voice.start(plan) if in_chunks else None
         self.spoken_for = 0.0
-        self.prefilled = self.first_audio = 0.0
+        self.prefilled = self.first_audio = self.first_speak = 0.0
 
     def take(self, event: Any) -> Iterator[Event]:
         """Pass on an event of the parser, or the sound that it makes possible."""
@@ -60,7 +60,8 @@ class Telling:
         samples = make()
         self.spoken_for += time.perf_counter() - started
         if len(samples):
-            self.first_audio = self.first_audio or time.perf_counter()
+            if not self.first_audio:
+                self.first_audio, self.first_speak = time.perf_counter(), self.spoken_for
             self.audio.append(samples)
             yield AudioChunk(samples, self.voice.sample_rate)
 
@@ -83,6 +84,7 @@ class Telling:
                 decode=now - self.prefilled - self.spoken_for,
                 speak=self.spoken_for,
                 first_audio=self.first_audio - started,
+                first_speak=self.first_speak,
                 total=now - started,
             ),
         )

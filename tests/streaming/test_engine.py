@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import LlamaConfig
 
-from emova.decoding import GREEDY, Decoder, Prompt, Sampling
+from emova.decoding import Decoder, Prompt
 from emova.errors import InputError
 from emova.grammar import TokenTable
 from emova.reply import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
+from emova.sampling import GREEDY, Sampling
 from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
-from emova.streaming.sampler import Sampler
+from emova.streaming.native import library
+from emova.streaming.replay import ReplayedStep
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 
@@ -50,6 +54,112 @@ def test_scores_equal_transformers(lively_model) -> None:
         ]
     scores = engine.llama.scores(torch.cat(hidden))
     assert torch.allclose(scores, wanted, atol=2e-4, rtol=1e-4)
+
+
+def test_the_compiled_step_equals_torch(lively_model, table) -> None:
+    """Float32, float16 where that loses nothing, and int8 weights; one sequence and several; all scores and a slice."""
+    if library() is None:
+        pytest.skip("no C compiler here")
+    for half, int8 in ((False, False), (True, False), (False, True)):
+        if half:
+            lively_model.half().float()  # every weight is a float16 number now
+        engines = [Engine(lively_model, EngineConfig(int8=int8, native=native)) for native in (False, True)]
+        assert engines[0].llama.native is None and engines[1].llama.native is not None
+        assert engines[1].llama.native.element_size == (1 if int8 else 2 if half else 4)
+        found = []
+        for engine in engines:
+            caches = [engine.new_cache() for _ in range(3)]
+            for index, cache in enumerate(caches):
+                engine.read(cache, engine.embed(Prompt(ids(3 + 5 * index, index))))
+            for step in range(6):
+                new = [(cache, engine.llama.embed([17 + 31 * step + index])) for index, cache in enumerate(caches)]
+                hidden = engine.llama.forward(new)
+            found.append([engine.llama.scores(hidden), engine.llama.scores(hidden, table.allowed_units(True))])
+            assert [cache.length for cache in caches] == [9, 14, 19]
+        for exact, compiled in zip(*found, strict=True):
+            assert (exact - compiled).abs().max() < (0.05 if int8 else 1e-5) * exact.abs().max()
+        # Alone and among others, on one thread and on several: the same to the last bit.
+        llama, alone = engines[1].llama, []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            cache = llama.new_cache()
+            alone.append(torch.cat([llama.forward([(cache, llama.embed([5 + step]))]) for step in range(4)]))
+        torch.set_num_threads(1)
+        caches = [llama.new_cache() for _ in range(3)]
+        for step in range(4):
+            among = llama.forward([(cache, llama.embed([5 + step])) for cache in caches])
+        assert torch.equal(alone[0], alone[1]) and torch.equal(among, alone[0][-1:].expand(3, -1))
+
+
+@torch.inference_mode()
+def test_the_step_of_fixed_shapes_equals_the_others(lively_model) -> None:
+    """What a GPU records and replays, here operator by operator; also after the cache went back."""
+    llama = Engine(lively_model, EngineConfig(native=False)).llama
+    caches = [llama.new_cache() for _ in range(2)]
+    for cache in caches:
+        llama.forward([(cache, llama.embed(ids(11)))])
+    step = ReplayedStep(llama, caches[1], capture=True)
+    for token in range(40, 52):
+        wanted = llama.forward([(caches[0], llama.embed([token]))])
+        found = step(llama.embed([token]), caches[1].length)
+        caches[1].length += 1
+        assert torch.allclose(found, wanted, atol=1e-5)
+        if token == 45:
+            caches[1].replay = step
+            caches[1].keys[:, :, caches[1].length - 2] = float("nan")  # a fault, and all since before it is forgotten
+            for cache in caches:
+                cache.crop(-4)
+                llama.forward([(cache, llama.embed(ids(3, 1)))])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_writes_what_the_cpu_writes(lively_model, table) -> None:
+    written = []
+    for device in ("cpu", "cuda"):
+        decoder = EngineDecoder(Engine(lively_model.to(device)))
+        context = decoder.new_context()
+        tokens = decoder.write(context, Prompt(ids(30)), JsonReply().grammar(table, ReplyWish(limits=LIMITS)), GREEDY)
+        written.append([token for certain in tokens for token in certain])
+        assert device == "cpu" or context.cache.replay._graph is not None
+    assert written[0] == written[1]
+
+
+def test_readers_and_writers_go_together(lively_model) -> None:
+    """Sequences of one new position beside one of many: in their order, as each alone."""
+    llama = Engine(lively_model).llama
+    lengths = (1, 9, 1, 4, 1)
+    alone, caches = [], [llama.new_cache() for _ in lengths]
+    for index, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
+        own = llama.new_cache()
+        for each in (own, cache):
+            llama.forward([(each, llama.embed(ids(6, index)))])
+        alone.append(llama.forward([(own, llama.embed(ids(length, 9 + index)))]))
+    new = [llama.embed(ids(length, 9 + index)) for index, length in enumerate(lengths)]
+    among = llama.forward(list(zip(caches, new, strict=True)))
+    assert torch.allclose(among, torch.cat(alone), atol=1e-5)
+
+
+def test_without_a_compiler_torch_decodes(lively_model, monkeypatch) -> None:
+    library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    try:
+        assert Engine(lively_model).llama.native is None
+    finally:
+        library.cache_clear()
+
+
+def test_cached_equals_uncached(lively_model) -> None:
+    """Greedy tokens from a cache, and by reading everything anew for each token: bit-equal."""
+    for native in (False, True):
+        engine, prompt = Engine(lively_model, EngineConfig(native=native)), ids(20)
+        cache, tokens, again = engine.new_cache(), [], list(prompt)
+        hidden = engine.read(cache, engine.embed(Prompt(prompt)))
+        for _ in range(25):
+            tokens.append(int(engine.llama.scores(hidden)[0].argmax()))
+            hidden = engine.read(cache, engine.llama.embed(tokens[-1:]))
+            state = engine.read(engine.new_cache(), engine.llama.embed(again))
+            again.append(int(engine.llama.scores(state)[0].argmax()))
+        assert tokens == again[len(prompt) :]
 
 
 def test_rope_scaling_and_head_width_equal_transformers(tiny_tokenizer, tiny_parts) -> None:
@@ -154,6 +264,18 @@ def test_sessions_together_write_what_each_writes_alone(lively_model, table) -> 
         assert [writer.written for writer in writers] == alone
 
 
+def test_threads_decode_side_by_side(lively_model, table) -> None:
+    decoder = EngineDecoder(Engine(lively_model))
+
+    def write(seed: int) -> list[int]:
+        grammar = JsonReply().grammar(table, ReplyWish(limits=LIMITS))
+        return [t for ts in decoder.write(decoder.new_context(), Prompt(ids(20, seed)), grammar, GREEDY) for t in ts]
+
+    wanted = [write(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(write, range(4))) == wanted
+
+
 def test_one_damaged_session_leaves_the_others(lively_model, table) -> None:
     engine = Engine(lively_model)
     decoder = EngineDecoder(engine)
@@ -196,38 +318,6 @@ def test_int8_costs_little(lively_model, table) -> None:
             scores.append(engine.llama.scores(torch.cat(hidden)))
     relative = ((scores[0] - scores[1]).norm() / scores[0].norm()).item()
     assert relative < 0.05, f"relative error of the scores {relative:.4f}"
-
-
-def test_sampling() -> None:
-    scores, allowed = np.asarray([1.0, 4.0, 3.9], dtype=np.float32), np.asarray([11, 12, 13])
-    assert Sampler(GREEDY, 100).choose(scores, allowed, "units") == 12
-    sampler = Sampler(Sampling(unit_temperature=1.0, top_p=0.9, seed=1), 100)
-    assert {sampler.choose(scores, allowed, "units") for _ in range(100)} == {12, 13}
-    for wrong in (np.nan, np.inf):
-        with pytest.raises(InputError, match="damaged"):
-            sampler.choose(np.asarray([0.0, wrong, 1.0], dtype=np.float32), allowed, "units")
-
-
-def test_sampling_follows_the_probabilities() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=600).astype(np.float32) * 2
-    weights = np.exp(scores.astype(np.float64))
-    order = np.argsort(-weights)
-    reached = weights[order].cumsum() / weights.sum()
-    for top_p in (0.5, 0.999):
-        kept = order[: int(np.searchsorted(reached, top_p)) + 1]
-        sampler = Sampler(Sampling(unit_temperature=1.0, top_p=top_p), 600)
-        drawn = np.bincount([sampler.choose(scores, np.arange(600), "units") for _ in range(4000)], minlength=600)
-        assert set(np.flatnonzero(drawn)) <= set(kept.tolist())
-        share = weights[kept[0]] / weights[kept].sum()
-        assert abs(drawn[kept[0]] / 4000 - share) < 0.03
-
-
-def test_repetition_is_held_back() -> None:
-    scores, allowed = np.asarray([1.0, 1.5, 0.0], dtype=np.float32), np.asarray([11, 12, 13])
-    sampler = Sampler(Sampling(unit_temperature=0.0, repetition_penalty=0.6, repetition_window=2), 100)
-    assert [sampler.choose(scores, allowed, "units") for _ in range(5)] == [12, 11, 12, 12, 11]
-    assert [sampler.choose(scores, allowed, "text") for _ in range(2)] == [12, 12]
 
 
 def test_a_cache_goes_back(lively_model) -> None:

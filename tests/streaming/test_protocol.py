@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import emova
 from emova.grammar import TokenTable
-from emova.reply import JsonReply, SpokenReply, merge_deltas
+from emova.parts import load_speech_tokenizer, load_voice
+from emova.reply import SpokenReply, merge_deltas
+from emova.reply_formats import make_reply_format
+from emova.speech.audio import load_audio
 from emova.streaming.engine import Engine
 from emova.streaming.protocol import EventStream, ScoreStream, Stream, run
+from emova.style import Style
+
+EXAMPLES = Path(emova.__file__).parent / "checkpoints" / "examples"
 
 
 @dataclass
@@ -33,7 +41,7 @@ def samples(seconds: float) -> torch.Tensor:
     return torch.randn(1, int(16_000 * seconds), generator=generator) * 0.1
 
 
-@pytest.fixture(params=["tokenizer", "voice", "parser", "model"])
+@pytest.fixture(params=["tokenizer", "voice", "json parser", "thoughts parser", "model"])
 def case(request, tiny_model, tiny_tokenizer) -> Case:
     from tests.fixtures_speech import make_speech_detokenizer, make_speech_tokenizer
 
@@ -54,10 +62,11 @@ def case(request, tiny_model, tiny_tokenizer) -> Case:
         units = torch.randint(0, voice.codebook_size, (1, 40), generator=torch.Generator().manual_seed(2))
         return Case(lambda: voice.streaming(style), units, voice.decode(units, style), columns, beside, 1e-4)
     table = TokenTable.from_tokenizer(tiny_tokenizer)
-    if request.param == "parser":
-        reply = SpokenReply('Is it "red"? 😀', "Yes.\n你好", "happy", "low", (1, 4095, 7))
-        ids = JsonReply().encode(reply, table)
-        opened = lambda: EventStream(table, JsonReply().parser("male"))  # noqa: E731
+    if request.param.endswith("parser"):
+        reply_format = make_reply_format(request.param.split()[0])
+        reply = SpokenReply('Is it "red"? 😀', "Yes.\n你好, and more words to say.", "happy", "low", (1, 4095, 7) * 15)
+        ids = reply_format.encode(reply, table)
+        opened = lambda: EventStream(table, reply_format.parser("male"))  # noqa: E731
         events = merge_deltas([event for part in run(opened(), [ids]) for event in part])
         return Case(
             opened, ids, events, lambda w, s, e: w[s:e], lambda parts: merge_deltas(event for p in parts for event in p)
@@ -90,6 +99,17 @@ def test_streamed_equals_offline(case) -> None:
             assert joined == case.offline
 
 
+def level_steps(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The steps between neighbouring samples: at the joints of the parts, and inside of them."""
+    joined = torch.cat(parts, dim=1)[0]
+    joints = np.cumsum([part.shape[1] for part in parts])
+    joints = np.unique(joints[(joints > 0) & (joints < len(joined))])
+    steps = joined.diff().abs()
+    inside = torch.ones(len(steps), dtype=torch.bool)
+    inside[joints - 1] = False
+    return steps[joints - 1], steps[inside]
+
+
 def test_no_click_at_a_chunk_boundary() -> None:
     """The level steps at the joints are on average of the size of those inside."""
     from tests.fixtures_speech import make_speech_detokenizer
@@ -97,10 +117,22 @@ def test_no_click_at_a_chunk_boundary() -> None:
     voice = make_speech_detokenizer()
     style = torch.randn(1, 8, generator=torch.Generator().manual_seed(1))
     units = torch.randint(0, voice.codebook_size, (1, 60), generator=torch.Generator().manual_seed(3))
-    parts = run(voice.streaming(style), units.split(6, dim=1))
-    joined = torch.cat(parts, dim=1)[0]
-    joints = np.cumsum([part.shape[1] for part in parts])
-    joints = np.unique(joints[(joints > 0) & (joints < len(joined))])
-    steps = joined.diff().abs()
-    assert len(joints) >= 3
-    assert steps[joints - 1].mean() <= 3 * steps.mean() + 1e-6
+    joints, inside = level_steps(run(voice.streaming(style), units.split(6, dim=1)))
+    assert len(joints) >= 3 and joints.mean() <= 3 * inside.mean() + 1e-6
+
+
+def test_the_shipped_ears_and_voice_stream_without_a_click() -> None:
+    """The same laws on the trained parts, and real speech: no joint stands out of the steps inside."""
+    tokenizer, voice = load_speech_tokenizer("emova-nano"), load_voice("emova-nano")
+    samples = torch.from_numpy(load_audio(EXAMPLES / "question.wav", tokenizer.sample_rate))[None]
+    whole = tokenizer.encode(samples)[0][None]
+    with tokenizer.streaming(1) as stream:
+        assert torch.equal(torch.cat(run(stream, samples.split(640, dim=1)), dim=1), whole)
+    style = voice.vector(Style("female", "happy", "high"))
+    with torch.inference_mode():
+        parts = run(voice.detokenizer.streaming(style), whole.split(5, dim=1))
+        offline = voice.detokenizer.decode(whole, style)
+    assert (torch.cat(parts, dim=1) - offline).abs().max() < 1e-4
+    joints, inside = level_steps(parts)
+    assert len(joints) >= 5
+    assert joints.mean() <= 2 * inside.mean() and joints.max() <= inside.max()

@@ -12,6 +12,7 @@ from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.errors import InputError
 from emova.reply import ReplyLimits, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
+from emova.reply_formats import make_reply_format
 from emova.results import AudioChunk, Done
 from emova.streaming.events import Cancelled, Failed
 from emova.streaming.hub import Hub, HubConfig
@@ -62,6 +63,31 @@ def test_a_session_equals_a_conversation(assistant, hub) -> None:
     assert second.units == chat.chat(text="And now?", emotion="sad").units and second.emotion == "sad"
     assert len(session) == len(chat) == 2
     assert all(value >= 0 for value in vars(reply.timings).values())
+
+
+def test_streaming_thoughts_in_a_session(assistant, hub) -> None:
+    """The other reply format, chosen at run time, behind the same protocol; the voice starts before the text ends."""
+    thoughts = Assistant(assistant.parts, assistant.config, make_reply_format("thoughts"))
+    session, chat = Hub(thoughts).open(), thoughts.conversation()
+    speak(session, image=RED)
+    events, wanted = list(session.ask()), chat.chat(audio=question(), image=RED)
+    reply = events[-1].reply
+    assert (reply.text, reply.emotion, reply.units) == (wanted.text, wanted.emotion, wanted.units) and reply.text
+    order = [type(event) for event in events]
+    assert order.index(StyleChosen) < order.index(AudioChunk) and TranscriptDelta not in order
+    second = list(session.ask("And now?"))[-1].reply
+    assert second.units == chat.chat(text="And now?").units
+    # Broken off, only what was heard is remembered, in this format.
+    told = session.ask("And then?")
+    for event in told:
+        if isinstance(event, AudioChunk):
+            break
+    session.cancel(heard_seconds=0.08)
+    answer = session._turns[-1].answer
+    assert sum(int(thoughts.table.unit_of[token]) >= 0 for token in answer) == 2 and len(session) == 3
+    assert isinstance(list(session.ask("Hello?"))[-1], Done)
+    with pytest.raises(InputError, match="unknown"):
+        make_reply_format("xml")
 
 
 def test_the_question_is_read_while_it_is_spoken(hub) -> None:

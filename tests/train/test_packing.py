@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from emova.errors import InputError
+from emova.reply import collect
+from emova.streaming.protocol import EventStream, run
 from tests.train.fixtures_recipe import write_recipe
 from train.conversations import ConversationConfig, Conversations
 from train.dataset import PackedMixture
 from train.packing import KINDS, NOTHING, PACKED_ATTENTION, UNITS, LossWeights, Piece, collate, packed_loss
 from train.recipe_data import read_recipe
+from train.thoughts import ThoughtsConfig
 
-MIXTURE = dict.fromkeys(("caption", "picture_text", "talk_text", "asr", "tts", "spoken_talk", "spoken_picture"), 1.0)
+TASKS = ("caption", "picture_text", "talk_text", "asr", "tts", "spoken_talk", "spoken_picture")
+MIXTURE = dict.fromkeys((*TASKS, "thoughts_talk", "thoughts_picture"), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,32 @@ def test_kinds_name_what_each_token_teaches(conversations, tiny_processor) -> No
     heard = drawn.ids[drawn.kinds == KINDS.index("prompt_units")]
     assert len(heard) == len(exchange.question) and all(ids.is_unit(int(token)) for token in heard)
     assert drawn.ids[-1] == ids.end_of_turn and drawn.kinds[-1] != NOTHING
+
+
+def test_thoughts_teach_text_or_speech(conversations, tiny_processor) -> None:
+    """Over many samples both sub-tasks come up, each with its own half of the reply's tokens, of one exchange."""
+    ids, table, seen = tiny_processor.token_ids, conversations.table, set()
+    for seed in range(24):
+        for task in ("thoughts_talk", "thoughts_picture"):
+            sample = conversations.tasks[task].draw(np.random.default_rng(seed))
+            drawn = conversations.render(sample)
+            taught = drawn.ids[drawn.kinds >= 0]
+            taught = taught[drawn.kinds[drawn.kinds >= 0] < KINDS.index("prompt_units")]
+            units = np.asarray([ids.is_unit(int(token)) for token in taught])
+            # The end of the last run is the voice's choice.
+            subtask = "speech" if (units | (taught == ids.speech_end)).all() else "text"
+            assert subtask == "speech" or not units.any()
+            seen.add((task, subtask))
+            (answer, *_), reply_format = sample.messages[2]["content"], conversations.reply_format(task)
+            stream = EventStream(table, reply_format.parser("female"))
+            reply = collect([event for part in run(stream, [[*answer["ids"], table.end_of_turn]]) for event in part])
+            assert reply.units and reply.text in {each.answer for each in conversations.spoken_talk} | {
+                each.answer for _, spoken in conversations.spoken_pictures for each in spoken
+            }
+            assert sample.messages[0]["content"] == reply_format.system_prompt
+    assert len(seen) == 4
+    with pytest.raises(InputError, match="shares"):
+        ThoughtsConfig(text_share=0.7, speech_share=0.7)
 
 
 def test_prompts_may_be_sampled(conversations) -> None:

@@ -93,14 +93,14 @@ def test_three_stages_in_a_row(folder: Path) -> None:
         "three",
         init=InitConfig(checkpoint=str(folder / "two" / "export")),
         rates=RatesConfig(llm=1e-3, projector=1e-3, vision=1e-3),
-        data=replace(data, mixture={"spoken_talk": 1, "spoken_picture": 1}),
+        data=replace(data, mixture={"spoken_talk": 1, "spoken_picture": 1, "thoughts_picture": 1}),
     )
     result = train(three)
     fourth = weights(folder / "three")
     assert any("patch_embed" in name for name in fourth if not torch.equal(fourth[name], third[name]))
     assert {"transcript", "answer", "style", "units", "spoken_picture_wer"} <= result.eval_terms.keys()
     rows = [json.loads(line) for line in (folder / "three" / "samples.jsonl").read_text().splitlines()]
-    assert {row["task"] for row in rows} == {"spoken_talk", "spoken_picture"}
+    assert {row["task"] for row in rows} == {"spoken_talk", "spoken_picture", "thoughts_picture"}
     assert all(row["units"] > 0 and row["style"] and row["expected"] for row in rows)
     processor = EmovaProcessor.from_pretrained(folder / "three" / "export")
     assert processor.token_ids.codebook_size == 4096

@@ -1,0 +1,39 @@
+"""``emova export``: a checkpoint's language model for another program."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from emova.commands.common import add_common, progress, show
+from emova.errors import InputError
+from emova.sources import shown
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add_common(parser, "emova export gguf --out emova-nano.gguf\nemova export gguf --dtype f32 --model runs/stage3")
+    parser.add_argument("format", choices=["gguf"], help="gguf: the language model for llama.cpp")
+    parser.add_argument("--out", default="emova.gguf", metavar="FILE", help="the file to write (%(default)s)")
+    parser.add_argument(
+        "--dtype", default="f16", choices=["f32", "f16", "bf16"], help="how matrices are stored (%(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the file."""
+    out = Path(arguments.out)
+    if out.suffix != ".gguf":
+        raise InputError(f"{shown(out)}: llama.cpp reads files that end in .gguf; give such a name")
+    with progress(arguments) as tell:
+        tell(f"Loading {arguments.model}")
+        from emova.gguf_export import export_gguf
+        from emova.parts import load_parts
+
+        parts = load_parts(arguments.model)
+        tell(f"Writing {arguments.out}")
+        export_gguf(parts.model, parts.processor.tokenizer, out, arguments.dtype, Path(arguments.model).name)
+    result = {"file": arguments.out, "bytes": out.stat().st_size, "dtype": arguments.dtype}
+    show(arguments, result, [f"{arguments.out}: {out.stat().st_size / 1e6:.1f} MB, {arguments.dtype}"])
+    return 0

@@ -1,0 +1,127 @@
+"""The language model as a GGUF file, the format of llama.cpp: weights, shapes and vocabulary of its LLaMA.
+
+Pictures and speech stay with emova: the file reads and writes token ids, units among them. Its greedy ids equal ours.
+
+Shape letters: D width, H heads, C head width, O outputs, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emova.errors import InputError
+from emova.sources import shown, staged_output
+
+DType = Literal["f32", "f16", "bf16"]
+LLAMA3_SPLIT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+
+
+def export_gguf(model: Any, tokenizer: Any, path: str | Path, dtype: DType = "f16", name: str = "emova") -> None:
+    """Write ``path``, whole or not at all.
+
+    Args:
+        model: an EmovaForConditionalGeneration whose language model is a plain LLaMA.
+        tokenizer: its byte-level BPE.
+        dtype: of the matrices; vectors are always float32.
+
+    Raises:
+        InputError: the package gguf is not installed, the model is no plain LLaMA, or the file cannot be written.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise InputError("export: the package gguf is missing; run `pip install 'emova[gguf]'`") from None
+    config = model.config.text_config
+    if config.model_type != "llama" or config.attention_bias or config.mlp_bias:
+        raise InputError(f"export: a GGUF file is written of plain LLaMA models, and this one is {config.model_type}")
+    with staged_output(path) as file:
+        # The writer opens its file by name.
+        writer = gguf.GGUFWriter(file.name, "llama")
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        writer.add_name(name)
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_key_length(width)
+        writer.add_value_length(width)
+        writer.add_rope_dimension_count(width)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_vocab_size(model.config.token_count)
+        types = gguf.LlamaFileType
+        kinds = {"f32": types.ALL_F32, "f16": types.MOSTLY_F16, "bf16": types.MOSTLY_BF16}
+        writer.add_file_type(kinds[dtype])
+        _add_vocabulary(writer, tokenizer, model.config, gguf.TokenType)
+        for tensor_name, weight in tensors(model):
+            array = weight.detach().float().cpu().contiguous().numpy()
+            kind = gguf.GGMLQuantizationType[dtype.upper() if array.ndim == 2 else "F32"]
+            writer.add_tensor(tensor_name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+        except OSError:
+            raise InputError(f"{shown(path)}: the file cannot be written; check the space on the disk") from None
+
+
+def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """llama.cpp's tensor names and ``[O, D]`` weights, in its layout."""
+    config = model.config.text_config
+    language_model, count = model.model.language_model, model.config.token_count
+    yield "token_embd.weight", language_model.embed_tokens.weight[:count]  # rows of padding are left out
+    for index, layer in enumerate(language_model.layers):
+        attention, mlp, block = layer.self_attn, layer.mlp, f"blk.{index}"
+        yield f"{block}.attn_norm.weight", layer.input_layernorm.weight
+        yield f"{block}.attn_q.weight", rotary_pairs(attention.q_proj.weight, config.num_attention_heads)
+        yield f"{block}.attn_k.weight", rotary_pairs(attention.k_proj.weight, config.num_key_value_heads)
+        yield f"{block}.attn_v.weight", attention.v_proj.weight
+        yield f"{block}.attn_output.weight", attention.o_proj.weight
+        yield f"{block}.ffn_norm.weight", layer.post_attention_layernorm.weight
+        yield f"{block}.ffn_gate.weight", mlp.gate_proj.weight
+        yield f"{block}.ffn_up.weight", mlp.up_proj.weight
+        yield f"{block}.ffn_down.weight", mlp.down_proj.weight
+    yield "output_norm.weight", language_model.norm.weight
+    if not config.tie_word_embeddings:
+        yield "output.weight", model.lm_head.weight[:count]
+    # Scaled rotary frequencies (LLaMA-3.1) are handed over as factors.
+    frequencies = language_model.rotary_emb.inv_freq.float().cpu()
+    exponents = torch.arange(len(frequencies)) / len(frequencies)
+    factors = config.rope_parameters["rope_theta"] ** -exponents / frequencies
+    if not torch.allclose(factors, torch.ones_like(factors), atol=1e-4):
+        yield "rope_freqs.weight", factors
+
+
+def rotary_pairs(weight_OD: Tensor, heads: int) -> Tensor:
+    """``[H * C, D]`` from transformers' order (first halves, then second halves) to pairs side by side."""
+    return weight_OD.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def _add_vocabulary(writer: Any, tokenizer: Any, config: Any, types: Any) -> None:
+    """The tokens by id, which of them are control tokens, and the merges."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    if backend["model"]["type"] != "BPE":
+        raise InputError("export: the tokenizer is no byte-level BPE")
+    names = tokenizer.convert_ids_to_tokens(list(range(config.token_count)))
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe" if LLAMA3_SPLIT in json.dumps(backend["pre_tokenizer"]) else "gpt-2")
+    writer.add_token_list(names)
+    writer.add_token_types([types.CONTROL if index in special else types.NORMAL for index in range(len(names))])
+    merges = backend["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    ends = np.atleast_1d(config.text_config.eos_token_id)
+    writer.add_bos_token_id(int(config.text_config.bos_token_id))
+    writer.add_eos_token_id(int(ends[0]))
+    writer.add_pad_token_id(int(config.text_config.pad_token_id))
+    writer.add_add_bos_token(False)  # emova's prompts have it already

@@ -1,0 +1,196 @@
+"""``step.c``, a decoding step that is compiled for this machine at first use: float16 weights as they are, no overhead.
+
+Nothing needs it. Where there is no C compiler (or it fails), the same step runs on torch.
+
+Shape letters: B sequences, D width, O outputs, I inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+SOURCE = Path(__file__).with_name("step.c")
+MOST_SEQUENCES = 8
+"""For more of them at once, torch's matrix products are faster than a product each."""
+_KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
+
+
+class _Matrix(Structure):
+    _fields_ = [
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("kind", c_int64),
+        ("rows", c_int64),
+        ("columns", c_int64),
+    ]
+
+
+class _Layer(Structure):
+    _fields_ = [
+        ("qkv", _Matrix),
+        ("out", _Matrix),
+        ("gate_up", _Matrix),
+        ("down", _Matrix),
+        ("before_attention", c_void_p),
+        ("before_mlp", c_void_p),
+    ]
+
+
+class _Model(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("layers", "width", "heads", "kv_heads", "head_width", "ffn", "threads")),
+        ("eps", c_double),
+        ("layer", POINTER(_Layer)),
+        ("norm", c_void_p),
+        ("rotation", c_void_p),
+    ]
+
+
+class _Cache(Structure):
+    _fields_ = [("keys", c_void_p), ("values", c_void_p), ("positions", c_int64), ("start", c_int64)]
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emova"
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The compiled ``step.c``, or None where it cannot be had."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None or os.environ.get("EMOVA_NATIVE") == "0":
+        return None
+    try:
+        built = _build(compiler)
+        loaded = ctypes.CDLL(str(built))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        log.info("the decoding step was not compiled, torch runs it: %s", error)
+        return None
+    loaded.scratch_size.restype = c_int64
+    loaded.scratch_size.argtypes = [POINTER(_Model), c_int64, c_int64]
+    loaded.step.restype = loaded.product.restype = None
+    loaded.step.argtypes = [POINTER(_Model), c_int64, POINTER(_Cache), c_void_p, c_void_p, c_void_p, c_int64]
+    loaded.product.argtypes = [POINTER(_Matrix), c_int64, c_int64, c_void_p, c_void_p]
+    return loaded
+
+
+def _build(compiler: str) -> Path:
+    source = SOURCE.read_bytes()
+    # torch's own OpenMP, so that both use one pool of threads.
+    openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    threads = [str(openmp[0]), f"-Wl,-rpath,{openmp[0].parent}"] if openmp else ["-fopenmp"]
+    # A file that another machine shares with this one must not be run there.
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    key = repr((source, compiler, _FLAGS, threads, features, platform.machine(), platform.system()))
+    path = cache_folder() / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            unit, made = Path(folder) / "step.o", Path(folder) / "step.so"
+            for command in (
+                [compiler, *_FLAGS, "-c", str(SOURCE), "-o", str(unit)],
+                [compiler, "-shared", str(unit), *threads, "-lm", "-o", str(made)],
+            ):
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+                if done.returncode:
+                    raise RuntimeError(done.stderr.strip()[:500])
+            os.replace(made, path)  # whole or not at all, whoever builds beside us
+    return path
+
+
+def packed(weight_OI: Tensor) -> Tensor:
+    """The weight as float16 if that changes no number of it, else as float32."""
+    half = weight_OI.half()
+    return (half if torch.equal(half.float(), weight_OI.float()) else weight_OI.float()).contiguous()
+
+
+class NativeLlama:
+    """The step over a ``Llama``'s weights.
+
+    Args:
+        lib: of ``library``.
+        llama: on the CPU; float32, or int8 linears.
+    """
+
+    def __init__(self, lib: Any, llama: Any) -> None:
+        self._lib = lib
+        self._kept: list[Tensor] = []  # what the structures point to
+        layers = (_Layer * len(llama.layers))()
+        for to, layer in zip(layers, llama.layers, strict=True):
+            for name in ("qkv", "out", "gate_up", "down"):
+                setattr(to, name, self._matrix(getattr(layer, name)))
+            to.before_attention, to.before_mlp = (
+                self._vector(weight) for weight in (layer.before_attention, layer.before_mlp)
+            )
+        self._layers = layers
+        self._head = self._matrix(llama.head)
+        ffn = llama.layers[0].down.weight.shape[1]
+        rotation = torch.view_as_real(llama.rotation[:, 0]).contiguous()
+        self._model = _Model(
+            len(layers), llama.norm.numel(), llama.heads, llama.kv_heads, llama.width, ffn, 1, llama.eps,
+            layers, self._vector(llama.norm), self._vector(rotation),
+        )  # fmt: skip
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of a weight in the head."""
+        return {0: 4, 1: 2, 2: 1}[self._head.kind]
+
+    def _vector(self, weight: Tensor) -> int:
+        self._kept.append(weight.float().contiguous())
+        return self._kept[-1].data_ptr()
+
+    def _matrix(self, linear: Any) -> _Matrix:
+        weight = linear.weight.contiguous() if linear.scale is not None else packed(linear.weight)
+        self._kept.append(weight)
+        scale = None if linear.scale is None else self._vector(linear.scale)
+        return _Matrix(weight.data_ptr(), scale, _KINDS[weight.dtype], *weight.shape)
+
+    def step(self, caches: Sequence[Any], x_BD: Tensor) -> Tensor:
+        """Read one embedding of each sequence into its cache; the normalised hidden states ``[B, D]``."""
+        model, count = _Model.from_buffer_copy(self._model), len(caches)  # threads may decode side by side
+        rows = (_Cache * count)(
+            *(
+                _Cache(cache.keys.data_ptr(), cache.values.data_ptr(), cache.keys.shape[2], cache.length)
+                for cache in caches
+            )
+        )
+        longest = max(cache.length for cache in caches) + 1
+        model.threads = torch.get_num_threads()
+        x_BD = x_BD.clone()
+        hidden_BD = torch.empty_like(x_BD)
+        scratch = torch.empty(self._lib.scratch_size(byref(model), count, longest))
+        self._lib.step(byref(model), count, rows, x_BD.data_ptr(), hidden_BD.data_ptr(), scratch.data_ptr(), longest)
+        for cache in caches:
+            cache.length += 1
+        return hidden_BD
+
+    def scores(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
+        """The head's rows ``start`` to ``stop``: ``[B, stop - start]``."""
+        head, size = self._head, self.element_size
+        scale = None if head.scale is None else head.scale + 4 * start
+        rows = _Matrix(head.weight + start * head.columns * size, scale, head.kind, stop - start, head.columns)
+        hidden_BD = hidden_BD.contiguous()
+        made = torch.empty(len(hidden_BD), stop - start)
+        self._lib.product(byref(rows), torch.get_num_threads(), len(hidden_BD), hidden_BD.data_ptr(), made.data_ptr())
+        return made

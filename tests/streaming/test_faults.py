@@ -1,0 +1,185 @@
+"""What goes wrong in a session is told by an event, leaves the session reusable and the others untouched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emova import Assistant
+from emova.assistant import AssistantConfig
+from emova.errors import InputError
+from emova.reply import ReplyLimits
+from emova.results import AudioChunk, Done
+from emova.streaming.events import Cancelled, Failed
+from emova.streaming.hub import Hub
+
+LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
+RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
+
+
+def question(seconds: float = 0.5) -> np.ndarray:
+    return (0.3 * np.sin(np.arange(int(16_000 * seconds)) * 0.1)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_checkpoint) -> Assistant:
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=LIMITS))
+
+
+@pytest.fixture()
+def hub(assistant) -> Hub:
+    return Hub(assistant)
+
+
+@pytest.fixture()
+def read(hub, monkeypatch) -> list[int]:
+    """The number of positions of each of the language model's forward passes."""
+    counts: list[int] = []
+    forward = hub.engine.llama.forward
+
+    def counted(sequences, every=False):
+        counts.append(sum(len(new) for _, new in sequences))
+        return forward(sequences, every)
+
+    monkeypatch.setattr(hub.engine.llama, "forward", counted)
+    return counts
+
+
+def answers(session, text: str | None = None):
+    """The reply, which is whole."""
+    last = list(session.ask(text))[-1]
+    assert isinstance(last, Done), last
+    return last.reply
+
+
+def test_a_second_question_reads_only_what_is_new(assistant, hub, read) -> None:
+    """The picture and the first turn stay in the cache; at the end of speech only the last units are left to read."""
+    session = hub.open()
+    session.show(RED)
+    pictured = sum(read)
+    assert pictured >= 4, "a picture is read when it is shown"
+    for chunk in np.array_split(question(2.0), 9):
+        session.hear(chunk)
+    heard = len(session._question.ears.units)
+    assert sum(read) - pictured >= heard > 30
+    first = answers(session)
+    length = session._context.length
+    for chunk in np.array_split(question(2.0), 9):
+        session.hear(chunk)
+    read.clear()
+    events = session.ask()
+    next(events)
+    # Units that were held back, the text around them, and the reply's forced beginning.
+    assert read[0] < 16 + len(assistant.table.encode('{"user question text": "')) + 8
+    last = [event for event in events][-1]
+    assert isinstance(last, Done) and session._context.length > length
+    chat = assistant.conversation()
+    assert chat.chat(audio=question(2.0), image=RED).units == first.units
+    assert chat.chat(audio=question(2.0)).units == last.reply.units
+
+
+def test_a_cancel_stops_at_once(hub, read, monkeypatch) -> None:
+    """Neither the language model nor the voice does anything more, and the queue is empty."""
+    session = hub.open()
+    events = session.ask("Hello.")
+    while not isinstance(next(events), AudioChunk):
+        pass
+    speaking, steps = session.telling.speaking, len(read)
+    monkeypatch.setattr(speaking, "step", lambda *_: pytest.fail("spoken after the cancel"))
+    session.cancel()
+    assert [type(event) for event in events] == [Cancelled]
+    assert len(read) == steps and not session._queue and session.writer is None
+    answers(session, "And now?")
+
+
+def test_audio_that_ends_in_mid_frame(assistant, hub) -> None:
+    session = hub.open()
+    speech = question()[: 8_000 - 77]
+    for chunk in np.split(speech, [1, 400, 401, 1_000, 7_000]):
+        session.hear(chunk)
+    reply = answers(session)
+    assert reply.units == assistant.chat(audio=speech).units
+
+
+def test_a_session_closed_in_mid_chunk(hub) -> None:
+    session, other = hub.open(), hub.open()
+    session.show(RED)
+    session.hear(question()[:333])
+    session.close()
+    session.close()
+    assert len(hub) == 1 and not session._turns
+    with pytest.raises(InputError, match="closed"):
+        session.hear(question()[:333])
+    answers(other, "Hello.")
+
+
+def test_another_sample_rate_in_mid_question(assistant, hub) -> None:
+    session = hub.open()
+    session.hear(question()[:4_000], 16_000)
+    with pytest.raises(InputError, match="resample"):
+        session.hear(question(), 44_100)
+    session.hear(question()[4_000:], 16_000)
+    assert answers(session).units == assistant.chat(audio=question()).units
+
+
+def test_silence_and_a_minute_of_noise(assistant, hub) -> None:
+    session, other = hub.open(), hub.open()
+    wanted = answers(other, "Hello.").units
+    for _ in range(3):
+        session.hear(np.zeros(16_000, dtype=np.float32))
+    (failed,) = session.ask()
+    assert isinstance(failed, Failed) and "silence" in failed.message
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match="shorter|stop earlier"):
+        for _ in range(60):
+            session.hear(rng.normal(scale=0.2, size=16_000).astype(np.float32))
+    session.hear(rng.normal(scale=0.2, size=16_000).astype(np.float32))
+    assert isinstance(list(session.ask())[-1], Done), "noise that fits is answered"
+    fresh = hub.open()
+    assert answers(fresh, "Hello.").units == wanted and session._context.length <= hub.engine.llama.max_length
+
+
+def test_a_picture_replaced_in_mid_turn(assistant, hub) -> None:
+    session = hub.open()
+    session.show(BLUE)
+    session.hear(question()[:5_000])
+    session.show(RED)
+    session.hear(question()[5_000:])
+    assert answers(session).units == assistant.chat(audio=question(), image=RED).units
+    with pytest.raises(InputError):
+        session.show(b"no picture")
+    answers(session, "And now?")
+
+
+def test_a_voice_that_emits_nan(hub) -> None:
+    """A planted fault in one session's sound."""
+    session, other = hub.open(), hub.open()
+    reader = other.ask("Hello.")
+    next(reader)
+
+    class Damaged:
+        def step(self, units):
+            return torch.full((1, 960), float("nan"))
+
+        finish = step
+
+    events = session.ask("Hello.")
+    session.telling.speaking._stream = Damaged()
+    *_, failed = events
+    assert isinstance(failed, Failed) and "voice" in failed.message and len(session) == 0
+    wanted = [event for event in reader][-1].reply.units
+    assert answers(session, "Hello.").units == wanted
+
+
+def test_reading_goes_on_after_a_long_pause(assistant) -> None:
+    """Back-pressure: a reader that stops holds its own reply only, and finds it whole when it comes back."""
+    hub = Hub(assistant)
+    slow, quick = hub.open(), hub.open()
+    waiting = slow.ask("Who is it?")
+    next(waiting)
+    for _ in range(2):
+        answers(quick, "Hello.")
+    assert len(slow._queue) <= hub.config.max_events + 3
+    assert [event for event in waiting][-1].reply.units == assistant.chat(text="Who is it?").units
