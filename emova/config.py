@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emova.errors import InputError
@@ -54,7 +54,7 @@ def _files(path: Path) -> list[Any]:
             raise InputError(f"{at}: is its own base; remove a `base` line")
         seen.add(at.resolve())
         content = OmegaConf.load(at)
-        base = content.pop("base", None) if OmegaConf.is_dict(content) else None
+        base = content.pop("base", None) if isinstance(content, DictConfig) else None
         found.insert(0, content)
         at = at.parent / str(base) if base is not None else None
     return found

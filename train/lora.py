@@ -49,7 +49,7 @@ def add_adapters(model: EmovaForConditionalGeneration, config: LoraConfig) -> No
         raise InputError("lora.rank needs peft: pip install 'emova[scale]'") from None
     settings = peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha or 2 * config.rank,
+        lora_alpha=config.alpha or 2 * config.rank,  # type: ignore[arg-type]  # peft divides by the rank
         lora_dropout=config.dropout,
         target_modules=list(config.projections),
     )

@@ -158,7 +158,9 @@ class ClipStore:
             staged.write_text(json.dumps(known), encoding="utf-8")
             os.replace(staged, path)
         self.clips = [
-            clip if clip.alignment is not None else replace(clip, alignment=tuple(map(tuple, known[clip.key])))
+            clip
+            if clip.alignment is not None
+            else replace(clip, alignment=tuple((phone, start, end) for phone, start, end in known[clip.key]))
             for clip in self.clips
         ]
 

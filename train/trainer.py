@@ -441,7 +441,7 @@ class _Steps(TrainerCallback):
             # Dropout and the like should differ between processes. A resumed run loads its generators later.
             torch.manual_seed(derived_seed(trainer.run.seed, trainer.world.rank))
         zero = getattr(getattr(trainer, "deepspeed", None), "optimizer", None)
-        if hasattr(zero, "check_grad_overflow"):
+        if zero is not None and hasattr(zero, "check_grad_overflow"):
             zero.check_grad_overflow = True  # DeepSpeed's guard, which it leaves out in float32
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_recipes.nano.pictures.make import make_picture, write_pictures
 from data_recipes.nano.recipe import Progress
-from data_recipes.nano.shards import Item, make_set
+from data_recipes.nano.shards import Item, ShardInfo, make_set
 from data_recipes.nano.speech import SPEECH_RATE, STYLE_RATE
 from data_recipes.nano.voices import PSEUDO_VOICES
 from emova.style import EMOTIONS, PITCHES
@@ -75,11 +75,16 @@ def make(
         _styles("train", long[: plan.style_texts], seed),
         _styles("test", long[plan.style_texts : plan.style_texts + 1], seed),
     ]  # fmt: skip
+
+    def report(info: ShardInfo, made: bool) -> None:
+        for _ in range(info.items):
+            progress.advance()
+
     for items in sets:
         progress.start(f"{items[0].set}-{items[0].split}", len(items))
         make_set(
             folder / "speech", items, folder / "sources", jobs=jobs, per_shard=100,
-            report=lambda info, made: [progress.advance() for _ in range(info.items)] and None,
+            report=report,
         )  # fmt: skip
     return folder
 
