@@ -9,7 +9,6 @@ import concurrent.futures
 import itertools
 import multiprocessing
 import os
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -41,13 +40,13 @@ def in_pool(jobs: int, start: Callable[[Any], None], argument: Any) -> Build:
 
 
 class _Worker:
-    """One Ray actor; rows hold our own drafts and records as bytes."""
+    """One Ray actor; rows hold drafts and records, which Ray carries as they are."""
 
     def __init__(self, start: Callable[[Any], None], argument: Any) -> None:
         start(argument)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"built": pickle.dumps(build_one(pickle.loads(row["draft"])))}
+        return {"built": build_one(row["draft"])}
 
 
 def in_ray(jobs: int, start: Callable[[Any], None], argument: Any, *, wave: int = _WAVE) -> Build:
@@ -70,11 +69,11 @@ def in_ray(jobs: int, start: Callable[[Any], None], argument: Any, *, wave: int 
         context.enable_progress_bars = False
         drafts = iter(todo)
         # In waves, so that what is done is written while the rest is still to be read.
-        while rows := [{"draft": pickle.dumps(draft)} for draft in itertools.islice(drafts, wave * jobs)]:
+        while rows := [{"draft": draft} for draft in itertools.islice(drafts, wave * jobs)]:
             made = ray.data.from_items(rows, override_num_blocks=min(len(rows), 4 * jobs)).map(
                 _Worker, fn_constructor_args=(start, argument), concurrency=jobs
             )
             for row in made.iter_rows():
-                yield pickle.loads(row["built"])
+                yield row["built"]
 
     return build

@@ -18,7 +18,11 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_benchmark_is_tried() -> None:
+    assert set(SMALL) | {"loader", "paradigms"} == set(BENCHMARKS)  # these two are tried in tests/train
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_it_runs(name, tiny_checkpoint, tmp_path, capsys) -> None:
     parser = Parser()
     register(parser)

@@ -48,4 +48,4 @@ def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     row = commands("nano", "data/nano", "runs/emova-nano")
     last = ["u2s", "prototypes", "assemble"]
-    assert [line[0] for line in row] == [name for name in PROGRAMS if name not in ("all", *last)] + last
+    assert [line[0] for line in row] == [name for name in PROGRAMS if name not in ("all", "kmeans", *last)] + last
