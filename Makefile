@@ -9,7 +9,7 @@ OUT    ?= out/answer.wav
 API_PORT ?= 8000
 PORT   ?= 7860
 
-.PHONY: chat demo serve test lint setup setup-dev setup-eval setup-lmms-eval eval help
+.PHONY: chat demo serve test test-all lint setup setup-dev setup-eval setup-lmms-eval eval help
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -27,6 +27,9 @@ serve: $(VENV)/.serve  ## Serve programs that speak to OpenAI's API: make serve 
 
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev  ## Run the slow tests too: several processes, a real browser
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 900
 
 lint: $(VENV)/.dev  ## Lint, check the format and the types
 	$(BIN)/ruff check .

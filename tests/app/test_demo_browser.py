@@ -22,7 +22,7 @@ from tests.app.fixtures_browser import (
     wait_for,
 )
 
-pytestmark = [skip_without_browser(), pytest.mark.timeout(600)]
+pytestmark = [skip_without_browser(), pytest.mark.slow, pytest.mark.timeout(600)]
 
 # Records what the page really plays.
 RECORD = """() => {

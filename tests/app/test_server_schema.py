@@ -15,6 +15,7 @@ pytest.importorskip("schemathesis")
 OPTIONS = ["--max-examples", "8", "--phases", "examples,fuzzing", "--exclude-checks", "positive_data_acceptance"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_document_is_true(running) -> None:
     """It runs as a process of its own, so that its pytest plugin is not loaded for all tests (pyproject.toml)."""
