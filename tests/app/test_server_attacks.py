@@ -293,6 +293,11 @@ def test_a_client_that_never_reads_is_cut(strict) -> None:
             if cut._value.get() > before:
                 break
             assert httpx.get(f"http://127.0.0.1:{strict.port}/healthz", timeout=20).status_code == 200
+        # It was counted when the server gave it up; its voice ends with the chunk that is being made.
+        for _ in range(100):
+            if not strict.service.queue.inside and not len(strict.service.hub):
+                break
+            time.sleep(0.1)
     assert cut._value.get() == before + 1 and not strict.service.queue.inside and not len(strict.service.hub)
 
 
@@ -374,7 +379,8 @@ def test_the_end_is_clean(nano, serving) -> None:
                 time.sleep(0.01)
             assert httpx.post(url, json=wish).status_code == 503
             rest = [line for line in lines if line]
-    assert rest[-1] == "data: [DONE]" and '"finish_reason": "stop"' in rest[-2]
+    assert rest[-1] == "data: [DONE]"
+    assert '"finish_reason": "stop"' in rest[-2] or '"finish_reason": "length"' in rest[-2]
 
 
 def test_a_fault_inside_is_not_told(running, post, monkeypatch) -> None:
