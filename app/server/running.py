@@ -25,31 +25,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class _Stall:
-    """Cuts a connection whose client stopped reading."""
+class _CutsStalled(asyncio.Protocol):
+    """Of a protocol: cuts the connection when its client stops reading for ``stall_seconds``."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
+    transport: Any
+    stall_seconds: float
+    _stalled: asyncio.TimerHandle | None = None
 
-    def start(self, transport: Any) -> None:
-        self.stop()
-        self._timer = asyncio.get_running_loop().call_later(self.seconds, transport.abort)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_again()
+        self._stalled = asyncio.get_running_loop().call_later(self.stall_seconds, self.transport.abort)
 
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_again()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._read_again()
+        super().connection_lost(exc)
+
+    def _read_again(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
 
 def _protocols(config: ServerConfig) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
-    class Http(H11Protocol):
+    class Http(_CutsStalled, H11Protocol):
         """With a limit on the time of a request's head, and on the time that a client may stop reading."""
 
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self._head: asyncio.TimerHandle | None = None
-            self._stall = _Stall(config.stall_seconds)
+        stall_seconds = config.stall_seconds
+        _head: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -74,35 +81,12 @@ def _protocols(config: ServerConfig) -> tuple[type[H11Protocol], type[WebSockets
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
-            self._stall.stop()
             super().connection_lost(exc)
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._stall.start(self.transport)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._stall.stop()
-
-    class WebSocket(WebSocketsSansIOProtocol):
+    class WebSocket(_CutsStalled, WebSocketsSansIOProtocol):
         """With a limit on the time that a client may stop reading."""
 
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self._stall = _Stall(config.stall_seconds)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stall.stop()
-            super().connection_lost(exc)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._stall.start(self.transport)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            self._stall.stop()
+        stall_seconds = config.stall_seconds
 
     return Http, WebSocket
 
