@@ -16,6 +16,7 @@ from emova.errors import InputError
 from emova.grammar import TokenTable
 from emova.reply import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
 from emova.thoughts import StreamingThoughts
+from train.heard_text import runs
 from train.packing import ANSWER, FRAME, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
 from train.recipe_data import Exchange, Picture, Recipe
 from train.thoughts import Subtask, ThoughtsConfig, thought_message
@@ -218,7 +219,7 @@ class Conversations:
         content: list[Message] = [self._hear(utterance.units, rng), instruction]
         if instruction["text"] != TRANSCRIBE_PROMPT and rng.random() < 0.5:
             content.reverse()
-        return Sample((_user(content), _assistant(utterance.text)), (TEXT,))
+        return Sample((_user(content), _assistant(utterance.text)), (TRANSCRIPT,))
 
     def tts(self, rng: np.random.Generator) -> Sample:
         """Text to speech."""
@@ -268,10 +269,10 @@ class Conversations:
     def render(self, sample: Sample, task: str = "") -> Piece:
         """A sample as arrays for packing."""
         rendered = self.processor.render_training(sample.messages)
-        runs = _runs(rendered.loss_mask)
-        assert len(runs) == len(sample.kinds), "an assistant message was lost"
+        lengths = np.diff(runs(rendered.loss_mask))[:, 0].tolist()
+        assert len(lengths) == len(sample.kinds), "an assistant message was lost"
         kinds: list[int] = []
-        for length, own in zip(runs, sample.kinds, strict=True):
+        for length, own in zip(lengths, sample.kinds, strict=True):
             if isinstance(own, int):
                 own = (own,) * length
             assert len(own) == length, "the rendering and the reply format disagree"
@@ -318,13 +319,6 @@ def reply_kinds(reply_format: JsonReply, reply: SpokenReply, table: TokenTable) 
             kinds[-length] = strings[index // 3]
     kinds += [FRAME, *[UNITS] * len(reply.units), UNITS]
     return (*kinds, *[FRAME] * len(table.encode('"}')), FRAME)
-
-
-def _runs(mask: Sequence[bool]) -> list[int]:
-    """Lengths of the runs of true values."""
-    padded = np.concatenate([[0], np.asarray(mask, dtype=np.int8), [0]])
-    edges = np.flatnonzero(np.diff(padded))
-    return (edges[1::2] - edges[::2]).tolist()
 
 
 def _user(content: list[Message]) -> Message:

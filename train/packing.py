@@ -18,6 +18,7 @@ from torch.nn import functional
 
 import emova.compat  # noqa: F401
 from emova.model.tokens import TokenIds
+from train.heard_text import HeardTextConfig, heard_positions, heard_spans, heard_text_loss
 
 # isort: split
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -113,7 +114,8 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
 
     Returns:
         input_ids, sequence_ids [1, N]; cu_seq_lens [S + 1]; keep [K], the positions to predict from; targets, kinds,
-        modalities, weights [K]; pixel_values and image_grids where there are pictures.
+        modalities, weights [K]; heard [P, 4], see ``train.heard_text``; pixel_values and image_grids where there are
+        pictures.
     """
     pieces = [each for pack in packs for each in pack]
     assert pieces
@@ -127,15 +129,21 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
         left_out = np.random.random(len(weight)) >= weights.prompt_share
         weight[left_out & (kinds >= PROMPT_UNITS)] = 0.0
     predicted = np.flatnonzero(weight > 0)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    heard = [
+        heard_spans(each.kinds == PROMPT_UNITS, each.kinds == TRANSCRIPT) + first
+        for each, first in zip(pieces, bounds, strict=False)
+    ]
     batch = {
         "input_ids": torch.from_numpy(ids)[None],
         "sequence_ids": torch.from_numpy(np.repeat(np.arange(len(pieces)), lengths))[None],
-        "cu_seq_lens": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])).to(torch.int32),
+        "cu_seq_lens": torch.from_numpy(bounds).to(torch.int32),
         "keep": torch.from_numpy(predicted - 1),
         "targets": torch.from_numpy(ids[predicted]),
         "kinds": torch.from_numpy(kinds[predicted]),
         "modalities": torch.from_numpy(np.repeat([each.modality for each in pieces], lengths)[predicted]),
         "weights": torch.from_numpy(weight[predicted].astype(np.float32)),
+        "heard": torch.from_numpy(np.concatenate(heard)),
     }
     tiles = [each.pixel_values for each in pieces if each.pixel_values is not None]
     if tiles:
@@ -144,16 +152,21 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
     return batch
 
 
-def packed_loss(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def packed_loss(
+    model: Any, batch: Mapping[str, Tensor], heard_text: HeardTextConfig | None = None
+) -> dict[str, Tensor]:
     """The weighted mean cross entropy of a collated batch, that of each modality, and the plain mean of each kind.
 
     Args:
         model: an EmovaForConditionalGeneration.
+        heard_text: with a weight, its loss joins that of training.
     """
     pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
     bounds = batch["cu_seq_lens"]
     longest = int((bounds[1:] - bounds[:-1]).max())
-    hidden_ND = model.model(
+    spans_P4 = batch["heard"]
+    listens = heard_text if heard_text is not None and heard_text.weight > 0 and len(spans_P4) > 0 else None
+    outputs = model.model(
         input_ids=batch["input_ids"],
         sequence_ids=batch["sequence_ids"],
         cu_seq_lens_q=bounds,
@@ -161,13 +174,27 @@ def packed_loss(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         max_length_q=longest,
         max_length_k=longest,
         use_cache=False,
+        output_hidden_states=listens is not None,
         **pictures,
-    ).last_hidden_state[0]
+    )
+    hidden_KD = outputs.last_hidden_state[0, batch["keep"]]
+    count = len(hidden_KD)
+    if listens:
+        middle_ND = outputs.hidden_states[listens.layer][0]
+        heard_KD = model.model.language_model.norm(middle_ND[heard_positions(spans_P4)])
+        hidden_KD = torch.cat([hidden_KD, heard_KD])
     # Through the module, not its weight: where weights are spread over processes, the call gathers them.
-    logits = model.lm_head(hidden_ND[batch["keep"]])[:, : model.config.token_count]
+    all_logits = model.lm_head(hidden_KD)
+    logits = all_logits[:count, : model.config.token_count]
     losses_K = functional.cross_entropy(logits.float(), batch["targets"], reduction="none")
     weights_K = batch["weights"]
     terms = {"loss": (losses_K * weights_K).sum() / weights_K.sum().clamp_min(1e-6)}
+    if listens:
+        blank = model.config.pad_token_id  # text tokens lie below it
+        loss = heard_text_loss(all_logits[count:, : blank + 1], batch["input_ids"][0], spans_P4)
+        terms["heard_text"] = loss.detach()
+        if model.training:
+            terms["loss"] = terms["loss"] + listens.weight * loss
     plain_K = losses_K.detach()
     for kind in torch.unique(batch["kinds"]).tolist():
         chosen = batch["kinds"] == kind
@@ -202,6 +229,9 @@ def packed_attention(
         [1, N, H, C]
     """
     assert attention_mask is None and cu_seq_lens_q is not None, "packed attention is for packed training alone"
+    if torch.is_autocast_enabled(query.device.type):
+        # The rotation of queries and keys is done in float32, and left there it doubles the time of what follows.
+        query, key, value = (each.to(torch.get_autocast_dtype(query.device.type)) for each in (query, key, value))
     bounds = cu_seq_lens_q.tolist()
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     parts = []

@@ -35,6 +35,7 @@ from train import parallel
 from train.batches import isolated_rng
 from train.dataset import PackedList
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.heard_text import HeardTextConfig
 from train.internvit_weights import load_internvit
 from train.lora import LoraConfig, add_adapters, learns, merge_adapters
 from train.mfu import step_cost
@@ -85,6 +86,7 @@ class StageConfig:
     rates: RatesConfig = field(default_factory=RatesConfig)
     data: DataConfig = field(default_factory=DataConfig)
     weights: LossWeights = field(default_factory=LossWeights)
+    heard_text: HeardTextConfig = field(default_factory=HeardTextConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     attention: str = "auto"
@@ -102,9 +104,10 @@ class StageConfig:
 class StageModule(nn.Module):
     """What the engine trains: the model with the packed loss."""
 
-    def __init__(self, model: EmovaForConditionalGeneration) -> None:
+    def __init__(self, model: EmovaForConditionalGeneration, heard_text: HeardTextConfig | None = None) -> None:
         super().__init__()
         self.model = model
+        self.heard_text = heard_text
         self.cost = step_cost(model)
 
     def _codebook_use(self, input_ids: Tensor) -> float:
@@ -114,7 +117,7 @@ class StageModule(nn.Module):
         return len(torch.unique(units)) / max(len(units), 1)
 
     def forward(self, **batch: Tensor) -> dict[str, Any]:
-        terms: dict[str, Any] = packed_loss(self.model, batch)
+        terms: dict[str, Any] = packed_loss(self.model, batch, self.heard_text)
         terms["tokens"] = batch["input_ids"].shape[1]
         terms["samples"] = batch["cu_seq_lens"].shape[0] - 1
         terms["flops"] = self.cost.flops(batch)
@@ -295,7 +298,7 @@ def train(config: StageConfig) -> FitResult:
             model.set_attn_implementation(choose_attention(config.attention))
 
     result = fit(
-        StageModule(model),
+        StageModule(model, config.heard_text),
         data.train_set,  # type: ignore[arg-type]
         lambda drawn: collate(drawn, config.weights),
         run,
