@@ -1,0 +1,80 @@
+"""CTC over heard units: what is said is read off where it is heard, beside the transcript that the reply begins with.
+
+A language model that learns to listen from its transcripts alone first learns to write likely sentences, and hears them
+late: each has few tokens, and where in the speech a word lies must be found by attention. CTC (Graves et al. 2006) asks
+each position of a heard unit for the text so far as well, which needs no alignment and costs one more use of the
+vocabulary head; a joint loss of the two is what made attention-based recognition learn from little (Kim et al. 2017,
+arXiv 1609.06773). It is taken of a middle layer (Lee and Watanabe 2021, arXiv 2102.03216): the layers after it then
+find words where they look. Nothing of it is left in the trained model.
+
+Shape letters: N positions of the row, P stretches of heard speech, K their positions, T the longest, C text tokens and
+the blank, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from emova.errors import InputError
+
+
+@dataclass(frozen=True)
+class HeardTextConfig:
+    """The loss's weight over that of the replies, 0 for none, and the layers that a unit goes through before it."""
+
+    weight: float = 0.0
+    layer: int = 4
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.layer < 1:
+            raise InputError(f"heard_text: weight={self.weight}, layer={self.layer}; give 0 or more, and 1 or more")
+
+
+def runs(mask: Sequence[bool] | np.ndarray) -> np.ndarray:
+    """[R, 2]: where each run of true values begins, and where it has ended."""
+    padded = np.concatenate([[0], np.asarray(mask, dtype=np.int8), [0]])
+    return np.flatnonzero(np.diff(padded)).reshape(-1, 2)
+
+
+def heard_spans(heard: np.ndarray, transcript: np.ndarray) -> np.ndarray:
+    """Each stretch of heard units with the mark that ends it, and its transcript without the token that ends that.
+
+    Args:
+        heard, transcript: [N] masks of one conversation.
+
+    Returns:
+        [P, 4]: begin and end of the one, begin and end of the other; empty where not each has a transcript.
+    """
+    units, texts = runs(heard), runs(transcript)
+    if len(units) != len(texts):
+        return np.zeros((0, 4), dtype=np.int64)
+    return np.concatenate([units + (0, 1), texts - (0, 1)], axis=1)
+
+
+def heard_positions(spans_P4: Tensor) -> Tensor:
+    """[K]: the row's positions of all heard speech."""
+    return torch.cat([torch.arange(int(first), int(last)) for first, last in spans_P4[:, :2]]).to(spans_P4.device)
+
+
+def heard_text_loss(logits_KC: Tensor, input_ids_N: Tensor, spans_P4: Tensor) -> Tensor:
+    """CTC of the transcripts, a mean over their tokens; the last class is the blank.
+
+    Args:
+        logits_KC: at ``heard_positions``.
+    """
+    blank = logits_KC.shape[1] - 1
+    lengths = (spans_P4[:, 1] - spans_P4[:, 0]).tolist()
+    log_probs_TPC = pad_sequence(list(logits_KC.float().log_softmax(-1).split(lengths)))
+    targets = [input_ids_N[int(first) : int(last)] for first, last in spans_P4[:, 2:]]
+    sizes = [len(each) for each in targets]
+    losses_P = functional.ctc_loss(
+        log_probs_TPC, torch.cat(targets), tuple(lengths), tuple(sizes), blank, reduction="none", zero_infinity=True
+    )
+    return losses_P.sum() / max(1, sum(sizes))
