@@ -48,6 +48,9 @@ class Spell:
     def cluster(self, record: Record) -> str:
         return self.metric.cluster(record)
 
+    def stratum(self, record: Record) -> str:
+        return self.metric.stratum(record)
+
     def further(self, records: Sequence[Record]) -> dict[str, float]:
         return {"asked": float(len(records))}
 
@@ -123,6 +126,27 @@ def test_intervals_hold_the_figure_and_shrink_with_more_questions() -> None:
     narrow = confidence_interval(many)
     assert narrow[1] - narrow[0] < (high - low) / 2
     assert confidence_interval(records([1.0] * 5)) == (100.0, 100.0)
+
+
+def test_no_draw_of_a_sum_lacks_a_part() -> None:
+    mme = METRICS["mme"]
+    rows = [
+        Record("m", f"{part}/{picture}/{turn}", "", [], "", 1.0, 1, part, notes={"picture": picture})
+        for part in ("count", "scene") for picture in "ab" for turn in (0, 1)
+    ]  # fmt: skip
+    assert mme.aggregate(rows) == 400
+    assert confidence_interval(rows, mme.aggregate, mme.cluster, stratum=mme.stratum) == (400, 400)
+    # One wrong answer: of "count" the draws are aa (100 + 50 + ...), ab, bb; "scene" stays whole.
+    rows[0] = dataclasses.replace(rows[0], value=0.0)
+    assert mme.aggregate(rows) == 75 + 50 + 200
+    assert confidence_interval(rows, mme.aggregate, mme.cluster, stratum=mme.stratum) == (50 + 0 + 200, 400)
+
+
+def test_an_interval_leaves_out_draws_without_a_figure_and_holds_it() -> None:
+    def share(found: Sequence[Record]) -> float:
+        return 5.0 if any(r.value for r in found) else float("nan")
+
+    assert confidence_interval(records([1.0, 0.0, 0.0]), share) == (5.0, 5.0)
 
 
 def test_paired_tests_find_a_difference_and_none_between_equals() -> None:
