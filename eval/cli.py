@@ -54,6 +54,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--emotion-judge", metavar="MODEL", help="hear emotions with this FunASR model (iic/emotion2vec_plus_large)"
     )
+    parser.add_argument("--language", choices=("en", "zh"), help="of your dialogues and recordings (en)")
     parser.add_argument("--offline", action="store_true", help="with all: the shipped fixtures, nothing from a hub")
     parser.add_argument("--endpoint", metavar="URL", help="with latency: the server to time, instead of --model")
     parser.add_argument("--endpoint-model", default="", help="with latency: its model's name there")
@@ -139,6 +140,7 @@ def _config(arguments: argparse.Namespace) -> SuiteConfig:
         "votes": arguments.votes,
         "whisper": arguments.whisper,
         "paraformer": arguments.paraformer,
+        "language": arguments.language,
         "emotion_judge": arguments.emotion_judge,
     }
     return SuiteConfig(**{key: value for key, value in named.items() if value is not None})

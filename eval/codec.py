@@ -53,10 +53,18 @@ class ReconstructionTask(MetricTask):
     voice has the second near 1.
     """
 
-    def __init__(self, name: str, items: Sequence[Example], ears: Ears, judges: VoiceJudges | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Example],
+        ears: Ears,
+        judges: VoiceJudges | None = None,
+        language: str = "en",
+    ) -> None:
         judges = judges or VoiceJudges()
         speaker = f"; {judges.speaker.name}" if judges.speaker else ""
-        super().__init__(name, items, find_metric("wer"), ears.name + judges.names + speaker, judges.absent)
+        metric = find_metric("wer" if language == "en" else "cer")
+        super().__init__(name, items, metric, ears.name + judges.names + speaker, judges.absent)
         self.ears, self.raters, self.speaker = ears, judges.raters, judges.speaker
 
     def ask(self, model: Any, example: Example) -> Output:

@@ -24,6 +24,7 @@ from eval.runfolder import by_task, read_records
 from eval.samples import Aggregate, Record, mean, pooled
 
 DRAWS = 1000
+WHOLE_SET = ("bit/s", "points over chance")  # units of figures that no single question has a score for
 SLOW_DRAWS = 200
 
 
@@ -180,16 +181,20 @@ def compare_records(
 
 
 def compare_runs(a: str | Path, b: str | Path) -> list[Comparison]:
-    """Compare two run folders task by task. Raises: InputError: a folder is no run, or nothing is common."""
+    """Compare two run folders task by task, but for figures of a whole set.
+
+    Raises:
+        InputError: a folder is no run, or nothing is common.
+    """
     tasks = []
     for folder in (Path(a), Path(b)):
         if not (folder / "samples.jsonl").is_file():
             raise InputError(f"{folder}: no samples.jsonl; give the folder of a run")
         tasks.append(by_task(read_records(folder / "samples.jsonl")))
-    common = [name for name in tasks[0] if name in tasks[1]]
-    if not common:
-        raise InputError("compare: the runs have no task in common")
     kinds = {figure["task"]: figure for figure in _results(Path(a)).get("figures", [])}
+    common = [name for name in tasks[0] if name in tasks[1] and kinds.get(name, {}).get("unit") not in WHOLE_SET]
+    if not common:
+        raise InputError("compare: the runs have no task in common whose questions have scores")
     return [
         compare_records(
             tasks[0][name],
@@ -223,6 +228,7 @@ def comparison_table(found: Sequence[Comparison], a: str, b: str) -> str:
     lines = [
         f"A: `{a}`, B: `{b}`. Pooled scores on questions that both were asked; 95 % bootstrap interval of B - A, p of",
         f"a paired permutation test. The runs differ in: {', '.join(settings_apart(a, b)) or 'nothing'}.",
+        f"Figures of a whole set ({', '.join(WHOLE_SET)}) are left out: no question has a score of its own there.",
         "",
         "| task | unit | A | B | B - A | 95 % interval | p | questions | only A | only B | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -93,6 +93,7 @@ class SuiteConfig:
         votes: how often the judge is asked.
         whisper: the folder of the recogniser that hears the model's speech, or a name such as ``large-v3``.
         paraformer: FunASR's recogniser that hears Chinese instead, such as ``paraformer-zh``.
+        language: of dialogues and of recordings that are said again, ``en`` or ``zh``; other tasks have their own.
         emotion_judge: FunASR's emotion recogniser, such as ``iic/emotion2vec_plus_large``; empty takes the shipped one.
     """
 
@@ -106,6 +107,7 @@ class SuiteConfig:
     votes: int = 1
     whisper: str = "data/nano/sources/whisper-base"
     paraformer: str = ""
+    language: str = "en"
     emotion_judge: str = ""
 
 
@@ -279,7 +281,8 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     items = read_spoken(data)
     if name.startswith("dialogue-"):
         mode = name.removeprefix("dialogue-")
-        return DialogueTask(name, items, mode, make_judge(config), make_ears(config) if mode == "end-to-end" else None)
+        ears = make_ears(config, config.language) if mode == "end-to-end" else None
+        return DialogueTask(name, items, mode, make_judge(config), ears, config.language)
     spoken = name.endswith("-s2s")
     if name.rsplit("-", 1)[0] in STORIES:
         return ClozeTask(name, items, spoken)
@@ -299,7 +302,7 @@ def _codec(name: str, data: Path, config: SuiteConfig) -> MetricTask:
         return PhoneTask(name, items, "the data set's")
     if name == "styles":
         return StylesTask(name, items, make_emotion_judge(config))
-    return ReconstructionTask(name, items, make_ears(config), find_judges())
+    return ReconstructionTask(name, items, make_ears(config, config.language), find_judges(), config.language)
 
 
 def tasks_in(root: Path, config: SuiteConfig) -> list[MetricTask | Figure]:

@@ -195,6 +195,14 @@ def test_runs_are_compared_on_common_questions(tmp_path: Path) -> None:
         compare_runs(tmp_path, tmp_path / "b")
 
 
+def test_a_figure_of_a_whole_set_is_not_compared_question_by_question(tmp_path: Path) -> None:
+    for name in "ab":
+        run_task(Spell(), [], RunFolder(tmp_path / name, {}))
+    (tmp_path / "a" / "results.json").write_text(json.dumps({"figures": [{"task": "spell", "unit": "bit/s"}]}))
+    with pytest.raises(InputError, match="have scores"):
+        compare_runs(tmp_path / "a", tmp_path / "b")
+
+
 def test_metrics_aggregate_by_their_own_rule() -> None:
     circular = METRICS["circular"]
     rows = [Record("m", id, "", [], "", value, 1) for id, value in (("1", 1.0), ("1000001", 0.0), ("2", 1.0))]
