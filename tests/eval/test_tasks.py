@@ -269,8 +269,7 @@ def test_every_task_counts_and_names_what_it_cannot_ask_and_what_is_empty(model:
             assert found.value == task.limit_s and found.failures == found.count  # type: ignore[attr-defined]
         else:
             assert found.value == (0 if found.higher_is_better else 100), task.name
-        for name in ("naturalness",):
-            assert found.extra.get(name, 1) == 1
+        assert found.extra.get("naturalness", 1) == 1
 
 
 def test_a_model_that_never_ends_is_charged_for_every_word_it_adds(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from emova.speech.audio import load_audio
 from eval.acoustics import measure
 from eval.judges import Emotion2vecJudge, ParaformerJudge, WhisperJudge
 from eval.offline import FIXTURES
-from eval.voices import DistillMos, Dnsmos, SpeakerJudge, Utmos, find_judges
+from eval.samples import Record
+from eval.voices import DistillMos, Dnsmos, SpeakerJudge, Utmos, VoiceJudges, find_judges
 
 INSTALLED = all(find_spec(name) for name in ("distillmos", "speechmos", "resemblyzer", "librosa"))
 needs_judges = pytest.mark.skipif(not INSTALLED, reason="the judges of sound are not installed: `make setup-eval`")
@@ -50,6 +51,23 @@ def test_utmos_without_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="local cache"):
         Utmos(fetch=False)
+
+
+def test_a_rating_that_nobody_gives_is_a_row_that_misses_its_goal() -> None:
+    from eval.nano import rating_rows
+
+    class Rater:
+        key, name = "dnsmos", "DNSMOS"
+
+        def score(self, samples: np.ndarray) -> float:
+            return 3.0
+
+    records = [Record("t", id, "", [], "", 0, 1, values={"dnsmos": [value, 1.0]}) for id, value in (("a", 3), ("b", 4))]
+    judges = VoiceJudges((Rater(),), absent={"naturalness": "not installed", "speaker": "not installed"})
+    rated, absent = rating_rows(records, judges)
+    assert (rated.name, rated.value, rated.count, rated.note) == ("dnsmos", 3.5, 2, "DNSMOS")
+    assert (absent.name, absent.value, absent.goal, absent.note) == ("naturalness", None, 3.3, "not installed")
+    assert rated.reached and not absent.reached
 
 
 def test_a_whisper_model_that_is_nowhere_is_named(tmp_path: Path) -> None:
