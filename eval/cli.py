@@ -200,9 +200,12 @@ def _print(figures: list[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.run_report import FIGURE_HEADER, figure_cells
+    from eval.run_report import FIGURE_HEADER, FURTHER_HEADER, figure_cells, further_lines
 
-    table = Table(*FIGURE_HEADER)
-    for figure in figures:
-        table.add_row(*figure_cells(figure))
-    Console().print(table)
+    further = [line for figure in figures for line in further_lines(figure)]
+    for header, lines in ((FIGURE_HEADER, [figure_cells(figure) for figure in figures]), (FURTHER_HEADER, further)):
+        table = Table(*header)
+        for line in lines:
+            table.add_row(*line)
+        if lines:
+            Console().print(table)

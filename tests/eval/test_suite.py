@@ -147,11 +147,14 @@ def test_the_worst_come_first_and_failures_before_all() -> None:
     assert [r.id for r in worst_of(rows, False)] == ["a", "b"]
 
 
-def test_what_no_judge_here_gives_is_a_line_with_its_reason() -> None:
+def test_what_no_judge_here_gives_is_a_line_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     one = dataclasses.replace(figure("tts"), extra={"dnsmos": 3.25}, extra_intervals={"dnsmos": (3.0, 3.5)})
-    text = figures_table([dataclasses.replace(one, absent={"utmos": "UTMOS: its weights cannot be fetched"})])
+    one = dataclasses.replace(one, absent={"utmos": "UTMOS: its weights cannot be fetched"})
+    text = figures_table([one])
     assert "| tts | dnsmos | 3.25 | 3 to 3.5 |  |" in text
     assert "| tts | utmos | not available |  | UTMOS: its weights cannot be fetched |" in text
+    cli._print([one])
+    assert "not available" in capsys.readouterr().out
 
 
 def test_a_judge_that_failed_on_a_part_of_an_answer_is_listed() -> None:
