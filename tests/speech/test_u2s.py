@@ -88,7 +88,7 @@ def test_streamed_equals_offline(kind: str, pitch: bool) -> None:
             pieces.append(stream.step(units[:, start : start + size]))
             start += size
             sure = max(0, min(start, 60) - detokenizer.lookahead_units) * 960
-            assert sum(piece.shape[1] for piece in pieces) == sure
+            assert sure <= sum(piece.shape[1] for piece in pieces) <= min(start, 60) * 960
         pieces.append(stream.finish())
         streamed = torch.cat(pieces, dim=1)
         assert streamed.shape == offline.shape
@@ -117,8 +117,8 @@ def test_stream_state_stays_bounded() -> None:
     sizes = []
     for _ in range(6):
         stream.step(units)
-        sizes.append(stream.units_BU.shape[1] + stream.z_BZF.shape[2] + stream.wave_noise_BT.shape[1])
-    assert sizes[-1] == sizes[2]
+        sizes.append(stream.past.size)
+    assert sizes[0] == sizes[-1] < 40_000
 
 
 def test_rows_do_not_see_each_other_or_the_padding() -> None:
@@ -214,7 +214,7 @@ def test_pitch_scale_scales_the_drive() -> None:
     streams = [detokenizer.streaming(style, pitch_scale=scale) for scale in (1.0, 1.5)]
     for stream in streams:
         stream.step(units)
-    assert torch.allclose(streams[1].f0_BF, 1.5 * streams[0].f0_BF)
+    assert torch.allclose(streams[1].pitch.f0_B1, 1.5 * streams[0].pitch.f0_B1)
     with pytest.raises(InputError, match="pitch scale"):
         detokenizer.streaming(style, pitch_scale=0.0)
 
