@@ -37,7 +37,7 @@ def tiny_config(kind: str = "istft", pitch: bool = True) -> U2SConfig:
         HiFiGANHeadConfig(channels=16, kernels=(3,), dilations=(1,)),
     )
     vits = VITSConfig(
-        latent_channels=8, units=units, flow=FlowConfig(layers=2, channels=8, kernel=3), head=head,
+        latent_channels=8, units=units, flow=FlowConfig(layers=2, channels=8, kernel=3, lookahead=1), head=head,
         pitch=PitchConfig(enabled=pitch, hidden=16, dilations=(1,), lookahead=(1,)),
     )  # fmt: skip
     return U2SConfig(vits, StyleEncoderConfig(style_size=8, channels=8, n_mels=16))
@@ -119,6 +119,23 @@ def test_stream_state_stays_bounded() -> None:
         stream.step(units)
         sizes.append(stream.past.size)
     assert sizes[0] == sizes[-1] < 40_000
+
+
+def test_a_stream_computes_every_frame_once() -> None:
+    detokenizer = make()
+    units, style = inputs(batch=1, units=40)
+    vits, frames = detokenizer.vits, {}
+    for name, layer in (
+        ("prior", vits.unit_encoder.to_prior),
+        ("flow", vits.flow.couplings[0].leave),
+        ("head", vits.head.leave),
+    ):
+        layer.register_forward_hook(lambda _, __, out, name=name: frames.setdefault(name, []).append(out.shape[-1]))
+    stream = detokenizer.streaming(style)
+    for chunk in units.split(3, dim=1):
+        stream.step(chunk)
+    stream.finish()
+    assert all(len(counts) > 10 and sum(counts) == 160 for counts in frames.values()) and len(frames) == 3
 
 
 def test_rows_do_not_see_each_other_or_the_padding() -> None:

@@ -122,7 +122,7 @@ class Pointwise(nn.Conv1d):
         super().__init__(inputs, outputs, 1)
 
     def forward(self, x_BCF: Tensor) -> Tensor:
-        return functional.linear(x_BCF.transpose(1, 2), self.weight[..., 0], self.bias).transpose(1, 2)
+        return super().forward(x_BCF) if x_BCF.shape[-1] else x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
 
 
 class ChannelNorm(nn.Module):

@@ -145,17 +145,18 @@ class ISTFTHead(nn.Module):
             x_BCF = block(x_BCF, None, mask_B1F, past)
         parts_BPF = self.leave(self.norm(x_BCF)).float()
         with torch.autocast(z_BZF.device.type, enabled=False):
-            drive_BKF: tuple[Tensor, ...] = ()
+            drive: tuple[Tensor, Tensor] | None = None
             if excitation is not None and self.driven:
                 signals = torch.stack(join(past, "drive", excitation.pulses_BT, excitation.noise_BT)).float()
                 if mask_B1F is not None:
                     signals = signals * mask_B1F.squeeze(1).repeat_interleave(self.hop_length, dim=-1)
-                drive_BKF = centred_stft(signals.flatten(0, 1), self.window, self.hop_length, past).chunk(2)
-                parts_BPF, *drive_BKF = join(past, "spectrum", parts_BPF, *drive_BKF)
+                pulses_BKF, noise_BKF = centred_stft(signals.flatten(0, 1), self.window, self.hop_length, past).chunk(2)
+                parts_BPF, pulses_BKF, noise_BKF = join(past, "spectrum", parts_BPF, pulses_BKF, noise_BKF)
+                drive = pulses_BKF, noise_BKF
             parts = parts_BPF.split(self.bins, dim=1)
             spectrum_BKF = torch.polar(parts[0].clamp(max=5.0).exp(), parts[1])
-            if drive_BKF:
-                pulses_BKF, noise_BKF = drive_BKF
+            if drive is not None:
+                pulses_BKF, noise_BKF = drive
                 spectrum_BKF = spectrum_BKF * pulses_BKF + parts[2].clamp(max=5.0).exp() * noise_BKF
             frames_BNF = parts_BPF.new_zeros(len(parts_BPF), self.n_fft, 0)
             if spectrum_BKF.shape[-1]:  # the FFT takes no empty batch
