@@ -21,6 +21,7 @@ ENGINES = {
     "torch float32": EngineConfig(native=False),
     "torch int8": EngineConfig(int8=True, native=False),
     "compiled": EngineConfig(),
+    "compiled float32 cache": EngineConfig(half_cache=False),
     "compiled int8": EngineConfig(int8=True),
 }
 TRANSFORMERS = "transformers float32"
@@ -80,10 +81,11 @@ class LlamaCpp:
     """llama.cpp on the same weights, exported to GGUF."""
 
     def __init__(self, assistant: Any, folder: Path, dtype: Any, threads: int) -> None:
-        from llama_cpp import GGML_TYPE_F32, Llama
+        from llama_cpp import GGML_TYPE_F16, GGML_TYPE_F32, Llama
 
         from emova.gguf_export import export_gguf
 
+        cache = GGML_TYPE_F16 if dtype == "f16" else GGML_TYPE_F32  # as ours
         path = folder / f"{dtype}.gguf"
         export_gguf(assistant.parts.model, assistant.parts.processor.tokenizer, path, dtype)
         self.llama = Llama(
@@ -91,8 +93,8 @@ class LlamaCpp:
             n_ctx=assistant.decoder.max_length,
             n_threads=threads,
             n_threads_batch=threads,
-            type_k=GGML_TYPE_F32,  # the cache as ours, so that the tokens can be the same
-            type_v=GGML_TYPE_F32,
+            type_k=cache,
+            type_v=cache,
             verbose=False,
         )
 

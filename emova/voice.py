@@ -26,7 +26,7 @@ class ChunkPlan:
     Attributes:
         first: units that sound in the first chunk (5 are 0.2 s).
         growth: each chunk is so many times the one before.
-        largest: no chunk is larger. Each computes its context again (some 40 units), so small ones cost more a unit.
+        largest: no chunk is larger.
     """
 
     first: int = 5

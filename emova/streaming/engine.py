@@ -27,12 +27,15 @@ class EngineConfig:
         int8: int8 weights: less memory to read, slightly other scores.
         native: decode by a step that is compiled at first use, where there is a C compiler, and on a GPU by a
             recorded graph; else operator by operator.
+        half_cache: keys and values in float16 where that step reads weights of no higher precision: what a long
+            context adds to the cost of a step is mostly reading them.
         prefill_chunk: most new positions of one sequence in a step, so that a long question does not hold up the
             replies that are being written beside it.
     """
 
     int8: bool = False
     native: bool = True
+    half_cache: bool = True
     prefill_chunk: int = 128
 
 
@@ -48,7 +51,7 @@ class Engine:
 
     def __init__(self, model: Any, config: EngineConfig = EngineConfig()) -> None:
         self.model, self.config = model, config
-        self.llama = Llama(model, config.int8, config.native)
+        self.llama = Llama(model, config.int8, config.native, config.half_cache)
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache."""

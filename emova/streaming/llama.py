@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emova.errors import InputError
-from emova.streaming.native import MOST_SEQUENCES, NativeLlama, library
+from emova.streaming.native import LANES, MOST_SEQUENCES, NativeLlama, library
 from emova.streaming.replay import ReplayedStep
 
 INT8_ROWS = 8
@@ -30,10 +30,12 @@ INT8_ROWS = 8
 class KVCache:
     """One sequence's keys and values, allocated once: two of ``[L, K, P, C]``."""
 
-    def __init__(self, layers: int, kv_heads: int, positions: int, width: int, like: Tensor) -> None:
+    def __init__(
+        self, layers: int, kv_heads: int, positions: int, width: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (layers, kv_heads, positions, width)
         # Not initialised: pages that were never written cost no memory.
-        self.keys = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
         self.length = 0
         self.replay: ReplayedStep | None = None
@@ -116,12 +118,13 @@ class Llama:
         model: an EmovaForConditionalGeneration. What is not fused is shared with it, not copied.
         int8: int8 weights for the linears and the head.
         native: decode by the compiled step where it can be had; on a GPU by a recorded graph.
+        half_cache: keys and values as float16 where the compiled step reads weights of no more than that.
 
     Raises:
         InputError: the language model is not a plain LLaMA.
     """
 
-    def __init__(self, model: Any, int8: bool = False, native: bool = True) -> None:
+    def __init__(self, model: Any, int8: bool = False, native: bool = True, half_cache: bool = True) -> None:
         config = model.config.text_config
         if config.model_type != "llama" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
             raise InputError("the streaming engine runs plain LLaMA models only; use the standard decoder")
@@ -143,15 +146,20 @@ class Llama:
             self.rotation = torch.complex(cosine[0].float(), sine[0].float())[:, None, : self.width // 2].contiguous()
         self._rows: dict[int, _Rows] = {}
         self.native: NativeLlama | None = None
-        if native and self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32:
+        on_cpu = self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32
+        if native and on_cpu and self.width % LANES == 0:
             compiled = library()
             self.native = None if compiled is None else NativeLlama(compiled, self)
+        self.cache_dtype = self.embedding.dtype
+        if half_cache and self.native is not None and self.native.element_size <= 2:
+            self.cache_dtype = torch.float16
         self.graphs = native and self.embedding.device.type == "cuda"
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache for ``positions`` (the model's context if None)."""
         positions = min(positions or self.max_length, self.max_length)
-        return KVCache(len(self.layers), self.kv_heads, positions, self.width, self.embedding)
+        shape = (len(self.layers), self.kv_heads, positions, self.width)
+        return KVCache(*shape, self.cache_dtype, self.embedding.device)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """``[T, D]``"""
@@ -245,7 +253,8 @@ class Llama:
         keys, values = cache.keys[layer], cache.values[layer]
         keys[:, start : start + count] = qk[:, self.heads :].transpose(0, 1)
         values[:, start : start + count] = v_TKC.transpose(0, 1)
-        keys_KPC, values_KPC = keys[None, :, : start + count], values[None, :, : start + count]
+        seen = slice(start + count)
+        keys_KPC, values_KPC = keys[None, :, seen].to(qk.dtype), values[None, :, seen].to(qk.dtype)
         if count == 1:
             # The heads that share keys take the place of positions: nothing is repeated.
             q_KGC = qk[0, : self.heads].view(1, self.kv_heads, -1, self.width)

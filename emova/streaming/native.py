@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("step.c")
 MOST_SEQUENCES = 8
 """For more of them at once, torch's matrix products are faster than a product each."""
+LANES = 8
+"""A head's width must be a multiple of it."""
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 
@@ -64,7 +66,13 @@ class _Model(Structure):
 
 
 class _Cache(Structure):
-    _fields_ = [("keys", c_void_p), ("values", c_void_p), ("positions", c_int64), ("start", c_int64)]
+    _fields_ = [
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("half", c_int64),
+        ("positions", c_int64),
+        ("start", c_int64),
+    ]
 
 
 def cache_folder() -> Path:
@@ -171,7 +179,13 @@ class NativeLlama:
         model, count = _Model.from_buffer_copy(self._model), len(caches)  # threads may decode side by side
         rows = (_Cache * count)(
             *(
-                _Cache(cache.keys.data_ptr(), cache.values.data_ptr(), cache.keys.shape[2], cache.length)
+                _Cache(
+                    cache.keys.data_ptr(),
+                    cache.values.data_ptr(),
+                    cache.keys.dtype == torch.float16,
+                    cache.keys.shape[2],
+                    cache.length,
+                )
                 for cache in caches
             )
         )

@@ -244,12 +244,19 @@ class Session:
         self._read = []
 
     def _read_on(self) -> None:
-        """Read what is certain of the question; forget the oldest turns if there is no room."""
+        """Read what is certain of the question; forget the oldest turns if it and a reply have no room."""
         so_far = self._question.so_far()
-        least = len(so_far.ids) + self.hub.assistant.config.reply_limits.least
-        self._make_room(least, least)
+        if len(so_far.ids) > len(self._read):  # now, while nobody waits, and not when it is to be answered
+            self._make_room_to_answer(len(so_far.ids), ReplyWish(), self.hub.assistant.config.reply_limits)
         self._append(_rest(so_far, self._read))
         self._read = list(so_far.ids)
+
+    def _make_room_to_answer(self, asked: int, wish: ReplyWish, limits: ReplyLimits) -> int:
+        """Room for a question of ``asked`` tokens and a usual reply; how many tokens frame the reply's content."""
+        assistant, most = self.hub.assistant, self.hub.engine.llama.max_length
+        overhead = assistant.reply_format.overhead(assistant.table, wish)
+        self._make_room(asked + min(overhead + limits.usual, most // 2), asked + overhead + limits.least)
+        return overhead
 
     def _make_room(self, wanted: int, least: int) -> None:
         """Forget the oldest turns until ``wanted`` tokens of question and reply have room.
@@ -341,12 +348,10 @@ class Session:
         self._asked = self._question.prompt(text)
         wish = ReplyWish(text if ears is None else None, emotion, pitch)
         reply_format, limits = assistant.reply_format, limits or assistant.config.reply_limits
-        overhead = reply_format.overhead(assistant.table, wish)
-        most = self.hub.engine.llama.max_length
         asked = len(self._asked.ids)
-        self._make_room(asked + min(overhead + limits.usual, most // 2), asked + overhead + limits.least)
+        overhead = self._make_room_to_answer(asked, wish, limits)
         length, waiting = self._mark
-        room = most - length - len(waiting) - asked
+        room = self.hub.engine.llama.max_length - length - len(waiting) - asked
         wish = dataclasses.replace(wish, limits=limits.within(room - overhead))
         grammar = reply_format.grammar(assistant.table, wish)
         if list(self._asked.ids[: len(self._read)]) != self._read:

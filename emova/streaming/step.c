@@ -1,7 +1,8 @@
 // One decoding step of a LLaMA on the CPU: one new position for each of B sequences, in float32 arithmetic.
 //
 // Weights are float32, float16 or int8 with a scale a row, row by row [O, I]; they are what a step has to read, so
-// half the bytes are twice the speed. A sequence's result does not depend on the others or on the number of threads.
+// half the bytes are twice the speed. So are the keys and values of a long sequence: float32 or float16. A sequence's
+// result does not depend on the others or on the number of threads.
 //
 // Names: B sequences, D width, H heads, K key-value heads, C head width, F feed-forward width, P positions of a cache.
 #include <math.h>
@@ -17,8 +18,12 @@
 #include <immintrin.h>
 #endif
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum { FLOAT32, FLOAT16, INT8 };
-enum { ROWS = 4 };  // rows at once: one load of the input serves all of them
+enum { ROWS = 4 };   // rows of a matrix, positions of a cache at once
+enum { GROUP = 4 };  // queries at once of those that share a key-value head
+enum { LANES = 8 };  // head widths are multiples of it
 
 typedef struct {
     const void *weight;
@@ -40,73 +45,99 @@ typedef struct {
 } Model;
 
 typedef struct {
-    float *keys, *values;  // [layers, K, P, C]
-    int64_t positions, start;
+    void *keys, *values;  // [layers, K, P, C], float32 or float16
+    int64_t half, positions, start;
 } Cache;
 
-#define DOTS(NAME, TYPE)                                                                                  \
-    static void NAME(const TYPE *restrict w, const float *restrict x, int64_t n, float *restrict sums) { \
-        float a = 0, b = 0, c = 0, d = 0;                                                                 \
-        _Pragma("omp simd reduction(+ : a, b, c, d)") for (int64_t i = 0; i < n; i++) {                   \
-            a += (float)w[i] * x[i];                                                                      \
-            b += (float)w[n + i] * x[i];                                                                  \
-            c += (float)w[2 * n + i] * x[i];                                                              \
-            d += (float)w[3 * n + i] * x[i];                                                              \
-        }                                                                                                 \
-        sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;                                               \
-    }                                                                                                     \
-    static float NAME##_one(const TYPE *restrict w, const float *restrict x, int64_t n) {                 \
-        float a = 0;                                                                                      \
-        _Pragma("omp simd reduction(+ : a)") for (int64_t i = 0; i < n; i++) a += (float)w[i] * x[i];     \
-        return a;                                                                                         \
-    }
-DOTS(dots_float, float)
 #if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
-// Compilers widen float16 one number at a time here, so it is written out; two sums hide the additions' latency.
-static float sum8(__m256 v) {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
+// Compilers widen float16 one number at a time here, and sum lanes through memory; so it is written out.
+static __m256 wide_float(const float *w) { return _mm256_loadu_ps(w); }
 static __m256 wide_half(const _Float16 *w) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)w)); }
 static __m256 wide_int8(const int8_t *w) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)w)));
 }
-#define WIDE_DOTS(NAME, TYPE, WIDE)                                                              \
-    static float NAME##_one(const TYPE *restrict w, const float *restrict x, int64_t n) {        \
-        __m256 a = _mm256_setzero_ps(), b = a;                                                   \
-        int64_t i = 0;                                                                           \
-        for (; i + 16 <= n; i += 16) {                                                           \
-            a = _mm256_fmadd_ps(WIDE(w + i), _mm256_loadu_ps(x + i), a);                         \
-            b = _mm256_fmadd_ps(WIDE(w + i + 8), _mm256_loadu_ps(x + i + 8), b);                 \
-        }                                                                                        \
-        float sum = sum8(_mm256_add_ps(a, b));                                                   \
-        for (; i < n; i++) sum += (float)w[i] * x[i];                                            \
-        return sum;                                                                              \
-    }                                                                                            \
-    static void NAME(const TYPE *restrict w, const float *restrict x, int64_t n, float *sums) {  \
-        for (int64_t r = 0; r < ROWS; r++) sums[r] = NAME##_one(w + r * n, x, n);                \
+static __m128 sums8(__m256 a, __m256 b, __m256 c, __m256 d) {
+    __m256 both = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
+}
+// Two sums hide the additions' latency.
+#define DOT(NAME, TYPE, WIDE)                                                             \
+    static float NAME(const TYPE *restrict w, const float *restrict x, int64_t n) {       \
+        __m256 a = _mm256_setzero_ps(), b = a;                                            \
+        int64_t i = 0;                                                                    \
+        for (; i + 16 <= n; i += 16) {                                                    \
+            a = _mm256_fmadd_ps(WIDE(w + i), _mm256_loadu_ps(x + i), a);                  \
+            b = _mm256_fmadd_ps(WIDE(w + i + 8), _mm256_loadu_ps(x + i + 8), b);          \
+        }                                                                                 \
+        a = _mm256_add_ps(a, b);                                                          \
+        float sum = _mm_cvtss_f32(sums8(a, a, a, a));                                     \
+        for (; i < n; i++) sum += (float)w[i] * x[i];                                     \
+        return sum;                                                                       \
     }
-WIDE_DOTS(dots_half, _Float16, wide_half)
-WIDE_DOTS(dots_int8, int8_t, wide_int8)
+// Of ROWS keys or values [ROWS, n], each loaded once for all of the G queries: their scores `to` [G, stride], and
+// their part, by weights `w` [G, stride], of what is mixed [G, n].
+#define CACHED(NAME, TYPE, WIDE)                                                                                  \
+    INLINE void NAME##_scores(const TYPE *k, const float *q, int64_t n, const int G, float *to, int64_t stride) { \
+        __m256 sums[GROUP][ROWS], rows[ROWS];                                                                     \
+        for (int g = 0; g < G; g++)                                                                               \
+            for (int r = 0; r < ROWS; r++) sums[g][r] = _mm256_setzero_ps();                                      \
+        for (int64_t i = 0; i < n; i += LANES) {                                                                  \
+            for (int r = 0; r < ROWS; r++) rows[r] = WIDE(k + r * n + i);                                         \
+            for (int g = 0; g < G; g++) {                                                                         \
+                __m256 x = _mm256_loadu_ps(q + g * n + i);                                                        \
+                for (int r = 0; r < ROWS; r++) sums[g][r] = _mm256_fmadd_ps(rows[r], x, sums[g][r]);              \
+            }                                                                                                     \
+        }                                                                                                         \
+        for (int g = 0; g < G; g++)                                                                               \
+            _mm_storeu_ps(to + g * stride, sums8(sums[g][0], sums[g][1], sums[g][2], sums[g][3]));                \
+    }                                                                                                             \
+    INLINE void NAME##_mix(const TYPE *v, const float *w, int64_t n, const int G, float *mixed, int64_t stride) { \
+        __m256 weights[GROUP][ROWS], rows[ROWS];                                                                  \
+        for (int g = 0; g < G; g++)                                                                               \
+            for (int r = 0; r < ROWS; r++) weights[g][r] = _mm256_set1_ps(w[g * stride + r]);                     \
+        for (int64_t i = 0; i < n; i += LANES) {                                                                  \
+            for (int r = 0; r < ROWS; r++) rows[r] = WIDE(v + r * n + i);                                         \
+            for (int g = 0; g < G; g++) {                                                                         \
+                __m256 sum = _mm256_loadu_ps(mixed + g * n + i);                                                  \
+                for (int r = 0; r < ROWS; r++) sum = _mm256_fmadd_ps(weights[g][r], rows[r], sum);                \
+                _mm256_storeu_ps(mixed + g * n + i, sum);                                                         \
+            }                                                                                                     \
+        }                                                                                                         \
+    }
 #else
-DOTS(dots_half, _Float16)
-DOTS(dots_int8, int8_t)
+#define DOT(NAME, TYPE, WIDE)                                                                         \
+    static float NAME(const TYPE *restrict w, const float *restrict x, int64_t n) {                   \
+        float a = 0;                                                                                  \
+        _Pragma("omp simd reduction(+ : a)") for (int64_t i = 0; i < n; i++) a += (float)w[i] * x[i]; \
+        return a;                                                                                     \
+    }
+#define CACHED(NAME, TYPE, WIDE)                                                                                  \
+    INLINE void NAME##_scores(const TYPE *k, const float *q, int64_t n, const int G, float *to, int64_t stride) { \
+        for (int g = 0; g < G; g++)                                                                               \
+            for (int r = 0; r < ROWS; r++) to[g * stride + r] = NAME(k + r * n, q + g * n, n);                    \
+    }                                                                                                             \
+    INLINE void NAME##_mix(const TYPE *v, const float *w, int64_t n, const int G, float *mixed, int64_t stride) { \
+        for (int g = 0; g < G; g++)                                                                               \
+            for (int r = 0; r < ROWS; r++)                                                                        \
+                for (int64_t i = 0; i < n; i++) mixed[g * n + i] += w[g * stride + r] * (float)v[r * n + i];      \
+    }
 #endif
+
+DOT(dot_float, float, wide_float)
+DOT(dot_half, _Float16, wide_half)
+DOT(dot_int8, int8_t, wide_int8)
+CACHED(dot_float, float, wide_float)
+CACHED(dot_half, _Float16, wide_half)
 
 // Up to ROWS products of rows `row`, ... with x [I].
 static void products(const Matrix *m, int64_t row, const float *x, float *sums) {
     int64_t n = m->columns, left = m->rows - row < ROWS ? m->rows - row : ROWS;
-#define KIND(NAME, TYPE)                                                                  \
-    {                                                                                     \
-        const TYPE *w = (const TYPE *)m->weight + row * n;                                \
-        if (left == ROWS) NAME(w, x, n, sums);                                            \
-        else for (int64_t r = 0; r < left; r++) sums[r] = NAME##_one(w + r * n, x, n);    \
+    for (int64_t r = 0; r < left; r++) {
+        int64_t at = (row + r) * n;
+        if (m->kind == FLOAT32) sums[r] = dot_float((const float *)m->weight + at, x, n);
+        else if (m->kind == FLOAT16) sums[r] = dot_half((const _Float16 *)m->weight + at, x, n);
+        else sums[r] = dot_int8((const int8_t *)m->weight + at, x, n) * m->scale[row + r];
     }
-    if (m->kind == FLOAT32) KIND(dots_float, float)
-    else if (m->kind == FLOAT16) KIND(dots_half, _Float16)
-    else KIND(dots_int8, int8_t)
-    if (m->scale) for (int64_t r = 0; r < left; r++) sums[r] *= m->scale[row + r];
 }
 
 // y [B, O] = x [B, I] times the matrix, or y += where `add`; shared out among the threads of a parallel region.
@@ -139,46 +170,112 @@ static void rotate(float *x, const float *turn, int64_t width) {
     }
 }
 
-// One head's query [C] against `count` positions; `weights` [count] is scratch.
-static void attend(const float *q, const float *k, const float *v, int64_t count, int64_t width, float *weights,
-                   float *mixed) {
-    float scale = 1.0f / sqrtf((float)width), highest = -INFINITY, total = 0;
-    for (int64_t p = 0; p < count; p++) {
-        weights[p] = dots_float_one(k + p * width, q, width) * scale;
-        if (!(weights[p] <= highest)) highest = weights[p];  // a NaN goes on to the scores
-    }
-    memset(mixed, 0, (size_t)width * sizeof(float));
-    for (int64_t p = 0; p < count; p++) {
-        float weight = expf(weights[p] - highest);
-        total += weight;
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++) mixed[i] += weight * v[p * width + i];
-    }
-    for (int64_t i = 0; i < width; i++) mixed[i] /= total;
+// exp in plain arithmetic, which compilers vectorise: 2^k times the Taylor series of the rest, |rest| <= ln(2) / 2.
+static float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;  // a NaN stays one
+    float k = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest whole number
+    float rest = x - k * 0.693359375f + k * 2.12194440e-4f, sum = 1.0f / 5040;
+    sum = sum * rest + 1.0f / 720;
+    sum = sum * rest + 1.0f / 120;
+    sum = sum * rest + 1.0f / 24;
+    sum = sum * rest + 1.0f / 6;
+    sum = sum * rest + 0.5f;
+    sum = sum * rest + 1.0f;
+    sum = sum * rest + 1.0f;
+    union { uint32_t bits; float value; } power = {((uint32_t)(int32_t)k + 127) << 23};
+    return sum * power.value;
 }
 
-// How many floats of scratch a step needs.
+// So many positions, rounded up to whole ROWS.
+static int64_t padded(int64_t positions) { return (positions + ROWS - 1) / ROWS * ROWS; }
+
+// Rows from position `p` on of a cache's head [count, C]: where they lie, or followed by zeros in `last` [ROWS, C].
+static const void *rows_at(const void *head, int64_t p, int64_t count, int64_t row_bytes, void *last) {
+    const char *rows = (const char *)head + p * row_bytes;
+    if (count - p >= ROWS) return rows;
+    memset(last, 0, (size_t)(ROWS * row_bytes));
+    return memcpy(last, rows, (size_t)((count - p) * row_bytes));
+}
+
+// CALL with a number of queries that compilers know, up to GROUP, so that they unroll what it does.
+#define WITH_KNOWN(NUMBER, CALL) \
+    switch (NUMBER) {            \
+        case 1: CALL(1); break;  \
+        case 2: CALL(2); break;  \
+        case 3: CALL(3); break;  \
+        default: CALL(GROUP);    \
+    }
+
+// The queries [G, C] of one key-value head against `count` positions; `weights` [G, padded(count)] is scratch.
+static void attend(const float *q, const void *keys, const void *values, int half, int64_t G, int64_t count, int64_t C,
+                   float *weights, float *mixed) {
+    int64_t stride = padded(count), row_bytes = C * (half ? 2 : 4);
+    float scale = 1.0f / sqrtf((float)C), last[ROWS * C];
+    for (int64_t p = 0; p < count; p += ROWS) {
+        const void *rows = rows_at(keys, p, count, row_bytes, last);
+        for (int64_t g = 0; g < G; g += GROUP) {
+            const float *query = q + g * C;
+            float *to = weights + g * stride + p;
+#define SCORES(N)                                             \
+    if (half) dot_half_scores(rows, query, C, N, to, stride); \
+    else dot_float_scores(rows, query, C, N, to, stride)
+            WITH_KNOWN(G - g, SCORES)
+        }
+    }
+    for (int64_t g = 0; g < G; g++) {
+        float *to = weights + g * stride, highest = -INFINITY, total = 0;
+#pragma omp simd reduction(max : highest)
+        for (int64_t p = 0; p < count; p++) highest = to[p] > highest ? to[p] : highest;
+#pragma omp simd reduction(+ : total)
+        for (int64_t p = 0; p < count; p++) {
+            to[p] = exponential((to[p] - highest) * scale);  // a NaN goes on to the scores
+            total += to[p];
+        }
+        float share = 1.0f / total;
+        for (int64_t p = 0; p < count; p++) to[p] *= share;
+        for (int64_t p = count; p < stride; p++) to[p] = 0;
+    }
+    memset(mixed, 0, (size_t)(G * C) * sizeof(float));
+    for (int64_t p = 0; p < count; p += ROWS) {
+        const void *rows = rows_at(values, p, count, row_bytes, last);
+        for (int64_t g = 0; g < G; g += GROUP) {
+            const float *weight = weights + g * stride + p;
+            float *to = mixed + g * C;
+#define MIX(N)                                              \
+    if (half) dot_half_mix(rows, weight, C, N, to, stride); \
+    else dot_float_mix(rows, weight, C, N, to, stride)
+            WITH_KNOWN(G - g, MIX)
+        }
+    }
+}
+
+// How many floats of scratch a step needs; `positions` of the longest sequence, the new one included.
 int64_t scratch_size(const Model *model, int64_t B, int64_t positions) {
     int64_t projected = (model->heads + 2 * model->kv_heads) * model->head_width;
     return B * (model->threads * model->width + projected + model->heads * model->head_width + model->ffn +
-                model->heads * positions);
+                model->heads * padded(positions));
 }
 
 // One key-value head of one sequence: the new key and value go to the cache, the queries that share them attend.
 static void attend_head(const Model *model, const Cache *cache, int64_t layer, int64_t head, float *qkv, float *weights,
-                        int64_t positions, float *mixed) {
+                        float *mixed) {
     int64_t H = model->heads, K = model->kv_heads, C = model->head_width, G = H / K, at = cache->start * C;
+    int64_t size = cache->half ? 2 : 4, first = (layer * K + head) * cache->positions * C;
     const float *turn = model->rotation + at;
-    float *key = qkv + (H + head) * C, *value = key + K * C;
-    float *keys = cache->keys + (layer * K + head) * cache->positions * C;
-    float *values = cache->values + (layer * K + head) * cache->positions * C;
+    float *query = qkv + head * G * C, *key = qkv + (H + head) * C, *value = key + K * C;
+    void *keys = (char *)cache->keys + first * size, *values = (char *)cache->values + first * size;
+    for (int64_t g = 0; g < G; g++) rotate(query + g * C, turn, C);
     rotate(key, turn, C);
-    memcpy(keys + at, key, (size_t)C * sizeof(float));
-    memcpy(values + at, value, (size_t)C * sizeof(float));
-    for (int64_t h = head * G; h < (head + 1) * G; h++) {
-        rotate(qkv + h * C, turn, C);
-        attend(qkv + h * C, keys, values, cache->start + 1, C, weights + h * positions, mixed + h * C);
+    for (int64_t i = 0; i < C; i++) {
+        if (cache->half) {
+            ((_Float16 *)keys)[at + i] = (_Float16)key[i];
+            ((_Float16 *)values)[at + i] = (_Float16)value[i];
+        } else {
+            ((float *)keys)[at + i] = key[i];
+            ((float *)values)[at + i] = value[i];
+        }
     }
+    attend(query, keys, values, cache->half, G, cache->start + 1, C, weights, mixed);
 }
 
 // x [B, D] embeddings, read into the caches; `hidden` [B, D] is the normalised state that the head takes.
@@ -199,9 +296,8 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
             multiply(&layer->qkv, B, normed, qkv, 0);
 #pragma omp for schedule(static)
             for (int64_t each = 0; each < B * K; each++) {
-                int64_t b = each / K;
-                attend_head(model, &caches[b], l, each % K, qkv + b * projected, weights + b * H * positions, positions,
-                            mixed + b * H * C);
+                int64_t b = each / K, head = each % K, h = b * H + head * (H / K);
+                attend_head(model, &caches[b], l, head, qkv + b * projected, weights + h * padded(positions), mixed + h * C);
             }
             multiply(&layer->out, B, mixed, x, 1);
             for (int64_t b = 0; b < B; b++) normalise(x + b * D, layer->before_mlp, D, model->eps, normed + b * D);
@@ -212,7 +308,7 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
                     products(&layer->gate_up, row, normed + b * D, gates);
                     products(&layer->gate_up, F + row, normed + b * D, ups);
                     for (int64_t r = 0; r < ROWS && row + r < F; r++)
-                        active[b * F + row + r] = gates[r] / (1.0f + expf(-gates[r])) * ups[r];
+                        active[b * F + row + r] = gates[r] / (1.0f + exponential(-gates[r])) * ups[r];
                 }
             }
             multiply(&layer->down, B, active, x, 1);

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from emova.decoding import Decoder, Prompt
 from emova.errors import InputError
@@ -16,6 +17,7 @@ from emova.grammar import TokenTable
 from emova.reply import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
 from emova.sampling import GREEDY, Sampling
 from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.streaming.llama import Llama
 from emova.streaming.native import library
 from emova.streaming.replay import ReplayedStep
 
@@ -63,7 +65,8 @@ def test_the_compiled_step_equals_torch(lively_model, table) -> None:
     for half, int8 in ((False, False), (True, False), (False, True)):
         if half:
             lively_model.half().float()  # every weight is a float16 number now
-        engines = [Engine(lively_model, EngineConfig(int8=int8, native=native)) for native in (False, True)]
+        configs = [EngineConfig(int8=int8, native=native, half_cache=False) for native in (False, True)]
+        engines = [Engine(lively_model, config) for config in configs]
         assert engines[0].llama.native is None and engines[1].llama.native is not None
         assert engines[1].llama.native.element_size == (1 if int8 else 2 if half else 4)
         found = []
@@ -89,6 +92,58 @@ def test_the_compiled_step_equals_torch(lively_model, table) -> None:
         for step in range(4):
             among = llama.forward([(cache, llama.embed([5 + step])) for cache in caches])
         assert torch.equal(alone[0], alone[1]) and torch.equal(among, alone[0][-1:].expand(3, -1))
+
+
+@torch.inference_mode()
+def greedy(engine: Engine, prompt: Prompt, count: int) -> tuple[list[int], torch.Tensor]:
+    """The tokens, and the scores that they were chosen by."""
+    cache, tokens, scores = engine.new_cache(), [], []
+    hidden = engine.read(cache, engine.embed(prompt))
+    for _ in range(count):
+        scores.append(engine.llama.scores(hidden)[0])
+        tokens.append(int(scores[-1].argmax()))
+        hidden = engine.read(cache, engine.llama.embed(tokens[-1:]))
+    return tokens, torch.stack(scores)
+
+
+def test_a_float16_cache_costs_no_token(lively_model) -> None:
+    """Where the weights are float16 numbers, so are the keys and values of the compiled step."""
+    if library() is None:
+        pytest.skip("no C compiler here")
+    assert Engine(lively_model).new_cache().keys.dtype == torch.float32
+    lively_model.half().float()
+    exact, half = Engine(lively_model, EngineConfig(native=False)), Engine(lively_model)
+    assert exact.new_cache().keys.dtype == torch.float32 and half.new_cache().keys.dtype == torch.float16
+    assert 2 * half.new_cache().nbytes == exact.new_cache().nbytes
+    (wanted, exactly), (found, roughly) = (greedy(engine, Prompt(ids(40)), 60) for engine in (exact, half))
+    assert found == wanted and (exactly - roughly).abs().max() < 5e-3 * exactly.abs().max()
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (10, 2)])
+@torch.inference_mode()
+def test_the_compiled_attention_equals_torch(heads: int, kv_heads: int) -> None:
+    """However many heads share keys, and at every number of positions; keys and values in float32 and in float16."""
+    if library() is None:
+        pytest.skip("no C compiler here")
+    text = LlamaConfig(
+        vocab_size=64, hidden_size=8 * heads, num_hidden_layers=2, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, head_dim=16, intermediate_size=40, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(heads)
+    lm = LlamaForCausalLM(text).eval()
+    for parameter in lm.parameters():
+        parameter.copy_((parameter * (4 if parameter.dim() > 1 else 1)).half())
+    language = SimpleNamespace(language_model=lm.model)
+    model = SimpleNamespace(
+        config=SimpleNamespace(text_config=text, token_count=64), model=language, lm_head=lm.lm_head
+    )
+    hidden = []
+    for llama in (Llama(model, native=False), Llama(model, half_cache=False), Llama(model)):
+        cache = llama.new_cache()
+        hidden.append(torch.cat([llama.forward([(cache, llama.embed([token]))]) for token in ids(18, below=64)]))
+    level = hidden[0].abs().max()
+    assert (hidden[1] - hidden[0]).abs().max() < 1e-5 * level
+    assert 0 < (hidden[2] - hidden[0]).abs().max() < 1e-2 * level
 
 
 @torch.inference_mode()

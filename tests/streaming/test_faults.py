@@ -80,6 +80,20 @@ def test_a_second_question_reads_only_what_is_new(assistant, hub, read) -> None:
     assert chat.chat(audio=question(2.0)).units == last.reply.units
 
 
+def test_room_is_made_while_the_question_is_spoken(assistant, hub, read) -> None:
+    """A turn that has to be forgotten costs nothing at the end of speech: the question is read anew before."""
+    session = hub.open()
+    for turn in range(2):
+        for chunk in np.array_split(question(13.0), 40):
+            session.hear(chunk)
+        assert len(session) == 0, "the first turn has left" if turn else ""
+        read.clear()
+        events = session.ask()
+        next(events)
+        assert read[0] < 16 + len(assistant.table.encode('{"user question text": "')) + 8
+        assert isinstance(list(events)[-1], Done)
+
+
 def test_a_cancel_stops_at_once(hub, read, monkeypatch) -> None:
     """Neither the language model nor the voice does anything more, and the queue is empty."""
     session = hub.open()

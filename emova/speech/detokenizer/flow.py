@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from emova.speech.detokenizer.layers import Context, WaveNet, total_context
+from emova.speech.detokenizer.layers import Context, Past, Pointwise, WaveNet, join, total_context
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class Coupling(nn.Module):
     def __init__(self, latent_channels: int, config: FlowConfig, style_size: int) -> None:
         super().__init__()
         half = latent_channels // 2
-        self.enter = nn.Conv1d(half, config.channels, 1)
+        self.enter = Pointwise(half, config.channels)
         self.net = WaveNet(config.channels, config.kernel, config.depth, style_size, lookahead=config.lookahead)
-        self.leave = nn.Conv1d(config.channels, half, 1)
+        self.leave = Pointwise(config.channels, half)
         # The identity at first: training starts from a prior that is the posterior.
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
         self.context = self.net.context
 
-    def shift(self, kept_BHF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None) -> Tensor:
+    def shift(self, kept_BHF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None, past: Past | None = None) -> Tensor:
         """What is added to the other half."""
-        return self.leave(self.net(self.enter(kept_BHF), style_BS, mask_B1F)).float()
+        return self.leave(self.net(self.enter(kept_BHF), style_BS, mask_B1F, past)).float()
 
 
 class Flow(nn.Module):
@@ -60,9 +60,12 @@ class Flow(nn.Module):
             z_BZF = torch.cat([kept, moved + coupling.shift(kept, style_BS, mask_B1F)], dim=1).flip(1)
         return z_BZF
 
-    def inverse(self, z_BZF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> Tensor:
+    def inverse(
+        self, z_BZF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
         """The prior's latents to the posterior's space: ``inverse(forward(z)) == z``."""
         for coupling in reversed(self.couplings):
             kept, moved = z_BZF.flip(1).chunk(2, dim=1)
-            z_BZF = torch.cat([kept, moved - coupling.shift(kept, style_BS, mask_B1F)], dim=1)
+            kept, moved, shift = join(past, coupling, kept, moved, coupling.shift(kept, style_BS, mask_B1F, past))
+            z_BZF = torch.cat([kept, moved - shift], dim=1)
         return z_BZF

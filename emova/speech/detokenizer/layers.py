@@ -1,12 +1,15 @@
 """Convolutions with a bounded, known receptive field, and the style-adaptive blocks that are built of them.
 
+Every layer runs in two ways: on all frames at once, or, given a stream's ``Past``, on the new ones. It then gives the
+frames that are certain by now, which look-ahead delays, and nothing is computed twice.
+
 Shapes: B batch, C channels, F frames, S style channels. A mask ``[B, 1, F]`` is 1 on frames that exist: what lies
 outside is silence to every layer, exactly as what lies before the first and after the last frame is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +44,55 @@ def total_context(modules: Iterable[nn.Module]) -> Context:
     return total
 
 
+class Past:
+    """What the layers of one stream keep of its earlier frames. Frames are the last dimension of every tensor.
+
+    Attributes:
+        ending: no more frames come; what lies after the last one is silence.
+    """
+
+    def __init__(self) -> None:
+        self.ending = False
+        self._kept: dict[Hashable, Tensor] = {}
+
+    def extend(self, owner: Hashable, x: Tensor, context: Context, span: int, stride: int) -> Tensor:
+        """The input of those windows of ``span`` frames, every ``stride``, that new frames ``x`` complete."""
+        window = torch.cat([self._kept.get(owner, x.new_zeros(*x.shape[:-1], context.left)), x], dim=-1)
+        if self.ending:
+            window = functional.pad(window, (0, context.right))
+        count = max(0, (window.shape[-1] - span) // stride + 1)
+        self._kept[owner] = window[..., count * stride :]
+        return window[..., : (count - 1) * stride + span if count else 0]
+
+    def join(self, owner: Hashable, branches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The frames that all branches have by now; those that are ahead wait."""
+        waiting = []
+        for index, x in enumerate(branches):
+            kept = self._kept.get((owner, index))
+            waiting.append(x if kept is None or not kept.shape[-1] else torch.cat([kept, x], dim=-1))
+        count = min(x.shape[-1] for x in waiting)
+        for index, x in enumerate(waiting):
+            self._kept[owner, index] = x[..., count:]
+        return tuple(x[..., :count] for x in waiting)
+
+    @property
+    def size(self) -> int:
+        """How many numbers are kept."""
+        return sum(kept.numel() for kept in self._kept.values())
+
+
+def extend(past: Past | None, owner: Hashable, x: Tensor, context: Context, span: int, stride: int = 1) -> Tensor:
+    """``x`` with what ``owner`` sees around it: silence at both ends, or what it keeps; empty if that is not enough."""
+    if past is None:
+        return functional.pad(x, (context.left, context.right))
+    return past.extend(owner, x, context, span, stride)
+
+
+def join(past: Past | None, owner: Hashable, *branches: Tensor) -> tuple[Tensor, ...]:
+    """Branches of different look-ahead, at the same frames again."""
+    return branches if past is None else past.join(owner, branches)
+
+
 class BoundedConv(nn.Conv1d):
     """A convolution over F that keeps the number of frames and looks ``lookahead`` taps into the future.
 
@@ -56,9 +108,21 @@ class BoundedConv(nn.Conv1d):
         ahead = (kernel - 1) // 2 if lookahead is None else lookahead
         assert 0 <= ahead < kernel
         self.context = Context((kernel - 1 - ahead) * dilation, ahead * dilation)
+        self.span = (kernel - 1) * dilation + 1
+
+    def forward(self, x_BCF: Tensor, past: Past | None = None) -> Tensor:
+        window = extend(past, self, x_BCF, self.context, self.span)
+        return super().forward(window) if window.shape[-1] else x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
+
+
+class Pointwise(nn.Conv1d):
+    """A convolution over one frame, any number of frames (also none)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
 
     def forward(self, x_BCF: Tensor) -> Tensor:
-        return super().forward(functional.pad(x_BCF, (self.context.left, self.context.right)))
+        return super().forward(x_BCF) if x_BCF.shape[-1] else x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
 
 
 class ChannelNorm(nn.Module):
@@ -100,15 +164,18 @@ class ConvBlock(nn.Module):
             channels, channels, kernel, dilation=dilation, lookahead=lookahead, groups=channels
         )
         self.norm = ChannelNorm(channels, style_size)
-        self.widen = nn.Conv1d(channels, hidden, 1)
-        self.narrow = nn.Conv1d(hidden, channels, 1)
+        self.widen = Pointwise(channels, hidden)
+        self.narrow = Pointwise(hidden, channels)
         self.scale = nn.Parameter(torch.full((channels, 1), scale))
         self.context = self.depthwise.context
 
-    def forward(self, x_BCF: Tensor, style_BS: Tensor | None = None, mask_B1F: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BCF: Tensor, style_BS: Tensor | None = None, mask_B1F: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
         if mask_B1F is not None:
             x_BCF = x_BCF * mask_B1F
-        update = self.norm(self.depthwise(x_BCF), style_BS)
+        x_BCF, update = join(past, self, x_BCF, self.depthwise(x_BCF, past))
+        update = self.norm(update, style_BS)
         return x_BCF + self.scale * self.narrow(functional.gelu(self.widen(update)))
 
 
@@ -126,22 +193,28 @@ class WaveNet(nn.Module):
             for index in range(layers)
         )
         self.mixed = nn.ModuleList(
-            nn.Conv1d(channels, channels if index == layers - 1 else 2 * channels, 1) for index in range(layers)
+            Pointwise(channels, channels if index == layers - 1 else 2 * channels) for index in range(layers)
         )
         self.from_style = nn.Linear(style_size, 2 * channels * layers)
         self.context = total_context(self.gated)
 
-    def forward(self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
         styles = self.from_style(style_BS)[:, :, None].chunk(len(self.gated), dim=1)
         skipped: Tensor | None = None
         for gated, mixed, style_BC1 in zip(self.gated, self.mixed, styles, strict=True):
             if mask_B1F is not None:
                 x_BCF = x_BCF * mask_B1F
-            filtered, gate = (gated(x_BCF) + style_BC1).chunk(2, dim=1)
+            x_BCF, hidden = join(past, gated, x_BCF, gated(x_BCF, past))
+            filtered, gate = (hidden + style_BC1).chunk(2, dim=1)
             update = mixed(torch.tanh(filtered) * torch.sigmoid(gate))
             if update.shape[1] > self.channels:
                 residual, update = update.chunk(2, dim=1)
                 x_BCF = x_BCF + residual
-            skipped = update if skipped is None else skipped + update
+            if skipped is not None:
+                skipped, update = join(past, mixed, skipped, update)
+                update = skipped + update
+            skipped = update
         assert skipped is not None
         return skipped

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from emova.config import load_config
 from emova.errors import InputError
-from emova.speech.detokenizer.source import frame_phases
+from emova.speech.detokenizer.layers import Past
+from emova.speech.detokenizer.source import PitchFrame, frame_phases
 from emova.speech.detokenizer.style_encoder import StyleEncoder, StyleEncoderConfig
 from emova.speech.detokenizer.vits import VITS, VITSConfig
+from emova.speech.detokenizer.waveform_heads import Excitation
 from emova.weights import Storage, load_state, read_folder, save_folder
 
 
@@ -100,7 +102,7 @@ class U2SDetokenizer(nn.Module):
     @property
     def lookahead_units(self) -> int:
         """Units that must follow a unit before its sound is certain."""
-        return self.vits.latent_context.right + self.vits.wave_context.right
+        return self.vits.context.right
 
     def save_pretrained(self, folder: str | Path, storage: Storage = "float16") -> None:
         """Write ``config.json`` and ``model.safetensors``."""
@@ -120,11 +122,9 @@ class U2SDetokenizer(nn.Module):
 
 
 class U2SStream:
-    """The state of one stream: bounded windows of units and latent frames, the pulse train's phase, random numbers.
+    """The state of one stream: what its layers keep of the past, the pulse train's last frame, random numbers.
 
-    Two stages wait for their own look-ahead: units become latent frames once ``latent_context.right`` more units are
-    known, and latent frames become samples once the frames of ``wave_context.right`` more units are. Each step
-    computes its new part with the left context of its stage again, so its cost does not grow with what was said.
+    Nothing is computed twice, and a step's cost and the state's size do not grow with what was said.
     """
 
     def __init__(
@@ -137,118 +137,73 @@ class U2SStream:
         self.temperature = detokenizer.config.temperature if temperature is None else temperature
         self.pitch_scale = pitch_scale
         vits = detokenizer.config.vits
-        self.frames = vits.frames_per_unit
-        self.draws = Draws(seed, vits.latent_channels, self.frames, detokenizer.samples_per_unit)
-        batch, device = style_BS.shape[0], style_BS.device
-        # Stage 1: units from `latent_context.left` before the first one without latents.
-        self.units_BU = torch.zeros(batch, 0, dtype=torch.int64, device=device)
-        self.noise_BZF = torch.zeros(1, vits.latent_channels, 0, device=device)
-        self.wave_noise_BT = torch.zeros(1, 0, device=device)
-        self.latent_skip = 0  # units at the front of `units_BU` that are context only
-        # Stage 2: latent frames from `wave_context.left` units before the first one without samples.
-        self.z_BZF = torch.zeros(batch, vits.latent_channels, 0, device=device)
-        self.f0_BF = torch.zeros(batch, 0, device=device)
-        self.voiced_BF = torch.zeros(batch, 0, dtype=torch.bool, device=device)
-        self.phase_BF = torch.zeros(batch, 0, dtype=torch.float64, device=device)
-        self.wave_skip = 0
-        self.finished = False
+        self.draws = Draws(seed, vits.latent_channels, vits.frames_per_unit, detokenizer.samples_per_unit)
+        self.past = Past()
+        self.pitch: PitchFrame | None = None
+        self.begun = self.finished = False
 
     @torch.no_grad()
     def run(self, units_BU: Tensor, mask_B1U: Tensor | None = None) -> Tensor:
         """Take all units at once and finish; only this way takes a mask."""
-        self._take(units_BU)
-        self._latents(last=True, mask_B1U=mask_B1U)
+        assert not self.begun and not self.finished
         self.finished = True
-        return self._samples(last=True, mask_B1U=mask_B1U)
+        return self._speak(units_BU, None, mask_B1U)
 
     @torch.no_grad()
     def step(self, units_BN: Tensor) -> Tensor:
         """Take ``[B, N]`` new units; give the samples ``[B, t]`` that are certain by now."""
         assert not self.finished, "the stream is finished"
-        self._take(units_BN)
-        self._latents(last=False)
-        return self._samples(last=False)
+        if not units_BN.shape[1]:
+            return torch.zeros(len(self.style_BS), 0, device=self.style_BS.device)
+        self.begun = True
+        return self._speak(units_BN, self.past)
 
     @torch.no_grad()
     def finish(self) -> Tensor:
         """Give the remaining samples ``[B, t]``."""
         assert not self.finished, "the stream is finished"
-        self.finished = True
-        self._latents(last=True)
-        return self._samples(last=True)
+        self.finished = self.past.ending = True
+        device = self.style_BS.device
+        if not self.begun:
+            return torch.zeros(len(self.style_BS), 0, device=device)
+        return self._speak(torch.zeros(len(self.style_BS), 0, dtype=torch.int64, device=device), self.past)
 
-    def _take(self, units_BN: Tensor) -> None:
+    def _speak(self, units_BN: Tensor, past: Past | None, mask_B1U: Tensor | None = None) -> Tensor:
         assert units_BN.shape[0] == self.style_BS.shape[0]
-        size = self.detokenizer.codebook_size
+        size, device = self.detokenizer.codebook_size, self.style_BS.device
         if units_BN.numel() and not (int(units_BN.min()) >= 0 and int(units_BN.max()) < size):
             raise InputError(f"a unit lies outside 0..{size - 1}; the units belong to another tokenizer")
-        latent, wave = self.draws.next(units_BN.shape[1])
-        device = self.units_BU.device
-        self.units_BU = torch.cat([self.units_BU, units_BN.to(device)], dim=1)
-        self.noise_BZF = torch.cat([self.noise_BZF, latent[None].to(device)], dim=2)
-        self.wave_noise_BT = torch.cat([self.wave_noise_BT, wave[None].to(device)], dim=1)
-
-    def _latents(self, last: bool, mask_B1U: Tensor | None = None) -> None:
-        """Stage 1: latent frames of the units whose look-ahead is known."""
-        vits, per = self.detokenizer.vits, self.frames
-        known = self.units_BU.shape[1]
-        end = known if last else known - vits.latent_context.right
-        start = self.latent_skip
-        if end <= start:
-            return
-        mask_B1F = mask_B1U.repeat_interleave(per, dim=-1) if mask_B1U is not None else None
-        prior = vits.prior(self.units_BU, self.style_BS, mask_B1U)
-        noise = self.noise_BZF * self.temperature if self.temperature > 0 else None
-        z_BZF = vits.latents(prior, self.style_BS, noise, mask_B1F)
-        new = slice(start * per, end * per)
-        self.z_BZF = torch.cat([self.z_BZF, z_BZF[..., new]], dim=2)
+        vits, units_BN = self.detokenizer.vits, units_BN.to(device)
+        latent_ZF, wave_T = self.draws.next(units_BN.shape[1])
+        mask_B1F = None
+        if mask_B1U is not None:
+            mask_B1F = mask_B1U.repeat_interleave(vits.config.frames_per_unit, dim=-1)
+        prior = vits.prior(units_BN, self.style_BS, mask_B1U, past=past)
+        noise_BZF = None
+        if self.temperature > 0:
+            noise_BZF = self.temperature * latent_ZF.to(device).expand(len(units_BN), -1, -1)
+        z_BZF = vits.latents(prior, self.style_BS, noise_BZF, mask_B1F, past)
+        excitation = None
         if prior.log_f0_BF is not None and prior.voicing_BF is not None:
             f0_BF, voiced_BF = prior.log_f0_BF.exp() * self.pitch_scale, prior.voicing_BF > 0
             if mask_B1F is not None:  # after its last frame, a row holds its last value, as when decoded alone
-                places = torch.arange(f0_BF.shape[1], device=f0_BF.device)[None]
+                places = torch.arange(f0_BF.shape[1], device=device)[None]
                 places_BF = torch.minimum(places, mask_B1F.sum(dim=-1).long() - 1).clamp(min=0)
                 f0_BF, voiced_BF = f0_BF.gather(1, places_BF), voiced_BF.gather(1, places_BF)
-            self._pitch(f0_BF[:, new], voiced_BF[:, new])
-        drop = max(0, end - vits.latent_context.left)
-        self.units_BU = self.units_BU[:, drop:]
-        self.noise_BZF = self.noise_BZF[..., drop * per :]
-        self.latent_skip = end - drop
+            excitation = self._excite(f0_BF, voiced_BF, wave_T.to(device))
+        return vits.head(z_BZF, self.style_BS, excitation, mask_B1F, past).clamp(-1.0, 1.0)
 
-    def _pitch(self, f0_BF: Tensor, voiced_BF: Tensor) -> None:
-        vits = self.detokenizer.config.vits
-        before = self.f0_BF.shape[1]
-        if before:  # go on from the last frame
-            start_B = self.phase_BF[:, -1]
-            f0_all = torch.cat([self.f0_BF[:, -1:], f0_BF], dim=1)
-            voiced_all = torch.cat([self.voiced_BF[:, -1:], voiced_BF], dim=1)
-            phase_BF = frame_phases(f0_all, voiced_all, start_B, vits.sample_rate, vits.hop_length)[:, 1:]
+    def _excite(self, f0_BF: Tensor, voiced_BF: Tensor, noise_T: Tensor) -> Excitation:
+        """The drive of new frames, on from the last one."""
+        vits, before = self.detokenizer.vits, self.pitch
+        rates = vits.config.sample_rate, vits.config.hop_length
+        if before is None:
+            start_B = torch.zeros(len(f0_BF), dtype=torch.float64, device=f0_BF.device)
+            phase_BF = frame_phases(f0_BF, voiced_BF, start_B, *rates)
         else:
-            start_B = torch.zeros(f0_BF.shape[0], dtype=torch.float64, device=f0_BF.device)
-            phase_BF = frame_phases(f0_BF, voiced_BF, start_B, vits.sample_rate, vits.hop_length)
-        self.f0_BF = torch.cat([self.f0_BF, f0_BF], dim=1)
-        self.voiced_BF = torch.cat([self.voiced_BF, voiced_BF], dim=1)
-        self.phase_BF = torch.cat([self.phase_BF, phase_BF], dim=1)
-
-    def _samples(self, last: bool, mask_B1U: Tensor | None = None) -> Tensor:
-        """Stage 2: samples of the latent frames whose look-ahead is known."""
-        vits, per, size = self.detokenizer.vits, self.frames, self.detokenizer.samples_per_unit
-        known = self.z_BZF.shape[2] // per
-        end = known if last else known - vits.wave_context.right
-        start = self.wave_skip
-        if end <= start:
-            return torch.zeros(self.style_BS.shape[0], 0, device=self.style_BS.device)
-        excitation = None
-        if vits.pitch is not None:
-            noise_BT = self.wave_noise_BT[:, : known * size].expand(self.style_BS.shape[0], -1)
-            excitation = vits.excite(self.f0_BF, self.voiced_BF, self.phase_BF, noise_BT)
-        mask_B1F = mask_B1U.repeat_interleave(per, dim=-1) if mask_B1U is not None else None
-        samples_BT = vits.head(self.z_BZF, self.style_BS, excitation, mask_B1F).clamp(-1.0, 1.0)
-        samples_BT = samples_BT[:, start * size : end * size]
-        drop = max(0, end - vits.wave_context.left)
-        self.z_BZF = self.z_BZF[..., drop * per :]
-        self.f0_BF = self.f0_BF[:, drop * per :]
-        self.voiced_BF = self.voiced_BF[:, drop * per :]
-        self.phase_BF = self.phase_BF[:, drop * per :]
-        self.wave_noise_BT = self.wave_noise_BT[:, drop * size :]
-        self.wave_skip = end - drop
-        return samples_BT
+            f0_all, voiced_all = torch.cat([before.f0_B1, f0_BF], 1), torch.cat([before.voiced_B1, voiced_BF], 1)
+            phase_BF = frame_phases(f0_all, voiced_all, before.phase_B1[:, 0], *rates)[:, 1:]
+        if f0_BF.shape[1]:
+            self.pitch = PitchFrame(f0_BF[:, -1:], voiced_BF[:, -1:], phase_BF[:, -1:])
+        noise_BT = noise_T.expand(len(f0_BF), -1)
+        return vits.excite(f0_BF, voiced_BF, phase_BF, noise_BT, before, ends=self.finished)

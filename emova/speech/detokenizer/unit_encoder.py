@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from emova.speech.detokenizer.layers import Context, ConvBlock, total_context
+from emova.speech.detokenizer.layers import Context, ConvBlock, Past, Pointwise, total_context
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,14 @@ class UnitEncoder(nn.Module):
         self.unit_blocks = blocks(config.unit_kernel, config.unit_dilations, config.unit_lookahead)
         self.position = nn.Parameter(torch.randn(config.channels, frames_per_unit) * 0.1)
         self.frame_blocks = blocks(config.frame_kernel, config.frame_dilations, config.frame_lookahead)
-        self.to_prior = nn.Conv1d(config.channels, 2 * latent_channels, 1)
+        self.to_prior = Pointwise(config.channels, 2 * latent_channels)
         self.unit_context: Context = total_context(self.unit_blocks)
         self.frame_context: Context = total_context(self.frame_blocks)
 
     def forward(
-        self, units_BU: Tensor, style_BS: Tensor, mask_B1U: Tensor | None = None, keep: tuple[int, int] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, units_BU: Tensor, style_BS: Tensor, mask_B1U: Tensor | None = None, keep: tuple[int, int] | None = None,
+        past: Past | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Hidden ``[B, C, F]``, prior mean and log scale ``[B, Z, F]``.
 
         Args:
@@ -106,13 +107,13 @@ class UnitEncoder(nn.Module):
         """
         x_BCU = self.embedding(units_BU)
         for block in self.unit_blocks:
-            x_BCU = block(x_BCU, style_BS, mask_B1U)
+            x_BCU = block(x_BCU, style_BS, mask_B1U, past)
         if keep is not None:
             x_BCU = x_BCU[..., keep[0] : keep[1]]
             mask_B1U = mask_B1U[..., keep[0] : keep[1]] if mask_B1U is not None else None
         x_BCF = (x_BCU[..., None] + self.position[:, None]).flatten(2)
         mask_B1F = mask_B1U.repeat_interleave(self.frames_per_unit, dim=-1) if mask_B1U is not None else None
         for block in self.frame_blocks:
-            x_BCF = block(x_BCF, style_BS, mask_B1F)
+            x_BCF = block(x_BCF, style_BS, mask_B1F, past)
         mean_BZF, log_scale_BZF = self.to_prior(x_BCF).float().chunk(2, dim=1)
         return x_BCF, mean_BZF, log_scale_BZF.clamp(-6.0, 3.0)

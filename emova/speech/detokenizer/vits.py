@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from emova.speech.detokenizer.flow import Flow, FlowConfig
-from emova.speech.detokenizer.layers import Context, ConvBlock, WaveNet, total_context
-from emova.speech.detokenizer.source import MAX_F0, MIN_F0, pulse_train
+from emova.speech.detokenizer.layers import Context, ConvBlock, Past, Pointwise, WaveNet, join, total_context
+from emova.speech.detokenizer.source import MAX_F0, MIN_F0, PitchFrame, pulse_train
 from emova.speech.detokenizer.unit_encoder import UnitEncoder, UnitEncoderConfig
 from emova.speech.detokenizer.waveform_heads import (
     Excitation,
@@ -56,7 +56,10 @@ class VITSConfig:
 
 @dataclass(frozen=True)
 class Prior:
-    """What the units say of the frames: a Gaussian in the flow's space, and the pitch if it is predicted."""
+    """What the units say of the frames: a Gaussian in the flow's space, and the pitch if it is predicted.
+
+    In a stream, the Gaussian and the pitch may be at different frames.
+    """
 
     mean_BZF: Tensor
     log_scale_BZF: Tensor
@@ -90,16 +93,18 @@ class PitchPredictor(nn.Module):
             ConvBlock(channels, config.hidden, config.kernel, dilation=dilation, lookahead=taps, style_size=style_size)
             for dilation, taps in zip(config.dilations, config.lookahead, strict=True)
         )
-        self.leave = nn.Conv1d(channels, 2, 1)
+        self.leave = Pointwise(channels, 2)
         self.level = nn.Linear(style_size, 1)
         nn.init.zeros_(self.level.bias)
         self.register_buffer("contour_gain", torch.zeros(style_size + 1))
         self.context = total_context(self.blocks)
 
-    def forward(self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None, past: Past | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-F0 and the voicing logit, each ``[B, F]``, and the level of log-F0 ``[B]``."""
         for block in self.blocks:
-            x_BCF = block(x_BCF, style_BS, mask_B1F)
+            x_BCF = block(x_BCF, style_BS, mask_B1F, past)
         contour_BF, voicing_BF = self.leave(x_BCF).float().unbind(dim=1)
         level_B1 = self.level(style_BS).float() + LOG_F0_CENTRE
         return level_B1 + self.gain(style_BS)[:, None] * contour_BF, voicing_BF, level_B1.squeeze(1)
@@ -123,20 +128,21 @@ class VITS(nn.Module):
             config.head, config.latent_channels, style_size, config.n_fft, config.hop_length, config.pitch.enabled
         )
         branches = self.flow.context | (self.pitch.context if self.pitch is not None else Context())
-        # Units around a unit that decide its latent frames, and units around a unit whose frames decide its samples.
-        self.latent_context: Context = self.unit_encoder.unit_context + (
-            self.unit_encoder.frame_context + branches
+        # Units around a unit that decide its samples.
+        self.context: Context = self.unit_encoder.unit_context + (
+            self.unit_encoder.frame_context + branches + self.head.context
         ).coarser(config.frames_per_unit)
-        self.wave_context: Context = self.head.context.coarser(config.frames_per_unit)
 
     def prior(
-        self, units_BU: Tensor, style_BS: Tensor, mask_B1U: Tensor | None = None, keep: tuple[int, int] | None = None
-    ) -> Prior:
+        self, units_BU: Tensor, style_BS: Tensor, mask_B1U: Tensor | None = None, keep: tuple[int, int] | None = None,
+        past: Past | None = None,
+    ) -> Prior:  # fmt: skip
         """The prior of the frames of the units ``keep[0]:keep[1]`` (all if None)."""
-        hidden_BCF, mean_BZF, log_scale_BZF = self.unit_encoder(units_BU, style_BS, mask_B1U, keep)
+        hidden_BCF, mean_BZF, log_scale_BZF = self.unit_encoder(units_BU, style_BS, mask_B1U, keep, past)
         if self.pitch is None:
             return Prior(mean_BZF, log_scale_BZF, None, None, None)
-        log_f0_BF, voicing_BF, level_B = self.pitch(hidden_BCF, style_BS, self._frame_mask(mask_B1U, keep))
+        mask_B1F = self._frame_mask(mask_B1U, keep)
+        log_f0_BF, voicing_BF, level_B = self.pitch(hidden_BCF, style_BS, mask_B1F, past)
         return Prior(mean_BZF, log_scale_BZF, log_f0_BF, voicing_BF, level_B)
 
     def _frame_mask(self, mask_B1U: Tensor | None, keep: tuple[int, int] | None) -> Tensor | None:
@@ -146,19 +152,26 @@ class VITS(nn.Module):
         return mask_B1U[..., start:end].repeat_interleave(self.config.frames_per_unit, dim=-1)
 
     def latents(
-        self, prior: Prior, style_BS: Tensor, noise_BZF: Tensor | None, mask_B1F: Tensor | None = None
-    ) -> Tensor:
+        self, prior: Prior, style_BS: Tensor, noise_BZF: Tensor | None, mask_B1F: Tensor | None = None,
+        past: Past | None = None,
+    ) -> Tensor:  # fmt: skip
         """A draw from the prior (its mean if ``noise_BZF`` is None) in the head's space."""
         z_BZF = prior.mean_BZF
         if noise_BZF is not None:
-            z_BZF = z_BZF + prior.log_scale_BZF.exp() * noise_BZF
-        return self.flow.inverse(z_BZF, style_BS, mask_B1F)
+            z_BZF, log_scale_BZF, noise_BZF = join(past, self, z_BZF, prior.log_scale_BZF, noise_BZF)
+            z_BZF = z_BZF + log_scale_BZF.exp() * noise_BZF
+        return self.flow.inverse(z_BZF, style_BS, mask_B1F, past)
 
-    def excite(self, f0_BF: Tensor, voiced_BF: Tensor, phase_BF: Tensor, noise_BT: Tensor) -> Excitation:
-        """The head's drive for frames of F0 (Hz), voicing (bool) and phase (cycles)."""
+    def excite(
+        self, f0_BF: Tensor, voiced_BF: Tensor, phase_BF: Tensor, noise_BT: Tensor, before: PitchFrame | None = None,
+        ends: bool = True,
+    ) -> Excitation:  # fmt: skip
+        """The head's drive for frames of F0 (Hz), voicing (bool) and phase (cycles); for the last two arguments see
+        ``pulse_train``."""
         with torch.autocast(f0_BF.device.type, enabled=False):
             log_f0_BF = (f0_BF.clamp(MIN_F0, MAX_F0).log() - LOG_F0_CENTRE) * voiced_BF
-            pulses_BT = pulse_train(f0_BF, voiced_BF, phase_BF, self.config.sample_rate, self.config.hop_length)
+            rates = self.config.sample_rate, self.config.hop_length
+            pulses_BT = pulse_train(f0_BF, voiced_BF, phase_BF, *rates, before, ends)
             return Excitation(torch.stack([log_f0_BF, voiced_BF.to(log_f0_BF.dtype)], dim=1), pulses_BT, noise_BT)
 
 
@@ -179,9 +192,9 @@ class PosteriorEncoder(nn.Module):
     def __init__(self, config: PosteriorEncoderConfig, vits: VITSConfig, style_size: int) -> None:
         super().__init__()
         self.hop_length = vits.hop_length
-        self.enter = nn.Conv1d(vits.n_fft // 2 + 1, config.channels, 1)
+        self.enter = Pointwise(vits.n_fft // 2 + 1, config.channels)
         self.net = WaveNet(config.channels, config.kernel, config.layers, style_size)
-        self.leave = nn.Conv1d(config.channels, 2 * vits.latent_channels, 1)
+        self.leave = Pointwise(config.channels, 2 * vits.latent_channels)
         self.register_buffer("window", torch.hann_window(vits.n_fft), persistent=False)
 
     def forward(self, samples_BT: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> tuple[Tensor, Tensor]:

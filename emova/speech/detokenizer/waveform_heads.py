@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emova.errors import InputError
-from emova.speech.detokenizer.layers import BoundedConv, ChannelNorm, Context, ConvBlock, total_context
+from emova.speech.detokenizer.layers import (
+    BoundedConv,
+    ChannelNorm,
+    Context,
+    ConvBlock,
+    Past,
+    Pointwise,
+    extend,
+    join,
+    total_context,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,10 @@ class WaveformHeadConfig:
 
 @dataclass(frozen=True)
 class Excitation:
-    """What drives the head: ``pitch`` ``[B, 2, F]`` (centred log-F0, 0 where unvoiced; voicing), pulses and noise."""
+    """What drives the head: ``pitch`` ``[B, 2, F]`` (centred log-F0, 0 where unvoiced; voicing), pulses and noise.
+
+    In a stream, each goes on from where it was, and they may be at different frames.
+    """
 
     pitch_B2F: Tensor
     pulses_BT: Tensor
@@ -71,12 +84,14 @@ def overlap_add(frames_BNF: Tensor, hop_length: int) -> Tensor:
     return summed[:, trim : trim + count * hop_length]
 
 
-def centred_stft(samples_BT: Tensor, window: Tensor, hop_length: int) -> Tensor:
+def centred_stft(samples_BT: Tensor, window: Tensor, hop_length: int, past: Past | None = None) -> Tensor:
     """``[B, K, F]`` complex, F = T // hop; frame f is centred on sample ``f * hop + hop / 2``, silence outside."""
     size = window.shape[0]
     trim = (size - hop_length) // 2
-    padded = functional.pad(samples_BT, (trim, trim))
-    return torch.stft(padded, size, hop_length, window=window, center=False, return_complex=True)
+    samples_BT = extend(past, centred_stft, samples_BT, Context(trim, trim), size, hop_length)
+    if not samples_BT.shape[1]:
+        return torch.zeros(len(samples_BT), size // 2 + 1, 0, dtype=torch.complex64, device=window.device)
+    return torch.stft(samples_BT, size, hop_length, window=window, center=False, return_complex=True)
 
 
 class ISTFTHead(nn.Module):
@@ -98,7 +113,7 @@ class ISTFTHead(nn.Module):
             for taps in config.lookahead
         )
         self.norm = ChannelNorm(channels)
-        self.leave = nn.Conv1d(channels, self.bins * (3 if driven else 2), 1)
+        self.leave = Pointwise(channels, self.bins * (3 if driven else 2))
         nn.init.normal_(self.leave.weight, std=0.02)
         assert self.leave.bias is not None
         with torch.no_grad():
@@ -112,37 +127,57 @@ class ISTFTHead(nn.Module):
         reach = total_context([self.enter, *self.blocks])
         if driven:  # the excitation of a frame spans its window, and F0 is interpolated with the next frame
             reach = reach | Context(overlap + 1, overlap + 1)
-        self.context = reach + Context(overlap, overlap)
+        self.overlap = Context(overlap, overlap)
+        self.context = reach + self.overlap
 
     def forward(
-        self, z_BZF: Tensor, style_BS: Tensor, excitation: Excitation | None = None, mask_B1F: Tensor | None = None
-    ) -> Tensor:
+        self, z_BZF: Tensor, style_BS: Tensor, excitation: Excitation | None = None, mask_B1F: Tensor | None = None,
+        past: Past | None = None,
+    ) -> Tensor:  # fmt: skip
         """``[B, T]`` samples."""
         if self.driven:
             assert excitation is not None
-            z_BZF = torch.cat([z_BZF, excitation.pitch_B2F.to(z_BZF.dtype)], dim=1)
+            z_BZF = torch.cat(join(past, "pitch", z_BZF, excitation.pitch_B2F.to(z_BZF.dtype)), dim=1)
         if mask_B1F is not None:
             z_BZF = z_BZF * mask_B1F
-        x_BCF = self.enter(z_BZF) + self.from_style(style_BS)[:, :, None]
+        x_BCF = self.enter(z_BZF, past) + self.from_style(style_BS)[:, :, None]
         for block in self.blocks:
-            x_BCF = block(x_BCF, None, mask_B1F)
-        parts = self.leave(self.norm(x_BCF)).float().split(self.bins, dim=1)
+            x_BCF = block(x_BCF, None, mask_B1F, past)
+        parts_BPF = self.leave(self.norm(x_BCF)).float()
         with torch.autocast(z_BZF.device.type, enabled=False):
-            spectrum_BKF = torch.polar(parts[0].clamp(max=5.0).exp(), parts[1])
+            drive: tuple[Tensor, Tensor] | None = None
             if excitation is not None and self.driven:
-                signals = torch.stack([excitation.pulses_BT, excitation.noise_BT]).float()
+                signals = torch.stack(join(past, "drive", excitation.pulses_BT, excitation.noise_BT)).float()
                 if mask_B1F is not None:
                     signals = signals * mask_B1F.squeeze(1).repeat_interleave(self.hop_length, dim=-1)
-                signals = signals.flatten(0, 1)
-                pulses_BKF, noise_BKF = centred_stft(signals, self.window, self.hop_length).chunk(2)
+                pulses_BKF, noise_BKF = centred_stft(signals.flatten(0, 1), self.window, self.hop_length, past).chunk(2)
+                parts_BPF, pulses_BKF, noise_BKF = join(past, "spectrum", parts_BPF, pulses_BKF, noise_BKF)
+                drive = pulses_BKF, noise_BKF
+            parts = parts_BPF.split(self.bins, dim=1)
+            spectrum_BKF = torch.polar(parts[0].clamp(max=5.0).exp(), parts[1])
+            if drive is not None:
+                pulses_BKF, noise_BKF = drive
                 spectrum_BKF = spectrum_BKF * pulses_BKF + parts[2].clamp(max=5.0).exp() * noise_BKF
-            frames_BNF = torch.fft.irfft(spectrum_BKF, n=self.n_fft, dim=1) * self.window[:, None]
-            weight_BNF = self.window.square()[None, :, None].expand(1, -1, frames_BNF.shape[-1])
+            frames_BNF = parts_BPF.new_zeros(len(parts_BPF), self.n_fft, 0)
+            if spectrum_BKF.shape[-1]:  # the FFT takes no empty batch
+                frames_BNF = torch.fft.irfft(spectrum_BKF, n=self.n_fft, dim=1) * self.window[:, None]
+            samples_BT, weight_BT = self._overlap_add(frames_BNF, mask_B1F, past)
             if mask_B1F is None:
-                return overlap_add(frames_BNF, self.hop_length) / overlap_add(weight_BNF, self.hop_length)
-            weight_BT = overlap_add(weight_BNF * mask_B1F, self.hop_length).clamp(min=1e-3)
-            samples_BT = overlap_add(frames_BNF * mask_B1F, self.hop_length) / weight_BT
-            return samples_BT * mask_B1F.squeeze(1).repeat_interleave(self.hop_length, dim=-1)
+                return samples_BT / weight_BT
+            return samples_BT / weight_BT.clamp(min=1e-3) * mask_B1F.squeeze(1).repeat_interleave(self.hop_length, -1)
+
+    def _overlap_add(self, frames_BNF: Tensor, mask_B1F: Tensor | None, past: Past | None) -> tuple[Tensor, Tensor]:
+        """The windowed frames' sum and that of their windows' squares; frames that don't exist have no part in it."""
+        weight_BNF = self.window.square()[None, :, None].expand(1, -1, frames_BNF.shape[-1])
+        if mask_B1F is not None:
+            frames_BNF, weight_BNF = frames_BNF * mask_B1F, weight_BNF * mask_B1F
+        around, batch = self.overlap, len(frames_BNF)
+        both = extend(past, "overlap", torch.cat([frames_BNF, weight_BNF]), around, around.left + 1 + around.right)
+        if not both.shape[-1]:
+            return both[:batch, 0], both[batch:, 0]
+        inside = slice(around.left * self.hop_length, (both.shape[-1] - around.right) * self.hop_length)
+        summed = overlap_add(both, self.hop_length)[:, inside]
+        return summed[:batch], summed[batch:]
 
 
 class ResidualUnit(nn.Module):
@@ -154,13 +189,14 @@ class ResidualUnit(nn.Module):
         self.plain = nn.ModuleList(BoundedConv(channels, channels, kernel) for _ in dilations)
         self.context = total_context([*self.dilated, *self.plain])
 
-    def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None) -> Tensor:
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor | None, past: Past | None = None) -> Tensor:
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
             hidden = x_BCT if mask_B1T is None else x_BCT * mask_B1T
-            hidden = functional.leaky_relu(dilated(functional.leaky_relu(hidden, 0.1)), 0.1)
+            hidden = functional.leaky_relu(dilated(functional.leaky_relu(hidden, 0.1), past), 0.1)
             if mask_B1T is not None:
                 hidden = hidden * mask_B1T
-            x_BCT = x_BCT + plain(hidden)
+            x_BCT, hidden = join(past, plain, x_BCT, plain(hidden, past))
+            x_BCT = x_BCT + hidden
         return x_BCT
 
 
@@ -171,6 +207,25 @@ class Upsampler(nn.ConvTranspose1d):
         assert rate % 2 == 0, "rates are even, so that samples stay centred"
         super().__init__(inputs, outputs, 2 * rate, stride=rate, padding=rate // 2)
         self.rate = rate
+
+    def forward(self, x_BCT: Tensor, past: Past | None = None) -> Tensor:  # type: ignore[override]
+        window = extend(past, self, x_BCT, Context(1, 1), 3)
+        if not window.shape[-1]:
+            return x_BCT.new_zeros(len(x_BCT), self.out_channels, 0)
+        return super().forward(window)[..., self.rate : -self.rate]
+
+
+class Downsampler(nn.Conv1d):
+    """One output for every ``rate`` samples."""
+
+    def __init__(self, inputs: int, outputs: int, rate: int) -> None:
+        super().__init__(inputs, outputs, 2 * rate if rate > 1 else 1, stride=rate)
+        self.rate = rate
+
+    def forward(self, x_BCT: Tensor, past: Past | None = None) -> Tensor:
+        around = Context(self.rate // 2, self.rate // 2)
+        window = extend(past, self, x_BCT, around, self.kernel_size[0], self.rate)
+        return super().forward(window) if window.shape[-1] else x_BCT.new_zeros(len(x_BCT), self.out_channels, 0)
 
 
 class HiFiGANHead(nn.Module):
@@ -195,11 +250,7 @@ class HiFiGANHead(nn.Module):
                 nn.ModuleList(ResidualUnit(channels, kernel, tuple(config.dilations)) for kernel in config.kernels)
             )
             if driven:
-                left = prod(config.rates[index + 1 :])
-                stride_kernel = 2 * left if left > 1 else 1
-                self.from_source.append(
-                    nn.Conv1d(2, channels, stride_kernel, stride=left, padding=left // 2 if left > 1 else 0)
-                )
+                self.from_source.append(Downsampler(2, channels, prod(config.rates[index + 1 :])))
         self.leave = BoundedConv(channels, 1, 7, lookahead=3)
         # Walk back from the samples to the frames.
         reach = self.leave.context
@@ -212,31 +263,34 @@ class HiFiGANHead(nn.Module):
         self.context = reach + self.enter.context + (Context(2, 2) if driven else Context())
 
     def forward(
-        self, z_BZF: Tensor, style_BS: Tensor, excitation: Excitation | None = None, mask_B1F: Tensor | None = None
-    ) -> Tensor:
+        self, z_BZF: Tensor, style_BS: Tensor, excitation: Excitation | None = None, mask_B1F: Tensor | None = None,
+        past: Past | None = None,
+    ) -> Tensor:  # fmt: skip
         """``[B, T]`` samples."""
         source_B2T = None
         if self.driven:
             assert excitation is not None
-            z_BZF = torch.cat([z_BZF, excitation.pitch_B2F.to(z_BZF.dtype)], dim=1)
-            source_B2T = torch.stack([excitation.pulses_BT, excitation.noise_BT], dim=1)
+            z_BZF = torch.cat(join(past, "pitch", z_BZF, excitation.pitch_B2F.to(z_BZF.dtype)), dim=1)
+            source_B2T = torch.stack(join(past, "drive", excitation.pulses_BT, excitation.noise_BT), dim=1)
         mask = mask_B1F
         if mask is not None:
             z_BZF = z_BZF * mask
-        x_BCT = self.enter(z_BZF) + self.from_style(style_BS)[:, :, None]
+        x_BCT = self.enter(z_BZF, past) + self.from_style(style_BS)[:, :, None]
         for index, (upsampler, units) in enumerate(zip(self.upsamplers, self.units, strict=True)):
             if mask is not None:
                 x_BCT = x_BCT * mask
-            x_BCT = upsampler(functional.leaky_relu(x_BCT, 0.1))
+            x_BCT = upsampler(functional.leaky_relu(x_BCT, 0.1), past)
             if source_B2T is not None:
-                x_BCT = x_BCT + self.from_source[index](source_B2T)
+                x_BCT, source_BCT = join(past, upsampler, x_BCT, self.from_source[index](source_B2T, past))
+                x_BCT = x_BCT + source_BCT
             if mask is not None:
                 mask = mask.repeat_interleave(upsampler.rate, dim=-1)
-            x_BCT = torch.stack([unit(x_BCT, mask) for unit in units]).mean(dim=0)  # type: ignore[union-attr]
+            heard = [unit(x_BCT, mask, past) for unit in units]  # type: ignore[union-attr]
+            x_BCT = torch.stack(join(past, units, *heard)).mean(dim=0)
         x_BCT = functional.leaky_relu(x_BCT, 0.1)
         if mask is not None:
             x_BCT = x_BCT * mask
-        samples_BT = torch.tanh(self.leave(x_BCT).float()).squeeze(1)
+        samples_BT = torch.tanh(self.leave(x_BCT, past).float()).squeeze(1)
         return samples_BT if mask is None else samples_BT * mask.squeeze(1)
 
 
