@@ -129,8 +129,8 @@ def started(config: ServerConfig, model: str, replicas: ReplicaConfig) -> Iterat
     local: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
         # Each copy has a place, however few cores there are.
-        local = {"num_cpus": max(os.cpu_count() or 1, replicas.most)}
-    ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **local)
+        local = {"num_cpus": max(os.cpu_count() or 1, replicas.most), "include_dashboard": False}
+    ray.init(log_to_driver=False, configure_logging=False, **local)
     try:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
