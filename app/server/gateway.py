@@ -156,9 +156,10 @@ class Gateway(Front):
                 proxy=None,
             )
         except InvalidStatus as refused:
-            body, status = refused.response.body or b"", refused.response.status_code
-            known = "json" in refused.response.headers.get("content-type", "")
-            told = Response(body, status, media_type="application/json") if known else lost().response()
+            answer = refused.response
+            known = "json" in answer.headers.get("content-type", "")
+            kept = {name: answer.headers[name] for name in ("content-type", "retry-after") if name in answer.headers}
+            told = Response(bytes(answer.body or b""), answer.status_code, kept) if known else lost().response()
             await socket.send_denial_response(told)
             return
         except (OSError, TimeoutError, InvalidHandshake):

@@ -230,7 +230,7 @@ def test_my_voice_is_made_of_five_seconds(served, tmp_path):
         assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_broken_upload_gives_a_message(served, quiet, tmp_path):
+def test_a_broken_upload_gives_a_message_and_a_whole_one_is_answered(served, quiet, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes((EXAMPLES / "photo.png").read_bytes()[:4000])
     sound = tmp_path / "broken.wav"
@@ -244,7 +244,8 @@ def test_a_broken_upload_gives_a_message(served, quiet, tmp_path):
         page.wait_for_selector(".toast-body >> text=truncated; copy or record it again")
         text = page.inner_text("body")
         assert "Traceback" not in text and str(tmp_path) not in text and "/tmp" not in text
-        write(page, "Hello.")
+        page.set_input_files("#talk-tab input[type=file][accept*=audio]", EXAMPLES / "question.wav")
+        wait_for(lambda: served.visit().lines and served.visit().lines[0].spoken)
         page.wait_for_function(TOLD)
 
 
