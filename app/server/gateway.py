@@ -71,7 +71,7 @@ class Gateway(Front):
     Args:
         config: limits of all replicas together.
         address: of the replicas' router, as ``host:port``.
-        key: what the replicas want to see; never leaves this machine.
+        key: what the replicas want to see, in place of the client's.
         figures: gives the replicas' figures.
     """
 
@@ -105,6 +105,8 @@ class Gateway(Front):
 
     async def forward(self, request: Request) -> Response:
         """Ask a replica. Raises: ApiError: it was lost before it answered."""
+        if self.draining.is_set() and request.url.path == "/healthz":
+            raise ApiError(503, "the server is shutting down", kind="server_error")
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         asked = self._client.build_request(
             request.method,

@@ -86,7 +86,7 @@ def test_calls_pass_unchanged(client, nano) -> None:
     answer = client.chat.completions.create(**SPOKEN).choices[0].message
     assert answer.audio.transcript == wanted.text
     chunks = list(client.chat.completions.create(**SPOKEN, stream=True))
-    sounds = [getattr(chunk.choices[0].delta, "audio", None) or {} for chunk in chunks]
+    sounds = [dict(getattr(chunk.choices[0].delta, "audio", None) or {}) for chunk in chunks if chunk.choices]
     assert "".join(sound.get("transcript") or "" for sound in sounds) == wanted.text
     assert sum(bool(sound.get("data")) for sound in sounds) > 1
     # An earlier answer is found by its id: the follow-up reaches the replica that gave it.
