@@ -134,12 +134,12 @@ def started(config: ServerConfig, model: str, replicas: ReplicaConfig) -> Iterat
     try:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
         key = secrets.token_hex(24)
         inner = replace(config, host="127.0.0.1", api_key=key)
         try:
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
             handle = serve.run(application(inner, model, replicas), name=NAME, route_prefix="/")
-        except RuntimeError:
+        except (RuntimeError, TimeoutError):
             raise InputError(f"{model}: the replicas do not start; see Ray's logs, or try without --replicas") from None
         yield Cluster(f"127.0.0.1:{port}", key, handle)
     finally:
