@@ -16,8 +16,9 @@ from app.server.asking import answer, limits_of
 from app.server.chat_types import AnswerChoice, AnswerMessage, ChatAnswer, ChatRequest, SpokenAudio, Usage
 from app.server.encode import Encoder, encode
 from app.server.errors import ApiError, as_api_error, described
+from app.server.front import new_id
 from app.server.media import to_base64
-from app.server.service import Service, new_id
+from app.server.service import Service
 from app.server.streams import event as sse
 from app.server.streams import event_stream
 from emova.reply import SpokenReply, StyleChosen, TextDelta, TranscriptDelta

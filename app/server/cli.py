@@ -5,8 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from emova.errors import InputError
+
+if TYPE_CHECKING:
+    from app.server.config import ServerConfig
+    from app.server.running import Server
 
 DEFAULT_KEY = "EMOVA_API_KEY"
 
@@ -16,6 +23,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   emova serve
   emova serve --port 9000 --image-host upload.wikimedia.org
+  emova serve --replicas 2 --max-replicas 4
   EMOVA_API_KEY=$(openssl rand -hex 24) emova serve --host 0.0.0.0"""
     parser.add_argument(
         "--model", default="emova-nano", metavar="NAME", help="a shipped checkpoint or its folder (%(default)s)"
@@ -42,6 +50,16 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline", type=float, default=120.0, metavar="S", help="longest time of a request, in s (%(default)g)"
     )
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        default=0,
+        metavar="N",
+        help="so many copies, each with the limits above, on Ray Serve (0: one, in this process)",
+    )
+    parser.add_argument(
+        "--max-replicas", type=int, default=0, metavar="N", help="up to so many copies when they are busy (--replicas)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -56,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{name.replace('_', '-')}: give a number above 0, up to 10000")
     if arguments.max_waiting < 0:
         raise InputError("--max-waiting: below 0")
+    if (arguments.replicas or arguments.max_replicas) and not arguments.replicas >= 1:
+        raise InputError("--replicas: give how many, at least 1")
     if not 0 <= arguments.port <= 65535:
         raise InputError(f"--port {arguments.port}: no port has this number; give one up to 65535")
     config = ServerConfig(
@@ -70,16 +90,33 @@ def run(arguments: argparse.Namespace) -> int:
         deadline_seconds=arguments.deadline,
     )
     try:
-        from app.server.running import listen, make_server
+        from app.server.running import listen
     except ModuleNotFoundError:
         raise InputError("the server's packages are not installed; run pip install 'emova[serve]'") from None
-    from emova.assistant import Assistant
-
     with listen(config) as listener:  # before the model is loaded: a port that is taken is told at once
         print(f"Loading {arguments.model} ...", file=sys.stderr)
-        server = make_server(config, Assistant.from_pretrained(arguments.model))
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"Listening on http://{shown}:{port}/v1 (Ctrl+C ends it)", file=sys.stderr, flush=True)
-        server.run(sockets=[listener])
+        with _server(config, arguments) as server:
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"Listening on http://{shown}:{port}/v1 (Ctrl+C ends it)", file=sys.stderr, flush=True)
+            server.run(sockets=[listener])
     return 0
+
+
+@contextmanager
+def _server(config: ServerConfig, arguments: argparse.Namespace) -> Iterator[Server]:
+    from app.server.running import make_server, server_of
+
+    if not arguments.replicas:
+        from emova.assistant import Assistant
+
+        yield make_server(config, Assistant.from_pretrained(arguments.model))
+        return
+    from app.server.replicas import ReplicaConfig, started, together
+
+    replicas = ReplicaConfig(arguments.replicas, arguments.max_replicas or arguments.replicas)
+    with started(config, arguments.model, replicas) as cluster:
+        from app.server.gateway import Gateway, create_gateway
+
+        gateway = Gateway(together(config, replicas), cluster.address, cluster.key, cluster.figures)
+        yield server_of(create_gateway(gateway), gateway)

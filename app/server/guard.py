@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.server.errors import ApiError, as_api_error, busy
-from app.server.service import Service, new_id
+from app.server.front import Front, new_id
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,7 +46,7 @@ class Guard:
     is done, the client leaves, or the deadline passes.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], service: Service) -> None:
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], service: Front) -> None:
         self.app, self.service, self.config = app, service, service.config
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,10 +13,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app.server.app import create_app
 from app.server.config import ServerConfig
 from app.server.fetch import Fetcher
-from app.server.service import Service
+from app.server.front import Front
 from emova.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def _protocols(config: ServerConfig) -> tuple[type[H11Protocol], type[WebSockets
 class Server(uvicorn.Server):
     """Lets what is open finish, within limits, before it closes connections."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Front) -> None:
         super().__init__(config)
         self.service = service
 
@@ -106,7 +105,7 @@ class Server(uvicorn.Server):
             async with asyncio.timeout(service.config.drain_seconds):
                 while (service.queue.inside or service.realtime) and not self.force_exit:
                     await asyncio.sleep(0.05)
-        await service.run(service.stop_all)
+        await service.break_off()
         await super().shutdown(sockets)
 
 
@@ -116,7 +115,15 @@ def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | N
     Raises:
         InputError: the streaming engine cannot run the assistant's model.
     """
+    from app.server.app import create_app
+
     app = create_app(config, assistant, fetcher)
+    return server_of(app, app.state.service)
+
+
+def server_of(app: Any, service: Front) -> Server:
+    """A server that is ready to run an ASGI application with ``service`` in front of it."""
+    config = service.config
     http, websocket = _protocols(config)
     settings = uvicorn.Config(
         app,
@@ -136,7 +143,7 @@ def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | N
         log_level="warning",
         log_config=None,
     )
-    return Server(settings, app.state.service)
+    return Server(settings, service)
 
 
 def listen(config: ServerConfig) -> socket.socket:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app.server.config import ServerConfig
 from app.server.errors import ApiError
 from app.server.fetch import Fetcher
-from app.server.metrics import Metrics
-from app.server.queueing import Queue
+from app.server.front import Front, new_id
 from emova.reply import SpokenReply
 from emova.streaming.hub import Hub, HubConfig
 from emova.streaming.session import Session
@@ -32,11 +30,6 @@ ALIASES = {
     "male": ("ash", "ballad", "cedar", "echo", "fable", "onyx", "verse"),
 }
 VOICES = {alias: gender for gender, aliases in ALIASES.items() for alias in aliases} | {each: each for each in GENDERS}
-
-
-def new_id(prefix: str) -> str:
-    """An id that nobody can guess."""
-    return f"{prefix}_{secrets.token_hex(12)}"
 
 
 def find_voice(name: str, param: str = "voice") -> str:
@@ -70,7 +63,7 @@ class ReplyStore:
         return reply
 
 
-class Service:
+class Service(Front):
     """Made once a server; ``close`` ends it.
 
     Args:
@@ -79,20 +72,15 @@ class Service:
     """
 
     def __init__(self, config: ServerConfig, assistant: Assistant, fetcher: Fetcher | None = None) -> None:
-        self.config, self.assistant = config, assistant
+        super().__init__(config)
+        self.assistant = assistant
         places = config.max_active + config.max_realtime
         # Places are freed in a thread, shortly after their requests have ended: hence the spare ones.
         self.hub = Hub(assistant, HubConfig(max_sessions=places + config.max_active, idle_seconds=config.idle_seconds))
         self.fetcher = fetcher or Fetcher(config.image_hosts)
-        self.queue = Queue(config.max_active, config.max_waiting)
         self.replies = ReplyStore(config.kept_replies)
-        self.realtime = 0
-        self.draining = asyncio.Event()
         self.created = int(time.time())
         self._threads = ThreadPoolExecutor(2 * places, thread_name_prefix="emova")
-        self.metrics = Metrics(
-            lambda: self.queue.inside - self.queue.running, lambda: self.queue.running, lambda: self.realtime
-        )
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function that takes long, in a thread."""
@@ -143,11 +131,11 @@ class Service:
             message = f"the model does not exist; this server has {self.config.model_name}"
             raise ApiError(404, message, code="model_not_found", param="model")
 
-    def stop_all(self) -> None:
+    async def break_off(self) -> None:
         """Break off whatever the model does; its readers are told."""
-        self.hub.close()
+        await self.run(self.hub.close)
 
     def close(self) -> None:
         """End all threads."""
-        self.stop_all()
+        self.hub.close()
         self._threads.shutdown(wait=False, cancel_futures=True)

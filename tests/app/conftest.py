@@ -32,29 +32,33 @@ def nano() -> Assistant:
     return Assistant.from_pretrained(config=config)
 
 
+@contextmanager
+def running_server(server: Any, listener: socket.socket) -> Iterator[Running]:
+    """Runs a server in a thread while the block lasts."""
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.01)
+            assert thread.is_alive()
+        yield Running(server, listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 @pytest.fixture(scope="session")
 def serving() -> Callable[..., AbstractContextManager[Running]]:
     """Runs a server of a configuration while the block lasts."""
     from app.server.config import ServerConfig
     from app.server.running import listen, make_server
 
-    @contextmanager
-    def serve(assistant: Assistant, config: ServerConfig, send_buffer: int = 0) -> Iterator[Running]:
+    def serve(assistant: Assistant, config: ServerConfig, send_buffer: int = 0) -> AbstractContextManager[Running]:
         listener = listen(config)
         if send_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        server = make_server(config, assistant)
-        thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
-        thread.start()
-        try:
-            while not server.started:
-                thread.join(0.01)
-                assert thread.is_alive()
-            yield Running(server, listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            thread.join(30)
-            assert not thread.is_alive()
+        return running_server(make_server(config, assistant), listener)
 
     return serve
 

@@ -289,6 +289,22 @@ def test_an_upload_is_deleted_and_others_are_not(tmp_path, monkeypatch):
     assert not mine.exists()
 
 
+def test_no_file_of_the_machine_is_served_and_large_ones_are_refused(assistant, monkeypatch):
+    from starlette.testclient import TestClient
+
+    from app.demo.page import build_app
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # the page sets it; put back at the end
+    with TestClient(build_app(assistant), base_url="http://127.0.0.1") as client:
+        assert client.get("/").status_code == 200
+        for path in ("/etc/passwd", "../../../../etc/passwd", str(EXAMPLES / "photo.png"), cli.__file__):
+            assert client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
+        assert client.post("/gradio_api/upload", files={"files": ("x.png", b"small")}).status_code == 200
+        large = {"files": ("x.png", bytes(MAX_UPLOAD_BYTES + 1))}
+        assert client.post("/gradio_api/upload", files=large).status_code in (400, 413)
+        assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+
+
 @pytest.mark.parametrize("words, reason", [("--host 0.0.0.0", "password"), ("--port 0", "no port")])
 def test_the_command_refuses(words, reason, monkeypatch):
     monkeypatch.delenv(cli.PASSWORD, raising=False)

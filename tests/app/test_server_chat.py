@@ -28,6 +28,10 @@ def shown(data: bytes = PICTURE, kind: str = "image/png") -> dict:
     return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded(data)}"}}
 
 
+def shown_from(url: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 def spoken(data: bytes = QUESTION) -> dict:
     return {"type": "input_audio", "input_audio": {"data": encoded(data), "format": "wav"}}
 
@@ -167,6 +171,7 @@ def test_transcription(client, nano) -> None:
         {"messages": [{"role": "user", "content": [shown(b"no picture")]}]},
         {"messages": [{"role": "user", "content": [spoken(b"no sound")]}]},
         {"messages": [{"role": "user", "content": [shown()]}]},
+        {"messages": [{"role": "user", "content": [spoken(), shown_from("http://169.254.169.254/latest/meta-data")]}]},
         {"messages": [{"role": "user", "content": [shown(), shown()]}]},
         {"messages": [{"role": "user", "content": "x" * 3000}]},
         {"messages": [{"role": "user", "content": [shown(kind="image/png;x")]}], "temperature": 5},

@@ -111,6 +111,8 @@ def test_the_command(monkeypatch, capsys) -> None:
         (["--port", "70000"], "port"),
         (["--max-active", "0"], "max-active"),
         (["--deadline", "nan"], "deadline"),
+        (["--replicas", "-1"], "replicas"),
+        (["--max-replicas", "2"], "replicas"),
         (["--host", "203.0.113.7", "--api-key", "x"], "cannot listen"),
     ):
         arguments = parser.parse_args(line)

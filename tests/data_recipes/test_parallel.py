@@ -33,6 +33,7 @@ def test_a_pool_gives_what_one_process_gives(tmp_path: Path) -> None:
 def test_ray_gives_what_one_process_gives(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")  # ray[data] brings it, ray[serve] does not
     try:
         # Waves of eight drafts over two workers, then a rest.
         spread = in_ray(2, str, "any", wave=4)

@@ -11,8 +11,9 @@ import numpy as np
 
 from app.server.encode import pcm16
 from app.server.errors import INTERNAL
+from app.server.front import new_id
 from app.server.media import to_base64
-from app.server.service import Service, new_id
+from app.server.service import Service
 from emova.reply import StyleChosen, TextDelta, TranscriptDelta
 from emova.results import AudioChunk, Done
 from emova.streaming.events import Cancelled, Failed, SessionEvent

@@ -18,12 +18,13 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from app.server.errors import ApiError, as_api_error
+from app.server.front import new_id
 from app.server.media import from_base64, read_picture
 from app.server.realtime import types
 from app.server.realtime.answering import RATE, Answering
 from app.server.realtime.settings import Settings, chosen_voice
 from app.server.realtime.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
-from app.server.service import Service, find_voice, new_id
+from app.server.service import Service, find_voice
 from emova.errors import InputError
 from emova.reply import SpokenReply
 from emova.streaming.session import Session
