@@ -25,6 +25,7 @@ from emova.errors import InputError
 from tests.train.fixtures_sets import pictured, write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 from train.shard_stream import SKIPPED
+from train.stages import build, export
 
 
 def refused(arguments: list[str], capsys, *words: str) -> None:
@@ -112,3 +113,13 @@ def test_a_disk_that_fills_while_shards_are_written(tmp_path: Path, size: int) -
     convert(drafts, tmp_path / "whole", "p", config=settings)
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "broken" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_disk_that_fills_while_a_stage_is_exported(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    model, processor = build(stage(folder, "export"))
+    export(model, processor, tmp_path / "export")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    with full_disk(3000), pytest.raises(InputError, match="the trained model could not be written .* make room"):
+        export(model, processor, tmp_path / "export")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "export"]

@@ -31,7 +31,7 @@ from emova.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ModelConfig, build_model, build_processor, load_vision
 from emova.parts import load_voice
-from train import parallel
+from train import checkpointing, parallel
 from train.batches import isolated_rng
 from train.dataset import PackedList
 from train.engine import FitResult, RunConfig, decay_groups, fit
@@ -325,12 +325,20 @@ def train(config: StageConfig) -> FitResult:
 
 
 def export(model: EmovaForConditionalGeneration, processor: EmovaProcessor, folder: Path) -> None:
-    """Write model and processor as a folder that ``from_pretrained`` and the next stage read."""
+    """Write model and processor as a folder that ``from_pretrained`` and the next stage read, whole or not at all.
+
+    Raises:
+        InputError: the disk is full.
+    """
     model.requires_grad_(True)
     model.set_attn_implementation("sdpa")
     disable_progress_bar()  # one shard; its bar would only break the lines of the run
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with (
+        checkpointing.one_line(f"{folder}: the trained model", "the run's checkpoints are"),
+        checkpointing.staged_folder(folder) as staged,
+    ):
+        model.save_pretrained(staged)
+        processor.save_pretrained(staged)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
