@@ -22,8 +22,10 @@ from data_recipes.records import Draft
 from emova.cli import main
 from emova.config import config_dict
 from emova.errors import InputError
+from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from tests.train.fixtures_sets import pictured, write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
+from tests.train.test_tokenize_shards import flac, write_shard
 from train.shard_stream import SKIPPED
 from train.stages import build, export
 
@@ -123,3 +125,15 @@ def test_a_disk_that_fills_while_a_stage_is_exported(folder: Path, tmp_path: Pat
         export(model, processor, tmp_path / "export")
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
     assert list(tmp_path.iterdir()) == [tmp_path / "export"]
+
+
+def test_a_disk_that_fills_while_units_are_written(tmp_path: Path, capsys) -> None:
+    KMeansTokenizer(KMeansConfig(dimensions=4, clusters=8)).save_pretrained(tmp_path / "tokenizer")
+    clips = {f"clip{number}": flac(1.0, number) for number in range(20)}
+    write_shard(tmp_path / "nano" / "speech" / "question-train-000000.tar", clips)
+    command = ["train", "units", "--tokenizer", str(tmp_path / "tokenizer"), "--data", str(tmp_path / "nano")]
+    with full_disk(1000):
+        refused([*command, "--set", "question", "--jobs", "1"], capsys, "make room and run the same command again")
+    assert not (tmp_path / "nano" / "units" / "question.jsonl").exists()
+    assert main([*command, "--set", "question", "--jobs", "1"]) == 0
+    assert len((tmp_path / "nano" / "units" / "question.jsonl").read_text().splitlines()) == 20
