@@ -39,7 +39,8 @@ def test_a_pool_gives_what_one_process_gives(tmp_path: Path) -> None:
 def ray() -> Iterator[Any]:
     """A local Ray of two workers."""
     ray = pytest.importorskip("ray")
-    pytest.importorskip("pandas")
+    for part in ("pandas", "pyarrow"):  # of Ray Data
+        pytest.importorskip(part)
     yield ray
     ray.shutdown()
 
