@@ -72,13 +72,16 @@ $(VENV)/.all: $(VENV)/.dev
 	$(PIP) --constraint constraints.txt --editable ".[ray,track]"
 	@touch $@
 
-# distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need it to score.
-setup-eval: $(VENV)/.dev  ## Install the naturalness judge too
-	$(PIP) --no-deps distillmos==0.9.1 xls-r-sqa
+# Without their own pins: distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need
+# it to score; Resemblyzer asks for a webrtcvad that is built from source, where webrtcvad-wheels does.
+setup-eval: $(VENV)/.dev  ## Install the judges of naturalness, quality and voices too
+	$(PIP) --constraint constraints.txt --editable ".[judges]"
+	$(PIP) --constraint constraints.txt --no-deps distillmos xls-r-sqa speechmos utmos-pytorch Resemblyzer
 
+# lmms-eval pins an older av, and pytablewriter an older python-dateutil; both run with the pinned ones.
 setup-lmms-eval: $(VENV)/.dev  ## Install lmms-eval beside what is there, whose versions stay
 	$(PIP) --constraint constraints.txt --editable ".[lmms]"
-	$(PIP) --no-deps lmms-eval==0.7.3
+	$(PIP) --constraint constraints.txt --no-deps lmms-eval pytablewriter DataProperty mbstrdecoder tabledata tcolorpy typepy
 
 eval: setup-eval  ## Measure emova-nano on held-out data (needs `emova data make nano`)
 	$(BIN)/emova eval nano

@@ -96,11 +96,11 @@ def measure(samples: np.ndarray, rate: int = RATE) -> Acoustics:
 
 
 class EmotionJudge(Protocol):
-    """Hears one of the four emotions; ``name`` says how, and goes into every table."""
+    """Hears one of the four emotions in samples [T] at 16 kHz, whose measures come along; ``name`` says how."""
 
     name: str
 
-    def predict(self, features_ND: np.ndarray) -> list[str]: ...
+    def hear(self, samples: np.ndarray, acoustics: Acoustics) -> str: ...
 
 
 class EmotionClassifier:
@@ -119,6 +119,10 @@ class EmotionClassifier:
         """Train on features [N, D] and their labels."""
         self._model.fit(features_ND, [EMOTIONS.index(emotion) for emotion in emotions])
         return self
+
+    def hear(self, samples: np.ndarray, acoustics: Acoustics) -> str:
+        """The likeliest emotion of one utterance."""
+        return self.predict(acoustics.vector()[None])[0]
 
     def predict(self, features_ND: np.ndarray) -> list[str]:
         """The likeliest emotion of each row [N, D]."""

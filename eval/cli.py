@@ -20,6 +20,10 @@ EXAMPLES = """examples:
   emova eval all --data benchmarks                  every task that has a file or folder of its name in that folder
   emova eval own --data my-folder --out runs/mine   your own questions: a folder with meta.jsonl, see eval/README.md
   emova eval docvqa --data val.json --images pics   a benchmark's own file, or a .tsv of VLMEvalKit
+  emova eval seed-tts-zh --data meta.lst --whisper large-v3 --paraformer paraformer-zh
+                                                    the papers' judges, fetched from a hub
+  emova eval styles --data my-folder --emotion-judge iic/emotion2vec_plus_large
+  emova eval dialogue-end-to-end --data my-folder --judge URL --judge-model NAME --votes 3
   emova eval latency --endpoint http://127.0.0.1:8000/v1 --endpoint-model peer
                                                     speech in to first audio of any OpenAI-compatible server
   emova eval compare runs/a runs/b                  is the difference more than chance?
@@ -43,7 +47,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judge", metavar="URL", help="an OpenAI-compatible address; its key is in OPENAI_API_KEY")
     parser.add_argument("--judge-model", help="the judge's name there")
     parser.add_argument("--votes", type=int, help="how often the judge is asked")
-    parser.add_argument("--whisper", help="the folder of the recogniser (data/nano/sources/whisper-base)")
+    parser.add_argument(
+        "--whisper", help="the recogniser: a folder (data/nano/sources/whisper-base), or a name such as large-v3"
+    )
+    parser.add_argument("--paraformer", metavar="MODEL", help="hear Chinese with this FunASR model (paraformer-zh)")
+    parser.add_argument(
+        "--emotion-judge", metavar="MODEL", help="hear emotions with this FunASR model (iic/emotion2vec_plus_large)"
+    )
+    parser.add_argument("--language", choices=("en", "zh"), help="of your dialogues and recordings (en)")
     parser.add_argument("--offline", action="store_true", help="with all: the shipped fixtures, nothing from a hub")
     parser.add_argument("--endpoint", metavar="URL", help="with latency: the server to time, instead of --model")
     parser.add_argument("--endpoint-model", default="", help="with latency: its model's name there")
@@ -128,6 +139,9 @@ def _config(arguments: argparse.Namespace) -> SuiteConfig:
         "judge_model": arguments.judge_model,
         "votes": arguments.votes,
         "whisper": arguments.whisper,
+        "paraformer": arguments.paraformer,
+        "language": arguments.language,
+        "emotion_judge": arguments.emotion_judge,
     }
     return SuiteConfig(**{key: value for key, value in named.items() if value is not None})
 
@@ -186,9 +200,12 @@ def _print(figures: list[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.run_report import FIGURE_HEADER, figure_cells
+    from eval.run_report import FIGURE_HEADER, FURTHER_HEADER, figure_cells, further_lines
 
-    table = Table(*FIGURE_HEADER)
-    for figure in figures:
-        table.add_row(*figure_cells(figure))
-    Console().print(table)
+    further = [line for figure in figures for line in further_lines(figure)]
+    for header, lines in ((FIGURE_HEADER, [figure_cells(figure) for figure in figures]), (FURTHER_HEADER, further)):
+        table = Table(*header)
+        for line in lines:
+            table.add_row(*line)
+        if lines:
+            Console().print(table)

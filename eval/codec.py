@@ -12,14 +12,15 @@ from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
-from emova.edits import edit_distance
 from emova.style import EMOTIONS, GENDERS, PITCHES, Style
 from eval.acoustics import EmotionJudge, measure
 from eval.samples import Example, Output, Record, Score
 from eval.scoring import Metric, find_metric
-from eval.tasks import Ears, MetricTask, Rater, hear, rated, resampled
+from eval.tasks import Ears, MetricTask, hear, rated, resampled
 from eval.text import token_errors
+from eval.voices import VoiceJudges
 
 NEUTRAL_FEMALE = Style("female", "neutral", "normal")
 
@@ -46,12 +47,25 @@ class ReconstructionTask(MetricTask):
     """Speech to units to speech in the neutral female style: word errors of what is heard.
 
     Further: ``recordings``, the errors of the same recogniser on the recordings themselves, which no codec can beat by
-    much; ``naturalness``, where a rater is given.
+    much; each rater's mean from 1 to 5; and the similarity of voices as the speaker encoder has it, ``speaker``
+    between a recording and its rendering, ``speaker_renderings`` among the renderings, ``speaker_recordings`` among the
+    recordings. A codec that keeps the words and leaves the voice behind has the first near the third, and a steady
+    voice has the second near 1.
     """
 
-    def __init__(self, name: str, items: Sequence[Example], ears: Ears, rater: Rater | None = None) -> None:
-        super().__init__(name, items, find_metric("wer"), ears.name + (f"; {rater.name}" if rater else ""))
-        self.ears, self.rater = ears, rater
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Example],
+        ears: Ears,
+        judges: VoiceJudges | None = None,
+        language: str = "en",
+    ) -> None:
+        judges = judges or VoiceJudges()
+        speaker = f"; {judges.speaker.name}" if judges.speaker else ""
+        metric = find_metric("wer" if language == "en" else "cer")
+        super().__init__(name, items, metric, ears.name + judges.names + speaker, judges.absent)
+        self.ears, self.raters, self.speaker = ears, judges.raters, judges.speaker
 
     def ask(self, model: Any, example: Example) -> Output:
         """The recording said again."""
@@ -61,11 +75,39 @@ class ReconstructionTask(MetricTask):
         """Errors of what was heard."""
         from emova.speech.audio import load_audio
 
+        recording = load_audio(example.audio, 16000)
         heard = hear(self.ears, output)
         score = self.metric.judge(heard, example)
-        original = self.metric.judge(self.ears.transcribe(load_audio(example.audio, 16000)), example)
-        values = {"recordings": (original.value, original.weight), **rated(self.rater, output)}
-        return dataclasses.replace(score, values=values, notes={"heard": heard, "units": len(output.units)})
+        original = self.metric.judge(self.ears.transcribe(recording), example)
+        values, notes = rated(self.raters, output)
+        values["recordings"] = (original.value, original.weight)
+        notes |= {"heard": heard, "units": len(output.units)}
+        if self.speaker is not None:
+            try:
+                voices = [self.speaker.embed(sound) for sound in (recording, resampled(output))]
+                values["speaker"] = (float(voices[0] @ voices[1]), 1.0)
+                notes["voices"] = [[round(float(x), 4) for x in voice] for voice in voices]
+            except ValueError as error:
+                values["speaker"] = (0.0, 1.0)
+                notes["judge_failures"] = [*notes.get("judge_failures", ()), f"{self.speaker.name}: {error}"]
+        return dataclasses.replace(score, values=values, notes=notes)
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Every word wrong, the worst ratings, and nobody's voice."""
+        values, _ = rated(self.raters, Output())
+        if self.speaker is not None:
+            values["speaker"] = (0.0, 1.0)
+        return dataclasses.replace(super().worst(example, failure), values=values)
+
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        """Likeness of voices among the recordings, and among their renderings."""
+        voices = np.array([record.notes["voices"] for record in records if "voices" in record.notes])
+        if len(voices) < 2:
+            return {}
+        return {
+            "speaker_recordings": mean_similarity(voices[:, 0]),
+            "speaker_renderings": mean_similarity(voices[:, 1]),
+        }
 
 
 class StylesTask(MetricTask):
@@ -105,8 +147,9 @@ class StylesTask(MetricTask):
     def score(self, example: Example, output: Output) -> Score:
         """1 where the emotion is heard."""
         style = self._styles[example.id]
-        acoustics = measure(resampled(output))
-        heard = self.emotion_judge.predict(acoustics.vector()[None])[0]
+        sound = resampled(output)
+        acoustics = measure(sound)
+        heard = self.emotion_judge.hear(sound, acoustics)
         again = [int(unit) for unit in output.text.split()]
         notes = {
             "recording": example.facts["recording"], "gender": style.gender, "asked_emotion": style.emotion,
@@ -159,6 +202,13 @@ class StylesTask(MetricTask):
         return {name: float(np.mean(found)) for name, found in figures.items() if found}
 
 
+def mean_similarity(voices_ND: np.ndarray) -> float:
+    """The mean dot product of different rows of unit vectors [N, D], N at least 2."""
+    count = len(voices_ND)
+    total = float(np.sum(voices_ND.sum(0) ** 2) - np.sum(voices_ND**2))
+    return total / (count * (count - 1))
+
+
 def style_words(style: Style) -> tuple[str, str, str]:
     """Gender, emotion and pitch."""
     return style.gender, style.emotion, style.pitch
@@ -171,7 +221,7 @@ def _place(record: Record) -> tuple[str, str, str, str]:
 
 def distance(left: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray) -> float:
     """Edit distance of two unit sequences over the longer length."""
-    return edit_distance(list(left), list(right)) / max(len(left), len(right), 1)
+    return float(Levenshtein.normalized_distance(list(map(int, left)), list(map(int, right))))
 
 
 @dataclasses.dataclass(frozen=True)

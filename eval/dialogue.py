@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from eval.compare import confidence_interval
 from eval.nano_data import DialogueItem
 from eval.report import Row
+from eval.runner import part
 from eval.samples import Example, Output, Record, Score, pooled
 from eval.tasks import Ears, hear
 from eval.text import word_errors
@@ -102,6 +103,10 @@ class NanoDialogue:
         """One recording may be asked about several pictures; those answers are not independent."""
         return record.question
 
+    def stratum(self, record: Record) -> str:
+        """All are drawn together."""
+        return ""
+
     def further(self, records: Sequence[Record]) -> dict[str, float]:
         """None: the table's rows have them."""
         return {}
@@ -114,15 +119,6 @@ class NanoDialogue:
             else dataclasses.replace(record, value=float(self.right(self.items[record.id], record.output)))
             for record in records
         ]
-
-
-def part(records: Sequence[Record], name: str) -> list[Record]:
-    """The records' further figure ``name`` as records of its own."""
-    return [
-        dataclasses.replace(record, value=record.values[name][0], weight=record.values[name][1])
-        for record in records
-        if name in record.values
-    ]
 
 
 def shares(records: Sequence[Record], group: Callable[[Record], str]) -> dict[str, float]:

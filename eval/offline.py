@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from emova.errors import InputError
-from eval.acoustics import shipped_judge
 from eval.bench_files import write_benchmarks
 from eval.codec import PhoneTask, ReconstructionTask, StylesTask
 from eval.latency import AssistantTalker, LatencyTask
@@ -29,8 +28,8 @@ from eval.suite import (
     build_task,
     leakage_task,
     make_ears,
+    make_emotion_judge,
     make_judge,
-    make_rater,
 )  # fmt: skip
 from eval.tasks import (
     DIALOGUE_MODES,
@@ -44,6 +43,7 @@ from eval.tasks import (
     TtsTask,
     read_seed_tts,
 )  # fmt: skip
+from eval.voices import find_judges
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FACTS = ("emotion", "pitch", "phones", "fact", "key", "spoken_answer")
@@ -166,23 +166,24 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
     def ears() -> Ears:
         return make_ears(config)
 
+    sound = find_judges(fetch=False)
     return [
         or_missing("asr", lambda: AsrTask("asr", heard)),
         *(missing_figure(f"fixture-{name}", NO_CHINESE) for name in CHINESE),
         or_missing("phones", lambda: PhoneTask("phones", phones, "G2P of the text")),
         or_missing("units", lambda: UnitsTask("units", heard)),
         *(or_missing(name, lambda name=name: leakage_task(name, voices)) for name in UNITS if name != "units"),  # type: ignore[misc]
-        or_missing("styles", lambda: StylesTask("styles", heard[:STYLE_RECORDINGS], shipped_judge())),
+        or_missing("styles", lambda: StylesTask("styles", heard[:STYLE_RECORDINGS], make_emotion_judge(config))),
         or_missing("dialogue-unit-in-text-out", lambda: DialogueTask("d", asked, DIALOGUE_MODES[1], judge)),
         or_missing("dialogue-text-in-text-out", lambda: DialogueTask("d", asked, DIALOGUE_MODES[2], judge)),
         or_missing("spoken-qa-s2t", lambda: SpokenQaTask("q", known)),
         or_missing("cloze-s2t", lambda: ClozeTask("c", _stories(asked, False), False)),
         or_missing("cloze-s2s", lambda: ClozeTask("c", _stories(asked, True), True)),
         or_missing("own", lambda: OwnTask("own", _own(folder / "own", asked))),
-        or_missing("tts", lambda: TtsTask("tts", texts, ears(), rater=make_rater())),
-        or_missing("tts-male", lambda: TtsTask("tts", texts, ears(), voice="male", rater=make_rater())),
+        or_missing("tts", lambda: TtsTask("tts", texts, ears(), judges=sound)),
+        or_missing("tts-male", lambda: TtsTask("tts", texts, ears(), voice="male", judges=sound)),
         or_missing("seed-tts", lambda: TtsTask("s", read_seed_tts(write_seed_tts(folder / "seed", asked)), ears())),
-        or_missing("reconstruction", lambda: ReconstructionTask("r", heard[:16], ears(), make_rater())),
+        or_missing("reconstruction", lambda: ReconstructionTask("r", heard[:16], ears(), sound)),
         or_missing("dialogue-end-to-end", lambda: DialogueTask("d", asked, DIALOGUE_MODES[0], judge, ears())),
         or_missing("spoken-qa-s2s", lambda: SpokenQaTask("q", known, ears())),
     ]

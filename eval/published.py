@@ -1,7 +1,7 @@
 """The papers' published figures, for the columns beside ours. None: not published.
 
 EMOVA: "EMOVA: Empowering Language Models to See, Hear and Speak with Vivid Emotions", Tables 3, 4 and 6.
-GLM-4-Voice: "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End Spoken Chatbot", Tables 3, 4, 5 and 6.
+GLM-4-Voice: "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End Spoken Chatbot", Tables 3, 4 and 5.
 Their judges (GPT-4o, Whisper-large-v3, Paraformer) are not those of an offline run.
 """
 

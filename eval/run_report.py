@@ -1,66 +1,57 @@
-"""A run's report: ``report.md``, a self-contained ``report.html``, and ``results.json``."""
+"""A run's report as tables: ``report.md`` and ``results.json``; ``eval.page`` shows the same tables as HTML."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emova.style import EMOTIONS
 from eval.published import TABLES, PublishedTable
-from eval.runfolder import RunFolder, by_task, write_text
+from eval.runfolder import RunFolder, write_text
 from eval.runner import Figure
 from eval.samples import Record
 
 Table = tuple[str, tuple[str, ...], list[list[str]]]
 WORST = 5
-MAX_PLAYER_BYTES = 2 << 20
-FIGURE_HEADER = (
-    "task",
-    "figure",
-    "95 % interval",
-    "unit",
-    "better",
-    "items",
-    "failures",
-    "judge",
-    "also: means, shares of 1",
-)
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-td,th{border:1px solid #ccc;padding:.25rem .6rem;text-align:left;vertical-align:top}
-th{background:#f2f4f8}.bad{color:#a03020}code{background:#f4f4f4}img{max-width:100%}
-"""
+FIGURE_HEADER = ("task", "figure", "95 % interval", "unit", "better", "items", "failures", "judge, or what is missing")
+FURTHER_HEADER = ("task", "further figure", "value", "95 % interval", "note")
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
+def _range(interval: tuple[float | None, float | None]) -> str:
+    low, high = interval
+    return "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
 def figure_cells(figure: Figure) -> list[str]:
     """One line of the table of figures."""
     if figure.value is None:
-        counts = [str(figure.count), str(figure.failures)]
-        return [figure.task, "not measured", "", "", "", *counts, "", figure.missing]
-    also = ", ".join(f"{name} {value:.3g}" for name, value in figure.extra.items())
+        return [figure.task, "not measured", "", "", "", str(figure.count), str(figure.failures), figure.missing]
     return [
         figure.task,
         _number(figure.value),
-        f"{_number(figure.low)} to {_number(figure.high)}",
+        _range((figure.low, figure.high)),
         figure.unit,
         "higher" if figure.higher_is_better else "lower",
         str(figure.count),
         str(figure.failures),
         figure.judge,
-        also,
     ]
+
+
+def further_lines(figure: Figure) -> list[list[str]]:
+    """A line for each further figure, and for each that no judge here gives."""
+    lines = [
+        [figure.task, name, _number(value), _range(figure.extra_intervals.get(name, (None, None))), ""]
+        for name, value in figure.extra.items()
+    ]
+    return lines + [[figure.task, name, "not available", "", why] for name, why in figure.absent.items()]
 
 
 def published_lines(table: PublishedTable, figures: dict[str, Figure]) -> list[list[str]]:
@@ -77,25 +68,32 @@ def published_lines(table: PublishedTable, figures: dict[str, Figure]) -> list[l
 
 
 def tables_of(figures: Sequence[Figure]) -> list[Table]:
-    """Every table: title, header, rows."""
+    """The tables of all tasks: title, header, rows."""
     found: list[Table] = [("Figures of this run", FIGURE_HEADER, [figure_cells(figure) for figure in figures])]
     named = {figure.task: figure for figure in figures}
     for table in TABLES:
         if lines := published_lines(table, named):
             found.append((f"{table.title} ({table.source})", ("", "this run", *table.columns), lines))
-    for figure in figures:
-        if figure.groups:
-            rows = [[name, _number(value)] for name, value in figure.groups.items()]
-            found.append((f"{figure.task} by group", ("group", "figure"), rows))
+    if rows := [line for figure in figures for line in further_lines(figure)]:
+        found.append(("Further figures of the same answers: means, and shares of 1", FURTHER_HEADER, rows))
     return found
 
 
+def group_tables(figures: Sequence[Figure]) -> list[Table]:
+    """A small table for each task whose questions have groups."""
+    return [
+        (f"{figure.task} by group", ("group", "figure"), [[name, _number(v)] for name, v in figure.groups.items()])
+        for figure in figures
+        if figure.groups
+    ]
+
+
 def failures_of(records: Sequence[Record]) -> list[Table]:
-    """What could not be asked or judged: a table of task, reason, how many, and which questions."""
+    """What could not be asked or judged, in whole or in part: task, reason, how many, and which questions."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        if record.failure:
-            found.setdefault((record.task, record.failure[:160]), []).append(record.id)
+        for reason in filter(None, (record.failure, *record.notes.get("judge_failures", ()))):
+            found.setdefault((record.task, reason[:160]), []).append(record.id)
     rows = [
         [task, reason, str(len(ids)), ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")]
         for (task, reason), ids in found.items()
@@ -107,19 +105,24 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def figures_table(figures: Sequence[Figure]) -> str:
-    """The run's figures alone, as a Markdown table."""
-    lines = [FIGURE_HEADER, ("---",) * len(FIGURE_HEADER), *(map(_cell, figure_cells(figure)) for figure in figures)]
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ("---",) * len(header), *(map(_cell, row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def figures_table(figures: Sequence[Figure]) -> str:
+    """The run's figures alone, as Markdown tables."""
+    further = [line for figure in figures for line in further_lines(figure)]
+    tables = [_markdown_table(FIGURE_HEADER, [figure_cells(figure) for figure in figures])]
+    return "\n".join(tables + ([_markdown_table(FURTHER_HEADER, further)] if further else []))
 
 
 def markdown(title: str, figures: Sequence[Figure], facts: dict[str, Any], records: Sequence[Record] = ()) -> str:
     """The report as Markdown."""
     parts = [f"# {title}", "", "Failures (a missing file, an empty answer, a judge without a verdict) count as wrong."]
     parts += ["Published figures come from other judges and full test sets; items tell what ours stand on.", ""]
-    for heading, header, rows in [*tables_of(figures), *failures_of(records)]:
-        parts += [f"## {heading}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        parts += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows] + [""]
+    for heading, header, rows in [*tables_of(figures), *failures_of(records), *group_tables(figures)]:
+        parts += [f"## {heading}", "", _markdown_table(header, rows)]
     parts += ["## Run", "", "```json", json.dumps(facts, indent=2, ensure_ascii=False), "```", ""]
     return "\n".join(parts)
 
@@ -144,35 +147,6 @@ def confusion(records: Sequence[Record], key: str) -> tuple[np.ndarray, list[str
     return matrix, labels
 
 
-def plot_histogram(path: Path | io.BytesIO, values: Sequence[float], title: str) -> None:
-    """How scores are spread."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(4.2, 2.4), dpi=100)
-    axes.hist(values, bins=20, color="#4477aa")
-    axes.set_xlabel("score of a question")
-    axes.set_ylabel("questions")
-    axes.set_title(title, fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path, format="png")
-    plt.close(figure)
-
-
-def _picture(data: bytes, alt: str) -> str:
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-
-
-def _player(folder: Path, name: str) -> str:
-    path = folder / name
-    if not name or not path.is_file() or path.stat().st_size > MAX_PLAYER_BYTES:
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'
-
-
 def worst_of(records: Sequence[Record], higher_is_better: bool, count: int = WORST) -> list[Record]:
     """The records with the worst scores, failures first."""
 
@@ -183,55 +157,10 @@ def worst_of(records: Sequence[Record], higher_is_better: bool, count: int = WOR
     return sorted(records, key=badness, reverse=True)[:count]
 
 
-def page(
-    title: str, figures: Sequence[Figure], folder: RunFolder, records: Sequence[Record], first: Sequence[Table] = ()
-) -> str:
-    """The report as one HTML page that loads nothing from elsewhere; everything from outside is escaped.
-
-    Args:
-        first: tables (title, header, rows) that stand before the others.
-    """
-    from eval.report import plot_confusion
-
-    parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"]
-    parts += [f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"]
-    parts += ["<p>Failures (a missing file, an empty answer, a judge without a verdict) count as wrong.</p>"]
-    for heading, header, rows in [*first, *tables_of(figures), *failures_of(records)]:
-        lines = [header, *rows]
-        body = "".join(
-            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"
-            for line, tag in zip(lines, ["th"] + ["td"] * len(rows), strict=True)
-        )
-        parts.append(f"<h2>{html.escape(heading)}</h2><table>{body}</table>")
-    tasks = by_task(records)
-    for figure in figures:
-        found = tasks.get(figure.task, [])
-        if not found:
-            continue
-        parts.append(f"<h2>{html.escape(figure.task)}</h2>")
-        picture = io.BytesIO()
-        plot_histogram(picture, [r.value / r.weight if r.weight else r.value for r in found], figure.task)
-        parts.append(_picture(picture.getvalue(), f"scores of {figure.task}"))
-        for key in ("emotion", "pitch"):
-            if matrix := confusion(found, key):
-                path = folder.path / f"{key}-{figure.task}.png"
-                plot_confusion(path, *matrix, f"{key}: asked and found")
-                parts.append(_picture(path.read_bytes(), f"confusion of {key}"))
-        names = ("id", "question", "references", "answer", "score", "what went wrong, notes", "sound")
-        body = "<tr>" + "".join(f"<th>{cell}</th>" for cell in names) + "</tr>"
-        for record in worst_of(found, figure.higher_is_better):
-            score = f"{record.value:.3g} / {record.weight:.3g}"
-            notes = record.failure or json.dumps(record.notes, ensure_ascii=False)
-            cells = (record.id, record.question, "; ".join(record.answers), record.output, score, notes)
-            body += "<tr>" + "".join(f"<td>{html.escape(cell[:400])}</td>" for cell in cells)
-            body += f"<td>{_player(folder.path, record.audio_out)}</td></tr>"
-        parts.append(f"<h3>Worst answers</h3><table>{body}</table>")
-    parts.append(f"<h2>Run</h2><pre>{html.escape(json.dumps(folder.facts, indent=2, ensure_ascii=False))}</pre></html>")
-    return "\n".join(parts)
-
-
 def write_run_report(title: str, figures: Sequence[Figure], folder: RunFolder, records: Sequence[Record]) -> None:
     """Write ``report.md``, ``report.html`` and ``results.json`` into the run's folder."""
+    from eval.page import page
+
     results = {"run": folder.facts, "figures": [figure.as_json() for figure in figures]}
     write_text(folder.path / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_text(folder.path / "report.md", markdown(title, figures, folder.facts, records))

@@ -26,7 +26,10 @@ import numpy as np
 from emova.errors import InputError
 from eval.samples import Record
 
-PACKAGES = ("emova", "torch", "transformers", "numpy", "faster-whisper", "scikit-learn", "distillmos")
+PACKAGES = (
+    "emova", "torch", "transformers", "numpy", "faster-whisper", "scikit-learn",
+    "distillmos", "speechmos", "utmos-pytorch", "Resemblyzer",
+)  # fmt: skip
 # What may change between the start of a run and its continuation.
 _FREE = {"versions", "tasks", "limit", "asked"}
 # A judge that could not be reached may be reached when the run goes on: such a question is judged again.

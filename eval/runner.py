@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eval.compare import confidence_interval
+from eval.compare import confidence_interval, further_intervals
 from eval.runfolder import RunFolder, check_unique
-from eval.samples import Example, Output, Record, Score, Task
+from eval.samples import Example, Output, Record, Score, Task, mean
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class Figure:
     """A task's figure with its 95 % interval, what it stands on, and which judge gave it.
 
     ``failures`` counts questions that could not be asked or judged; they are in the figure, as the worst score.
+    ``extra`` are further figures of the same answers (on their own scale, shares of 1) with ``extra_intervals``;
+    ``absent`` are further figures whose judge is not there, with the reason.
     """
 
     task: str
@@ -33,6 +35,8 @@ class Figure:
     extra: dict[str, float] = field(default_factory=dict)
     groups: dict[str, float] = field(default_factory=dict)
     missing: str = ""
+    extra_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -106,13 +110,13 @@ def figure_of(task: Task, records: Sequence[Record]) -> Figure:
         reason = f"the {len(records)} answers ({failures} failed) are too few for this figure"
         return dataclasses.replace(missing_figure(task.name, reason), count=len(records), failures=failures)
     if task.interval:
-        low, high = confidence_interval(records, task.aggregate, task.cluster)
-    extra = {}
+        low, high = confidence_interval(records, task.aggregate, task.cluster, stratum=task.stratum)
+    extra, intervals = task.further(records), {}
+    if task.interval:
+        intervals = further_intervals(records, task.further, task.cluster)
     for name in sorted({name for record in records for name in record.values}):
-        pairs = [record.values[name] for record in records if name in record.values]
-        weight = sum(pair[1] for pair in pairs)
-        extra[name] = sum(pair[0] for pair in pairs) / weight if weight else 0.0
-    extra |= task.further(records)
+        found = part(records, name)
+        extra[name], intervals[name] = mean(found), confidence_interval(found, mean, task.cluster)
     names = sorted({record.group for record in records if record.group})
     groups = {name: task.aggregate([record for record in records if record.group == name]) for name in names}
     return Figure(
@@ -127,7 +131,17 @@ def figure_of(task: Task, records: Sequence[Record]) -> Figure:
         judge=task.judge,
         extra=extra,
         groups=groups if len(groups) > 1 else {},
+        extra_intervals=intervals,
     )
+
+
+def part(records: Sequence[Record], name: str) -> list[Record]:
+    """The records' further figure ``name`` as records of its own."""
+    return [
+        dataclasses.replace(record, value=record.values[name][0], weight=record.values[name][1])
+        for record in records
+        if name in record.values
+    ]
 
 
 def failed(metric_worst: Score, failure: str) -> Score:

@@ -110,8 +110,9 @@ def mean(records: Sequence[Record]) -> float:
 class Task(Protocol):
     """What a run asks. ``worst`` is the score of a question that failed for the reason given.
 
-    ``cluster`` names what belongs together when samples are drawn for confidence intervals; ``interval`` says whether
-    the figure has one; ``further`` are figures that take several records at once.
+    ``cluster`` names what belongs together when samples are drawn for confidence intervals, ``stratum`` the part that
+    they are drawn from; ``interval`` says whether the figures have one; ``further`` are figures that take several
+    records at once.
     """
 
     interval: ClassVar[bool]
@@ -139,5 +140,7 @@ class Task(Protocol):
     def aggregate(self, records: Sequence[Record]) -> float: ...
 
     def cluster(self, record: Record) -> str: ...
+
+    def stratum(self, record: Record) -> str: ...
 
     def further(self, records: Sequence[Record]) -> dict[str, float]: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Metric:
         higher_is_better: its direction.
         aggregate: records to figure.
         cluster: what is drawn together for confidence intervals.
+        stratum: the part of a sum that it is drawn from, so that no part is ever without questions.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Metric:
     higher_is_better: bool = True
     aggregate: Aggregate = pooled
     cluster: Callable[[Record], str] = lambda record: record.id
+    stratum: Callable[[Record], str] = lambda record: ""
 
     def worst(self, example: Example) -> Score:
         """The score of no answer: zero, or every reference token wrong."""
@@ -70,18 +73,26 @@ def _yes_no(said: str, example: Example) -> Score:
     return Score(float(word == wanted), notes={"answer": word, "picture": example.facts.get("picture", example.id)})
 
 
+def _copies(records: Sequence[Record]) -> list[int]:
+    """How often each record's question came before: a bootstrap draws one more than once."""
+    seen: Counter[str] = Counter()
+    copies = []
+    for record in records:
+        copies.append(seen[record.id])
+        seen[record.id] += 1
+    return copies
+
+
 def _mme(records: Sequence[Record]) -> float:
     return choices.mme_sum(
-        (record.group, str(record.notes.get("picture", record.id)), record.value) for record in records
+        (record.group, f"{record.notes.get('picture', record.id)}#{copy}", record.value)
+        for record, copy in zip(records, _copies(records), strict=True)
     )
 
 
 def _circular(records: Sequence[Record]) -> float:
-    # A bootstrap draws a question more than once, so copies are told apart by how often its rotation was seen.
-    seen: dict[str, int] = {}
     questions: dict[tuple[str, int], list[float]] = {}
-    for record in records:
-        copy = seen[record.id] = seen.get(record.id, -1) + 1
+    for record, copy in zip(records, _copies(records), strict=True):
         questions.setdefault((circular_question(record), copy), []).append(record.value)
     return 100 * sum(map(min, questions.values())) / len(questions) if questions else 0.0
 
@@ -129,7 +140,7 @@ METRICS = {
         Metric("choice", _choice),
         Metric("choice_or_exact", _choice_or_exact),
         Metric("circular", _choice, aggregate=_circular, cluster=circular_question),
-        Metric("mme", _yes_no, unit="of 2800", aggregate=_mme, cluster=_picture),
+        Metric("mme", _yes_no, unit="of 2800", aggregate=_mme, cluster=_picture, stratum=lambda record: record.group),
         Metric("ocrbench", _ocr, unit="of 1000", aggregate=_ocr_points),
         Metric("mathvista", _mathvista),
         Metric("mathverse", _mathverse),

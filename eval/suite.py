@@ -14,6 +14,8 @@ import numpy as np
 
 from emova.errors import InputError
 from emova.parts import find_checkpoint
+from eval.acoustics import EmotionJudge, shipped_judge
+from eval.codec import PhoneTask, ReconstructionTask, StylesTask
 from eval.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
 from eval.endpoint import Endpoint, EndpointConfig
 from eval.grading import AnswerJudge, EndpointJudge, OfflineJudge
@@ -31,13 +33,13 @@ from eval.tasks import (
     Ears,
     MetricTask,
     OwnTask,
-    Rater,
     SpokenQaTask,
     TtsTask,
     read_aishell,
     read_librispeech,
     read_seed_tts,
 )
+from eval.voices import find_judges
 
 # The fourteen benchmarks of EMOVA's Table 3 and their metrics.
 VISION = {
@@ -62,6 +64,7 @@ SPEECH = (
 )  # fmt: skip
 FIXTURES = Path(__file__).parent / "fixtures"
 UNITS = ("units", "leakage-voice", "leakage-emotion")
+CODEC = ("phones", "reconstruction", "styles")
 SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
 STORIES = ("storycloze", "topic-storycloze")
 TASKS = (
@@ -69,6 +72,7 @@ TASKS = (
     *SPEECH,
     *(f"dialogue-{mode}" for mode in DIALOGUE_MODES),
     *UNITS,
+    *CODEC,
     *(f"{name}-{way}" for name in (*SPOKEN_QA, *STORIES) for way in ("s2t", "s2s")),
     "own",
 )
@@ -87,7 +91,10 @@ class SuiteConfig:
         judge_url: an OpenAI-compatible address; empty judges offline.
         judge_model: the judge's name there.
         votes: how often the judge is asked.
-        whisper: the folder of the recogniser that hears the model's speech.
+        whisper: the folder of the recogniser that hears the model's speech, or a name such as ``large-v3``.
+        paraformer: FunASR's recogniser that hears Chinese instead, such as ``paraformer-zh``.
+        language: of dialogues and of recordings that are said again, ``en`` or ``zh``; other tasks have their own.
+        emotion_judge: FunASR's emotion recogniser, such as ``iic/emotion2vec_plus_large``; empty takes the shipped one.
     """
 
     model: str = "emova-nano"
@@ -99,6 +106,9 @@ class SuiteConfig:
     judge_model: str = ""
     votes: int = 1
     whisper: str = "data/nano/sources/whisper-base"
+    paraformer: str = ""
+    language: str = "en"
+    emotion_judge: str = ""
 
 
 class MmVetTask(MetricTask):
@@ -115,7 +125,11 @@ class MmVetTask(MetricTask):
 
 
 class UnitsTask(MetricTask):
-    """What units cost: bits a second by the entropy of the units that came, and how much of the codebook is used."""
+    """What units cost: bits a second by the entropy of the units that came.
+
+    Further: ``bitrate`` without regard to how often each comes; ``used``, per cent of the codebook that came at all;
+    ``perplexity``, two to the entropy. Entropy and use grow with the number of units, so compare equal sets alone.
+    """
 
     def __init__(self, name: str, items: Sequence[Example], codebook_size: int = 4096, unit_rate: float = 25) -> None:
         def bits(records: Sequence[Record]) -> float:
@@ -125,6 +139,7 @@ class UnitsTask(MetricTask):
 
         metric = Metric("units", lambda said, example: Score(0.0), "bit/s", higher_is_better=False, aggregate=bits)
         super().__init__(name, items, metric, "none; counted")
+        self.codebook_size, self.unit_rate = codebook_size, unit_rate
 
     def ask(self, model: Any, example: Example) -> Output:
         """The units of a recording."""
@@ -133,6 +148,14 @@ class UnitsTask(MetricTask):
     def score(self, example: Example, output: Output) -> Score:
         """How many units, kept one by one."""
         return Score(float(len(output.units)), notes={"units": [int(unit) for unit in output.units]})
+
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        """The plain bitrate, codebook use and perplexity."""
+        sequences = [record.notes["units"] for record in records if record.notes.get("units")]
+        if not sequences:
+            return {}
+        figures = unit_figures(sequences, self.codebook_size, self.unit_rate)
+        return {name: figures[name] for name in ("bitrate", "used", "perplexity")}
 
 
 class LeakageTask(UnitsTask):
@@ -149,7 +172,6 @@ class LeakageTask(UnitsTask):
         if len(labels) < 2 or None in labels or len({item.text for item in items}) < 2:
             raise InputError(f"{name}: needs the group VOICE/EMOTION, two labels and two sentences at least")
         super().__init__(name, items, codebook_size)
-        self.codebook_size = codebook_size
 
         def above_chance(records: Sequence[Record]) -> float:
             seen = [record for record in records if record.notes.get("units")]
@@ -209,26 +231,23 @@ def make_judge(config: SuiteConfig) -> AnswerJudge:
     return EndpointJudge(Endpoint(EndpointConfig(config.judge_url, config.judge_model, cache=cache)), config.votes)
 
 
-@cache
-def make_rater() -> Rater | None:
-    """The judge of naturalness, or None where it is not installed (``make setup-eval``)."""
-    from importlib.util import find_spec
-
-    from eval.judges import NaturalnessJudge
-
-    return NaturalnessJudge() if find_spec("distillmos") else None
-
-
 def make_ears(config: SuiteConfig, language: str = "en") -> Ears:
     """The recogniser that hears the model's speech. Raises: InputError: it is not there."""
-    return _whisper(config.whisper, language)
+    return _ears(config.whisper, config.paraformer if language == "zh" else "", language)
 
 
 @cache
-def _whisper(folder: str, language: str) -> Ears:
-    from eval.judges import WhisperJudge
+def _ears(whisper: str, paraformer: str, language: str) -> Ears:
+    from eval.judges import ParaformerJudge, WhisperJudge
 
-    return WhisperJudge(folder, language=language)
+    return ParaformerJudge(paraformer) if paraformer else WhisperJudge(whisper, language=language)
+
+
+def make_emotion_judge(config: SuiteConfig) -> EmotionJudge:
+    """What hears emotions in the model's speech. Raises: InputError: it is not there."""
+    from eval.judges import Emotion2vecJudge
+
+    return Emotion2vecJudge(config.emotion_judge) if config.emotion_judge else shipped_judge()
 
 
 def build_task(name: str, config: SuiteConfig) -> MetricTask:
@@ -245,21 +264,25 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
         if name == "units":
             return UnitsTask(name, [dataclasses.replace(item, group="") for item in items])
         return leakage_task(name, items)
+    if name in CODEC:
+        return _codec(name, data, config)
     if name == "own":
         return OwnTask(f"own-{data.name}", read_own(data))
     if name in SPEECH:
         language = "zh" if "aishell" in name or name.endswith("-zh") else "en"
         if name.startswith("seed-tts"):
-            return TtsTask(name, read_seed_tts(data), make_ears(config, language), language, rater=make_rater())
+            items = read_seed_tts(data)
+            return TtsTask(name, items, make_ears(config, language), language, judges=find_judges())
         items = read_aishell(data) if language == "zh" else read_librispeech(data)
         if name.startswith("asr"):
             return AsrTask(name, items, language)
         items = [dataclasses.replace(item, text=item.answers[0]) for item in items]
-        return TtsTask(name, items, make_ears(config, language), language, rater=make_rater())
+        return TtsTask(name, items, make_ears(config, language), language, judges=find_judges())
     items = read_spoken(data)
     if name.startswith("dialogue-"):
         mode = name.removeprefix("dialogue-")
-        return DialogueTask(name, items, mode, make_judge(config), make_ears(config) if mode == "end-to-end" else None)
+        ears = make_ears(config, config.language) if mode == "end-to-end" else None
+        return DialogueTask(name, items, mode, make_judge(config), ears, config.language)
     spoken = name.endswith("-s2s")
     if name.rsplit("-", 1)[0] in STORIES:
         return ClozeTask(name, items, spoken)
@@ -267,6 +290,19 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     return SpokenQaTask(
         name, items, make_ears(config) if spoken else None, judge if isinstance(judge, EndpointJudge) else None
     )
+
+
+def _codec(name: str, data: Path, config: SuiteConfig) -> MetricTask:
+    """The codec's tasks on a folder of one's own (``answer`` holds the words, or the phones) or of LibriSpeech's."""
+    items = read_own(data) if (data / "meta.jsonl").is_file() else read_librispeech(data)
+    items = [dataclasses.replace(item, group="") for item in items if item.audio]
+    if not items:
+        raise InputError(f"{data}: no question has audio")
+    if name == "phones":
+        return PhoneTask(name, items, "the data set's")
+    if name == "styles":
+        return StylesTask(name, items, make_emotion_judge(config))
+    return ReconstructionTask(name, items, make_ears(config, config.language), find_judges(), config.language)
 
 
 def tasks_in(root: Path, config: SuiteConfig) -> list[MetricTask | Figure]:
@@ -377,6 +413,6 @@ def run_suite(
             finish()
             raise
         records += found
-        figures.append(figure_of(task, found))
+        figures.append(dataclasses.replace(figure_of(task, found), absent=task.absent))
     finish()
     return figures

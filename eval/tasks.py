@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +18,7 @@ from eval.runfolder import check_unique
 from eval.samples import Example, Output, Record, Score, mean
 from eval.scoring import Metric, find_metric
 from eval.text import character_errors, word_errors
+from eval.voices import Rater, VoiceJudges
 
 LETTER_PROMPT = "Answer with the letter of the right choice alone."
 SHORT_PROMPT = "Answer with a word or a short phrase."
@@ -35,12 +36,13 @@ class Ears(Protocol):
 
 @dataclass
 class MetricTask:
-    """A task whose answers a metric scores. ``check`` opens an example's files, so that a missing one is a failure."""
+    """A task whose answers a metric scores; ``absent`` names further figures that no judge here gives, and why."""
 
     name: str
     items: Sequence[Example]
     metric: Metric
     judge: str = "rules of this package"
+    absent: dict[str, str] = field(default_factory=dict)
     interval: ClassVar[bool] = True
 
     @property
@@ -74,6 +76,10 @@ class MetricTask:
     def cluster(self, record: Record) -> str:
         """The metric's clusters."""
         return self.metric.cluster(record)
+
+    def stratum(self, record: Record) -> str:
+        """The metric's strata."""
+        return self.metric.stratum(record)
 
     def further(self, records: Sequence[Record]) -> dict[str, float]:
         """Figures that take several records at once; none here."""
@@ -121,14 +127,6 @@ class AsrTask(MetricTask):
         return model.transcribe(example.audio)
 
 
-class Rater(Protocol):
-    """Rates naturalness from 1 to 5 (``eval.judges.NaturalnessJudge``): samples [T] at 16 kHz."""
-
-    name: str
-
-    def score(self, samples: np.ndarray) -> float: ...
-
-
 def resampled(output: Output, rate: int = 16000) -> np.ndarray:
     """An answer's sound [T] at the judges' rate. Raises: ValueError: there is none."""
     import soxr
@@ -143,19 +141,33 @@ def hear(ears: Ears, output: Output) -> str:
     return "" if output.audio is None or not len(output.audio) else ears.transcribe(resampled(output))
 
 
-def rated(rater: Rater | None, output: Output) -> dict[str, tuple[float, float]]:
-    """How natural an answer sounds, where a rater is given; 1, the worst, where there is no sound."""
-    if rater is None:
-        return {}
+def rated(raters: Sequence[Rater], output: Output) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+    """Each rater's verdict on an answer's sound: 1, the worst, where there is no sound or no verdict.
+
+    Returns:
+        The values, and a note ``judge_failures`` where a rater failed or wrote nonsense.
+    """
+    values: dict[str, tuple[float, float]] = {}
+    failures = []
     silent = output.audio is None or not len(output.audio)
-    return {"naturalness": (1.0 if silent else rater.score(resampled(output)), 1.0)}
+    for rater in raters:
+        value = 1.0
+        if not silent:
+            try:
+                value = rater.score(resampled(output))
+                if not np.isfinite(value):
+                    raise ValueError("no number")
+            except (ValueError, RuntimeError) as error:
+                value = 1.0
+                failures.append(f"{rater.name}: no verdict ({type(error).__name__}); counts as 1")
+        values[rater.key] = (value, 1.0)
+    return values, {"judge_failures": failures} if failures else {}
 
 
 class TtsTask(MetricTask):
     """Text to speech, judged by what a recogniser hears (EMOVA, appendix C: TTS-WER, TTS-CER).
 
-    Further: ``naturalness``, the mean rating from 1 to 5, where a rater is given. An answer without units or sound is a
-    failure: every word is wrong.
+    Further: each rater's mean from 1 to 5. An answer without units or sound is a failure: every word is wrong.
     """
 
     def __init__(
@@ -165,11 +177,12 @@ class TtsTask(MetricTask):
         ears: Ears,
         language: str = "en",
         voice: str = "female",
-        rater: Rater | None = None,
+        judges: VoiceJudges | None = None,
     ) -> None:
-        judge = ears.name + (f"; {rater.name}" if rater else "")
-        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), judge)
-        self.ears, self.voice, self.rater = ears, voice, rater
+        judges = judges or VoiceJudges()
+        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), ears.name + judges.names)
+        self.ears, self.voice, self.raters = ears, voice, judges.raters
+        self.absent = {key: why for key, why in judges.absent.items() if key != "speaker"}
 
     def ask(self, model: Any, example: Example) -> Output:
         """The text read aloud."""
@@ -180,13 +193,13 @@ class TtsTask(MetricTask):
         if output.audio is None or not len(output.audio):
             return self.worst(example, "no speech came")
         heard = hear(self.ears, output)
-        notes = {"heard": heard, "units": len(output.units)}
-        score = self.metric.judge(heard, _with_text(example))
-        return dataclasses.replace(score, values=rated(self.rater, output), notes=notes)
+        values, notes = rated(self.raters, output)
+        notes |= {"heard": heard, "units": len(output.units)}
+        return dataclasses.replace(self.metric.judge(heard, _with_text(example)), values=values, notes=notes)
 
     def worst(self, example: Example, failure: str) -> Score:
         """Every word of the text wrong, and the worst rating."""
-        values = {"naturalness": (1.0, 1.0)} if self.rater else {}
+        values, _ = rated(self.raters, Output())
         return dataclasses.replace(super().worst(_with_text(example), failure), values=values)
 
 
@@ -275,7 +288,7 @@ class DialogueTask(MetricTask):
         if isinstance(self.answer_judge, EndpointJudge):
             found = self.answer_judge.styles(output.transcript, output.text, output.emotion, output.pitch)
             if failure := found[0].failure or found[1].failure:
-                notes["style_judge_failure"] = failure
+                notes["judge_failures"] = [f"style: {failure}"]
             return {"emotion": (found[0].value, 1.0), "pitch": (found[1].value, 1.0)}
         return {key: (float(getattr(output, key) == label), 1.0) for key, label in self._asked(example).items()}
 
@@ -283,7 +296,8 @@ class DialogueTask(MetricTask):
 class SpokenQaTask(MetricTask):
     """Spoken question answering (GLM-4-Voice, Table 4): Web Questions, Llama Questions, TriviaQA; S→T or S→S.
 
-    Right is an answer that contains a reference (as the earlier work does), or that the judge calls correct.
+    Right is an answer that contains a reference (as the earlier work does), or that the judge calls correct. Further,
+    in S→S: ``speech``, the pooled errors between the reply's text and what is heard of it (Table 6's ASR-WER).
     """
 
     def __init__(
@@ -300,10 +314,18 @@ class SpokenQaTask(MetricTask):
     def score(self, example: Example, output: Output) -> Score:
         """Whether the written (S→T) or the heard (S→S) answer is right."""
         said = hear(self.ears, output) if self.ears else output.text
+        values = {}
+        if self.ears:
+            errors = word_errors(output.text, said)
+            values["speech"] = (float(errors.edits), float(errors.reference_tokens))
         if self.answer_judge is None:
-            return Score(contains_answer(said, example.answers), notes={"said": said})
+            return Score(contains_answer(said, example.answers), values=values, notes={"said": said})
         grade = self.answer_judge.correct(example.text, example.answers, said)
-        return Score(grade.value, notes={"said": said, **grade.notes()}, failure=grade.failure)
+        return Score(grade.value, 1.0, values, {"said": said, **grade.notes()}, grade.failure)
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Wrong, and one word of the reply lost."""
+        return Score(0.0, values={"speech": (1.0, 1.0)} if self.ears else {}, failure=failure)
 
 
 class ClozeTask(MetricTask):

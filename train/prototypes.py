@@ -4,7 +4,8 @@ EMOVA (§3.2) lets an emotion recogniser choose, among candidate recordings of e
 surely, and uses that one's style vector. No such recogniser can be had offline, so a small one is fitted here to
 acoustic correlates of the recipe's own recordings: F0 level, range and slope, level, spectral tilt and brightness. It
 shortlists recordings it was not fitted to; among those, the one is taken whose vector makes the decoder speak other
-sentences most surely in the style.
+sentences most surely in the style. What a decoder learns of a style is milder than the recordings are, so the vector is
+also tried further away from the neutral one, as classifier-free guidance goes further (Ho and Salimans 2022).
 
 Shapes: N utterances, D features, L styles, S style channels.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,10 +92,15 @@ class PrototypeReport:
     """What was chosen, and how surely: mean log-probability of the asked style over decoded sentences."""
 
     keys: dict[str, str]  # style -> utterance
+    strengths: dict[str, float]  # style -> how far beyond that utterance's vector; 1 where it is taken as it is
     chosen_confidence: float
     mean_vector_confidence: float
     recordings_accuracy: float  # of the classifier on recordings it was not fitted to
     decoded_accuracy: float  # of the classifier on decoded sentences in the chosen styles
+
+
+def _is_neutral(style: Style) -> bool:
+    return style.emotion == "neutral" and style.pitch == "normal"
 
 
 def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vector_S: Tensor) -> np.ndarray:
@@ -107,9 +113,11 @@ def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vect
 
 def choose_prototypes(
     detokenizer: U2SDetokenizer, store: SpeechStore, *, candidates: int = 40, shortlist: int = 6, sentences: int = 4,
-    fit_limit: int = 60, min_units: int = 25, seed: int = 0,
+    fit_limit: int = 60, min_units: int = 25, strengths: Sequence[float] = (1.25, 1.5), seed: int = 0,
 ) -> tuple[StylePrototypes, PrototypeReport]:  # fmt: skip
     """Top-1 of ``candidates`` recordings a style, of ``min_units`` or more; ``fit_limit`` others fit the classifier.
+
+    The ``strengths`` stretch a style's distance from the neutral one of its gender.
 
     Raises:
         InputError: a style has no recordings.
@@ -139,28 +147,39 @@ def choose_prototypes(
     neutral = [index for index in by_style[Style()] if index not in set(tried[ALL_STYLES.index(Style())])]
     spoken = [torch.from_numpy(store.units(index)) for index in neutral[:sentences]]
 
+    def spoken_in(vector: Tensor) -> np.ndarray:
+        return classifier.log_probabilities(_decoded_features(detokenizer, spoken, vector))
+
     vectors: dict[str, Tensor] = {}
-    means: dict[str, Tensor] = {}
     keys: dict[str, str] = {}
+    chosen_strengths: dict[str, float] = {}
     right, total, chosen_right, chosen_total = 0, 0, 0, 0
     chosen_scores, mean_scores = [], []
-    for label, style in enumerate(ALL_STYLES):
+    neutral_first = sorted(enumerate(ALL_STYLES), key=lambda each: not _is_neutral(each[1]))
+    for label, style in neutral_first:
         scores = classifier.log_probabilities(features(tried[label]))
         right, total = right + int((scores.argmax(axis=1) == label).sum()), total + len(scores)
         best = [tried[label][place] for place in np.argsort(-scores[:, label])[:shortlist]]
         embedded = [detokenizer.embed_style(torch.from_numpy(store.samples(index))[None])[0] for index in best]
-        decoded = [classifier.log_probabilities(_decoded_features(detokenizer, spoken, vector)) for vector in embedded]
-        winner = int(np.argmax([rows[:, label].mean() for rows in decoded]))
-        vectors[style.key], keys[style.key] = embedded[winner], store.utterances[best[winner]].key
-        chosen_scores.append(decoded[winner][:, label].mean())
-        chosen_right += int((decoded[winner].argmax(axis=1) == label).sum())
+        heard = [spoken_in(vector) for vector in embedded]
+        winner = int(np.argmax([rows[:, label].mean() for rows in heard]))
+        vector, rows, strength = embedded[winner], heard[winner], 1.0
+        if not _is_neutral(style):
+            start = vectors[replace(style, emotion="neutral", pitch="normal").key]
+            for tried_strength in strengths:
+                further = start + tried_strength * (embedded[winner] - start)
+                if (louder := spoken_in(further))[:, label].mean() > rows[:, label].mean():
+                    vector, rows, strength = further, louder, tried_strength
+        vectors[style.key], keys[style.key] = vector, store.utterances[best[winner]].key
+        chosen_strengths[style.key] = strength
+        chosen_scores.append(rows[:, label].mean())
+        chosen_right += int((rows.argmax(axis=1) == label).sum())
         chosen_total += len(spoken)
-        means[style.key] = torch.stack(embedded).mean(dim=0)
-        rows = classifier.log_probabilities(_decoded_features(detokenizer, spoken, means[style.key]))
-        mean_scores.append(rows[:, label].mean())
+        mean_scores.append(spoken_in(torch.stack(embedded).mean(dim=0))[:, label].mean())
     report = PrototypeReport(
-        keys, float(np.mean(chosen_scores)), float(np.mean(mean_scores)), right / total, chosen_right / chosen_total
-    )
+        keys, chosen_strengths, float(np.mean(chosen_scores)), float(np.mean(mean_scores)), right / total,
+        chosen_right / chosen_total,
+    )  # fmt: skip
     return StylePrototypes(vectors), report
 
 
@@ -187,7 +206,7 @@ def run(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     prototypes.save(out)
     for style, key in report.keys.items():
-        print(f"{style}: {key}")
+        print(f"{style}: {key}, strength {report.strengths[style]:g}")
     print(
         f"log-probability of the asked style: chosen {report.chosen_confidence:.3f}, mean of the shortlist "
         f"{report.mean_vector_confidence:.3f}; classifier right on recordings {report.recordings_accuracy:.3f}, "

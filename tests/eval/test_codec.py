@@ -11,12 +11,13 @@ import pytest
 
 from emova.speech.audio import save_wav
 from emova.style import EMOTIONS, Style
-from eval.acoustics import shipped_judge
-from eval.codec import PhoneTask, ReconstructionTask, StylesTask
+from eval.acoustics import Acoustics, shipped_judge
+from eval.codec import PhoneTask, ReconstructionTask, StylesTask, mean_similarity
 from eval.run_report import confusion
 from eval.runfolder import RunFolder
 from eval.runner import figure_of, run_task
 from eval.samples import Example, Output, Record
+from eval.voices import VoiceJudges
 
 RATE = 16000
 
@@ -53,8 +54,8 @@ class Known:
 class AlwaysHappy:
     name = "always happy"
 
-    def predict(self, features_ND: np.ndarray) -> list[str]:
-        return ["happy"] * len(features_ND)
+    def hear(self, samples: np.ndarray, acoustics: Acoustics) -> str:
+        return "happy"
 
 
 class Ears:
@@ -65,7 +66,7 @@ class Ears:
 
 
 class Rater:
-    name = "rater"
+    key, name = "naturalness", "rater"
 
     def score(self, samples: np.ndarray) -> float:
         return 3.0
@@ -91,11 +92,42 @@ def test_phones_are_compared_one_by_one(tmp_path: Path) -> None:
 
 
 def test_words_lost_on_the_way_and_a_failed_recording_count(items: list[Example], tmp_path: Path) -> None:
-    figure, records = measure(ReconstructionTask("r", items, Ears(), Rater()), tmp_path)
+    judges = VoiceJudges((Rater(),), absent={"utmos": "no weights"})
+    figure, records = measure(ReconstructionTask("r", items, Ears(), judges), tmp_path)
     # "a": one of three words lost; "b": all three.
     assert figure.value == pytest.approx(100 * 4 / 6) and figure.failures == 1
-    assert figure.extra["recordings"] == pytest.approx(1 / 3) and figure.extra["naturalness"] == 3
+    assert figure.extra["recordings"] == pytest.approx(1 / 3)
+    assert figure.extra["naturalness"] == 2 and figure.judge == "ears; rater"  # 3, and 1 for what did not sound
     assert records[1].failure == "ValueError: too short"
+
+
+class Pitch:
+    """Tells voices apart by whether they are those of the recordings (150 Hz) or of the renderings (100 Hz)."""
+
+    name = "pitch"
+
+    def embed(self, samples: np.ndarray) -> np.ndarray:
+        crossings = np.sum(np.diff(np.signbit(samples - samples.mean()))) / (len(samples) / RATE)
+        return np.array([1.0, 0.0]) if crossings > 250 else np.array([0.6, 0.8])
+
+
+class Nobody:
+    name = "nobody"
+
+    def embed(self, samples: np.ndarray) -> np.ndarray:
+        raise ValueError("no voice is heard")
+
+
+def test_voices_by_hand_and_a_voice_that_is_not_heard(items: list[Example], tmp_path: Path) -> None:
+    same = [items[0], Example("c", items[0].text, items[0].audio, answers=items[0].answers)]
+    figure, _ = measure(ReconstructionTask("r", same, Ears(), VoiceJudges(speaker=Pitch())), tmp_path / "1")  # type: ignore[arg-type]
+    assert figure.extra["speaker"] == pytest.approx(0.6)
+    assert figure.extra["speaker_recordings"] == pytest.approx(1) and figure.extra[
+        "speaker_renderings"
+    ] == pytest.approx(1)
+    figure, records = measure(ReconstructionTask("r", items, Ears(), VoiceJudges(speaker=Nobody())), tmp_path / "2")  # type: ignore[arg-type]
+    assert figure.extra["speaker"] == 0 and records[0].notes["judge_failures"] == ["nobody: no voice is heard"]
+    assert mean_similarity(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])) == pytest.approx(1 / 3)
 
 
 def test_styles_by_hand(items: list[Example], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,10 +15,19 @@ import pytest
 from emova.errors import InputError
 from eval.endpoint import Endpoint, EndpointConfig, EndpointError
 from eval.grading import EndpointJudge, OfflineJudge, read_json, read_score, read_styles, read_verdict, word_overlap
+from eval.run_report import failures_of
+from eval.runfolder import UNREACHED, RunFolder
+from eval.runner import figure_of, run_task
+from eval.samples import Example, Output
+from eval.suite import MmVetTask
+from eval.tasks import DialogueTask
 
 
 def completion(content: Any) -> str:
     return json.dumps({"choices": [{"message": {"content": content}}]})
+
+
+STALLS = 0
 
 
 class Server:
@@ -32,6 +42,9 @@ class Server:
             def do_POST(self) -> None:
                 outer.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 status, body, headers = outer.script.pop(0) if len(outer.script) > 1 else outer.script[0]
+                if status == STALLS:
+                    time.sleep(1)
+                    return
                 self.send_response(status)
                 for key, value in headers.items():
                     self.send_header(key, value)
@@ -55,7 +68,7 @@ def server() -> Iterator[Server]:
 
 
 def endpoint(server: Server, waits: list[float] | None = None, **settings: Any) -> Endpoint:
-    config = EndpointConfig(server.url, "judge-1", key_variable="", timeout=5, **{"retries": 3, **settings})
+    config = EndpointConfig(server.url, "judge-1", key_variable="", **{"retries": 3, "timeout": 5, **settings})
     return Endpoint(config, sleep=(waits if waits is not None else []).append)
 
 
@@ -113,6 +126,49 @@ def test_a_judge_that_only_writes_nonsense_gives_the_worst_verdict_with_its_reas
     assert grade.value == 0 and "could not be read" in grade.failure
     server.script = [(500, "", {})]
     assert "500" in EndpointJudge(endpoint(server, retries=0)).correct("q", ["r"], "a").failure
+
+
+def test_a_judge_that_times_out_is_asked_again_and_then_named(server: Server) -> None:
+    server.script = [(STALLS, "", {}), GOOD]
+    waits: list[float] = []
+    assert EndpointJudge(endpoint(server, waits, timeout=0.2)).dialogue("q", "r", "a").value == 7
+    assert len(waits) == 1
+    server.script = [(STALLS, "", {})]
+    grade = EndpointJudge(endpoint(server, timeout=0.2, retries=1)).dialogue("q", "r", "a")
+    assert grade.value == 0 and grade.failure.startswith(UNREACHED) and "Timeout" in grade.failure
+
+
+def test_a_task_counts_and_shows_what_its_judge_could_not_grade(server: Server, tmp_path: Path) -> None:
+    class Eyes:
+        name = "eyes"
+
+        def answer_text(self, images: Any, text: str, audio: str = "") -> Output:
+            return Output("a red ball")
+
+    server.script = [(200, completion(text), {}) for text in ("1.0", "splendid", "0.5")]
+    items = [Example(id, "What is it?", answers=("ball",)) for id in "abc"]
+    task = MmVetTask(items, EndpointJudge(endpoint(server)))
+    records = run_task(task, Eyes(), RunFolder(tmp_path, {}))
+    found = figure_of(task, records)
+    assert found.value == 50 and found.count == 3 and found.failures == 1
+    [(_, _, [line])] = failures_of(records)
+    assert "could not be read" in line[1] and line[3] == "b"
+
+
+def test_a_style_judge_that_writes_nonsense_is_wrong_and_shown(server: Server, tmp_path: Path) -> None:
+    class Talks:
+        name = "talks"
+
+        def reply(self, audio: str = "", images: Any = (), text: str = "") -> Output:
+            return Output("red", "what is it", "happy", "low", (1,))
+
+    server.script = [(200, completion(text), {}) for text in ('{"emotion": "right"}', '{"emotion": 1}', '{"score": 8}')]
+    item = Example("a", "what is it", "a.wav", answers=("red",))
+    task = DialogueTask("d", [item], "unit-in-text-out", EndpointJudge(endpoint(server)))
+    records = run_task(task, Talks(), RunFolder(tmp_path, {}))
+    found = figure_of(task, records)
+    assert found.value == 8 and (found.extra["emotion"], found.extra["pitch"]) == (0, 0) and found.failures == 0
+    assert "style: judge" in failures_of(records)[0][2][0][1]
 
 
 def test_majority_decides_and_a_tie_is_incorrect(server: Server) -> None:

@@ -50,7 +50,8 @@ DatasetDict({"test": Dataset.from_list(docs, features=kinds)}).save_to_disk(sys.
 
 
 @pytest.mark.skipif(not PYTHON, reason="lmms-eval is not installed: `make setup-lmms-eval`, or EMOVA_LMMS_PYTHON")
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_task_of_lmms_eval_runs_end_to_end_offline(tmp_path: Path) -> None:
     from data_recipes.nano.pictures import make_picture
 
@@ -77,8 +78,8 @@ def test_a_task_of_lmms_eval_runs_end_to_end_offline(tmp_path: Path) -> None:
     [log] = (tmp_path / "out").rglob("*_samples_emova_weather.jsonl")
     answered = [json.loads(line) for line in log.read_text().splitlines()]
     assert [answer["target"] for answer in answered] == [doc["answer"] for doc in docs]
-    said = [str(answer["filtered_resps"][0]) for answer in answered]
-    assert all(text.strip() for text in said)
+    said = [answer["filtered_resps"] for answer in answered]
+    assert all(isinstance(text, str) and text.strip() for text in said)
     [result] = (tmp_path / "out").rglob("*_results.json")
     right = sum(doc["answer"] in text.lower() for doc, text in zip(docs, said, strict=True)) / len(docs)
     assert json.loads(result.read_text())["results"]["emova_weather"]["right,none"] == right

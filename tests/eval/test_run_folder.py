@@ -48,6 +48,9 @@ class Spell:
     def cluster(self, record: Record) -> str:
         return self.metric.cluster(record)
 
+    def stratum(self, record: Record) -> str:
+        return self.metric.stratum(record)
+
     def further(self, records: Sequence[Record]) -> dict[str, float]:
         return {"asked": float(len(records))}
 
@@ -125,6 +128,27 @@ def test_intervals_hold_the_figure_and_shrink_with_more_questions() -> None:
     assert confidence_interval(records([1.0] * 5)) == (100.0, 100.0)
 
 
+def test_no_draw_of_a_sum_lacks_a_part() -> None:
+    mme = METRICS["mme"]
+    rows = [
+        Record("m", f"{part}/{picture}/{turn}", "", [], "", 1.0, 1, part, notes={"picture": picture})
+        for part in ("count", "scene") for picture in "ab" for turn in (0, 1)
+    ]  # fmt: skip
+    assert mme.aggregate(rows) == 400
+    assert confidence_interval(rows, mme.aggregate, mme.cluster, stratum=mme.stratum) == (400, 400)
+    # One wrong answer: of "count" the draws are aa (100 + 50 + ...), ab, bb; "scene" stays whole.
+    rows[0] = dataclasses.replace(rows[0], value=0.0)
+    assert mme.aggregate(rows) == 75 + 50 + 200
+    assert confidence_interval(rows, mme.aggregate, mme.cluster, stratum=mme.stratum) == (50 + 0 + 200, 400)
+
+
+def test_an_interval_leaves_out_draws_without_a_figure_and_holds_it() -> None:
+    def share(found: Sequence[Record]) -> float:
+        return 5.0 if any(r.value for r in found) else float("nan")
+
+    assert confidence_interval(records([1.0, 0.0, 0.0]), share) == (5.0, 5.0)
+
+
 def test_paired_tests_find_a_difference_and_none_between_equals() -> None:
     a, b = records([0.0] * 40 + [1.0] * 20), records([1.0] * 30 + [0.0] * 10 + [1.0] * 20)
     found = compare_records(a, b)
@@ -169,6 +193,14 @@ def test_runs_are_compared_on_common_questions(tmp_path: Path) -> None:
     assert "differ in: unknown" in comparison_table([found], "a", "b")
     with pytest.raises(InputError, match="no samples"):
         compare_runs(tmp_path, tmp_path / "b")
+
+
+def test_a_figure_of_a_whole_set_is_not_compared_question_by_question(tmp_path: Path) -> None:
+    for name in "ab":
+        run_task(Spell(), [], RunFolder(tmp_path / name, {}))
+    (tmp_path / "a" / "results.json").write_text(json.dumps({"figures": [{"task": "spell", "unit": "bit/s"}]}))
+    with pytest.raises(InputError, match="have scores"):
+        compare_runs(tmp_path / "a", tmp_path / "b")
 
 
 def test_metrics_aggregate_by_their_own_rule() -> None:

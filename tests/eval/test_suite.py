@@ -20,7 +20,16 @@ from eval import cli
 from eval.adapters.messages import cut_at, to_content
 from eval.published import EMOVA_VISION, GLM_QUESTIONS, TABLES
 from eval.refresh import END
-from eval.run_report import figure_cells, markdown, published_lines, tables_of, worst_of
+from eval.run_report import (
+    failures_of,
+    figure_cells,
+    figures_table,
+    group_tables,
+    markdown,
+    published_lines,
+    tables_of,
+    worst_of,
+)
 from eval.runner import Figure, missing_figure
 from eval.samples import Example, Output, Record
 from eval.scoring import METRICS
@@ -122,7 +131,8 @@ def test_figures_stand_beside_the_papers(tmp_path: Path) -> None:
     assert line[:3] == ["MME", "50 (10 items)", "2205"] and line[3] == "–"
     [line] = published_lines(GLM_QUESTIONS, {"triviaqa-s2s": figure("triviaqa-s2s")})
     assert line[0] == "TriviaQA S→S"
-    assert len(tables_of([figure("mme")])) == 3 and "EMOVA, Table 3" in markdown("t", [figure("mme")], {})
+    assert len(tables_of([figure("mme")])) == 2 and "EMOVA, Table 3" in markdown("t", [figure("mme")], {})
+    assert group_tables([figure("mme")]) == [("mme by group", ("group", "figure"), [["a", "1"], ["b", "2"]])]
     assert figure_cells(missing_figure("x", "why"))[-1] == "why"
     for table in TABLES:
         assert all(len(cells) == len(table.columns) for _, cells in table.rows.values())
@@ -137,10 +147,46 @@ def test_the_worst_come_first_and_failures_before_all() -> None:
     assert [r.id for r in worst_of(rows, False)] == ["a", "b"]
 
 
+def test_what_no_judge_here_gives_is_a_line_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    one = dataclasses.replace(figure("tts"), extra={"dnsmos": 3.25}, extra_intervals={"dnsmos": (3.0, 3.5)})
+    one = dataclasses.replace(one, absent={"utmos": "UTMOS: its weights cannot be fetched"})
+    text = figures_table([one])
+    assert "| tts | dnsmos | 3.25 | 3 to 3.5 |  |" in text
+    assert "| tts | utmos | not available |  | UTMOS: its weights cannot be fetched |" in text
+    cli._print([one])
+    assert "not available" in capsys.readouterr().out
+
+
+def test_a_judge_that_failed_on_a_part_of_an_answer_is_listed() -> None:
+    rows = [Record("t", id, "", [], "", 1, 1, notes={"judge_failures": ["dnsmos: no verdict"]}) for id in "ab"]
+    [(_, _, lines)] = failures_of(rows)
+    assert lines == [["t", "dnsmos: no verdict", "2", "a, b"]] and failures_of([]) == []
+
+
 def test_units_are_counted(tmp_path: Path) -> None:
     task = UnitsTask("units", [Example("a", audio="a.wav")])
     [found] = run_suite([task], SuiteConfig(output_dir=str(tmp_path / "a")), "t", Colours())
     assert found.value == 50  # four units, equally often: two bits, 25 times a second
+
+
+def test_intervals_of_bitrate_and_codebook_use_hold_their_figures(tmp_path: Path) -> None:
+    class Wide(Colours):
+        def tokenize(self, audio: str) -> tuple[int, ...]:
+            rng = np.random.default_rng(int(Path(audio).stem))
+            return tuple(int(unit) for unit in rng.integers(0, 4096, 60))
+
+    # Few draws from a large codebook: drawn anew, recordings repeat and use fewer units than the whole set does.
+    task = UnitsTask("units", [Example(str(i), audio=f"{i}.wav") for i in range(12)])
+    [found] = run_suite([task], SuiteConfig(output_dir=str(tmp_path)), "t", Wide())
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert found.low < found.value < found.high
+    assert found.extra["bitrate"] == 300 and 14 < found.extra["used"] < 18
+    for name, figure in found.extra.items():
+        low, high = found.extra_intervals[name]
+        assert low <= figure <= high, name
+    low, high = found.extra_intervals["used"]
+    line = f"| units | used | {found.extra['used']:.4g} | {low:.4g} to {high:.4g} |"
+    assert line in (tmp_path / "report.md").read_text()
 
 
 def test_a_model_without_units_has_no_bitrate_and_no_leakage_rather_than_the_best(tmp_path: Path) -> None:
@@ -184,6 +230,12 @@ def test_tasks_by_name(tmp_path: Path) -> None:
     assert item.facts == {"emotion": "happy", "pitch": "low"}
     assert build_task("own", config).name.startswith("own-")
     assert build_task("web-questions-s2t", config).judge == "contains a reference"
+    assert len(list(build_task("styles", config).examples())) == 24
+    assert build_task("phones", config).unit == "%"
+    with pytest.raises(InputError, match="FunASR"):
+        build_task("styles", dataclasses.replace(config, emotion_judge="iic/emotion2vec_plus_large"))
+    with pytest.raises(InputError, match="no Whisper model"):
+        build_task("reconstruction", dataclasses.replace(config, whisper=str(tmp_path)))
     with pytest.raises(InputError, match="--judge-model"):
         build_task("web-questions-s2t", SuiteConfig(data=str(tmp_path), judge_url="http://x"))
     with pytest.raises(InputError, match="Whisper"):

@@ -10,16 +10,23 @@ import numpy as np
 import pytest
 
 from emova.errors import InputError
+from eval.acoustics import shipped_judge
+from eval.codec import PhoneTask, ReconstructionTask, StylesTask
 from eval.grading import OfflineJudge
+from eval.latency import LatencyTask
 from eval.models import leakage, unit_figures
 from eval.run_report import confusion
 from eval.runfolder import RunFolder, read_records
 from eval.runner import figure_of, run_task
 from eval.samples import Example, Output
+from eval.scoring import METRICS
+from eval.suite import LeakageTask, UnitsTask
 from eval.tasks import (
+    DIALOGUE_MODES,
     AsrTask,
     ClozeTask,
     DialogueTask,
+    MetricTask,
     OwnTask,
     SpokenQaTask,
     TtsTask,
@@ -28,6 +35,7 @@ from eval.tasks import (
     read_librispeech,
     read_seed_tts,
 )
+from eval.voices import VoiceJudges
 
 SOUND = np.full(1600, 0.1, np.float32)
 
@@ -71,6 +79,13 @@ def figure(task: Any, tmp_path: Path) -> Any:
     return figure_of(task, run_task(task, Scripted(), RunFolder(tmp_path / task.name, {})))
 
 
+class Kind:
+    key, name = "naturalness", "kind"
+
+    def score(self, samples: np.ndarray) -> float:
+        return 4.0
+
+
 def test_missing_files_and_empty_words_are_errors(tmp_path: Path) -> None:
     names = ("whole", "empty", "gone")
     items = [Example(name, audio=f"{name}.wav", answers=("one two three",)) for name in names]
@@ -85,14 +100,30 @@ def test_speech_is_judged_by_what_is_heard(tmp_path: Path) -> None:
 
 
 def test_naturalness_of_a_silent_answer_is_the_worst(tmp_path: Path) -> None:
-    class Kind:
-        name = "kind"
+    judges = VoiceJudges((Kind(),))
+    items = [Example("a", "it is red"), Example("b", "it is mute")]
+    assert figure(TtsTask("rated", items, Deaf(), judges=judges), tmp_path).extra == {"naturalness": 2.5}
+
+
+def test_a_rater_that_fails_or_writes_nonsense_gives_the_worst_and_is_named(tmp_path: Path) -> None:
+    class Blank(Kind):
+        key, name = "blank", "blank"
 
         def score(self, samples: np.ndarray) -> float:
-            return 4.0
+            return float("nan")
 
-    items = [Example("a", "it is red"), Example("b", "it is mute")]
-    assert figure(TtsTask("rated", items, Deaf(), rater=Kind()), tmp_path).extra == {"naturalness": 2.5}
+    class Broken(Kind):
+        key, name = "broken", "broken"
+
+        def score(self, samples: np.ndarray) -> float:
+            raise RuntimeError("out of order")
+
+    task = TtsTask("rated", [Example("a", "it is red")], Deaf(), judges=VoiceJudges((Kind(), Blank(), Broken())))
+    found = figure(task, tmp_path)
+    assert found.extra == {"naturalness": 4, "blank": 1, "broken": 1} and found.value == 0 and found.failures == 0
+    [record] = read_records(tmp_path / "rated" / "samples.jsonl")
+    [blank, broken] = record.notes["judge_failures"]
+    assert blank.startswith("blank: no verdict") and "RuntimeError" in broken
 
 
 def dialogue_items() -> list[Example]:
@@ -119,7 +150,8 @@ def test_dialogue_figures_count_the_failed_reply(tmp_path: Path) -> None:
 def test_spoken_questions_and_stories(tmp_path: Path) -> None:
     items = [Example("a", audio="a.wav", answers=("red",)), Example("b", audio="b.wav", answers=("blue",))]
     assert figure(SpokenQaTask("st", items), tmp_path).value == 50
-    assert figure(SpokenQaTask("ss", items, Deaf(), OfflineJudge()), tmp_path).value == 50
+    heard = figure(SpokenQaTask("ss", items, Deaf(), OfflineJudge()), tmp_path)
+    assert heard.value == 50 and heard.extra == {"speech": 0}
     pair = {"right": "right.wav", "wrong": "w.wav"}
     stories = [Example("a", audio="c.wav", facts=pair), Example("b", audio="c.wav", facts={"right": "w", "wrong": "w"})]
     assert figure(ClozeTask("cloze", stories, spoken=True), tmp_path).value == 50  # a tie is wrong
@@ -158,6 +190,102 @@ def test_speech_folders(tmp_path: Path) -> None:
         read_seed_tts(tmp_path / "meta.lst")
     with pytest.raises(InputError, match="trans.txt"):
         read_librispeech(shell)
+
+
+class Gone:
+    """Every question's file is missing, as an ``EvalModel`` and as a server that is timed."""
+
+    name, sample_rate = "gone", 16000
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(*inputs: Any, **named: Any) -> None:
+            raise InputError("x.wav: no such file; check the path")
+
+        return fail
+
+
+class Mute:
+    """Answers, but without a word, a unit or a sound."""
+
+    name, sample_rate = "mute", 16000
+
+    def phones(self, audio: str) -> list[str]:
+        return []
+
+    def tokenize(self, audio: Any) -> tuple[int, ...]:
+        return ()
+
+    def talk(self, audio: str) -> list[Any]:
+        return []
+
+    def log_likelihood(self, context_units: Sequence[int], units: Sequence[int] = (), text: str = "") -> float:
+        raise ValueError("nothing to score")
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *inputs, **named: Output()
+
+
+def all_kinds() -> list[MetricTask]:
+    """One task of each kind, with two questions that can be asked by voice."""
+    facts = {"emotion": "happy", "pitch": "high", "right": "r.wav", "wrong": "w.wav", "voice": "v"}
+    items = [
+        Example(
+            id, f"it is {id}", f"{id}.wav", answers=("it is red",), choices=("x", "y"), facts={**facts, "voice": id}
+        )
+        for id in "ab"
+    ]
+    sound = VoiceJudges((Kind(),))
+    return [
+        AsrTask("asr", items),
+        AsrTask("asr-zh", items, "zh"),
+        TtsTask("tts", items, Deaf(), judges=sound),
+        *(DialogueTask(mode, items, mode, OfflineJudge(), Deaf()) for mode in DIALOGUE_MODES),
+        SpokenQaTask("s2t", items),
+        SpokenQaTask("s2s", items, Deaf()),
+        ClozeTask("cloze-t", items, False),
+        ClozeTask("cloze-s", items, True),
+        OwnTask("own", items),
+        PhoneTask("phones", items, "by hand"),
+        ReconstructionTask("reconstruction", items, Deaf(), sound),
+        StylesTask("styles", items, shipped_judge()),
+        UnitsTask("units", items),
+        LeakageTask("leakage-voice", items, "voice"),
+        LatencyTask(items, repeats=1),
+        *(MetricTask(f"metric-{name}", items, METRICS[name]) for name in METRICS),
+    ]
+
+
+@pytest.mark.parametrize("model", [Gone(), Mute()], ids=["missing files", "no words, units or sound"])
+def test_every_task_counts_and_names_what_it_cannot_ask_and_what_is_empty(model: Any, tmp_path: Path) -> None:
+    for task in all_kinds():
+        records = run_task(task, model, RunFolder(tmp_path / task.name, {}))
+        found = figure_of(task, records)
+        assert found.count == len(list(task.examples())) >= 2
+        if model.name == "gone":
+            assert found.failures == found.count and all("no such file" in record.failure for record in records)
+        if task.name in ("units", "leakage-voice"):
+            assert found.value is None and "too few" in found.missing  # nothing must not be the best bitrate
+        elif task.name == "latency":
+            assert found.value == task.limit_s and found.failures == found.count  # type: ignore[attr-defined]
+        else:
+            assert found.value == (0 if found.higher_is_better else 100), task.name
+        assert found.extra.get("naturalness", 1) == 1
+
+
+def test_a_model_that_never_ends_is_charged_for_every_word_it_adds(tmp_path: Path) -> None:
+    class Babble(Scripted):
+        def speak(self, text: str, voice: str = "female") -> Output:
+            return Output(text, units=tuple(range(750)), audio=np.tile(SOUND, 100), sample_rate=16000)
+
+    class Many:
+        name = "many"
+
+        def transcribe(self, samples: np.ndarray) -> str:
+            return "it is red " * 10
+
+    task = TtsTask("tts", [Example("a", "it is red")], Many())
+    found = figure_of(task, run_task(task, Babble(), RunFolder(tmp_path, {})))
+    assert found.value == 900  # 27 words too many for 3
 
 
 def test_units_by_hand() -> None:
