@@ -9,7 +9,7 @@ OUT    ?= out/answer.wav
 API_PORT ?= 8000
 PORT   ?= 7860
 
-.PHONY: chat demo serve test test-all lint setup setup-dev setup-eval setup-lmms-eval eval help
+.PHONY: chat demo serve test test-all smoke lint setup setup-dev setup-eval setup-lmms-eval eval help
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -28,8 +28,11 @@ serve: $(VENV)/.serve  ## Serve programs that speak to OpenAI's API: make serve 
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.dev  ## Run the slow tests too: several processes, a real browser
+test-all: $(VENV)/.all  ## Run the slow tests too: several processes, a real browser
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 900
+
+smoke: $(VENV)/.dev  ## Train every part for two steps, on two processes, to a checkpoint that answers
+	$(BIN)/python -m pytest -m slow --timeout 1800 tests/train/test_all.py
 
 lint: $(VENV)/.dev  ## Lint, check the format and the types
 	$(BIN)/ruff check .
@@ -63,6 +66,10 @@ $(VENV)/.serve: $(VENV)/.chat
 
 $(VENV)/.dev: $(VENV)/.chat
 	$(PIP) --constraint constraints.txt --editable ".[train,scale,data,eval,openclip,demo,browser,serve,dev]"
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.dev
+	$(PIP) --constraint constraints.txt --editable ".[ray,track]"
 	@touch $@
 
 # Without their own pins: distillmos asks for a torchaudio that does not fit beside the pinned torch, and does not need

@@ -1,7 +1,7 @@
 """The alignment paradigms of EMOVA section 4.1 at nano's scale: a table with error bars, and the paper's Figure 2.
 
-    emova bench paradigms --steps 300 --seeds 3 --threads 2
     emova bench paradigms --estimate
+    emova bench paradigms --steps 1000 --seeds 3
 
 It goes on where it stopped: finished phases and results are only read.
 """
@@ -63,9 +63,9 @@ def _measured(folder: Path) -> float:
 
 
 def columns_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """The benchmarks: all pictures, kinds of pictures, speech."""
+    """The benchmarks: all pictures, kinds of pictures, speech, tokens."""
     found = {name for outcome in outcomes for name in outcome.scores}
-    return sorted(found, key=lambda name: (name == "asr", name != "pictures", name))
+    return sorted(found, key=lambda name: (name.startswith("tokens"), name == "asr", name != "pictures", name))
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, dict[str, tuple[float, float, int]]]:
@@ -94,30 +94,35 @@ def markdown(outcomes: Sequence[Outcome], titles: Mapping[str, str]) -> str:
 
 
 def draw(outcomes: Sequence[Outcome], titles: Mapping[str, str], path: Path) -> None:
-    """Figure 2 of the paper: pictures left and in the middle, speech (1 - WER) on the right, with error bars."""
+    """Figure 2 of the paper: pictures left and in the middle, then speech (1 - WER), with error bars; tokens last."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     table, columns = summary(outcomes), columns_of(outcomes)
-    panels = [[c for c in columns if c == "pictures"], [c for c in columns if c.startswith("pictures: ")],
-              [c for c in columns if c == "asr"]]  # fmt: skip
-    panels = [panel for panel in panels if panel]
+    panels = [
+        ("exact answers, %", [c for c in columns if c == "pictures"]),
+        ("exact answers, %", [c for c in columns if c.startswith("pictures: ")]),
+        ("1 - WER, %", [c for c in columns if c == "asr"]),
+        ("next tokens right, %", [c for c in columns if c.startswith("tokens: ")]),
+    ]
+    panels = [(label, panel) for label, panel in panels if panel]
     figure = Figure(figsize=(3.2 + 1.3 * len(columns), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), width_ratios=[len(panel) + 0.3 for panel in panels], squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), width_ratios=[len(panel) + 0.3 for _, panel in panels], squeeze=False)[0]
     width = 0.8 / len(table)
-    for ax, panel in zip(axes, panels, strict=True):
-        for number, (name, row) in enumerate(table.items()):
+    for ax, (label, panel) in zip(axes, panels, strict=True):
+        for number, row in enumerate(table.values()):
             places = [place + (number - (len(table) - 1) / 2) * width for place, c in enumerate(panel) if c in row]
             heights = [100 * row[c][0] for c in panel if c in row]
             spreads = [100 * row[c][1] for c in panel if c in row]
-            ax.bar(places, heights, width, yerr=spreads, capsize=2, color=f"C{number}", label=titles[name])
-        ax.set_xticks(range(len(panel)), [c.removeprefix("pictures: ") for c in panel], rotation=20, fontsize=8)
+            ax.bar(places, heights, width, yerr=spreads, capsize=2, color=f"C{number}")
+        ax.set_xticks(range(len(panel)), [c.rpartition(": ")[2] for c in panel], rotation=20, fontsize=8)
+        ax.set_ylabel(label, fontsize=8)
         ax.grid(axis="y", alpha=0.3)
-    axes[0].set_ylabel("exact answers, %")
-    axes[-1].set_ylabel("1 - WER, %" if panels[-1] == ["asr"] else "exact answers, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=8)
+    # Not the bars: a paradigm without pictures has none in the first panel.
+    handles = [Patch(color=f"C{number}", label=titles[name]) for number, name in enumerate(table)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=8)
     figure.savefig(path, dpi=120)
 
 

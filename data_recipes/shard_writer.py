@@ -14,6 +14,7 @@ from typing import Any
 
 from data_recipes.records import Record, safe_key
 from emova.errors import InputError
+from emova.shards import read_shard as read_tar
 from emova.sources import staged_output
 
 
@@ -86,20 +87,10 @@ def read_shard(path: Path) -> Iterator[dict[str, Any]]:
                 for line in lines:
                     yield {**json.loads(line), "media": {}}
             return
-        media: dict[str, bytes] = {}
-        with tarfile.open(path) as tar:
-            for entry in tar:
-                handle = tar.extractfile(entry) if entry.isfile() else None
-                if handle is None:
-                    continue
-                content = handle.read()
-                member = Path(entry.name).name.partition(".")[2]
-                if member == "json":
-                    yield {**json.loads(content), "media": media}
-                    media = {}
-                else:
-                    media[member] = content
-    except (tarfile.TarError, json.JSONDecodeError, UnicodeDecodeError, EOFError):
+        for _, members in read_tar(path):
+            media = {name: member.read() for name, member in members.items()}
+            yield {**json.loads(media.pop("json")), "media": media}
+    except (KeyError, json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"{path}: the shard is damaged; delete it and convert again") from None
     except OSError:
         raise InputError(f"{path}: the shard cannot be read") from None

@@ -137,10 +137,12 @@ class Assistant:
 
     def speak(self, text: str, style: Style = NEUTRAL) -> Speech:
         """Read ``text`` aloud, sentence by sentence. Raises: InputError: no text, or too much of it."""
-        units: list[int] = []
-        for prompt, grammar in self.reading(text):
-            units += [unit for token in self._write(prompt, grammar) if (unit := int(self.table.unit_of[token])) >= 0]
-        return self.render(tuple(units), style)
+        return self.render(self.pronounce(text), style)
+
+    def pronounce(self, text: str) -> tuple[int, ...]:
+        """The speech units in which the model reads ``text`` aloud. Raises: InputError: no text, or too much of it."""
+        tokens = [token for prompt, grammar in self.reading(text) for token in self._write(prompt, grammar)]
+        return tuple(unit for token in tokens if (unit := int(self.table.unit_of[token])) >= 0)
 
     def tokenize(self, audio: Audio) -> tuple[int, ...]:
         """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -34,6 +35,7 @@ HELP = {
     "eval": "measure a checkpoint on held-out data",
     "bench": "measure speed against peers",
 }
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXAMPLES = """examples:
   emova chat
   emova chat --image photo.png --audio question.wav --out answer.wav
@@ -121,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("EMOVA_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            print(f"emova: {os.strerror(error.errno)}; make room and run the same command again", file=sys.stderr)
+            return 2
         print(
             f"emova: an internal error ({type(error).__name__}); set EMOVA_DEBUG=1 and report what it then prints",
             file=sys.stderr,

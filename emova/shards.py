@@ -47,7 +47,8 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, Member]]]:
                     members = {}
                 key = folder + slash + stem
                 members[extension] = Member(path, entry.offset_data, entry.size)
-            if tar.offset > path.stat().st_size:  # tarfile takes a cut last member for a whole one
+            # tarfile takes a cut last member for a whole one, and misses no block of zeros at the end.
+            if tar.offset + tarfile.BLOCKSIZE > path.stat().st_size:
                 raise tarfile.ReadError("unexpected end")
     except (tarfile.TarError, OSError):
         raise InputError(f"{path}: the shard is damaged; remove it and make it again") from None

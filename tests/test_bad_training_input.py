@@ -22,9 +22,12 @@ from data_recipes.records import Draft
 from emova.cli import main
 from emova.config import config_dict
 from emova.errors import InputError
+from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from tests.train.fixtures_sets import pictured, write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
+from tests.train.test_tokenize_shards import flac, write_shard
 from train.shard_stream import SKIPPED
+from train.stages import build, export
 
 
 def refused(arguments: list[str], capsys, *words: str) -> None:
@@ -112,3 +115,25 @@ def test_a_disk_that_fills_while_shards_are_written(tmp_path: Path, size: int) -
     convert(drafts, tmp_path / "whole", "p", config=settings)
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "broken" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_disk_that_fills_while_a_stage_is_exported(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    model, processor = build(stage(folder, "export"))
+    export(model, processor, tmp_path / "export")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    with full_disk(3000), pytest.raises(InputError, match="the trained model could not be written .* make room"):
+        export(model, processor, tmp_path / "export")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "export"]
+
+
+def test_a_disk_that_fills_while_units_are_written(tmp_path: Path, capsys) -> None:
+    KMeansTokenizer(KMeansConfig(dimensions=4, clusters=8)).save_pretrained(tmp_path / "tokenizer")
+    clips = {f"clip{number}": flac(1.0, number) for number in range(20)}
+    write_shard(tmp_path / "nano" / "speech" / "question-train-000000.tar", clips)
+    command = ["train", "units", "--tokenizer", str(tmp_path / "tokenizer"), "--data", str(tmp_path / "nano")]
+    with full_disk(1000):
+        refused([*command, "--set", "question", "--jobs", "1"], capsys, "make room and run the same command again")
+    assert not (tmp_path / "nano" / "units" / "question.jsonl").exists()
+    assert main([*command, "--set", "question", "--jobs", "1"]) == 0
+    assert len((tmp_path / "nano" / "units" / "question.jsonl").read_text().splitlines()) == 20

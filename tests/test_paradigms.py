@@ -69,7 +69,11 @@ def test_a_comparison_from_end_to_end(comparison: ComparisonConfig, monkeypatch,
     said = bench.estimate(comparison, chosen, [0])
     assert said.startswith("4 of 4 phases to train, 6 steps") and "as measured elsewhere" in said
     outcomes = bench.compare(comparison, chosen, [0])
-    assert [set(each.scores) for each in outcomes] == [{"pictures", "pictures: ball"}, {"asr"}]
+    assert [set(each.scores) for each in outcomes] == [
+        {"pictures", "pictures: ball", "tokens: pictures"},
+        {"asr", "tokens: asr"},
+    ]
+    assert all(0 <= score <= 1 for each in outcomes for score in each.scores.values())
     output = Path(comparison.output)
     assert (output / "figure2.png").is_file() and "| VL | 1 |" in (output / "table.md").read_text()
     assert bench.estimate(comparison, chosen, [0]).startswith("0 of 4 phases to train, 0 steps")
@@ -85,14 +89,15 @@ def test_a_comparison_from_end_to_end(comparison: ComparisonConfig, monkeypatch,
 
 def test_the_table_has_error_bars(tmp_path: Path) -> None:
     outcomes = [
-        Outcome("joint", seed, {"pictures": 0.5 + 0.1 * seed, "pictures: charts": 0.25, "asr": 0.8}) for seed in (0, 1)
+        Outcome("joint", seed, {"pictures": 0.5 + 0.1 * seed, "pictures: charts": 0.25, "asr": 0.8, "tokens: asr": 0.9})
+        for seed in (0, 1)
     ]
     outcomes.append(Outcome("vl", 0, {"pictures": 0.4, "pictures: charts": 0.2}))
     titles = {"joint": "Joint", "vl": "VL"}
     lines = bench.markdown(outcomes, titles).splitlines()
-    assert lines[0] == "| paradigm | seeds | pictures | pictures: charts | asr |"
-    assert lines[2] == "| Joint | 2 | 55.0 ± 7.1 | 25.0 ± 0.0 | 80.0 ± 0.0 |"
-    assert lines[3] == "| VL | 1 | 40.0 ± 0.0 | 20.0 ± 0.0 |  |"
+    assert lines[0] == "| paradigm | seeds | pictures | pictures: charts | asr | tokens: asr |"
+    assert lines[2] == "| Joint | 2 | 55.0 ± 7.1 | 25.0 ± 0.0 | 80.0 ± 0.0 | 90.0 ± 0.0 |"
+    assert lines[3] == "| VL | 1 | 40.0 ± 0.0 | 20.0 ± 0.0 |  |  |"
     bench.draw(outcomes, titles, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
@@ -111,6 +116,6 @@ def test_the_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
     ):
         with pytest.raises(InputError, match=words):
             bench.main(arguments)
-    assert json.loads(json.dumps(plan(ComparisonConfig(), paradigms()["vl"], 0)[0].tokens)) == 300 * 2 * 1024
+    assert json.loads(json.dumps(plan(ComparisonConfig(), paradigms()["vl"], 0)[0].tokens)) == 100 * 2 * 1024
     with pytest.raises(InputError, match="a phase has an amount"):
         ParadigmConfig("x", [PhaseConfig()])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 from emova.errors import InputError
 from emova.style import StylePrototypes
 from emova.weights import Storage
+from train.checkpointing import staged_folder
+from train.program import run_module
 
 CARD = "README.md"
 # What the parts are loaded for; the phone decoder of the speech tokenizer is needed to measure it, not to use it.
@@ -59,10 +59,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
     """
     from emova.parts import load_parts
 
-    staged = config.out.with_name(f".{config.out.name}.{os.getpid()}")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
+    with staged_folder(config.out) as staged:
         _write_model(config.model, staged)
         _write_speech(config, staged)
         prototypes = config.prototypes or config.speech_detokenizer / StylePrototypes.FILE_NAME
@@ -80,9 +77,6 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
         kept = config.out / CARD
         card = kept.read_text(encoding="utf-8") if kept.is_file() else model_card(config, sizes)
         (staged / CARD).write_text(card, encoding="utf-8")
-        _replace(staged, config.out)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return sizes
 
 
@@ -113,17 +107,6 @@ def _write_speech(config: AssembleConfig, folder: Path) -> None:
     save_folder(folder / "speech_tokenizer", tokenizer.config, state, config.tokenizer_storage)
     detokenizer = U2SDetokenizer.from_pretrained(config.speech_detokenizer)
     detokenizer.save_pretrained(folder / "speech_detokenizer", config.detokenizer_storage)
-
-
-def _replace(staged: Path, out: Path) -> None:
-    """Give ``staged`` the place of ``out``; at no moment are both gone."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(staged, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def part_sizes(folder: Path) -> dict[str, int]:
@@ -212,13 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.assemble", description=__doc__)
-    register(parser)
-    try:
-        return run(parser.parse_args())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_module(register, "train.assemble", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

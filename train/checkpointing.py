@@ -62,8 +62,12 @@ def commit(written: Path, final: Path, **facts: Any) -> None:
 
 
 @contextmanager
-def clear_errors(output_dir: str | Path, step: int) -> Iterator[None]:
-    """Turn what the block's writing raises, on a full disk above all, into one line; what it wrote has no marker.
+def one_line(what: str, kept: str) -> Iterator[None]:
+    """Turn what the block's writing raises, on a full disk above all, into one line.
+
+    Args:
+        what: could not be written.
+        kept: is untouched.
 
     Raises:
         InputError: something could not be written.
@@ -75,11 +79,39 @@ def clear_errors(output_dir: str | Path, step: int) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not re.search(r"PytorchStreamWriter|iostream error", str(error)):
             raise
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
-        shutil.rmtree(stage_path(output_dir, step), ignore_errors=True)
         raise InputError(
-            f"{output_dir}: the checkpoint of step {step} could not be written ({reason}); "
-            "earlier ones are untouched: make room and run the same command again"
+            f"{what} could not be written ({reason}); {kept} untouched: make room and run the same command again"
         ) from error
+
+
+@contextmanager
+def clear_errors(output_dir: str | Path, step: int) -> Iterator[None]:
+    """``one_line`` for the checkpoint of ``step``; what was written of it, which has no marker, goes."""
+    try:
+        with one_line(f"{output_dir}: the checkpoint of step {step}", "earlier ones are"):
+            yield
+    except InputError:
+        shutil.rmtree(stage_path(output_dir, step), ignore_errors=True)
+        raise
+
+
+@contextmanager
+def staged_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of ``final`` when the block ends well, and vanishes otherwise."""
+    staged, old = (final.with_name(f"{_STAGE_PREFIX}{kind}-{final.name}") for kind in ("new", "old"))
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        for path in (*staged.rglob("*"), staged):
+            _flush(path)
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():
+            os.rename(final, old)
+        os.rename(staged, final)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def facts(checkpoint: Path) -> dict[str, Any]:

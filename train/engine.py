@@ -224,6 +224,7 @@ def fit(
         sharding.release(module, run.parallel)
         if world.main:
             plot(metrics.path)
+    metrics.close()
     signals.exit_if_asked()
     checkpoint = checkpointing.latest(run.output_dir)
     return FitResult(

@@ -60,7 +60,8 @@ def heard_spans(heard: np.ndarray, transcript: np.ndarray) -> np.ndarray:
 
 def heard_positions(spans_P4: Tensor) -> Tensor:
     """[K]: the row's positions of all heard speech."""
-    return torch.cat([torch.arange(int(first), int(last)) for first, last in spans_P4[:, :2]]).to(spans_P4.device)
+    stretches = [torch.arange(int(first), int(last), device=spans_P4.device) for first, last in spans_P4[:, :2]]
+    return torch.cat([spans_P4.new_zeros(0), *stretches])
 
 
 def heard_text_loss(logits_KC: Tensor, input_ids_N: Tensor, spans_P4: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from emova.config import load_config, save_config
 from emova.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from train.program import run_module
-from train.tokenize_shards import read_shard
+from train.recordings import read_recordings
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ def stretches(model: KMeansTokenizer, shards: list[Path], most: int, seed: int) 
     share = max(1, most // len(shards))
     found = []
     for shard in shards:
-        bad: list[str] = []
         own = []
-        for clip in read_shard(shard, model.sample_rate, bad):
+        for clip in read_recordings(shard, model.sample_rate):
             count = len(clip.samples) // model.unit_samples
             if count:
                 samples = torch.from_numpy(np.ascontiguousarray(clip.samples[: count * model.unit_samples]))

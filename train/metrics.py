@@ -37,6 +37,11 @@ class MetricsFile:
         for reporter in self.reporters:
             reporter.write(kind, step, values)
 
+    def close(self) -> None:
+        """Let the reporters write what they hold."""
+        for reporter in self.reporters:
+            reporter.close()
+
     def drop_after(self, step: int) -> None:
         """Forget rows later than ``step``: a resumed run writes them again."""
         kept = [row for row in read(self.path) if row["step"] <= step]

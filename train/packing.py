@@ -165,7 +165,7 @@ def packed_loss(
     bounds = batch["cu_seq_lens"]
     longest = int((bounds[1:] - bounds[:-1]).max())
     spans_P4 = batch["heard"]
-    listens = heard_text if heard_text is not None and heard_text.weight > 0 and len(spans_P4) > 0 else None
+    listens = heard_text if heard_text is not None and heard_text.weight > 0 else None
     outputs = model.model(
         input_ids=batch["input_ids"],
         sequence_ids=batch["sequence_ids"],
@@ -180,6 +180,7 @@ def packed_loss(
     hidden_KD = outputs.last_hidden_state[0, batch["keep"]]
     count = len(hidden_KD)
     if listens:
+        # Also where nothing is heard: under ZeRO-3 the processes wait for each other in every module.
         middle_ND = outputs.hidden_states[listens.layer][0]
         heard_KD = model.model.language_model.norm(middle_ND[heard_positions(spans_P4)])
         hidden_KD = torch.cat([hidden_KD, heard_KD])
@@ -189,7 +190,7 @@ def packed_loss(
     losses_K = functional.cross_entropy(logits.float(), batch["targets"], reduction="none")
     weights_K = batch["weights"]
     terms = {"loss": (losses_K * weights_K).sum() / weights_K.sum().clamp_min(1e-6)}
-    if listens:
+    if listens and len(spans_P4):
         blank = model.config.pad_token_id  # text tokens lie below it
         loss = heard_text_loss(all_logits[count:, : blank + 1], batch["input_ids"][0], spans_P4)
         terms["heard_text"] = loss.detach()

@@ -68,7 +68,7 @@ class ComparisonConfig:
     vision: str = ""
     data: str = "data/nano"
     output: str = "runs/paradigms"
-    steps: int = 300
+    steps: int = 100
     text: float = 1.0
     tune: float = 0.5
     image_tasks: dict[str, float] = field(default_factory=lambda: {"caption": 1.0})
@@ -99,7 +99,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures of one paradigm and seed: shares from 0 to 1, higher is better, by benchmark."""
+    """Figures of one paradigm and seed: shares from 0 to 1, higher is better, by benchmark.
+
+    ``pictures`` and ``asr`` are of answers that the model wrote; ``tokens: …`` of the same kinds of answers, the share
+    of tokens that it finds likeliest after those before, which tells paradigms apart long before answers are right.
+    """
 
     paradigm: str
     seed: int
@@ -165,7 +169,7 @@ def _phase(
         rates=rates or stage.rates,
         # Without speech the units do not matter: both kinds then share the phase.
         data=replace(stage.data, root=comparison.data, mixture=tasks, units=units if speech else "units"),
-        samples=SampleConfig(answers=0, losses_over=stage.samples.losses_over),
+        samples=SampleConfig(answers=0, losses_over=comparison.utterances),
     )
     # Where the data and the threads lie changes nothing; what was done before does.
     facts = asdict(replace(config, run=replace(run, threads=0)))
@@ -186,7 +190,13 @@ def run_phase(phase: Phase) -> None:
     if not is_done(phase):
         result = train(phase.config)
         facts = {"steps": result.steps, "seconds": result.seconds, "terms": dict(result.train_terms)}
+        facts["held_out"] = dict(result.eval_terms)
         (phase.folder / "done.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _held_out_terms(phase: Phase) -> dict[str, float]:
+    """The losses and shares of right tokens that a finished phase had on held-out samples."""
+    return json.loads((phase.folder / "done.json").read_text(encoding="utf-8"))["held_out"]
 
 
 def run_paradigm(comparison: ComparisonConfig, name: str, paradigm: ParadigmConfig, seed: int) -> Outcome:
@@ -209,9 +219,11 @@ def run_paradigm(comparison: ComparisonConfig, name: str, paradigm: ParadigmConf
     scores: dict[str, float] = {}
     if paradigm.sees("image"):
         scores |= picture_scores(phases[-1].export, held_out, comparison.pictures)
+        scores["tokens: pictures"] = _held_out_terms(phases[-1])["text_accuracy"]
     if paradigm.sees("speech"):
         aligned = phases[-2] if paradigm.sees("image") else phases[-1]
         scores["asr"] = asr_score(aligned.export, held_out, comparison.utterances)
+        scores["tokens: asr"] = _held_out_terms(aligned)["transcript_accuracy"]
     known.parent.mkdir(parents=True, exist_ok=True)
     known.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return Outcome(name, seed, scores)

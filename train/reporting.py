@@ -22,6 +22,8 @@ class Reporter(Protocol):
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class TensorBoard:
     """Event files in the run's folder, under ``tensorboard/``."""
@@ -34,19 +36,32 @@ class TensorBoard:
             self.writer.add_scalar(f"{name}/{kind}", value, step)
         self.writer.flush()
 
+    def close(self) -> None:
+        self.writer.close()
+
 
 class Tracked:
-    """wandb or trackio, which share one interface; the run is named after its folder and goes on when it is resumed."""
+    """wandb or trackio, which share one interface; a run is named after its folder and goes on when it is resumed."""
 
     def __init__(self, package: str, output_dir: Path) -> None:
         self.module = _import(package, package)
-        name = output_dir.resolve().name
-        more = {"id": name, "dir": str(output_dir)} if package == "wandb" else {}
+        # Two runs of one stage lie in folders of the same name.
+        name = "-".join(output_dir.resolve().parts[-2:])
+        self.is_wandb = package == "wandb"
+        more = {"id": name, "dir": str(output_dir)} if self.is_wandb else {}
         self.module.init(project=PROJECT, name=name, resume="allow", **more)
+        if self.is_wandb:
+            self.module.define_metric("*", step_metric="step")
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         finite = {f"{kind}/{name}": value for name, value in values.items() if math.isfinite(value)}
-        self.module.log(finite, step=step)
+        if self.is_wandb:  # its own step never goes back, as that of a resumed run does
+            self.module.log({"step": step, **finite})
+        else:
+            self.module.log(finite, step=step)
+
+    def close(self) -> None:
+        self.module.finish()
 
 
 REPORTERS = ("tensorboard", "wandb", "trackio")

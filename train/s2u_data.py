@@ -8,18 +8,13 @@ Shapes: B clips, T samples, L phones of a transcript, N frame labels (50 a secon
 from __future__ import annotations
 
 import glob
-import io
 import json
 import os
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from rich.progress import track
 from torch import Tensor
@@ -29,6 +24,7 @@ from emova.errors import InputError
 from emova.speech.tokenizer.phones import BLANK, phone_ids
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from train.alignment import align
+from train.recordings import read_recordings
 
 SAMPLE_RATE = 16000
 UNIT_SAMPLES = 640
@@ -58,28 +54,6 @@ class Clip:
     voice: str
 
 
-def _members(path: str) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """The clips of one shard: description and 16 kHz int16 samples."""
-    waiting: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(path) as shard:
-        for member in shard:
-            stem, _, kind = member.name.rpartition(".")
-            file = shard.extractfile(member)
-            if file is None or kind not in ("flac", "json"):
-                continue
-            waiting.setdefault(stem, {})[kind] = file.read()
-            if len(waiting[stem]) < 2:
-                continue
-            parts = waiting.pop(stem)
-            samples, rate = soundfile.read(io.BytesIO(parts["flac"]), dtype="int16", always_2d=True)
-            mono = samples[:, 0]
-            yield {"key": stem, **json.loads(parts["json"])}, mono if rate == SAMPLE_RATE else _resample(mono, rate)
-
-
-def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    return soxr.resample(samples, rate, SAMPLE_RATE)
-
-
 def _cache_shard(path: str, folder: Path) -> Path:
     """Decode ``path`` into ``folder`` unless that is done already; gives the index file."""
     stat = os.stat(path)
@@ -88,11 +62,12 @@ def _cache_shard(path: str, folder: Path) -> Path:
     if index_path.is_file():
         return index_path
     index, chunks, start = [], [], 0
-    for meta, samples in _members(path):
+    for recording in read_recordings(path, SAMPLE_RATE):
+        meta, samples = recording.record, recording.pcm16()
         alignment = meta.get("alignment")
         index.append(
             {
-                "key": meta["key"], "start": start, "length": len(samples), "phones": phone_ids(meta["phones"]),
+                "key": recording.key, "start": start, "length": len(samples), "phones": phone_ids(meta["phones"]),
                 "alignment": alignment and [
                     ((phone_ids([phone]) or [BLANK])[0], round(a * SAMPLE_RATE), round(b * SAMPLE_RATE))
                     for phone, a, b in alignment

@@ -15,7 +15,7 @@ from emova.reply import SPOKEN_SYSTEM, JsonReply, SpokenReply
 from emova.style import EMOTIONS, PITCHES
 from emova.vision.image import load_image
 from train.conversations import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, Conversations, reply_kinds
-from train.packing import TEXT, UNITS, Piece, piece
+from train.packing import TEXT, TRANSCRIPT, UNITS, Piece, piece
 from train.shards import Raw
 
 Message = dict[str, Any]
@@ -72,7 +72,10 @@ class RecordRenderer:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             # Records of others break the form in more ways than can be named.
             raise BadSample("not of the expected form") from None
-        made = piece(rendered, self._kinds(rendered, messages, replies), self.processor.token_ids, task)
+        kinds = self._kinds(rendered, messages, replies)
+        if raw.fields.get("task") == "speech" and UNITS not in kinds:
+            kinds = [TRANSCRIPT] * len(kinds)
+        made = piece(rendered, kinds, self.processor.token_ids, task)
         if len(made) > self.max_tokens:
             raise BadSample(f"longer than max_tokens={self.max_tokens}")
         if not any(rendered.loss_mask):

@@ -31,7 +31,7 @@ from emova.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ModelConfig, build_model, build_processor, load_vision
 from emova.parts import load_voice
-from train import parallel
+from train import checkpointing, parallel
 from train.batches import isolated_rng
 from train.dataset import PackedList
 from train.engine import FitResult, RunConfig, decay_groups, fit
@@ -120,7 +120,8 @@ class StageModule(nn.Module):
         terms: dict[str, Any] = packed_loss(self.model, batch, self.heard_text)
         terms["tokens"] = batch["input_ids"].shape[1]
         terms["samples"] = batch["cu_seq_lens"].shape[0] - 1
-        terms["flops"] = self.cost.flops(batch)
+        listens = self.heard_text is not None and self.heard_text.weight > 0
+        terms["flops"] = self.cost.flops(batch, listens)
         terms["codebook_use"] = self._codebook_use(batch["input_ids"])
         return terms
 
@@ -194,6 +195,12 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             load_internvit(model.model.vision_tower, init.internvit)
         if config.lora.rank:
             add_adapters(model, config.lora)
+    depth = model.config.text_config.num_hidden_layers
+    if config.heard_text.weight > 0 and config.heard_text.layer >= depth:
+        raise InputError(
+            f"heard_text.layer={config.heard_text.layer}: the language model has {depth} layers and the loss is taken "
+            f"before the last; give 1 to {depth - 1}, or heard_text.weight=0"
+        )
     model.set_attn_implementation(choose_attention(config.attention))
     use_liger(model, config.liger)
     if config.gradient_checkpointing:
@@ -318,12 +325,20 @@ def train(config: StageConfig) -> FitResult:
 
 
 def export(model: EmovaForConditionalGeneration, processor: EmovaProcessor, folder: Path) -> None:
-    """Write model and processor as a folder that ``from_pretrained`` and the next stage read."""
+    """Write model and processor as a folder that ``from_pretrained`` and the next stage read, whole or not at all.
+
+    Raises:
+        InputError: the disk is full.
+    """
     model.requires_grad_(True)
     model.set_attn_implementation("sdpa")
     disable_progress_bar()  # one shard; its bar would only break the lines of the run
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with (
+        checkpointing.one_line(f"{folder}: the trained model", "the run's checkpoints are"),
+        checkpointing.staged_folder(folder) as staged,
+    ):
+        model.save_pretrained(staged)
+        processor.save_pretrained(staged)
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from emova.errors import InputError
 from emova.model.processing_emova import CHAT_TEMPLATE
 from emova.model.tokens import extend_tokenizer
+from train.program import run_module
 
 # The reply's frame, as often as a reply is spoken, so that its keys and punctuation take few tokens.
 REPLY_FRAME = (
@@ -128,9 +129,7 @@ def _save(tokenizer: PreTrainedTokenizerFast, out: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    register(parser)
-    return run(parser.parse_args())
+    return run_module(register, "train.text_tokenizer", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

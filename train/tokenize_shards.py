@@ -10,35 +10,21 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import hashlib
-import io
 import json
 import multiprocessing
 import os
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from emova.errors import InputError
 from train.program import run_module
+from train.recordings import Recording, read_recordings
 
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
-MAX_BAD_SHARE = 0.02
-"""A shard with a larger share of unreadable clips is an error, not an accident."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One utterance of a shard; ``samples`` [T] float32 at the tokenizer's rate."""
-
-    key: str
-    record: dict[str, Any]
-    samples: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -48,48 +34,11 @@ class ShardResult:
     part: Path
     clips: int
     seconds: float
-    bad: tuple[str, ...]
 
 
-def read_shard(shard: Path, sample_rate: int, bad: list[str]) -> Iterator[Clip]:
-    """The clips of a shard, resampled; keys of unreadable ones are added to ``bad``.
-
-    Raises:
-        InputError: the shard itself is damaged.
-    """
-    import soundfile
-    import soxr
-
-    audio: dict[str, bytes] = {}
-    records: dict[str, bytes] = {}
-    try:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                key, _, suffix = member.name.rpartition(".")
-                file = tar.extractfile(member)
-                if file is not None:
-                    (records if suffix == "json" else audio)[key] = file.read()
-    except (tarfile.TarError, EOFError, OSError):
-        raise InputError(f"{shard}: the shard is damaged; remove it and make it again") from None
-    for key, data in audio.items():
-        try:
-            record = json.loads(records[key])
-            samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        except (KeyError, ValueError, RuntimeError):
-            bad.append(key)
-            continue
-        mono = samples.mean(axis=1)
-        if rate != sample_rate:
-            mono = soxr.resample(mono, rate, sample_rate)
-        if not len(mono) or not np.isfinite(mono).all():
-            bad.append(key)
-            continue
-        yield Clip(key, record, mono)
-
-
-def batches(clips: Sequence[Clip], max_samples: int) -> Iterator[list[Clip]]:
+def batches(clips: Sequence[Recording], max_samples: int) -> Iterator[list[Recording]]:
     """Clips of alike length together, at most ``max_samples`` with the padding (one clip at least)."""
-    batch: list[Clip] = []
+    batch: list[Recording] = []
     for clip in sorted(clips, key=lambda each: len(each.samples)):
         if batch and len(clip.samples) * (len(batch) + 1) > max_samples:
             yield batch
@@ -110,10 +59,7 @@ def tokenize_shard(tokenizer: Any, shard: Path, part: Path, batch_seconds: float
     """
     import torch
 
-    bad: list[str] = []
-    clips = list(read_shard(shard, tokenizer.sample_rate, bad))
-    if len(bad) > max(1, MAX_BAD_SHARE * (len(clips) + len(bad))):
-        raise InputError(f"{shard}: {len(bad)} of its clips cannot be read, {bad[0]} first; make the shard again")
+    clips = list(read_recordings(shard, tokenizer.sample_rate))
     units: dict[str, list[int]] = {}
     for batch in batches(clips, int(batch_seconds * tokenizer.sample_rate)):
         lengths = torch.tensor([len(clip.samples) for clip in batch])
@@ -130,7 +76,7 @@ def tokenize_shard(tokenizer: Any, shard: Path, part: Path, batch_seconds: float
             file.write(json.dumps({"key": clip.key, "units": units[clip.key], **record}, ensure_ascii=False) + "\n")
     os.replace(staged, part)
     seconds = sum(len(clip.samples) for clip in clips) / tokenizer.sample_rate
-    return ShardResult(part, len(clips), seconds, tuple(bad))
+    return ShardResult(part, len(clips), seconds)
 
 
 def digest_of(tokenizer: Path, shard: Path) -> str:
@@ -177,10 +123,8 @@ def tokenize_set(
     todo = [(str(tokenizer), shard, part) for shard, part in zip(shards, parts, strict=True) if not part.is_file()]
     print(f"{name}: {len(shards)} shards, {len(todo)} to do", file=sys.stderr, flush=True)
     started, seconds, clips = time.monotonic(), 0.0, 0
-    bad: list[str] = []
     for done, result in enumerate(_results(todo, jobs), 1):
         seconds, clips = seconds + result.seconds, clips + result.clips
-        bad += result.bad
         elapsed = time.monotonic() - started
         left = elapsed / done * (len(todo) - done)
         print(
@@ -189,8 +133,6 @@ def tokenize_set(
             file=sys.stderr,
             flush=True,
         )
-    for key in bad:
-        print(f"{name}: {key} cannot be read and was left out", file=sys.stderr)
     target = data / folder / f"{name}.jsonl"
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     rows = 0

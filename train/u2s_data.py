@@ -12,26 +12,23 @@ from __future__ import annotations
 import argparse
 import glob
 import hashlib
-import io
 import json
 import os
 import sys
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from emova.errors import InputError
+from train.recordings import read_recordings
 
 SAMPLE_RATE = 24000
 UNIT_SAMPLES = 960
@@ -79,25 +76,6 @@ class Utterance:
         return self.voice, self.gender, self.emotion, self.pitch
 
 
-def members(path: str) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """The utterances of one shard: description and int16 samples at 24 kHz."""
-    waiting: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(path) as shard:
-        for member in shard:
-            stem, _, kind = member.name.rpartition(".")
-            file = shard.extractfile(member)
-            if file is None or kind not in ("flac", "json"):
-                continue
-            waiting.setdefault(stem, {})[kind] = file.read()
-            if len(waiting[stem]) == 2:
-                parts = waiting.pop(stem)
-                samples, rate = soundfile.read(io.BytesIO(parts["flac"]), dtype="int16", always_2d=True)
-                mono = samples[:, 0]
-                if rate != SAMPLE_RATE:
-                    mono = soxr.resample(mono, rate, SAMPLE_RATE)
-                yield {"key": stem, **json.loads(parts["json"])}, mono
-
-
 def measure_f0(samples: np.ndarray) -> np.ndarray:
     """F0 in Hz at the centres of the 10 ms frames, 0 where unvoiced: ``[T // 240]`` float32, by WORLD's DIO."""
     import pyworld
@@ -129,13 +107,14 @@ def cache_shard(path: str, cache: str) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     index, audio, pitch, start = [], [], [], 0
-    for meta, samples in members(path):
+    for recording in read_recordings(path, SAMPLE_RATE):
+        meta, samples = recording.record, recording.pcm16()
         units = len(samples) // UNIT_SAMPLES
         if units < 1:
             continue
         kept = np.ascontiguousarray(samples[: units * UNIT_SAMPLES])
         names = {name: meta.get(name) or "" for name in ("text", "voice", "gender", "emotion", "pitch")}
-        index.append({"key": meta["key"], "start": start, "units": units, **names})
+        index.append({"key": recording.key, "start": start, "units": units, **names})
         audio.append(kept)
         pitch.append(measure_f0(kept))
         start += units

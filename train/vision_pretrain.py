@@ -32,6 +32,7 @@ from emova.model.tokens import TokenIds
 from emova.vision.internvit import InternViT
 from emova.weights import load_state, read_folder, save_folder
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.program import run_module
 from train.recipe_data import read_pictures
 from train.vision_data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
 from train.vision_marks import MarkClasses, MarkHead
@@ -389,15 +390,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    register(parser)
-    try:
-        return run(parser.parse_args(arguments))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+def main() -> int:
+    return run_module(register, "train.vision_pretrain", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from data_recipes.nano.voices import PSEUDO_VOICES, Voices, generator
+from data_recipes.nano.voices import PSEUDO_VOICES, Voices
+from data_recipes.seeding import generator
 from emova.style import EMOTIONS, PITCHES
 
 _FIRST = PSEUDO_VOICES + 100  # far from the numbers of the training voices

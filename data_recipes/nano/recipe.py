@@ -162,7 +162,7 @@ def _style(recipe: Recipe) -> None:
 
 
 def _shuffled(texts: list[str], seed: int) -> list[str]:
-    from data_recipes.nano.voices import generator
+    from data_recipes.seeding import generator
 
     return [texts[int(i)] for i in generator("order", seed).permutation(len(texts))]
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from data_recipes.nano.shards import Item
-from data_recipes.nano.voices import FLITE_VOICES, KOKORO_VOICES, PSEUDO_VOICES, generator
+from data_recipes.nano.voices import FLITE_VOICES, KOKORO_VOICES, PSEUDO_VOICES
+from data_recipes.seeding import generator
 from emova.errors import InputError
 from emova.style import EMOTIONS, PITCHES
 

@@ -10,7 +10,6 @@ A voice is named by a string, which goes into every record: ``hibari/female``, `
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import subprocess
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 from data_recipes.nano.g2p import phonemes, phones
 from data_recipes.nano.hibari_voice import FEMALE, MALE, Utterance, VoiceSettings, active_rms, limit, render
 from data_recipes.nano.styles import Rendering, rendering
+from data_recipes.seeding import generator
 from emova.errors import InputError
 
 TRAIN_FAMILIES = ("hibari", "kokoro", "flite")
@@ -34,12 +34,6 @@ KOKORO_VOICES = (
     "am_michael", "am_onyx", "am_puck", "bf_emma", "bm_george",
 )  # fmt: skip
 _LEVEL = 0.05
-
-
-def generator(*parts: object) -> np.random.Generator:
-    """A random generator that depends on ``parts`` alone, the same on every machine."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 @functools.lru_cache(maxsize=256)

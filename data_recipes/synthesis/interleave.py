@@ -7,7 +7,6 @@ of the text is covered; what turns words into units is handed in.
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from data_recipes.convert import ConvertConfig, ConvertResult, convert
 from data_recipes.converters.rows import rows_of
 from data_recipes.records import BadRecord, Draft, Record, message, text
+from data_recipes.seeding import generator
 from data_recipes.synthesis.pipeline import SpeechConfig, load_tokenizer
 from data_recipes.synthesis.speech_text import language_of, spoken
 from data_recipes.synthesis.tts import backend, speakers
@@ -40,7 +40,9 @@ class InterleaveConfig:
         speech_share: share of the words that become speech.
         span_words: mean length of a span, in words (characters in Chinese).
         min_words: shorter texts are left out.
-        tokenizer: folder of the S2U tokenizer.
+        model: a checkpoint whose language model reads the spans aloud as units, without any sound, as the paper's
+            text-to-token model does.
+        tokenizer: in place of it, folder of an S2U tokenizer, which hears the voice of ``speech``.
         seed: of every random choice.
     """
 
@@ -52,6 +54,7 @@ class InterleaveConfig:
     speech_share: float = 0.3
     span_words: float = 10.0
     min_words: int = 20
+    model: str = ""
     tokenizer: str = ""
     per_shard: int = 1000
     limit: int = 0
@@ -79,18 +82,18 @@ def interleave(identity: str, words: str, config: InterleaveConfig, to_units: Te
     places = [match.span() for match in _TOKENS.finditer(words)]
     if len(places) < config.min_words:
         raise BadRecord("too short")
-    digest = hashlib.sha256(f"{config.seed}\x1f{identity}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    rng = generator(config.seed, identity)
     parts: list[dict[str, object]] = []
     position, covered = 0, 0
     for first, end in choose_spans(len(places), config.speech_share, config.span_words, rng):
         start, stop = places[first][0], places[end - 1][1]
         said = spoken(words[start:stop], 10 * (end - first))
-        if said is None:
+        units = to_units(said) if said is not None else []
+        if not units:
             continue
         if words[position:start].strip():
             parts.append(text(words[position:start]))
-        parts.append({"type": "units", "units": to_units(said), "text": words[start:stop]})
+        parts.append({"type": "units", "units": units, "text": words[start:stop]})
         position, covered = stop, covered + end - first
     if words[position:].strip():
         parts.append(text(words[position:]))
@@ -100,13 +103,22 @@ def interleave(identity: str, words: str, config: InterleaveConfig, to_units: Te
     return Record(identity, [message("document", *parts)], (), extra)
 
 
+def by_model(config: InterleaveConfig) -> TextToUnits:
+    """Units that a checkpoint's language model writes. Raises: InputError: it cannot be loaded."""
+    from emova.assistant import Assistant, AssistantConfig
+    from emova.sampling import Sampling
+
+    assistant = Assistant.from_pretrained(config.model, config=AssistantConfig(sampling=Sampling(seed=config.seed)))
+    return lambda words: list(assistant.pronounce(words))
+
+
 def by_voice(config: InterleaveConfig) -> TextToUnits:
     """Units by a voice and the tokenizer. Raises: InputError: no tokenizer is given."""
     import soxr
 
     tokenise = load_tokenizer(config.tokenizer)
     if tokenise is None:
-        raise InputError("tokenizer: give the folder of an S2U tokenizer, such as a checkpoint's speech_tokenizer")
+        raise InputError("give model=CHECKPOINT, or tokenizer=FOLDER of an S2U tokenizer for units of a voice")
     speech = backend(config.speech.backend, sources=Path(config.speech.sources), address=config.speech.address)
 
     def to_units(words: str) -> list[int]:
@@ -139,6 +151,6 @@ def synthesise(config: InterleaveConfig, to_units: TextToUnits) -> ConvertResult
 def main(path: Path | None, overrides: list[str]) -> int:
     """``emova data synthesise interleaved``. Raises: InputError."""
     config = load_config(InterleaveConfig, path, overrides)
-    result = synthesise(config, by_voice(config))
+    result = synthesise(config, by_model(config) if config.model else by_voice(config))
     print(f"{result.records} documents in {len(result.shards)} shards in {config.output}; left out: {result.skipped}")
     return 0

@@ -22,6 +22,7 @@ from data_recipes.convert import ConvertConfig, ConvertResult, convert
 from data_recipes.converters import CONVERTERS
 from data_recipes.parallel import in_pool, in_ray
 from data_recipes.records import BadRecord, Draft, Media, Record, message, plain_text, reject
+from data_recipes.seeding import generator
 from data_recipes.shard_writer import read_set
 from data_recipes.synthesis.speech_text import language_of, spoken
 from data_recipes.synthesis.style_labels import EndpointLabeller, Labeller, RuleLabeller
@@ -146,8 +147,7 @@ def _loaded(draft: Draft) -> dict[str, Any]:
 
 def _pick(identity: str, seed: int, gender: str) -> Speaker:
     fitting = [speaker for speaker in speakers() if speaker.gender == gender]
-    digest = hashlib.sha256(f"{seed}\x1f{identity}".encode()).digest()
-    return fitting[int.from_bytes(digest[:4], "little") % len(fitting)]
+    return fitting[int(generator(seed, identity).integers(len(fitting)))]
 
 
 def _only_text(turn: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from data_recipes.convert import ConvertConfig, ConvertResult, convert
 from data_recipes.records import BadRecord, Draft, Media, Record, conversation
+from data_recipes.seeding import generator
 from data_recipes.synthesis.speech_text import language_of
 from emova.config import load_config
 from emova.errors import InputError
@@ -126,8 +126,7 @@ def _after(words: str, used: int) -> str:
 
 
 def _build(number: int, lines: tuple[str, ...], fonts: tuple[str, ...], config: PageConfig) -> Record:
-    digest = hashlib.sha256(f"page\x1f{config.seed}\x1f{number}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    rng = generator("page", config.seed, number)
     first = int(rng.integers(0, len(lines)))
     words = " ".join(lines[first : first + 40])
     content, told = page(words, fonts[int(rng.integers(0, len(fonts)))], config, rng)

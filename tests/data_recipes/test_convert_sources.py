@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,10 @@ def test_text_alone_becomes_jsonl_and_a_cut_shard_is_named(tmp_path: Path) -> No
     shard = shards_of(tmp_path / "tar")[0]
     shard.write_bytes(shard.read_bytes()[:700])
     with pytest.raises(InputError, match="damaged"):
+        list(read_shard(shard))
+    with tarfile.open(shard, "w") as tar:
+        tar.addfile(tarfile.TarInfo("000000000.0.jpg"))
+    with pytest.raises(InputError, match="damaged"):  # a sample without its record
         list(read_shard(shard))
 
 

@@ -9,6 +9,7 @@ import pickle
 import threading
 import urllib.parse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,21 @@ def test_interleaved_documents_hold_the_whole_text(tmp_path: Path, words: str) -
     spans = [piece for piece in pieces if piece["type"] == "units"]
     assert [piece["units"] for piece in spans] == [[len(text)] for text in said] and spans
     assert 0.1 < document["speech_share"] < 0.6
+
+
+def test_a_checkpoint_reads_the_spans(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_text(json.dumps({"text": "The small cat sat on the old mat and slept. " * 4}))
+    config = interleave.InterleaveConfig(str(tmp_path / "in"), span_words=3.0, model=str(tiny_checkpoint))
+    documents = []
+    for name in ("a", "b"):
+        interleave.synthesise(replace(config, output=str(tmp_path / name)), interleave.by_model(config))
+        documents += read_set(tmp_path / name)
+    assert documents[0] == documents[1]
+    spans = [part for part in documents[0]["messages"][0]["content"] if part["type"] == "units"]
+    assert spans and all(0 <= unit < 4096 for part in spans for unit in part["units"])
+    with pytest.raises(InputError, match="model=CHECKPOINT, or tokenizer=FOLDER"):
+        interleave.by_voice(replace(config, model=""))
 
 
 def any_font() -> str:

@@ -26,7 +26,18 @@ from emova.vision.internvit import InternViTConfig
 from emova.vision.towers import VisionConfig
 from train import parallel
 from train.engine import RunConfig, fit
-from train.packing import PACKED_ATTENTION, TEXT, UNITS, LossWeights, Piece, collate
+from train.heard_text import HeardTextConfig
+from train.packing import (
+    NOTHING,
+    PACKED_ATTENTION,
+    PROMPT_UNITS,
+    TEXT,
+    TRANSCRIPT,
+    UNITS,
+    LossWeights,
+    Piece,
+    collate,
+)
 from train.stages import StageModule
 
 TEXTS, UNITS_COUNT = 40, 16
@@ -86,10 +97,10 @@ class Pieces:
             kinds = np.where(np.arange(len(ids)) < SIDE**2 + 2, -1, TEXT).astype(np.int8)
             pixels = torch.from_numpy(rng.normal(size=(1, 3, TILE, TILE)).astype(np.float32))
             return [Piece(ids, kinds, pixels, ((1, 1),), "picture")]
-        units = self.ids.first_unit + rng.integers(UNITS_COUNT, size=6)
-        ids = np.concatenate([text, units])
-        kinds = np.where(np.arange(len(ids)) < len(text), -1, UNITS).astype(np.int8)
-        return [Piece(ids, kinds, None, (), "speech")]
+        heard, said = (self.ids.first_unit + rng.integers(UNITS_COUNT, size=size) for size in (24, 6))
+        parts = ((heard, PROMPT_UNITS), ([self.ids.speech_end], NOTHING), (text, TRANSCRIPT), (said, UNITS))
+        kinds = np.repeat([kind for _, kind in parts], [len(ids) for ids, _ in parts]).astype(np.int8)
+        return [Piece(np.concatenate([ids for ids, _ in parts]), kinds, None, (), "speech")]
 
     def __getitem__(self, index: int) -> list[Piece]:
         return self.sample(index, 0)
@@ -99,7 +110,7 @@ class Stopping(StageModule):
     """Sends its process SIGTERM in the middle of a step, or spoils the step's loss."""
 
     def __init__(self, model: EmovaForConditionalGeneration, stop_at: int, poison: int) -> None:
-        super().__init__(model)
+        super().__init__(model, HeardTextConfig(weight=0.5, layer=1))
         self.stop_at, self.poison, self.calls = stop_at, poison, 0
 
     def forward(self, **batch: torch.Tensor) -> dict[str, Any]:

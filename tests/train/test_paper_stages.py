@@ -16,6 +16,7 @@ from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextSh
 from tests.train.fixtures_recipe import write_recipe
 from train.conversations import ConversationConfig, Conversations
 from train.engine import RunConfig
+from train.heard_text import HeardTextConfig
 from train.lora import LoraConfig, add_adapters, merge_adapters
 from train.packing import LossWeights, collate, packed_loss
 from train.recipe_data import read_recipe
@@ -131,7 +132,8 @@ def test_recomputed_activations_give_the_same_gradients(folder: Path, tiny_proce
         )
         model, _ = build(config)
         model.train()
-        packed_loss(model, collate([pieces], LossWeights()))["loss"].backward()
+        heard_text = HeardTextConfig(weight=0.5, layer=1)
+        packed_loss(model, collate([pieces], LossWeights()), heard_text)["loss"].backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert gradient is not None and torch.allclose(gradient, gradients[1][name], atol=1e-6), name

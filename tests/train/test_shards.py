@@ -17,7 +17,7 @@ import torch
 from emova.errors import InputError
 from tests.train.fixtures_sets import write_sets
 from train.balancing import balance
-from train.packing import NOTHING, TEXT, UNITS, LossWeights, collate
+from train.packing import NOTHING, TEXT, TRANSCRIPT, UNITS, LossWeights, collate
 from train.shard_records import BadSample, RecordConfig, RecordRenderer
 from train.shard_stream import SKIPPED, ShardConfig, ShardLoader
 from train.shards import Bad, Raw, SetReader, Shard, find_mixture, find_set, own_shards, read_shard
@@ -250,7 +250,9 @@ def raw(sets: Path, name: str, at: int = 0) -> Raw:
 def test_records_become_what_the_tasks_are(sets: Path, tiny_processor) -> None:
     ids = tiny_processor.token_ids
     hears = renderer(tiny_processor, speak_share=0.0).render(raw(sets, "speech"), 0)
-    assert set(hears.kinds[hears.ids == ids.speech_end].tolist()) == {NOTHING} and TEXT in hears.kinds
+    assert set(hears.kinds[hears.ids == ids.speech_end].tolist()) == {NOTHING} and TRANSCRIPT in hears.kinds
+    heard = collate([[hears]], LossWeights())["heard"]
+    assert len(heard) == 1 and heard[0, 1] - heard[0, 0] == 11  # ten units and their end, for train.heard_text
     says = renderer(tiny_processor, speak_share=1.0).render(raw(sets, "speech"), 0)
     assert (says.kinds == UNITS).sum() == 12 and says.kinds[-1] == TEXT  # ten units and their marks; the end of turn
     omni = renderer(tiny_processor).render(raw(sets, "omni"), 0)

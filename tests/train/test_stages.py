@@ -15,6 +15,7 @@ from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
 from tests.train.fixtures_recipe import write_recipe
 from train.engine import RunConfig
+from train.heard_text import HeardTextConfig
 from train.stage_samples import SampleConfig, rates, word_edits
 from train.stages import DataConfig, InitConfig, RatesConfig, StageConfig, build, freeze, main, train
 
@@ -93,12 +94,13 @@ def test_three_stages_in_a_row(folder: Path) -> None:
         "three",
         init=InitConfig(checkpoint=str(folder / "two" / "export")),
         rates=RatesConfig(llm=1e-3, projector=1e-3, vision=1e-3),
+        heard_text=HeardTextConfig(weight=0.5, layer=1),
         data=replace(data, mixture={"spoken_talk": 1, "spoken_picture": 1, "thoughts_picture": 1}),
     )
     result = train(three)
     fourth = weights(folder / "three")
     assert any("patch_embed" in name for name in fourth if not torch.equal(fourth[name], third[name]))
-    assert {"transcript", "answer", "style", "units", "spoken_picture_wer"} <= result.eval_terms.keys()
+    assert {"transcript", "answer", "style", "units", "heard_text", "spoken_picture_wer"} <= result.eval_terms.keys()
     rows = [json.loads(line) for line in (folder / "three" / "samples.jsonl").read_text().splitlines()]
     assert {row["task"] for row in rows} == {"spoken_talk", "spoken_picture", "thoughts_picture"}
     assert all(row["units"] > 0 and row["style"] and row["expected"] for row in rows)

@@ -17,7 +17,8 @@ from emova.speech.features import MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStageConfig
-from train.tokenize_shards import batches, main, read_shard, tokenize_set
+from train.recordings import read_recordings
+from train.tokenize_shards import batches, main, tokenize_set
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_units_are_those_of_each_clip_alone(tokenizer_folder: Path, data: Path) 
     assert [row["key"] for row in rows][:2] == ["clip_0_0", "clip_0_1"] and len(rows) == 10
     tokenizer = S2UTokenizer.from_pretrained(tokenizer_folder)
     for shard in sorted((data / "speech").glob("*.tar")):
-        for clip in read_shard(shard, 16000, []):
+        for clip in read_recordings(shard, 16000):
             row = next(row for row in rows if row["key"] == clip.key)
             assert row["units"] == tokenizer.encode(torch.from_numpy(clip.samples)[None])[0].tolist()
             assert len(row["units"]) == -(-len(clip.samples) // 640)
@@ -92,7 +93,7 @@ def test_bad_clips_are_left_out_and_named(tokenizer_folder: Path, data: Path, ca
     assert "good_2" in rows and '"broken"' not in rows
     assert "broken cannot be read" in capsys.readouterr().err
     write_shard(shard, {"a": b"x", "b": b"y", **clips})
-    with pytest.raises(InputError, match="2 of its clips cannot be read"):
+    with pytest.raises(InputError, match="2 of its recordings cannot be read"):
         tokenize_set(tokenizer_folder, data, "question", jobs=1)
     shard.write_bytes(shard.read_bytes()[:700])
     with pytest.raises(InputError):
@@ -100,7 +101,7 @@ def test_bad_clips_are_left_out_and_named(tokenizer_folder: Path, data: Path, ca
 
 
 def test_batches_hold_alike_lengths(data: Path) -> None:
-    clips = [clip for shard in sorted((data / "speech").glob("*.tar")) for clip in read_shard(shard, 16000, [])]
+    clips = [clip for shard in sorted((data / "speech").glob("*.tar")) for clip in read_recordings(shard, 16000)]
     made = list(batches(clips, 20000))
     assert sorted(clip.key for batch in made for clip in batch) == sorted(clip.key for clip in clips)
     assert all(len(batch) * max(len(clip.samples) for clip in batch) <= 20000 for batch in made if len(batch) > 1)

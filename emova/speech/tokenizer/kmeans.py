@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from emova.config import config_from_dict
 from emova.errors import InputError
-from emova.speech.features import LogMel, MelConfig
+from emova.speech.features import MelConfig
+from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 from emova.weights import load_state, read_folder, save_folder
 
 KIND = "kmeans"
@@ -38,7 +39,7 @@ class KMeansConfig:
     clusters: int = 4096
 
 
-class KMeansTokenizer(nn.Module):
+class KMeansTokenizer(MelTokenizer):
     """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by ``train.kmeans``."""
 
     mean: Tensor
@@ -46,24 +47,13 @@ class KMeansTokenizer(nn.Module):
     centres: Tensor
 
     def __init__(self, config: KMeansConfig) -> None:
-        super().__init__()
+        super().__init__(config.mel)
         self.config = config
-        self.mel = LogMel(config.mel)
         width = config.frames * config.mel.n_mels
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("projection", torch.zeros(width, config.dimensions))
         self.register_buffer("centres", torch.zeros(config.clusters, config.dimensions))
         self.unit_samples = config.mel.hop_length * config.frames
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz."""
-        return self.config.mel.sample_rate
-
-    @property
-    def unit_rate(self) -> float:
-        """Units a second."""
-        return self.sample_rate / self.unit_samples
 
     @property
     def codebook_size(self) -> int:
@@ -79,23 +69,8 @@ class KMeansTokenizer(nn.Module):
         # |p - c|^2 without |p|^2, which is the same for all centres.
         return (self.centres.square().sum(1) - 2 * points_BUD @ self.centres.T).argmin(-1)
 
-    @torch.inference_mode()
-    def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
-        """``[B, T]`` at 16 kHz, of which the first ``lengths[b]`` samples count, to ceil(length / 640) units a row.
-
-        Raises:
-            InputError: ``samples`` is not two-dimensional.
-        """
-        if samples.dim() != 2:
-            raise InputError(f"samples have shape {list(samples.shape)}; the tokenizer takes [batch, samples]")
-        if lengths is None:
-            lengths = torch.full((samples.shape[0],), samples.shape[1])
-        units = []
-        for row, length in zip(samples, lengths.tolist(), strict=True):
-            count = -(-length // self.unit_samples)
-            whole = functional.pad(row[:length].float(), (0, count * self.unit_samples - length))
-            units.append(self.nearest(self.mel(whole[None]))[0] if count else torch.zeros(0, dtype=torch.long))
-        return units
+    def indices(self, samples_BT: Tensor, units_B: Tensor) -> Tensor:
+        return self.nearest(self.mel(samples_BT))
 
     @contextmanager
     def streaming(self, batch_size: int = 1) -> Iterator[KMeansStream]:

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from emova.config import config_from_dict
 from emova.errors import InputError
-from emova.speech.features import LogMel, MelConfig
+from emova.speech.features import MelConfig
+from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
 from emova.speech.tokenizer.phones import phone_names
 from emova.speech.tokenizer.quantizers import EvenProjection, FiniteScalarQuantizer
@@ -48,28 +49,17 @@ class S2UConfig:
     decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
 
 
-class S2UTokenizer(nn.Module):
+class S2UTokenizer(MelTokenizer):
     """Speech to units, whole or as a stream; a ``SpeechTokenizer``."""
 
     def __init__(self, config: S2UConfig) -> None:
-        super().__init__()
+        super().__init__(config.mel)
         self.config = config
-        self.mel = LogMel(config.mel)
         self.encoder = SpiralEncoder(config.mel.n_mels, config.stages, config.block_units, config.left_blocks)
         self.quantizer = FiniteScalarQuantizer(config.levels)
         self.project = EvenProjection(self.encoder.width, self.quantizer.dim, config.bottleneck)
         self.phone_decoder = PhoneDecoder(self.quantizer.dim, config.decoder, config.block_units, config.left_blocks)
         self.unit_samples = config.mel.hop_length * self.encoder.stride
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz."""
-        return self.config.mel.sample_rate
-
-    @property
-    def unit_rate(self) -> float:
-        """Units a second."""
-        return self.sample_rate / self.unit_samples
 
     @property
     def codebook_size(self) -> int:
@@ -92,33 +82,9 @@ class S2UTokenizer(nn.Module):
         """Mel frames (a multiple of the stride) to the vectors before quantisation, ``[B, U, C]`` float32."""
         return self.project(self.encoder(mel_BMF, frames_B))
 
-    def padded(self, samples_BT: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Silence up to a whole number of units, and the number of units of each row."""
-        if samples_BT.dim() != 2:
-            raise InputError(f"samples have shape {list(samples_BT.shape)}; the tokenizer takes [batch, samples]")
-        if lengths_B is None:
-            lengths_B = torch.full((samples_BT.shape[0],), samples_BT.shape[1], device=samples_BT.device)
-        units_B = -(-lengths_B // self.unit_samples)
-        inside = torch.arange(samples_BT.shape[1], device=samples_BT.device)[None] < lengths_B[:, None]
-        wanted = int(units_B.max()) * self.unit_samples if len(units_B) else 0
-        samples_BT = (samples_BT.float() * inside)[:, :wanted]
-        return functional.pad(samples_BT, (0, wanted - samples_BT.shape[1])), units_B
-
-    @torch.inference_mode()
-    def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
-        """``[B, T]`` at 16 kHz, of which the first ``lengths[b]`` samples count, to ceil(length / 640) units a row.
-
-        A row's units do not depend on what else is in the batch.
-
-        Raises:
-            InputError: ``samples`` is not two-dimensional.
-        """
-        padded_BT, units_B = self.padded(samples, lengths)
-        if padded_BT.shape[1] == 0:
-            return [torch.zeros(0, dtype=torch.long, device=samples.device) for _ in units_B]
-        vectors_BUC = self.vectors(self.mel(padded_BT), units_B * self.encoder.stride)
-        indices_BU = self.quantizer(vectors_BUC)[1]
-        return [row[:count].clone() for row, count in zip(indices_BU, units_B.tolist(), strict=True)]
+    def indices(self, samples_BT: Tensor, units_B: Tensor) -> Tensor:
+        vectors_BUC = self.vectors(self.mel(samples_BT), units_B * self.encoder.stride)
+        return self.quantizer(vectors_BUC)[1]
 
     @torch.inference_mode()
     def phones(self, units: list[Tensor]) -> list[list[str]]:
