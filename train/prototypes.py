@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +99,6 @@ class PrototypeReport:
     decoded_accuracy: float  # of the classifier on decoded sentences in the chosen styles
 
 
-def _is_neutral(style: Style) -> bool:
-    return style.emotion == "neutral" and style.pitch == "normal"
-
-
 def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vector_S: Tensor) -> np.ndarray:
     rows = []
     for sentence in units:
@@ -155,7 +151,7 @@ def choose_prototypes(
     chosen_strengths: dict[str, float] = {}
     right, total, chosen_right, chosen_total = 0, 0, 0, 0
     chosen_scores, mean_scores = [], []
-    neutral_first = sorted(enumerate(ALL_STYLES), key=lambda each: not _is_neutral(each[1]))
+    neutral_first = sorted(enumerate(ALL_STYLES), key=lambda each: each[1] != Style(each[1].gender))
     for label, style in neutral_first:
         scores = classifier.log_probabilities(features(tried[label]))
         right, total = right + int((scores.argmax(axis=1) == label).sum()), total + len(scores)
@@ -164,8 +160,9 @@ def choose_prototypes(
         heard = [spoken_in(vector) for vector in embedded]
         winner = int(np.argmax([rows[:, label].mean() for rows in heard]))
         vector, rows, strength = embedded[winner], heard[winner], 1.0
-        if not _is_neutral(style):
-            start = vectors[replace(style, emotion="neutral", pitch="normal").key]
+        neutral_style = Style(style.gender)
+        if style != neutral_style:
+            start = vectors[neutral_style.key]
             for tried_strength in strengths:
                 further = start + tried_strength * (embedded[winner] - start)
                 if (louder := spoken_in(further))[:, label].mean() > rows[:, label].mean():
