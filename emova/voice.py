@@ -30,7 +30,7 @@ class ChunkPlan:
     """
 
     first: int = 5
-    growth: float = 1.5
+    growth: float = 2.0
     largest: int = 50
 
     def after(self, size: int) -> int:
@@ -90,20 +90,22 @@ class Speaking:
         if len(self._waiting) < self._chunk + self._held_back:
             return np.zeros(0, dtype=np.float32)
         self._chunk, self._held_back = self._plan.after(self._chunk), 0
-        return self._flush(style)
+        stream, units_BN = self._take(style)
+        return _samples(stream.step(units_BN))
 
     @torch.inference_mode()
     def finish(self, style: Style) -> np.ndarray:
         """The rest of the samples."""
-        last = self._flush(style)
-        return np.concatenate([last, _samples(self._stream.finish())])
+        stream, units_BN = self._take(style)
+        return _samples(stream.finish(units_BN))
 
-    def _flush(self, style: Style) -> np.ndarray:
+    def _take(self, style: Style) -> tuple[Any, Tensor]:
+        """The stream and what it is to speak next."""
         if self._stream is None:
             self._stream = self._voice.detokenizer.streaming(self._voice.vector(style))
         units_BN = torch.tensor([self._waiting], dtype=torch.long, device=self._voice.device)
         self._waiting = []
-        return _samples(self._stream.step(units_BN))
+        return self._stream, units_BN
 
 
 def _samples(waveform_BT: Tensor) -> np.ndarray:

@@ -23,6 +23,7 @@
 enum { FLOAT32, FLOAT16, INT8 };
 enum { ROWS = 4 };   // rows of a matrix, positions of a cache at once
 enum { GROUP = 4 };  // queries at once of those that share a key-value head
+enum { AHEAD = 4096 };  // bytes of a cache that are fetched before their turn
 enum { LANES = 8 };  // head widths are multiples of it
 
 typedef struct {
@@ -192,6 +193,7 @@ static int64_t padded(int64_t positions) { return (positions + ROWS - 1) / ROWS 
 // Rows from position `p` on of a cache's head [count, C]: where they lie, or followed by zeros in `last` [ROWS, C].
 static const void *rows_at(const void *head, int64_t p, int64_t count, int64_t row_bytes, void *last) {
     const char *rows = (const char *)head + p * row_bytes;
+    for (int64_t i = 0; i < ROWS * row_bytes; i += 64) __builtin_prefetch(rows + AHEAD + i);  // past the end it does nothing
     if (count - p >= ROWS) return rows;
     memset(last, 0, (size_t)(ROWS * row_bytes));
     return memcpy(last, rows, (size_t)((count - p) * row_bytes));

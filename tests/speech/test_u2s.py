@@ -85,11 +85,13 @@ def test_streamed_equals_offline(kind: str, pitch: bool) -> None:
         pieces, start = [], 0
         while start < units.shape[1]:
             size = int(torch.randint(0, 12, (1,), generator=generator))
+            if start + size >= units.shape[1] and seed == 1:  # the last units may come with the end
+                break
             pieces.append(stream.step(units[:, start : start + size]))
             start += size
             sure = max(0, min(start, 60) - detokenizer.lookahead_units) * 960
             assert sure <= sum(piece.shape[1] for piece in pieces) <= min(start, 60) * 960
-        pieces.append(stream.finish())
+        pieces.append(stream.finish(units[:, start:] if start < units.shape[1] else None))
         streamed = torch.cat(pieces, dim=1)
         assert streamed.shape == offline.shape
         # Rounding in F0 adds up along a voiced stretch and shows at the highest harmonics only.

@@ -54,10 +54,12 @@ class Past:
     def __init__(self) -> None:
         self.ending = False
         self._kept: dict[Hashable, Tensor] = {}
+        self._of_style: dict[nn.Linear, Tensor] = {}
 
     def extend(self, owner: Hashable, x: Tensor, context: Context, span: int, stride: int) -> Tensor:
         """The input of those windows of ``span`` frames, every ``stride``, that new frames ``x`` complete."""
-        window = torch.cat([self._kept.get(owner, x.new_zeros(*x.shape[:-1], context.left)), x], dim=-1)
+        kept = self._kept.get(owner)
+        window = functional.pad(x, (context.left, 0)) if kept is None else torch.cat([kept, x], dim=-1)
         if self.ending:
             window = functional.pad(window, (0, context.right))
         count = max(0, (window.shape[-1] - span) // stride + 1)
@@ -66,6 +68,8 @@ class Past:
 
     def join(self, owner: Hashable, branches: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The frames that all branches have by now; those that are ahead wait."""
+        if (owner, 0) not in self._kept and len({x.shape[-1] for x in branches}) == 1:
+            return branches
         waiting = []
         for index, x in enumerate(branches):
             kept = self._kept.get((owner, index))
@@ -75,10 +79,17 @@ class Past:
             self._kept[owner, index] = x[..., count:]
         return tuple(x[..., :count] for x in waiting)
 
+    def of_style(self, linear: nn.Linear, style_BS: Tensor) -> Tensor:
+        """``linear(style_BS)``: a stream has one style, so it is computed once."""
+        made = self._of_style.get(linear)
+        if made is None:
+            made = self._of_style[linear] = linear(style_BS)
+        return made
+
     @property
     def size(self) -> int:
         """How many numbers are kept."""
-        return sum(kept.numel() for kept in self._kept.values())
+        return sum(kept.numel() for kept in (*self._kept.values(), *self._of_style.values()))
 
 
 def extend(past: Past | None, owner: Hashable, x: Tensor, context: Context, span: int, stride: int = 1) -> Tensor:
@@ -91,6 +102,11 @@ def extend(past: Past | None, owner: Hashable, x: Tensor, context: Context, span
 def join(past: Past | None, owner: Hashable, *branches: Tensor) -> tuple[Tensor, ...]:
     """Branches of different look-ahead, at the same frames again."""
     return branches if past is None else past.join(owner, branches)
+
+
+def of_style(past: Past | None, linear: nn.Linear, style_BS: Tensor) -> Tensor:
+    """What ``linear`` makes of the style."""
+    return linear(style_BS) if past is None else past.of_style(linear, style_BS)
 
 
 class BoundedConv(nn.Conv1d):
@@ -111,8 +127,14 @@ class BoundedConv(nn.Conv1d):
         self.span = (kernel - 1) * dilation + 1
 
     def forward(self, x_BCF: Tensor, past: Past | None = None) -> Tensor:
+        return self.beside(x_BCF, past)[1]
+
+    def beside(self, x_BCF: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        """The frames of the input that the output is of, for a residual path, and the output."""
         window = extend(past, self, x_BCF, self.context, self.span)
-        return super().forward(window) if window.shape[-1] else x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
+        count = max(0, window.shape[-1] - self.span + 1)
+        same = window.narrow(-1, self.context.left if count else 0, count)
+        return same, super().forward(window) if count else x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
 
 
 class Pointwise(nn.Conv1d):
@@ -122,7 +144,8 @@ class Pointwise(nn.Conv1d):
         super().__init__(inputs, outputs, 1)
 
     def forward(self, x_BCF: Tensor) -> Tensor:
-        return super().forward(x_BCF) if x_BCF.shape[-1] else x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
+        # Few frames take a third of the time as a matrix product over channels that lie side by side.
+        return functional.linear(x_BCF.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
 
 
 class ChannelNorm(nn.Module):
@@ -144,12 +167,12 @@ class ChannelNorm(nn.Module):
             self.gain = nn.Parameter(torch.ones(channels))
             self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x_BCF: Tensor, style_BS: Tensor | None = None) -> Tensor:
-        normal_BFC = functional.layer_norm(x_BCF.transpose(1, 2), (self.channels,))
+    def forward(self, x_BCF: Tensor, style_BS: Tensor | None = None, past: Past | None = None) -> Tensor:
+        x_BFC, size = x_BCF.transpose(1, 2), (self.channels,)
         if style_BS is None:
-            return (normal_BFC * self.gain + self.bias).transpose(1, 2)
-        gain_BC, bias_BC = self.from_style(style_BS).chunk(2, dim=-1)
-        return (normal_BFC * gain_BC[:, None] + bias_BC[:, None]).transpose(1, 2)
+            return functional.layer_norm(x_BFC, size, self.gain, self.bias).transpose(1, 2)
+        gain_B1C, bias_B1C = of_style(past, self.from_style, style_BS)[:, None].chunk(2, dim=-1)
+        return torch.addcmul(bias_B1C, functional.layer_norm(x_BFC, size), gain_B1C).transpose(1, 2)
 
 
 class ConvBlock(nn.Module):
@@ -174,9 +197,9 @@ class ConvBlock(nn.Module):
     ) -> Tensor:
         if mask_B1F is not None:
             x_BCF = x_BCF * mask_B1F
-        x_BCF, update = join(past, self, x_BCF, self.depthwise(x_BCF, past))
-        update = self.norm(update, style_BS)
-        return x_BCF + self.scale * self.narrow(functional.gelu(self.widen(update)))
+        x_BCF, update = self.depthwise.beside(x_BCF, past)
+        update = self.norm(update, style_BS, past)
+        return torch.addcmul(x_BCF, self.scale, self.narrow(functional.gelu(self.widen(update))))
 
 
 class WaveNet(nn.Module):
@@ -201,12 +224,12 @@ class WaveNet(nn.Module):
     def forward(
         self, x_BCF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None, past: Past | None = None
     ) -> Tensor:
-        styles = self.from_style(style_BS)[:, :, None].chunk(len(self.gated), dim=1)
+        styles = of_style(past, self.from_style, style_BS)[:, :, None].chunk(len(self.gated), dim=1)
         skipped: Tensor | None = None
         for gated, mixed, style_BC1 in zip(self.gated, self.mixed, styles, strict=True):
             if mask_B1F is not None:
                 x_BCF = x_BCF * mask_B1F
-            x_BCF, hidden = join(past, gated, x_BCF, gated(x_BCF, past))
+            x_BCF, hidden = gated.beside(x_BCF, past)
             filtered, gate = (hidden + style_BC1).chunk(2, dim=1)
             update = mixed(torch.tanh(filtered) * torch.sigmoid(gate))
             if update.shape[1] > self.channels:

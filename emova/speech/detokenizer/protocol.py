@@ -20,8 +20,8 @@ class SpeechStream(Protocol):
     def step(self, units_BN: Tensor) -> Tensor:
         """Take N >= 0 new units; give the samples ``[B, t]`` that no later unit can change (t may be 0)."""
 
-    def finish(self) -> Tensor:
-        """Give the samples ``[B, t]`` that were held back for look-ahead; the stream takes no more units."""
+    def finish(self, units_BN: Tensor | None = None) -> Tensor:
+        """Take the last units, if there are more; give with theirs the samples ``[B, t]`` that were held back."""
 
 
 @runtime_checkable

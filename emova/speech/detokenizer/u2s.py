@@ -159,14 +159,16 @@ class U2SStream:
         return self._speak(units_BN, self.past)
 
     @torch.no_grad()
-    def finish(self) -> Tensor:
-        """Give the remaining samples ``[B, t]``."""
+    def finish(self, units_BN: Tensor | None = None) -> Tensor:
+        """Take the last units, if there are more; give the remaining samples ``[B, t]``."""
         assert not self.finished, "the stream is finished"
         self.finished = self.past.ending = True
-        device = self.style_BS.device
-        if not self.begun:
-            return torch.zeros(len(self.style_BS), 0, device=device)
-        return self._speak(torch.zeros(len(self.style_BS), 0, dtype=torch.int64, device=device), self.past)
+        batch, device = len(self.style_BS), self.style_BS.device
+        if units_BN is None:
+            units_BN = torch.zeros(batch, 0, dtype=torch.int64, device=device)
+        if not self.begun and not units_BN.shape[1]:
+            return torch.zeros(batch, 0, device=device)
+        return self._speak(units_BN, self.past)
 
     def _speak(self, units_BN: Tensor, past: Past | None, mask_B1U: Tensor | None = None) -> Tensor:
         assert units_BN.shape[0] == self.style_BS.shape[0]

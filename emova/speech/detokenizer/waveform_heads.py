@@ -26,6 +26,7 @@ from emova.speech.detokenizer.layers import (
     Pointwise,
     extend,
     join,
+    of_style,
     total_context,
 )
 
@@ -140,7 +141,7 @@ class ISTFTHead(nn.Module):
             z_BZF = torch.cat(join(past, "pitch", z_BZF, excitation.pitch_B2F.to(z_BZF.dtype)), dim=1)
         if mask_B1F is not None:
             z_BZF = z_BZF * mask_B1F
-        x_BCF = self.enter(z_BZF, past) + self.from_style(style_BS)[:, :, None]
+        x_BCF = self.enter(z_BZF, past) + of_style(past, self.from_style, style_BS)[:, :, None]
         for block in self.blocks:
             x_BCF = block(x_BCF, None, mask_B1F, past)
         parts_BPF = self.leave(self.norm(x_BCF)).float()
@@ -275,7 +276,7 @@ class HiFiGANHead(nn.Module):
         mask = mask_B1F
         if mask is not None:
             z_BZF = z_BZF * mask
-        x_BCT = self.enter(z_BZF, past) + self.from_style(style_BS)[:, :, None]
+        x_BCT = self.enter(z_BZF, past) + of_style(past, self.from_style, style_BS)[:, :, None]
         for index, (upsampler, units) in enumerate(zip(self.upsamplers, self.units, strict=True)):
             if mask is not None:
                 x_BCT = x_BCT * mask
