@@ -33,6 +33,7 @@ from emova.speech.listening import Audio, listen
 from emova.streaming.engine import EngineConfig, EngineDecoder, best_decoder
 from emova.streaming.telling import Telling
 from emova.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
+from emova.turns import Turn
 from emova.vision.image import ImageLimits, load_image
 
 if TYPE_CHECKING:
@@ -221,12 +222,6 @@ class Assistant:
         return room
 
 
-@dataclass(frozen=True)
-class _Turn:
-    question: Prompt
-    answer: tuple[int, ...]
-
-
 class Conversation:
     """Several turns. Questions, pictures and answers stay in the context; the oldest leave when it is full.
 
@@ -236,7 +231,7 @@ class Conversation:
     def __init__(self, assistant: Assistant, voice: str = DEFAULT_VOICE) -> None:
         self.assistant = assistant
         self.voice = voice
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
         self._context: Context = assistant.decoder.new_context()
 
     def __len__(self) -> int:
@@ -328,7 +323,7 @@ class Conversation:
         except BaseException:
             self._context.rewind(mark)
             raise
-        self._turns.append(_Turn(question, tuple(answer)))
+        self._turns.append(Turn(question, tuple(answer)))
         yield Done(state.reply(started, listened))
 
     def _question(self, content: list[dict[str, Any]]) -> Prompt:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emova.decoding import Context, Prompt, Sampling
@@ -20,6 +19,7 @@ from emova.streaming.protocol import EventStream
 from emova.streaming.question import Question
 from emova.streaming.telling import Telling
 from emova.style import check_emotion, check_pitch
+from emova.turns import Turn, not_read, text_heard
 from emova.vision.image import load_image
 
 if TYPE_CHECKING:
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FAULT = "the reply broke off by a fault inside; ask again"
-UNITS_PER_BYTE = 1.7  # of spoken English, to guess how much of a text was said
-
-
-@dataclass(frozen=True)
-class _Turn:
-    question: Prompt
-    answer: tuple[int, ...]
 
 
 class Session:
@@ -53,7 +46,7 @@ class Session:
         self.writer: Writer | None = None
         self.telling: Telling | None = None
         self._queue: deque[SessionEvent] = deque()
-        self._turns: list[_Turn] = []
+        self._turns: list[Turn] = []
         self._context = Context(hub.engine.new_cache())
         self._question = Question(hub.assistant)
         self._asked = Prompt(())
@@ -116,7 +109,7 @@ class Session:
             before, self.instructions = self.instructions, instructions
             kept = list(self._turns)
             most = self.hub.engine.llama.max_length - self.hub.assistant.config.reply_limits.usual
-            while kept and len(self._opening().ids) + sum(map(_length, kept)) > most:
+            while kept and len(self._opening().ids) + sum(map(len, kept)) > most:
                 kept = kept[1:]
             if not kept and len(self._opening().ids) > most:
                 self.instructions = before
@@ -160,9 +153,9 @@ class Session:
             self._make_room(length, length)
             if list(question.ids[: len(self._read)]) != self._read:
                 self._forget_question()
-            self._append(_rest(question, self._read))
+            self._append(not_read(question, self._read))
             self._context.waiting = answer
-            self._turns.append(_Turn(question, tuple(answer)))
+            self._turns.append(Turn(question, tuple(answer)))
             self._last = reply
             self._begin()
 
@@ -186,7 +179,7 @@ class Session:
                 asked = length + len(waiting) - len(turn.answer)
                 if kept.units:
                     answer = self.hub.assistant.reply_format.encode(kept, self.hub.assistant.table)
-                    self._turns.append(_Turn(turn.question, tuple(answer)))
+                    self._turns.append(Turn(turn.question, tuple(answer)))
                     self._context.rewind((asked, ()))
                     self._context.waiting = answer
                 else:
@@ -200,7 +193,9 @@ class Session:
     def _heard(self, reply: SpokenReply, units: float) -> SpokenReply:
         """The beginning of ``reply`` that was spoken with its first ``units``."""
         count = min(max(0, int(units + 1e-6)), len(reply.units))
-        return dataclasses.replace(reply, text=_said(reply.text, count, len(reply.units)), units=reply.units[:count])
+        return dataclasses.replace(
+            reply, text=text_heard(reply.text, count, len(reply.units)), units=reply.units[:count]
+        )
 
     @property
     def asked_tokens(self) -> int:
@@ -248,7 +243,7 @@ class Session:
         so_far = self._question.so_far()
         if len(so_far.ids) > len(self._read):  # now, while nobody waits, and not when it is to be answered
             self._make_room_to_answer(len(so_far.ids), ReplyWish(), self.hub.assistant.config.reply_limits)
-        self._append(_rest(so_far, self._read))
+        self._append(not_read(so_far, self._read))
         self._read = list(so_far.ids)
 
     def _make_room_to_answer(self, asked: int, wish: ReplyWish, limits: ReplyLimits) -> int:
@@ -270,13 +265,13 @@ class Session:
             return
         opening = self._opening()
         kept = self._turns[1:]
-        while kept and len(opening.ids) + sum(map(_length, kept)) + wanted > most:
+        while kept and len(opening.ids) + sum(map(len, kept)) + wanted > most:
             kept = kept[1:]
-        if len(opening.ids) + sum(map(_length, kept)) + least > most:
+        if len(opening.ids) + sum(map(len, kept)) + least > most:
             raise InputError("the question: longer than the model's context; make it shorter")
         self._rebuild(kept)
 
-    def _rebuild(self, kept: list[_Turn]) -> None:
+    def _rebuild(self, kept: list[Turn]) -> None:
         opening = self._opening()
         for turn in kept:
             opening = opening + turn.question + Prompt(turn.answer)
@@ -356,7 +351,7 @@ class Session:
         grammar = reply_format.grammar(assistant.table, wish)
         if list(self._asked.ids[: len(self._read)]) != self._read:
             self._forget_question()
-        rest = _rest(self._asked, self._read)
+        rest = not_read(self._asked, self._read)
         self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, sampling or assistant.config.sampling)
         self.telling = self._told = Telling(self.speaker, self.voice, in_chunks=True, plan=self.hub.config.chunks)
         self._told_mark, self._told_picture = self._mark, self._question.picture
@@ -382,7 +377,7 @@ class Session:
             if self.writer.grammar.done:
                 self._queue.extend(self.telling.finish())
                 reply = self.telling.reply(self._started, self._listened)
-                self._turns.append(_Turn(self._asked, tuple(self._answer)))
+                self._turns.append(Turn(self._asked, tuple(self._answer)))
                 self._last = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
                 self.writer = self.telling = None
                 self._begin()
@@ -477,7 +472,7 @@ class Session:
             whole = SpokenReply(told.transcript, told.text, style.emotion, style.pitch, tuple(told.units))
             self._last = reply = self._heard(whole, units)
             answer = self.hub.assistant.reply_format.encode(reply, self.hub.assistant.table)
-            self._turns.append(_Turn(self._asked, tuple(answer)))
+            self._turns.append(Turn(self._asked, tuple(answer)))
             self._context.waiting = answer
             self._begin()
 
@@ -492,19 +487,3 @@ class Session:
                 self._question.close()
                 self._context = Context(None)
                 self.hub.leave(self)
-
-
-def _length(turn: _Turn) -> int:
-    return len(turn.question.ids) + len(turn.answer)
-
-
-def _rest(prompt: Prompt, read: list[int]) -> Prompt:
-    """What of ``prompt`` comes after what was read; a picture is read whole, with the first tokens, or not at all."""
-    return Prompt(prompt.ids[len(read) :]) if read else prompt
-
-
-def _said(text: str, heard: int, units: int) -> str:
-    """The beginning of ``text`` that was spoken with the first ``heard`` units, to the end of a word."""
-    share = heard / max(units, UNITS_PER_BYTE * len(text.encode()))
-    words = text.split(" ")
-    return " ".join(words[: max(1, round(share * len(words)))])
