@@ -71,9 +71,9 @@ def in_ray(jobs: int, start: Callable[[Any], None], argument: Any, *, wave: int 
         # In waves, so that what is done is written while the rest is still to be read.
         while rows := [{"draft": draft} for draft in itertools.islice(drafts, wave * jobs)]:
             made = ray.data.from_items(rows, override_num_blocks=min(len(rows), 4 * jobs)).map(
-                _Worker, fn_constructor_args=(start, argument), concurrency=jobs
+                _Worker, fn_constructor_args=(start, argument), compute=ray.data.ActorPoolStrategy(size=jobs)
             )
             for row in made.iter_rows():
-                yield row["built"]
+                yield tuple(row["built"])  # where no draft of a block made a record, Arrow made it a list
 
     return build
