@@ -195,11 +195,13 @@ def run(arguments: argparse.Namespace) -> int:
     from emova.config import load_config
     from train.u2s import U2SRecipe
 
+    out = Path(arguments.out or arguments.detokenizer)
+    if out.suffix == ".safetensors":
+        raise InputError(f"--out {out}: give the folder; the file in it is called style_prototypes.safetensors")
     recipe = load_config(U2SRecipe, arguments.config, arguments.overrides)
     detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
     store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
     prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates)
-    out = Path(arguments.out or arguments.detokenizer)
     out.mkdir(parents=True, exist_ok=True)
     prototypes.save(out)
     for style, key in report.keys.items():

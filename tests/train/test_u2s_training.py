@@ -26,6 +26,7 @@ from emova.style import ALL_STYLES
 from train.discriminators import DiscriminatorConfig
 from train.engine import RunConfig
 from train.prototypes import StyleClassifier, acoustic_features, choose_prototypes
+from train.prototypes import main as prototypes_main
 from train.u2s import U2SLossConfig, U2SRecipe, U2STraining, parameter_groups
 from train.u2s_data import (
     SpeechStore,
@@ -268,6 +269,12 @@ def test_prototypes_cover_all_styles(data: Path) -> None:
         detokenizer, store, candidates=2, shortlist=1, sentences=1, min_units=10
     )  # fmt: skip
     assert prototypes.size == 8 and set(report.keys) == {style.key for style in ALL_STYLES}
+
+
+def test_prototypes_go_to_a_folder(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["", "configs/u2s/nano.yaml", "--detokenizer", "any", "--out", "a.safetensors"])
+    assert prototypes_main() == 2
+    assert "give the folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nano", "paper"])
