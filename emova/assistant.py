@@ -33,7 +33,7 @@ from emova.speech.listening import Audio, listen
 from emova.streaming.engine import EngineConfig, EngineDecoder, best_decoder
 from emova.streaming.telling import Telling
 from emova.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
-from emova.turns import Turn
+from emova.turns import Turn, newest
 from emova.vision.image import ImageLimits, load_image
 
 if TYPE_CHECKING:
@@ -351,14 +351,11 @@ class Conversation:
             if used + wanted <= decoder.max_length:
                 return question, decoder.max_length - used
             kept = kept[1:]
-        while True:
-            prompt = self._opening()
-            for turn in kept:
-                prompt = prompt + turn.question + Prompt(turn.answer)
-            prompt = prompt + question
-            if not kept or len(prompt.ids) + wanted <= decoder.max_length:
-                break
-            kept = kept[1:]
+        prompt = self._opening()
+        kept = newest(kept, decoder.max_length - wanted - len(prompt.ids) - len(question.ids))
+        for turn in kept:
+            prompt = prompt + turn.question + Prompt(turn.answer)
+        prompt = prompt + question
         room = self.assistant._room(len(prompt.ids), overhead + limits.least)
         self._turns, self._context = kept, decoder.new_context()
         return prompt, room

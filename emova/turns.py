@@ -23,6 +23,14 @@ class Turn:
         return len(self.question.ids) + len(self.answer)
 
 
+def newest(turns: Sequence[Turn], positions: int) -> list[Turn]:
+    """As many of the last turns as fit into so many positions."""
+    kept = list(turns)
+    while kept and sum(map(len, kept)) > positions:
+        kept = kept[1:]
+    return kept
+
+
 def not_read(prompt: Prompt, read: Sequence[int]) -> Prompt:
     """What of ``prompt`` comes after what was read; a picture is read whole, with the first tokens, or not at all."""
     return Prompt(prompt.ids[len(read) :]) if read else prompt

@@ -19,7 +19,7 @@ from emova.streaming.protocol import EventStream
 from emova.streaming.question import Question
 from emova.streaming.telling import Telling
 from emova.style import check_emotion, check_pitch
-from emova.turns import Turn, not_read, text_heard
+from emova.turns import Turn, newest, not_read, text_heard
 from emova.vision.image import load_image
 
 if TYPE_CHECKING:
@@ -107,11 +107,10 @@ class Session:
         with self.hub.lock:
             self._check_listening()
             before, self.instructions = self.instructions, instructions
-            kept = list(self._turns)
             most = self.hub.engine.llama.max_length - self.hub.assistant.config.reply_limits.usual
-            while kept and len(self._opening().ids) + sum(map(len, kept)) > most:
-                kept = kept[1:]
-            if not kept and len(self._opening().ids) > most:
+            left = most - len(self._opening().ids)
+            kept = newest(self._turns, left)
+            if not kept and left < 0:
                 self.instructions = before
                 raise InputError("the instructions: longer than the model's context; make them shorter")
             self._rebuild(kept)
@@ -264,9 +263,7 @@ class Session:
         if length + len(waiting) + wanted <= most or (not self._turns and length + len(waiting) + least <= most):
             return
         opening = self._opening()
-        kept = self._turns[1:]
-        while kept and len(opening.ids) + sum(map(len, kept)) + wanted > most:
-            kept = kept[1:]
+        kept = newest(self._turns[1:], most - wanted - len(opening.ids))
         if len(opening.ids) + sum(map(len, kept)) + least > most:
             raise InputError("the question: longer than the model's context; make it shorter")
         self._rebuild(kept)

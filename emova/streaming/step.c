@@ -193,7 +193,8 @@ static int64_t padded(int64_t positions) { return (positions + ROWS - 1) / ROWS 
 // Rows from position `p` on of a cache's head [count, C]: where they lie, or followed by zeros in `last` [ROWS, C].
 static const void *rows_at(const void *head, int64_t p, int64_t count, int64_t row_bytes, void *last) {
     const char *rows = (const char *)head + p * row_bytes;
-    for (int64_t i = 0; i < ROWS * row_bytes; i += 64) __builtin_prefetch(rows + AHEAD + i);  // past the end it does nothing
+    // Past the end of a cache it does nothing.
+    for (int64_t i = 0; i < ROWS * row_bytes; i += 64) __builtin_prefetch(rows + AHEAD + i);
     if (count - p >= ROWS) return rows;
     memset(last, 0, (size_t)(ROWS * row_bytes));
     return memcpy(last, rows, (size_t)((count - p) * row_bytes));
