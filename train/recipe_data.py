@@ -199,6 +199,7 @@ def read_recipe(
     split: str,
     *,
     speech: bool = True,
+    questions: Sequence[str] = ("question",),
     heard: Sequence[str] = ("question",),
     said: Sequence[str] = ("answer",),
     units: str = "units",
@@ -207,6 +208,7 @@ def read_recipe(
 
     Args:
         speech: without it no units are read and the tasks that need them have no samples.
+        questions: the sets of units that ask.
         heard: the sets of units for transcription.
         said: the sets of units for reading aloud; all of them where none is of the split (one voice says each text
             once, so there may be none to hold out).
@@ -222,7 +224,7 @@ def read_recipe(
     return Recipe(
         talk=read_talk(root, split),
         pictures=read_pictures(root, split),
-        questions=read_units(root, ["question"], split, units) if speech else nobody,
+        questions=read_units(root, questions, split, units) if speech else nobody,
         # The answers' texts are shared by the splits: what is held out are questions, pictures and voices.
         answers=read_units(root, ["answer"], None, units) if speech else nobody,
         heard=read_units(root, heard, split, units) if speech else nobody,

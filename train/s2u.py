@@ -55,7 +55,12 @@ class S2UTrainConfig:
     ramp: int = 300  # steps over which CTC through the bottleneck and consistency come in
     redundancy_weight: float = 1.0  # squared correlation between the code's dimensions
     wide_weight: float = 0.5  # the same phone losses read from the encoder before the bottleneck
+    anchor: str = ""  # an exported tokenizer whose units are kept, so that what has learnt them need not learn anew
+    anchor_weight: float = 1.0
+    anchored: list[str] = field(default_factory=lambda: ["hibari"])  # families that it reads well
     max_warp: float = 0.15  # vocal tract factor exp(+-this)
+    max_speed: float = 0.0  # both views are played exp(+-this) times as fast
+    max_mask: int = 0  # mel bins; two bands up to this wide are hidden in the perturbed view (SpecAugment)
     max_start: int = 3000  # first-stage frames: recordings up to this long are known
 
 
@@ -70,27 +75,41 @@ def warp_matrix(config: MelConfig, factors_B: Tensor) -> Tensor:
     return (1 - distance).clamp(min=0).to(factors_B.device)
 
 
+def hide_bands(mel_BMF: Tensor, widest: int) -> Tensor:
+    """``[B, M, F]`` with two bands a row set to the row's mean (frequency masks of SpecAugment, Park et al. 2019)."""
+    bins = torch.arange(mel_BMF.shape[1], device=mel_BMF.device)
+    hidden_BM = torch.zeros(mel_BMF.shape[:2], dtype=torch.bool, device=mel_BMF.device)
+    for _ in range(2):
+        width_B1, place_B1 = torch.rand(2, len(mel_BMF), 1, device=mel_BMF.device).unbind()
+        first_B1 = (place_B1 * (mel_BMF.shape[1] - widest)).floor()
+        hidden_BM |= (bins >= first_B1) & (bins < first_B1 + (width_B1 * (widest + 1)).floor())
+    return torch.where(hidden_BM[:, :, None], mel_BMF.mean((1, 2), keepdim=True), mel_BMF)
+
+
 class S2UTraining(nn.Module):
-    """The tokenizer with its losses."""
+    """The tokenizer with its losses; ``anchor`` is the frozen tokenizer whose units it keeps, if any."""
 
     steps: Tensor  # forward passes in training so far
 
-    def __init__(self, model: S2UTokenizer, config: S2UTrainConfig) -> None:
+    def __init__(self, model: S2UTokenizer, config: S2UTrainConfig, anchor: S2UTokenizer | None = None) -> None:
         super().__init__()
         self.model, self.weights = model, config
+        self.anchor = [anchor.eval().requires_grad_(False)] if anchor else []  # in a list: it is not learnt or saved
         # Read from the encoder before the bottleneck: it learns phones at once, and the bottleneck follows.
         self.wide_head = nn.Linear(model.encoder.width, model.config.decoder.labels_per_unit * 2 * NUM_CLASSES)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(
         self, samples: Tensor, lengths: Tensor, phones: Tensor, phone_lengths: Tensor, labels: Tensor, start: Tensor,
-        warp: Tensor,
+        warp: Tensor, anchored: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
         """The losses of one batch of ``TwoViews``."""
         model, pairs = self.model, len(phones)
         with torch.no_grad():
             mel_BMF = model.mel(samples)
             warped = torch.matmul(warp_matrix(model.config.mel, warp), mel_BMF[pairs:])
+            if self.weights.max_mask:
+                warped = hide_bands(warped, self.weights.max_mask)
             mel_BMF = torch.cat([mel_BMF[:pairs], warped])
         units_B = lengths // model.unit_samples
         inside_BU = torch.arange(int(units_B.max()), device=units_B.device)[None] < units_B[:, None]
@@ -117,6 +136,7 @@ class S2UTraining(nn.Module):
         bounded_BUC = model.quantizer.bounded(vectors_BUC)
         gap_BU = (bounded_BUC[pairs:] - bounded_BUC[:pairs].detach()).square().mean(-1)
         terms["consistency"] = gap_BU[inside_BU[:pairs]].mean()
+        terms |= self._anchored(mel_BMF[:pairs], units_B[:pairs], start[:pairs], bounded_BUC[:pairs], anchored)
         correlation = torch.corrcoef(vectors_BUC[inside_BU].T)
         terms["redundancy"] = (correlation - torch.eye(len(correlation))).square().mean()
         config, ramp = self.weights, (self.steps / max(1, self.weights.ramp)).clamp(max=1)
@@ -125,10 +145,28 @@ class S2UTraining(nn.Module):
         loss = loss + config.redundancy_weight * terms["redundancy"] + config.wide_weight * terms["wide_ctc"]
         if "frame" in terms:
             loss = loss + config.frame_weight * (terms["frame"] + config.wide_weight * terms["wide_frame"])
+        if "anchor" in terms:
+            loss = loss + config.anchor_weight * terms["anchor"]
         used = torch.bincount(indices_BU[inside_BU], minlength=model.codebook_size).float()
         terms["codebook_perplexity"] = torch.special.entr(used / used.sum()).sum().exp()
         terms["views_agree"] = (indices_BU[:pairs] == indices_BU[pairs:])[inside_BU[:pairs]].float().mean()
         return {"loss": loss, **terms, "seconds": lengths.sum() / SAMPLE_RATE}
+
+    def _anchored(
+        self, mel_BMF: Tensor, units_B: Tensor, start_B: Tensor, bounded_BUC: Tensor, anchored_B: Tensor
+    ) -> dict[str, Tensor]:
+        """How far the clean views' codes have gone from the anchor's, and the share of units that are still its."""
+        if not self.anchor or not bool(anchored_B.any()):
+            return {}
+        anchor = self.anchor[0].to(mel_BMF.device)
+        inside_BU = torch.arange(bounded_BUC.shape[1], device=units_B.device)[None] < units_B[anchored_B][:, None]
+        with torch.no_grad():
+            frames_B = units_B[anchored_B] * anchor.encoder.stride
+            kept_BUC = anchor.project(anchor.encoder(mel_BMF[anchored_B], frames_B, start_B[anchored_B]))
+            kept_BUC = anchor.quantizer.bounded(kept_BUC)[inside_BU]
+        now_BUC = bounded_BUC[anchored_B][inside_BU]
+        same = (now_BUC.round() == kept_BUC.round()).all(-1)
+        return {"anchor": (now_BUC - kept_BUC).square().mean(), "units_kept": same.float().mean()}
 
 
 def select(clips: Sequence[Clip], count: int) -> list[Clip]:
@@ -200,6 +238,7 @@ def train(config: S2UTrainConfig) -> FitResult:
     batches = TwoViews(
         store, [source.repeat for source in config.train], config.run.max_steps * config.run.gradient_accumulation,
         config.batch_seconds, config.run.seed, max_start=config.max_start, max_warp=config.max_warp,
+        max_speed=config.max_speed, anchored=config.anchored,
     )  # fmt: skip
 
     def validate(module: nn.Module, step: int) -> dict[str, float]:
@@ -216,7 +255,8 @@ def train(config: S2UTrainConfig) -> FitResult:
         slow = config.run.learning_rate * config.whisper_rate
         return [*decay_groups(first, decay, lr=slow, name="whisper"), *decay_groups(rest, decay, name="rest")]
 
-    training = S2UTraining(model, config)
+    anchor = S2UTokenizer.from_pretrained(config.anchor) if config.anchor else None
+    training = S2UTraining(model, config, anchor)
     result = fit(training, batches, unwrap, config.run, parameter_groups=groups, on_validate=validate)
     model.save_pretrained(output / "export")
     return result

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import soxr
 import torch
 from rich.progress import track
 from torch import Tensor
@@ -156,6 +157,13 @@ def frame_labels(clip: Clip, lead: int, total: int) -> np.ndarray:
     return labels
 
 
+def faster(clip: Clip, samples: np.ndarray, factor: float) -> tuple[Clip, np.ndarray]:
+    """``samples`` played ``factor`` times as fast, so higher too and from a shorter vocal tract; the times follow."""
+    samples = soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE)
+    rows = clip.alignment and tuple((phone, round(a / factor), round(b / factor)) for phone, a, b in clip.alignment)
+    return replace(clip, alignment=rows, length=len(samples)), samples
+
+
 def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The same speech through a room, a microphone's response and noise; its time axis stays.
 
@@ -194,15 +202,20 @@ class TwoViews(Dataset):
 
     ``samples`` ``[2B, T]`` holds the clean views, then the perturbed ones; ``lengths`` likewise, in samples. ``phones``
     ``[B, L]``, ``phone_lengths``, and frame ``labels`` ``[B, N]`` (``IGNORED`` where unknown) are the same for both.
-    ``start`` ``[2B]``: position of the first frame; ``warp`` ``[B]``: vocal tract factor of the perturbed view.
+    ``start`` ``[2B]``: position of the first frame; ``warp`` ``[B]``: vocal tract factor of the perturbed view;
+    ``anchored`` ``[B]``: whether the clip is of one of the ``anchored`` families.
+
+    Args:
+        max_speed: both views are played up to exp(+-this) times as fast (Ko et al. 2015), so that few voices are many.
     """
 
     def __init__(
         self, store: ClipStore, repeats: Sequence[float], batches: int, batch_seconds: float, seed: int,
-        max_silence: float = 0.4, max_start: int = 3000, max_warp: float = 0.15,
+        max_silence: float = 0.4, max_start: int = 3000, max_warp: float = 0.15, max_speed: float = 0.0,
+        anchored: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.store, self.seed, self.max_silence = store, seed, max_silence
-        self.max_start, self.max_warp = max_start, max_warp
+        self.max_start, self.max_warp, self.max_speed, self.anchored = max_start, max_warp, max_speed, anchored
         self.batches: list[list[int]] = []
         epoch = 0
         while len(self.batches) < batches:
@@ -231,17 +244,21 @@ class TwoViews(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, index])
-        clean, rough, labels, phones = [], [], [], []
+        clean, rough, labels, phones, anchored = [], [], [], [], []
         for number in self.batches[index]:
             clip = self.store.clips[number]
+            samples = self.store.samples(clip)
+            if self.max_speed > 0:
+                clip, samples = faster(clip, samples, float(np.exp(rng.uniform(-1, 1) * self.max_speed)))
             lead, tail = (int(rng.uniform(0, self.max_silence) * SAMPLE_RATE) for _ in range(2))
-            samples = np.pad(self.store.samples(clip), (lead, tail))
+            samples = np.pad(samples, (lead, tail))
             samples = np.pad(samples, (0, -len(samples) % UNIT_SAMPLES))
             other = self.store.clips[int(rng.integers(len(self.store.clips)))]
             clean.append(torch.from_numpy(samples + rng.standard_normal(len(samples)).astype(np.float32) * 1e-4))
             rough.append(torch.from_numpy(perturb(samples, self.store.samples(other), rng)))
             labels.append(torch.from_numpy(frame_labels(clip, lead, len(samples))))
             phones.append(torch.tensor(clip.phones))
+            anchored.append(clip.family in self.anchored)
         stack = torch.nn.utils.rnn.pad_sequence
         return {
             "samples": stack(clean + rough, batch_first=True),
@@ -251,6 +268,7 @@ class TwoViews(Dataset):
             "labels": stack(labels, batch_first=True, padding_value=IGNORED),
             "start": torch.from_numpy(self._starts(rng, 2 * len(clean))),
             "warp": torch.from_numpy(np.exp(rng.uniform(-1, 1, len(clean)) * self.max_warp).astype(np.float32)),
+            "anchored": torch.tensor(anchored),
         }
 
     def _starts(self, rng: np.random.Generator, count: int) -> np.ndarray:

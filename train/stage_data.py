@@ -29,6 +29,8 @@ class DataConfig:
     mixture: dict[str, float] = field(default_factory=dict)
     """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture,
     thoughts_talk, thoughts_picture."""
+    questions: list[str] = field(default_factory=lambda: ["question"])
+    """Sets of units that ask the questions of the tasks ``spoken_*`` and ``thoughts_*``."""
     heard: list[str] = field(default_factory=lambda: ["question"])
     """Sets of units for ``asr``."""
     said: list[str] = field(default_factory=lambda: ["answer"])
@@ -90,7 +92,8 @@ def _from_recipe(
 ) -> StageData:
     speech = any(weight > 0 for task, weight in config.mixture.items() if task in SPEECH_TASKS)
     read = partial(
-        read_recipe, config.root, speech=speech, heard=config.heard, said=config.said, units=config.units
+        read_recipe, config.root, speech=speech, questions=config.questions, heard=config.heard, said=config.said,
+        units=config.units,
     )  # fmt: skip
     mixture = PackedMixture(
         Conversations(read("train"), processor, config.conversations),

@@ -16,14 +16,20 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soxr
+
+from data_recipes.seeding import generator
 from emova.errors import InputError
 from train.program import run_module
 from train.recordings import Recording, read_recordings
+from train.s2u_data import perturb
 
+MAX_SPEED = 0.13
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
 
 
@@ -48,11 +54,26 @@ def batches(clips: Sequence[Recording], max_samples: int) -> Iterator[list[Recor
         yield batch
 
 
-def tokenize_shard(tokenizer: Any, shard: Path, part: Path, batch_seconds: float = 40.0) -> ShardResult:
+def roughened(clips: Sequence[Recording], sample_rate: int) -> list[Recording]:
+    """The clips as others might say them elsewhere: up to a seventh faster or slower (and higher or lower), in rooms
+    and noise, the same at each call. Their units are misheard as a stranger's are."""
+    made = []
+    for number, clip in enumerate(clips):
+        rng = generator("rough", clip.key)
+        samples = soxr.resample(clip.samples, sample_rate * np.exp(rng.uniform(-MAX_SPEED, MAX_SPEED)), sample_rate)
+        babble = clips[number - 1].samples  # other speech, where there is any
+        made.append(replace(clip, samples=perturb(samples, babble, rng)))
+    return made
+
+
+def tokenize_shard(
+    tokenizer: Any, shard: Path, part: Path, rough: bool = False, batch_seconds: float = 40.0
+) -> ShardResult:
     """Write the rows of ``shard`` to ``part``, whole or not at all, in the shard's order.
 
     Args:
         tokenizer: a SpeechTokenizer.
+        rough: tokenise the clips ``roughened``.
 
     Raises:
         InputError: the shard is damaged, or too many of its clips are.
@@ -60,6 +81,8 @@ def tokenize_shard(tokenizer: Any, shard: Path, part: Path, batch_seconds: float
     import torch
 
     clips = list(read_recordings(shard, tokenizer.sample_rate))
+    if rough:
+        clips = roughened(clips, tokenizer.sample_rate)
     units: dict[str, list[int]] = {}
     for batch in batches(clips, int(batch_seconds * tokenizer.sample_rate)):
         lengths = torch.tensor([len(clip.samples) for clip in batch])
@@ -79,9 +102,9 @@ def tokenize_shard(tokenizer: Any, shard: Path, part: Path, batch_seconds: float
     return ShardResult(part, len(clips), seconds)
 
 
-def digest_of(tokenizer: Path, shard: Path) -> str:
+def digest_of(tokenizer: Path, shard: Path, rough: bool = False) -> str:
     """A name for the pair of a tokenizer's files and a shard."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"rough" if rough else b"")
     for name in ("config.json", "model.safetensors"):
         path = tokenizer / name
         if not path.is_file():
@@ -95,8 +118,8 @@ def digest_of(tokenizer: Path, shard: Path) -> str:
 _loaded: dict[str, Any] = {}
 
 
-def _job(job: tuple[str, Path, Path]) -> ShardResult:
-    folder, shard, part = job
+def _job(job: tuple[str, Path, Path, bool]) -> ShardResult:
+    folder, shard, part, rough = job
     if folder not in _loaded:
         import torch
 
@@ -104,13 +127,15 @@ def _job(job: tuple[str, Path, Path]) -> ShardResult:
 
         torch.set_num_threads(1)
         _loaded[folder] = load_tokenizer(folder)
-    return tokenize_shard(_loaded[folder], shard, part)
+    return tokenize_shard(_loaded[folder], shard, part, rough)
 
 
 def tokenize_set(
-    tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = (), folder: str = "units"
-) -> Path:
-    """Tokenise all shards of a set and join them to ``{folder}/{name}.jsonl``; returns that file.
+    tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = (), folder: str = "units",
+    rough: bool = False,
+) -> Path:  # fmt: skip
+    """Tokenise all shards of a set and join them to ``{folder}/{name}.jsonl`` (``{name}_rough.jsonl`` where they are
+    ``roughened``); returns that file.
 
     Raises:
         InputError: there are no shards, or one is damaged.
@@ -119,8 +144,10 @@ def tokenize_set(
     shards = [shard for shard in shards if not splits or shard.name[len(name) + 1 :].split("-")[0] in splits]
     if not shards:
         raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
-    parts = [data / folder / ".parts" / f"{shard.stem}.{digest_of(tokenizer, shard)}.jsonl" for shard in shards]
-    todo = [(str(tokenizer), shard, part) for shard, part in zip(shards, parts, strict=True) if not part.is_file()]
+    kept = data / folder / ".parts" / ("rough" if rough else "")
+    parts = [kept / f"{shard.stem}.{digest_of(tokenizer, shard, rough)}.jsonl" for shard in shards]
+    pairs = zip(shards, parts, strict=True)
+    todo = [(str(tokenizer), shard, part, rough) for shard, part in pairs if not part.is_file()]
     print(f"{name}: {len(shards)} shards, {len(todo)} to do", file=sys.stderr, flush=True)
     started, seconds, clips = time.monotonic(), 0.0, 0
     for done, result in enumerate(_results(todo, jobs), 1):
@@ -133,7 +160,7 @@ def tokenize_set(
             file=sys.stderr,
             flush=True,
         )
-    target = data / folder / f"{name}.jsonl"
+    target = data / folder / f"{name}{'_rough' if rough else ''}.jsonl"
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     rows = 0
     with staged.open("w", encoding="utf-8") as file:
@@ -144,14 +171,14 @@ def tokenize_set(
     os.replace(staged, target)
     current = set(parts)
     for shard in shards:  # rows of an older tokenizer
-        for old in (data / folder / ".parts").glob(f"{shard.stem}.*.jsonl"):
+        for old in kept.glob(f"{shard.stem}.*.jsonl"):
             if old not in current:
                 old.unlink()
     print(f"{target}: {rows} utterances", file=sys.stderr)
     return target
 
 
-def _results(todo: Sequence[tuple[str, Path, Path]], jobs: int) -> Iterator[ShardResult]:
+def _results(todo: Sequence[tuple[str, Path, Path, bool]], jobs: int) -> Iterator[ShardResult]:
     if jobs <= 1 or len(todo) <= 1:
         yield from map(_job, todo)
         return
@@ -173,6 +200,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", dest="splits", nargs="*", default=[], help="only these splits")
     parser.add_argument("--data", type=Path, default=Path("data/nano"), help="the recipe's folder")
     parser.add_argument("--folder", default="units", help="folder below it that the units go to (default: units)")
+    parser.add_argument("--rough", action="store_true", help="through noise, rooms, other speeds: SET_rough.jsonl")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.set_defaults(run=run)
 
@@ -180,7 +208,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     for name in arguments.sets:
-        tokenize_set(arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits, arguments.folder)
+        tokenize_set(
+            arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits, arguments.folder,
+            arguments.rough,
+        )  # fmt: skip
     return 0
 
 

@@ -17,6 +17,7 @@ from data_recipes.nano.speech import (
     SpeechPlan,
     plan_answers,
     plan_questions,
+    plan_questions_kokoro,
     plan_questions_test,
     plan_s2u,
     plan_s2u_kokoro,
@@ -124,6 +125,7 @@ def _s2u(recipe: Recipe) -> None:
 
 def _kokoro(recipe: Recipe) -> None:
     recipe.speak(plan_s2u_kokoro(recipe.lines("sentences"), recipe.plan, recipe.seed))
+    recipe.speak(plan_questions_kokoro(_all_questions(recipe), recipe.plan, recipe.seed))
 
 
 def _real(recipe: Recipe) -> None:
@@ -171,14 +173,18 @@ def _answer(recipe: Recipe) -> None:
     recipe.speak(plan_answers(_all_answers(recipe), recipe.plan, recipe.seed))
 
 
-def _question(recipe: Recipe) -> None:
+def _all_questions(recipe: Recipe) -> list[Question]:
     questions = [
         Question(
             r["id"], r["question"], r["split"], r.get("user_emotion") or "neutral", r.get("user_pitch") or "normal"
         )
         for r in recipe.lines("talk")
     ]
-    questions += [Question(r["id"], r["text"], r["split"]) for r in recipe.lines("picture_questions")]
+    return questions + [Question(r["id"], r["text"], r["split"]) for r in recipe.lines("picture_questions")]
+
+
+def _question(recipe: Recipe) -> None:
+    questions = _all_questions(recipe)
     recipe.speak(plan_questions(questions, recipe.plan, recipe.seed))
     recipe.speak(plan_questions_test(questions, recipe.plan, recipe.seed))
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_recipes.nano.shards import Item
-from data_recipes.nano.voices import FLITE_VOICES, KOKORO_VOICES, PSEUDO_VOICES
+from data_recipes.nano.voices import FLITE_VOICES, KOKORO_ALL, KOKORO_VOICES, PSEUDO_VOICES
 from data_recipes.seeding import generator
 from emova.errors import InputError
 from emova.style import EMOTIONS, PITCHES
@@ -42,6 +42,7 @@ class SpeechPlan:
         style_extra: styles of each beside neutral-normal.
         style_test: test texts, each in all 24 styles.
         question_voices: voices that ask each training question.
+        question_kokoro: training questions that Kokoro asks too, by its voices and by voices between two of them.
         question_test: (piper, festival, training-voice) renderings of held-out questions.
         answers: at most so many answers.
     """
@@ -52,6 +53,7 @@ class SpeechPlan:
     style_extra: int = 2
     style_test: int = 30
     question_voices: int = 2
+    question_kokoro: int = 1800
     question_test: tuple[int, int, int] = (340, 115, 345)
     answers: int = 20000
 
@@ -195,6 +197,22 @@ def plan_questions(questions: Sequence[Question], plan: SpeechPlan, seed: int) -
             takes[take].append(Item(key, text, voice, "question", "train", SPEECH_RATE, *how, seed, tuple(ids[text])))
     # All first takes come before all second ones, so that the first shards already hold every question.
     return [item for take in takes for item in take]
+
+
+def plan_questions_kokoro(questions: Sequence[Question], plan: SpeechPlan, seed: int) -> list[Item]:
+    """Some training questions in natural voices, half of them between two of a gender, so that few voices are many."""
+    ids = _ids((q.id, q.text) for q in questions if q.split == "train")
+    items = []
+    for number, text in enumerate(_sample(list(ids), plan.question_kokoro, "question-kokoro", seed)):
+        rng = generator("question-kokoro", seed, text)
+        voice = _pick(rng, KOKORO_ALL)
+        if rng.random() < 0.5:
+            voice += "+" + _pick(rng, [other for other in KOKORO_ALL if other != voice and other[1] == voice[1]])
+        key = f"question_kokoro_{number:06d}"
+        items.append(
+            Item(key, text, f"kokoro/{voice}", "question_kokoro", "train", SPEECH_RATE, seed=seed, ids=tuple(ids[text]))
+        )
+    return items
 
 
 def plan_questions_test(questions: Sequence[Question], plan: SpeechPlan, seed: int) -> list[Item]:

@@ -4,7 +4,8 @@ Families: ``hibari`` (the two canonical voices, and pseudo-voices made by rule),
 ``piper`` and ``festival`` are held out: nothing may train on them.
 
 A voice is named by a string, which goes into every record: ``hibari/female``, ``hibari/male``, ``hibari/p07``,
-``kokoro/am_adam``, ``flite/slt``, ``piper/joe``, ``festival/kal_diphone``.
+``kokoro/am_adam``, ``kokoro/af_bella+bf_emma`` (a voice between two), ``flite/slt``, ``piper/joe``,
+``festival/kal_diphone``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ FESTIVAL_VOICES = {"kal_diphone": "male", "ked_diphone": "male", "cmu_us_slt_arc
 KOKORO_VOICES = (
     "af_alloy", "af_bella", "af_jessica", "af_nova", "af_river", "af_sarah", "am_adam", "am_echo", "am_eric", "am_liam",
     "am_michael", "am_onyx", "am_puck", "bf_emma", "bm_george",
+)  # fmt: skip
+KOKORO_ALL = (
+    *KOKORO_VOICES, "af_aoede", "af_heart", "af_kore", "af_nicole", "af_sky", "am_fenrir", "am_santa", "bf_alice",
+    "bf_isabella", "bf_lily", "bm_daniel", "bm_fable", "bm_lewis",
 )  # fmt: skip
 _LEVEL = 0.05
 
@@ -132,7 +137,9 @@ class Voices:
     def _kokoro_speak(self, name: str, text: str) -> tuple[np.ndarray, int]:
         session, vocabulary = self._kokoro
         ids = [vocabulary[symbol] for symbol in phonemes(text) if symbol in vocabulary]
-        rows = np.fromfile(self.sources / "kokoro" / "voices" / f"{name}.bin", np.float32).reshape(-1, 256)
+        folder = self.sources / "kokoro" / "voices"
+        between = [np.fromfile(folder / f"{one}.bin", np.float32).reshape(-1, 256) for one in name.split("+")]
+        rows = np.mean(between, axis=0)
         feed = {
             "tokens": np.asarray([[0, *ids, 0]], np.int64),
             "style": rows[min(len(ids), len(rows) - 1)][None],

@@ -21,8 +21,8 @@ from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
 from train.engine import RunConfig
-from train.s2u import S2UTrainConfig, S2UTraining, phone_errors, train, warp_matrix
-from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, frame_labels, perturb
+from train.s2u import S2UTrainConfig, S2UTraining, hide_bands, phone_errors, train, warp_matrix
+from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, faster, frame_labels, perturb
 
 TINY = S2UConfig(
     stages=[
@@ -104,6 +104,47 @@ def test_perturbed_speech_keeps_its_time_axis() -> None:
         out = perturb(click, rng.standard_normal(3000).astype(np.float32) * 0.1, rng)
         assert out.shape == click.shape and np.isfinite(out).all() and np.abs(out).max() <= 1
         assert abs(int(np.abs(out).argmax()) - 8000) < 160
+
+
+def test_faster_speech_is_shorter_and_higher_and_its_phones_stay_on_it() -> None:
+    times = np.arange(16000) / 16000
+    tone = np.where(times < 0.5, 0.0, np.sin(2 * np.pi * 400 * times)).astype(np.float32)
+    clip = Clip("k", 0, 0, 16000, (5, 7), ((5, 0, 8000), (7, 8000, 16000)), "f", "v")
+    quick, samples = faster(clip, tone, 1.25)
+    assert quick.length == len(samples) == 12800 and quick.alignment == ((5, 0, 6400), (7, 6400, 12800))
+    assert np.abs(samples[:6000]).max() < 0.05 < np.abs(samples[6800:]).max()
+    spectrum = np.abs(np.fft.rfft(samples[6800:11800]))
+    assert abs(np.argmax(spectrum) * 16000 / 5000 - 500) < 10  # Hz
+    unknown, _ = faster(Clip("k", 0, 0, 16000, (5,), None, "f", "v"), tone, 0.8)
+    assert unknown.alignment is None and unknown.length == 20000
+
+
+def test_hidden_bands_are_few_and_the_rest_stays() -> None:
+    mel = torch.randn(64, 80, 5)
+    hidden = (hide_bands(mel, 10) != mel).any(-1).sum(-1)
+    assert int(hidden.max()) <= 20 and bool(hidden.any())
+
+
+def test_an_anchor_holds_the_units_of_its_families(shards: str, tmp_path: Path) -> None:
+    store = ClipStore([shards], tmp_path / "cache")
+    model, anchor = S2UTokenizer(TINY), S2UTokenizer(TINY)
+    anchor.load_state_dict(model.state_dict())
+    training = S2UTraining(model, S2UTrainConfig(), anchor)
+    before = {name: value.clone() for name, value in anchor.state_dict().items()}
+    batch = TwoViews(store, [1.0], 1, 6.0, seed=0, anchored=["one"])[0]
+    assert batch["anchored"].any() and not batch["anchored"].all()
+    training.eval()
+    terms = training(**batch)
+    assert float(terms["anchor"]) < 1e-6 and float(terms["units_kept"]) == 1.0  # it is where it began
+    training.train()
+    training(**batch)["loss"].backward()
+    assert all(torch.equal(value, before[name]) for name, value in anchor.state_dict().items())
+    assert not any(name.startswith("anchor") for name in training.state_dict())
+    with torch.no_grad():
+        model.project.linear.weight.neg_()
+    moved = training.eval()(**batch)
+    assert float(moved["anchor"]) > 0.1 and float(moved["loss"].detach()) > float(moved["anchor"])
+    assert "anchor" not in training(**batch | {"anchored": torch.zeros_like(batch["anchored"])})
 
 
 def test_warping_by_one_changes_nothing_and_moves_formants_otherwise() -> None:
