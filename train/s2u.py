@@ -117,7 +117,10 @@ class S2UTraining(nn.Module):
         vectors_BUC = model.project(hidden_BUD, inside_BU)
         codes_BUC, indices_BU = model.quantizer(vectors_BUC)
         logits = model.phone_decoder(codes_BUC, units_B)
-        wide = self.wide_head(hidden_BUD).unflatten(-1, (-1, 2 * NUM_CLASSES)).flatten(1, 2)
+        config, ramp = self.weights, (self.steps / max(1, self.weights.ramp)).clamp(max=1)
+        # Behind a trained encoder the head is new: what it gets wrong at first must not teach the encoder.
+        seen_BUD = hidden_BUD.detach().lerp(hidden_BUD, ramp) if config.start_from else hidden_BUD
+        wide = self.wide_head(seen_BUD).unflatten(-1, (-1, 2 * NUM_CLASSES)).flatten(1, 2)
         wide_ctc, wide_frame = wide.chunk(2, dim=-1)
         labels = labels.repeat(2, 1)
         known = labels != IGNORED
@@ -139,7 +142,6 @@ class S2UTraining(nn.Module):
         terms |= self._anchored(mel_BMF[:pairs], units_B[:pairs], start[:pairs], bounded_BUC[:pairs], anchored)
         correlation = torch.corrcoef(vectors_BUC[inside_BU].T)
         terms["redundancy"] = (correlation - torch.eye(len(correlation))).square().mean()
-        config, ramp = self.weights, (self.steps / max(1, self.weights.ramp)).clamp(max=1)
         self.steps += int(self.training)
         loss = (0.2 + 0.8 * ramp) * terms["ctc"] + ramp * config.consistency_weight * terms["consistency"]
         loss = loss + config.redundancy_weight * terms["redundancy"] + config.wide_weight * terms["wide_ctc"]

@@ -53,7 +53,7 @@ class SpeechPlan:
     style_extra: int = 2
     style_test: int = 30
     question_voices: int = 2
-    question_kokoro: int = 1800
+    question_kokoro: int = 1200
     question_test: tuple[int, int, int] = (340, 115, 345)
     answers: int = 20000
 
