@@ -162,7 +162,7 @@ class Assistant:
     def transcribing(self, units: list[int]) -> tuple[Prompt, Grammar]:
         """What to ask, and what may come, to write down speech units. Raises: InputError: too many units."""
         content = [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
-        return self._text_task([{"role": "user", "content": content}])
+        return self._text_task([{"role": "user", "content": content}], transcribes=True)
 
     def reading(self, text: str) -> list[tuple[Prompt, Grammar]]:
         """What to ask, and what may come, to read each sentence of ``text`` aloud.
@@ -182,11 +182,13 @@ class Assistant:
         reader = PieceReader(self.table)
         return "".join(piece for token in tokens for piece in reader.read(token) if isinstance(piece, str))
 
-    def _text_task(self, messages: list[dict[str, Any]], max_tokens: int | None = None) -> tuple[Prompt, Grammar]:
+    def _text_task(
+        self, messages: list[dict[str, Any]], max_tokens: int | None = None, transcribes: bool = False
+    ) -> tuple[Prompt, Grammar]:
         prompt = self._prompt(messages)
         room = self._room(len(prompt.ids), 32)
         limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room - 4)
-        return prompt, text_grammar(self.table, limit)
+        return prompt, text_grammar(self.table, limit, transcribes)
 
     def _write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
         for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):

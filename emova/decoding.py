@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from emova.grammar import Grammar
+from emova.heard_text import HeardText, JointSampler
 from emova.sampling import Sampler, Sampling
 
 
@@ -31,11 +33,16 @@ class Prompt:
 
 @dataclass
 class Context:
-    """What the model has read so far; ``waiting`` was written but not yet fed."""
+    """What the model has read so far; ``waiting`` was written but not yet fed.
+
+    Attributes:
+        heard: what CTC reads in the last speech that was heard; None where the model was not taught to.
+    """
 
     cache: Any
     length: int = 0
     waiting: list[int] = field(default_factory=list)
+    heard: HeardText | None = None
 
     def mark(self) -> tuple[int, tuple[int, ...]]:
         """A point to go back to."""
@@ -46,7 +53,20 @@ class Context:
         length, waiting = mark
         if length < self.length:
             self.cache.crop(length - self.length)
+            if self.heard is not None:
+                self.heard.rewind(length)
         self.length, self.waiting = length, list(waiting)
+
+
+def new_heard_text(config: Any) -> HeardText | None:
+    """For a new context of the model with this EmovaConfig."""
+    first = config.speech_first_token_id
+    return HeardText((first, first + config.speech_codebook_size)) if config.heard_text_layer else None
+
+
+def ctc_log_probs(scores_TV: Tensor, blank: int) -> np.ndarray:
+    """``[T, C]`` of the head's scores at heard positions; the text's tokens lie below the blank."""
+    return scores_TV[:, : blank + 1].float().log_softmax(-1).cpu().numpy()
 
 
 class Decoder:
@@ -64,7 +84,7 @@ class Decoder:
         """An empty context."""
         from transformers import DynamicCache
 
-        return Context(DynamicCache(config=self.model.config.text_config))
+        return Context(DynamicCache(config=self.model.config.text_config), heard=new_heard_text(self.model.config))
 
     @torch.inference_mode()
     def feed(self, context: Context, prompt: Prompt) -> Tensor:
@@ -79,13 +99,22 @@ class Decoder:
                 "pixel_values": prompt.pixel_values.to(device),
                 "image_grids": torch.tensor(grids, device=device),
             }
+        heard = context.heard
+        listens = heard is not None and heard.awaits(prompt.ids)
         output = self.model(
             input_ids=torch.tensor([ids], device=device),
             past_key_values=context.cache,
             use_cache=True,
             logits_to_keep=1,
+            output_hidden_states=listens,
             **pictures,
         )
+        if heard is not None and listens:
+            config = self.model.config
+            middle_ND = output.hidden_states[config.heard_text_layer][0, len(context.waiting) :]
+            normed_ND = self.model.model.language_model.norm(middle_ND)
+            log_probs = lambda part: ctc_log_probs(self.model.lm_head(normed_ND[part]), config.pad_token_id)  # noqa: E731
+            heard.take(prompt.ids, context.length + len(context.waiting), log_probs)
         context.length += len(ids)
         context.waiting = []
         return output.logits[0, -1].float()
@@ -104,10 +133,10 @@ class Decoder:
         if grammar.done:
             return
         scores = self.feed(context, Prompt((*prompt.ids, *certain), prompt.pixel_values, prompt.image_grids))
-        sampler = Sampler(sampling, len(scores))
+        sampler = JointSampler(Sampler(sampling, len(scores)), context.heard)
         while True:
             allowed = grammar.allowed()
-            token = sampler.choose(scores.cpu().numpy()[allowed], allowed, grammar.kind)
+            token = sampler.choose(scores.cpu().numpy()[allowed], allowed, grammar)
             grammar.advance(token)
             certain = [token, *grammar.take_forced()]
             # What is written counts as read even if the one who listens stops here.

@@ -250,14 +250,17 @@ class FreeText:
     Args:
         max_tokens: after so many tokens the text is finished (to the end of a character) and closed.
         min_tokens: so many tokens come before it may be closed.
+        transcribes: it is what was just heard.
     """
 
     kind: Kind = "text"
 
     def __init__(
-        self, table: TokenTable, closer: int, *, json_string: bool, max_tokens: int, min_tokens: int = 0
-    ) -> None:
+        self, table: TokenTable, closer: int, *, json_string: bool, max_tokens: int, min_tokens: int = 0,
+        transcribes: bool = False,
+    ) -> None:  # fmt: skip
         assert 0 <= min_tokens <= max_tokens
+        self.transcribes = transcribes
         self.table, self.closer, self.json_string = table, closer, json_string
         self.max_tokens, self.min_tokens = max_tokens, min_tokens
         self.tokens: list[int] = []
@@ -370,6 +373,12 @@ class Grammar:
     def kind(self) -> Kind:
         """What the next token is part of."""
         return self._segments[0].kind
+
+    @property
+    def transcript_closer(self) -> int | None:
+        """The token that ends the transcript that is being written; None if none is."""
+        segment = self._segments[0]
+        return segment.closer if isinstance(segment, FreeText) and segment.transcribes else None
 
     def allowed(self) -> np.ndarray:
         """The ids among which the model chooses the next token."""

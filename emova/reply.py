@@ -215,7 +215,8 @@ class JsonReply:
         skeleton = [table.encode(self._before(index)) for index in range(len(KEYS))]
         transcript: Segment
         if wish.transcript is None:
-            transcript = FreeText(table, table.quote, json_string=True, max_tokens=limits.max_transcript_tokens)
+            most = limits.max_transcript_tokens
+            transcript = FreeText(table, table.quote, json_string=True, max_tokens=most, transcribes=True)
         else:
             transcript = Fixed([*table.encode(_inside(wish.transcript)), table.quote])
         text = FreeText(table, table.quote, json_string=True, max_tokens=limits.max_text_tokens, min_tokens=1)
@@ -237,9 +238,10 @@ class JsonReply:
 
 
 # --- the two single tasks ---------------------------------------------------------------------------------------------
-def text_grammar(table: TokenTable, max_tokens: int) -> Grammar:
-    """A plain answer: text up to the end of turn."""
-    return Grammar([FreeText(table, table.end_of_turn, json_string=False, max_tokens=max_tokens)])
+def text_grammar(table: TokenTable, max_tokens: int, transcribes: bool = False) -> Grammar:
+    """A plain answer, or a transcript: text up to the end of turn."""
+    closer = table.end_of_turn
+    return Grammar([FreeText(table, closer, json_string=False, max_tokens=max_tokens, transcribes=transcribes)])
 
 
 def speech_grammar(table: TokenTable, text: str, max_units: int) -> Grammar:

@@ -201,6 +201,8 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             f"heard_text.layer={config.heard_text.layer}: the language model has {depth} layers and the loss is taken "
             f"before the last; give 1 to {depth - 1}, or heard_text.weight=0"
         )
+    if config.heard_text.weight > 0:
+        model.config.heard_text_layer = config.heard_text.layer
     model.set_attn_implementation(choose_attention(config.attention))
     use_liger(model, config.liger)
     if config.gradient_checkpointing:

@@ -30,6 +30,8 @@ class EmovaConfig(PreTrainedConfig):
         token_count: tokens in use; rows of the embedding above it are padding and never predicted.
         always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
+        heard_text_layer: CTC reads what is said from the hidden states after so many layers (``emova.heard_text``);
+            0 where the model was not taught so.
     """
 
     model_type = "emova"
@@ -52,6 +54,7 @@ class EmovaConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     always_run_vision: bool = False
+    heard_text_layer: int = 0
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emova.decoding import Context, Decoder, Prompt
+from emova.decoding import Context, Decoder, Prompt, new_heard_text
 from emova.errors import InputError
 from emova.grammar import Grammar
+from emova.heard_text import JointSampler
 from emova.sampling import Sampler, Sampling
 from emova.streaming.llama import KVCache, Llama
 
@@ -71,6 +72,29 @@ class Engine:
         mask_BT = torch.tensor([prompt.ids], device=device) == self.model.config.image_token_id
         return scatter_images(embeddings[None], mask_BT, features)[0]
 
+    def new_context(self) -> Context:
+        """An empty context with a cache of its own."""
+        return Context(self.new_cache(), heard=new_heard_text(self.model.config))
+
+    @torch.inference_mode()
+    def feed(self, context: Context, prompt: Prompt) -> Tensor:
+        """Read ``prompt`` after what waits, if there is anything; the hidden state ``[1, D]`` after it."""
+        reading = self.reading(context, prompt)
+        hidden = reading.left
+        while len(reading.left):
+            hidden = self.llama.forward([(context.cache, reading.take(self.config.prefill_chunk))])
+            reading.hear(self.llama)
+        return hidden
+
+    def reading(self, context: Context, prompt: Prompt, forced: Sequence[int] = ()) -> Reading:
+        """What waits in the context, ``prompt`` and ``forced``, about to be read."""
+        ids = (*context.waiting, *prompt.ids, *forced)
+        embeddings = self.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
+        assert len(embeddings) <= context.cache.room
+        unheard = [-1] * len(context.waiting)
+        context.waiting = []
+        return Reading(context, embeddings, (*unheard, *prompt.ids, *[-1] * len(forced)))
+
     @torch.inference_mode()
     def read(self, cache: KVCache, embeddings: Tensor) -> Tensor:
         """Read ``[T, D]`` (T >= 1) in chunks; the hidden state ``[1, D]`` after the last position."""
@@ -87,10 +111,11 @@ class Engine:
         """
         rows = [(writer.context.cache, writer.take_input(self.config.prefill_chunk)) for writer in writers]
         hidden = self.llama.forward(rows)
+        for writer in writers:
+            writer.reading.hear(self.llama)
         # Those that choose among the same set share one product with the head.
         groups: dict[int, list[int]] = {}
         for index, writer in enumerate(writers):
-            writer.context.length = writer.context.cache.length
             if writer.ready:
                 groups.setdefault(id(writer.choices()), []).append(index)
         for indices in groups.values():
@@ -102,21 +127,52 @@ class Engine:
 
 
 @dataclass
+class Reading:
+    """What is being read into a context.
+
+    Attributes:
+        left: ``[T, D]`` what is still to be read.
+        ids: ``[T]`` its tokens, as far as they may be heard speech; none where nothing is.
+    """
+
+    context: Context
+    left: Tensor
+    ids: tuple[int, ...] = ()
+    _taken: tuple[int, ...] = ()
+
+    def take(self, most: int) -> Tensor:
+        """The next positions, for the model's forward pass."""
+        taken, self.left = self.left[:most], self.left[most:]
+        self._taken, self.ids = self.ids[:most], self.ids[most:]
+        heard = self.context.heard
+        self.context.cache.listening = heard is not None and heard.awaits(self._taken)
+        return taken
+
+    def hear(self, llama: Llama) -> None:
+        """The forward pass was made: keep what was heard."""
+        cache, heard = self.context.cache, self.context.heard
+        position, self.context.length = self.context.length, cache.length
+        if heard is not None and cache.listening:
+            middle_TD, cache.middle, cache.listening = cache.middle, None, False
+            heard.take(self._taken, position, lambda part: llama.heard(middle_TD[part]))
+
+
+@dataclass
 class Writer:
     """One reply that is being written.
 
     Attributes:
         context: what was read; its cache must belong to this writer alone.
         grammar: what may come.
-        input: ``[T, D]`` what is still to be read before the next choice.
+        reading: what is still to be read before the next choice.
         written: tokens that are certain and were not taken yet.
         error: why it stopped early.
     """
 
     context: Context
     grammar: Grammar
-    sampler: Sampler
-    input: Tensor
+    sampler: JointSampler
+    reading: Reading
     written: list[int] = field(default_factory=list)
     error: Exception | None = None
     _choices: Any = None
@@ -125,15 +181,11 @@ class Writer:
     def start(cls, engine: Engine, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling) -> Writer:
         """A reply after ``prompt``; what waits in the context and what the grammar forces is read with it."""
         forced = grammar.take_forced()
-        sampler = Sampler(sampling, engine.llama.token_count)
+        sampler = JointSampler(Sampler(sampling, engine.llama.token_count), context.heard)
         if grammar.done:
             context.waiting = [*context.waiting, *prompt.ids, *forced]
-            return cls(context, grammar, sampler, engine.llama.embed([]), forced)
-        ids = (*context.waiting, *prompt.ids, *forced)
-        embeddings = engine.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
-        assert len(embeddings) <= context.cache.room
-        context.waiting = []
-        return cls(context, grammar, sampler, embeddings, forced)
+            return cls(context, grammar, sampler, Reading(context, engine.llama.embed([])), forced)
+        return cls(context, grammar, sampler, engine.reading(context, prompt, forced), forced)
 
     @property
     def done(self) -> bool:
@@ -143,13 +195,12 @@ class Writer:
     @property
     def ready(self) -> bool:
         """Whether everything is read, so that a token can be chosen."""
-        return not len(self.input)
+        return not len(self.reading.left)
 
     def take_input(self, most: int) -> Tensor:
         """The next positions to read."""
-        taken, self.input = self.input[:most], self.input[most:]
         self._choices = None
-        return taken
+        return self.reading.take(most)
 
     def choices(self) -> Any:
         """The ids that are allowed now."""
@@ -160,7 +211,7 @@ class Writer:
     def choose(self, scores: Any, llama: Llama) -> None:
         """Take the next token, and all that follow from it without a choice."""
         try:
-            token = self.sampler.choose(scores, self.choices(), self.grammar.kind)
+            token = self.sampler.choose(scores, self.choices(), self.grammar)
         except InputError as error:
             self.error = error
             return
@@ -170,7 +221,7 @@ class Writer:
         # The last tokens are read with whatever comes next; until then they wait.
         self.context.waiting = certain
         if not self.grammar.done:
-            self.input = llama.embed(certain)
+            self.reading = Reading(self.context, llama.embed(certain))
             if len(certain) > self.context.cache.room:
                 self.error = InputError("the reply: the model's context is full; start a new conversation")
 
@@ -190,18 +241,12 @@ class EngineDecoder:
 
     def new_context(self) -> Context:
         """An empty context."""
-        return Context(self.engine.new_cache())
+        return self.engine.new_context()
 
     @torch.inference_mode()
     def feed(self, context: Context, prompt: Prompt) -> Tensor:
         """Read ``prompt`` after what waits; the scores ``[V]`` of the next token."""
-        ids = (*context.waiting, *prompt.ids)
-        assert ids and len(ids) <= context.cache.room
-        hidden = self.engine.read(
-            context.cache, self.engine.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
-        )
-        context.length, context.waiting = context.cache.length, []
-        return self.engine.llama.scores(hidden)[0]
+        return self.engine.llama.scores(self.engine.feed(context, prompt))[0]
 
     def write(self, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling) -> Iterator[list[int]]:
         """Let the model write one reply after ``prompt``; yields tokens as they are certain, forced ones in one go.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emova.decoding import ctc_log_probs
 from emova.errors import InputError
 from emova.streaming.native import LANES, MOST_SEQUENCES, NativeLlama, library
 from emova.streaming.replay import ReplayedStep
@@ -38,6 +39,10 @@ class KVCache:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
         self.length = 0
+        self.listening = False
+        """Whether the next positions may be heard speech: their ``middle`` is kept then."""
+        self.middle: Tensor | None = None
+        """``[T, D]``, after the layers that CTC reads; see ``emova.heard_text``."""
         self.replay: ReplayedStep | None = None
 
     @property
@@ -135,6 +140,8 @@ class Llama:
         self.eps: float = config.rms_norm_eps
         self.max_length: int = config.max_position_embeddings
         self.token_count: int = model.config.token_count
+        self.heard_layer: int = model.config.heard_text_layer
+        self.blank: int = model.config.pad_token_id or 0
         self.embedding = language_model.embed_tokens.weight.detach()
         self.norm = language_model.norm.weight.detach()
         pair = torch.arange(self.width).view(2, -1).T.flatten()
@@ -163,7 +170,7 @@ class Llama:
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """``[T, D]``"""
-        return self.embedding[torch.as_tensor(ids, device=self.embedding.device)]
+        return self.embedding[torch.as_tensor(ids, dtype=torch.long, device=self.embedding.device)]
 
     @torch.inference_mode()
     def forward(self, sequences: Sequence[tuple[KVCache, Tensor]], every: bool = False) -> Tensor:
@@ -177,11 +184,11 @@ class Llama:
             return self._read(sequences, every)
         # Sequences of one new position go together; those that read more go by themselves, so that nobody's scores
         # depend on who else is there.
-        steps = [index for index, (_, new) in enumerate(sequences) if len(new) == 1]
+        steps = [index for index, (cache, new) in enumerate(sequences) if len(new) == 1 and not cache.listening]
         hidden = [self._step([sequences[index] for index in steps])] if steps else []
         if len(steps) == len(sequences):
             return hidden[0]
-        others = [index for index in range(len(sequences)) if len(sequences[index][1]) > 1]
+        others = [index for index in range(len(sequences)) if index not in steps]
         hidden += [self._read([sequences[index]], every) for index in others]
         if len(hidden) == 1:
             return hidden[0]
@@ -219,6 +226,9 @@ class Llama:
                 mixed.append(self._attend(cache, index, start, qk[new], v_NKC[new], mask))
                 first += count
             x_ND = self.feed_forward(layer, x_ND + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed)))
+            if index + 1 == self.heard_layer:
+                for cache, middle_TD in zip(caches, x_ND.split(counts), strict=True):
+                    cache.middle = middle_TD if cache.listening else None
         for cache, count in zip(caches, counts, strict=True):
             cache.length += count
         if not every and len(sequences) == 1:
@@ -286,6 +296,11 @@ class Llama:
                 return self._few(hidden_ND, ids)
         scores = self._head_rows(hidden_ND, rows.start, rows.stop)
         return scores if rows.places is None else scores[:, rows.places]
+
+    @torch.inference_mode()
+    def heard(self, middle_TD: Tensor) -> np.ndarray:
+        """``[T, C]`` what CTC reads at positions of heard speech, from a cache's ``middle`` there."""
+        return ctc_log_probs(self._head_rows(self.normalise(middle_TD, self.norm), 0, self.blank + 1), self.blank)
 
     def _head_rows(self, hidden_ND: Tensor, start: int, stop: int) -> Tensor:
         if self.native is not None and len(hidden_ND) <= MOST_SEQUENCES:

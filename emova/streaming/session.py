@@ -47,7 +47,7 @@ class Session:
         self.telling: Telling | None = None
         self._queue: deque[SessionEvent] = deque()
         self._turns: list[Turn] = []
-        self._context = Context(hub.engine.new_cache())
+        self._context = hub.engine.new_context()
         self._question = Question(hub.assistant)
         self._asked = Prompt(())
         self._mark = self._context.mark()
@@ -227,11 +227,7 @@ class Session:
         return Prompt(rendered.ids[:-1])  # without the generation prompt
 
     def _append(self, prompt: Prompt) -> None:
-        ids = (*self._context.waiting, *prompt.ids)
-        if ids:
-            embeddings = self.hub.engine.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
-            self.hub.engine.read(self._context.cache, embeddings)
-            self._context.length, self._context.waiting = self._context.cache.length, []
+        self.hub.engine.feed(self._context, prompt)
 
     def _forget_question(self) -> None:
         self._context.rewind(self._mark)

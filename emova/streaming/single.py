@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from emova.decoding import Context, Prompt
+from emova.decoding import Prompt
 from emova.errors import InputError
 from emova.grammar import Grammar
 from emova.streaming.engine import Writer
@@ -22,8 +22,7 @@ class SingleTask:
         self.hub = hub
         self.touched = hub.clock()
         self.closed = False
-        context = Context(hub.engine.new_cache())
-        self.writer = Writer.start(hub.engine, context, prompt, grammar, hub.assistant.config.sampling)
+        self.writer = Writer.start(hub.engine, hub.engine.new_context(), prompt, grammar, hub.assistant.config.sampling)
         self._queue: deque[int] = deque(self.writer.take_written())
 
     @property

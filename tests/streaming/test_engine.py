@@ -135,7 +135,9 @@ def test_the_compiled_attention_equals_torch(heads: int, kv_heads: int) -> None:
         parameter.copy_((parameter * (4 if parameter.dim() > 1 else 1)).half())
     language = SimpleNamespace(language_model=lm.model)
     model = SimpleNamespace(
-        config=SimpleNamespace(text_config=text, token_count=64), model=language, lm_head=lm.lm_head
+        config=SimpleNamespace(text_config=text, token_count=64, heard_text_layer=0, pad_token_id=0),
+        model=language,
+        lm_head=lm.lm_head,
     )
     hidden = []
     for llama in (Llama(model, native=False), Llama(model, half_cache=False), Llama(model)):
@@ -341,7 +343,7 @@ def test_one_damaged_session_leaves_the_others(lively_model, table) -> None:
         t for ts in decoder.write(decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY) for t in ts
     ]
     engine.step([good, bad])
-    bad.input = torch.full_like(bad.input, float("nan"))
+    bad.reading.left = torch.full_like(bad.reading.left, float("nan"))
     while not good.done:
         engine.step([writer for writer in (good, bad) if not writer.done])
     assert isinstance(bad.error, InputError) and "damaged" in str(bad.error)

@@ -202,7 +202,7 @@ def test_planted_faults_stay_in_their_session(assistant, hub, monkeypatch) -> No
     next(reader)
 
     events = session.ask("Hello.")
-    session.writer.input = session.writer.input * float("nan")
+    session.writer.reading.left = session.writer.reading.left * float("nan")
     *_, failed = events
     assert isinstance(failed, Failed) and "damaged" in failed.message
 

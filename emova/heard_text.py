@@ -1,0 +1,184 @@
+"""A transcript is chosen by two readers: the language model, which knows what people say, and CTC over the heard units,
+which knows what was said (Watanabe et al. 2017, Hybrid CTC/Attention Architecture for End-to-End Speech Recognition).
+
+CTC reads the hidden states of a middle layer at the heard units through the vocabulary's head; ``train.heard_text``
+teaches it. It is read along with the prompt and asked for each token of a transcript; of answers it knows nothing.
+
+Shape letters: T positions of a stretch of heard speech, C text tokens and the blank (the last), K candidates, A allowed
+ids, N positions of a piece of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from emova.grammar import Grammar
+from emova.sampling import Sampler
+
+CANDIDATES = 12
+"""So many of the language model's best tokens are heard out."""
+_NEVER = -1e30
+UNHEARD = -30.0
+"""CTC's log-probability of what it did not hear at all: it may be outvoted."""
+
+
+class HeardText:
+    """CTC's log-probabilities over the last stretch of heard units and the position after it, in a model's context.
+
+    Args:
+        units: the first unit's token id, and the id after the last one's.
+    """
+
+    def __init__(self, units: tuple[int, int]) -> None:
+        self._units = units
+        self._rows: list[np.ndarray] = []
+        self._start = self._end = 0  # positions in the context
+        self._open = False  # whether the last position was a unit, so that the stretch may go on
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def awaits(self, ids: Sequence[int]) -> bool:
+        """Whether ``ids``, read now, may be part of a stretch."""
+        first, end = self._units
+        return self._open or any(first <= token < end for token in ids)
+
+    def take(self, ids: Sequence[int], position: int, read: Callable[[slice], np.ndarray]) -> None:
+        """Take what was read.
+
+        Args:
+            ids: ``[N]`` the tokens of a prompt's piece; -1 for what is not to be heard.
+            position: of the first of them in the context.
+            read: gives the log-probabilities ``[T, C]`` of a slice of them.
+        """
+        first, end = self._units
+        stop = next((at for at in range(len(ids), 0, -1) if first <= ids[at - 1] < end), 0)
+        start = next((at for at in range(stop, 0, -1) if not first <= ids[at - 1] < end), 0)
+        follows = self._open and position + start == self._end and start == 0
+        if stop == 0 and not follows:
+            self._open = False
+            return
+        if not follows:
+            self._rows, self._start = [], position + start
+        behind = min(stop + 1, len(ids))  # the position after the last unit belongs to it, as in training
+        self._rows.append(read(slice(start, behind)))
+        self._end, self._open = position + behind, behind == stop
+
+    def rewind(self, length: int) -> None:
+        """Forget the context's positions from ``length`` on."""
+        if length < self._end:
+            kept = max(0, length - self._start)
+            rows = self.log_probs[:kept]
+            self._rows = [rows] if kept else []
+            self._end, self._open = self._start + kept, kept > 0
+
+    @property
+    def log_probs(self) -> np.ndarray:
+        """``[T, C]``"""
+        if len(self._rows) > 1:
+            self._rows = [np.concatenate(self._rows)]
+        return self._rows[0] if self._rows else np.zeros((0, 0), dtype=np.float32)
+
+
+class CtcPrefix:
+    """How well a growing text fits what was heard: CTC's probability that the text begins so, or is this.
+
+    Args:
+        log_probs_TC: the last class is the blank.
+    """
+
+    def __init__(self, log_probs_TC: np.ndarray) -> None:
+        self._log_probs = log_probs_TC
+        blank_T = log_probs_TC[:, -1].astype(np.float64)
+        self._blank_sums = np.concatenate([[0.0], np.cumsum(blank_T)])
+        # Of all alignments of the text with what was heard up to t, those that end in a blank, and in its last token.
+        self._in_blank = self._blank_sums.copy()
+        self._in_token = np.full(len(blank_T) + 1, -np.inf)
+        self._last = -1
+        self._total = 0.0  # log-probability that the text begins so
+
+    def _before(self, token: int) -> np.ndarray:
+        """``[T]`` alignments of the text up to t, after which ``token`` may come: a repeat needs a blank before it."""
+        ends = self._in_blank if token == self._last else np.logaddexp(self._in_blank, self._in_token)
+        return ends[:-1]
+
+    def _begins(self, tokens: Sequence[int]) -> np.ndarray:
+        """``[K]`` log-probabilities that the text begins so and goes on with each of ``tokens``."""
+        before_KT = np.broadcast_to(self._before(-1), (len(tokens), len(self._log_probs)))
+        if self._last in tokens:
+            before_KT = np.stack([self._before(token) for token in tokens])
+        paths_KT = before_KT + self._log_probs[:, list(tokens)].T
+        highest_K1 = np.maximum(paths_KT.max(axis=1, keepdims=True), _NEVER)
+        with np.errstate(divide="ignore"):
+            return np.log(np.exp(paths_KT - highest_K1).sum(axis=1)) + highest_K1[:, 0]
+
+    def next(self, tokens: Sequence[int]) -> np.ndarray:
+        """``[K]`` log-probabilities of each of ``tokens`` after the text so far."""
+        if self._total == -np.inf:  # more text than there is room for in what was heard: CTC has no opinion
+            return np.zeros(len(tokens))
+        return self._begins(tokens) - self._total
+
+    def end(self) -> float:
+        """The log-probability that nothing follows."""
+        if self._total == -np.inf:
+            return 0.0
+        return float(np.logaddexp(self._in_blank[-1], self._in_token[-1]) - self._total)
+
+    def advance(self, token: int) -> None:
+        """The text goes on with ``token``."""
+        self._total = float(self._begins([token])[0])
+        before_T = self._before(token)
+        # Both recurrences, x[t] = logaddexp(x[t - 1], y[t]) + z[t], are a running sum once z is taken out.
+        sums = np.concatenate([[0.0], np.cumsum(self._log_probs[:, token], dtype=np.float64)])
+        in_token = np.logaddexp.accumulate(before_T - sums[:-1]) + sums[1:]
+        self._in_token = np.concatenate([[-np.inf], in_token])
+        in_blank = np.logaddexp.accumulate(self._in_token[:-1] - self._blank_sums[:-1]) + self._blank_sums[1:]
+        self._in_blank = np.concatenate([[-np.inf], in_blank])
+        self._last = token
+
+
+class JointSampler:
+    """Chooses tokens for one reply; those of a transcript together with what was heard.
+
+    Args:
+        sampler: of the reply.
+        heard: of the context that the reply is written in; None where the model was not taught to read it.
+    """
+
+    def __init__(self, sampler: Sampler, heard: HeardText | None) -> None:
+        self._sampler, self._heard = sampler, heard
+        self._weight = sampler.sampling.heard_weight
+        self._prefix: CtcPrefix | None = None
+
+    def choose(self, scores: np.ndarray, allowed: np.ndarray, grammar: Grammar) -> int:
+        """One of ``allowed`` ``[A]``, whose scores are ``scores`` ``[A]`` float32.
+
+        Raises:
+            InputError: the scores are not numbers (damaged weights).
+        """
+        closer = grammar.transcript_closer
+        if closer is None or not self._heard or self._weight <= 0 or len(allowed) < 2:
+            return self._sampler.choose(scores, allowed, grammar.kind)
+        if self._prefix is None:
+            self._prefix = CtcPrefix(self._heard.log_probs)
+        token = self._sampler.choose(self._joint(scores, allowed, closer, self._prefix), allowed, grammar.kind)
+        if token != closer:
+            self._prefix.advance(token)
+        return token
+
+    def _joint(self, scores: np.ndarray, allowed: np.ndarray, closer: int, prefix: CtcPrefix) -> np.ndarray:
+        """``[A]`` log-probabilities, of all but the language model's best tokens minus infinity."""
+        highest = scores.max()
+        if not np.isfinite(highest):
+            return scores
+        count = min(CANDIDATES, len(scores))
+        best = np.argpartition(scores, -count)[-count:]
+        likely = scores[best] - highest - np.log(np.exp(scores - highest).sum())
+        tokens = allowed[best].tolist()
+        fitting = np.maximum(prefix.next([0 if token == closer else token for token in tokens]), UNHEARD)
+        fitting[allowed[best] == closer] = max(prefix.end(), UNHEARD)
+        joint = np.full(len(scores), -np.inf, dtype=np.float32)
+        joint[best] = (1 - self._weight) * likely + self._weight * fitting
+        return joint

@@ -1,0 +1,136 @@
+"""Joint decoding of transcripts: CTC's prefix scores against a sum over all alignments, and what the stretch of heard
+speech is, however it is read."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from emova.decoding import Decoder, Prompt
+from emova.grammar import FreeText, Grammar, TokenTable
+from emova.heard_text import CtcPrefix, HeardText, JointSampler
+from emova.reply import text_grammar
+from emova.sampling import GREEDY, Sampler, Sampling
+from emova.streaming.engine import Engine, EngineDecoder
+
+UNITS = (100, 200)
+
+
+def collapsed(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
+    return tuple(token for token, _ in itertools.groupby(path) if token != blank)
+
+
+@pytest.mark.parametrize("text", [(), (0,), (1, 0), (0, 0), (1, 1, 0)])
+def test_prefix_scores_are_the_sum_over_alignments(text: tuple[int, ...]) -> None:
+    frames, blank = 5, 2
+    log_probs = np.log(np.random.default_rng(0).dirichlet([1, 1, 1], frames))
+    found: dict[tuple[int, ...], float] = {}
+    for path in itertools.product(range(3), repeat=frames):
+        weight = float(np.exp(sum(log_probs[t, token] for t, token in enumerate(path))))
+        found[collapsed(path, blank)] = found.get(collapsed(path, blank), 0.0) + weight
+    begins = lambda start: sum(p for other, p in found.items() if other[: len(start)] == start)  # noqa: E731
+    prefix = CtcPrefix(log_probs)
+    for token in text:
+        prefix.advance(token)
+    wanted = [begins((*text, token)) / begins(text) for token in range(2)]
+    assert np.allclose(np.exp(prefix.next([0, 1])), wanted)
+    assert np.isclose(np.exp(prefix.end()), found.get(text, 0.0) / begins(text))
+    for token in (0, 0, 0, 0):  # more than five frames can say
+        prefix.advance(token)
+    assert prefix.next([0, 1]).tolist() == [0, 0] and prefix.end() == 0
+
+
+def rows_of(stretches: list[tuple[int, ...]]) -> HeardText:
+    """Read pieces one after another; a position's row is its number."""
+    heard, position = HeardText(UNITS), 0
+    for ids in stretches:
+        if heard.awaits(ids):
+            numbers = np.arange(position, position + len(ids), dtype=np.float32)[:, None]
+            heard.take(ids, position, lambda part, numbers=numbers: numbers[part])
+        position += len(ids)
+    return heard
+
+
+def test_a_stretch_is_the_same_however_it_is_cut() -> None:
+    ids = (1, 101, 102, 3, 9, 150, 151, 152, 4, 5)
+    for cuts in itertools.combinations(range(1, len(ids)), 3):
+        bounds = [0, *cuts, len(ids)]
+        heard = rows_of([ids[a:b] for a, b in itertools.pairwise(bounds)])
+        assert heard.log_probs[:, 0].tolist() == [5, 6, 7, 8], cuts  # the last stretch and the mark that ends it
+
+
+def test_written_units_are_not_heard_and_a_rewind_forgets() -> None:
+    heard = rows_of([(1, 101, 102, 103)])
+    heard.rewind(3)
+    assert heard.log_probs[:, 0].tolist() == [1, 2]
+    heard.take((104, 7), 3, lambda part: np.asarray([[30.0], [40.0]])[part])
+    assert heard.log_probs[:, 0].tolist() == [1, 2, 30, 40]
+    heard.rewind(0)
+    assert len(heard) == 0
+    assert not HeardText(UNITS).awaits((1, 2, -1))
+    gap = rows_of([(1, 101), (-1, -1), (102, 103)])
+    assert gap.log_probs[:, 0].tolist() == [4, 5]
+
+
+class _Table:
+    """Four tokens of text; 3 ends it."""
+
+    def allowed_text(self, state, json_string, closer, only_bytes=False):
+        return np.asarray([0, 1, 2, 3])
+
+    def end_state(self, state, token, json_string):
+        return state
+
+
+def test_what_was_heard_outvotes_what_is_likely() -> None:
+    """The language model would say 1 for ever; two frames say 0, then 2."""
+    log_probs = np.full((4, 4), np.log(0.01), dtype=np.float32)
+    log_probs[range(4), [0, 3, 2, 3]] = np.log(0.97)
+    heard = HeardText(UNITS)
+    heard.take((101, 102, 103, 9), 0, lambda part: log_probs[part])
+
+    def written(weight: float, transcribes: bool = True) -> list[int]:
+        table: TokenTable = _Table()  # type: ignore[assignment]
+        text = FreeText(table, 3, json_string=False, max_tokens=4, transcribes=transcribes)
+        sampler, grammar, tokens = JointSampler(Sampler(Sampling(heard_weight=weight), 4), heard), Grammar([text]), []
+        while not grammar.done and len(tokens) < 4:
+            allowed = grammar.allowed()
+            tokens.append(sampler.choose(np.asarray([0.0, 1.0, 0.0, -2.0], dtype=np.float32), allowed, grammar))
+            grammar.advance(tokens[-1])
+        return tokens
+
+    assert written(0.5) == [0, 2, 3]
+    assert written(0.0) == written(0.5, transcribes=False) == [1, 1, 1, 1]
+
+
+def test_the_engine_hears_what_transformers_hears(tiny_model, tiny_tokenizer) -> None:
+    """Streamed equals whole: the same log-probabilities, the same transcript, whatever the chunks."""
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    tiny_model.config.heard_text_layer = 1
+    table = TokenTable.from_tokenizer(tiny_tokenizer)
+    units = table.unit_ids[np.random.default_rng(0).integers(0, len(table.unit_ids), 40)].tolist()
+    prompt = (5, table.speech_start, *units, table.speech_end, 7, 8)
+    plain, engine = Decoder(tiny_model), Engine(tiny_model)
+    whole = plain.new_context()
+    plain.feed(whole, Prompt(prompt))
+    assert whole.heard is not None and len(whole.heard) == 41
+    for cuts in ([0, 45], [0, 1, 2, 3, 20, 21, 42, 43, 45], list(range(46))):
+        context = engine.new_context()
+        for a, b in itertools.pairwise(cuts):
+            engine.feed(context, Prompt(prompt[a:b]))
+        assert np.allclose(context.heard.log_probs, whole.heard.log_probs, atol=2e-4)
+    grammar = lambda: text_grammar(table, 12, transcribes=True)  # noqa: E731
+    for sampling in (GREEDY, Sampling(heard_weight=0.0)):
+        one, other = (
+            [t for ts in decoder.write(decoder.new_context(), Prompt(prompt), grammar(), sampling) for t in ts]
+            for decoder in (plain, EngineDecoder(engine))
+        )
+        assert one == other and one
+    tiny_model.config.heard_text_layer = 0
+    assert plain.new_context().heard is None
