@@ -40,7 +40,7 @@ class Sampling:
     seed: int = 0
     text_repeats: int = 3
     unit_run: int = 75
-    heard_weight: float = 0.5
+    heard_weight: float = 0.6
 
     def temperature(self, kind: str) -> float:
         """The temperature for a token of ``kind`` (text, style, units)."""
