@@ -30,8 +30,8 @@ class ChunkPlan:
     """
 
     first: int = 5
-    growth: float = 2.0
-    largest: int = 50
+    growth: float = 4.0
+    largest: int = 100
 
     def after(self, size: int) -> int:
         """The size of the chunk that follows one of ``size``."""
