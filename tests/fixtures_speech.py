@@ -99,6 +99,7 @@ def save_checkpoint(folder, tokenizer, vision, projector) -> None:
     model = EmovaForConditionalGeneration(
         EmovaConfig.from_parts(text, vision, projector, ids, token_count=len(tokenizer))
     )
+    model.config.heard_text_layer = 1
     model.half().save_pretrained(folder)
     EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=1, tile_side=2), tokenizer).save_pretrained(folder)
     make_speech_tokenizer().save_pretrained(folder / "speech_tokenizer", storage="int8")
