@@ -20,12 +20,13 @@ from data_recipes.nano.speech import (
     SpeechPlan,
     plan_answers,
     plan_questions,
+    plan_questions_kokoro,
     plan_questions_test,
     plan_s2u,
     plan_style,
     plan_style_test,
 )
-from data_recipes.nano.voices import HELD_OUT_FAMILIES, family_of
+from data_recipes.nano.voices import HELD_OUT_FAMILIES, family_of, gender_of
 from emova.errors import InputError
 
 SENTENCES = [{"text": f"Sentence number {i} is here.", "split": "test" if i % 10 == 0 else "train"} for i in range(200)]
@@ -52,6 +53,16 @@ def test_held_out_questions_are_never_spoken_in_training() -> None:
     train = {item.text for item in plan_questions([*QUESTIONS, shared], SpeechPlan(), 0)}
     test = {item.text for item in plan_questions_test([*QUESTIONS, shared], SpeechPlan(), 0)}
     assert not train & test and len(test) == 50
+
+
+def test_natural_voices_ask_training_questions_and_lie_between_two_of_a_gender() -> None:
+    items = plan_questions_kokoro(QUESTIONS, SpeechPlan(question_kokoro=100), 0)
+    assert items[:10] == plan_questions_kokoro(QUESTIONS, SpeechPlan(question_kokoro=10), 0)
+    assert {item.text for item in items} <= {question.text for question in QUESTIONS if question.split == "train"}
+    names = [item.voice.removeprefix("kokoro/").split("+") for item in items]
+    assert 30 < sum(len(each) == 2 for each in names) < 70
+    assert all(len(set(each)) == len(each) and len({name[1] for name in each}) == 1 for each in names)
+    assert {gender_of(item.voice) for item in items} == {"female", "male"}
 
 
 def test_adding_a_text_leaves_the_others_alone() -> None:
