@@ -177,6 +177,7 @@ class JointSampler:
         best = np.argpartition(scores, -count)[-count:]
         likely = scores[best] - highest - np.log(np.exp(scores - highest).sum())
         tokens = allowed[best].tolist()
+        # The token that ends the text may be a control token, which CTC has no class for: its place is filled after.
         fitting = np.maximum(prefix.next([0 if token == closer else token for token in tokens]), UNHEARD)
         fitting[allowed[best] == closer] = max(prefix.end(), UNHEARD)
         joint = np.full(len(scores), -np.inf, dtype=np.float32)
