@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from emova import Assistant
+from emova.commands.common import EXAMPLES
 from emova.results import AudioChunk, Done, Reply
+from emova.speech.audio import load_audio
 from emova.streaming.events import Failed
 
 
@@ -45,10 +47,10 @@ def load(options: argparse.Namespace) -> Assistant:
 
 
 def question(seconds: float, rate: int = 16_000) -> np.ndarray:
-    """Something to hear: a voice-like buzz with syllables, the same every time, float32 ``[T]``."""
-    times = np.arange(int(seconds * rate)) / rate
-    buzz = sum(np.sin(2 * np.pi * 140 * harmonic * times) / harmonic for harmonic in range(1, 12))
-    return (0.1 * buzz * (0.55 + 0.45 * np.sin(2 * np.pi * 4 * times))).astype(np.float32)
+    """The shipped spoken question, again and again with a breath between, float32 ``[T]``."""
+    once = load_audio(EXAMPLES / "question.wav", rate)
+    breath = np.zeros(rate // 4, dtype=np.float32)
+    return np.resize(np.concatenate([once, breath]), int(seconds * rate))
 
 
 def median(values: Sequence[float]) -> float:
