@@ -34,11 +34,11 @@ class HeardText:
     def __init__(self, units: tuple[int, int]) -> None:
         self._units = units
         self._rows: list[np.ndarray] = []
-        self._start = self._end = 0  # positions in the context
+        self._end = 0  # position in the context
         self._open = False  # whether the last position was a unit, so that the stretch may go on
 
     def __len__(self) -> int:
-        return self._end - self._start
+        return sum(map(len, self._rows))
 
     def awaits(self, ids: Sequence[int]) -> bool:
         """Whether ``ids``, read now, may be part of a stretch."""
@@ -56,12 +56,12 @@ class HeardText:
         first, end = self._units
         stop = next((at for at in range(len(ids), 0, -1) if first <= ids[at - 1] < end), 0)
         start = next((at for at in range(stop, 0, -1) if not first <= ids[at - 1] < end), 0)
-        follows = self._open and position + start == self._end and start == 0
+        follows = self._open and start == 0 and position == self._end
         if stop == 0 and not follows:
             self._open = False
             return
         if not follows:
-            self._rows, self._start = [], position + start
+            self._rows = []
         behind = min(stop + 1, len(ids))  # the position after the last unit belongs to it, as in training
         self._rows.append(read(slice(start, behind)))
         self._end, self._open = position + behind, behind == stop
@@ -69,10 +69,9 @@ class HeardText:
     def rewind(self, length: int) -> None:
         """Forget the context's positions from ``length`` on."""
         if length < self._end:
-            kept = max(0, length - self._start)
-            rows = self.log_probs[:kept]
-            self._rows = [rows] if kept else []
-            self._end, self._open = self._start + kept, kept > 0
+            kept = max(0, len(self) - (self._end - length))
+            self._rows = [self.log_probs[:kept]] if kept else []
+            self._end, self._open = length, kept > 0
 
     @property
     def log_probs(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from emova.commands.common import EXAMPLES
 from emova.errors import InputError
 from emova.parts import find_checkpoint
 from eval import dialogue, system
@@ -240,6 +241,4 @@ def evaluate(config: NanoEvalConfig, advance: Callable[[str], Any] = lambda part
 
 def example(name: str) -> Path:
     """The path of a shipped example file."""
-    import emova
-
-    return Path(next(iter(emova.__path__))) / "checkpoints" / "examples" / name
+    return EXAMPLES / name

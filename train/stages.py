@@ -195,14 +195,14 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             load_internvit(model.model.vision_tower, init.internvit)
         if config.lora.rank:
             add_adapters(model, config.lora)
-    depth = model.config.text_config.num_hidden_layers
-    if config.heard_text.weight > 0 and config.heard_text.layer >= depth:
-        raise InputError(
-            f"heard_text.layer={config.heard_text.layer}: the language model has {depth} layers and the loss is taken "
-            f"before the last; give 1 to {depth - 1}, or heard_text.weight=0"
-        )
     if config.heard_text.weight > 0:
-        model.config.heard_text_layer = config.heard_text.layer
+        layer, depth = config.heard_text.layer, model.config.text_config.num_hidden_layers
+        if layer >= depth:
+            raise InputError(
+                f"heard_text.layer={layer}: the language model has {depth} layers and the loss is taken "
+                f"before the last; give 1 to {depth - 1}, or heard_text.weight=0"
+            )
+        model.config.heard_text_layer = layer
     model.set_attn_implementation(choose_attention(config.attention))
     use_liger(model, config.liger)
     if config.gradient_checkpointing:

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 
 from data_recipes.seeding import generator
 from emova.errors import InputError
 from train.program import run_module
 from train.recordings import Recording, read_recordings
-from train.s2u_data import perturb
+from train.s2u_data import faster, perturb
 
 MAX_SPEED = 0.13
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
@@ -54,13 +53,13 @@ def batches(clips: Sequence[Recording], max_samples: int) -> Iterator[list[Recor
         yield batch
 
 
-def roughened(clips: Sequence[Recording], sample_rate: int) -> list[Recording]:
+def roughened(clips: Sequence[Recording]) -> list[Recording]:
     """The clips as others might say them elsewhere: up to a seventh faster or slower (and higher or lower), in rooms
     and noise, the same at each call. Their units are misheard as a stranger's are."""
     made = []
     for number, clip in enumerate(clips):
         rng = generator("rough", clip.key)
-        samples = soxr.resample(clip.samples, sample_rate * np.exp(rng.uniform(-MAX_SPEED, MAX_SPEED)), sample_rate)
+        samples = faster(clip.samples, np.exp(rng.uniform(-MAX_SPEED, MAX_SPEED)))
         babble = clips[number - 1].samples  # other speech, where there is any
         made.append(replace(clip, samples=perturb(samples, babble, rng)))
     return made
@@ -82,7 +81,7 @@ def tokenize_shard(
 
     clips = list(read_recordings(shard, tokenizer.sample_rate))
     if rough:
-        clips = roughened(clips, tokenizer.sample_rate)
+        clips = roughened(clips)
     units: dict[str, list[int]] = {}
     for batch in batches(clips, int(batch_seconds * tokenizer.sample_rate)):
         lengths = torch.tensor([len(clip.samples) for clip in batch])

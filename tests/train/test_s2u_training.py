@@ -22,7 +22,7 @@ from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralS
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
 from train.engine import RunConfig
 from train.s2u import S2UTrainConfig, S2UTraining, hide_bands, phone_errors, train, warp_matrix
-from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, faster, frame_labels, perturb
+from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, faster_clip, frame_labels, perturb
 
 TINY = S2UConfig(
     stages=[
@@ -110,12 +110,12 @@ def test_faster_speech_is_shorter_and_higher_and_its_phones_stay_on_it() -> None
     times = np.arange(16000) / 16000
     tone = np.where(times < 0.5, 0.0, np.sin(2 * np.pi * 400 * times)).astype(np.float32)
     clip = Clip("k", 0, 0, 16000, (5, 7), ((5, 0, 8000), (7, 8000, 16000)), "f", "v")
-    quick, samples = faster(clip, tone, 1.25)
+    quick, samples = faster_clip(clip, tone, 1.25)
     assert quick.length == len(samples) == 12800 and quick.alignment == ((5, 0, 6400), (7, 6400, 12800))
     assert np.abs(samples[:6000]).max() < 0.05 < np.abs(samples[6800:]).max()
     spectrum = np.abs(np.fft.rfft(samples[6800:11800]))
     assert abs(np.argmax(spectrum) * 16000 / 5000 - 500) < 10  # Hz
-    unknown, _ = faster(Clip("k", 0, 0, 16000, (5,), None, "f", "v"), tone, 0.8)
+    unknown, _ = faster_clip(Clip("k", 0, 0, 16000, (5,), None, "f", "v"), tone, 0.8)
     assert unknown.alignment is None and unknown.length == 20000
 
 
