@@ -20,6 +20,8 @@ from emova.sampling import Sampler
 CANDIDATES = 12
 """So many of the language model's best tokens are heard out."""
 _NEVER = -1e30
+_AS_GOOD = 0.7
+"""Alignments whose log-probabilities differ by less are taken to be equally good."""
 UNHEARD = -30.0
 """CTC's log-probability of what it did not hear at all: it may be outvoted."""
 
@@ -34,6 +36,7 @@ class HeardText:
     def __init__(self, units: tuple[int, int]) -> None:
         self._units = units
         self._rows: list[np.ndarray] = []
+        self._best: list[np.ndarray] = []
         self._end = 0  # position in the context
         self._open = False  # whether the last position was a unit, so that the stretch may go on
 
@@ -61,16 +64,17 @@ class HeardText:
             self._open = False
             return
         if not follows:
-            self._rows = []
+            self._rows, self._best = [], []
         behind = min(stop + 1, len(ids))  # the position after the last unit belongs to it, as in training
         self._rows.append(read(slice(start, behind)))
+        self._best.append(self._rows[-1].argmax(axis=1))
         self._end, self._open = position + behind, behind == stop
 
     def rewind(self, length: int) -> None:
         """Forget the context's positions from ``length`` on."""
         if length < self._end:
             kept = max(0, len(self) - (self._end - length))
-            self._rows = [self.log_probs[:kept]] if kept else []
+            self._rows, self._best = ([self.log_probs[:kept]], [self.best[:kept]]) if kept else ([], [])
             self._end, self._open = length, kept > 0
 
     @property
@@ -80,16 +84,26 @@ class HeardText:
             self._rows = [np.concatenate(self._rows)]
         return self._rows[0] if self._rows else np.zeros((0, 0), dtype=np.float32)
 
+    @property
+    def best(self) -> np.ndarray:
+        """``[T]`` the likeliest class at each position."""
+        return np.concatenate(self._best) if self._best else np.zeros(0, dtype=np.int64)
+
 
 class CtcPrefix:
     """How well a growing text fits what was heard: CTC's probability that the text begins so, or is this.
 
     Args:
         log_probs_TC: the last class is the blank.
+        best_T: the likeliest class at each position, if it is known already.
     """
 
-    def __init__(self, log_probs_TC: np.ndarray) -> None:
+    def __init__(self, log_probs_TC: np.ndarray, best_T: np.ndarray | None = None) -> None:
         self._log_probs = log_probs_TC
+        self._best = log_probs_TC.argmax(axis=1) if best_T is None else best_T
+        likeliest_T = log_probs_TC[np.arange(len(self._best)), self._best].astype(np.float64)
+        # Of what was heard from t on, its likeliest reading.
+        self._rest = np.concatenate([np.cumsum(likeliest_T[::-1])[::-1], [0.0]])
         blank_T = log_probs_TC[:, -1].astype(np.float64)
         self._blank_sums = np.concatenate([[0.0], np.cumsum(blank_T)])
         # Of all alignments of the text with what was heard up to t, those that end in a blank, and in its last token.
@@ -125,6 +139,18 @@ class CtcPrefix:
             return 0.0
         return float(np.logaddexp(self._in_blank[-1], self._in_token[-1]) - self._total)
 
+    def draft(self, most: int) -> list[int]:
+        """The next tokens, at most so many, if CTC's likeliest reading went on from where the text ends."""
+        fit_T = np.logaddexp(self._in_blank, self._in_token) + self._rest
+        if not np.isfinite(highest := fit_T.max()):
+            return []
+        # The text ends somewhere between its last token and the next one: from the latest such place on, the last
+        # token is not read a second time.
+        start = int(np.flatnonzero(fit_T >= highest - _AS_GOOD)[-1])
+        path = self._best[start:]
+        new = np.flatnonzero((path != self._log_probs.shape[1] - 1) & (path != np.concatenate([[-1], path[:-1]])))
+        return path[new[:most]].tolist()
+
     def advance(self, token: int) -> None:
         """The text goes on with ``token``."""
         self._total = float(self._begins([token])[0])
@@ -158,14 +184,26 @@ class JointSampler:
             InputError: the scores are not numbers (damaged weights).
         """
         closer = grammar.transcript_closer
-        if closer is None or not self._heard or self._weight <= 0 or len(allowed) < 2:
+        if closer is None or not self._heard or self._weight <= 0:
             return self._sampler.choose(scores, allowed, grammar.kind)
         if self._prefix is None:
-            self._prefix = CtcPrefix(self._heard.log_probs)
-        token = self._sampler.choose(self._joint(scores, allowed, closer, self._prefix), allowed, grammar.kind)
+            self._prefix = CtcPrefix(self._heard.log_probs, self._heard.best)
+        if len(allowed) > 1:
+            scores = self._joint(scores, allowed, closer, self._prefix)
+        token = self._sampler.choose(scores, allowed, grammar.kind)
         if token != closer:
             self._prefix.advance(token)
         return token
+
+    def draft(self, grammar: Grammar, most: int) -> list[int]:
+        """A guess at the tokens that will be chosen next, at most so many; none outside a transcript.
+
+        The language model can then read them all at once, and go back to where it would have chosen another one
+        (speculative decoding, Leviathan et al. 2022, arXiv 2211.17192); CTC has drafted them already.
+        """
+        if self._prefix is None or grammar.done or grammar.transcript_closer is None:
+            return []
+        return self._prefix.draft(most)
 
     def _joint(self, scores: np.ndarray, allowed: np.ndarray, closer: int, prefix: CtcPrefix) -> np.ndarray:
         """``[A]`` log-probabilities, of all but the language model's best tokens minus infinity."""

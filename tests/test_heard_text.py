@@ -14,7 +14,7 @@ from emova.grammar import FreeText, Grammar, TokenTable
 from emova.heard_text import CtcPrefix, HeardText, JointSampler
 from emova.reply import text_grammar
 from emova.sampling import GREEDY, Sampler, Sampling
-from emova.streaming.engine import Engine, EngineDecoder
+from emova.streaming.engine import Engine, EngineConfig, EngineDecoder
 
 UNITS = (100, 200)
 
@@ -134,3 +134,52 @@ def test_the_engine_hears_what_transformers_hears(tiny_model, tiny_tokenizer) ->
         assert one == other and one
     tiny_model.config.heard_text_layer = 0
     assert plain.new_context().heard is None
+
+
+def test_a_draft_goes_on_where_the_text_ends() -> None:
+    path = [0, 0, 4, 1, 4, 1, 2, 2, 4, 3]  # blank 4: "0 1 1 2 3"
+    log_probs = np.full((len(path), 5), np.log(0.02), dtype=np.float32)
+    log_probs[range(len(path)), path] = np.log(0.92)
+    prefix, text = CtcPrefix(log_probs), [0, 1, 1, 2, 3]
+    for place, token in enumerate(text):
+        assert prefix.draft(8) == text[place:]
+        assert prefix.draft(2) == text[place : place + 2]
+        prefix.advance(token)
+    assert prefix.draft(8) == []
+    for _ in range(12):  # more than can be said in the time
+        prefix.advance(0)
+    assert prefix.draft(8) == []
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatch, native: bool) -> None:
+    """Whatever was drafted: the tokens, what waits to be read, and the cache afterwards."""
+    from emova.streaming import engine as module
+
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    table = TokenTable.from_tokenizer(tiny_tokenizer)
+    random = np.random.default_rng(0)
+    units = table.unit_ids[random.integers(0, len(table.unit_ids), 60)].tolist()
+    prompt = Prompt((5, table.speech_start, *units, table.speech_end, 7, 8))
+    engine = Engine(tiny_model, EngineConfig(native=native))
+    read: list[int] = []
+    forward = engine.llama.forward
+    monkeypatch.setattr(engine.llama, "forward", lambda rows, every=False: read.append(every) or forward(rows, every))
+    found = []
+    for longest in (0, 7):
+        monkeypatch.setattr(module, "LONGEST_DRAFT", longest)
+        for weight in (0.6, 0.98):
+            context, grammar = engine.new_context(), text_grammar(table, 24, transcribes=True)
+            sampling = Sampling(text_temperature=0.3, heard_weight=weight)
+            written = EngineDecoder(engine).write(context, prompt, grammar, sampling)
+            tokens = [token for tokens in written for token in tokens]
+            scores = EngineDecoder(engine).feed(context, Prompt((7, 8)))
+            found.append((tokens, context.length, context.cache.length, scores))
+    drafted = sum(read)
+    assert 0 < drafted < len(found[2][0]) + len(found[3][0]) - 2  # something was drafted, and some of it was right
+    for plain, same in zip(found[:2], found[2:], strict=True):
+        assert plain[:3] == same[:3] and len(plain[0]) > 1
+        assert torch.allclose(plain[3], same[3], atol=1e-4)

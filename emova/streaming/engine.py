@@ -18,6 +18,10 @@ from emova.grammar import Grammar
 from emova.heard_text import JointSampler
 from emova.sampling import Sampler, Sampling
 from emova.streaming.llama import KVCache, Llama
+from emova.streaming.native import MOST_POSITIONS
+
+LONGEST_DRAFT = 7
+"""Tokens; a draft that is right so far may yet go wrong, and what follows is then read in vain."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,18 @@ class Engine:
 
     @torch.inference_mode()
     def step(self, writers: Sequence[Writer]) -> None:
-        """One forward pass for all ``writers`` (none of them done). Each that has read all of its input chooses.
+        """One forward pass for all ``writers`` (none of them done), and one more for each that has a draft. Each that
+        has read all of its input chooses.
 
         A writer whose scores are damaged is done with an error; the others go on.
         """
+        drafted, writers = ([w for w in writers if bool(w.draft) == has] for has in (True, False))
+        for writer in drafted:
+            hidden_TD = self.llama.forward([(writer.context.cache, writer.take_input(MOST_POSITIONS))], every=True)
+            writer.reading.hear(self.llama)
+            writer.choose_along(hidden_TD, self.llama)
+        if not writers:
+            return
         rows = [(writer.context.cache, writer.take_input(self.config.prefill_chunk)) for writer in writers]
         hidden = self.llama.forward(rows)
         for writer in writers:
@@ -166,6 +178,7 @@ class Writer:
         grammar: what may come.
         reading: what is still to be read before the next choice.
         written: tokens that are certain and were not taken yet.
+        draft: a guess at the tokens that follow, read along behind the certain ones.
         error: why it stopped early.
     """
 
@@ -174,6 +187,7 @@ class Writer:
     sampler: JointSampler
     reading: Reading
     written: list[int] = field(default_factory=list)
+    draft: list[int] = field(default_factory=list)
     error: Exception | None = None
     _choices: Any = None
 
@@ -210,20 +224,56 @@ class Writer:
 
     def choose(self, scores: Any, llama: Llama) -> None:
         """Take the next token, and all that follow from it without a choice."""
+        certain = self._choose(scores, self.choices())
+        if certain:
+            self._read_next(certain, llama)
+
+    def choose_along(self, hidden_TD: Tensor, llama: Llama) -> None:
+        """Choose after each position of the draft as long as the draft had the same tokens; the rest was read in vain.
+
+        Args:
+            hidden_TD: after the certain tokens and each of the draft's.
+        """
+        draft, self.draft = self.draft, []
+        rows_ND, allowed = hidden_TD[-len(draft) - 1 :], self.choices()
+        scores_NA = llama.scores(rows_ND, allowed).cpu().numpy()
+        for place, scores in enumerate(scores_NA):
+            choices = self.grammar.allowed()
+            if choices is not allowed:
+                scores = llama.scores(rows_ND[place : place + 1], choices)[0].cpu().numpy()
+            certain = self._choose(scores, choices)
+            if not certain or self.done or certain != draft[place : place + 1]:
+                break
+        cache = self.context.cache
+        cache.crop(place - len(draft))
+        self.context.length = cache.length
+        if certain:
+            self._read_next(certain, llama)
+
+    def _choose(self, scores: Any, choices: Any) -> list[int]:
+        """The next token and all that follow from it without a choice; none after an error."""
         try:
-            token = self.sampler.choose(scores, self.choices(), self.grammar)
+            token = self.sampler.choose(scores, choices, self.grammar)
         except InputError as error:
             self.error = error
-            return
+            return []
         self.grammar.advance(token)
         certain = [token, *self.grammar.take_forced()]
         self.written += certain
         # The last tokens are read with whatever comes next; until then they wait.
         self.context.waiting = certain
-        if not self.grammar.done:
-            self.reading = Reading(self.context, llama.embed(certain))
-            if len(certain) > self.context.cache.room:
-                self.error = InputError("the reply: the model's context is full; start a new conversation")
+        return certain
+
+    def _read_next(self, certain: list[int], llama: Llama) -> None:
+        """``certain`` is to be read, and with it what is likely to follow."""
+        if self.grammar.done:
+            return
+        room = self.context.cache.room - len(certain)
+        if room < 0:
+            self.error = InputError("the reply: the model's context is full; start a new conversation")
+            return
+        self.draft = self.sampler.draft(self.grammar, min(room, MOST_POSITIONS - len(certain), LONGEST_DRAFT))
+        self.reading = Reading(self.context, llama.embed([*certain, *self.draft]))
 
     def take_written(self) -> list[int]:
         """The tokens that became certain since the last call."""

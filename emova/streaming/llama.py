@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from emova.decoding import ctc_log_probs
 from emova.errors import InputError
-from emova.streaming.native import LANES, MOST_SEQUENCES, NativeLlama, library
+from emova.streaming.native import LANES, MOST_POSITIONS, NativeLlama, library
 from emova.streaming.replay import ReplayedStep
 
 INT8_ROWS = 8
@@ -181,7 +181,9 @@ class Llama:
         """
         assert all(0 < len(new) <= cache.room for cache, new in sequences)
         if every:
-            return self._read(sequences, every)
+            few = self.native is not None and sum(len(new) for _, new in sequences) <= MOST_POSITIONS
+            listening = any(cache.listening for cache, _ in sequences)
+            return self._step(sequences) if few and not listening else self._read(sequences, every)
         # Sequences of one new position go together; those that read more go by themselves, so that nobody's scores
         # depend on who else is there.
         steps = [index for index, (cache, new) in enumerate(sequences) if len(new) == 1 and not cache.listening]
@@ -189,16 +191,23 @@ class Llama:
         if len(steps) == len(sequences):
             return hidden[0]
         others = [index for index in range(len(sequences)) if index not in steps]
-        hidden += [self._read([sequences[index]], every) for index in others]
+        hidden += [self._read_one(*sequences[index]) for index in others]
         if len(hidden) == 1:
             return hidden[0]
         order = torch.tensor([*steps, *others], device=hidden[0].device).argsort()
         return torch.cat(hidden)[order]
 
+    def _read_one(self, cache: KVCache, new_TD: Tensor) -> Tensor:
+        """Several new positions of one sequence; the hidden state of the last, ``[1, D]``."""
+        if self.native is not None and len(new_TD) <= MOST_POSITIONS and not cache.listening:
+            return self._step([(cache, new_TD)])[-1:]
+        return self._read([(cache, new_TD)], every=False)
+
     def _step(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
-        """One new position of each sequence."""
-        if self.native is not None and len(sequences) <= MOST_SEQUENCES:
-            return self.native.step([cache for cache, _ in sequences], torch.cat([new for _, new in sequences]))
+        """One new position of each sequence, or where there is the compiled step a few; all hidden states."""
+        if self.native is not None and sum(len(new) for _, new in sequences) <= MOST_POSITIONS:
+            caches, counts = [cache for cache, _ in sequences], [len(new) for _, new in sequences]
+            return self.native.step(caches, counts, torch.cat([new for _, new in sequences]))
         if self.graphs and len(sequences) == 1:
             ((cache, new),) = sequences
             if cache.replay is None:
@@ -303,7 +312,7 @@ class Llama:
         return ctc_log_probs(self._head_rows(self.normalise(middle_TD, self.norm), 0, self.blank + 1), self.blank)
 
     def _head_rows(self, hidden_ND: Tensor, start: int, stop: int) -> Tensor:
-        if self.native is not None and len(hidden_ND) <= MOST_SEQUENCES:
+        if self.native is not None and len(hidden_ND) <= MOST_POSITIONS:
             return self.native.scores(hidden_ND, start, stop)
         return self.head.rows(hidden_ND, start, stop).float()
 

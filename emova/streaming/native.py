@@ -26,8 +26,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("step.c")
-MOST_SEQUENCES = 8
-"""For more of them at once, torch's matrix products are faster than a product each."""
+MOST_POSITIONS = 16
+"""Of all sequences in a step, as in ``step.c``. For more of them torch's matrix products are faster."""
 LANES = 8
 """A head's width must be a multiple of it."""
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}
@@ -174,9 +174,11 @@ class NativeLlama:
         scale = None if linear.scale is None else self._vector(linear.scale)
         return _Matrix(weight.data_ptr(), scale, _KINDS[weight.dtype], *weight.shape)
 
-    def step(self, caches: Sequence[Any], x_BD: Tensor) -> Tensor:
-        """Read one embedding of each sequence into its cache; the normalised hidden states ``[B, D]``."""
-        model, count = _Model.from_buffer_copy(self._model), len(caches)  # threads may decode side by side
+    def step(self, caches: Sequence[Any], counts: Sequence[int], x_ND: Tensor) -> Tensor:
+        """Read new embeddings of each sequence, ``counts`` of them, into its cache; the normalised hidden states
+        ``[N, D]``, N at most ``MOST_POSITIONS``."""
+        model, count = _Model.from_buffer_copy(self._model), len(x_ND)  # threads may decode side by side
+        assert count == sum(counts) <= MOST_POSITIONS
         rows = (_Cache * count)(
             *(
                 _Cache(
@@ -184,20 +186,21 @@ class NativeLlama:
                     cache.values.data_ptr(),
                     cache.keys.dtype == torch.float16,
                     cache.keys.shape[2],
-                    cache.length,
+                    cache.length + place,
                 )
-                for cache in caches
+                for cache, new in zip(caches, counts, strict=True)
+                for place in range(new)
             )
         )
-        longest = max(cache.length for cache in caches) + 1
+        longest = max(cache.length + new for cache, new in zip(caches, counts, strict=True))
         model.threads = torch.get_num_threads()
-        x_BD = x_BD.clone()
-        hidden_BD = torch.empty_like(x_BD)
+        x_ND = x_ND.clone()
+        hidden_ND = torch.empty_like(x_ND)
         scratch = torch.empty(self._lib.scratch_size(byref(model), count, longest))
-        self._lib.step(byref(model), count, rows, x_BD.data_ptr(), hidden_BD.data_ptr(), scratch.data_ptr(), longest)
-        for cache in caches:
-            cache.length += 1
-        return hidden_BD
+        self._lib.step(byref(model), count, rows, x_ND.data_ptr(), hidden_ND.data_ptr(), scratch.data_ptr(), longest)
+        for cache, new in zip(caches, counts, strict=True):
+            cache.length += new
+        return hidden_ND
 
     def scores(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
         """The head's rows ``start`` to ``stop``: ``[B, stop - start]``."""

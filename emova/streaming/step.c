@@ -22,6 +22,7 @@
 
 enum { FLOAT32, FLOAT16, INT8 };
 enum { ROWS = 4 };   // rows of a matrix, positions of a cache at once
+enum { MOST = 16 };  // positions in a step
 enum { GROUP = 4 };  // queries at once of those that share a key-value head
 enum { AHEAD = 4096 };  // bytes of a cache that are fetched before their turn
 enum { LANES = 8 };  // head widths are multiples of it
@@ -75,6 +76,30 @@ static __m128 sums8(__m256 a, __m256 b, __m256 c, __m256 d) {
         for (; i < n; i++) sum += (float)w[i] * x[i];                                     \
         return sum;                                                                       \
     }
+// Two rows of weights with two inputs: each number is loaded, and widened, once for both. Added up as above.
+#define BLOCK(NAME, TYPE, WIDE)                                                                                     \
+    static void NAME##_block(const TYPE *restrict w, const float *restrict x, int64_t n, float sums[2][2]) {        \
+        __m256 a[2][2], b[2][2];                                                                                    \
+        for (int j = 0; j < 2; j++)                                                                                 \
+            for (int r = 0; r < 2; r++) a[j][r] = b[j][r] = _mm256_setzero_ps();                                    \
+        int64_t i = 0;                                                                                              \
+        for (; i + 16 <= n; i += 16) {                                                                              \
+            __m256 low[2] = {WIDE(w + i), WIDE(w + n + i)}, high[2] = {WIDE(w + i + 8), WIDE(w + n + i + 8)};       \
+            for (int j = 0; j < 2; j++) {                                                                           \
+                __m256 first = _mm256_loadu_ps(x + j * n + i), second = _mm256_loadu_ps(x + j * n + i + 8);         \
+                for (int r = 0; r < 2; r++) {                                                                       \
+                    a[j][r] = _mm256_fmadd_ps(low[r], first, a[j][r]);                                              \
+                    b[j][r] = _mm256_fmadd_ps(high[r], second, b[j][r]);                                            \
+                }                                                                                                   \
+            }                                                                                                       \
+        }                                                                                                           \
+        for (int j = 0; j < 2; j++)                                                                                 \
+            for (int r = 0; r < 2; r++) {                                                                           \
+                __m256 both = _mm256_add_ps(a[j][r], b[j][r]);                                                      \
+                sums[j][r] = _mm_cvtss_f32(sums8(both, both, both, both));                                          \
+                for (int64_t k = i; k < n; k++) sums[j][r] += (float)w[r * n + k] * x[j * n + k];                   \
+            }                                                                                                       \
+    }
 // Of ROWS keys or values [ROWS, n], each loaded once for all of the G queries: their scores `to` [G, stride], and
 // their part, by weights `w` [G, stride], of what is mixed [G, n].
 #define CACHED(NAME, TYPE, WIDE)                                                                                  \
@@ -106,6 +131,11 @@ static __m128 sums8(__m256 a, __m256 b, __m256 c, __m256 d) {
         }                                                                                                         \
     }
 #else
+#define BLOCK(NAME, TYPE, WIDE)                                                                              \
+    static void NAME##_block(const TYPE *restrict w, const float *restrict x, int64_t n, float sums[2][2]) { \
+        for (int j = 0; j < 2; j++)                                                                          \
+            for (int r = 0; r < 2; r++) sums[j][r] = NAME(w + r * n, x + j * n, n);                          \
+    }
 #define DOT(NAME, TYPE, WIDE)                                                                         \
     static float NAME(const TYPE *restrict w, const float *restrict x, int64_t n) {                   \
         float a = 0;                                                                                  \
@@ -127,30 +157,49 @@ static __m128 sums8(__m256 a, __m256 b, __m256 c, __m256 d) {
 DOT(dot_float, float, wide_float)
 DOT(dot_half, _Float16, wide_half)
 DOT(dot_int8, int8_t, wide_int8)
+BLOCK(dot_float, float, wide_float)
+BLOCK(dot_half, _Float16, wide_half)
+BLOCK(dot_int8, int8_t, wide_int8)
 CACHED(dot_float, float, wide_float)
 CACHED(dot_half, _Float16, wide_half)
 
-// Up to ROWS products of rows `row`, ... with x [I].
-static void products(const Matrix *m, int64_t row, const float *x, float *sums) {
-    int64_t n = m->columns, left = m->rows - row < ROWS ? m->rows - row : ROWS;
-    for (int64_t r = 0; r < left; r++) {
-        int64_t at = (row + r) * n;
-        if (m->kind == FLOAT32) sums[r] = dot_float((const float *)m->weight + at, x, n);
-        else if (m->kind == FLOAT16) sums[r] = dot_half((const _Float16 *)m->weight + at, x, n);
-        else sums[r] = dot_int8((const int8_t *)m->weight + at, x, n) * m->scale[row + r];
-    }
+// Up to ROWS products of rows `row`, ... with each of x [B, I]: sums [B, ROWS]. A sum is the same whatever B is.
+static void products(const Matrix *m, int64_t row, int64_t B, const float *x, float *sums) {
+    int64_t n = m->columns, left = m->rows - row < ROWS ? m->rows - row : ROWS, b = 0;
+    if (left == ROWS)
+        for (; b + 2 <= B; b += 2)
+            for (int64_t r = 0; r < ROWS; r += 2) {
+                int64_t at = (row + r) * n;
+                float pair[2][2];
+                if (m->kind == FLOAT32) dot_float_block((const float *)m->weight + at, x + b * n, n, pair);
+                else if (m->kind == FLOAT16) dot_half_block((const _Float16 *)m->weight + at, x + b * n, n, pair);
+                else dot_int8_block((const int8_t *)m->weight + at, x + b * n, n, pair);
+                for (int64_t j = 0; j < 2; j++)
+                    for (int64_t k = 0; k < 2; k++) {
+                        float scale = m->kind == INT8 ? m->scale[row + r + k] : 1.0f;
+                        sums[(b + j) * ROWS + r + k] = pair[j][k] * scale;
+                    }
+            }
+    for (; b < B; b++)
+        for (int64_t r = 0; r < left; r++) {
+            int64_t at = (row + r) * n;
+            float *sum = sums + b * ROWS + r;
+            if (m->kind == FLOAT32) *sum = dot_float((const float *)m->weight + at, x + b * n, n);
+            else if (m->kind == FLOAT16) *sum = dot_half((const _Float16 *)m->weight + at, x + b * n, n);
+            else *sum = dot_int8((const int8_t *)m->weight + at, x + b * n, n) * m->scale[row + r];
+        }
 }
 
 // y [B, O] = x [B, I] times the matrix, or y += where `add`; shared out among the threads of a parallel region.
 static void multiply(const Matrix *m, int64_t B, const float *x, float *y, int add) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < m->rows; row += ROWS) {
-        float sums[ROWS];
+        float sums[MOST * ROWS];
         int64_t left = m->rows - row < ROWS ? m->rows - row : ROWS;
+        products(m, row, B, x, sums);
         for (int64_t b = 0; b < B; b++) {
-            products(m, row, x + b * m->columns, sums);
             float *to = y + b * m->rows + row;
-            for (int64_t r = 0; r < left; r++) to[r] = add ? to[r] + sums[r] : sums[r];
+            for (int64_t r = 0; r < left; r++) to[r] = add ? to[r] + sums[b * ROWS + r] : sums[b * ROWS + r];
         }
     }
 }
@@ -259,29 +308,41 @@ int64_t scratch_size(const Model *model, int64_t B, int64_t positions) {
                 model->heads * padded(positions));
 }
 
-// One key-value head of one sequence: the new key and value go to the cache, the queries that share them attend.
-static void attend_head(const Model *model, const Cache *cache, int64_t layer, int64_t head, float *qkv, float *weights,
-                        float *mixed) {
-    int64_t H = model->heads, K = model->kv_heads, C = model->head_width, G = H / K, at = cache->start * C;
-    int64_t size = cache->half ? 2 : 4, first = (layer * K + head) * cache->positions * C;
-    const float *turn = model->rotation + at;
-    float *query = qkv + head * G * C, *key = qkv + (H + head) * C, *value = key + K * C;
-    void *keys = (char *)cache->keys + first * size, *values = (char *)cache->values + first * size;
-    for (int64_t g = 0; g < G; g++) rotate(query + g * C, turn, C);
-    rotate(key, turn, C);
-    for (int64_t i = 0; i < C; i++) {
-        if (cache->half) {
-            ((_Float16 *)keys)[at + i] = (_Float16)key[i];
-            ((_Float16 *)values)[at + i] = (_Float16)value[i];
-        } else {
-            ((float *)keys)[at + i] = key[i];
-            ((float *)values)[at + i] = value[i];
-        }
-    }
-    attend(query, keys, values, cache->half, G, cache->start + 1, C, weights, mixed);
+// Where a layer's key-value head begins in a cache, in numbers.
+static int64_t head_at(const Model *model, const Cache *cache, int64_t layer, int64_t head) {
+    return (layer * model->kv_heads + head) * cache->positions * model->head_width;
 }
 
-// x [B, D] embeddings, read into the caches; `hidden` [B, D] is the normalised state that the head takes.
+// One key-value head of one position: the new key and value go to the cache.
+static void store_head(const Model *model, const Cache *cache, int64_t layer, int64_t head, float *qkv) {
+    int64_t H = model->heads, K = model->kv_heads, C = model->head_width;
+    int64_t to = head_at(model, cache, layer, head) + cache->start * C;
+    float *key = qkv + (H + head) * C, *value = key + K * C;
+    rotate(key, model->rotation + cache->start * C, C);
+    for (int64_t i = 0; i < C; i++) {
+        if (cache->half) {
+            ((_Float16 *)cache->keys)[to + i] = (_Float16)key[i];
+            ((_Float16 *)cache->values)[to + i] = (_Float16)value[i];
+        } else {
+            ((float *)cache->keys)[to + i] = key[i];
+            ((float *)cache->values)[to + i] = value[i];
+        }
+    }
+}
+
+// The queries that share a key-value head attend to all positions up to theirs.
+static void attend_head(const Model *model, const Cache *cache, int64_t layer, int64_t head, float *qkv, float *weights,
+                        float *mixed) {
+    int64_t C = model->head_width, G = model->heads / model->kv_heads, size = cache->half ? 2 : 4;
+    int64_t first = head_at(model, cache, layer, head) * size;
+    float *query = qkv + head * G * C;
+    for (int64_t g = 0; g < G; g++) rotate(query + g * C, model->rotation + cache->start * C, C);
+    attend(query, (char *)cache->keys + first, (char *)cache->values + first, cache->half, G, cache->start + 1, C, weights,
+           mixed);
+}
+
+// x [B, D] embeddings, read into the caches; `hidden` [B, D] is the normalised state that the head takes. Several rows may
+// be positions of one cache, one behind another: all keys and values are stored before any query looks.
 void step(const Model *model, int64_t B, const Cache *caches, float *x, float *hidden, float *scratch,
           int64_t positions) {
     int64_t D = model->width, H = model->heads, K = model->kv_heads, C = model->head_width, F = model->ffn;
@@ -290,13 +351,16 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
           *weights = active + B * F;
 #pragma omp parallel num_threads((int)model->threads)
     {
-        // Threads meet five times a layer; what is little work, each does for itself.
+        // Threads meet six times a layer; what is little work, each does for itself.
         float *normed = scratch + THREAD * B * D;
         for (int64_t l = 0; l < model->layers; l++) {
             const Layer *layer = &model->layer[l];
             for (int64_t b = 0; b < B; b++)
                 normalise(x + b * D, layer->before_attention, D, model->eps, normed + b * D);
             multiply(&layer->qkv, B, normed, qkv, 0);
+#pragma omp for schedule(static)
+            for (int64_t each = 0; each < B * K; each++)
+                store_head(model, &caches[each / K], l, each % K, qkv + each / K * projected);
 #pragma omp for schedule(static)
             for (int64_t each = 0; each < B * K; each++) {
                 int64_t b = each / K, head = each % K, h = b * H + head * (H / K);
@@ -306,13 +370,14 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
             for (int64_t b = 0; b < B; b++) normalise(x + b * D, layer->before_mlp, D, model->eps, normed + b * D);
 #pragma omp for schedule(static)
             for (int64_t row = 0; row < F; row += ROWS) {
-                float gates[ROWS], ups[ROWS];
-                for (int64_t b = 0; b < B; b++) {
-                    products(&layer->gate_up, row, normed + b * D, gates);
-                    products(&layer->gate_up, F + row, normed + b * D, ups);
-                    for (int64_t r = 0; r < ROWS && row + r < F; r++)
-                        active[b * F + row + r] = gates[r] / (1.0f + exponential(-gates[r])) * ups[r];
-                }
+                float gates[MOST * ROWS], ups[MOST * ROWS];
+                products(&layer->gate_up, row, B, normed, gates);
+                products(&layer->gate_up, F + row, B, normed, ups);
+                for (int64_t b = 0; b < B; b++)
+                    for (int64_t r = 0; r < ROWS && row + r < F; r++) {
+                        float gate = gates[b * ROWS + r];
+                        active[b * F + row + r] = gate / (1.0f + exponential(-gate)) * ups[b * ROWS + r];
+                    }
             }
             multiply(&layer->down, B, active, x, 1);
         }

@@ -252,6 +252,31 @@ def test_rope_scaling_and_head_width_equal_transformers(tiny_tokenizer, tiny_par
     assert torch.allclose(engine.llama.scores(hidden)[0], wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("half", [True, False])
+def test_positions_that_are_read_together_are_read_as_one_by_one(lively_model, half: bool) -> None:
+    """In the compiled step bit for bit: two sequences, 3 and 5 new positions; and as torch reads them."""
+    if library() is None:
+        pytest.skip("no C compiler here")
+    if half:
+        lively_model.half().float()
+    engine = Engine(lively_model, EngineConfig(half_cache=False))
+    llama, plain = engine.llama, Engine(lively_model, EngineConfig(native=False)).llama
+    news = [llama.embed(ids(count, count)) for count in (3, 5)]
+    singly, together, torchs = ([each.new_cache() for _ in news] for each in (llama, llama, plain))
+    for caches in (singly, together, torchs):
+        for cache in caches:
+            cache.length = 0
+            (plain if caches is torchs else llama).forward([(cache, llama.embed(ids(20, 9)))])
+    one_by_one = torch.cat(
+        [llama.forward([(cache, row[None])]) for cache, new in zip(singly, news, strict=True) for row in new]
+    )
+    at_once = llama.forward(list(zip(together, news, strict=True)), every=True)
+    assert torch.equal(at_once, one_by_one)
+    assert all(torch.equal(a.keys[:, :, :23], b.keys[:, :, :23]) for a, b in zip(singly, together, strict=True))
+    theirs = plain.forward(list(zip(torchs, news, strict=True)), every=True)
+    assert torch.allclose(at_once, theirs, atol=1e-4)
+
+
 def test_greedy_tokens_equal_generate(lively_model) -> None:
     engine = Engine(lively_model)
     prompt, count = ids(20), 40
