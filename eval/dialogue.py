@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
+from emova.style import DEFAULT_VOICE, GENDERS
 from eval.compare import confidence_interval
 from eval.nano_data import DialogueItem
 from eval.report import Row
@@ -30,7 +31,8 @@ class NanoDialogue:
         items: what is asked.
         right: whether an answer is right.
         ears: hears the replies; None hears none.
-        heard: at most so many replies are heard, spread evenly over ``items``.
+        heard: about so many replies of each voice are heard, spread evenly over ``items``; where there are fewer
+            questions, one voice has one reply more.
     """
 
     name: ClassVar[str] = "nano-dialogue"
@@ -42,8 +44,8 @@ class NanoDialogue:
         self.items = {item.id: item for item in items}
         self.right = right
         self.ears = ears
-        step = max(1, len(items) // heard) if heard and ears else 0
-        self.heard = {item.id for item in items[::step]} if step else set()
+        listened = items[:: max(1, len(items) // (len(GENDERS) * heard))] if heard and ears else ()
+        self.heard = {item.id: GENDERS[number % len(GENDERS)] for number, item in enumerate(listened)}
         self.judge = "the recipe's judges" + (f"; heard by {ears.name}" if ears else "")
 
     def examples(self) -> Iterable[Example]:
@@ -54,7 +56,7 @@ class NanoDialogue:
     def ask(self, model: Any, example: Example) -> Output:
         """The reply to the recording; its sound is kept where it will be heard."""
         item = self.items[example.id]
-        reply = model.chat(audio=item.audio, image=item.image)
+        reply = model.chat(audio=item.audio, image=item.image, voice=self.heard.get(item.id, DEFAULT_VOICE))
         return Output(
             text=reply.text,
             transcript=reply.transcript,
@@ -83,7 +85,8 @@ class NanoDialogue:
             notes["heard"] = hear(self.ears, output)
             spoken = word_errors(output.text, notes["heard"])
             # A reply without words that also says nothing is a failure of the form, and one word wrong here.
-            values["speech"] = (float(spoken.edits), float(spoken.reference_tokens)) if output.text else (1.0, 1.0)
+            wrong = (float(spoken.edits), float(spoken.reference_tokens)) if output.text else (1.0, 1.0)
+            values[f"speech_{self.heard[item.id]}"] = wrong
         return Score(float(self.right(item, output.text)), 1.0, values, notes)
 
     def worst(self, example: Example, failure: str) -> Score:
@@ -92,7 +95,7 @@ class NanoDialogue:
         words = float(max(word_errors(item.question, "").edits, 1))
         values = {"recognition": (words, words), "emotion": (0.0, 1.0), "pitch": (0.0, 1.0), "form": (0.0, 1.0)}
         if item.id in self.heard:
-            values["speech"] = (1.0, 1.0)
+            values[f"speech_{self.heard[item.id]}"] = (1.0, 1.0)
         return Score(0.0, 1.0, values, {"voice": item.voice}, failure)
 
     def aggregate(self, records: Sequence[Record]) -> float:
@@ -182,7 +185,6 @@ def dialogue_rows(records: Sequence[Record], items: Sequence[DialogueItem], kind
     failed = sum(bool(record.failure) for record in records)
     asked = {item.id: item for item in items}
     held_out = shares(talk, lambda record: asked[record.id].record.get("held_out", ""))
-    speech = part(records, "speech")
     blind = _per_cent(blind_share(item for item in items if item.kind != TALK))
     emotions = _per_cent(commonest(item.emotion for item in items))
     pitches = _per_cent(commonest(item.pitch for item in items))
@@ -212,8 +214,11 @@ def dialogue_rows(records: Sequence[Record], items: Sequence[DialogueItem], kind
         _row("emotion label", part(records, "emotion"), 90, f"the recipe's label; always the commonest: {emotions}"),
         _row("pitch label", part(records, "pitch"), 90, f"the recipe's label; always the commonest: {pitches}"),
         _row("reply parses to the schema", part(records, "form"), 99.5, "with text and units; the form by a grammar"),
-        _row(
-            "spoken reply against its text, word error", speech, 12,
-            "what is heard of the replies to these questions, female voice", False,
+        *(
+            _row(
+                f"spoken reply, word error, {voice}", part(records, f"speech_{voice}"), 12,
+                "what is heard of the replies to these questions, against their text", False,
+            )
+            for voice in GENDERS
         ),
     ]  # fmt: skip

@@ -43,7 +43,7 @@ class NanoEvalConfig:
         data: the folder of the data recipe.
         output_dir: where the report goes; empty names a folder in ``runs`` after the model's hash.
         limit: at most so many talk and so many picture questions; 0 asks all.
-        utterances: how many utterances the speech figures stand on.
+        utterances: how many utterances the speech figures stand on; of the spoken replies, so many of each voice.
         parts: which parts run, of ``PARTS``.
         seed: draws the items.
     """
@@ -181,15 +181,15 @@ class NanoRun:
         rows: list[Row] = []
         spoken: list[Record] = []
         for voice in ("female", "male"):
-            for name, texts, goal, note in (
-                ("spoken reply", answers, 12.0, "answers of the recipe, which training speaks too"),
-                ("unseen sentence", unseen, None, "sentences of the test split"),
+            for name, texts, note in (
+                ("answer read aloud", answers, "answers of the recipe, which training speaks too"),
+                ("unseen sentence read aloud", unseen, "sentences of the test split"),
             ):
                 items = [Example(text, text) for text in draw(texts, self.config.utterances, self.config.seed)]
                 task_name = f"nano-{name.split()[0]}-{voice}"
-                judges = self.sound if goal else VoiceJudges()
+                judges = self.sound if texts is answers else VoiceJudges()
                 figure, found = self.run(TtsTask(task_name, items, self.whisper, voice=voice, judges=judges))
-                rows.append(row_of(figure, f"{name}, word error, {voice}", goal, note))
+                rows.append(row_of(figure, f"{name}, word error, {voice}", None, note))
                 spoken += found
         return rows + rating_rows(spoken, self.sound)
 

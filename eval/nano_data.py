@@ -79,8 +79,8 @@ class DialogueItem:
     pitch: str
 
 
-# The same woman as flite's slt, whom the tokenizer is trained on, by another method: no unheard speaker.
-KNOWN_SPEAKERS = ("festival/cmu_us_slt_arctic_hts",)
+# The same speakers as flite's slt and kal16, whom the tokenizer is trained on, by another method: not unheard.
+KNOWN_SPEAKERS = ("festival/cmu_us_slt_arctic_hts", "festival/kal_diphone")
 
 
 def held_out_questions(data: Path) -> list[ShardSample]:

@@ -118,6 +118,23 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(recipe_folder: Path, tiny_
     assert [record.value for record in run(assistant, items, out, lambda item, answer: False)] == [0, 0]
 
 
+def test_replies_are_heard_in_both_voices(recipe_folder: Path) -> None:
+    asked: list[str] = []
+
+    class Speaker:
+        def chat(self, voice: str, **inputs: Any) -> Any:
+            asked.append(voice)
+            return Reply(
+                "what colour", "what colour is it", "sad", "high", voice, (1,), np.ones(160, np.float32), 16000
+            )
+
+    items = load_dialogues(recipe_folder, None, seed=0)
+    rows = {row.name: row for row in dialogue_rows(run(Speaker(), items, recipe_folder / "run"), items)}
+    assert asked == ["female", "male"]
+    heard = [rows[f"spoken reply, word error, {voice}"] for voice in asked]
+    assert [(row.value, row.count) for row in heard] == [(0, 1), (0, 1)]
+
+
 def test_a_failing_model_counts_as_wrong_never_dropped(recipe_folder: Path) -> None:
     class Broken:
         def chat(self, **inputs: Any) -> None:
@@ -131,7 +148,7 @@ def test_a_failing_model_counts_as_wrong_never_dropped(recipe_folder: Path) -> N
     assert rows["spoken-instruction word error"].value == 100
     assert "2 questions failed" in rows["spoken-instruction word error"].note
     assert rows["reply parses to the schema"].value == 0
-    assert rows["spoken reply against its text, word error"].value == 100
+    assert all(rows[f"spoken reply, word error, {voice}"].value == 100 for voice in ("female", "male"))
     assert "no questions on: tables" in rows["picture questions, worst kind"].note
     assert not any(row.reached for row in rows.values())
 
@@ -144,7 +161,8 @@ def test_a_model_without_words_or_units_is_wrong_in_form_and_sound(recipe_folder
 
     items = load_dialogues(recipe_folder, None, seed=0)
     rows = {row.name: row.value for row in dialogue_rows(run(Silent(), items, recipe_folder / "run"), items)}
-    assert rows["reply parses to the schema"] == 0 and rows["spoken reply against its text, word error"] == 100
+    assert rows["reply parses to the schema"] == 0
+    assert rows["spoken reply, word error, female"] == rows["spoken reply, word error, male"] == 100
     assert rows["spoken-instruction word error"] == 100
 
 
@@ -175,7 +193,8 @@ def test_shares_are_worked_by_hand() -> None:
     assert "new phrasing: 100 %" in rows["talk: answer fits the intent"].note
     assert rows["emotion label"].value == 100 and rows["pitch label"].value == 0
     assert "commonest: 100 %" in rows["emotion label"].note
-    assert rows["spoken reply against its text, word error"].value is None  # none was heard, so it is a miss
+    for voice in ("female", "male"):
+        assert rows[f"spoken reply, word error, {voice}"].value is None  # none was heard, so it is a miss
     # Two questions on one recording are one cluster: the interval is that of two recordings, wide.
     assert rows["picture questions right"].low == 50 and rows["picture questions right"].high == 100
 
