@@ -83,9 +83,10 @@ def make_sets(root: Path, records: int = 240) -> dict[str, float]:
 
 
 def consumption(checkpoint: Path, batches: Sequence[Any]) -> float:
-    """Tokens a second of forward and backward passes over ``batches``, bf16 autocast, as stage 2 trains."""
+    """Tokens a second of forward and backward passes over ``batches``, in the precision that stage 2 trains with."""
     from emova.model import EmovaForConditionalGeneration
     from train.packing import PACKED_ATTENTION, packed_loss
+    from train.precision import autocast
     from train.stages import RatesConfig, freeze
 
     model = EmovaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
@@ -95,7 +96,7 @@ def consumption(checkpoint: Path, batches: Sequence[Any]) -> float:
     for number, batch in enumerate(batches):
         if number == 1:  # the first warms up
             tokens, started = 0, time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss = packed_loss(model, batch)["loss"]
         loss.backward()
         model.zero_grad(set_to_none=True)

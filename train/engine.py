@@ -33,6 +33,7 @@ from train import checkpointing, parallel
 from train.batches import BatchReader, EpochBatches, isolated_rng
 from train.metrics import MetricsFile, plot
 from train.parallel import ParallelConfig, whole_shape
+from train.precision import AUTO, PRECISIONS
 from train.reporting import open_reporters
 from train.shard_stream import ShardPacks
 from train.watching import Progress, StopSignals
@@ -72,8 +73,8 @@ class RunConfig:
     save_every: int = 500
     eval_every: int = 500
     log_every: int = 10
-    precision: str = "bf16"
-    """``bf16``: autocast, float32 weights; ``fp32``."""
+    precision: str = AUTO
+    """``bf16``: autocast, float32 weights; ``fp32``; ``auto``: bf16 where the device computes it by itself."""
     resume: bool = True
     """Go on from the newest complete checkpoint in ``output_dir`` when there is one."""
     report_to: list[str] = field(default_factory=list)
@@ -85,8 +86,8 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise InputError(f"precision={self.precision}: unknown; give bf16 or fp32")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision={self.precision}: unknown; give {', '.join(PRECISIONS)}")
         for name in ("max_steps", "batch_size", "gradient_accumulation", "save_every", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")

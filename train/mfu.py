@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train.precision import computes_bf16
+
 # Dense bfloat16 products a second, as the makers state them; the first name found in the device's counts.
 _PEAKS = {
     "B200": 2250e12, "H200": 989e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
@@ -34,7 +36,7 @@ def peak_flops() -> float:
                 return peak
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = 4096 if device == "cuda" else 768
-    dtype = torch.bfloat16
+    dtype = torch.bfloat16 if computes_bf16() else torch.float32
     left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     best = 0.0
     for _ in range(6):

@@ -22,6 +22,7 @@ import torch
 from torch import distributed
 
 from emova.errors import InputError
+from train import precision
 
 if TYPE_CHECKING:
     from train.engine import RunConfig
@@ -185,11 +186,12 @@ def prepare_deepspeed() -> None:
 
 
 def resolved(run: RunConfig, world: World) -> RunConfig:
-    """``run`` with the gradient accumulation that ``global_batch_size`` asks for.
+    """``run`` with the gradient accumulation that ``global_batch_size`` asks for, and the precision of this device.
 
     Raises:
         InputError: the global batch is no multiple of what all processes take in one pass.
     """
+    run = replace(run, precision=precision.resolved(run.precision))
     if not run.global_batch_size:
         return run
     a_pass = world.size * run.batch_size
