@@ -17,7 +17,8 @@ from emova.grammar import TokenTable
 from emova.reply import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
 from emova.thoughts import StreamingThoughts
 from train.heard_text import runs
-from train.packing import ANSWER, FRAME, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
+from train.misheard import Mishearing
+from train.packing import ANSWER, FRAME, NOTHING, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
 from train.recipe_data import Exchange, Picture, Recipe
 from train.thoughts import Subtask, ThoughtsConfig, thought_message
 
@@ -54,6 +55,8 @@ class ConversationConfig:
         two_turns: the share of spoken picture samples that hold two exchanges about the picture.
         typed: the share of spoken-reply samples whose question is typed.
         unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
+        misheard: the share of spoken questions whose transcript has wrong words, which teach nothing; the answer is the
+            right one (``train.misheard``).
         unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
         unit_stretch: the share of heard units that are dropped or said twice: others speak faster or slower.
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
@@ -66,6 +69,7 @@ class ConversationConfig:
     two_turns: float = 0.08
     typed: float = 0.12
     unspoken: float = 0.0
+    misheard: float = 0.0
     unit_noise: float = 0.0
     unit_stretch: float = 0.0
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
@@ -113,6 +117,7 @@ class Conversations:
         self.table = TokenTable.from_tokenizer(processor.tokenizer)
         self.json = JsonReply()
         self.thoughts = StreamingThoughts(config.thoughts.ratio)
+        self.mishearing = Mishearing(each.question for each in recipe.talk)
         self.captioned = [picture for picture in recipe.pictures if picture.caption]
         self.asked = [picture for picture in recipe.pictures if picture.exchanges]
         self.spoken_talk = [each for each in recipe.talk if self._spoken(each)]
@@ -173,16 +178,24 @@ class Conversations:
         return self.thoughts if task.startswith("thoughts_") else self.json
 
     def reply(
-        self, exchange: Exchange, rng: np.random.Generator, thoughts: bool = False, subtask: Subtask | None = None
+        self,
+        exchange: Exchange,
+        rng: np.random.Generator,
+        thoughts: bool = False,
+        subtask: Subtask | None = None,
+        misheard: bool = False,
     ) -> tuple[Message, tuple[int, ...]]:
         """The assistant's spoken reply as a message of trusted tokens, and what each of them teaches."""
         units = tuple(self.recipe.answers.draw(exchange.answer, rng).units.tolist())
-        reply = SpokenReply(exchange.question, exchange.answer, exchange.emotion, exchange.pitch, units)
+        question = self.mishearing(exchange.question, rng) if misheard else exchange.question
+        reply = SpokenReply(question, exchange.answer, exchange.emotion, exchange.pitch, units)
         if thoughts:
             return thought_message(self.thoughts, reply, self.table, subtask)
         ids = self.json.encode(reply, self.table)[:-1]  # the rendering adds the end of turn
         kinds = reply_kinds(self.json, reply, self.table)
         assert len(kinds) == len(ids) + 1
+        if misheard:
+            kinds = tuple(NOTHING if kind == TRANSCRIPT else kind for kind in kinds)
         return {"role": "assistant", "content": [{"type": "tokens", "ids": ids}]}, kinds
 
     # Tasks --------------------------------------------------------------------------------------------------------
@@ -257,7 +270,8 @@ class Conversations:
             content = [self._question(exchange, typed, rng)]
             if picture is not None and turn == 0:
                 content.insert(0, {"type": "image", "image": picture.load()})
-            answer, answer_kinds = self.reply(exchange, rng, thoughts, subtask)
+            misheard = not typed and bool(self.config.misheard) and rng.random() < self.config.misheard
+            answer, answer_kinds = self.reply(exchange, rng, thoughts, subtask, misheard)
             messages += [_user(content), answer]
             kinds.append(answer_kinds)
         # Streaming thoughts have no units that come after all else.
