@@ -40,11 +40,19 @@ class Whole:
 
 
 class Streamed(Whole):
-    """Unit by unit, in the chunks of a reply."""
+    """Unit by unit, in the chunks of a reply whose units are written ``pace`` a second; only speaking is timed."""
+
+    def __init__(self, voice: Any, pace: float) -> None:
+        super().__init__(voice)
+        self.pace = pace
 
     def __call__(self, units: list[int]) -> np.ndarray:
-        speaking = self.voice.start(ChunkPlan())
-        return np.concatenate([*(speaking.step([unit], Style()) for unit in units), speaking.finish(Style())])
+        started, written, pieces = time.perf_counter(), 0, []
+        speaking = self.voice.start(ChunkPlan(), lambda: time.perf_counter() - started + written / self.pace)
+        for unit in units:
+            written += 1
+            pieces.append(speaking.step([unit], Style()))
+        return np.concatenate([*pieces, speaking.finish(Style())])
 
 
 def load_piper(path: Path, threads: int) -> Callable[[str], tuple[np.ndarray, int]]:
@@ -68,9 +76,10 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = arguments("vocoder", __doc__ or "")
     parser.add_argument("--data", type=Path, default=Path("data/nano"), help="with sources of `emova data fetch nano`")
     parser.add_argument("--sentences", type=int, default=len(SENTENCES))
+    parser.add_argument("--pace", type=float, default=500.0, help="units that the language model writes in a second")
     options = parse(parser, given, sentences=2)
     assistant = load(options)
-    ways = {"emova, whole": Whole(assistant.voice), "emova, streamed": Streamed(assistant.voice)}
+    ways = {"emova, whole": Whole(assistant.voice), "emova, streamed": Streamed(assistant.voice, options.pace)}
     texts = SENTENCES[: options.sentences]
     piper_path = options.data / "sources" / "piper" / "en_US-joe-medium.onnx"
     piper = load_piper(piper_path, options.threads) if piper_path.is_file() else None

@@ -6,7 +6,8 @@ Shape letters: B batch, U units, N new units, T samples, S style channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +21,23 @@ from emova.style import Style, StylePrototypes
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """How many units are spoken at once: few at first, so that the voice starts soon, then more, so that little is
-    spent on each.
+    """How many units are spoken at once: few at first, so that the voice starts soon, then as many as come in while the
+    listener still has something to hear, so that little is spent on each.
 
     Attributes:
         first: units that sound in the first chunk (5 are 0.2 s).
-        growth: each chunk is so many times the one before.
-        largest: no chunk is larger.
+        growth: each chunk is at least so many times the one before.
+        largest: of the chunks that have to grow; with so many units none waits any longer.
+        reserve: seconds of sound that the listener still has when the next chunk is begun.
     """
 
     first: int = 5
-    growth: float = 4.0
+    growth: float = 2.0
     largest: int = 100
+    reserve: float = 0.1
 
     def after(self, size: int) -> int:
-        """The size of the chunk that follows one of ``size``."""
+        """The least size of the chunk that follows one of ``size``."""
         return min(self.largest, math.ceil(size * self.growth))
 
 
@@ -67,16 +70,23 @@ class Voice:
         units_BU = torch.tensor([list(units)], device=self.device)
         return _samples(self.detokenizer.decode(units_BU, self.vector(style)))
 
-    def start(self, plan: ChunkPlan = DEFAULT_PLAN) -> Speaking:
-        """Speak while the units come in."""
-        return Speaking(self, plan)
+    def start(self, plan: ChunkPlan = DEFAULT_PLAN, clock: Callable[[], float] = time.perf_counter) -> Speaking:
+        """Speak while the units come in; see ``Speaking``."""
+        return Speaking(self, plan, clock)
 
 
 class Speaking:
-    """One utterance that is still being written; the pieces together equal ``Voice.synthesize`` of all units."""
+    """One utterance that is still being written; the pieces together equal ``Voice.synthesize`` of all units.
 
-    def __init__(self, voice: Voice, plan: ChunkPlan = DEFAULT_PLAN) -> None:
-        self._voice, self._plan = voice, plan
+    Args:
+        clock: seconds; the listener is taken to hear each piece as soon as it is there.
+    """
+
+    def __init__(
+        self, voice: Voice, plan: ChunkPlan = DEFAULT_PLAN, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._voice, self._plan, self._clock = voice, plan, clock
+        self._heard_until = 0.0
         self._stream: Any = None
         self._waiting: list[int] = []
         self._chunk = plan.first
@@ -87,11 +97,20 @@ class Speaking:
     def step(self, units: Sequence[int], style: Style) -> np.ndarray:
         """Take units; give the samples ``[T]`` that are certain by now (T may be 0)."""
         self._waiting += units
-        if len(self._waiting) < self._chunk + self._held_back:
+        if not self._due():
             return np.zeros(0, dtype=np.float32)
         self._chunk, self._held_back = self._plan.after(self._chunk), 0
         stream, units_BN = self._take(style)
-        return _samples(stream.step(units_BN))
+        samples = _samples(stream.step(units_BN))
+        self._heard_until = max(self._heard_until, self._clock()) + len(samples) / self._voice.sample_rate
+        return samples
+
+    def _due(self) -> bool:
+        """Whether what waits is to be spoken now."""
+        count = len(self._waiting)
+        if count < self._chunk + self._held_back:
+            return False
+        return count >= self._plan.largest or self._clock() >= self._heard_until - self._plan.reserve
 
     @torch.inference_mode()
     def finish(self, style: Style) -> np.ndarray:
