@@ -21,7 +21,7 @@ def deepspeed_config(run: RunConfig, processes: int, *, load_universal: bool = F
     """The configuration with which DeepSpeed trains ``run``.
 
     Args:
-        run: with its gradient accumulation resolved (``train.parallel.resolved``).
+        run: with its gradient accumulation and precision resolved (``train.parallel.resolved``).
         processes: that train together.
         load_universal: the checkpoint to resume from was written by another number of processes.
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from emova.errors import InputError
 from train import checkpointing
 from train.deepspeed_config import deepspeed_config
-from train.parallel import DDP, ParallelConfig, World, prepare_deepspeed
+from train.parallel import DDP, ParallelConfig, World, prepare_deepspeed, resolved
 
 if TYPE_CHECKING:
     from train.engine import RunConfig
@@ -37,7 +37,7 @@ def partitioned(run: RunConfig, world: World) -> Iterator[None]:
     from transformers.integrations import HfDeepSpeedConfig
 
     # transformers sees it as long as it is alive.
-    alive = HfDeepSpeedConfig(deepspeed_config(run, world.size))
+    alive = HfDeepSpeedConfig(deepspeed_config(resolved(run, world), world.size))
     try:
         yield
     finally:
