@@ -272,7 +272,8 @@ class Writer:
         if room < 0:
             self.error = InputError("the reply: the model's context is full; start a new conversation")
             return
-        self.draft = self.sampler.draft(self.grammar, min(room, MOST_POSITIONS - len(certain), LONGEST_DRAFT))
+        most = max(0, min(room, MOST_POSITIONS - len(certain), LONGEST_DRAFT))
+        self.draft = self.sampler.draft(self.grammar, most)
         self.reading = Reading(self.context, llama.embed([*certain, *self.draft]))
 
     def take_written(self) -> list[int]:
