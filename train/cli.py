@@ -20,6 +20,7 @@ PROGRAMS = {
     "prototypes": ("train.prototypes", "choose the vectors of the 24 styles for a trained detokenizer"),
     "assemble": ("train.assemble", "put the trained parts together to a checkpoint"),
     "all": ("train.all", "everything above in a row; --profile smoke tries all of it in minutes"),
+    "average": ("train.average", "the mean of a model's weights before and after a training"),
 }
 
 

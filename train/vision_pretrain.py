@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,10 @@ from emova.model.tokens import TokenIds
 from emova.vision.internvit import InternViT
 from emova.weights import load_state, read_folder, save_folder
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.precision import autocast
 from train.program import run_module
 from train.recipe_data import read_pictures
+from train.trunk_init import load_trunk, trunk_of
 from train.vision_data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
 from train.vision_marks import MarkClasses, MarkHead
 
@@ -59,6 +62,12 @@ class VisionTrainConfig:
     cache: str = "data/nano/cache/vision"
     start_from: str = ""
     """An earlier export to go on from."""
+    trunk: str = ""
+    """Published weights of the tower's trunk (``train.trunk_init``); none: it starts from nothing as all else does."""
+    trunk_rate: float = 0.3
+    """The trunk's learning rate over that of the rest."""
+    trunk_frozen: int = 2
+    """The trunk's stages from the picture on that stay as they are; they are the dearest to train."""
     decoder: DecoderShape = field(default_factory=DecoderShape)
     parallel_ratio: float = 0.25
     """Share of captions written all at once."""
@@ -288,7 +297,7 @@ def right_answers(module: VisionCaptioner, data: CaptionData, batch_size: int = 
     for start in range(0, len(data), batch_size):
         places = range(start, min(start + batch_size, len(data)))
         batch = collate([data[place] for place in places])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             text = {name: batch[name] for name in ("inputs", "segments", "positions", "parallel")}
             hidden_BTD = module.hidden(module.look(batch["pixels"]), **text)
             chosen = functional.linear(hidden_BTD, module.embedding.weight).argmax(-1)
@@ -301,6 +310,20 @@ def right_answers(module: VisionCaptioner, data: CaptionData, batch_size: int = 
     result = {name: sum(values) / len(values) for name, values in sorted(right.items())}
     answered = [value for name, values in right.items() if name != "right_captions" for value in values]
     return {**result, "right_answers": sum(answered) / max(1, len(answered))}
+
+
+def groups(trained: nn.Module, config: VisionTrainConfig) -> list[dict[str, Any]]:
+    """AdamW's groups: a published trunk learns more slowly, its first stages not at all."""
+    assert isinstance(trained, VisionCaptioner)
+    decay, rate = config.run.weight_decay, config.run.learning_rate
+    trunk = trunk_of(trained.parts.vision_tower) if config.trunk else None
+    if trunk is None:
+        return decay_groups(trained, decay, lr=rate)
+    trunk[: 2 + config.trunk_frozen].requires_grad_(False)
+    own = {id(parameter) for parameter in trunk.parameters()}
+    others = nn.ParameterList(parameter for parameter in trained.parameters() if id(parameter) not in own)
+    slow = decay_groups(trunk, decay, lr=rate * config.trunk_rate)
+    return [*decay_groups(others, decay, lr=rate), *slow]
 
 
 def train(config: VisionTrainConfig) -> FitResult:
@@ -349,6 +372,8 @@ def train(config: VisionTrainConfig) -> FitResult:
         len(classes),
         config.mark_weight,
     )
+    if config.trunk:
+        load_trunk(module.parts.vision_tower, config.trunk)
     if config.start_from:
         load_state(module.parts, read_folder(config.start_from)[1], config.start_from)
     else:
@@ -369,7 +394,7 @@ def train(config: VisionTrainConfig) -> FitResult:
         CaptionCollate(ids),
         config.run,
         eval_set=sets["test"],
-        parameter_groups=lambda trained: decay_groups(trained, config.run.weight_decay, lr=config.run.learning_rate),
+        parameter_groups=lambda trained: groups(trained, config),
         on_validate=validate,
     )
     save_folder(folder / "export", export, module.parts.state_dict())

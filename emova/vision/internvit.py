@@ -15,9 +15,11 @@ from typing import Any
 import emova.compat  # noqa: F401  (torchvision must import before timm)
 
 # isort: split
+import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, LayerNorm, LayerNorm2d, PatchEmbed, RmsNorm
+from timm.layers import Attention, LayerNorm, PatchEmbed, RmsNorm, freeze_batch_norm_2d
+from timm.models.efficientnet import EfficientNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -45,9 +47,9 @@ class InternViTConfig:
     """A norm after the last block; nano, trained from scratch, has one."""
     class_token: bool = True
     """InternViT has one; nano reads the patches alone and goes without."""
-    stem_width: int = 0
-    """Channels of two 3 x 3 convolutions before the patches are cut; 0 is InternViT's plain patch embedding. Early
-    convolutions let a small ViT learn strokes and edges from few pictures (Xiao et al. 2021)."""
+    trunk: str = ""
+    """A timm EfficientNet whose first stages see the picture before the ViT does; none is InternViT's plain patch
+    embedding. A small ViT needs far more pictures to find strokes and edges by itself (Xiao et al. 2021)."""
     fused_attention: bool = True
     """torch's fused kernel; on a CPU in bfloat16 plain matrix products are about twice as fast to train."""
     drop_path: float = 0.0
@@ -79,22 +81,34 @@ class WideNormAttention(Attention):
         return self.proj_drop(self.proj(out_BHTK.transpose(1, 2).reshape(batch, length, self.attn_dim)))
 
 
-class ConvStem(PatchEmbed):
-    """Two convolutions at half the resolution, then the patch embedding."""
+class TrunkEmbed(PatchEmbed):
+    """The first stages of a convolutional network in place of the linear patch embedding (the hybrid of Dosovitskiy et
+    al. 2021, section 3.1): as many as reduce a patch to one position. Its batch norms are constants, since a batch may
+    hold a single picture.
 
-    def __init__(self, stem_width: int, embed_dim: int, patch_size: int, bias: bool = True, **rest: Any) -> None:
+    Args:
+        trunk: one of timm's EfficientNets.
+    """
+
+    def __init__(self, trunk: str, embed_dim: int, patch_size: int, bias: bool = True, **rest: Any) -> None:
         super().__init__(embed_dim=embed_dim, patch_size=patch_size, bias=bias, **rest)
-        assert patch_size % 2 == 0, "the stem halves the resolution"
-        half = patch_size // 2
+        network = timm.create_model(trunk, pretrained=False)
+        fitting = [info for info in network.feature_info if info["reduction"] == patch_size]
+        if not isinstance(network, EfficientNet) or not fitting:
+            raise ValueError(f"vision trunk is {trunk!r}; it is an EfficientNet of timm that reduces by patch_size")
+        stages = int(fitting[-1]["module"].removeprefix("blocks.")) + 1
+        parts = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:stages])
         self.proj = nn.Sequential(
-            nn.Conv2d(3, stem_width, 3, stride=2, padding=1),
-            LayerNorm2d(stem_width),
-            nn.GELU(),
-            nn.Conv2d(stem_width, stem_width, 3, padding=1),
-            LayerNorm2d(stem_width),
-            nn.GELU(),
-            nn.Conv2d(stem_width, embed_dim, half, stride=half, bias=bias),
+            freeze_batch_norm_2d(parts), nn.Conv2d(fitting[-1]["num_chs"], embed_dim, 1, bias=bias)
         )
+
+    @property
+    def trunk(self) -> nn.Sequential:
+        """The stem, its norm, then the stages."""
+        return self.proj[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous(memory_format=torch.channels_last))  # faster on a CPU
 
 
 class InternViT(VisionTransformer):
@@ -112,7 +126,7 @@ class InternViT(VisionTransformer):
             num_classes=0,
             global_pool="token" if config.class_token else "",
             class_token=config.class_token,
-            embed_layer=partial(ConvStem, config.stem_width) if config.stem_width else PatchEmbed,
+            embed_layer=partial(TrunkEmbed, config.trunk) if config.trunk else PatchEmbed,
             embed_dim=config.width,
             depth=config.depth,
             num_heads=config.heads,

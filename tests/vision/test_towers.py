@@ -92,10 +92,22 @@ def test_nanos_choices_change_speed_and_stem_only():
     pixels = torch.randn(2, 3, 56, 56)
     assert fused(pixels).shape == (2, 16, 32) and "cls_token" not in fused.state_dict()
     torch.testing.assert_close(plain(pixels), fused(pixels))
-    stem = InternViT(InternViTConfig(**shape, stem_width=4))
-    assert stem(pixels).shape == (2, 16, 32)
-    others = {name for name in stem.state_dict() if not name.startswith("patch_embed")}
-    assert others == {name for name in fused.state_dict() if not name.startswith("patch_embed")}
+
+
+def test_a_trunk_takes_the_place_of_the_patch_embedding_alone():
+    shape = {"image_size": 64, "patch_size": 16, "width": 32, "depth": 1, "heads": 2, "ffn_width": 64}
+    plain, hybrid = (InternViT(InternViTConfig(**shape, trunk=trunk)) for trunk in ("", "tf_efficientnet_lite0"))
+    pixels = torch.randn(3, 3, 64, 64)
+    together = hybrid.train()(pixels)
+    assert together.shape == (3, 16, 32)
+    # Its norms are constants: a picture's features do not depend on the others, in training too.
+    torch.testing.assert_close(torch.cat([hybrid(one[None]) for one in pixels]), together, atol=1e-5, rtol=1e-4)
+    others = {name for name in hybrid.state_dict() if not name.startswith("patch_embed")}
+    assert others == {name for name in plain.state_dict() if not name.startswith("patch_embed")}
+    with pytest.raises(ValueError, match="EfficientNet"):
+        InternViT(InternViTConfig(**shape, trunk="resnet18"))
+    with pytest.raises(ValueError, match="reduces by patch_size"):
+        InternViT(InternViTConfig(**{**shape, "patch_size": 64}, trunk="tf_efficientnet_lite0"))
 
 
 def test_unknown_towers_and_shapes_are_refused():
