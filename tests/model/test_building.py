@@ -134,14 +134,14 @@ def test_a_miniature_of_the_papers_model_trains_and_answers(paper_miniature, tin
 def test_nano_has_its_size(tiny_tokenizer: PreTrainedTokenizerFast):
     config = load_config(ModelConfig, CONFIGS / "nano.yaml")
     model = build_model(config, tiny_tokenizer)
-    assert model.config.projector.tokens == 64
+    assert model.config.projector.tokens == 49
     assert 2_500_000 < count(model.model.vision_tower) < 5_000_000
     assert 400_000 < count(model.model.projector) < 1_500_000
     processor = build_processor(config, tiny_tokenizer)
     rendered = processor.render_prompt(
         [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (900, 600))}]}]
     )
-    assert rendered.input_ids.count(model.config.image_token_id) == 64
+    assert rendered.input_ids.count(model.config.image_token_id) == 49
     assert processor.token_ids.image_row not in rendered.input_ids
 
 
