@@ -181,9 +181,7 @@ class Llama:
         """
         assert all(0 < len(new) <= cache.room for cache, new in sequences)
         if every:
-            few = self.native is not None and sum(len(new) for _, new in sequences) <= MOST_POSITIONS
-            listening = any(cache.listening for cache, _ in sequences)
-            return self._step(sequences) if few and not listening else self._read(sequences, every)
+            return self._compiled(sequences) if self._fits(sequences) else self._read(sequences, every)
         # Sequences of one new position go together; those that read more go by themselves, so that nobody's scores
         # depend on who else is there.
         steps = [index for index, (cache, new) in enumerate(sequences) if len(new) == 1 and not cache.listening]
@@ -199,15 +197,24 @@ class Llama:
 
     def _read_one(self, cache: KVCache, new_TD: Tensor) -> Tensor:
         """Several new positions of one sequence; the hidden state of the last, ``[1, D]``."""
-        if self.native is not None and len(new_TD) <= MOST_POSITIONS and not cache.listening:
-            return self._step([(cache, new_TD)])[-1:]
-        return self._read([(cache, new_TD)], every=False)
+        sequence = [(cache, new_TD)]
+        return self._compiled(sequence)[-1:] if self._fits(sequence) else self._read(sequence, every=False)
+
+    def _fits(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> bool:
+        """Whether the compiled step can read them: it keeps no middle states."""
+        few = sum(len(new) for _, new in sequences) <= MOST_POSITIONS
+        return self.native is not None and few and not any(cache.listening for cache, _ in sequences)
+
+    def _compiled(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
+        """New positions that ``_fits``; the hidden states of all, ``[N, D]``."""
+        assert self.native is not None
+        counts = [len(new) for _, new in sequences]
+        return self.native.step([cache for cache, _ in sequences], counts, torch.cat([new for _, new in sequences]))
 
     def _step(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
-        """One new position of each sequence, or where there is the compiled step a few; all hidden states."""
-        if self.native is not None and sum(len(new) for _, new in sequences) <= MOST_POSITIONS:
-            caches, counts = [cache for cache, _ in sequences], [len(new) for _, new in sequences]
-            return self.native.step(caches, counts, torch.cat([new for _, new in sequences]))
+        """One new position of each sequence."""
+        if self._fits(sequences):
+            return self._compiled(sequences)
         if self.graphs and len(sequences) == 1:
             ((cache, new),) = sequences
             if cache.replay is None:

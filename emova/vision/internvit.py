@@ -92,7 +92,7 @@ class TrunkEmbed(PatchEmbed):
 
     def __init__(self, trunk: str, embed_dim: int, patch_size: int, bias: bool = True, **rest: Any) -> None:
         super().__init__(embed_dim=embed_dim, patch_size=patch_size, bias=bias, **rest)
-        network = timm.create_model(trunk, pretrained=False)
+        network = timm.create_model(trunk, pretrained=False, num_classes=0)
         fitting = [info for info in network.feature_info if info["reduction"] == patch_size]
         if not isinstance(network, EfficientNet) or not fitting:
             raise ValueError(f"vision trunk is {trunk!r}; it is an EfficientNet of timm that reduces by patch_size")
