@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from train.recipe_data import Picture
 
@@ -118,8 +119,8 @@ class MarkTerms:
     right: Tensor
 
 
-class MarkHead(nn.Module):
-    """Names what a cell shows, from its features alone.
+class ClassNames(nn.Module):
+    """Features to classes by a direction that is learnt for each.
 
     Args:
         width: of the features.
@@ -131,12 +132,55 @@ class MarkHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, classes)
 
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, V, width] to logits [B, V, C]."""
+        return self.out(self.norm(features))
+
+
+class ClassWords(nn.Module):
+    """Features to classes by a language model's own words: what is to name a class points where its token does.
+
+    The language model then finds in a visual token the words that it knows, and needs not learn a second language
+    from pictures alone.
+
+    Args:
+        words: the embeddings of ``MarkClasses.tokens``, [C - 1, width].
+    """
+
+    words: Tensor
+
+    def __init__(self, words: Tensor) -> None:
+        super().__init__()
+        count, width = words.shape
+        self.register_buffer("words", functional.normalize(words.float(), dim=-1), persistent=False)
+        self.nothing = nn.Linear(width, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(1 + count))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, V, width] to logits [B, V, C]."""
+        shape_BVD = functional.rms_norm(features, features.shape[-1:])
+        directions_CD = torch.cat([functional.normalize(self.nothing.weight, dim=-1), self.words])
+        return self.scale * functional.linear(shape_BVD, directions_CD) + self.bias
+
+
+class MarkHead(nn.Module):
+    """Names what a cell shows, from its features alone.
+
+    Args:
+        names: features to logits; ``ClassNames`` or ``ClassWords``.
+    """
+
+    def __init__(self, names: nn.Module) -> None:
+        super().__init__()
+        self.names = names
+
     def forward(self, features: Tensor, wanted: Tensor) -> MarkTerms:
         """Features [B, V, width] against ``cell_targets`` [B, V, C].
 
         Cells with nothing weigh together at most as much as the marked ones; without any mark the loss is 0.
         """
-        logits_BVC = self.out(self.norm(features)).float()
+        logits_BVC = self.names(features).float()
         losses_BV = -(wanted * logits_BVC.log_softmax(-1)).sum(-1)
         empty_BV = wanted[..., NOTHING] > 0
         marked = (~empty_BV).sum()

@@ -17,11 +17,13 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer
@@ -38,7 +40,7 @@ from train.program import run_module
 from train.recipe_data import read_pictures
 from train.trunk_init import load_trunk, trunk_of
 from train.vision_data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
-from train.vision_marks import MarkClasses, MarkHead
+from train.vision_marks import ClassNames, ClassWords, MarkClasses, MarkHead
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class VisionTrainConfig:
     data: str = "data/nano"
     cache: str = "data/nano/cache/vision"
     start_from: str = ""
-    """An earlier export to go on from."""
+    """An earlier export, or checkpoint of a run, to go on from; the latter's decoder goes on too."""
+    words: str = ""
+    """A checkpoint whose language model is to read the pictures: visual tokens learn to point where its words do."""
     trunk: str = ""
     """Published weights of the tower's trunk (``train.trunk_init``); none: it starts from nothing as all else does."""
     trunk_rate: float = 0.3
@@ -137,6 +141,7 @@ class VisionCaptioner(nn.Module):
         answer_weight, bag_weight: of the answers' and the bag's loss.
         position_scale: amplitude of the tower's first positions.
         mark_classes, mark_weight: of the marks, see ``train.vision_marks``, and of their loss.
+        words: a language model's embeddings of the marks' tokens, for ``ClassWords``.
     """
 
     mean: Tensor
@@ -156,6 +161,7 @@ class VisionCaptioner(nn.Module):
         position_scale: float = 0.5,
         mark_classes: int = 1,
         mark_weight: float = 1.0,
+        words: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.export = export
@@ -171,8 +177,9 @@ class VisionCaptioner(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(decoder.width, decoder.heads) for _ in range(decoder.layers))
         self.norm = nn.LayerNorm(decoder.width)
         self.bag = nn.Linear(2 * decoder.width, ids.size)
-        self.token_marks = MarkHead(export.projector.output_width, mark_classes)
-        self.patch_marks = MarkHead(export.projector.input_width, mark_classes)
+        own_names = ClassNames(export.projector.output_width, mark_classes) if words is None else ClassWords(words)
+        self.token_marks = MarkHead(own_names)
+        self.patch_marks = MarkHead(ClassNames(export.projector.input_width, mark_classes))
         self.register_buffer("rarity", rarity, persistent=False)
         self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std)[:, None, None], persistent=False)
@@ -326,6 +333,39 @@ def groups(trained: nn.Module, config: VisionTrainConfig) -> list[dict[str, Any]
     return [*decay_groups(others, decay, lr=rate), *slow]
 
 
+def read_words(checkpoint: Path, classes: MarkClasses) -> Tensor:
+    """A checkpoint's embeddings of the marks' tokens, [C - 1, D].
+
+    Raises:
+        InputError: there is no language model of ours in it.
+    """
+    name = "model.language_model.embed_tokens.weight"
+    path = checkpoint / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; words={checkpoint} is to be a checkpoint, or a stage's export")
+    with safe_open(path, "pt") as tensors:
+        if name not in tensors.keys():  # noqa: SIM118 (it is no mapping)
+            raise InputError(f"{path}: it holds no language model; words is to be a checkpoint, or a stage's export")
+        return tensors.get_tensor(name)[list(classes.tokens)]
+
+
+def go_on(module: VisionCaptioner, folder: Path) -> None:
+    """Start from what an earlier run left: tower and projector from its export, or all that fits from a checkpoint."""
+    if (folder / "config.json").is_file():
+        load_state(module.parts, read_folder(folder)[1], folder)
+        return
+    if not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder}: neither an export nor a checkpoint of a run; start_from is to be one")
+    own = module.state_dict()
+    found = load_file(folder / "model.safetensors")
+    # Heads over the marks' classes belong to the pictures that they were counted on.
+    fitting = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
+    lost = [name for name in own if name.startswith("parts.") and name not in fitting]
+    if lost:
+        raise InputError(f"{folder}: {lost[0]} is missing or has another shape; train with that run's model")
+    module.load_state_dict(fitting, strict=False)
+
+
 def train(config: VisionTrainConfig) -> FitResult:
     """Run the training and write ``export/`` at every validation and at the end.
 
@@ -371,11 +411,12 @@ def train(config: VisionTrainConfig) -> FitResult:
         config.position_scale,
         len(classes),
         config.mark_weight,
+        read_words(Path(config.words), classes) if config.words else None,
     )
     if config.trunk:
         load_trunk(module.parts.vision_tower, config.trunk)
     if config.start_from:
-        load_state(module.parts, read_folder(config.start_from)[1], config.start_from)
+        go_on(module, Path(config.start_from))
     else:
         places = torch.linspace(0, len(sets["train"]) - 1, 64).long().tolist()
         module.calibrate(CaptionCollate(ids)([sets["train"][place] for place in places])["pixels"])
@@ -383,9 +424,16 @@ def train(config: VisionTrainConfig) -> FitResult:
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
 
+    shown = CaptionCollate(ids)([sets["test"][place] for place in range(min(64, len(sets["test"])))])["pixels"]
+
+    def write(trained: VisionCaptioner) -> None:
+        with torch.no_grad(), autocast():
+            rms = trained.see(shown)[1].float().square().mean().sqrt().item()
+        save_folder(folder / "export", replace(export, token_rms=rms), trained.parts.state_dict())
+
     def validate(trained: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(trained, VisionCaptioner)
-        save_folder(folder / "export", export, trained.parts.state_dict())
+        write(trained)
         return right_answers(trained, sets["test"])
 
     result = fit(
@@ -397,7 +445,7 @@ def train(config: VisionTrainConfig) -> FitResult:
         parameter_groups=lambda trained: groups(trained, config),
         on_validate=validate,
     )
-    save_folder(folder / "export", export, module.parts.state_dict())
+    write(module)
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import emova.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -153,6 +154,12 @@ class VisionExport:
 
     vision: VisionConfig
     projector: CAbstractorConfig
+    token_rms: float = 0.0
+    """Root mean square of the visual tokens, as measured on pictures; 0: not measured."""
+
+
+VISUAL_OVER_WORD = 1.5
+"""How loud visual tokens start beside a language model's words: a token says what a place shows and where it is."""
 
 
 class VisionParts(nn.Module):
@@ -167,14 +174,24 @@ class VisionParts(nn.Module):
 def load_vision(model: EmovaForConditionalGeneration, folder: str | Path) -> None:
     """Start a model's tower and projector from a vision pre-training's export.
 
+    Where the export tells how large its visual tokens are, they are scaled to the size of the model's words: much
+    larger ones drown what the first layers add to them, much smaller ones are drowned.
+
     Raises:
         InputError: the folder is damaged, or holds another shape.
     """
     values, state = read_folder(folder)
-    export = VisionExport(VisionConfig.from_dict(values["vision"]), CAbstractorConfig(**values["projector"]))
+    vision, projector = VisionConfig.from_dict(values["vision"]), CAbstractorConfig(**values["projector"])
+    export = VisionExport(vision, projector, values.get("token_rms", 0.0))
     if (export.vision, export.projector) != (model.config.vision, model.config.projector):
         raise InputError(f"{folder}: its vision parts have another shape than the model; train them with its config")
     parts = VisionParts(export)
     load_state(parts, state, folder)
     model.model.vision_tower.load_state_dict(parts.vision_tower.state_dict())
     model.model.projector.load_state_dict(parts.projector.state_dict())
+    if export.token_rms:
+        word_rms = model.get_input_embeddings().weight.detach().float().square().mean().sqrt().item()
+        last = model.model.projector.readout[-1]
+        with torch.no_grad():
+            for parameter in last.parameters():
+                parameter.mul_(VISUAL_OVER_WORD * word_rms / export.token_rms)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from emova.config import load_config
 from emova.errors import InputError
 from emova.model.building import (
+    VISUAL_OVER_WORD,
     ModelConfig,
     VisionExport,
     VisionParts,
@@ -162,6 +164,19 @@ def test_vision_weights_start_a_model(tiny_model, tmp_path):
     pixels = torch.randn(1, 3, 28, 28)
     expected = parts.eval().projector(parts.vision_tower(pixels))[0]
     assert torch.equal(tiny_model.get_image_features(pixels), expected)
+
+
+def test_visual_tokens_of_a_known_size_are_scaled_to_that_of_the_words(tiny_model, tmp_path):
+    torch.manual_seed(5)
+    pixels = torch.randn(1, 3, 28, 28)
+    export = VisionExport(tiny_model.config.vision, tiny_model.config.projector)
+    parts = VisionParts(export).eval()
+    expected = parts.projector(parts.vision_tower(pixels))[0].detach()
+    rms = expected.square().mean().sqrt().item()
+    save_folder(tmp_path, replace(export, token_rms=rms), parts.state_dict())
+    load_vision(tiny_model, tmp_path)
+    loudness = VISUAL_OVER_WORD * tiny_model.get_input_embeddings().weight.detach().square().mean().sqrt()
+    torch.testing.assert_close(tiny_model.get_image_features(pixels), expected * loudness / rms)
 
 
 def test_another_shape_is_refused(tiny_model, tmp_path, paper_miniature):

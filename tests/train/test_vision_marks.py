@@ -12,7 +12,16 @@ from PIL import Image
 from emova.vision.slicing import letterbox
 from train.recipe_data import Mark, Picture
 from train.vision_data import View, vary
-from train.vision_marks import LEAST_COVER, NOTHING, MarkClasses, MarkHead, boxes_in_square, cell_targets
+from train.vision_marks import (
+    LEAST_COVER,
+    NOTHING,
+    ClassNames,
+    ClassWords,
+    MarkClasses,
+    MarkHead,
+    boxes_in_square,
+    cell_targets,
+)
 
 
 def picture(*marks: Mark) -> Picture:
@@ -74,7 +83,7 @@ def test_a_head_learns_what_cells_show_and_counts_only_marked_ones():
     wanted = torch.zeros(4, 16, 3)
     shown = torch.where(features[..., 0] > 1, 1, torch.where(features[..., 0] < -1, 2, NOTHING))
     wanted.scatter_(-1, shown[..., None], 1.0)
-    head = MarkHead(12, 3)
+    head = MarkHead(ClassNames(12, 3))
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.05)
     first = head(features, wanted)
     for _ in range(150):
@@ -90,11 +99,30 @@ def test_a_head_learns_what_cells_show_and_counts_only_marked_ones():
 
 
 def test_empty_cells_weigh_no_more_than_marked_ones():
-    head = MarkHead(2, 2)
-    torch.nn.init.zeros_(head.out.weight)
+    names = ClassNames(2, 2)
+    head = MarkHead(names)
+    torch.nn.init.zeros_(names.out.weight)
     with torch.no_grad():
-        head.out.bias.copy_(torch.tensor([2.0, 0.0]))
+        names.out.bias.copy_(torch.tensor([2.0, 0.0]))
     wanted = torch.zeros(1, 10, 2)
     wanted[:, 0, 1] = wanted[:, 1:, NOTHING] = 1
     seen, missed = (-torch.tensor([2.0, 0.0]).log_softmax(-1)).tolist()
     assert head(torch.randn(1, 10, 2), wanted).loss.item() == pytest.approx((seen + missed) / 2, rel=1e-5)
+
+
+def test_with_a_model_s_words_features_come_to_point_where_the_words_do():
+    torch.manual_seed(0)
+    words = torch.randn(2, 12)
+    features = torch.randn(1, 8, 12, requires_grad=True)
+    wanted = torch.zeros(1, 8, 3)
+    wanted[:, :4, 1] = wanted[:, 4:, 2] = 1
+    head = MarkHead(ClassWords(words))
+    optimizer = torch.optim.AdamW([features, *head.parameters()], lr=0.05)
+    for _ in range(200):
+        head(features, wanted).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    likeness = torch.cosine_similarity(features[0, :, None], words[None], dim=-1)
+    assert (likeness[:4, 0] > likeness[:4, 1] + 0.3).all() and (likeness[4:, 1] > likeness[4:, 0] + 0.3).all()
+    larger = head(10 * features, wanted).loss
+    assert larger.item() == pytest.approx(head(features, wanted).loss.item(), rel=1e-3)  # size tells nothing
