@@ -52,6 +52,8 @@ class ConversationConfig:
 
     Attributes:
         turns: most plain questions about one picture in one sample.
+        described: the share of samples with plain questions about a picture that begin with its description: in its
+            words the answers are easy to find, and how to find them is then known for the picture too.
         two_turns: the share of spoken picture samples that hold two exchanges about the picture.
         typed: the share of spoken-reply samples whose question is typed.
         unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
@@ -66,6 +68,7 @@ class ConversationConfig:
     """
 
     turns: int = 3
+    described: float = 0.0
     two_turns: float = 0.08
     typed: float = 0.12
     unspoken: float = 0.0
@@ -202,23 +205,28 @@ class Conversations:
 
     def caption(self, rng: np.random.Generator) -> Sample:
         """A picture and its dense caption."""
-        picture = self.captioned[int(rng.integers(len(self.captioned)))]
+        return Sample(self._described(self.captioned[int(rng.integers(len(self.captioned)))], rng), (TEXT,))
+
+    def _described(self, picture: Picture, rng: np.random.Generator) -> tuple[Message, Message]:
         content: list[Message] = [{"type": "image", "image": picture.load()}]
         if self.config.template == "qa":
             content.append({"type": "text", "text": self._phrase(CAPTION_PHRASINGS, rng)})
-        return Sample((_user(content), _assistant(picture.caption)), (TEXT,))
+        return _user(content), _assistant(picture.caption)
 
     def picture_text(self, rng: np.random.Generator) -> Sample:
-        """A picture with one or more typed questions and plain answers (the QA template of Table 7)."""
+        """A picture with typed questions and plain answers (the QA template of Table 7)."""
         picture = self.asked[int(rng.integers(len(self.asked)))]
-        count = int(rng.integers(1, min(self.config.turns, len(picture.exchanges)) + 1))
+        # As many as allowed: the picture costs most of the tokens, whatever is asked about it.
+        count = min(self.config.turns, len(picture.exchanges))
         chosen = rng.choice(len(picture.exchanges), size=count, replace=False)
         messages: list[Message] = []
-        for turn, index in enumerate(chosen):
+        if picture.caption and self.config.described and rng.random() < self.config.described:
+            messages += self._described(picture, rng)
+        for index in chosen:
             exchange = picture.exchanges[int(index)]
-            content: list[Message] = [{"type": "image", "image": picture.load()}] if turn == 0 else []
+            content: list[Message] = [{"type": "image", "image": picture.load()}] if not messages else []
             messages += [_user([*content, {"type": "text", "text": exchange.question}]), _assistant(exchange.answer)]
-        return Sample(tuple(messages), (TEXT,) * count)
+        return Sample(tuple(messages), (TEXT,) * (len(messages) // 2))
 
     def talk_text(self, rng: np.random.Generator) -> Sample:
         """A typed question and its plain answer, without a picture."""

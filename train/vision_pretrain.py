@@ -35,7 +35,7 @@ from emova.model.tokens import TokenIds
 from emova.vision.internvit import InternViT
 from emova.weights import load_state, read_folder, save_folder
 from train.engine import FitResult, RunConfig, decay_groups, fit
-from train.precision import autocast
+from train.precision import AUTO, autocast
 from train.program import run_module
 from train.recipe_data import read_pictures
 from train.trunk_init import load_trunk, trunk_of
@@ -297,14 +297,16 @@ class VisionCaptioner(nn.Module):
 
 
 @torch.no_grad()
-def right_answers(module: VisionCaptioner, data: CaptionData, batch_size: int = 32) -> dict[str, float]:
+def right_answers(
+    module: VisionCaptioner, data: CaptionData, precision: str = AUTO, batch_size: int = 32
+) -> dict[str, float]:
     """Share of answers whose every token is the likeliest: what greedy decoding writes word for word, by kind."""
     collate = CaptionCollate(data.ids)
     right: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(data), batch_size):
         places = range(start, min(start + batch_size, len(data)))
-        batch = collate([data[place] for place in places])
-        with autocast():
+        batch = {name: part.to(module.mean.device) for name, part in collate([data[p] for p in places]).items()}
+        with autocast(precision):
             text = {name: batch[name] for name in ("inputs", "segments", "positions", "parallel")}
             hidden_BTD = module.hidden(module.look(batch["pixels"]), **text)
             chosen = functional.linear(hidden_BTD, module.embedding.weight).argmax(-1)
@@ -427,14 +429,14 @@ def train(config: VisionTrainConfig) -> FitResult:
     shown = CaptionCollate(ids)([sets["test"][place] for place in range(min(64, len(sets["test"])))])["pixels"]
 
     def write(trained: VisionCaptioner) -> None:
-        with torch.no_grad(), autocast():
-            rms = trained.see(shown)[1].float().square().mean().sqrt().item()
+        with torch.no_grad(), autocast(config.run.precision):
+            rms = trained.see(shown.to(trained.mean.device))[1].float().square().mean().sqrt().item()
         save_folder(folder / "export", replace(export, token_rms=rms), trained.parts.state_dict())
 
     def validate(trained: nn.Module, step: int) -> dict[str, float]:
         assert isinstance(trained, VisionCaptioner)
         write(trained)
-        return right_answers(trained, sets["test"])
+        return right_answers(trained, sets["test"], config.run.precision)
 
     result = fit(
         module,

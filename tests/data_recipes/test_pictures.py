@@ -79,7 +79,11 @@ def test_every_picture_says_what_is_where(samples: list[PictureSample]) -> None:
             assert name not in facts or set(facts[name].split()) <= said, (sample.key, name)
         assert {f"{s['colour']} {s['shape']}" for s in facts.get("shapes", ())} <= named
         for label, number in {**facts.get("bars", {}), **facts.get("scores", {})}.items():
-            assert {label, str(number), v.NUMBERS[number]} <= named
+            assert {label, v.NUMBERS[number]} <= named
+            # Each place of a bar or a row tells of both.
+            assert {m["text"]: m["box"] for m in marks}[label] == {m["text"]: m["box"] for m in marks}[
+                v.NUMBERS[number]
+            ]
         assert "cents" not in facts or v.price_words(facts["cents"]) in named
 
 

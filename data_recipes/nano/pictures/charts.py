@@ -8,7 +8,7 @@ from data_recipes.nano.pictures import canvas
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.canvas import SCALE, Colour, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn, listing
-from data_recipes.nano.pictures.marks import Box, Mark
+from data_recipes.nano.pictures.marks import Box, Mark, together
 
 
 def _bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: Colour, edge: bool) -> None:
@@ -88,15 +88,9 @@ def draw(rng: Rng, split: str) -> Drawn:
     stand = wide * count <= 15 and canvas.chance(rng, 0.6)
     boxes = (_standing if stand else _lying)(rng, pen, shown, ink, colours)
     marks = [
-        mark
-        for (word, value), (label_box, bar, value_box) in zip(bars.items(), boxes, strict=True)
-        for mark in (
-            Mark(word, label_box),
-            Mark(word, bar),
-            Mark(v.NUMBERS[value], bar),
-            Mark(str(value), value_box),
-            Mark(v.NUMBERS[value], value_box),
-        )
+        Mark(text, together(parts))
+        for (word, value), parts in zip(bars.items(), boxes, strict=True)
+        for text in (word, v.NUMBERS[value])
     ]
     ground = canvas.background(rng)
     sheet, placed = canvas.tilt(rng, sheet, marks, 3.0, (0.95, 1.0), 2.0)

@@ -29,7 +29,7 @@ KINDS: dict[str, float] = {
 }  # fmt: skip
 SPLITS = ("train", "test")
 PER_SHARD = 250
-FORMAT = 2  # of the records: raise it when they change; 2 has marks
+FORMAT = 3  # of the records: raise it when they change; 2 has marks, in 3 they join what belongs together
 
 _DRAW: dict[str, Callable[[np.random.Generator, str], Drawn]] = {
     "scenes": scenes.draw,

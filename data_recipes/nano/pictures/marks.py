@@ -1,5 +1,8 @@
 """What is drawn where: a mark names one thing of a picture and gives its box.
 
+Figures are named in words, as captions and answers name them. What belongs together, as the name and the score of a
+table's row, has one box, so that each place in it tells of both.
+
 While a kind draws, boxes are in finished pixels of what is drawn on, ``left, top, right, bottom``; ``record`` turns
 them into fractions of the finished picture.
 """
@@ -27,6 +30,11 @@ def hull(points: Iterable[tuple[float, float]]) -> Box:
     """The smallest upright box around points."""
     xs, ys = zip(*points, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def together(boxes: Iterable[Box]) -> Box:
+    """The smallest box around boxes."""
+    return hull((x, y) for left, top, right, bottom in boxes for x, y in ((left, top), (right, bottom)))
 
 
 def opaque_box(image: Image.Image, at: tuple[int, int] = (0, 0)) -> Box:

@@ -49,7 +49,7 @@ def draw(rng: Rng, split: str) -> Drawn:
     price_box = canvas.text_centre(pen, (112, bottom - 54), price, canvas.fit_font(path, price, 186, 78), price_ink)
     ground = canvas.background(rng)
     words = v.price_words(cents)
-    marks = (Mark(product, product_box), Mark(price, price_box), Mark(words, price_box))
+    marks = (Mark(product, product_box), Mark(words, price_box))
     sheet, placed = canvas.tilt(rng, sheet, marks, 5.0, (0.93, 1.0), 4.0)
     canvas.paste(rng, ground, sheet)
     mood = v.price_mood(cents)

@@ -6,7 +6,7 @@ from data_recipes.nano.pictures import canvas
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.canvas import SCALE, Rng
 from data_recipes.nano.pictures.drawn import Ask, Drawn, listing
-from data_recipes.nano.pictures.marks import Mark
+from data_recipes.nano.pictures.marks import Mark, together
 
 
 def draw(rng: Rng, split: str) -> Drawn:
@@ -40,11 +40,13 @@ def draw(rng: Rng, split: str) -> Drawn:
             pen.rectangle(box, fill=band)
         colour = canvas.ink_on(rng, tint) if head else ink
         used = canvas.fit_font(path, "Points", 78, 24) if head else face
-        marks.append(Mark(left, canvas.text_left(pen, (16, top + height / 2), left, used, colour)))
-        written = canvas.text_centre(pen, ((split_at + 215) / 2, top + height / 2), right, used, colour)
-        marks.append(Mark(right, written))
-        if not head:
-            marks.append(Mark(v.NUMBERS[scores[left]], written))
+        name_box = canvas.text_left(pen, (16, top + height / 2), left, used, colour)
+        score_box = canvas.text_centre(pen, ((split_at + 215) / 2, top + height / 2), right, used, colour)
+        if head:
+            marks += [Mark(left, name_box), Mark(right, score_box)]
+        else:
+            row = together((name_box, score_box))
+            marks += [Mark(left, row), Mark(v.NUMBERS[scores[left]], row)]
         if ruled and i:
             pen.line((9 * SCALE, box[1], 215 * SCALE, box[1]), fill=line, width=3)
     if ruled:
