@@ -36,8 +36,9 @@ def commands(size: str, data: str, out: str) -> list[list[str]]:
         ["tokenizer", "--text", f"{data}/text", "--out", f"runs/tokenizer-{size}"],
         ["s2u", configs["s2u"]],
         ["units", "--tokenizer", units, "--data", data, "--set", "question", "answer", "s2u"],
+        ["stage0", stages[0]],
         ["vision", configs["vision"]],
-        *[[f"stage{number}", path] for number, path in enumerate(stages)],
+        *[[f"stage{number}", path] for number, path in enumerate(stages[1:], 1)],
         ["u2s", configs["u2s"]],
         ["prototypes", configs["u2s"], "--detokenizer", voice],
         ["assemble", "--model", f"runs/stage3-{size}/export", "--speech-tokenizer", units]

@@ -146,6 +146,16 @@ def test_two_turns_share_one_picture(conversations) -> None:
     raise AssertionError("no sample had two turns")
 
 
+def test_plain_questions_may_follow_the_description_of_their_picture(recipe, tiny_processor) -> None:
+    for share in (0.0, 1.0):
+        conversations = Conversations(recipe, tiny_processor, ConversationConfig(turns=2, described=share))
+        sample = conversations.picture_text(np.random.default_rng(1))
+        answers = [message["content"] for message in sample.messages if message["role"] == "assistant"]
+        captions = {picture.caption for picture in recipe.pictures}
+        assert (answers[0] in captions) == bool(share) and not captions & set(answers[1:])
+        assert len(sample.kinds) == len(answers) and len(conversations.render(sample).grids) == 1
+
+
 def test_an_unspoken_reply_is_the_whole_one_up_to_its_last_units(recipe, tiny_processor) -> None:
     for task in ("spoken_talk", "spoken_picture"):
         whole, cut = (

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from emova.errors import InputError
 from emova.model.building import VisionExport, load_vision
 from emova.model.tokens import TokenIds
 from emova.weights import save_folder
 from train.recipe_data import Exchange, Mark, Picture
 from train.vision_data import CaptionCollate, CaptionData, PixelCache, TextIds, View, vary
 from train.vision_marks import MarkClasses
-from train.vision_pretrain import DecoderShape, VisionCaptioner, right_answers
+from train.vision_pretrain import DecoderShape, VisionCaptioner, go_on, read_words, right_answers
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 
@@ -128,3 +130,35 @@ def test_visual_tokens_learn_what_is_marked(data, captioner):
         optimizer.step()
         optimizer.zero_grad()
     assert logged[-1] < logged[0] / 2 and terms["marks_right"] > 0.9
+
+
+def test_a_run_goes_on_from_an_export_or_with_its_decoder_from_a_checkpoint(data, captioner, tiny_parts, tmp_path):
+    save_folder(tmp_path / "export", captioner.export, captioner.parts.state_dict())
+    (tmp_path / "checkpoint").mkdir()
+    save_file(captioner.state_dict(), tmp_path / "checkpoint" / "model.safetensors")
+    wanted = {name: value.clone() for name, value in captioner.state_dict().items()}
+    for folder, whole in ((tmp_path / "export", False), (tmp_path / "checkpoint", True)):
+        with torch.no_grad():
+            for parameter in captioner.parameters():
+                parameter.zero_()
+        go_on(captioner, folder)
+        same = {name: torch.equal(value, wanted[name]) for name, value in captioner.state_dict().items()}
+        assert all(equal for name, equal in same.items() if whole or name.startswith("parts."))
+        assert all(same.values()) == whole
+    save_file({"bag.bias": wanted["bag.bias"]}, tmp_path / "checkpoint" / "model.safetensors")
+    with pytest.raises(InputError, match="is missing or has another shape"):
+        go_on(captioner, tmp_path / "checkpoint")
+    with pytest.raises(InputError, match="neither an export nor a checkpoint"):
+        go_on(captioner, tmp_path)
+
+
+def test_words_are_the_language_model_s(data, tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    words = read_words(tmp_path / "model", data.classes)
+    assert torch.equal(words, tiny_model.get_input_embeddings().weight[list(data.classes.tokens)])
+    (tmp_path / "other").mkdir()
+    save_file({"weight": words}, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(InputError, match="no language model"):
+        read_words(tmp_path / "other", data.classes)
+    with pytest.raises(InputError, match="missing"):
+        read_words(tmp_path / "nothing", data.classes)
