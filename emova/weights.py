@@ -71,15 +71,35 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         InputError: a file is missing or cannot be read.
     """
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name}: missing; a checkpoint needs it, copy the whole folder again")
+    path = _present(Path(folder) / "config.json")
+    _present(Path(folder) / "model.safetensors")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config, unpack(load_file(folder / "model.safetensors"))
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"{folder}: a file is damaged; copy the whole folder again") from None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise InputError(_damaged(folder)) from None
+    return config, read_state(folder)
+
+
+def read_state(folder: str | Path) -> dict[str, Tensor]:
+    """The float32 tensors in a folder's ``model.safetensors``, whatever else lies beside it.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    try:
+        return unpack(load_file(_present(Path(folder) / "model.safetensors")))
+    except SafetensorError:
+        raise InputError(_damaged(folder)) from None
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path}: missing; a checkpoint needs it, copy the whole folder again")
+    return path
+
+
+def _damaged(folder: str | Path) -> str:
+    return f"{Path(folder)}: a file is damaged; copy the whole folder again"
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], folder: str | Path, optional: tuple[str, ...] = ()) -> None:

@@ -15,10 +15,10 @@ import emova.compat  # noqa: F401
 
 # isort: split
 import torch
-from safetensors.torch import load_file
 
 from emova.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+from emova.weights import read_state
 from train.program import run_module
 
 AVERAGED = ("model.language_model.", "lm_head.")
@@ -41,14 +41,14 @@ def average(before: Path, after: Path, out: Path, share: float = 0.5) -> None:
         if not (folder / "model.safetensors").is_file():
             raise InputError(f"{folder}: no model.safetensors there; give a stage's export or a checkpoint")
     model = EmovaForConditionalGeneration.from_pretrained(after, dtype=torch.float32, local_files_only=True)
-    old = {name: value for name, value in load_file(before / "model.safetensors").items() if name.startswith(AVERAGED)}
+    old = read_state(before)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith(AVERAGED):
                 continue
             if name not in old or old[name].shape != parameter.shape:
                 raise InputError(f"{before}: its language model has another shape than that of {after}")
-            parameter.lerp_(old[name].float(), 1 - share)
+            parameter.lerp_(old[name], 1 - share)
     model.save_pretrained(out)
     EmovaProcessor.from_pretrained(after, local_files_only=True).save_pretrained(out)
 

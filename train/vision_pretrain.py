@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer
@@ -33,7 +31,7 @@ from emova.errors import InputError
 from emova.model.building import ModelConfig, VisionExport, VisionParts, projector_config
 from emova.model.tokens import TokenIds
 from emova.vision.internvit import InternViT
-from emova.weights import load_state, read_folder, save_folder
+from emova.weights import load_state, read_folder, read_state, save_folder
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.precision import AUTO, autocast
 from train.program import run_module
@@ -335,20 +333,23 @@ def groups(trained: nn.Module, config: VisionTrainConfig) -> list[dict[str, Any]
     return [*decay_groups(others, decay, lr=rate), *slow]
 
 
+def some_pixels(data: CaptionData, count: int = 64) -> Tensor:
+    """Pixels [B, 3, S, S] of pictures from all over a set, and so of all kinds."""
+    places = torch.linspace(0, len(data) - 1, count).long().tolist()
+    return CaptionCollate(data.ids)([data[place] for place in places])["pixels"]
+
+
 def read_words(checkpoint: Path, classes: MarkClasses) -> Tensor:
     """A checkpoint's embeddings of the marks' tokens, [C - 1, D].
 
     Raises:
-        InputError: there is no language model of ours in it.
+        InputError: it is missing or damaged, or holds no language model of ours.
     """
     name = "model.language_model.embed_tokens.weight"
-    path = checkpoint / "model.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: missing; words={checkpoint} is to be a checkpoint, or a stage's export")
-    with safe_open(path, "pt") as tensors:
-        if name not in tensors.keys():  # noqa: SIM118 (it is no mapping)
-            raise InputError(f"{path}: it holds no language model; words is to be a checkpoint, or a stage's export")
-        return tensors.get_tensor(name)[list(classes.tokens)]
+    state = read_state(checkpoint)
+    if name not in state:
+        raise InputError(f"{checkpoint}: it holds no language model; words is to be a checkpoint, or a stage's export")
+    return state[name][list(classes.tokens)]
 
 
 def go_on(module: VisionCaptioner, folder: Path) -> None:
@@ -359,9 +360,10 @@ def go_on(module: VisionCaptioner, folder: Path) -> None:
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"{folder}: neither an export nor a checkpoint of a run; start_from is to be one")
     own = module.state_dict()
-    found = load_file(folder / "model.safetensors")
     # Heads over the marks' classes belong to the pictures that they were counted on.
-    fitting = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value for name, value in read_state(folder).items() if name in own and own[name].shape == value.shape
+    }
     lost = [name for name in own if name.startswith("parts.") and name not in fitting]
     if lost:
         raise InputError(f"{folder}: {lost[0]} is missing or has another shape; train with that run's model")
@@ -415,18 +417,17 @@ def train(config: VisionTrainConfig) -> FitResult:
         config.mark_weight,
         read_words(Path(config.words), classes) if config.words else None,
     )
-    if config.trunk:
-        load_trunk(module.parts.vision_tower, config.trunk)
     if config.start_from:
         go_on(module, Path(config.start_from))
     else:
-        places = torch.linspace(0, len(sets["train"]) - 1, 64).long().tolist()
-        module.calibrate(CaptionCollate(ids)([sets["train"][place] for place in places])["pixels"])
+        if config.trunk:
+            load_trunk(module.parts.vision_tower, config.trunk)
+        module.calibrate(some_pixels(sets["train"]))
     folder = Path(config.run.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
 
-    shown = CaptionCollate(ids)([sets["test"][place] for place in range(min(64, len(sets["test"])))])["pixels"]
+    shown = some_pixels(sets["test"])
 
     def write(trained: VisionCaptioner) -> None:
         with torch.no_grad(), autocast(config.run.precision):

@@ -73,17 +73,14 @@ def test_every_picture_says_what_is_where(samples: list[PictureSample]) -> None:
             left, top, right, bottom = mark["box"]
             assert mark["text"] and 0 <= left < right <= 1 and 0 <= top < bottom <= 1, (sample.key, mark)
         # What is named is marked: all of a picture's facts that stand somewhere in it.
-        facts, named = dict(sample.drawn.facts), {mark["text"] for mark in marks}
+        facts, named = dict(sample.drawn.facts), {mark["text"]: mark["box"] for mark in marks}
         said = {word for mark in named for word in mark.split()}
         for name in ("word", "event", "colour", "day", "venue", "product", "feeling", "weather", "name"):
             assert name not in facts or set(facts[name].split()) <= said, (sample.key, name)
-        assert {f"{s['colour']} {s['shape']}" for s in facts.get("shapes", ())} <= named
+        assert {f"{s['colour']} {s['shape']}" for s in facts.get("shapes", ())} <= named.keys()
         for label, number in {**facts.get("bars", {}), **facts.get("scores", {})}.items():
-            assert {label, v.NUMBERS[number]} <= named
-            # Each place of a bar or a row tells of both.
-            assert {m["text"]: m["box"] for m in marks}[label] == {m["text"]: m["box"] for m in marks}[
-                v.NUMBERS[number]
-            ]
+            assert {label, v.NUMBERS[number]} <= named.keys()
+            assert named[label] == named[v.NUMBERS[number]]  # each place of a bar or a row tells of both
         assert "cents" not in facts or v.price_words(facts["cents"]) in named
 
 
