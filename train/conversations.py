@@ -25,6 +25,8 @@ from train.thoughts import Subtask, ThoughtsConfig, thought_message
 Message = dict[str, Any]
 SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", "thoughts_talk", "thoughts_picture")
 """The tasks that need units."""
+TOLD_TASKS = ("told_talk", "told_picture")
+"""The tasks whose transcripts are given: nothing was said that could be heard."""
 
 # The first of each is what the assistant itself uses; the others keep the model from depending on one wording.
 TRANSCRIBE_PHRASINGS = (
@@ -51,11 +53,11 @@ class ConversationConfig:
     """How samples are made.
 
     Attributes:
-        turns: most plain questions about one picture in one sample.
+        turns: most plain or told questions in one sample.
         described: the share of samples with plain questions about a picture that begin with its description: in its
             words the answers are easy to find, and how to find them is then known for the picture too.
         two_turns: the share of spoken picture samples that hold two exchanges about the picture.
-        typed: the share of spoken-reply samples whose question is typed.
+        typed: the share of spoken-reply samples whose question is typed, and of told questions that are typed too.
         unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
         misheard: the share of spoken questions whose transcript has wrong words, which teach nothing; the answer is the
             right one (``train.misheard``).
@@ -138,6 +140,8 @@ class Conversations:
             Task("tts", len(recipe.said), self.tts),
             Task("spoken_talk", len(self.spoken_talk), self.talk_reply),
             Task("spoken_picture", len(self.spoken_pictures), self.picture_reply),
+            Task("told_talk", len(recipe.talk), self.told_talk),
+            Task("told_picture", len(self.asked), self.told_picture),
             Task("thoughts_talk", len(self.spoken_talk), partial(self.talk_reply, thoughts=True)),
             Task("thoughts_picture", len(self.spoken_pictures), partial(self.picture_reply, thoughts=True)),
         ]
@@ -194,11 +198,14 @@ class Conversations:
         reply = SpokenReply(question, exchange.answer, exchange.emotion, exchange.pitch, units)
         if thoughts:
             return thought_message(self.thoughts, reply, self.table, subtask)
+        return self._json_message(reply, (TRANSCRIPT,) if misheard else ())
+
+    def _json_message(self, reply: SpokenReply, untaught: Sequence[int] = ()) -> tuple[Message, tuple[int, ...]]:
+        """``reply`` as JSON, and what each token teaches: those of the kinds ``untaught`` nothing."""
         ids = self.json.encode(reply, self.table)[:-1]  # the rendering adds the end of turn
         kinds = reply_kinds(self.json, reply, self.table)
         assert len(kinds) == len(ids) + 1
-        if misheard:
-            kinds = tuple(NOTHING if kind == TRANSCRIPT else kind for kind in kinds)
+        kinds = tuple(NOTHING if kind in untaught else kind for kind in kinds)
         return {"role": "assistant", "content": [{"type": "tokens", "ids": ids}]}, kinds
 
     # Tasks --------------------------------------------------------------------------------------------------------
@@ -216,17 +223,45 @@ class Conversations:
     def picture_text(self, rng: np.random.Generator) -> Sample:
         """A picture with typed questions and plain answers (the QA template of Table 7)."""
         picture = self.asked[int(rng.integers(len(self.asked)))]
-        # As many as allowed: the picture costs most of the tokens, whatever is asked about it.
-        count = min(self.config.turns, len(picture.exchanges))
-        chosen = rng.choice(len(picture.exchanges), size=count, replace=False)
         messages: list[Message] = []
+        chosen = self._some(picture.exchanges, rng)
         if picture.caption and self.config.described and rng.random() < self.config.described:
             messages += self._described(picture, rng)
-        for index in chosen:
-            exchange = picture.exchanges[int(index)]
+        for exchange in chosen:
             content: list[Message] = [{"type": "image", "image": picture.load()}] if not messages else []
             messages += [_user([*content, {"type": "text", "text": exchange.question}]), _assistant(exchange.answer)]
         return Sample(tuple(messages), (TEXT,) * (len(messages) // 2))
+
+    def _some(self, exchanges: Sequence[Exchange], rng: np.random.Generator) -> list[Exchange]:
+        """As many as allowed: a picture costs most of the tokens, whatever is asked about it."""
+        count = min(self.config.turns, len(exchanges))
+        return [exchanges[int(index)] for index in rng.choice(len(exchanges), size=count, replace=False)]
+
+    def told_talk(self, rng: np.random.Generator) -> Sample:
+        """Questions without a picture whose transcripts are given, and the replies up to their speech."""
+        return self._told(None, self._some(self.recipe.talk, rng), rng)
+
+    def told_picture(self, rng: np.random.Generator) -> Sample:
+        """Questions about a picture whose transcripts are given, and the replies up to their speech."""
+        picture = self.asked[int(rng.integers(len(self.asked)))]
+        return self._told(picture, self._some(picture.exchanges, rng), rng)
+
+    def _told(self, picture: Picture | None, exchanges: Sequence[Exchange], rng: np.random.Generator) -> Sample:
+        # What a spoken exchange teaches after the transcript, at a fifth of its tokens: they have no units.
+        messages: list[Message] = [{"role": "system", "content": self.json.system_prompt}]
+        kinds: list[tuple[int, ...] | int] = []
+        for turn, exchange in enumerate(exchanges):
+            typed = rng.random() < self.config.typed
+            content: list[Message] = [
+                {"type": "text", "text": exchange.question} if typed else {"type": "audio", "units": []}
+            ]
+            if picture is not None and turn == 0:
+                content.insert(0, {"type": "image", "image": picture.load()})
+            reply = SpokenReply(exchange.question, exchange.answer, exchange.emotion, exchange.pitch, ())
+            answer, answer_kinds = self._json_message(reply, (TRANSCRIPT, UNITS, FRAME))
+            messages += [_user(content), answer]
+            kinds.append(answer_kinds)
+        return Sample(tuple(messages), tuple(kinds))
 
     def talk_text(self, rng: np.random.Generator) -> Sample:
         """A typed question and its plain answer, without a picture."""

@@ -31,7 +31,7 @@ from emova.reply import (
 )
 from emova.sampling import GREEDY
 from emova.style import Style
-from train.conversations import Conversations
+from train.conversations import TOLD_TASKS, Conversations
 from train.sample_page import Shown, write_page
 from train.shards import Raw
 
@@ -90,12 +90,16 @@ class Writer:
 
 
 def draw_tries(config: SampleConfig, conversations: Conversations, mixture: Mapping[str, float]) -> list[Try]:
-    """Held-out samples of the tasks in a mixture, the same ones each time; tasks without weight or data have none."""
+    """Held-out samples of the tasks in a mixture, the same ones each time.
+
+    Tasks without weight or data have none, nor have told ones, whose transcripts cannot be heard.
+    """
     tries = []
     for number, (name, weight) in enumerate(mixture.items()):
         task = conversations.tasks[name]
         rng = np.random.default_rng([11, number])
-        for index in range(config.answers if weight > 0 and task.size else 0):
+        tried = weight > 0 and task.size and name not in TOLD_TASKS
+        for index in range(config.answers if tried else 0):
             whole = index < config.spoken
             if name != "tts" or whole:
                 tries.append(Try(name, task.draw(rng).messages, whole))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,27 @@ from emova.errors import InputError
 from emova.reply import collect
 from emova.streaming.protocol import EventStream, run
 from tests.train.fixtures_recipe import write_recipe
-from train.conversations import ConversationConfig, Conversations
+from train.conversations import TOLD_TASKS, ConversationConfig, Conversations
 from train.dataset import PackedMixture
-from train.packing import KINDS, NOTHING, PACKED_ATTENTION, UNITS, LossWeights, Piece, collate, packed_loss
+from train.heard_text import runs
+from train.packing import (
+    ANSWER,
+    KINDS,
+    NOTHING,
+    PACKED_ATTENTION,
+    PROMPT_TEXT,
+    STYLE,
+    UNITS,
+    LossWeights,
+    Piece,
+    collate,
+    packed_loss,
+)
 from train.recipe_data import read_recipe
 from train.thoughts import ThoughtsConfig
 
 TASKS = ("caption", "picture_text", "talk_text", "asr", "tts", "spoken_talk", "spoken_picture")
-MIXTURE = dict.fromkeys((*TASKS, "thoughts_talk", "thoughts_picture"), 1.0)
+MIXTURE = dict.fromkeys((*TASKS, *TOLD_TASKS, "thoughts_talk", "thoughts_picture"), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +158,26 @@ def test_two_turns_share_one_picture(conversations) -> None:
             assert len(drawn.grids) == 1
             return
     raise AssertionError("no sample had two turns")
+
+
+def test_a_told_exchange_teaches_what_a_spoken_one_does_after_its_transcript(recipe, tiny_processor) -> None:
+    conversations = Conversations(recipe, tiny_processor, ConversationConfig(turns=3, typed=0.5))
+    exchanges = (*recipe.talk, *(each for picture in recipe.pictures for each in picture.exchanges))
+    known = {(each.answer, each.emotion, each.pitch) for each in exchanges}
+    first, units = tiny_processor.token_ids.first_unit, tiny_processor.token_ids.codebook_size
+    for task in TOLD_TASKS:
+        typed = set()
+        for seed in range(8):
+            sample = conversations.tasks[task].draw(np.random.default_rng(seed))
+            drawn = conversations.render(sample, task)
+            assert not ((drawn.ids >= first) & (drawn.ids < first + units)).any()
+            assert set(drawn.kinds.tolist()) <= {NOTHING, ANSWER, STYLE, PROMPT_TEXT}
+            taught = runs((drawn.kinds == ANSWER) | (drawn.kinds == STYLE))
+            strings = [json.loads('"' + tiny_processor.tokenizer.decode(drawn.ids[a:b])) for a, b in taught]
+            assert len(strings) == 3 * len(sample.kinds)
+            assert set(zip(strings[::3], strings[1::3], strings[2::3], strict=True)) <= known
+            typed |= {part["type"] for each in sample.messages if each["role"] == "user" for part in each["content"]}
+        assert {"text", "audio"} <= typed
 
 
 def test_plain_questions_may_follow_the_description_of_their_picture(recipe, tiny_processor) -> None:
