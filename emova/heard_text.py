@@ -18,7 +18,7 @@ from emova.grammar import Grammar
 from emova.sampling import Sampler
 
 CANDIDATES = 12
-"""So many of the language model's best tokens are heard out."""
+"""So many of the language model's best tokens are heard out, and the one that CTC would write next."""
 _NEVER = -1e30
 _AS_GOOD = 0.7
 """Alignments whose log-probabilities differ by less are taken to be equally good."""
@@ -206,12 +206,14 @@ class JointSampler:
         return self._prefix.draft(most)
 
     def _joint(self, scores: np.ndarray, allowed: np.ndarray, closer: int, prefix: CtcPrefix) -> np.ndarray:
-        """``[A]`` log-probabilities, of all but the language model's best tokens minus infinity."""
+        """``[A]`` log-probabilities, of all but either reader's best tokens minus infinity."""
         highest = scores.max()
         if not np.isfinite(highest):
             return scores
         count = min(CANDIDATES, len(scores))
-        best = np.argpartition(scores, -count)[-count:]
+        # What CTC would write next takes part, for where the language model expects something else altogether: all
+        # that it takes for likely may be what nobody said.
+        best = np.union1d(np.argpartition(scores, -count)[-count:], np.flatnonzero(np.isin(allowed, prefix.draft(1))))
         likely = scores[best] - highest - np.log(np.exp(scores - highest).sum())
         tokens = allowed[best].tolist()
         # The token that ends the text may be a control token, which CTC has no class for: its place is filled after.

@@ -76,10 +76,13 @@ def test_written_units_are_not_heard_and_a_rewind_forgets() -> None:
 
 
 class _Table:
-    """Four tokens of text; 3 ends it."""
+    """A few tokens of text."""
+
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
 
     def allowed_text(self, state, json_string, closer, only_bytes=False):
-        return np.asarray([0, 1, 2, 3])
+        return np.arange(self.size)
 
     def end_state(self, state, token, json_string):
         return state
@@ -104,6 +107,23 @@ def test_what_was_heard_outvotes_what_is_likely() -> None:
 
     assert written(0.5) == [0, 2, 3]
     assert written(0.0) == written(0.5, transcribes=False) == [1, 1, 1, 1]
+
+
+def test_what_was_heard_takes_part_however_unlikely_the_language_model_finds_it() -> None:
+    """The language model would end the text or say one of forty things; the two words that were said are none."""
+    log_probs = np.full((4, 51), np.log(1e-5), dtype=np.float32)
+    log_probs[range(4), [40, 50, 41, 50]] = np.log(0.95)
+    heard = HeardText(UNITS)
+    heard.take((101, 102, 103, 9), 0, lambda part: log_probs[part])
+    table: TokenTable = _Table(50)  # type: ignore[assignment]
+    grammar = Grammar([FreeText(table, 49, json_string=False, max_tokens=4, transcribes=True)])
+    sampler, tokens = JointSampler(Sampler(Sampling(heard_weight=0.5), 50), heard), []
+    scores = np.linspace(0.0, -8.0, 50, dtype=np.float32)
+    scores[49] = 1.0
+    while not grammar.done:
+        tokens.append(sampler.choose(scores, grammar.allowed(), grammar))
+        grammar.advance(tokens[-1])
+    assert tokens == [40, 41, 49]
 
 
 def test_the_engine_hears_what_transformers_hears(tiny_model, tiny_tokenizer) -> None:
