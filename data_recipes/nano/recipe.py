@@ -174,13 +174,17 @@ def _answer(recipe: Recipe) -> None:
 
 
 def _all_questions(recipe: Recipe) -> list[Question]:
-    questions = [
+    from data_recipes.nano.talk import MORE
+
+    talk = [
         Question(
             r["id"], r["question"], r["split"], r.get("user_emotion") or "neutral", r.get("user_pitch") or "normal"
         )
         for r in recipe.lines("talk")
     ]
-    return questions + [Question(r["id"], r["text"], r["split"]) for r in recipe.lines("picture_questions")]
+    pictures = [Question(r["id"], r["text"], r["split"]) for r in recipe.lines("picture_questions")]
+    # Later phrasings come last, so that the shards of those before stay as they are.
+    return sorted([*talk, *pictures], key=lambda question: question.id.startswith(MORE))
 
 
 def _question(recipe: Recipe) -> None:

@@ -26,6 +26,9 @@ angry, low         grave anger: bullying, cruelty, betrayal
 question itself is spoken.
 
 Held out for test: two phrasings of each intent, and for intents with slots a hashed share of (phrasing, slots) pairs.
+
+The phrasings in ``more_talk/`` are for training alone. They came later, from writers who had not seen the test's; the
+exchanges that were there before, and the test, are the same with and without them.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ from emova.edits import edit_distance
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 PITCHES = ("normal", "low", "high")
 MAX_WORDS = 14
+MORE = "more-"
+"""What the ids of exchanges from the phrasings ``more`` begin with."""
 COMBINATION_SHARE = 0.08
 """Share of (train phrasing, slots) pairs kept for test."""
 
@@ -75,7 +80,7 @@ class Intent:
         user_emotion, user_pitch: style of the question.
         opener: which openers may stand before a question: none, ask, tell.
         rows: slot tables, one mapping a row; one empty mapping where there are no slots.
-        questions, test: phrasings with (a|b) and {slot}.
+        questions, test, more: phrasings with (a|b) and {slot}.
         answers: patterns, each fitting every phrasing of its row.
     """
 
@@ -88,6 +93,7 @@ class Intent:
     rows: tuple[Mapping[str, str], ...]
     questions: tuple[str, ...]
     test: tuple[str, ...]
+    more: tuple[str, ...]
     answers: tuple[str, ...]
 
     def style(self, slots: Mapping[str, str]) -> tuple[str, str]:
@@ -137,7 +143,11 @@ def _rows(columns: Sequence[str], block: str | None) -> tuple[Mapping[str, str],
 def load_intents() -> Mapping[str, Intent]:
     """All intents by name, in the order of the files' names."""
     found: dict[str, Intent] = {}
-    for path in sorted(Path(__file__).parent.glob("talk_*.yaml")):
+    here = Path(__file__).parent
+    more: dict[str, str] = {}
+    for path in sorted((here / "more_talk").glob("*.yaml")):
+        more |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in sorted(here.glob("talk_*.yaml")):
         entries: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, entry in entries.items():
             assert name not in found, name
@@ -146,8 +156,10 @@ def load_intents() -> Mapping[str, Intent]:
             found[name] = Intent(
                 name, emotion, pitch, user_emotion, user_pitch, entry.get("open", "ask"),
                 _rows(entry.get("columns", ()), entry.get("rows")),
-                _lines(entry["questions"]), _lines(entry["test"]), _lines(entry["answers"]),
+                _lines(entry["questions"]), _lines(entry["test"]), _lines(more.pop(name, "")),
+                _lines(entry["answers"]),
             )  # fmt: skip
+    assert not more, f"no such intents: {', '.join(more)}"
     return found
 
 
@@ -295,37 +307,65 @@ def _intent_records(intent: Intent, rng: random.Random, train: int, test: int) -
     for split, held_out, items in parts:
         few = len(items) < (count if split == "train" else test)
         rounds = 2 if few and held_out != "combination" else 1  # few phrasings: once more with other openers
-        turn = rng.randrange(len(intent.answers))
-        for question, slots, _ in items * rounds:
-            asked = with_opener(question, intent.opener, rng)
-            if _key(asked) in seen:
-                continue
-            seen.add(_key(asked))
-            replies = intent.replies(slots)
-            turn += 1
-            emotion, pitch = intent.style(slots)
-            yield {
-                "question": asked,
-                "answer": replies[turn % len(replies)],
-                "intent": intent.name,
-                "slots": dict(slots),
-                "emotion": emotion,
-                "pitch": pitch,
-                "user_emotion": intent.user_emotion,
-                "user_pitch": intent.user_pitch,
-                "split": split,
-                "held_out": held_out,
-            }
+        yield from _exchanges(intent, items * rounds, rng, seen, split, held_out)
 
 
-def build(seed: int = 0, train: int = 60, test: int = 8) -> list[dict[str, Any]]:
-    """All exchanges: about ``train`` an intent (six a row where there are more), ``test`` held-out ones an intent."""
+def _exchanges(
+    intent: Intent,
+    items: Sequence[tuple[str, Mapping[str, str], int]],
+    rng: random.Random,
+    seen: set[str],
+    split: str,
+    held_out: str = "",
+) -> Iterator[dict[str, Any]]:
+    """An exchange for each of ``items`` whose question is not among ``seen``, the intent's answers in turn."""
+    turn = rng.randrange(len(intent.answers))
+    for question, slots, _ in items:
+        asked = with_opener(question, intent.opener, rng)
+        if _key(asked) in seen:
+            continue
+        seen.add(_key(asked))
+        replies = intent.replies(slots)
+        turn += 1
+        emotion, pitch = intent.style(slots)
+        yield {
+            "question": asked,
+            "answer": replies[turn % len(replies)],
+            "intent": intent.name,
+            "slots": dict(slots),
+            "emotion": emotion,
+            "pitch": pitch,
+            "user_emotion": intent.user_emotion,
+            "user_pitch": intent.user_pitch,
+            "split": split,
+            "held_out": held_out,
+        }
+
+
+def _more_records(records: Sequence[Mapping[str, Any]], seed: int, count: int) -> Iterator[dict[str, Any]]:
+    """About ``count`` training exchanges an intent from the phrasings ``more``, none of them asked already."""
+    seen = {_key(record["question"]) for record in records}
+    for intent in load_intents().values():
+        rng = random.Random(f"{seed} more {intent.name}")
+        tested = {core(intent, text) for text, _, _ in _questions(intent.test, intent.rows)}
+        tested |= {core(intent, r["question"]) for r in records if r["intent"] == intent.name and r["split"] == "test"}
+        pool = [each for each in _questions(intent.more, intent.rows) if core(intent, each[0]) not in tested]
+        wanted = max(count, count * len(intent.rows) // 10)
+        yield from _exchanges(intent, _spread(pool, wanted, rng), rng, seen, "train")
+
+
+def build(seed: int = 0, train: int = 60, test: int = 8, more: int = 40) -> list[dict[str, Any]]:
+    """All exchanges: about ``train`` an intent (six a row where there are more), ``test`` held-out ones an intent, and
+    after them about ``more`` (a tenth of it a row where there are many) from the further phrasings."""
     records = []
     for intent in load_intents().values():
         rng = random.Random(f"{seed} {intent.name}")  # an intent's exchanges do not depend on the others
         records += list(_intent_records(intent, rng, train, test))
     random.Random(seed).shuffle(records)
-    return [{"id": f"talk-{i:05d}", **record} for i, record in enumerate(records)]
+    further = list(_more_records(records, seed, more))
+    random.Random(f"{seed} more").shuffle(further)
+    numbered = [{"id": f"talk-{i:05d}", **record} for i, record in enumerate(records)]
+    return numbered + [{"id": f"{MORE}{i:05d}", **record} for i, record in enumerate(further)]
 
 
 def distribution(records: Sequence[Mapping[str, Any]]) -> str:
@@ -342,8 +382,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=60, help="training exchanges an intent")
     parser.add_argument("--test", type=int, default=8, help="held-out exchanges an intent")
+    parser.add_argument("--more", type=int, default=40, help="training exchanges an intent from the further phrasings")
     args = parser.parse_args()
-    records = build(args.seed, args.train, args.test)
+    records = build(args.seed, args.train, args.test, args.more)
     write_jsonl(args.out, records)
     vocabulary = {w for r in records for w in (*words(r["question"]), *words(r["answer"]))}
     sentences = args.out.with_name("sentences.jsonl")

@@ -32,6 +32,18 @@ def test_same_seed_same_exchanges_other_seed_other_exchanges(records):
     assert not keys_of(records, "train") & keys_of(other, "test", "phrasing")
 
 
+def test_further_phrasings_are_for_training_and_change_nothing_else(records):
+    before = talk.build(seed=0, more=0)
+    assert records[: len(before)] == before
+    further = records[len(before) :]
+    assert {r["split"] for r in further} == {"train"} and all(r["id"].startswith(talk.MORE) for r in further)
+    asked = Counter(r["intent"] for r in further)
+    intents = talk.load_intents()
+    assert asked.keys() == intents.keys() and min(asked.values()) >= 30
+    tested = {(i.name, talk.core(i, q)) for i in intents.values() for q, *_ in talk._questions(i.test, i.rows)}
+    assert not tested & {(r["intent"], talk.core(intents[r["intent"]], r["question"])) for r in further}
+
+
 def test_no_test_question_is_in_train_with_or_without_opener(records):
     train, test = keys_of(records, "train"), keys_of(records, "test")
     assert not train & test
@@ -123,7 +135,7 @@ def test_the_rule_on_clear_cases(emotion, pitch, question):
 
 
 def test_size(records):
-    assert 4000 <= len(records) <= 6500
+    assert 8000 <= len(records) <= 12000
     assert sum(r["split"] == "test" for r in records) >= 400
     assert len({r["answer"] for r in records if not r["slots"]}) <= 250
 
