@@ -144,8 +144,12 @@ class Pointwise(nn.Conv1d):
         super().__init__(inputs, outputs, 1)
 
     def forward(self, x_BCF: Tensor) -> Tensor:
-        # Few frames take a third of the time as a matrix product over channels that lie side by side.
-        return functional.linear(x_BCF.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
+        return self.frames_first(x_BCF.transpose(1, 2)).transpose(1, 2)
+
+    def frames_first(self, x_BFC: Tensor) -> Tensor:
+        """The same over ``[B, F, C]``, to ``[B, F, O]``: few frames take a third of the time as a matrix product over
+        channels that lie side by side."""
+        return functional.linear(x_BFC, self.weight.squeeze(2), self.bias)
 
 
 class ChannelNorm(nn.Module):
@@ -168,11 +172,15 @@ class ChannelNorm(nn.Module):
             self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_BCF: Tensor, style_BS: Tensor | None = None, past: Past | None = None) -> Tensor:
-        x_BFC, size = x_BCF.transpose(1, 2), (self.channels,)
+        return self.frames_first(x_BCF.transpose(1, 2), style_BS, past).transpose(1, 2)
+
+    def frames_first(self, x_BFC: Tensor, style_BS: Tensor | None = None, past: Past | None = None) -> Tensor:
+        """The same over ``[B, F, C]``."""
+        size = (self.channels,)
         if style_BS is None:
-            return functional.layer_norm(x_BFC, size, self.gain, self.bias).transpose(1, 2)
+            return functional.layer_norm(x_BFC, size, self.gain, self.bias)
         gain_B1C, bias_B1C = of_style(past, self.from_style, style_BS)[:, None].chunk(2, dim=-1)
-        return torch.addcmul(bias_B1C, functional.layer_norm(x_BFC, size), gain_B1C).transpose(1, 2)
+        return torch.addcmul(bias_B1C, functional.layer_norm(x_BFC, size), gain_B1C)
 
 
 class ConvBlock(nn.Module):
@@ -198,8 +206,9 @@ class ConvBlock(nn.Module):
         if mask_B1F is not None:
             x_BCF = x_BCF * mask_B1F
         x_BCF, update = self.depthwise.beside(x_BCF, past)
-        update = self.norm(update, style_BS, past)
-        return torch.addcmul(x_BCF, self.scale, self.narrow(functional.gelu(self.widen(update))))
+        update_BFC = self.norm.frames_first(update.transpose(1, 2), style_BS, past)
+        update_BFC = self.narrow.frames_first(functional.gelu(self.widen.frames_first(update_BFC)))
+        return torch.addcmul(x_BCF, self.scale, update_BFC.transpose(1, 2))
 
 
 class WaveNet(nn.Module):

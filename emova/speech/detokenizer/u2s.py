@@ -37,18 +37,20 @@ class Draws:
     """
 
     def __init__(self, seed: int, latent_channels: int, frames_per_unit: int, samples_per_unit: int) -> None:
-        self._latent = torch.Generator().manual_seed(seed)
-        self._wave = torch.Generator().manual_seed(seed + 1)
+        self._latents = torch.Generator().manual_seed(seed)
+        self._waves = torch.Generator().manual_seed(seed + 1)
         self._latent_shape = (latent_channels, frames_per_unit)
         self._samples = samples_per_unit
 
-    def next(self, units: int) -> tuple[Tensor, Tensor]:
-        """``[Z, F]`` and ``[T]`` standard normal for the next ``units`` units."""
-        latent = [torch.randn(self._latent_shape, generator=self._latent) for _ in range(units)]
-        wave = [torch.randn(self._samples, generator=self._wave) for _ in range(units)]
-        if not units:
-            return torch.zeros(self._latent_shape[0], 0), torch.zeros(0)
-        return torch.cat(latent, dim=1), torch.cat(wave)
+    def latent(self, units: int) -> Tensor:
+        """``[Z, F]`` standard normal for the latents of the next ``units`` units."""
+        drawn = [torch.randn(self._latent_shape, generator=self._latents) for _ in range(units)]
+        return torch.cat(drawn, dim=1) if drawn else torch.zeros(self._latent_shape[0], 0)
+
+    def wave(self, units: int) -> Tensor:
+        """``[T]`` standard normal for the samples of the next ``units`` units."""
+        drawn = [torch.randn(self._samples, generator=self._waves) for _ in range(units)]
+        return torch.cat(drawn) if drawn else torch.zeros(0)
 
 
 class U2SDetokenizer(nn.Module):
@@ -176,14 +178,14 @@ class U2SStream:
         if units_BN.numel() and not (int(units_BN.min()) >= 0 and int(units_BN.max()) < size):
             raise InputError(f"a unit lies outside 0..{size - 1}; the units belong to another tokenizer")
         vits, units_BN = self.detokenizer.vits, units_BN.to(device)
-        latent_ZF, wave_T = self.draws.next(units_BN.shape[1])
         mask_B1F = None
         if mask_B1U is not None:
             mask_B1F = mask_B1U.repeat_interleave(vits.config.frames_per_unit, dim=-1)
         prior = vits.prior(units_BN, self.style_BS, mask_B1U, past=past)
         noise_BZF = None
         if self.temperature > 0:
-            noise_BZF = self.temperature * latent_ZF.to(device).expand(len(units_BN), -1, -1)
+            latent_ZF = self.draws.latent(units_BN.shape[1]).to(device)
+            noise_BZF = self.temperature * latent_ZF.expand(len(units_BN), -1, -1)
         z_BZF = vits.latents(prior, self.style_BS, noise_BZF, mask_B1F, past)
         excitation = None
         if prior.log_f0_BF is not None and prior.voicing_BF is not None:
@@ -192,7 +194,7 @@ class U2SStream:
                 places = torch.arange(f0_BF.shape[1], device=device)[None]
                 places_BF = torch.minimum(places, mask_B1F.sum(dim=-1).long() - 1).clamp(min=0)
                 f0_BF, voiced_BF = f0_BF.gather(1, places_BF), voiced_BF.gather(1, places_BF)
-            excitation = self._excite(f0_BF, voiced_BF, wave_T.to(device))
+            excitation = self._excite(f0_BF, voiced_BF, self.draws.wave(units_BN.shape[1]).to(device))
         return vits.head(z_BZF, self.style_BS, excitation, mask_B1F, past).clamp(-1.0, 1.0)
 
     def _excite(self, f0_BF: Tensor, voiced_BF: Tensor, noise_T: Tensor) -> Excitation:
