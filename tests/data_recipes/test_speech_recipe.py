@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -26,7 +27,7 @@ from data_recipes.nano.speech import (
     plan_style,
     plan_style_test,
 )
-from data_recipes.nano.voices import HELD_OUT_FAMILIES, family_of, gender_of
+from data_recipes.nano.voices import FESTIVAL_VOICES, HELD_OUT_FAMILIES, family_of, gender_of
 from emova.errors import InputError
 
 SENTENCES = [{"text": f"Sentence number {i} is here.", "split": "test" if i % 10 == 0 else "train"} for i in range(200)]
@@ -186,3 +187,15 @@ def test_record_holds_audio_phones_and_alignment(tmp_path: Path) -> None:
     assert edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= entry["seconds"]
     assert (entry["gender"], entry["emotion"], entry["family"]) == ("female", "happy", "hibari")
     assert 0.05 < np.abs(samples).max() <= 1.0
+
+
+def test_the_recipe_fetches_every_file_that_a_config_starts_from() -> None:
+    fetched = {source.filename for source in sources.SOURCES}
+    configs = [path.read_text(encoding="utf-8") for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml")]
+    named = {name for text in configs for name in re.findall(r"data/downloads/(\S+)", text)}
+    assert named and named <= fetched
+
+
+def test_every_voice_of_festival_has_its_debian_package() -> None:
+    folders = {Path(probe).name for probe in sources.DEBIAN if probe.startswith("/usr/share/festival/voices/")}
+    assert set(FESTIVAL_VOICES) == folders

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from emova.config import load_config
+from emova.config import config_from_dict
 from emova.errors import InputError
 from emova.speech.detokenizer.layers import Past
 from emova.speech.detokenizer.source import PitchFrame, frame_phases
@@ -117,8 +117,8 @@ class U2SDetokenizer(nn.Module):
         Raises:
             InputError: a file is missing or damaged, or config and weights differ.
         """
-        _, state = read_folder(folder)
-        detokenizer = cls(load_config(U2SConfig, Path(folder) / "config.json"))
+        values, state = read_folder(folder)
+        detokenizer = cls(config_from_dict(U2SConfig, values, Path(folder) / "config.json"))
         load_state(detokenizer, state, folder)
         return detokenizer.eval()
 

@@ -11,6 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from emova.errors import InputError
 from emova.speech.detokenizer.layers import Context, ConvBlock, Past, Pointwise, total_context
 
 
@@ -33,6 +34,15 @@ class UnitEncoderConfig:
     frame_dilations: tuple[int, ...] = (1, 1, 1)
     frame_lookahead: tuple[int, ...] = (2, 1, 1)
 
+    def __post_init__(self) -> None:
+        if not self.levels and not self.table:
+            raise InputError("units: a unit needs digits or a vector of its own; give levels, or table=true")
+        if self.levels and prod(self.levels) != self.codebook_size:
+            raise InputError(
+                f"units: levels={list(self.levels)} make {prod(self.levels)} units, codebook_size is "
+                f"{self.codebook_size}; make them agree"
+            )
+
 
 class UnitEmbedding(nn.Module):
     """Units to vectors through their digits, so that a rare code shares what its digits mean in common ones."""
@@ -43,8 +53,6 @@ class UnitEmbedding(nn.Module):
     def __init__(self, config: UnitEncoderConfig) -> None:
         super().__init__()
         levels = tuple(config.levels)
-        assert levels or config.table, "a unit needs digits or a table"
-        assert not levels or prod(levels) == config.codebook_size
         self.register_buffer("place", torch.tensor([prod(levels[:i]) for i in range(len(levels))]), persistent=False)
         self.register_buffer("base", torch.tensor(levels), persistent=False)
         self.digits = nn.ModuleList(nn.Embedding(level, config.digit_channels) for level in levels)
