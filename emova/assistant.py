@@ -100,8 +100,9 @@ class Assistant:
         Raises:
             InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.
         """
-        written = make_reply_format(reply_format)
-        return cls(load_parts(name, device), config, written)
+        make_reply_format(reply_format)  # a wrong name is told before the parts are loaded
+        parts = load_parts(name, device)
+        return cls(parts, config, make_reply_format(reply_format, parts.model.config.thoughts_ratio))
 
     # --- dialogue -----------------------------------------------------------------------------------------------------
     def conversation(self, voice: str = DEFAULT_VOICE) -> Conversation:

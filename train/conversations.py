@@ -23,7 +23,8 @@ from train.recipe_data import Exchange, Picture, Recipe
 from train.thoughts import Subtask, ThoughtsConfig, thought_message
 
 Message = dict[str, Any]
-SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", "thoughts_talk", "thoughts_picture")
+THOUGHTS_TASKS = ("thoughts_talk", "thoughts_picture")
+SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", *THOUGHTS_TASKS)
 """The tasks that need units."""
 TOLD_TASKS = ("told_talk", "told_picture")
 """The tasks whose transcripts are given: nothing was said that could be heard."""
@@ -182,7 +183,7 @@ class Conversations:
 
     def reply_format(self, task: str) -> ReplyFormat:
         """How a task writes spoken replies."""
-        return self.thoughts if task.startswith("thoughts_") else self.json
+        return self.thoughts if task in THOUGHTS_TASKS else self.json
 
     def reply(
         self,

@@ -33,6 +33,7 @@ from emova.model.building import ModelConfig, build_model, build_processor, load
 from emova.parts import load_voice
 from train import checkpointing, parallel
 from train.batches import isolated_rng
+from train.conversations import THOUGHTS_TASKS
 from train.dataset import PackedList
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.heard_text import HeardTextConfig
@@ -203,6 +204,9 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
                 f"before the last; give 1 to {depth - 1}, or heard_text.weight=0"
             )
         model.config.heard_text_layer = layer
+    if any(config.data.mixture.get(task, 0) > 0 for task in THOUGHTS_TASKS):
+        ratio = config.data.conversations.thoughts.ratio
+        model.config.thoughts_ratio = [ratio.text_tokens, ratio.units]
     model.set_attn_implementation(choose_attention(config.attention))
     use_liger(model, config.liger)
     if config.gradient_checkpointing:

@@ -25,7 +25,7 @@ class ThoughtsConfig:
     """How replies are written as streaming thoughts.
 
     Attributes:
-        ratio: of text and units; the assistant must be given the same.
+        ratio: of text and units; the model's config remembers it.
         text_share: the share of samples with a loss on the text alone. The paper's is 4 of 24 epochs.
         speech_share: the share with a loss on the speech alone; what is left has both losses.
     """

@@ -32,6 +32,8 @@ class EmovaConfig(PreTrainedConfig):
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
         heard_text_layer: CTC reads what is said from the hidden states after so many layers (``emova.heard_text``);
             0 where the model was not taught so.
+        thoughts_ratio: tokens of text and units that the model was taught to write in turns
+            (``emova.thoughts.Ratio``); None: the default.
     """
 
     model_type = "emova"
@@ -55,6 +57,7 @@ class EmovaConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     always_run_vision: bool = False
     heard_text_layer: int = 0
+    thoughts_ratio: list[int] | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):

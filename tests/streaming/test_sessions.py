@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -57,8 +60,7 @@ def test_a_session_equals_a_conversation(assistant, hub) -> None:
     assert np.abs(reply.audio - wanted.audio).max() < 1e-4
     chunks = [len(event.samples) // 960 for event in events if isinstance(event, AudioChunk)]
     assert np.array_equal(np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)]), reply.audio)
-    if len(chunks) > 2:
-        assert chunks[0] == 5 and chunks[0] <= chunks[1]
+    assert chunks[0] == 5 and len(reply.units) > 10
     second = list(session.ask("And now?", emotion="sad"))[-1].reply
     assert second.units == chat.chat(text="And now?", emotion="sad").units and second.emotion == "sad"
     assert len(session) == len(chat) == 2
@@ -88,6 +90,22 @@ def test_streaming_thoughts_in_a_session(assistant, hub) -> None:
     assert isinstance(list(session.ask("Hello?"))[-1], Done)
     with pytest.raises(InputError, match="unknown"):
         make_reply_format("xml")
+
+
+def test_thoughts_are_written_in_the_ratio_that_the_model_was_taught(tiny_checkpoint, tmp_path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "thoughts_ratio": [3, 7]}))
+    assistant = Assistant.from_pretrained(folder, reply_format="thoughts")
+    reply = assistant.chat(text="Hello?")
+    tokens = assistant.reply_format.encode(
+        SpokenReply("", reply.text, reply.emotion, reply.pitch, reply.units), assistant.table
+    )
+    runs = [len(list(run)) for unit, run in groupby(tokens, lambda token: assistant.table.unit_of[token] >= 0) if unit]
+    assert len(runs) > 1 and set(runs[:-1]) == {7}
+    events = list(Hub(assistant).open().ask("Hello?"))
+    assert events[-1].reply.units == reply.units
 
 
 def test_the_question_is_read_while_it_is_spoken(hub) -> None:

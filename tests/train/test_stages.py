@@ -11,13 +11,15 @@ import torch
 
 from emova.config import load_config, save_config
 from emova.errors import InputError
-from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
+from emova.thoughts import Ratio
 from tests.train.fixtures_recipe import write_recipe
 from train.engine import RunConfig
 from train.heard_text import HeardTextConfig
 from train.stage_samples import SampleConfig, rates, word_edits
 from train.stages import DataConfig, InitConfig, RatesConfig, StageConfig, build, freeze, main, train
+from train.thoughts import ThoughtsConfig
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted((ROOT / "configs" / "stages").rglob("*.yaml"))
@@ -95,7 +97,11 @@ def test_three_stages_in_a_row(folder: Path) -> None:
         init=InitConfig(checkpoint=str(folder / "two" / "export")),
         rates=RatesConfig(llm=1e-3, projector=1e-3, vision=1e-3),
         heard_text=HeardTextConfig(weight=0.5, layer=1),
-        data=replace(data, mixture={"spoken_talk": 1, "spoken_picture": 1, "thoughts_picture": 1}),
+        data=replace(
+            data,
+            mixture={"spoken_talk": 1, "spoken_picture": 1, "thoughts_picture": 1},
+            conversations=replace(data.conversations, thoughts=ThoughtsConfig(ratio=Ratio(5, 20))),
+        ),
     )
     result = train(three)
     fourth = weights(folder / "three")
@@ -104,6 +110,8 @@ def test_three_stages_in_a_row(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "three" / "samples.jsonl").read_text().splitlines()]
     assert {row["task"] for row in rows} == {"spoken_talk", "spoken_picture", "thoughts_picture"}
     assert all(row["units"] > 0 and row["style"] and row["expected"] for row in rows)
+    assert EmovaConfig.from_pretrained(folder / "three" / "export").thoughts_ratio == [5, 20]
+    assert EmovaConfig.from_pretrained(folder / "two" / "export").thoughts_ratio is None
     processor = EmovaProcessor.from_pretrained(folder / "three" / "export")
     assert processor.token_ids.codebook_size == 4096
 
