@@ -10,6 +10,11 @@ import soxr
 from PIL import Image
 
 from emova.assistant import Assistant
+from emova.reply_formats import make_reply_format
+from emova.results import Done
+from emova.speech.audio import load_audio
+from emova.streaming.events import Failed
+from emova.streaming.hub import Hub
 from emova.style import EMOTIONS, PITCHES, Style
 from eval.codec import unit_distances
 
@@ -40,6 +45,32 @@ def test_the_example_is_answered_in_words_and_sound(assistant: Assistant, tmp_pa
 def test_the_same_question_gets_the_same_answer(assistant: Assistant) -> None:
     first, second = (assistant.chat(text="How are you?") for _ in range(2))
     assert (first.text, first.units) == (second.text, second.units)
+
+
+def test_it_answers_in_streaming_thoughts_too(assistant: Assistant) -> None:
+    ratio = assistant.parts.model.config.thoughts_ratio
+    thoughts = Assistant(assistant.parts, assistant.config, make_reply_format("thoughts", ratio))
+    session = Hub(thoughts).open()
+    session.show(EXAMPLES / "photo.png")
+    session.hear(load_audio(EXAMPLES / "question.wav", 16_000))
+    events = list(session.ask())
+    reply = events[-1].reply
+    assert len(reply.text.split()) > 1 and reply.emotion in EMOTIONS and reply.pitch in PITCHES
+    assert len(reply.audio) == 960 * len(reply.units) > 24_000 // 2 and np.abs(reply.audio).max() > 0.01
+
+
+def test_a_minute_of_noise_is_answered_or_refused_and_forgotten(assistant: Assistant) -> None:
+    hub = Hub(assistant)
+    session, other = hub.open(), hub.open()
+    wanted = list(other.ask("How are you?"))[-1].reply
+    noise = np.random.default_rng(0).normal(0, 0.1, 60 * 16_000).astype(np.float32)
+    for piece in np.split(noise, 60):
+        session.hear(piece)
+    last = list(session.ask())[-1]
+    assert isinstance(last, Done | Failed) and (not isinstance(last, Failed) or ";" in last.message)
+    again = list(other.ask("How are you?"))[-1].reply
+    assert again.text and wanted.text
+    assert isinstance(list(session.ask("How are you?"))[-1], Done)
 
 
 def test_a_changed_picture_changes_the_answer(assistant: Assistant) -> None:

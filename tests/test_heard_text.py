@@ -14,7 +14,7 @@ from emova.grammar import FreeText, Grammar, TokenTable
 from emova.heard_text import CtcPrefix, HeardText, JointSampler
 from emova.reply import text_grammar
 from emova.sampling import GREEDY, Sampler, Sampling
-from emova.streaming.engine import Engine, EngineConfig, EngineDecoder
+from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
 
 UNITS = (100, 200)
 
@@ -203,3 +203,27 @@ def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatc
     for plain, same in zip(found[:2], found[2:], strict=True):
         assert plain[:3] == same[:3] and len(plain[0]) > 1
         assert torch.allclose(plain[3], same[3], atol=1e-4)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_questions_heard_side_by_side_are_written_as_each_alone(tiny_model, tiny_tokenizer, native: bool) -> None:
+    """Also where one is drafted along while the other one is still being read."""
+    tiny_model.config.heard_text_layer = 1
+    table = TokenTable.from_tokenizer(tiny_tokenizer)
+    random = np.random.default_rng(1)
+    engine = Engine(tiny_model, EngineConfig(native=native, prefill_chunk=16))
+    heard = [table.unit_ids[random.integers(0, len(table.unit_ids), count)].tolist() for count in (20, 70)]
+    prompts = [Prompt((5, table.speech_start, *units, table.speech_end, 7, 8)) for units in heard]
+
+    def start(prompt: Prompt) -> Writer:
+        sampling = Sampling(text_temperature=0.0, heard_weight=0.9)
+        return Writer.start(engine, engine.new_context(), prompt, text_grammar(table, 24, transcribes=True), sampling)
+
+    def write(writers: list[Writer]) -> list[list[int]]:
+        while going := [writer for writer in writers if not writer.done]:
+            engine.step(going)
+        return [writer.written for writer in writers]
+
+    together = write([start(prompt) for prompt in prompts])
+    assert together == [write([start(prompt)])[0] for prompt in prompts] and all(map(len, together))
+    tiny_model.config.heard_text_layer = 0

@@ -167,6 +167,16 @@ def test_a_picture_replaced_in_mid_turn(assistant, hub) -> None:
     answers(session, "And now?")
 
 
+def test_a_picture_shown_while_a_reply_is_spoken_is_refused_and_the_reply_goes_on(assistant, hub) -> None:
+    wanted = list(hub.open().ask("Hello?"))[-1].reply
+    session = hub.open()
+    told = session.ask("Hello?")
+    next(told)
+    with pytest.raises(InputError, match="cancel it first"):
+        session.show(RED)
+    assert list(told)[-1].reply.units == wanted.units
+
+
 def test_a_voice_that_emits_nan(hub) -> None:
     """A planted fault in one session's sound."""
     session, other = hub.open(), hub.open()
