@@ -213,7 +213,9 @@ class JointSampler:
         count = min(CANDIDATES, len(scores))
         # What CTC would write next takes part, for where the language model expects something else altogether: all
         # that it takes for likely may be what nobody said.
-        best = np.union1d(np.argpartition(scores, -count)[-count:], np.flatnonzero(np.isin(allowed, prefix.draft(1))))
+        best = np.argpartition(scores, -count)[-count:]
+        for token in prefix.draft(1):
+            best = np.concatenate([best, np.flatnonzero(allowed == token)])
         likely = scores[best] - highest - np.log(np.exp(scores - highest).sum())
         tokens = allowed[best].tolist()
         # The token that ends the text may be a control token, which CTC has no class for: its place is filled after.
