@@ -197,19 +197,31 @@ class Llama:
 
     def _read_one(self, cache: KVCache, new_TD: Tensor) -> Tensor:
         """Several new positions of one sequence; the hidden state of the last, ``[1, D]``."""
-        sequence = [(cache, new_TD)]
-        return self._compiled(sequence)[-1:] if self._fits(sequence) else self._read(sequence, every=False)
+        if self.native is None or len(new_TD) > 2 * MOST_POSITIONS:
+            return self._read([(cache, new_TD)], every=False)
+        middles = []
+        for part_TD in new_TD.split(MOST_POSITIONS):
+            hidden = self._compiled([(cache, part_TD)])
+            middles.append(cache.middle)
+        if cache.listening and len(middles) > 1:
+            cache.middle = torch.cat([middle for middle in middles if middle is not None])
+        return hidden[-1:]
 
     def _fits(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> bool:
-        """Whether the compiled step can read them: it keeps no middle states."""
-        few = sum(len(new) for _, new in sequences) <= MOST_POSITIONS
-        return self.native is not None and few and not any(cache.listening for cache, _ in sequences)
+        """Whether the compiled step can read them at once."""
+        return self.native is not None and sum(len(new) for _, new in sequences) <= MOST_POSITIONS
 
     def _compiled(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
         """New positions that ``_fits``; the hidden states of all, ``[N, D]``."""
         assert self.native is not None
-        counts = [len(new) for _, new in sequences]
-        return self.native.step([cache for cache, _ in sequences], counts, torch.cat([new for _, new in sequences]))
+        caches, counts = [cache for cache, _ in sequences], [len(new) for _, new in sequences]
+        listens = any(cache.listening for cache in caches)
+        x_ND = torch.cat([new for _, new in sequences])
+        hidden_ND, middle_ND = self.native.step(caches, counts, x_ND, self.heard_layer if listens else 0)
+        if middle_ND is not None:
+            for cache, middle_TD in zip(caches, middle_ND.split(counts), strict=True):
+                cache.middle = middle_TD if cache.listening else None
+        return hidden_ND
 
     def _step(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
         """One new position of each sequence."""

@@ -95,7 +95,9 @@ def library() -> Any:
     loaded.scratch_size.restype = c_int64
     loaded.scratch_size.argtypes = [POINTER(_Model), c_int64, c_int64]
     loaded.step.restype = loaded.product.restype = None
-    loaded.step.argtypes = [POINTER(_Model), c_int64, POINTER(_Cache), c_void_p, c_void_p, c_void_p, c_int64]
+    loaded.step.argtypes = [
+        POINTER(_Model), c_int64, POINTER(_Cache), c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
+    ]  # fmt: skip
     loaded.product.argtypes = [POINTER(_Matrix), c_int64, c_int64, c_void_p, c_void_p]
     return loaded
 
@@ -174,9 +176,17 @@ class NativeLlama:
         scale = None if linear.scale is None else self._vector(linear.scale)
         return _Matrix(weight.data_ptr(), scale, _KINDS[weight.dtype], *weight.shape)
 
-    def step(self, caches: Sequence[Any], counts: Sequence[int], x_ND: Tensor) -> Tensor:
-        """Read new embeddings of each sequence, ``counts`` of them, into its cache; the normalised hidden states
-        ``[N, D]``, N at most ``MOST_POSITIONS``."""
+    def step(
+        self, caches: Sequence[Any], counts: Sequence[int], x_ND: Tensor, middle_layers: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read new embeddings of each sequence, ``counts`` of them, into its cache.
+
+        Args:
+            x_ND: N at most ``MOST_POSITIONS``.
+
+        Returns:
+            The normalised hidden states ``[N, D]``, and those after ``middle_layers`` layers, if any are asked for.
+        """
         model, count = _Model.from_buffer_copy(self._model), len(x_ND)  # threads may decode side by side
         assert count == sum(counts) <= MOST_POSITIONS
         rows = (_Cache * count)(
@@ -196,11 +206,15 @@ class NativeLlama:
         model.threads = torch.get_num_threads()
         x_ND = x_ND.clone()
         hidden_ND = torch.empty_like(x_ND)
+        middle_ND = torch.empty_like(x_ND) if middle_layers else None
         scratch = torch.empty(self._lib.scratch_size(byref(model), count, longest))
-        self._lib.step(byref(model), count, rows, x_ND.data_ptr(), hidden_ND.data_ptr(), scratch.data_ptr(), longest)
+        self._lib.step(
+            byref(model), count, rows, x_ND.data_ptr(), hidden_ND.data_ptr(),
+            None if middle_ND is None else middle_ND.data_ptr(), middle_layers, scratch.data_ptr(), longest,
+        )  # fmt: skip
         for cache, new in zip(caches, counts, strict=True):
             cache.length += new
-        return hidden_ND
+        return hidden_ND, middle_ND
 
     def scores(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
         """The head's rows ``start`` to ``stop``: ``[B, stop - start]``."""

@@ -342,9 +342,10 @@ static void attend_head(const Model *model, const Cache *cache, int64_t layer, i
 }
 
 // x [B, D] embeddings, read into the caches; `hidden` [B, D] is the normalised state that the head takes. Several rows may
-// be positions of one cache, one behind another: all keys and values are stored before any query looks.
-void step(const Model *model, int64_t B, const Cache *caches, float *x, float *hidden, float *scratch,
-          int64_t positions) {
+// be positions of one cache, one behind another: all keys and values are stored before any query looks. `middle` [B, D], if
+// there is one, takes the state after the first `middle_layers` layers.
+void step(const Model *model, int64_t B, const Cache *caches, float *x, float *hidden, float *middle,
+          int64_t middle_layers, float *scratch, int64_t positions) {
     int64_t D = model->width, H = model->heads, K = model->kv_heads, C = model->head_width, F = model->ffn;
     int64_t projected = (H + 2 * K) * C;
     float *qkv = scratch + model->threads * B * D, *mixed = qkv + B * projected, *active = mixed + B * H * C,
@@ -380,6 +381,10 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
                     }
             }
             multiply(&layer->down, B, active, x, 1);
+            if (middle && l + 1 == middle_layers) {
+#pragma omp for schedule(static)
+                for (int64_t i = 0; i < B * D; i++) middle[i] = x[i];
+            }
         }
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < B; b++) normalise(x + b * D, model->norm, D, model->eps, hidden + b * D);
