@@ -5,7 +5,7 @@ A task draws a sample with the generator it is given, so a sample is a function 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,8 @@ from train.recipe_data import Exchange, Picture, Recipe
 from train.thoughts import Subtask, ThoughtsConfig, thought_message
 
 Message = dict[str, Any]
+Turn = tuple[Message, tuple[Message, tuple[int, ...]]]
+"""A question's part, the reply to it, and what each of the reply's tokens teaches."""
 THOUGHTS_TASKS = ("thoughts_talk", "thoughts_picture")
 SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", *THOUGHTS_TASKS)
 """The tasks that need units."""
@@ -248,21 +250,17 @@ class Conversations:
         return self._told(picture, self._some(picture.exchanges, rng), rng)
 
     def _told(self, picture: Picture | None, exchanges: Sequence[Exchange], rng: np.random.Generator) -> Sample:
-        # What a spoken exchange teaches after the transcript, at a fifth of its tokens: they have no units.
-        messages: list[Message] = [{"role": "system", "content": self.json.system_prompt}]
-        kinds: list[tuple[int, ...] | int] = []
-        for turn, exchange in enumerate(exchanges):
-            typed = rng.random() < self.config.typed
-            content: list[Message] = [
-                {"type": "text", "text": exchange.question} if typed else {"type": "audio", "units": []}
-            ]
-            if picture is not None and turn == 0:
-                content.insert(0, {"type": "image", "image": picture.load()})
-            reply = SpokenReply(exchange.question, exchange.answer, exchange.emotion, exchange.pitch, ())
-            answer, answer_kinds = self._json_message(reply, (TRANSCRIPT, UNITS, FRAME))
-            messages += [_user(content), answer]
-            kinds.append(answer_kinds)
-        return Sample(tuple(messages), tuple(kinds))
+        # What a spoken exchange teaches after the transcript, at two fifths of its tokens: they have no units.
+        def turns() -> Iterator[Turn]:
+            for exchange in exchanges:
+                typed = rng.random() < self.config.typed
+                question: Message = (
+                    {"type": "text", "text": exchange.question} if typed else {"type": "audio", "units": []}
+                )
+                reply = SpokenReply(exchange.question, exchange.answer, exchange.emotion, exchange.pitch, ())
+                yield question, self._json_message(reply, (TRANSCRIPT, UNITS, FRAME))
+
+        return _dialogue(self.json.system_prompt, picture, turns())
 
     def talk_text(self, rng: np.random.Generator) -> Sample:
         """A typed question and its plain answer, without a picture."""
@@ -308,19 +306,16 @@ class Conversations:
         """Exchanges with spoken replies, as JSON or as streaming thoughts; the picture stands in the first question."""
         subtask = self.config.thoughts.subtask(rng) if thoughts else None
         system = self.thoughts.system_prompt if thoughts else self.json.system_prompt
-        messages: list[Message] = [{"role": "system", "content": system}]
-        kinds: list[tuple[int, ...] | int] = []
-        for turn, exchange in enumerate(exchanges):
-            content = [self._question(exchange, typed, rng)]
-            if picture is not None and turn == 0:
-                content.insert(0, {"type": "image", "image": picture.load()})
-            misheard = not typed and bool(self.config.misheard) and rng.random() < self.config.misheard
-            answer, answer_kinds = self.reply(exchange, rng, thoughts, subtask, misheard)
-            messages += [_user(content), answer]
-            kinds.append(answer_kinds)
+
+        def turns() -> Iterator[Turn]:
+            for exchange in exchanges:
+                question = self._question(exchange, typed, rng)
+                misheard = not typed and bool(self.config.misheard) and rng.random() < self.config.misheard
+                yield question, self.reply(exchange, rng, thoughts, subtask, misheard)
+
+        sample = _dialogue(system, picture, turns())
         # Streaming thoughts have no units that come after all else.
-        unspoken = not thoughts and rng.random() < self.config.unspoken
-        return Sample(tuple(messages), tuple(kinds), unspoken)
+        return replace(sample, unspoken=not thoughts and rng.random() < self.config.unspoken)
 
     # Rendering ----------------------------------------------------------------------------------------------------
 
@@ -377,6 +372,19 @@ def reply_kinds(reply_format: JsonReply, reply: SpokenReply, table: TokenTable) 
             kinds[-length] = strings[index // 3]
     kinds += [FRAME, *[UNITS] * len(reply.units), UNITS]
     return (*kinds, *[FRAME] * len(table.encode('"}')), FRAME)
+
+
+def _dialogue(system: str, picture: Picture | None, turns: Iterable[Turn]) -> Sample:
+    """The turns behind a system prompt; the picture stands in the first question."""
+    messages: list[Message] = [{"role": "system", "content": system}]
+    kinds: list[tuple[int, ...] | int] = []
+    for question, (answer, answer_kinds) in turns:
+        content = [question]
+        if picture is not None and not kinds:
+            content.insert(0, {"type": "image", "image": picture.load()})
+        messages += [_user(content), answer]
+        kinds.append(answer_kinds)
+    return Sample(tuple(messages), tuple(kinds))
 
 
 def _user(content: list[Message]) -> Message:
