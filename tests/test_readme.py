@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,23 @@ def shell_commands() -> list[str]:
 def test_make_targets_exist(command: str) -> None:
     target = shlex.split(command)[1]
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_make_chat_takes_the_users_own_files(tmp_path: Path) -> None:
+    examples, folder = ROOT / "emova" / "checkpoints" / "examples", tmp_path / "my files"
+    folder.mkdir()
+    image, audio, out = folder / "a picture.png", folder / "a question.wav", folder / "answers" / "one.wav"
+    shutil.copy(examples / "photo.png", image)
+    shutil.copy(examples / "question.wav", audio)
+    # Whatever this environment was set up by, it is set up: make is told that nothing of it is new.
+    made = [f"--old-file={sys.prefix}/{stamp}" for stamp in (".chat", ".torch", "bin/python")]
+    command = ["make", *made, "chat", f"VENV={sys.prefix}", f"IMAGE={image}", f"AUDIO={audio}", f"OUT={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size > 1000 and out.name in done.stdout
+    image.write_text("no picture")
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode != 0 and "a picture.png" in refused.stderr and "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("command", [line for line in shell_commands() if line.startswith("emova ")])

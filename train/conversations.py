@@ -122,7 +122,8 @@ class Conversations:
         self.recipe = recipe
         self.processor = processor
         self.config = config
-        self.table = TokenTable.from_tokenizer(processor.tokenizer)
+        table = TokenTable.from_tokenizer(processor.tokenizer)
+        self.table = replace(table, tokenizer=_Remembering(table.tokenizer))
         self.json = JsonReply()
         self.thoughts = StreamingThoughts(config.thoughts.ratio)
         self.mishearing = Mishearing(each.question for each in recipe.talk)
@@ -354,6 +355,20 @@ class Conversations:
         if not total > 0:
             raise InputError("mixture: every weight is 0; give one task a weight")
         return [(self.tasks[name], weight / total) for name, weight in mixture.items() if weight > 0]
+
+
+class _Remembering:
+    """A tokenizer that encodes each text once: a reply's frame is the same every time, and so are most answers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.known: dict[str, tuple[int, ...]] = {}
+
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
+        assert split_special_tokens and not add_special_tokens
+        if text not in self.known:
+            self.known[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return list(self.known[text])
 
 
 def reply_kinds(reply_format: JsonReply, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:

@@ -191,6 +191,7 @@ def fit(
         generator=torch.Generator().manual_seed(run.seed),
         persistent_workers=False,
         prefetch_factor=4 if run.workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
     if isinstance(train_set, ShardPacks):  # reads by itself and knows its place
         loader = train_set.loader(collate or default_collate, run)  # type: ignore[assignment]

@@ -61,7 +61,7 @@ def heard_spans(heard: np.ndarray, transcript: np.ndarray) -> np.ndarray:
 
 def heard_positions(spans_P4: Tensor) -> Tensor:
     """[K]: the row's positions of all heard speech."""
-    stretches = [torch.arange(int(first), int(last), device=spans_P4.device) for first, last in spans_P4[:, :2]]
+    stretches = [torch.arange(first, last, device=spans_P4.device) for first, last in spans_P4[:, :2].tolist()]
     return torch.cat([spans_P4.new_zeros(0), *stretches])
 
 
@@ -74,7 +74,7 @@ def heard_text_loss(logits_KC: Tensor, input_ids_N: Tensor, spans_P4: Tensor) ->
     blank = logits_KC.shape[1] - 1
     lengths = (spans_P4[:, 1] - spans_P4[:, 0]).tolist()
     log_probs_TPC = pad_sequence(list(logits_KC.float().log_softmax(-1).split(lengths)))
-    targets = [input_ids_N[int(first) : int(last)] for first, last in spans_P4[:, 2:]]
+    targets = [input_ids_N[first:last] for first, last in spans_P4[:, 2:].tolist()]
     sizes = [len(each) for each in targets]
     losses_P = functional.ctc_loss(
         log_probs_TPC, torch.cat(targets), tuple(lengths), tuple(sizes), blank, reduction="none", zero_infinity=True

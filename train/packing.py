@@ -218,6 +218,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence alone; its cost grows with their lengths, not with the row's.
@@ -225,6 +226,7 @@ def packed_attention(
     Args:
         query: [1, H, N, C]; key and value: [1, G, N, C].
         cu_seq_lens_q: [S + 1], where the sequences begin and end.
+        max_length_q: the longest sequence.
 
     Returns:
         [1, N, H, C]
@@ -233,8 +235,10 @@ def packed_attention(
     if torch.is_autocast_enabled(query.device.type):
         # The rotation of queries and keys is done in float32, and left there it doubles the time of what follows.
         query, key, value = (each.to(torch.get_autocast_dtype(query.device.type)) for each in (query, key, value))
-    bounds = cu_seq_lens_q.tolist()
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if query.is_cuda and query.dtype != torch.float32 and dropout == 0.0 and max_length_q is not None:
+        return _varlen_attention(query, key, value, cu_seq_lens_q, max_length_q, scale), None
+    bounds = cu_seq_lens_q.tolist()
     parts = []
     for first, last in zip(bounds, bounds[1:], strict=False):
         q, k, v = (each[:, :, first:last] for each in (query, key, value))
@@ -247,6 +251,21 @@ def packed_attention(
                 )
             )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float) -> Tensor:
+    """All sequences by one kernel, which a GPU needs: [1, N, H, C]."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    shared = query.shape[1] // key.shape[1]
+    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    # Each key-value head for each of its queries: not every release of torch takes fewer of them.
+    key, value = (each.repeat_interleave(shared, dim=1) for each in (key, value))
+    attended = varlen_attn(
+        query.contiguous(), key, value, bounds, bounds, longest, longest, scale=scale, window_size=(-1, 0)
+    )
+    assert isinstance(attended, Tensor)
+    return attended[None]
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -190,7 +190,7 @@ class ExactTrainer(Trainer):
 
     def _prepare_input(self, data: Any) -> Any:
         """To the device and no further: with DeepSpeed the Trainer would also round weights of the loss to 16 bits."""
-        return data.to(self.args.device) if torch.is_tensor(data) else data
+        return data.to(self.args.device, non_blocking=True) if torch.is_tensor(data) else data
 
     def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._prepare_input(value) for name, value in inputs.items()}

@@ -27,8 +27,8 @@ question itself is spoken.
 
 Held out for test: two phrasings of each intent, and for intents with slots a hashed share of (phrasing, slots) pairs.
 
-The phrasings in ``more_talk/`` are for training alone. They came later, from writers who had not seen the test's; the
-exchanges that were there before, and the test, are the same with and without them.
+The phrasings in ``more_talk/`` and ``more_talk_2/`` are for training alone. They came later, from writers who had not
+seen the test's; the exchanges that were there before, and the test, are the same with and without them.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ from emova.edits import edit_distance
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 PITCHES = ("normal", "low", "high")
 MAX_WORDS = 14
+MORE_FOLDERS = ("more_talk", "more_talk_2")
+"""Further phrasings, in the order in which they came."""
 MORE = "more-"
-"""What the ids of exchanges from the phrasings ``more`` begin with."""
+"""What the ids of exchanges from further phrasings begin with."""
 COMBINATION_SHARE = 0.08
 """Share of (train phrasing, slots) pairs kept for test."""
 
@@ -80,7 +82,8 @@ class Intent:
         user_emotion, user_pitch: style of the question.
         opener: which openers may stand before a question: none, ask, tell.
         rows: slot tables, one mapping a row; one empty mapping where there are no slots.
-        questions, test, more: phrasings with (a|b) and {slot}.
+        questions, test: phrasings with (a|b) and {slot}.
+        more: those of each of ``MORE_FOLDERS``.
         answers: patterns, each fitting every phrasing of its row.
     """
 
@@ -93,7 +96,7 @@ class Intent:
     rows: tuple[Mapping[str, str], ...]
     questions: tuple[str, ...]
     test: tuple[str, ...]
-    more: tuple[str, ...]
+    more: tuple[tuple[str, ...], ...]
     answers: tuple[str, ...]
 
     def style(self, slots: Mapping[str, str]) -> tuple[str, str]:
@@ -144,9 +147,10 @@ def load_intents() -> Mapping[str, Intent]:
     """All intents by name, in the order of the files' names."""
     found: dict[str, Intent] = {}
     here = Path(__file__).parent
-    more: dict[str, str] = {}
-    for path in sorted((here / "more_talk").glob("*.yaml")):
-        more |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    more: list[dict[str, str]] = [{} for _ in MORE_FOLDERS]
+    for further, folder in zip(more, MORE_FOLDERS, strict=True):
+        for path in sorted((here / folder).glob("*.yaml")):
+            further |= yaml.safe_load(path.read_text(encoding="utf-8"))
     for path in sorted(here.glob("talk_*.yaml")):
         entries: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, entry in entries.items():
@@ -156,10 +160,10 @@ def load_intents() -> Mapping[str, Intent]:
             found[name] = Intent(
                 name, emotion, pitch, user_emotion, user_pitch, entry.get("open", "ask"),
                 _rows(entry.get("columns", ()), entry.get("rows")),
-                _lines(entry["questions"]), _lines(entry["test"]), _lines(more.pop(name, "")),
-                _lines(entry["answers"]),
+                _lines(entry["questions"]), _lines(entry["test"]),
+                tuple(_lines(further.pop(name, "")) for further in more), _lines(entry["answers"]),
             )  # fmt: skip
-    assert not more, f"no such intents: {', '.join(more)}"
+    assert not any(more), f"no such intents: {', '.join(name for further in more for name in further)}"
     return found
 
 
@@ -342,28 +346,36 @@ def _exchanges(
         }
 
 
-def _more_records(records: Sequence[Mapping[str, Any]], seed: int, count: int) -> Iterator[dict[str, Any]]:
-    """About ``count`` training exchanges an intent from the phrasings ``more``, none of them asked already."""
+def _more_records(records: Sequence[Mapping[str, Any]], seed: int, count: int, folder: int) -> Iterator[dict[str, Any]]:
+    """About ``count`` training exchanges an intent from a folder of further phrasings, none of them asked already."""
     seen = {_key(record["question"]) for record in records}
     for intent in load_intents().values():
-        rng = random.Random(f"{seed} more {intent.name}")
+        rng = random.Random(f"{seed} {_batch(folder)} {intent.name}")
         tested = {core(intent, text) for text, _, _ in _questions(intent.test, intent.rows)}
         tested |= {core(intent, r["question"]) for r in records if r["intent"] == intent.name and r["split"] == "test"}
-        pool = [each for each in _questions(intent.more, intent.rows) if core(intent, each[0]) not in tested]
+        further = _questions(intent.more[folder], intent.rows)
+        pool = [each for each in further if core(intent, each[0]) not in tested]
         wanted = max(count, count * len(intent.rows) // 10)
         yield from _exchanges(intent, _spread(pool, wanted, rng), rng, seen, "train")
 
 
+def _batch(folder: int) -> str:
+    return "more" if folder == 0 else f"more {folder}"
+
+
 def build(seed: int = 0, train: int = 60, test: int = 8, more: int = 40) -> list[dict[str, Any]]:
     """All exchanges: about ``train`` an intent (six a row where there are more), ``test`` held-out ones an intent, and
-    after them about ``more`` (a tenth of it a row where there are many) from the further phrasings."""
+    after them about ``more`` (a tenth of it a row where there are many) from each folder of further phrasings."""
     records = []
     for intent in load_intents().values():
         rng = random.Random(f"{seed} {intent.name}")  # an intent's exchanges do not depend on the others
         records += list(_intent_records(intent, rng, train, test))
     random.Random(seed).shuffle(records)
-    further = list(_more_records(records, seed, more))
-    random.Random(f"{seed} more").shuffle(further)
+    further: list[dict[str, Any]] = []
+    for folder in range(len(MORE_FOLDERS)):
+        batch = list(_more_records([*records, *further], seed, more, folder))
+        random.Random(f"{seed} {_batch(folder)}").shuffle(batch)
+        further += batch
     numbered = [{"id": f"talk-{i:05d}", **record} for i, record in enumerate(records)]
     return numbered + [{"id": f"{MORE}{i:05d}", **record} for i, record in enumerate(further)]
 
@@ -382,7 +394,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=60, help="training exchanges an intent")
     parser.add_argument("--test", type=int, default=8, help="held-out exchanges an intent")
-    parser.add_argument("--more", type=int, default=40, help="training exchanges an intent from the further phrasings")
+    parser.add_argument(
+        "--more", type=int, default=40, help="training exchanges an intent from each folder of further phrasings"
+    )
     args = parser.parse_args()
     records = build(args.seed, args.train, args.test, args.more)
     write_jsonl(args.out, records)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from emova.grammar import Grammar
 
 log = logging.getLogger(__name__)
+_SWEEPS = 10
+"""How often in the time that makes a session idle the others look for such."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class HubConfig:
     Attributes:
         max_sessions: open at once; each holds one cache of the model's context.
         max_events: events that wait for a slow reader before its reply pauses.
-        idle_seconds: a session that nobody touched for so long is closed when its place is needed, or at ``sweep``.
+        idle_seconds: a session that nobody touched for so long is closed as soon as anybody else does something.
         chunks: how the voice is cut.
     """
 
@@ -64,6 +66,7 @@ class Hub:
         self.engine = assistant.decoder.engine
         self.lock = threading.RLock()
         self._sessions: list[Session | SingleTask] = []
+        self._swept = clock()
 
     def __len__(self) -> int:
         """How many sessions are open."""
@@ -98,15 +101,15 @@ class Hub:
             task.close()
 
     def _check_room(self) -> None:
-        if len(self._sessions) >= self.config.max_sessions:
-            self.sweep()
+        self.sweep()
         if len(self._sessions) >= self.config.max_sessions:
             raise InputError(f"all {self.config.max_sessions} sessions are in use; try again in a moment")
 
     def sweep(self) -> None:
         """Close the sessions that nobody touched for a while."""
         with self.lock:
-            latest = self.clock() - self.config.idle_seconds
+            self._swept = self.clock()
+            latest = self._swept - self.config.idle_seconds
             for session in [each for each in self._sessions if each.touched < latest]:
                 session.close()
 
@@ -119,6 +122,8 @@ class Hub:
     def pump(self) -> bool:
         """One round: each reply whose reader keeps up gets its next token. Whether there was one to move on."""
         with self.lock:
+            if self.clock() - self._swept > self.config.idle_seconds / _SWEEPS:
+                self.sweep()
             moving = [session for session in self._sessions if session.wants_tokens]
             if not moving:
                 return False

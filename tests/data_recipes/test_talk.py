@@ -135,7 +135,7 @@ def test_the_rule_on_clear_cases(emotion, pitch, question):
 
 
 def test_size(records):
-    assert 8000 <= len(records) <= 12000
+    assert 12000 <= len(records) <= 16000
     assert sum(r["split"] == "test" for r in records) >= 400
     assert len({r["answer"] for r in records if not r["slots"]}) <= 250
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
+import weakref
 from itertools import groupby
 
 import numpy as np
@@ -253,6 +255,19 @@ def test_idle_sessions_make_room(assistant) -> None:
     list(second.ask("Hi"))
     hub.open()
     assert first.closed and not second.closed and len(hub) == 2
+
+
+def test_an_idle_session_ends_while_others_work(assistant) -> None:
+    now = [0.0]
+    hub = Hub(assistant, HubConfig(max_sessions=8, idle_seconds=10), clock=lambda: now[0])
+    idle, busy = hub.open(), hub.open()
+    cache = weakref.ref(idle._context.cache.keys)
+    for _ in range(5):
+        now[0] += 3.0
+        assert isinstance(list(busy.ask("Hi"))[-1], Done)
+    assert idle.closed and not busy.closed and len(hub) == 1
+    gc.collect()
+    assert cache() is None, "its memory is still held"
 
 
 def test_old_turns_leave_and_memory_is_bounded(hub) -> None:

@@ -160,6 +160,15 @@ def test_groups_have_their_own_rates_and_clipping(tmp_path: Path) -> None:
     assert row["lr_last"] == 0 and row["lr_first"] > 0
 
 
+def test_the_rate_rises_evenly_then_falls_along_a_cosine(tmp_path: Path) -> None:
+    run = run_config(tmp_path, max_steps=20, warmup_ratio=0.2, final_lr_ratio=0.1, gradient_accumulation=1)
+    fit(Net(), Noisy(), None, run)
+    rates = np.asarray([rate for _, _, rate in losses(tmp_path)])  # after each step: that of the next
+    steps = np.arange(1, 21)
+    cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * (steps - 4) / 16)) / 2
+    np.testing.assert_allclose(rates, 1e-2 * np.where(steps < 4, steps / 4, cosine), rtol=1e-6)
+
+
 def test_validation_is_logged_and_plotted(tmp_path: Path) -> None:
     seen = []
 

@@ -27,6 +27,7 @@ from train.packing import (
     LossWeights,
     Piece,
     collate,
+    packed_attention,
     packed_loss,
 )
 from train.recipe_data import read_recipe
@@ -97,6 +98,23 @@ def test_bfloat16_attention_agrees_with_float32(conversations, tiny_model) -> No
         with torch.autocast("cpu", torch.bfloat16):
             rough = packed_loss(tiny_model, collate([pack], LossWeights()))["loss"]
     assert torch.allclose(exact, rough, rtol=2e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_one_kernel_for_all_sequences_agrees_with_one_for_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bounds = torch.tensor([0, 5, 133, 134, 300], dtype=torch.int32, device="cuda")
+    inputs = [
+        torch.randn(1, heads, 300, 16, generator=generator).to("cuda", torch.bfloat16).requires_grad_()
+        for heads in (4, 2, 2)
+    ]
+    results = []
+    for longest in (None, 166):
+        attended, _ = packed_attention(None, *inputs, None, cu_seq_lens_q=bounds, max_length_q=longest)
+        weighted = attended.float() * torch.linspace(-1, 1, attended.numel(), device="cuda").view_as(attended)
+        results.append([attended, *torch.autograd.grad(weighted.sum(), inputs)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=0.02, rtol=0.02)
 
 
 def test_kinds_name_what_each_token_teaches(conversations, tiny_processor) -> None:
