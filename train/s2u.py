@@ -141,7 +141,7 @@ class S2UTraining(nn.Module):
         terms["consistency"] = gap_BU[inside_BU[:pairs]].mean()
         terms |= self._anchored(mel_BMF[:pairs], units_B[:pairs], start[:pairs], bounded_BUC[:pairs], anchored)
         correlation = torch.corrcoef(vectors_BUC[inside_BU].T)
-        terms["redundancy"] = (correlation - torch.eye(len(correlation))).square().mean()
+        terms["redundancy"] = (correlation - torch.eye(len(correlation), device=correlation.device)).square().mean()
         self.steps += int(self.training)
         loss = (0.2 + 0.8 * ramp) * terms["ctc"] + ramp * config.consistency_weight * terms["consistency"]
         loss = loss + config.redundancy_weight * terms["redundancy"] + config.wide_weight * terms["wide_ctc"]
@@ -184,12 +184,13 @@ def phone_errors(model: S2UTokenizer, store: ClipStore, clips: Sequence[Clip]) -
     """Phone error rate of greedy CTC on the units, by family, and the perplexity of the codebook over all clips."""
     wrong: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)
-    used = torch.zeros(model.codebook_size)
+    device = model.project.linear.weight.device
+    used = torch.zeros(model.codebook_size, device=device)
     for clip in clips:
-        units = model.encode(torch.from_numpy(store.samples(clip))[None])
+        units = model.encode(torch.from_numpy(store.samples(clip))[None].to(device))
         used += torch.bincount(units[0], minlength=model.codebook_size)
         codes = model.quantizer.codes(units[0][None])
-        read = model.phone_decoder.read(codes, torch.tensor([len(units[0])]))[0]
+        read = model.phone_decoder.read(codes, torch.tensor([len(units[0])], device=device))[0]
         wrong[clip.family] += edit_distance(clip.phones, read)
         total[clip.family] += len(clip.phones)
     result = {f"phone_error/{family}": wrong[family] / total[family] for family in sorted(total)}
