@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 from emova.errors import InputError
 
@@ -73,7 +72,12 @@ def heard_text_loss(logits_KC: Tensor, input_ids_N: Tensor, spans_P4: Tensor) ->
     """
     blank = logits_KC.shape[1] - 1
     lengths = (spans_P4[:, 1] - spans_P4[:, 0]).tolist()
-    log_probs_TPC = pad_sequence(list(logits_KC.float().log_softmax(-1).split(lengths)))
+    # One write for all stretches: a copy of each, as pad_sequence makes, costs a pass over everything in its gradient.
+    stretch_K = np.repeat(np.arange(len(lengths)), lengths)
+    place_K = np.concatenate([np.arange(length) for length in lengths])
+    where = tuple(torch.from_numpy(index).to(logits_KC.device) for index in (place_K, stretch_K))
+    log_probs_TPC = logits_KC.new_zeros((max(lengths), len(lengths), blank + 1), dtype=torch.float32)
+    log_probs_TPC = log_probs_TPC.index_put(where, logits_KC.float().log_softmax(-1))
     targets = [input_ids_N[first:last] for first, last in spans_P4[:, 2:].tolist()]
     sizes = [len(each) for each in targets]
     losses_P = functional.ctc_loss(
