@@ -111,6 +111,8 @@ class CtcPrefix:
         self._in_token = np.full(len(blank_T) + 1, -np.inf)
         self._last = -1
         self._total = 0.0  # log-probability that the text begins so
+        self._begun: dict[int, float] = {}  # and goes on with a token that was asked for
+        self._reading: list[int] | None = None  # CTC's likeliest reading from here on
 
     def _before(self, token: int) -> np.ndarray:
         """``[T]`` alignments of the text up to t, after which ``token`` may come: a repeat needs a blank before it."""
@@ -131,7 +133,9 @@ class CtcPrefix:
         """``[K]`` log-probabilities of each of ``tokens`` after the text so far."""
         if self._total == -np.inf:  # more text than there is room for in what was heard: CTC has no opinion
             return np.zeros(len(tokens))
-        return self._begins(tokens) - self._total
+        begins_K = self._begins(tokens)
+        self._begun = dict(zip(tokens, begins_K.tolist(), strict=True))
+        return begins_K - self._total
 
     def end(self) -> float:
         """The log-probability that nothing follows."""
@@ -141,6 +145,11 @@ class CtcPrefix:
 
     def draft(self, most: int) -> list[int]:
         """The next tokens, at most so many, if CTC's likeliest reading went on from where the text ends."""
+        if self._reading is None:
+            self._reading = self._read_on()
+        return self._reading[:most]
+
+    def _read_on(self) -> list[int]:
         fit_T = np.logaddexp(self._in_blank, self._in_token) + self._rest
         if not np.isfinite(highest := fit_T.max()):
             return []
@@ -149,11 +158,12 @@ class CtcPrefix:
         start = int(np.flatnonzero(fit_T >= highest - _AS_GOOD)[-1])
         path = self._best[start:]
         new = np.flatnonzero((path != self._log_probs.shape[1] - 1) & (path != np.concatenate([[-1], path[:-1]])))
-        return path[new[:most]].tolist()
+        return path[new].tolist()
 
     def advance(self, token: int) -> None:
         """The text goes on with ``token``."""
-        self._total = float(self._begins([token])[0])
+        self._total = self._begun[token] if token in self._begun else float(self._begins([token])[0])
+        self._begun, self._reading = {}, None
         before_T = self._before(token)
         # Both recurrences, x[t] = logaddexp(x[t - 1], y[t]) + z[t], are a running sum once z is taken out.
         sums = np.concatenate([[0.0], np.cumsum(self._log_probs[:, token], dtype=np.float64)])
