@@ -36,6 +36,7 @@ from train.batches import isolated_rng
 from train.conversations import THOUGHTS_TASKS
 from train.dataset import PackedList
 from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.equal_batches import fill_up
 from train.heard_text import HeardTextConfig
 from train.internvit_weights import load_internvit
 from train.lora import LoraConfig, add_adapters, learns, merge_adapters
@@ -94,6 +95,8 @@ class StageConfig:
     """``emova_packed``, ``flash_attention_2`` or ``sdpa``; auto: flash attention on a GPU that has it, else packed."""
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass: a third more work for a fraction of the memory."""
+    tiles_at_once: int = 0
+    """The tiles of a pass are filled up to a multiple of it (``train.equal_batches``); 0 takes as many as there are."""
     liger: str = "auto"
     """Liger's fused kernels in the LLaMA: ``auto`` where they are installed on a GPU, ``always``, ``never``."""
 
@@ -209,6 +212,9 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
         model.config.thoughts_ratio = [ratio.text_tokens, ratio.units]
     model.set_attn_implementation(choose_attention(config.attention))
     use_liger(model, config.liger)
+    if config.tiles_at_once:
+        for part in (model.model.vision_tower, model.model.projector):
+            fill_up(part, config.tiles_at_once)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if world is not None and world.size > 1:
