@@ -27,7 +27,7 @@ from data_recipes.nano.speech import (
     read_lines,
 )
 
-PICTURES = {"train": 24_000, "test": 800}
+PICTURES = {"train": 30_000, "test": 800}
 
 
 class Progress:

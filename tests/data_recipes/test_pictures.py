@@ -248,7 +248,7 @@ def test_shards_do_not_depend_on_processes_and_resume(
 
 
 def test_shards_of_an_older_format_are_made_again(tmp_path: Path) -> None:
-    shares = make.plan(40)
+    shares = make.plan(40, "train")
     work = make._missing(tmp_path, 9, shares, "train")
     for path, *_ in work:
         Path(path).touch()

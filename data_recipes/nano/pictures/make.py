@@ -22,10 +22,18 @@ from data_recipes.nano.pictures.marks import record as record_marks
 from data_recipes.nano.pictures.questions import Question
 from emova.errors import InputError
 
-# kind -> share of the pictures; the harder a kind, the more of it
-KINDS: dict[str, float] = {
-    "objects": 0.22, "scenes": 0.20, "charts": 0.14, "tables": 0.12, "price_tags": 0.09, "signs": 0.08,
-    "posters": 0.07, "faces": 0.04, "weather": 0.04,
+# A picture's place in this row is part of its seed.
+KINDS = ("objects", "scenes", "charts", "tables", "price_tags", "signs", "posters", "faces", "weather")
+# split -> kind -> share of the pictures; in training the harder a kind, the more of it
+SHARES: dict[str, dict[str, float]] = {
+    "train": {
+        "objects": 0.15, "scenes": 0.20, "charts": 0.18, "tables": 0.14, "price_tags": 0.13, "signs": 0.07,
+        "posters": 0.06, "faces": 0.04, "weather": 0.03,
+    },
+    "test": {
+        "objects": 0.22, "scenes": 0.20, "charts": 0.14, "tables": 0.12, "price_tags": 0.09, "signs": 0.08,
+        "posters": 0.07, "faces": 0.04, "weather": 0.04,
+    },
 }  # fmt: skip
 SPLITS = ("train", "test")
 PER_SHARD = 250
@@ -63,7 +71,7 @@ def make_picture(kind: str, seed: int, index: int, split: str, library: Library 
         split: ``train`` or ``test``.
         library: source pictures; needed for ``objects`` only.
     """
-    rng = np.random.default_rng([seed, SPLITS.index(split), list(KINDS).index(kind), index])
+    rng = np.random.default_rng([seed, SPLITS.index(split), KINDS.index(kind), index])
     if kind == "objects":
         assert library is not None
         drawn = objects.draw(rng, split, library)
@@ -105,9 +113,9 @@ def ask(rng: np.random.Generator, asks: tuple[Ask, ...], split: str) -> list[Que
     return list(chosen.values())
 
 
-def plan(count: int) -> dict[str, int]:
+def plan(count: int, split: str) -> dict[str, int]:
     """Pictures of each kind, ``count`` in all."""
-    shares = {kind: int(count * share) for kind, share in KINDS.items()}
+    shares = {kind: int(count * share) for kind, share in SHARES[split].items()}
     shares["objects"] += count - sum(shares.values())
     return shares
 
@@ -182,7 +190,7 @@ def make_pictures(
     if split not in SPLITS:
         raise InputError(f"picture split '{split}' is unknown; choose train or test")
     out.mkdir(parents=True, exist_ok=True)
-    shares = plan(count)
+    shares = plan(count, split)
     work = _missing(out, seed, shares, split)
     if not work:
         return shares
