@@ -55,8 +55,8 @@ from emova.edits import edit_distance
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 PITCHES = ("normal", "low", "high")
 MAX_WORDS = 14
-MORE_FOLDERS = ("more_talk", "more_talk_2")
-"""Further phrasings, in the order in which they came."""
+MORE_FOLDERS = {"more_talk": "more", "more_talk_2": "more 1"}
+"""Folders of further phrasings, in the order in which they came, and what names each one's random choices."""
 MORE = "more-"
 """What the ids of exchanges from further phrasings begin with."""
 COMBINATION_SHARE = 0.08
@@ -96,7 +96,7 @@ class Intent:
     rows: tuple[Mapping[str, str], ...]
     questions: tuple[str, ...]
     test: tuple[str, ...]
-    more: tuple[tuple[str, ...], ...]
+    more: Mapping[str, tuple[str, ...]]
     answers: tuple[str, ...]
 
     def style(self, slots: Mapping[str, str]) -> tuple[str, str]:
@@ -147,8 +147,8 @@ def load_intents() -> Mapping[str, Intent]:
     """All intents by name, in the order of the files' names."""
     found: dict[str, Intent] = {}
     here = Path(__file__).parent
-    more: list[dict[str, str]] = [{} for _ in MORE_FOLDERS]
-    for further, folder in zip(more, MORE_FOLDERS, strict=True):
+    more: dict[str, dict[str, str]] = {folder: {} for folder in MORE_FOLDERS}
+    for folder, further in more.items():
         for path in sorted((here / folder).glob("*.yaml")):
             further |= yaml.safe_load(path.read_text(encoding="utf-8"))
     for path in sorted(here.glob("talk_*.yaml")):
@@ -161,9 +161,10 @@ def load_intents() -> Mapping[str, Intent]:
                 name, emotion, pitch, user_emotion, user_pitch, entry.get("open", "ask"),
                 _rows(entry.get("columns", ()), entry.get("rows")),
                 _lines(entry["questions"]), _lines(entry["test"]),
-                tuple(_lines(further.pop(name, "")) for further in more), _lines(entry["answers"]),
+                {folder: _lines(further.pop(name, "")) for folder, further in more.items()}, _lines(entry["answers"]),
             )  # fmt: skip
-    assert not any(more), f"no such intents: {', '.join(name for further in more for name in further)}"
+    unknown = [name for further in more.values() for name in further]
+    assert not unknown, f"no such intents: {', '.join(unknown)}"
     return found
 
 
@@ -346,21 +347,17 @@ def _exchanges(
         }
 
 
-def _more_records(records: Sequence[Mapping[str, Any]], seed: int, count: int, folder: int) -> Iterator[dict[str, Any]]:
+def _more_records(records: Sequence[Mapping[str, Any]], seed: int, count: int, folder: str) -> Iterator[dict[str, Any]]:
     """About ``count`` training exchanges an intent from a folder of further phrasings, none of them asked already."""
     seen = {_key(record["question"]) for record in records}
     for intent in load_intents().values():
-        rng = random.Random(f"{seed} {_batch(folder)} {intent.name}")
+        rng = random.Random(f"{seed} {MORE_FOLDERS[folder]} {intent.name}")
         tested = {core(intent, text) for text, _, _ in _questions(intent.test, intent.rows)}
         tested |= {core(intent, r["question"]) for r in records if r["intent"] == intent.name and r["split"] == "test"}
         further = _questions(intent.more[folder], intent.rows)
         pool = [each for each in further if core(intent, each[0]) not in tested]
         wanted = max(count, count * len(intent.rows) // 10)
         yield from _exchanges(intent, _spread(pool, wanted, rng), rng, seen, "train")
-
-
-def _batch(folder: int) -> str:
-    return "more" if folder == 0 else f"more {folder}"
 
 
 def build(seed: int = 0, train: int = 60, test: int = 8, more: int = 40) -> list[dict[str, Any]]:
@@ -372,9 +369,9 @@ def build(seed: int = 0, train: int = 60, test: int = 8, more: int = 40) -> list
         records += list(_intent_records(intent, rng, train, test))
     random.Random(seed).shuffle(records)
     further: list[dict[str, Any]] = []
-    for folder in range(len(MORE_FOLDERS)):
+    for folder, name in MORE_FOLDERS.items():
         batch = list(_more_records([*records, *further], seed, more, folder))
-        random.Random(f"{seed} {_batch(folder)}").shuffle(batch)
+        random.Random(f"{seed} {name}").shuffle(batch)
         further += batch
     numbered = [{"id": f"talk-{i:05d}", **record} for i, record in enumerate(records)]
     return numbered + [{"id": f"{MORE}{i:05d}", **record} for i, record in enumerate(further)]
