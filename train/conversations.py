@@ -47,6 +47,7 @@ CAPTION_PHRASINGS = (
     "What is in the image?",
     "Please describe what you see in detail.",
 )
+REORDERED_PHRASING = "Describe the picture in any order."
 FIRST_PHRASING = 0.6
 """How often the first phrasing is used."""
 
@@ -59,6 +60,8 @@ class ConversationConfig:
         turns: most plain or told questions in one sample.
         described: the share of samples with plain questions about a picture that begin with its description: in its
             words the answers are easy to find, and how to find them is then known for the picture too.
+        listed: the share of samples with plain or told questions about a picture that are about one with names and
+            their values, which have to be looked up.
         two_turns: the share of spoken picture samples that hold two exchanges about the picture.
         typed: the share of spoken-reply samples whose question is typed, and of told questions that are typed too.
         unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
@@ -74,6 +77,7 @@ class ConversationConfig:
 
     turns: int = 3
     described: float = 0.0
+    listed: float = 0.0
     two_turns: float = 0.08
     typed: float = 0.12
     unspoken: float = 0.0
@@ -129,6 +133,7 @@ class Conversations:
         self.mishearing = Mishearing(each.question for each in recipe.talk)
         self.captioned = [picture for picture in recipe.pictures if picture.caption]
         self.asked = [picture for picture in recipe.pictures if picture.exchanges]
+        self.listed = [picture for picture in self.asked if picture.reordered]
         self.spoken_talk = [each for each in recipe.talk if self._spoken(each)]
         # Only exchanges whose question and answer are both spoken can be spoken samples.
         self.spoken_pictures = [
@@ -138,6 +143,7 @@ class Conversations:
         ]
         tasks = [
             Task("caption", len(self.captioned), self.caption),
+            Task("caption_reordered", len(self.listed), self.caption_reordered),
             Task("picture_text", len(self.asked), self.picture_text),
             Task("talk_text", len(recipe.talk), self.talk_text),
             Task("asr", len(recipe.heard), self.asr),
@@ -218,6 +224,25 @@ class Conversations:
         """A picture and its dense caption."""
         return Sample(self._described(self.captioned[int(rng.integers(len(self.captioned)))], rng), (TEXT,))
 
+    def caption_reordered(self, rng: np.random.Generator) -> Sample:
+        """A picture and its caption, with what it lists in another order.
+
+        In the picture's order values can be counted off; in any other what stands beside a name has to be looked up by
+        the name, as a question about it asks.
+        """
+        picture = self.listed[int(rng.integers(len(self.listed)))]
+        caption = picture.reordered[int(rng.integers(len(picture.reordered)))]
+        content: list[Message] = [
+            {"type": "image", "image": picture.load()},
+            {"type": "text", "text": REORDERED_PHRASING},
+        ]
+        return Sample((_user(content), _assistant(caption)), (TEXT,))
+
+    def _picture(self, rng: np.random.Generator) -> Picture:
+        """One to ask about."""
+        pictures = self.listed if self.listed and rng.random() < self.config.listed else self.asked
+        return pictures[int(rng.integers(len(pictures)))]
+
     def _described(self, picture: Picture, rng: np.random.Generator) -> tuple[Message, Message]:
         content: list[Message] = [{"type": "image", "image": picture.load()}]
         if self.config.template == "qa":
@@ -226,7 +251,7 @@ class Conversations:
 
     def picture_text(self, rng: np.random.Generator) -> Sample:
         """A picture with typed questions and plain answers (the QA template of Table 7)."""
-        picture = self.asked[int(rng.integers(len(self.asked)))]
+        picture = self._picture(rng)
         messages: list[Message] = []
         chosen = self._some(picture.exchanges, rng)
         if picture.caption and self.config.described and rng.random() < self.config.described:
@@ -247,7 +272,7 @@ class Conversations:
 
     def told_picture(self, rng: np.random.Generator) -> Sample:
         """Questions about a picture whose transcripts are given, and the replies up to their speech."""
-        picture = self.asked[int(rng.integers(len(self.asked)))]
+        picture = self._picture(rng)
         return self._told(picture, self._some(picture.exchanges, rng), rng)
 
     def _told(self, picture: Picture | None, exchanges: Sequence[Exchange], rng: np.random.Generator) -> Sample:

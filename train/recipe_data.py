@@ -53,7 +53,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a shard, found by its place there, and what can be asked about it."""
+    """A picture in a shard, found by its place there, and what can be asked about it. ``reordered``: the caption with
+    what it lists in other orders, if it lists names with their values."""
 
     key: str
     shard: Path
@@ -63,6 +64,7 @@ class Picture:
     caption: str
     exchanges: tuple[Exchange, ...]
     marks: tuple[Mark, ...] = ()
+    reordered: tuple[str, ...] = ()
 
     def load(self) -> Image.Image:
         """The decoded RGB picture."""
@@ -190,7 +192,10 @@ def read_pictures(root: Path, split: str) -> tuple[Picture, ...]:
             exchanges = tuple(_exchange(row, shard) for row in record["questions"])
             marks = tuple(_mark(row, shard) for row in record.get("marks", ()))
             kind, caption = record["kind"], record.get("caption", "").strip()
-            pictures.append(Picture(key, shard, picture.offset, picture.size, kind, caption, exchanges, marks))
+            reordered = tuple(record.get("reordered", ()))
+            pictures.append(
+                Picture(key, shard, picture.offset, picture.size, kind, caption, exchanges, marks, reordered)
+            )
     return tuple(pictures)
 
 

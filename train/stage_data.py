@@ -27,8 +27,8 @@ class DataConfig:
 
     root: str = "data/nano"
     mixture: dict[str, float] = field(default_factory=dict)
-    """Weight of each task, in samples: caption, picture_text, talk_text, asr, tts, spoken_talk, spoken_picture,
-    told_talk, told_picture, thoughts_talk, thoughts_picture."""
+    """Weight of each task, in samples: caption, caption_reordered, picture_text, talk_text, asr, tts, spoken_talk,
+    spoken_picture, told_talk, told_picture, thoughts_talk, thoughts_picture."""
     questions: list[str] = field(default_factory=lambda: ["question"])
     """Sets of units that ask the questions of the tasks ``spoken_*`` and ``thoughts_*``."""
     heard: list[str] = field(default_factory=lambda: ["question"])

@@ -212,6 +212,15 @@ def test_keys_follow_from_the_facts(samples: list[PictureSample]) -> None:
     assert len(checked) >= 28
 
 
+def test_reordered_captions_list_the_same_in_another_order(samples: list[PictureSample]) -> None:
+    for sample in samples:
+        caption, reordered = sample.drawn.caption, sample.record["reordered"]
+        assert isinstance(reordered, list) and bool(reordered) == (sample.record["kind"] in ("charts", "tables"))
+        for other in reordered:
+            assert other != caption and len(other) == len(caption)
+            assert all(part in other for part in sample.drawn.listed)
+
+
 def test_training_never_shows_a_held_out_source(library: dict[str, list[Cutout]]) -> None:
     train = [make_picture("objects", 1, i, "train", library) for i in range(24)]
     test = [make_picture("objects", 1, i, "test", library) for i in range(24)]
@@ -243,7 +252,7 @@ def test_shards_do_not_depend_on_processes_and_resume(
         assert Image.open(io.BytesIO(picture.read())).size == (224, 224)
         content = json.loads(record.read())
     assert members[0].removesuffix(".png") == members[1].removesuffix(".json")
-    assert set(content) == {"kind", "caption", "questions", "facts", "marks", "split"}
+    assert set(content) == {"kind", "caption", "reordered", "questions", "facts", "marks", "split"}
     assert set(content["questions"][0]) == {"question", "answer", "emotion", "pitch", "type", "key"}
 
 

@@ -208,6 +208,18 @@ def test_plain_questions_may_follow_the_description_of_their_picture(recipe, tin
         assert len(sample.kinds) == len(answers) and len(conversations.render(sample).grids) == 1
 
 
+def test_what_has_to_be_looked_up_is_told_in_another_order_and_asked_as_often_as_wanted(recipe, tiny_processor) -> None:
+    conversations = Conversations(recipe, tiny_processor, ConversationConfig(listed=1.0))
+    listed = {picture.caption: picture for picture in recipe.pictures if picture.reordered}
+    assert 0 < len(listed) < len(recipe.pictures)
+    told = conversations.tasks["caption_reordered"].draw(np.random.default_rng(1))
+    assert told.messages[-1]["content"] in {text for picture in listed.values() for text in picture.reordered}
+    answers = {exchange.answer for picture in listed.values() for exchange in picture.exchanges}
+    for seed in range(8):
+        sample = conversations.picture_text(np.random.default_rng(seed))
+        assert {each["content"] for each in sample.messages if each["role"] == "assistant"} <= answers
+
+
 def test_an_unspoken_reply_is_the_whole_one_up_to_its_last_units(recipe, tiny_processor) -> None:
     for task in ("spoken_talk", "spoken_picture"):
         whole, cut = (

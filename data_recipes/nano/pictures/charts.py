@@ -113,4 +113,5 @@ def draw(rng: Rng, split: str) -> Drawn:
         if after in bars:
             key = "yes" if bars[word] > bars[after] else "no"
             asks.append(Ask("compare", key, f"{word} higher than {after}", weight=0.9))
-    return Drawn(canvas.camera(rng, ground), {"bars": bars, "standing": stand}, caption, tuple(asks), placed)
+    facts = {"bars": bars, "standing": stand}
+    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(asks), placed, tuple(parts))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from data_recipes.nano.pictures.marks import Mark
@@ -27,15 +28,25 @@ class Ask:
 @dataclass(frozen=True)
 class Drawn:
     """``image``: 224 x 224 RGB. ``facts``: what was drawn, as plain JSON values. ``caption``: all of it in words.
-    ``marks``: what is where, in pixels of the image."""
+    ``marks``: what is where, in pixels of the image. ``listed``: names with their values, as the caption lists them in
+    the picture's order."""
 
     image: Image.Image
     facts: Mapping[str, Any]
     caption: str
     asks: tuple[Ask, ...]
     marks: tuple[Mark, ...]
+    listed: tuple[str, ...] = ()
+
+    def reordered(self, rng: np.random.Generator) -> str:
+        """The caption with what it lists in another order."""
+        assert len(self.listed) > 1 and listing(self.listed) in self.caption
+        parts = self.listed
+        while parts == self.listed:
+            parts = tuple(self.listed[i] for i in rng.permutation(len(self.listed)))
+        return self.caption.replace(listing(self.listed), listing(parts), 1)
 
 
-def listing(parts: list[str]) -> str:
+def listing(parts: Sequence[str]) -> str:
     """``a, b and c``."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return " and ".join([*([", ".join(parts[:-1])] if parts[:-1] else []), *parts[-1:]])

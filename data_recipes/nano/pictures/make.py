@@ -37,7 +37,8 @@ SHARES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 SPLITS = ("train", "test")
 PER_SHARD = 250
-FORMAT = 3  # of the records: raise it when they change; 2 has marks, in 3 they join what belongs together
+REORDERED = 2  # captions in another order, of a picture whose caption lists names with their values
+FORMAT = 4  # of the records: raise it when they change; 4 has the captions in other orders
 
 _DRAW: dict[str, Callable[[np.random.Generator, str], Drawn]] = {
     "scenes": scenes.draw,
@@ -82,6 +83,7 @@ def make_picture(kind: str, seed: int, index: int, split: str, library: Library 
     record = {
         "kind": kind,
         "caption": drawn.caption,
+        "reordered": [drawn.reordered(rng) for _ in range(REORDERED)] if drawn.listed else [],
         "questions": [q.record() for q in asked],
         "facts": dict(drawn.facts),
         "marks": record_marks(drawn.marks, drawn.image.width),

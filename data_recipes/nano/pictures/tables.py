@@ -68,4 +68,5 @@ def draw(rng: Rng, split: str) -> Drawn:
         Ask("kind", v.KIND_NAMES["tables"], weight=0.3),
     ]
     asks += [Ask("score", v.NUMBERS[score], name, weight=1.3) for name, score in scores.items()]
-    return Drawn(canvas.camera(rng, ground), {"scores": scores}, caption, tuple(asks), placed)
+    facts = {"scores": scores}
+    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(asks), placed, tuple(parts))
