@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from emova.startup import collector_paused
+
 if TYPE_CHECKING:
     from emova.assistant import Assistant, Conversation, Reply
     from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
@@ -37,7 +39,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'emova' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    with collector_paused():
+        value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emova.errors import InputError
 from emova.sources import shown
+from emova.startup import collector_paused
 from emova.style import StylePrototypes
 
 if TYPE_CHECKING:
@@ -125,10 +126,11 @@ def load_parts(name: str | Path, device: str = "cpu") -> Parts:
     folder = find_checkpoint(name)
     check_files(folder)
 
-    speech_tokenizer = load_speech_tokenizer(folder, device)
-    voice = load_voice(folder, device)
-    processor = _load_processor(folder)
-    model = _load_model(folder).to(device)
+    with collector_paused():
+        speech_tokenizer = load_speech_tokenizer(folder, device)
+        voice = load_voice(folder, device)
+        processor = _load_processor(folder)
+        model = _load_model(folder).to(device)
     processor.attach_speech_tokenizer(speech_tokenizer)
     parts = Parts(model, processor, speech_tokenizer, voice, shown(name))
     check_fit(parts, folder)

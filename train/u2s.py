@@ -29,7 +29,7 @@ from emova.speech.detokenizer.waveform_heads import ISTFTHead
 from train.discriminators import DiscriminatorConfig, Discriminators
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.program import run_module
-from train.u2s_data import SpeechStore, U2SDataConfig, Windows, collate, prepare, tokenizer_hash
+from train.u2s_data import SpeechStore, U2SDataConfig, Windows, collate, kinds_of_units, prepare
 from train.u2s_losses import (
     SpectralLoss,
     discriminator_term,
@@ -304,9 +304,9 @@ def train(recipe: U2SRecipe) -> FitResult:
     output.mkdir(parents=True, exist_ok=True)
     save_config(recipe, output / "config.yaml")
     prepare(recipe.data)
-    name = tokenizer_hash(recipe.data.tokenizer)
-    store = SpeechStore(recipe.data.train, recipe.data.cache, name)
-    held_out = SpeechStore(recipe.data.validation, recipe.data.cache, name)
+    kinds = kinds_of_units(recipe.data)
+    store = SpeechStore(recipe.data.train, recipe.data.cache, *kinds)
+    held_out = SpeechStore(recipe.data.validation, recipe.data.cache, *kinds)
     print(f"{len(store)} utterances, {store.hours:.1f} h; {len(held_out)} held out", file=sys.stderr)
     torch.manual_seed(recipe.run.seed)
     detokenizer = None

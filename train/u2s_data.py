@@ -27,8 +27,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data_recipes.seeding import generator
 from emova.errors import InputError
 from train.recordings import read_recordings
+from train.s2u_data import perturb
 
 SAMPLE_RATE = 24000
 UNIT_SAMPLES = 960
@@ -45,6 +47,8 @@ class U2SDataConfig:
     validation: list[str] = field(default_factory=list)
     cache: str = "data/cache/u2s"
     tokenizer: str = ""  # folder of the speech tokenizer that makes the units
+    other_tokenizers: list[str] = field(default_factory=list)  # whose units shall be spoken too: earlier versions
+    rough: bool = False  # also units that the first tokenizer heard through rooms and noise; each window draws a kind
     processes: int = 2
     window_units: int = 20  # decided by the losses of prior, posterior and pitch
     context_left: int = 10  # units before the window that the unit encoder hears
@@ -126,6 +130,15 @@ def cache_shard(path: str, cache: str) -> Path:
     return folder
 
 
+ROUGH = "-rough"
+
+
+def kinds_of_units(config: U2SDataConfig) -> dict[str, str]:
+    """The names that the units go by in the cache, each with the folder of its tokenizer; the first is validated on."""
+    named = {tokenizer_hash(folder): folder for folder in (config.tokenizer, *config.other_tokenizers)}
+    return named | ({tokenizer_hash(config.tokenizer) + ROUGH: config.tokenizer} if config.rough else {})
+
+
 def tokenizer_hash(folder: str) -> str:
     """A name for the weights in a tokenizer's folder."""
     weights = Path(folder) / "model.safetensors"
@@ -135,7 +148,7 @@ def tokenizer_hash(folder: str) -> str:
 
 
 def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
-    """Write the units of a cached shard as ``units-NAME.npy``, aligned with its audio."""
+    """Write the units of a cached shard as ``units-NAME.npy``, aligned with its audio; rough ones if NAME says so."""
     target = folder / f"units-{name}.npy"
     if target.is_file():
         return
@@ -150,10 +163,16 @@ def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
     with torch.inference_mode():
         for first in range(0, len(order), 16):
             batch = order[first : first + 16]
-            waves = []
+            heard = []
             for entry in batch:
                 cut = audio[entry["start"] * UNIT_SAMPLES : (entry["start"] + entry["units"]) * UNIT_SAMPLES]
-                waves.append(torch.from_numpy(soxr.resample(cut.astype(np.float32) / 32768, SAMPLE_RATE, 16000)))
+                heard.append(soxr.resample(cut.astype(np.float32) / 32768, SAMPLE_RATE, 16000))
+            if name.endswith(ROUGH):  # the time axis stays, so that the sound to make is still the clear one
+                rngs = [generator("rough", entry["key"]) for entry in batch]
+                heard = [
+                    perturb(wave, heard[i - 1], rng) for i, (wave, rng) in enumerate(zip(heard, rngs, strict=True))
+                ]
+            waves = [torch.from_numpy(wave.astype(np.float32)) for wave in heard]
             lengths = torch.tensor([len(wave) for wave in waves])
             samples = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
             for entry, row in zip(batch, tokenizer.encode(samples, lengths), strict=True):
@@ -162,10 +181,10 @@ def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
     _save(target, units)
 
 
-def _prepare_shard(path: str, cache: str, tokenizer: str, name: str) -> str:
+def _prepare_shard(path: str, cache: str, kinds: dict[str, str]) -> str:
     torch.set_num_threads(1)
     folder = cache_shard(path, cache)
-    if tokenizer:
+    for name, tokenizer in kinds.items():
         cache_units(folder, tokenizer, name)
     return path
 
@@ -182,10 +201,9 @@ def find_shards(patterns: Sequence[str]) -> list[str]:
 
 
 def prepare(config: U2SDataConfig, *, units: bool = True) -> None:
-    """Fill the cache for all shards; with ``units`` also the tokenizer's units."""
+    """Fill the cache for all shards; with ``units`` also the tokenizers' units."""
     paths = find_shards([*config.train, *config.validation])
-    name = tokenizer_hash(config.tokenizer) if units else ""
-    work = partial(_prepare_shard, cache=config.cache, tokenizer=config.tokenizer if units else "", name=name)
+    work = partial(_prepare_shard, cache=config.cache, kinds=kinds_of_units(config) if units else {})
     if config.processes <= 1:
         for done, path in enumerate(map(work, paths), start=1):
             print(f"{done}/{len(paths)} {path}", file=sys.stderr)
@@ -198,23 +216,24 @@ def prepare(config: U2SDataConfig, *, units: bool = True) -> None:
 
 
 class SpeechStore:
-    """The cached utterances of some shards, read by memory map."""
+    """The cached utterances of some shards, read by memory map, with their units of one or more kinds."""
 
-    def __init__(self, patterns: Sequence[str], cache: str, units_name: str) -> None:
+    def __init__(self, patterns: Sequence[str], cache: str, *kinds: str) -> None:
+        self.kinds = kinds
         self.utterances: list[Utterance] = []
         self._audio: list[np.ndarray] = []
         self._f0: list[np.ndarray] = []
-        self._units: list[np.ndarray] = []
+        self._units: list[list[np.ndarray]] = []
         for path in find_shards(patterns):
             folder = shard_folder(path, cache)
-            units_path = folder / f"units-{units_name}.npy"
-            if not units_path.is_file():
+            units_paths = [folder / f"units-{kind}.npy" for kind in kinds]
+            if not all(path.is_file() for path in units_paths):
                 raise InputError(f"{path}: not in the cache with these units; run python -m train.u2s_data first")
             for entry in json.loads((folder / "index.json").read_text(encoding="utf-8")):
                 self.utterances.append(Utterance(shard=len(self._audio), **entry))
             self._audio.append(np.load(folder / "audio.npy", mmap_mode="r"))
             self._f0.append(np.load(folder / "f0.npy", mmap_mode="r"))
-            self._units.append(np.load(units_path, mmap_mode="r"))
+            self._units.append([np.load(path, mmap_mode="r") for path in units_paths])
         self.by_style: dict[tuple[str, str, str, str], list[int]] = {}
         self._neutral: dict[tuple[str, str, str], int] = {}
         for index, utterance in enumerate(self.utterances):
@@ -242,10 +261,10 @@ class SpeechStore:
             self._f0[self.utterances[index].shard][first * FRAMES_PER_UNIT : last * FRAMES_PER_UNIT], np.float32
         )
 
-    def units(self, index: int) -> np.ndarray:
-        """All units of the utterance."""
+    def units(self, index: int, kind: int = 0) -> np.ndarray:
+        """All units of the utterance, of one of the ``kinds``."""
         first, last = self._span(index, 0, None)
-        return np.asarray(self._units[self.utterances[index].shard][first:last], np.int64)
+        return np.asarray(self._units[self.utterances[index].shard][kind][first:last], np.int64)
 
     def neutral(self, index: int) -> int | None:
         """The neutral rendering of the same sentence by the same voice, if it has the same length."""
@@ -301,7 +320,7 @@ class Windows(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.store = store
         self.config = config
-        self.noise = config.digit_noise if noisy else 0.0
+        self.noisy = noisy
         self.indices = list(range(len(store)))
         if limit is not None and len(store) > limit:
             self.indices = [round(place) for place in np.linspace(0, len(store) - 1, limit)]
@@ -325,9 +344,10 @@ class Windows(Dataset[dict[str, Tensor]]):
         filled = continuous(f0)
         frames = (start * FRAMES_PER_UNIT, window * FRAMES_PER_UNIT)
         f0_window = place(filled, *frames)
-        units = store.units(source)
-        if self.noise > 0:
-            units = shake_digits(units, self.config.levels, self.noise)
+        kind = int(np.random.randint(len(store.kinds))) if self.noisy and len(store.kinds) > 1 else 0
+        units = store.units(source, kind)
+        if self.noisy and config.digit_noise > 0:
+            units = shake_digits(units, config.levels, config.digit_noise)
         return {
             "units": torch.from_numpy(place(units, *around)),
             "unit_mask": torch.from_numpy(place(np.ones(utterance.units, np.float32), *around))[None],

@@ -22,6 +22,7 @@ from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.unit_encoder import UnitEncoderConfig
 from emova.speech.detokenizer.vits import PitchConfig, PosteriorEncoderConfig, VITSConfig
 from emova.speech.detokenizer.waveform_heads import ISTFTHeadConfig, WaveformHeadConfig
+from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova.style import ALL_STYLES
 from train.discriminators import DiscriminatorConfig
 from train.engine import RunConfig
@@ -33,6 +34,7 @@ from train.u2s_data import (
     U2SDataConfig,
     Windows,
     cache_shard,
+    cache_units,
     collate,
     continuous,
     find_shards,
@@ -202,7 +204,7 @@ def test_loss_falls(data: Path) -> None:
 
 def test_program_runs_exports_and_resumes(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(program, "prepare", lambda config: None)
-    monkeypatch.setattr(program, "tokenizer_hash", lambda folder: "test")
+    monkeypatch.setattr(program, "kinds_of_units", lambda config: {"test": ""})
     recipe = tiny_recipe(data)
     recipe = replace(recipe, run=replace(recipe.run, output_dir=str(tmp_path / "run")))
     result = program.train(recipe)
@@ -217,6 +219,43 @@ def test_program_runs_exports_and_resumes(data: Path, monkeypatch: pytest.Monkey
     other = replace(recipe, initial=str(tmp_path / "run" / "export"), model=U2SConfig())
     with pytest.raises(InputError, match="sizes differ"):
         program.train(replace(other, run=replace(recipe.run, output_dir=str(tmp_path / "other"))))
+
+
+def test_windows_draw_among_the_kinds_of_units_and_validation_hears_the_first(data: Path) -> None:
+    recipe = tiny_recipe(data)
+    cached = cache_shard(find_shards(recipe.data.train)[0], recipe.data.cache)
+    np.save(cached / "units-earlier.npy", np.full(4 * 14, 63, np.int16))
+    config = replace(recipe.data, digit_noise=0.0)
+    store = SpeechStore(recipe.data.train, recipe.data.cache, "test", "earlier")
+
+    def share_earlier(noisy: bool) -> float:
+        windows = Windows(store, config, noisy=noisy)
+        heard = [windows[index % 4] for index in range(40)]
+        return float(np.mean([bool((w["units"][w["unit_mask"][0] > 0] == 63).all()) for w in heard]))
+
+    np.random.seed(0)
+    assert 0.2 < share_earlier(True) < 0.8 and share_earlier(False) == 0
+
+
+def test_rough_units_are_those_of_the_same_speech_through_rooms_and_noise(data: Path, monkeypatch) -> None:
+    recipe = tiny_recipe(data)
+    cached = cache_shard(find_shards(recipe.data.train)[0], recipe.data.cache)
+    heard: dict[str, list[torch.Tensor]] = {}
+
+    class Level:
+        """Hears how loud each unit is."""
+
+        def encode(self, samples: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+            heard.setdefault(name, []).append(samples)
+            return [(row[: 640 * 14].view(14, 640).abs().mean(1) * 400).long() for row in samples]
+
+    monkeypatch.setattr(S2UTokenizer, "from_pretrained", lambda folder: Level())
+    for name in ("levels", "levels-rough"):
+        cache_units(cached, "anywhere", name)
+    clear, rough = (np.load(cached / f"units-{name}.npy") for name in heard)
+    assert heard["levels"][0].shape == heard["levels-rough"][0].shape
+    assert not torch.equal(heard["levels"][0], heard["levels-rough"][0])
+    assert (clear != rough).any() and np.corrcoef(clear, rough)[0, 1] > 0.5
 
 
 def test_every_parameter_is_trained_once(data: Path) -> None:
