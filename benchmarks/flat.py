@@ -24,6 +24,7 @@ def one_reply(assistant: Any, seconds: int, style: torch.Tensor) -> list[tuple[f
     cache = engine.new_cache()
     prompt = Prompt(assistant._prompt([{"role": "user", "content": "Say this: one, two, three."}]).ids)
     hidden = engine.read(cache, engine.embed(Prompt((*prompt.ids, assistant.table.speech_start))))
+    cache.speech = cache.length  # as the engine's writer notes it
     stream = detokenizer.streaming(style)
     rng = np.random.default_rng(0)
     costs = []

@@ -34,6 +34,8 @@ class EngineConfig:
             recorded graph; else operator by operator.
         half_cache: keys and values in float16 where that step reads weights of no higher precision: what a long
             context adds to the cost of a step is mostly reading them.
+        speech_window: how far back a reply's speech sees itself while it is written, in units; what came before the
+            speech it sees whole. With 0 it sees all of itself, and every second of it costs more than the one before.
         prefill_chunk: most new positions of one sequence in a step, so that a long question does not hold up the
             replies that are being written beside it.
     """
@@ -41,6 +43,7 @@ class EngineConfig:
     int8: bool = False
     native: bool = True
     half_cache: bool = True
+    speech_window: int = 250
     prefill_chunk: int = 128
 
 
@@ -56,7 +59,7 @@ class Engine:
 
     def __init__(self, model: Any, config: EngineConfig = EngineConfig()) -> None:
         self.model, self.config = model, config
-        self.llama = Llama(model, config.int8, config.native, config.half_cache)
+        self.llama = Llama(model, config.int8, config.native, config.half_cache, config.speech_window)
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache."""
@@ -97,6 +100,7 @@ class Engine:
         assert len(embeddings) <= context.cache.room
         unheard = [-1] * len(context.waiting)
         context.waiting = []
+        context.cache.speech = None
         return Reading(context, embeddings, (*unheard, *prompt.ids, *[-1] * len(forced)))
 
     @torch.inference_mode()
@@ -268,7 +272,12 @@ class Writer:
         """``certain`` is to be read, and with it what is likely to follow."""
         if self.grammar.done:
             return
-        room = self.context.cache.room - len(certain)
+        cache = self.context.cache
+        if self.grammar.kind != "units":
+            cache.speech = None
+        elif cache.speech is None:
+            cache.speech = cache.length + len(certain)
+        room = cache.room - len(certain)
         if room < 0:
             self.error = InputError("the reply: the model's context is full; start a new conversation")
             return

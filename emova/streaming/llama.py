@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from emova.decoding import ctc_log_probs
 from emova.errors import InputError
-from emova.streaming.native import LANES, MOST_POSITIONS, NativeLlama, library
+from emova.streaming.native import LANES, MOST_POSITIONS, ROWS, NativeLlama, library
 from emova.streaming.replay import ReplayedStep
 
 INT8_ROWS = 8
@@ -29,16 +29,24 @@ INT8_ROWS = 8
 
 
 class KVCache:
-    """One sequence's keys and values, allocated once: two of ``[L, K, P, C]``."""
+    """One sequence's keys and values, allocated once: two of ``[L, K, P, C]``.
+
+    Args:
+        speech_window: how far back speech that is being written sees itself, in positions; 0 is all the way.
+    """
 
     def __init__(
-        self, layers: int, kv_heads: int, positions: int, width: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+        self, layers: int, kv_heads: int, positions: int, width: int, dtype: torch.dtype, device: torch.device,
+        speech_window: int = 0,
+    ) -> None:  # fmt: skip
         shape = (layers, kv_heads, positions, width)
         # Not initialised: pages that were never written cost no memory.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
         self.length = 0
+        self.speech: int | None = None
+        """Where the speech that is being written begins."""
+        self._speech_window = speech_window
         self.listening = False
         """Whether the next positions may be heard speech: their ``middle`` is kept then."""
         self.middle: Tensor | None = None
@@ -54,6 +62,18 @@ class KVCache:
     def nbytes(self) -> int:
         """Memory when full."""
         return 2 * self.keys.numel() * self.keys.element_size()
+
+    def hole(self, position: int) -> tuple[int, int]:
+        """The first position that ``position`` does not see, and the first after it that it sees again.
+
+        While speech is written it sees what came before it and its own last positions, so that a second of it costs
+        the same however long it has lasted. Both bounds are multiples of ``ROWS``.
+        """
+        if self.speech is None or not self._speech_window:
+            return 0, 0
+        first = -(-self.speech // ROWS) * ROWS
+        unseen = position + 1 - self._speech_window - first
+        return first, first + max(0, unseen // ROWS * ROWS)
 
     def crop(self, change: int) -> None:
         """Forget the last ``-change`` positions."""
@@ -124,12 +144,15 @@ class Llama:
         int8: int8 weights for the linears and the head.
         native: decode by the compiled step where it can be had; on a GPU by a recorded graph.
         half_cache: keys and values as float16 where the compiled step reads weights of no more than that.
+        speech_window: of the caches.
 
     Raises:
         InputError: the language model is not a plain LLaMA.
     """
 
-    def __init__(self, model: Any, int8: bool = False, native: bool = True, half_cache: bool = True) -> None:
+    def __init__(
+        self, model: Any, int8: bool = False, native: bool = True, half_cache: bool = True, speech_window: int = 0
+    ) -> None:
         config = model.config.text_config
         if config.model_type != "llama" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
             raise InputError("the streaming engine runs plain LLaMA models only; use the standard decoder")
@@ -160,13 +183,14 @@ class Llama:
         self.cache_dtype = self.embedding.dtype
         if half_cache and self.native is not None and self.native.element_size <= 2:
             self.cache_dtype = torch.float16
+        self.speech_window = speech_window
         self.graphs = native and self.embedding.device.type == "cuda"
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache for ``positions`` (the model's context if None)."""
         positions = min(positions or self.max_length, self.max_length)
         shape = (len(self.layers), self.kv_heads, positions, self.width)
-        return KVCache(*shape, self.cache_dtype, self.embedding.device)
+        return KVCache(*shape, self.cache_dtype, self.embedding.device, self.speech_window)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """``[T, D]``"""
@@ -231,7 +255,7 @@ class Llama:
             ((cache, new),) = sequences
             if cache.replay is None:
                 cache.replay = ReplayedStep(self, cache, capture=True)
-            hidden_1D = cache.replay(new, cache.length)
+            hidden_1D = cache.replay(new, cache.length, cache.hole(cache.length))
             cache.length += 1
             return hidden_1D
         return self._read(sequences, every=False)
@@ -244,7 +268,7 @@ class Llama:
         starts = [cache.length for cache in caches]
         turns = [self.rotation[start : start + count] for start, count in zip(starts, counts, strict=True)]
         rotation = turns[0] if len(turns) == 1 else torch.cat(turns)
-        masks = [self._mask(start, count, x_ND.device) for start, count in zip(starts, counts, strict=True)]
+        masks = [self._mask(cache, count, x_ND.device) for cache, count in zip(caches, counts, strict=True)]
         for index, layer in enumerate(self.layers):
             qk, v_NKC = self.project(layer, x_ND, rotation)
             mixed = []
@@ -276,10 +300,16 @@ class Llama:
         gate, up = layer.gate_up(self.normalise(x_ND, layer.before_mlp)).chunk(2, dim=1)
         return x_ND + layer.down(functional.silu(gate) * up)
 
-    def _mask(self, start: int, count: int, device: torch.device) -> Tensor | None:
-        if count == 1 or start == 0:
+    def _mask(self, cache: KVCache, count: int, device: torch.device) -> Tensor | None:
+        """``[T, P]``, what each new position sees; None where that is everything up to it."""
+        start = cache.length
+        holes = [cache.hole(start + place) for place in range(count)]
+        if (count == 1 or start == 0) and not any(last > first for first, last in holes):
             return None
-        return torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
+        mask = torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
+        for row, (first, last) in zip(mask, holes, strict=True):
+            row[first:last] = False
+        return mask
 
     def normalise(self, x_ND: Tensor, weight: Tensor) -> Tensor:
         """RMS norm."""
@@ -296,7 +326,8 @@ class Llama:
         if count == 1:
             # The heads that share keys take the place of positions: nothing is repeated.
             q_KGC = qk[0, : self.heads].view(1, self.kv_heads, -1, self.width)
-            return functional.scaled_dot_product_attention(q_KGC, keys_KPC, values_KPC).reshape(1, -1)
+            mixed = functional.scaled_dot_product_attention(q_KGC, keys_KPC, values_KPC, attn_mask=mask)
+            return mixed.reshape(1, -1)
         q_HTC = qk[:, : self.heads].transpose(0, 1)[None]
         mixed = functional.scaled_dot_product_attention(
             q_HTC, keys_KPC, values_KPC, attn_mask=mask, is_causal=mask is None, enable_gqa=True

@@ -30,6 +30,8 @@ MOST_POSITIONS = 16
 """Of all sequences in a step, as in ``step.c``. For more of them torch's matrix products are faster."""
 LANES = 8
 """A head's width must be a multiple of it."""
+ROWS = 4
+"""Positions of a cache that are read at once: what is left out is a multiple of it, and begins at one."""
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 
@@ -72,6 +74,8 @@ class _Cache(Structure):
         ("half", c_int64),
         ("positions", c_int64),
         ("start", c_int64),
+        ("hole", c_int64),
+        ("hole_end", c_int64),
     ]
 
 
@@ -197,6 +201,7 @@ class NativeLlama:
                     cache.keys.dtype == torch.float16,
                     cache.keys.shape[2],
                     cache.length + place,
+                    *cache.hole(cache.length + place),
                 )
                 for cache, new in zip(caches, counts, strict=True)
                 for place in range(new)

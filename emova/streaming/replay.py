@@ -1,7 +1,8 @@
 """One sequence's decoding step in fixed shapes, so that a GPU can record it once and replay it as one CUDA graph.
 
-Attention runs over the whole cache behind a mask, and everything that changes lies in tensors: the embedding and the
-position. Uncaptured, the same step runs operator by operator on any device; that is how its law is tested.
+Attention runs over the whole cache behind a mask, and everything that changes lies in tensors: the embedding, the
+position, and what it does not see. Uncaptured, the same step runs operator by operator on any device; that is how its
+law is tested.
 
 Shape letters: P positions of the cache, D width, H heads, K key-value heads, G heads a key-value head, C head width.
 """
@@ -35,6 +36,7 @@ class ReplayedStep:
         device = llama.embedding.device
         self._x_1D = torch.zeros(1, llama.embedding.shape[1], dtype=llama.embedding.dtype, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
+        self._hole = torch.zeros(2, dtype=torch.long, device=device)
         self._places_P = torch.arange(cache.keys.shape[2], device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._hidden_1D = self._x_1D
@@ -62,10 +64,14 @@ class ReplayedStep:
             self._hidden_1D = self._compute()
         self._graph = graph
 
-    def __call__(self, x_1D: Tensor, position: int) -> Tensor:
-        """Read one embedding ``[1, D]`` at a position; the normalised hidden state ``[1, D]``."""
+    def __call__(self, x_1D: Tensor, position: int, hole: tuple[int, int] = (0, 0)) -> Tensor:
+        """Read one embedding ``[1, D]`` at a position that does not see those from ``hole[0]`` up to ``hole[1]``.
+
+        Returns the normalised hidden state ``[1, D]``.
+        """
         self._x_1D.copy_(x_1D)
         self._position.fill_(position)
+        self._hole.copy_(torch.tensor(hole))
         if self._graph is not None:
             self._graph.replay()
         else:
@@ -75,7 +81,8 @@ class ReplayedStep:
     def _compute(self) -> Tensor:
         llama = self._llama
         rotation = llama.rotation.index_select(0, self._position)
-        seen_P = (self._places_P <= self._position)[None]
+        unseen_P = (self._places_P >= self._hole[0]) & (self._places_P < self._hole[1])
+        seen_P = ((self._places_P <= self._position) & ~unseen_P)[None]
         x_1D = self._x_1D
         for index, layer in enumerate(llama.layers):
             qk, v_1KC = llama.project(layer, x_1D, rotation)

@@ -49,6 +49,7 @@ typedef struct {
 typedef struct {
     void *keys, *values;  // [layers, K, P, C], float32 or float16
     int64_t half, positions, start;
+    int64_t hole, hole_end;  // positions from the one up to the other are not seen; multiples of ROWS
 } Cache;
 
 #if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
@@ -258,13 +259,16 @@ static const void *rows_at(const void *head, int64_t p, int64_t count, int64_t r
         default: CALL(GROUP);    \
     }
 
-// The queries [G, C] of one key-value head against `count` positions; `weights` [G, padded(count)] is scratch.
-static void attend(const float *q, const void *keys, const void *values, int half, int64_t G, int64_t count, int64_t C,
+// The queries [G, C] of one key-value head against the positions that the cache's newest one sees; `weights`
+// [G, padded(those)] is scratch.
+static void attend(const float *q, const void *keys, const void *values, const Cache *cache, int64_t G, int64_t C,
                    float *weights, float *mixed) {
+    int half = (int)cache->half;
+    int64_t all = cache->start + 1, left_out = cache->hole_end - cache->hole, count = all - left_out;
     int64_t stride = padded(count), row_bytes = C * (half ? 2 : 4);
     float scale = 1.0f / sqrtf((float)C), last[ROWS * C];
     for (int64_t p = 0; p < count; p += ROWS) {
-        const void *rows = rows_at(keys, p, count, row_bytes, last);
+        const void *rows = rows_at(keys, p < cache->hole ? p : p + left_out, all, row_bytes, last);
         for (int64_t g = 0; g < G; g += GROUP) {
             const float *query = q + g * C;
             float *to = weights + g * stride + p;
@@ -289,7 +293,7 @@ static void attend(const float *q, const void *keys, const void *values, int hal
     }
     memset(mixed, 0, (size_t)(G * C) * sizeof(float));
     for (int64_t p = 0; p < count; p += ROWS) {
-        const void *rows = rows_at(values, p, count, row_bytes, last);
+        const void *rows = rows_at(values, p < cache->hole ? p : p + left_out, all, row_bytes, last);
         for (int64_t g = 0; g < G; g += GROUP) {
             const float *weight = weights + g * stride + p;
             float *to = mixed + g * C;
@@ -330,15 +334,14 @@ static void store_head(const Model *model, const Cache *cache, int64_t layer, in
     }
 }
 
-// The queries that share a key-value head attend to all positions up to theirs.
+// The queries that share a key-value head attend to the positions up to theirs.
 static void attend_head(const Model *model, const Cache *cache, int64_t layer, int64_t head, float *qkv, float *weights,
                         float *mixed) {
     int64_t C = model->head_width, G = model->heads / model->kv_heads, size = cache->half ? 2 : 4;
     int64_t first = head_at(model, cache, layer, head) * size;
     float *query = qkv + head * G * C;
     for (int64_t g = 0; g < G; g++) rotate(query + g * C, model->rotation + cache->start * C, C);
-    attend(query, (char *)cache->keys + first, (char *)cache->values + first, cache->half, G, cache->start + 1, C, weights,
-           mixed);
+    attend(query, (char *)cache->keys + first, (char *)cache->values + first, cache, G, C, weights, mixed);
 }
 
 // x [B, D] embeddings, read into the caches; `hidden` [B, D] is the normalised state that the head takes. Several rows may

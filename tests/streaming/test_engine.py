@@ -169,6 +169,58 @@ def test_the_step_of_fixed_shapes_equals_the_others(lively_model) -> None:
                 llama.forward([(cache, llama.embed(ids(3, 1)))])
 
 
+@torch.inference_mode()
+def test_speech_sees_what_came_before_it_and_its_own_last_positions(lively_model) -> None:
+    """By every way through the model as by transformers behind the same mask; and no second costs more than another."""
+    tokens, begin, window = ids(70), 11, 9
+    mask = torch.ones(70, 70, dtype=torch.bool).tril()
+    for position in range(begin, 70):
+        first, last = 12, max(12, 12 + (position + 1 - window - 12) // 4 * 4)
+        mask[position, first:last] = False
+        assert mask[position, :begin].all() and mask[position, max(begin, position - window + 1) : position + 1].all()
+        assert mask[position].sum() <= 12 + window + 3
+    assert not mask[40, 20] and mask[40, :12].all()
+    wanted = lively_model(input_ids=torch.tensor([tokens]), attention_mask=mask[None, None]).logits[0]
+    for native, steps in ((True, (1,) * 59), (False, (1,) * 59), (True, (3, 5, 8, 16, 20, 7)), (False, (3, 40, 16))):
+        llama = Engine(lively_model, EngineConfig(native=native, speech_window=window)).llama
+        cache = llama.new_cache()
+        llama.forward([(cache, llama.embed(tokens[:begin]))])
+        cache.speech = begin
+        hidden = [
+            llama.forward([(cache, llama.embed(tokens[cache.length : cache.length + count]))], every=True)
+            for count in steps
+        ]
+        scores = llama.scores(torch.cat(hidden))
+        assert torch.allclose(scores, wanted[begin:, : llama.token_count], atol=2e-4, rtol=1e-4)
+    llama = Engine(lively_model, EngineConfig(native=False, speech_window=window)).llama
+    cache = llama.new_cache()
+    llama.forward([(cache, llama.embed(tokens[:begin]))])
+    cache.speech = begin
+    step = ReplayedStep(llama, cache, capture=True)
+    for position in range(begin, 70):
+        found = llama.scores(step(llama.embed(tokens[position : position + 1]), position, cache.hole(position)))
+        assert torch.allclose(found[0], wanted[position, : llama.token_count], atol=2e-4, rtol=1e-4)
+
+
+def test_a_writer_knows_where_its_speech_begins(lively_model, table) -> None:
+    engine = Engine(lively_model, EngineConfig(speech_window=8))
+    context = engine.new_context()
+    for turn in range(2):
+        prompt, start, written = Prompt(ids(9, turn)), context.length, list(context.waiting)
+        written += prompt.ids
+        writer = Writer.start(engine, context, prompt, JsonReply().grammar(table, ReplyWish(limits=LIMITS)), GREEDY)
+        seen = set()
+        while not writer.done:
+            engine.step([writer])
+            seen.add(context.cache.speech)
+            written += writer.take_written()
+            if writer.done or writer.grammar.kind != "units":
+                assert writer.done or context.cache.speech is None
+            else:
+                assert context.cache.speech == start + written.index(table.speech_start) + 1
+        assert len(seen - {None}) == 1
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_writes_what_the_cpu_writes(lively_model, table) -> None:
     written = []
