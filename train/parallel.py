@@ -158,10 +158,14 @@ def start(config: ParallelConfig) -> World:
 
 
 def stop() -> None:
-    """Leave the group, at the end of a run that went well; after an error a process just ends."""
+    """Leave the group together, at the end of a run that went well; after an error a process just ends.
+
+    Who takes its connections down while another still talks over them may be aborted by gloo.
+    """
     global _world
     if _world is not None:
         _world = None
+        distributed.barrier()
         distributed.destroy_process_group()
 
 
