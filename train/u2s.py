@@ -74,6 +74,7 @@ class U2SRecipe:
     run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/u2s"))
     discriminator_rate: float = 1.0  # its learning rate over the generator's
     initial: str = ""  # an exported detokenizer to start from
+    keep_styles: bool = False  # its style encoder stays as it is, so that the prototypes chosen with it stay valid
     samples: int = 6  # utterances written as sound at each validation
 
 
@@ -314,7 +315,10 @@ def train(recipe: U2SRecipe) -> FitResult:
         detokenizer = U2SDetokenizer.from_pretrained(recipe.initial)
         if detokenizer.config.vits != recipe.model.vits or detokenizer.config.style != recipe.model.style:
             raise InputError(f"{recipe.initial}: its sizes differ from the config's model")
+    elif recipe.keep_styles:
+        raise InputError("keep_styles: only with initial, an exported detokenizer whose styles are worth keeping")
     training = U2STraining(recipe, detokenizer)
+    training.detokenizer.style_encoder.requires_grad_(not recipe.keep_styles)
 
     def validate(module: nn.Module, step: int) -> dict[str, float]:
         gain = calibrate_contour(training.detokenizer, store)

@@ -216,6 +216,14 @@ def test_program_runs_exports_and_resumes(data: Path, monkeypatch: pytest.Monkey
     assert len(list((tmp_path / "run" / "samples").glob("*.wav"))) == 4
     longer = replace(recipe, run=replace(recipe.run, max_steps=5))
     assert program.train(longer).steps == 5
+    kept = replace(recipe, model=exported.config, initial=str(tmp_path / "run" / "export"), keep_styles=True)
+    program.train(replace(kept, run=replace(recipe.run, output_dir=str(tmp_path / "kept"))))
+    after = U2SDetokenizer.from_pretrained(tmp_path / "kept" / "export").state_dict()
+    before = U2SDetokenizer.from_pretrained(tmp_path / "run" / "export").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any(name.startswith("style_encoder") for name in changed)
+    with pytest.raises(InputError, match="keep_styles"):
+        program.train(replace(kept, initial=""))
     other = replace(recipe, initial=str(tmp_path / "run" / "export"), model=U2SConfig())
     with pytest.raises(InputError, match="sizes differ"):
         program.train(replace(other, run=replace(recipe.run, output_dir=str(tmp_path / "other"))))
