@@ -20,6 +20,7 @@ from train.heard_text import runs
 from train.misheard import Mishearing
 from train.packing import ANSWER, FRAME, NOTHING, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
 from train.recipe_data import Exchange, Picture, Recipe
+from train.seen_words import SeenWords, seen_words
 from train.thoughts import Subtask, ThoughtsConfig, thought_message
 
 Message = dict[str, Any]
@@ -102,6 +103,7 @@ class Sample:
     """An int stands for all tokens of a message."""
     unspoken: bool = False
     """It ends before the units of the last reply."""
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,8 @@ class Conversations:
 
     def caption(self, rng: np.random.Generator) -> Sample:
         """A picture and its dense caption."""
-        return Sample(self._described(self.captioned[int(rng.integers(len(self.captioned)))], rng), (TEXT,))
+        picture = self.captioned[int(rng.integers(len(self.captioned)))]
+        return Sample(self._described(picture, rng), (TEXT,), picture=picture)
 
     def caption_reordered(self, rng: np.random.Generator) -> Sample:
         """A picture and its caption, with what it lists in another order.
@@ -236,7 +239,7 @@ class Conversations:
             {"type": "image", "image": picture.load()},
             {"type": "text", "text": REORDERED_PHRASING},
         ]
-        return Sample((_user(content), _assistant(caption)), (TEXT,))
+        return Sample((_user(content), _assistant(caption)), (TEXT,), picture=picture)
 
     def _picture(self, rng: np.random.Generator) -> Picture:
         """One to ask about."""
@@ -259,7 +262,7 @@ class Conversations:
         for exchange in chosen:
             content: list[Message] = [{"type": "image", "image": picture.load()}] if not messages else []
             messages += [_user([*content, {"type": "text", "text": exchange.question}]), _assistant(exchange.answer)]
-        return Sample(tuple(messages), (TEXT,) * (len(messages) // 2))
+        return Sample(tuple(messages), (TEXT,) * (len(messages) // 2), picture=picture)
 
     def _some(self, exchanges: Sequence[Exchange], rng: np.random.Generator) -> list[Exchange]:
         """As many as allowed: a picture costs most of the tokens, whatever is asked about it."""
@@ -357,11 +360,20 @@ class Conversations:
             assert len(own) == length, "the rendering and the reply format disagree"
             kinds.extend(own)
         whole = piece(rendered, kinds, self.processor.token_ids, task)
+        if sample.picture is not None and sample.picture.marks:
+            whole = replace(whole, seen=self._seen(whole.ids, sample))
         if not sample.unspoken:
             return whole
         said = np.flatnonzero(whole.kinds == UNITS)
         last = said[np.flatnonzero(np.diff(said, prepend=-2) > 1)[-1]]
-        return replace(whole, ids=whole.ids[:last], kinds=whole.kinds[:last])
+        return replace(whole, ids=whole.ids[:last], kinds=whole.kinds[:last], seen=whole.seen.before(last))
+
+    def _seen(self, ids: np.ndarray, sample: Sample) -> SeenWords:
+        assert sample.picture is not None
+        parts = [part for message in sample.messages if message["role"] == "user" for part in message["content"]]
+        shown = next(part["image"] for part in parts if part["type"] == "image")
+        side, image = self.processor.image_processor.tile_side, self.processor.image_token_id
+        return seen_words(ids, sample.picture, shown.size, side, image, self.table.tokenizer)
 
     def chosen(self, mixture: dict[str, float]) -> list[tuple[Task, float]]:
         """The tasks of a mixture with their shares, which sum to one.
@@ -424,7 +436,7 @@ def _dialogue(system: str, picture: Picture | None, turns: Iterable[Turn]) -> Sa
             content.insert(0, {"type": "image", "image": picture.load()})
         messages += [_user(content), answer]
         kinds.append(answer_kinds)
-    return Sample(tuple(messages), tuple(kinds))
+    return Sample(tuple(messages), tuple(kinds), picture=picture)
 
 
 def _user(content: list[Message]) -> Message:

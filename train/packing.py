@@ -8,7 +8,7 @@ Shape letters: N positions of the row, S sequences, K positions with a loss, H h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.nn import functional
 import emova.compat  # noqa: F401
 from emova.model.tokens import TokenIds
 from train.heard_text import HeardTextConfig, heard_positions, heard_spans, heard_text_loss
+from train.seen_words import PLACE, WORD, SeenWords, SeenWordsConfig, seen_words_loss
 
 # isort: split
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -71,6 +72,7 @@ class Piece:
         pixel_values: [tiles, 3, height, width] or None.
         grids: rows and columns of each picture.
         task: where it came from.
+        seen: what its picture's marks name, and where.
     """
 
     ids: np.ndarray
@@ -78,6 +80,7 @@ class Piece:
     pixel_values: Tensor | None
     grids: tuple[tuple[int, int], ...]
     task: str
+    seen: SeenWords = field(default_factory=SeenWords.none)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,8 +117,8 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
 
     Returns:
         input_ids, sequence_ids [1, N]; cu_seq_lens [S + 1]; keep [K], the positions to predict from; targets, kinds,
-        modalities, weights [K]; heard [P, 4], see ``train.heard_text``; pixel_values and image_grids where there are
-        pictures.
+        modalities, weights [K]; heard [P, 4], see ``train.heard_text``; seen [E, 3] (kind, position, token) and
+        seen_shares [E], see ``train.seen_words``; pixel_values and image_grids where there are pictures.
     """
     pieces = [each for pack in packs for each in pack]
     assert pieces
@@ -134,6 +137,10 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
         heard_spans(each.kinds == PROMPT_UNITS, each.kinds == TRANSCRIPT) + first
         for each, first in zip(pieces, bounds, strict=False)
     ]
+    seen = [
+        np.stack([each.seen.kinds, each.seen.positions + first, each.seen.tokens], axis=1)
+        for each, first in zip(pieces, bounds, strict=False)
+    ]
     batch = {
         "input_ids": torch.from_numpy(ids)[None],
         "sequence_ids": torch.from_numpy(np.repeat(np.arange(len(pieces)), lengths))[None],
@@ -144,6 +151,8 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
         "modalities": torch.from_numpy(np.repeat([each.modality for each in pieces], lengths)[predicted]),
         "weights": torch.from_numpy(weight[predicted].astype(np.float32)),
         "heard": torch.from_numpy(np.concatenate(heard)),
+        "seen": torch.from_numpy(np.concatenate(seen)),
+        "seen_shares": torch.from_numpy(np.concatenate([each.seen.shares for each in pieces])),
     }
     tiles = [each.pixel_values for each in pieces if each.pixel_values is not None]
     if tiles:
@@ -153,19 +162,24 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
 
 
 def packed_loss(
-    model: Any, batch: Mapping[str, Tensor], heard_text: HeardTextConfig | None = None
+    model: Any,
+    batch: Mapping[str, Tensor],
+    heard_text: HeardTextConfig | None = None,
+    seen_words: SeenWordsConfig | None = None,
 ) -> dict[str, Tensor]:
     """The weighted mean cross entropy of a collated batch, that of each modality, and the plain mean of each kind.
 
     Args:
         model: an EmovaForConditionalGeneration.
         heard_text: with a weight, its loss joins that of training.
+        seen_words: the same.
     """
     pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
     bounds = batch["cu_seq_lens"]
     longest = int((bounds[1:] - bounds[:-1]).max())
     spans_P4 = batch["heard"]
     listens = heard_text if heard_text is not None and heard_text.weight > 0 else None
+    looks = seen_words if seen_words is not None and seen_words.weight > 0 else None
     outputs = model.model(
         input_ids=batch["input_ids"],
         sequence_ids=batch["sequence_ids"],
@@ -174,16 +188,24 @@ def packed_loss(
         max_length_q=longest,
         max_length_k=longest,
         use_cache=False,
-        output_hidden_states=listens is not None,
+        output_hidden_states=listens is not None or looks is not None,
         **pictures,
     )
     hidden_KD = outputs.last_hidden_state[0, batch["keep"]]
     count = len(hidden_KD)
+    norm = model.model.language_model.norm
     if listens:
         # Also where nothing is heard: under ZeRO-3 the processes wait for each other in every module.
         middle_ND = outputs.hidden_states[listens.layer][0]
-        heard_KD = model.model.language_model.norm(middle_ND[heard_positions(spans_P4)])
-        hidden_KD = torch.cat([hidden_KD, heard_KD])
+        hidden_KD = torch.cat([hidden_KD, norm(middle_ND[heard_positions(spans_P4)])])
+    heard_end = len(hidden_KD)
+    seen_E3, place_E = batch["seen"], batch["seen"][:, 0]
+    if looks:
+        for kind, layer in ((PLACE, looks.layer), (WORD, looks.word_layer)):
+            own = seen_E3[:, 0] == kind
+            positions_P, place_own = torch.unique(seen_E3[own, 1], return_inverse=True)
+            place_E = place_E.masked_scatter(own, place_own + len(hidden_KD) - heard_end)
+            hidden_KD = torch.cat([hidden_KD, norm(outputs.hidden_states[layer][0][positions_P])])
     # Through the module, not its weight: where weights are spread over processes, the call gathers them.
     all_logits = model.lm_head(hidden_KD)
     logits = all_logits[:count, : model.config.token_count]
@@ -192,10 +214,16 @@ def packed_loss(
     terms = {"loss": (losses_K * weights_K).sum() / weights_K.sum().clamp_min(1e-6)}
     if listens and len(spans_P4):
         blank = model.config.pad_token_id  # text tokens lie below it
-        loss = heard_text_loss(all_logits[count:, : blank + 1], batch["input_ids"][0], spans_P4)
+        loss = heard_text_loss(all_logits[count:heard_end, : blank + 1], batch["input_ids"][0], spans_P4)
         terms["heard_text"] = loss.detach()
         if model.training:
             terms["loss"] = terms["loss"] + listens.weight * loss
+    if looks and len(seen_E3):
+        text_PV = all_logits[heard_end:, : model.config.pad_token_id]
+        loss = seen_words_loss(text_PV, place_E, seen_E3[:, 2], batch["seen_shares"])
+        terms["seen_words"] = loss.detach()
+        if model.training:
+            terms["loss"] = terms["loss"] + looks.weight * loss
     plain_K = losses_K.detach()
     for kind in torch.unique(batch["kinds"]).tolist():
         chosen = batch["kinds"] == kind

@@ -44,6 +44,7 @@ from train.mfu import step_cost
 from train.packing import PACKED_ATTENTION, LossWeights, collate, packed_loss
 from train.parallel import World, whole_shape
 from train.program import run_module
+from train.seen_words import SeenWordsConfig
 from train.sharding import partitioned
 from train.stage_data import DataConfig, stage_data
 from train.stage_samples import SampleConfig, Samples
@@ -89,6 +90,7 @@ class StageConfig:
     data: DataConfig = field(default_factory=DataConfig)
     weights: LossWeights = field(default_factory=LossWeights)
     heard_text: HeardTextConfig = field(default_factory=HeardTextConfig)
+    seen_words: SeenWordsConfig = field(default_factory=SeenWordsConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     attention: str = "auto"
@@ -108,10 +110,16 @@ class StageConfig:
 class StageModule(nn.Module):
     """What the engine trains: the model with the packed loss."""
 
-    def __init__(self, model: EmovaForConditionalGeneration, heard_text: HeardTextConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: EmovaForConditionalGeneration,
+        heard_text: HeardTextConfig | None = None,
+        seen_words: SeenWordsConfig | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.heard_text = heard_text
+        self.seen_words = seen_words
         self.cost = step_cost(model)
 
     def _codebook_use(self, input_ids: Tensor) -> float:
@@ -121,7 +129,7 @@ class StageModule(nn.Module):
         return len(torch.unique(units)) / max(len(units), 1)
 
     def forward(self, **batch: Tensor) -> dict[str, Any]:
-        terms: dict[str, Any] = packed_loss(self.model, batch, self.heard_text)
+        terms: dict[str, Any] = packed_loss(self.model, batch, self.heard_text, self.seen_words)
         terms["tokens"] = batch["input_ids"].shape[1]
         terms["samples"] = batch["cu_seq_lens"].shape[0] - 1
         listens = self.heard_text is not None and self.heard_text.weight > 0
@@ -207,6 +215,12 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
                 f"before the last; give 1 to {depth - 1}, or heard_text.weight=0"
             )
         model.config.heard_text_layer = layer
+    depth = model.config.text_config.num_hidden_layers
+    if config.seen_words.weight > 0 and config.seen_words.word_layer > depth:
+        raise InputError(
+            f"seen_words.word_layer={config.seen_words.word_layer}: the language model has {depth} layers; give fewer, "
+            "or seen_words.weight=0"
+        )
     if any(config.data.mixture.get(task, 0) > 0 for task in THOUGHTS_TASKS):
         ratio = config.data.conversations.thoughts.ratio
         model.config.thoughts_ratio = [ratio.text_tokens, ratio.units]
@@ -317,7 +331,7 @@ def train(config: StageConfig) -> FitResult:
             model.set_attn_implementation(choose_attention(config.attention))
 
     result = fit(
-        StageModule(model, config.heard_text),
+        StageModule(model, config.heard_text, config.seen_words),
         data.train_set,  # type: ignore[arg-type]
         lambda drawn: collate(drawn, config.weights),
         run,

@@ -80,7 +80,7 @@ def boxes_in_square(picture: Picture, size: tuple[int, int], side: int) -> np.nd
     return boxes_M4 * np.tile(fitted, 2) + np.tile((side - fitted) // 2, 2)
 
 
-def _cover(low_M: np.ndarray, high_M: np.ndarray, source_S: np.ndarray, cells: int) -> np.ndarray:
+def cover(low_M: np.ndarray, high_M: np.ndarray, source_S: np.ndarray, cells: int) -> np.ndarray:
     """The share of each cell's pixels, along one axis, that show a place between low and high: [M, G]."""
     inside_MS = (source_S + 0.5 >= low_M[:, None]) & (source_S + 0.5 < high_M[:, None])
     step = len(source_S) // cells
@@ -101,8 +101,8 @@ def cell_targets(
     Returns:
         [G * G, C], each row a distribution: the marks' classes by rarity and covered share, or all on ``NOTHING``.
     """
-    down_MG = _cover(boxes_M4[:, 1], boxes_M4[:, 3], rows_S, cells)
-    across_MG = _cover(boxes_M4[:, 0], boxes_M4[:, 2], columns_S, cells)
+    down_MG = cover(boxes_M4[:, 1], boxes_M4[:, 3], rows_S, cells)
+    across_MG = cover(boxes_M4[:, 0], boxes_M4[:, 2], columns_S, cells)
     cover_MV = (down_MG[:, :, None] * across_MG[:, None, :]).reshape(len(boxes_M4), cells * cells)
     wanted_VC = np.where(cover_MV >= LEAST_COVER, cover_MV, 0).T @ bags_MC
     total_V1 = wanted_VC.sum(-1, keepdims=True)

@@ -19,7 +19,7 @@ from data_recipes.nano.speech import SPEECH_RATE, STYLE_RATE
 from data_recipes.nano.voices import PSEUDO_VOICES
 from emova.style import EMOTIONS, PITCHES
 
-KIND = "scenes"
+KIND = "tables"
 _VOICES = ("hibari/female", "hibari/male", *(f"hibari/p{index:02d}" for index in range(PSEUDO_VOICES)))
 _LONG = 30
 """Characters of a text that lasts more than a second in any voice."""

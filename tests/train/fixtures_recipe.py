@@ -53,6 +53,9 @@ def write_recipe(root: Path) -> Path:
                 size = {"question": SIZE, "answer": "It is big.", "emotion": "happy", "pitch": "high"}
                 record = {"kind": "ball", "caption": f"A {name} ball.", "split": split}
                 record["reordered"] = [f"A ball, {name}."] if index % 2 else []
+                record["marks"] = (
+                    [{"text": text, "box": [0, 0, 0.5, 1]} for text in (name, "ball")] if index % 2 else []
+                )
                 record["questions"] = [{**ask, "type": "colour"}, {**size, "type": "size"}]
                 add(tar, f"ball-{index}.json", json.dumps(record).encode())
     questions = {question for question, *_ in TALK} | {QUESTION, SIZE}
