@@ -199,12 +199,13 @@ def packed_loss(
         middle_ND = outputs.hidden_states[listens.layer][0]
         hidden_KD = torch.cat([hidden_KD, norm(middle_ND[heard_positions(spans_P4)])])
     heard_end = len(hidden_KD)
-    seen_E3, place_E = batch["seen"], batch["seen"][:, 0]
+    seen_E3 = batch["seen"]
+    place_E = torch.zeros_like(seen_E3[:, 0])  # which of the rows behind ``heard_end`` an entry is about
     if looks:
         for kind, layer in ((PLACE, looks.layer), (WORD, looks.word_layer)):
             own = seen_E3[:, 0] == kind
-            positions_P, place_own = torch.unique(seen_E3[own, 1], return_inverse=True)
-            place_E = place_E.masked_scatter(own, place_own + len(hidden_KD) - heard_end)
+            positions_P, places = torch.unique(seen_E3[own, 1], return_inverse=True)
+            place_E[own] = places + len(hidden_KD) - heard_end
             hidden_KD = torch.cat([hidden_KD, norm(outputs.hidden_states[layer][0][positions_P])])
     # Through the module, not its weight: where weights are spread over processes, the call gathers them.
     all_logits = model.lm_head(hidden_KD)

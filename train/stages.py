@@ -207,20 +207,18 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             load_internvit(model.model.vision_tower, init.internvit)
         if config.lora.rank:
             add_adapters(model, config.lora)
-    if config.heard_text.weight > 0:
-        layer, depth = config.heard_text.layer, model.config.text_config.num_hidden_layers
-        if layer >= depth:
+    heard, seen, depth = config.heard_text, config.seen_words, model.config.text_config.num_hidden_layers
+    for part, name, layer, weight in (
+        ("heard_text", "layer", heard.layer, heard.weight),
+        ("seen_words", "word_layer", seen.word_layer, seen.weight),
+    ):
+        if weight > 0 and layer >= depth:
             raise InputError(
-                f"heard_text.layer={layer}: the language model has {depth} layers and the loss is taken "
-                f"before the last; give 1 to {depth - 1}, or heard_text.weight=0"
+                f"{part}.{name}={layer}: the language model has {depth} layers and the loss is taken before the last; "
+                f"give 1 to {depth - 1}, or {part}.weight=0"
             )
-        model.config.heard_text_layer = layer
-    depth = model.config.text_config.num_hidden_layers
-    if config.seen_words.weight > 0 and config.seen_words.word_layer > depth:
-        raise InputError(
-            f"seen_words.word_layer={config.seen_words.word_layer}: the language model has {depth} layers; give fewer, "
-            "or seen_words.weight=0"
-        )
+    if config.heard_text.weight > 0:
+        model.config.heard_text_layer = config.heard_text.layer
     if any(config.data.mixture.get(task, 0) > 0 for task in THOUGHTS_TASKS):
         ratio = config.data.conversations.thoughts.ratio
         model.config.thoughts_ratio = [ratio.text_tokens, ratio.units]

@@ -18,6 +18,7 @@ from train.heard_text import HeardTextConfig, heard_positions, heard_spans, hear
 from train.mfu import step_cost
 from train.packing import PACKED_ATTENTION, PROMPT_UNITS, TRANSCRIPT, LossWeights, Piece, collate, packed_loss
 from train.recipe_data import read_recipe
+from train.seen_words import SeenWordsConfig
 from train.stages import build
 
 LISTENS = HeardTextConfig(weight=0.5, layer=1)
@@ -196,6 +197,8 @@ def test_the_layer_is_one_of_the_models(folder, layer: int) -> None:  # noqa: F8
     listens = HeardTextConfig(weight=0.5, layer=layer)
     with pytest.raises(InputError, match=rf"heard_text.layer={layer}: the language model has 2 layers .* give 1 to 1"):
         build(stage(folder, "deep", heard_text=listens))
+    with pytest.raises(InputError, match=r"seen_words.word_layer=2: .* give 1 to 1, or seen_words.weight=0"):
+        build(stage(folder, "deep", seen_words=SeenWordsConfig(weight=0.5, layer=1, word_layer=2)))
     build(stage(folder, "deep", heard_text=replace(listens, layer=1)))
     build(stage(folder, "deep", heard_text=replace(listens, weight=0.0)))
 

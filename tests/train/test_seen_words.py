@@ -64,7 +64,7 @@ def test_packing_moves_what_is_seen_with_its_conversation(conversations, tiny_mo
 def test_it_is_learnt(conversations, tiny_model) -> None:
     rng = np.random.default_rng(2)
     batch = collate([[conversations.render(conversations.caption_reordered(rng)) for _ in range(4)]], LossWeights())
-    looks = SeenWordsConfig(weight=1.0, layer=1, word_layer=2)
+    looks = SeenWordsConfig(weight=1.0, layer=1, word_layer=1)
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=3e-3)
     losses = []
     tiny_model.train()
