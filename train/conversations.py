@@ -243,7 +243,8 @@ class Conversations:
 
     def _picture(self, rng: np.random.Generator) -> Picture:
         """One to ask about."""
-        pictures = self.listed if self.listed and rng.random() < self.config.listed else self.asked
+        listed = self.listed and self.config.listed and rng.random() < self.config.listed
+        pictures = self.listed if listed else self.asked
         return pictures[int(rng.integers(len(pictures)))]
 
     def _described(self, picture: Picture, rng: np.random.Generator) -> tuple[Message, Message]:
@@ -360,7 +361,7 @@ class Conversations:
             assert len(own) == length, "the rendering and the reply format disagree"
             kinds.extend(own)
         whole = piece(rendered, kinds, self.processor.token_ids, task)
-        if sample.picture is not None and sample.picture.marks:
+        if sample.picture is not None:
             whole = replace(whole, seen=self._seen(whole.ids, sample))
         if not sample.unspoken:
             return whole

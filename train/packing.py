@@ -213,18 +213,19 @@ def packed_loss(
     losses_K = functional.cross_entropy(logits.float(), batch["targets"], reduction="none")
     weights_K = batch["weights"]
     terms = {"loss": (losses_K * weights_K).sum() / weights_K.sum().clamp_min(1e-6)}
+    beside: list[tuple[str, float, Tensor]] = []
     if listens and len(spans_P4):
         blank = model.config.pad_token_id  # text tokens lie below it
         loss = heard_text_loss(all_logits[count:heard_end, : blank + 1], batch["input_ids"][0], spans_P4)
-        terms["heard_text"] = loss.detach()
-        if model.training:
-            terms["loss"] = terms["loss"] + listens.weight * loss
+        beside.append(("heard_text", listens.weight, loss))
     if looks and len(seen_E3):
         text_PV = all_logits[heard_end:, : model.config.pad_token_id]
         loss = seen_words_loss(text_PV, place_E, seen_E3[:, 2], batch["seen_shares"])
-        terms["seen_words"] = loss.detach()
+        beside.append(("seen_words", looks.weight, loss))
+    for name, weight, loss in beside:
+        terms[name] = loss.detach()
         if model.training:
-            terms["loss"] = terms["loss"] + looks.weight * loss
+            terms["loss"] = terms["loss"] + weight * loss
     plain_K = losses_K.detach()
     for kind in torch.unique(batch["kinds"]).tolist():
         chosen = batch["kinds"] == kind

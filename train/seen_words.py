@@ -7,7 +7,7 @@ in order, and guesses. So a middle layer is asked, at each visual token, for all
 the text for what else is in its mark. Both have one right answer at many positions, and the answer is then one look
 away. It is to pictures what ``train.heard_text`` is to speech, and like it has no weights of its own.
 
-Shape letters: N positions of the row, E entries, P their positions, G cells a side, M marks, D width, V text tokens.
+Shape letters: N positions of the row, E entries, P their positions, G cells a side, M marks, V text tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from emova.errors import InputError
 from train.recipe_data import Picture
-from train.vision_marks import LEAST_COVER, boxes_in_square, cover
+from train.vision_marks import boxes_in_square, cell_cover, mark_tokens
 
 PLACE, WORD = range(2)
 """Kinds of entries: at a visual token, and at a word of the text."""
@@ -86,16 +86,12 @@ def seen_words(
     places = np.flatnonzero(ids == image_token)
     if not picture.marks or len(places) != side * side:
         return SeenWords.none()
-    marked = [_tokens(mark.text, tokenizer) for mark in picture.marks]
-    pixels = 16 * side
-    boxes_M4 = boxes_in_square(picture, size, pixels)
-    straight = np.arange(pixels)
-    down_MG = cover(boxes_M4[:, 1], boxes_M4[:, 3], straight, side)
-    across_MG = cover(boxes_M4[:, 0], boxes_M4[:, 2], straight, side)
-    cover_MP = (down_MG[:, :, None] * across_MG[:, None, :]).reshape(len(marked), -1)
+    marked = [mark_tokens(mark.text, tokenizer) for mark in picture.marks]
+    straight = np.arange(16 * side)
+    cover_MP = cell_cover(boxes_in_square(picture, size, len(straight)), straight, straight, side)
     found: dict[tuple[int, int, int], float] = {}
     for tokens, cover_P in zip(marked, cover_MP, strict=True):
-        for place in np.flatnonzero(cover_P >= LEAST_COVER):
+        for place in np.flatnonzero(cover_P):
             for token in tokens:
                 entry = (PLACE, int(places[place]), token)
                 found[entry] = found.get(entry, 0.0) + float(cover_P[place])
@@ -111,11 +107,6 @@ def seen_words(
     total = np.zeros(len(ids), np.float32)
     np.add.at(total, positions, shares)
     return SeenWords(kinds, positions, tokens_E, shares / total[positions])
-
-
-def _tokens(text: str, tokenizer: Any) -> list[int]:
-    # With a space before, as it stands inside a sentence.
-    return list(tokenizer.encode(f" {text}", add_special_tokens=False, split_special_tokens=True))
 
 
 def _beside(marked: Sequence[Sequence[int]], picture: Picture) -> dict[int, set[int]]:

@@ -37,6 +37,8 @@ UNIT_SAMPLES = 960
 HOP = 240
 FRAMES_PER_UNIT = UNIT_SAMPLES // HOP
 NEUTRAL = ("neutral", "normal")
+ROUGH = "-rough"
+"""What ends the name of units that were heard through rooms and noise."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,12 @@ def cache_shard(path: str, cache: str) -> Path:
     return folder
 
 
-ROUGH = "-rough"
-
-
 def kinds_of_units(config: U2SDataConfig) -> dict[str, str]:
     """The names that the units go by in the cache, each with the folder of its tokenizer; the first is validated on."""
     named = {tokenizer_hash(folder): folder for folder in (config.tokenizer, *config.other_tokenizers)}
-    return named | ({tokenizer_hash(config.tokenizer) + ROUGH: config.tokenizer} if config.rough else {})
+    if config.rough:
+        named[next(iter(named)) + ROUGH] = config.tokenizer
+    return named
 
 
 def tokenizer_hash(folder: str) -> str:
@@ -172,7 +173,7 @@ def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
                 heard = [
                     perturb(wave, heard[i - 1], rng) for i, (wave, rng) in enumerate(zip(heard, rngs, strict=True))
                 ]
-            waves = [torch.from_numpy(wave.astype(np.float32)) for wave in heard]
+            waves = [torch.from_numpy(wave) for wave in heard]
             lengths = torch.tensor([len(wave) for wave in waves])
             samples = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
             for entry, row in zip(batch, tokenizer.encode(samples, lengths), strict=True):

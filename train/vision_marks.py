@@ -26,6 +26,11 @@ LEAST_COVER = 1 / 16
 """Share of a cell that a mark must cover to count there: a small digit on the corner of four cells just does."""
 
 
+def mark_tokens(text: str, tokenizer: Any) -> list[int]:
+    """The tokens of a mark's text, with a space before it, as it stands inside a caption."""
+    return list(tokenizer.encode(f" {text}", add_special_tokens=False, split_special_tokens=True))
+
+
 class MarkClasses:
     """The tokens that marks are written in, as classes 1, 2, ...; class 0 is nothing.
 
@@ -51,9 +56,7 @@ class MarkClasses:
 
     def _tokens(self, text: str) -> frozenset[int]:
         if text not in self._known:
-            # With a space before, as it stands inside a caption.
-            ids = self._tokenizer.encode(f" {text}", add_special_tokens=False, split_special_tokens=True)
-            self._known[text] = frozenset(ids)
+            self._known[text] = frozenset(mark_tokens(text, self._tokenizer))
         return self._known[text]
 
     def bag(self, text: str) -> np.ndarray:
@@ -80,11 +83,25 @@ def boxes_in_square(picture: Picture, size: tuple[int, int], side: int) -> np.nd
     return boxes_M4 * np.tile(fitted, 2) + np.tile((side - fitted) // 2, 2)
 
 
-def cover(low_M: np.ndarray, high_M: np.ndarray, source_S: np.ndarray, cells: int) -> np.ndarray:
+def _cover(low_M: np.ndarray, high_M: np.ndarray, source_S: np.ndarray, cells: int) -> np.ndarray:
     """The share of each cell's pixels, along one axis, that show a place between low and high: [M, G]."""
     inside_MS = (source_S + 0.5 >= low_M[:, None]) & (source_S + 0.5 < high_M[:, None])
     step = len(source_S) // cells
     return inside_MS[:, : step * cells].reshape(-1, cells, step).mean(-1, dtype=np.float32)
+
+
+def cell_cover(boxes_M4: np.ndarray, rows_S: np.ndarray, columns_S: np.ndarray, cells: int) -> np.ndarray:
+    """The share of each cell that each mark covers, [M, G * G]; less than ``LEAST_COVER`` counts as nothing.
+
+    Args:
+        boxes_M4: left, top, right, bottom in pixels of the unvaried picture.
+        rows_S, columns_S: which row and column of the unvaried picture each row and column now shows.
+        cells: G.
+    """
+    down_MG = _cover(boxes_M4[:, 1], boxes_M4[:, 3], rows_S, cells)
+    across_MG = _cover(boxes_M4[:, 0], boxes_M4[:, 2], columns_S, cells)
+    cover_MV = (down_MG[:, :, None] * across_MG[:, None, :]).reshape(len(boxes_M4), cells * cells)
+    return np.where(cover_MV >= LEAST_COVER, cover_MV, 0)
 
 
 def cell_targets(
@@ -93,18 +110,13 @@ def cell_targets(
     """What the cells of one grid shall say.
 
     Args:
-        boxes_M4: left, top, right, bottom in pixels of the unvaried picture.
+        boxes_M4, rows_S, columns_S, cells: as of ``cell_cover``.
         bags_MC: each mark's class weights.
-        rows_S, columns_S: which row and column of the unvaried picture each row and column now shows.
-        cells: G.
 
     Returns:
         [G * G, C], each row a distribution: the marks' classes by rarity and covered share, or all on ``NOTHING``.
     """
-    down_MG = cover(boxes_M4[:, 1], boxes_M4[:, 3], rows_S, cells)
-    across_MG = cover(boxes_M4[:, 0], boxes_M4[:, 2], columns_S, cells)
-    cover_MV = (down_MG[:, :, None] * across_MG[:, None, :]).reshape(len(boxes_M4), cells * cells)
-    wanted_VC = np.where(cover_MV >= LEAST_COVER, cover_MV, 0).T @ bags_MC
+    wanted_VC = cell_cover(boxes_M4, rows_S, columns_S, cells).T @ bags_MC
     total_V1 = wanted_VC.sum(-1, keepdims=True)
     wanted_VC /= np.maximum(total_V1, 1e-6)
     wanted_VC[:, NOTHING] = total_V1[:, 0] == 0

@@ -303,12 +303,12 @@ class Llama:
     def _mask(self, cache: KVCache, count: int, device: torch.device) -> Tensor | None:
         """``[T, P]``, what each new position sees; None where that is everything up to it."""
         start = cache.length
-        holes = [cache.hole(start + place) for place in range(count)]
+        holes = [] if cache.speech is None else [cache.hole(start + place) for place in range(count)]
         if (count == 1 or start == 0) and not any(last > first for first, last in holes):
             return None
         mask = torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
-        for row, (first, last) in zip(mask, holes, strict=True):
-            row[first:last] = False
+        for place, (first, last) in enumerate(holes):
+            mask[place, first:last] = False
         return mask
 
     def normalise(self, x_ND: Tensor, weight: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class ReplayedStep:
         device = llama.embedding.device
         self._x_1D = torch.zeros(1, llama.embedding.shape[1], dtype=llama.embedding.dtype, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
-        self._hole = torch.zeros(2, dtype=torch.long, device=device)
+        self._hole = [torch.zeros_like(self._position) for _ in range(2)]
         self._places_P = torch.arange(cache.keys.shape[2], device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._hidden_1D = self._x_1D
@@ -71,7 +71,8 @@ class ReplayedStep:
         """
         self._x_1D.copy_(x_1D)
         self._position.fill_(position)
-        self._hole.copy_(torch.tensor(hole))
+        for bound, place in zip(self._hole, hole, strict=True):
+            bound.fill_(place)
         if self._graph is not None:
             self._graph.replay()
         else:

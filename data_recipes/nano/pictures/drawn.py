@@ -49,4 +49,4 @@ class Drawn:
 
 def listing(parts: Sequence[str]) -> str:
     """``a, b and c``."""
-    return " and ".join([*([", ".join(parts[:-1])] if parts[:-1] else []), *parts[-1:]])
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
