@@ -19,11 +19,21 @@ from torch.nn import functional
 import emova.compat  # noqa: F401
 from emova.model.tokens import TokenIds
 from train.heard_text import HeardTextConfig, heard_positions, heard_spans, heard_text_loss
-from train.seen_words import PLACE, WORD, SeenWords, SeenWordsConfig, seen_words_loss
+from train.seen_words import (
+    LOOK,
+    PLACE,
+    WORD,
+    SeenWords,
+    SeenWordsConfig,
+    looking_loss,
+    projections,
+    seen_words_loss,
+)
 
 # isort: split
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 # What a position teaches; the loss has a weight for each (``LossWeights``), and is logged for each.
 KINDS = ("text", "transcript", "answer", "style", "units", "frame", "prompt_units", "prompt_text")
@@ -117,7 +127,7 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
 
     Returns:
         input_ids, sequence_ids [1, N]; cu_seq_lens [S + 1]; keep [K], the positions to predict from; targets, kinds,
-        modalities, weights [K]; heard [P, 4], see ``train.heard_text``; seen [E, 3] (kind, position, token) and
+        modalities, weights [K]; heard [P, 4], see ``train.heard_text``; seen [E, 3] (kind, position, target) and
         seen_shares [E], see ``train.seen_words``; pixel_values and image_grids where there are pictures.
     """
     pieces = [each for pack in packs for each in pack]
@@ -138,7 +148,14 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
         for each, first in zip(pieces, bounds, strict=False)
     ]
     seen = [
-        np.stack([each.seen.kinds, each.seen.positions + first, each.seen.tokens], axis=1)
+        np.stack(
+            [
+                each.seen.kinds,
+                each.seen.positions + first,
+                each.seen.targets + np.where(each.seen.kinds == LOOK, first, 0),
+            ],
+            axis=1,
+        )
         for each, first in zip(pieces, bounds, strict=False)
     ]
     batch = {
@@ -180,32 +197,35 @@ def packed_loss(
     spans_P4 = batch["heard"]
     listens = heard_text if heard_text is not None and heard_text.weight > 0 else None
     looks = seen_words if seen_words is not None and seen_words.weight > 0 else None
-    outputs = model.model(
-        input_ids=batch["input_ids"],
-        sequence_ids=batch["sequence_ids"],
-        cu_seq_lens_q=bounds,
-        cu_seq_lens_k=bounds,
-        max_length_q=longest,
-        max_length_k=longest,
-        use_cache=False,
-        output_hidden_states=listens is not None or looks is not None,
-        **pictures,
-    )
+    language_model = model.model.language_model
+    looking = language_model.layers[looks.word_layer - 1].self_attn if looks and looks.heads else None
+    with projections(looking) as projected:
+        outputs = model.model(
+            input_ids=batch["input_ids"],
+            sequence_ids=batch["sequence_ids"],
+            cu_seq_lens_q=bounds,
+            cu_seq_lens_k=bounds,
+            max_length_q=longest,
+            max_length_k=longest,
+            use_cache=False,
+            output_hidden_states=listens is not None or looks is not None,
+            **pictures,
+        )
     hidden_KD = outputs.last_hidden_state[0, batch["keep"]]
     count = len(hidden_KD)
-    norm = model.model.language_model.norm
+    norm = language_model.norm
     if listens:
         # Also where nothing is heard: under ZeRO-3 the processes wait for each other in every module.
         middle_ND = outputs.hidden_states[listens.layer][0]
         hidden_KD = torch.cat([hidden_KD, norm(middle_ND[heard_positions(spans_P4)])])
     heard_end = len(hidden_KD)
     seen_E3 = batch["seen"]
-    place_E = torch.zeros_like(seen_E3[:, 0])  # which of the rows behind ``heard_end`` an entry is about
+    place_E = torch.zeros_like(seen_E3[:, 0])  # which row of the logits an entry is about
     if looks:
         for kind, layer in ((PLACE, looks.layer), (WORD, looks.word_layer)):
             own = seen_E3[:, 0] == kind
             positions_P, places = torch.unique(seen_E3[own, 1], return_inverse=True)
-            place_E[own] = places + len(hidden_KD) - heard_end
+            place_E[own] = places + len(hidden_KD)
             hidden_KD = torch.cat([hidden_KD, norm(outputs.hidden_states[layer][0][positions_P])])
     # Through the module, not its weight: where weights are spread over processes, the call gathers them.
     all_logits = model.lm_head(hidden_KD)
@@ -218,10 +238,18 @@ def packed_loss(
         blank = model.config.pad_token_id  # text tokens lie below it
         loss = heard_text_loss(all_logits[count:heard_end, : blank + 1], batch["input_ids"][0], spans_P4)
         beside.append(("heard_text", listens.weight, loss))
-    if looks and len(seen_E3):
-        text_PV = all_logits[heard_end:, : model.config.pad_token_id]
-        loss = seen_words_loss(text_PV, place_E, seen_E3[:, 2], batch["seen_shares"])
-        beside.append(("seen_words", looks.weight, loss))
+    if looks:
+        text_PV = all_logits[:, : model.config.pad_token_id]
+        for name, kind in (("seen_places", PLACE), ("seen_words", WORD)):
+            own = seen_E3[:, 0] == kind
+            if bool(own.any()):
+                loss = seen_words_loss(text_PV, place_E[own], seen_E3[own, 2], batch["seen_shares"][own])
+                beside.append((name, looks.weight, loss))
+        own = seen_E3[:, 0] == LOOK
+        if looking is not None and bool(own.any()):
+            query_HNC, key_HNC = _rotated(language_model, looking, projected, looks.heads)
+            loss = looking_loss(query_HNC, key_HNC, bounds.tolist(), seen_E3[own])
+            beside.append(("looking", looks.weight, loss))
     for name, weight, loss in beside:
         terms[name] = loss.detach()
         if model.training:
@@ -237,6 +265,19 @@ def packed_loss(
         own_K = weights_K * (batch["modalities"] == modality)
         terms[f"loss_{MODALITIES[modality]}"] = (plain_K * own_K).sum() / own_K.sum()
     return terms
+
+
+def _rotated(language_model: Any, attention: Any, projected: Mapping[str, Tensor], heads: int) -> tuple[Tensor, Tensor]:
+    """Queries and keys of an attention's first heads as it compares them, [heads, N, C] each.
+
+    The rotation counts from the row's beginning: within a sequence only distances matter.
+    """
+    query, key = (each.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for each in projected.values())
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    places = torch.arange(query.shape[2], device=query.device)[None]
+    cosine, sine = language_model.rotary_emb(query, places)
+    query, key = apply_rotary_pos_emb(query[:, :heads], key[:, :heads], cosine, sine)
+    return query[0], key[0]
 
 
 def packed_attention(

@@ -217,6 +217,11 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
                 f"{part}.{name}={layer}: the language model has {depth} layers and the loss is taken before the last; "
                 f"give 1 to {depth - 1}, or {part}.weight=0"
             )
+    heads = model.config.text_config.num_attention_heads
+    if seen.weight > 0 and seen.heads > heads:
+        raise InputError(
+            f"seen_words.heads={seen.heads}: the language model has {heads} in a layer; give at most these"
+        )
     if config.heard_text.weight > 0:
         model.config.heard_text_layer = config.heard_text.layer
     if any(config.data.mixture.get(task, 0) > 0 for task in THOUGHTS_TASKS):

@@ -19,6 +19,8 @@ LICENCES: dict[str, str] = {
     "speech by flite": "MIT-like (CMU); held-out test speech by festival: MIT-like (Edinburgh, CMU)",
     "speech by piper joe (test only)": "voice data CC0-1.0; piper-tts GPL-3.0 (program, used at build time)",
     "real speech": "CC-BY-SA-3.0 (Asterisk sounds); labels by Whisper base (MIT)",
+    "speech of actors": "(C) John Passfield and Steven Stamatiadis (Flight of the Amazon Queen), free to copy and "
+    "change under its readme's terms; only the tokenizer hears it",
     "pictures": "OpenMoji CC-BY-SA-4.0, Twemoji CC-BY-4.0, Fluent Emoji MIT, Noto Emoji OFL-1.1, "
     "Tux Paint stamps GPL-2.0-or-later, drawn ones Apache-2.0",
     "texts": "Apache-2.0; example sentences of WordNet 3.0 (WordNet licence) where its Debian package is installed",

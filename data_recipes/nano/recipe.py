@@ -129,21 +129,38 @@ def _kokoro(recipe: Recipe) -> None:
 
 
 def _real(recipe: Recipe) -> None:
-    from data_recipes.nano.real import label_clips, make_real
+    from data_recipes.nano.real import RECORDINGS, label_real
 
+    labels = label_real(
+        recipe.source_folder, recipe.folder / "labels" / "real.jsonl", threads=max(recipe.jobs, 1),
+        report=_counted(recipe, "labels of real speech"),
+    )  # fmt: skip
+    RECORDINGS.write(recipe.folder / "speech", labels)
+
+
+def _actors(recipe: Recipe) -> None:
+    from data_recipes.nano.actors import Container, label_actors, recordings
+
+    container = Container.read()
+    labels = label_actors(
+        container, recipe.source_folder, recipe.folder / "labels" / "actors.jsonl", threads=max(recipe.jobs, 1),
+        report=_counted(recipe, "labels of actors' speech"),
+    )  # fmt: skip
+    recordings(container).write(recipe.folder / "speech", labels)
+
+
+def _counted(recipe: Recipe, what: str) -> Callable[[int, int], None]:
+    """A report (done, total) that shows as the progress of ``what``."""
     started = False
 
     def report(done: int, total: int) -> None:
         nonlocal started
         if not started:
-            recipe.progress.start("labels of real speech", total)
+            recipe.progress.start(what, total)
             started = True
         recipe.progress.advance()
 
-    labels = label_clips(
-        recipe.source_folder, recipe.folder / "labels" / "real.jsonl", threads=max(recipe.jobs, 1), report=report
-    )
-    make_real(recipe.folder / "speech", labels)
+    return report
 
 
 def _all_answers(recipe: Recipe) -> list[tuple[str, str]]:
@@ -193,6 +210,15 @@ def _question(recipe: Recipe) -> None:
     recipe.speak(plan_questions_test(questions, recipe.plan, recipe.seed))
 
 
+def _changed(recipe: Recipe) -> None:
+    from data_recipes.nano.changed import OF_SETS, make_changed
+
+    folder = recipe.folder / "speech"
+    shards = [path for name in OF_SETS for path in sorted(folder.glob(f"{name}-train-*.tar"))]
+    recipe.progress.start("changed-train", len(shards))
+    make_changed(folder, shards, recipe.seed, recipe.jobs, report=lambda info: recipe.progress.advance())
+
+
 def _manifest(recipe: Recipe) -> None:
     recipe.progress.start("manifest", 1)
     manifest.write(recipe.folder, recipe.plan, recipe.seed)
@@ -205,10 +231,12 @@ STEPS: dict[str, tuple[str, Callable[[Recipe], None]]] = {
     "pictures": ("pictures with questions and answers", _pictures),
     "s2u": ("speech in many voices for the speech tokenizer", _s2u),
     "real": ("recordings of a real person, labelled by a recogniser", _real),
+    "actors": ("recordings of many actors, labelled by a recogniser and their script", _actors),
     "style": ("the 24 speaking styles for the detokenizer", _style),
     "answer": ("every answer once in the canonical voice", _answer),
     "question": ("every question in several voices; held-out families for the test", _question),
     "kokoro": ("more training speech from the slowest voices", _kokoro),
+    "changed": ("natural voices' recordings said again by other throats", _changed),
     "manifest": ("counts, hours, licences and checksums", _manifest),
 }
 

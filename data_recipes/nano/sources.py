@@ -103,6 +103,10 @@ DEBIAN: dict[str, tuple[str, str, str]] = {
         "festvox-us-slt-hts", "MIT-like (CMU)", "held-out test voice"
     ),
     "/usr/share/asterisk/sounds/en": ("asterisk-core-sounds-en-g722", "CC-BY-SA-3.0", "real speech, one woman"),
+    "/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c": (
+        "flight-of-the-amazon-queen", "LicenseRef-Flight-of-the-Amazon-Queen (free to copy and change)",
+        "real speech, some thirty actors",
+    ),
     "/usr/share/tuxpaint/stamps": ("tuxpaint-stamps-default", "GPL-2.0-or-later", "pictures"),
     "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf": ("fonts-noto-color-emoji", "OFL-1.1", "pictures"),
     "/usr/share/wordnet/data.noun": ("wordnet-base", "WordNet-3.0", "example sentences to be spoken"),

@@ -11,7 +11,7 @@ from tests.train.fixtures_recipe import write_recipe
 from train.conversations import ConversationConfig, Conversations
 from train.packing import LossWeights, collate, packed_loss
 from train.recipe_data import read_recipe
-from train.seen_words import PLACE, SeenWordsConfig, seen_words_loss
+from train.seen_words import LOOK, PLACE, WORD, SeenWordsConfig, seen_words_loss
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,18 @@ def test_places_name_the_marks_that_lie_there_and_words_what_is_beside_them(conv
     here = seen.kinds == PLACE
     left = {int(places[row * side + column]) for row in range(side) for column in range(-(-side // 2))}
     assert set(seen.positions[here].tolist()) <= left and len(set(seen.positions[here].tolist())) >= side
-    assert set(seen.tokens[here].tolist()) == {token for tokens in words.values() for token in tokens}
-    for position in set(seen.positions.tolist()):
-        assert seen.shares[seen.positions == position].sum() == pytest.approx(1)
-    single = {tokens[0]: text for text, tokens in words.items() if len(tokens) == 1}
-    for position, token in zip(seen.positions[~here], seen.tokens[~here], strict=True):
-        assert int(drawn.ids[position]) in single and int(token) in single and int(token) != int(drawn.ids[position])
+    assert set(seen.targets[here].tolist()) == {token for tokens in words.values() for token in tokens}
+    for kind, position in set(zip(seen.kinds.tolist(), seen.positions.tolist(), strict=True)):
+        assert seen.shares[(seen.kinds == kind) & (seen.positions == position)].sum() == pytest.approx(1)
+    said, look = seen.kinds == WORD, seen.kinds == LOOK
+    beside = {tokens[-1]: set(words[other]) for text, tokens in words.items() for other in words if other != text}
+    assert {int(drawn.ids[position]) for position in seen.positions[said]} == set(beside)  # each is in the caption
+    for position in set(seen.positions[said].tolist()):
         assert position > places[-1]
+        assert set(seen.targets[said & (seen.positions == position)].tolist()) == beside[int(drawn.ids[position])]
+    assert set(seen.positions[look].tolist()) == set(seen.positions[said].tolist())
+    for position, place in zip(seen.positions[look], seen.targets[look], strict=True):
+        assert int(drawn.ids[position]) in seen.targets[here & (seen.positions == place)]  # the word is drawn there
     unmarked = next(each for each in conversations.recipe.pictures if not each.marks)
     none = conversations.render(type(sample)(conversations._described(unmarked, np.random.default_rng(0)), (0,)))
     assert not len(none.seen.kinds)
@@ -48,17 +53,22 @@ def test_places_name_the_marks_that_lie_there_and_words_what_is_beside_them(conv
 
 def test_packing_moves_what_is_seen_with_its_conversation(conversations, tiny_model) -> None:
     rng = np.random.default_rng(1)
-    pieces = [conversations.render(conversations.picture_text(rng)) for _ in range(3)]
-    looks, total, count = SeenWordsConfig(weight=1.0, layer=1, word_layer=2), torch.zeros(()), 0
+    pieces = [conversations.render(conversations.caption_reordered(rng)) for _ in range(8)]
+    looks, total, count = SeenWordsConfig(weight=1.0, layer=1, word_layer=2, heads=2), torch.zeros(3), [0, 0, 0]
+    names = {PLACE: "seen_places", WORD: "seen_words", LOOK: "looking"}
     tiny_model.train()
     for each in pieces:
         terms = packed_loss(tiny_model, collate([[each]], LossWeights()), None, looks)
-        positions = len(set(each.seen.positions.tolist()))
-        total, count = total + terms["seen_words"] * positions, count + positions
-    packed = packed_loss(tiny_model, collate([pieces[:1], pieces[1:]], LossWeights()), None, looks)
-    assert torch.allclose(packed["seen_words"], total / count, rtol=1e-4)
+        for kind, name in names.items():
+            positions = len(set(each.seen.positions[each.seen.kinds == kind].tolist()))
+            if positions:
+                total[kind], count[kind] = total[kind] + terms[name] * positions, count[kind] + positions
+    packed = packed_loss(tiny_model, collate([pieces[:3], pieces[3:]], LossWeights()), None, looks)
+    for kind, name in names.items():
+        assert torch.allclose(packed[name], total[kind] / count[kind], rtol=1e-4)
     plain = packed_loss(tiny_model, collate([pieces], LossWeights()))
-    assert torch.allclose(packed["loss"], plain["loss"] + packed["seen_words"], rtol=1e-4) and "seen_words" not in plain
+    beside = sum(packed[name] for name in names.values())
+    assert torch.allclose(packed["loss"], plain["loss"] + beside, rtol=1e-4) and not names.values() & plain.keys()
 
 
 def test_it_is_learnt(conversations, tiny_model) -> None:
@@ -73,8 +83,24 @@ def test_it_is_learnt(conversations, tiny_model) -> None:
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
-        losses.append(float(terms["seen_words"]))
-    assert losses[-1] < 0.7 * losses[0]
+        losses.append([float(terms[name]) for name in ("seen_places", "seen_words", "looking")])
+    assert all(last < 0.7 * first for first, last in zip(losses[0], losses[-1], strict=True))
+
+
+def test_the_heads_that_look_are_those_that_attend(conversations, tiny_model) -> None:
+    batch = collate([[conversations.render(conversations.caption_reordered(np.random.default_rng(3)))]], LossWeights())
+    looks = SeenWordsConfig(weight=1.0, layer=1, word_layer=2, heads=2)
+    tiny_model.eval()
+    found = packed_loss(tiny_model, batch, None, looks)["looking"]
+    tiny_model.set_attn_implementation("eager")
+    pictures = {name: batch[name] for name in ("pixel_values", "image_grids")}
+    shares_HNN = tiny_model.model(input_ids=batch["input_ids"], output_attentions=True, **pictures).attentions[1][0]
+    entries = batch["seen"][batch["seen"][:, 0] == LOOK]
+    wanted = [
+        -shares_HNN[:2, position, entries[entries[:, 1] == position, 2]].sum(-1).log()
+        for position in torch.unique(entries[:, 1])
+    ]
+    assert torch.allclose(found, torch.stack(wanted).mean(), rtol=1e-4)
 
 
 def test_the_loss_is_least_where_the_words_are_named() -> None:
@@ -86,6 +112,15 @@ def test_the_loss_is_least_where_the_words_are_named() -> None:
 
 
 def test_impossible_layers_are_refused() -> None:
-    for wrong in ({"weight": -1.0}, {"layer": 0}, {"layer": 4, "word_layer": 3}):
+    for wrong in ({"weight": -1.0}, {"layer": 0}, {"layer": 4, "word_layer": 3}, {"heads": -1}):
         with pytest.raises(InputError, match="seen_words"):
             SeenWordsConfig(**wrong)
+
+
+def test_a_cut_conversation_sees_what_is_left_of_it(conversations) -> None:
+    drawn = conversations.render(conversations.caption_reordered(np.random.default_rng(4)))
+    length = int(drawn.seen.positions.max())  # the last word is cut off
+    cut, kept = drawn.seen.before(length), drawn.seen.positions < length
+    assert 0 < len(cut.kinds) < len(drawn.seen.kinds)
+    for name in ("kinds", "positions", "targets", "shares"):
+        assert np.array_equal(getattr(cut, name), getattr(drawn.seen, name)[kept])
