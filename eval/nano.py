@@ -31,7 +31,13 @@ from eval.samples import Example, Record, mean
 from eval.tasks import TtsTask
 from eval.voices import VoiceJudges, find_judges
 
-HELD_OUT_FILES = ("text/talk.jsonl", "speech/question-test-*.tar", "speech/real-test-*.tar", "pictures/*-test-*.tar")
+HELD_OUT_FILES = (
+    "text/talk.jsonl",
+    "speech/question-test-*.tar",
+    "speech/real-test-*.tar",
+    "speech/actors-test-*.tar",
+    "pictures/*-test-*.tar",
+)
 PARTS = ("dialogue", "phones", "roundtrip", "reply", "style", "cost")
 
 
@@ -158,18 +164,26 @@ class NanoRun:
         return dialogue.dialogue_rows(found, items, KINDS)
 
     def phones(self) -> list[Row]:
-        """Phones of real recordings."""
-        held_out = list(read_shards(self.data / "speech", "real-test-*.tar"))
+        """Phones of real recordings: of one speaker and, where the recipe's step ``actors`` was made, of many."""
+        return [
+            *self._phones("real", "real recordings", 18, "held-out clips of a speaker of the training clips"),
+            *self._phones("actors", "actors", None, "held-out lines of a game, 11 kHz; nothing shipped learnt from it"),
+        ]
+
+    def _phones(self, shards: str, name: str, goal: float | None, note: str) -> list[Row]:
+        folder, pattern = self.data / "speech", f"{shards}-test-*.tar"
+        if goal is None and not any(folder.glob(pattern)):
+            return []
+        held_out = list(read_shards(folder, pattern))
         longest = AudioLimits().max_seconds  # the assistant itself refuses more
         short = [clip for clip in held_out if clip.facts["seconds"] <= longest]
         items = self.clips(
             draw(short, self.config.utterances, self.config.seed), lambda sample: " ".join(sample.facts["phones"])
         )
-        figure, _ = self.run(PhoneTask("nano-phones", items, "Whisper base and G2P"))
-        note = "held-out clips of a speaker of the training clips"
+        figure, _ = self.run(PhoneTask(f"nano-phones-{shards}", items, "Whisper base and G2P"))
         if len(short) < len(held_out):
             note += f"; {len(held_out) - len(short)} longer than {longest:g} s left out"
-        return [row_of(figure, "phone error, real recordings", 18, note)]
+        return [row_of(figure, f"phone error, {name}", goal, note)]
 
     def roundtrip(self) -> list[Row]:
         """Words through units and back."""
