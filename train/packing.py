@@ -272,7 +272,9 @@ def _rotated(language_model: Any, attention: Any, projected: Mapping[str, Tensor
 
     The rotation counts from the row's beginning: within a sequence only distances matter.
     """
-    query, key = (each.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for each in projected.values())
+    query, key = (
+        projected[name].unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for name in ("q_proj", "k_proj")
+    )
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     places = torch.arange(query.shape[2], device=query.device)[None]
     cosine, sine = language_model.rotary_emb(query, places)
