@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.labelled import RATE, Recordings, WhisperLabels, at_human_rate, label_clips
+from data_recipes.nano.labelled import RATE, Recordings, WhisperLabels, at_human_rate, label_clips, words_of
 from emova.edits import edit_distance
 from emova.errors import InputError
 
@@ -88,15 +88,11 @@ class Container:
         return sorted(line for line in lines if len(line.split()) >= 2)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9']+", text.lower())
-
-
 class Script:
     """Finds the line that was nearly heard."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self._lines = [(line, _words(line)) for line in lines]
+        self._lines = [(line, words_of(line)) for line in lines]
         self._with_word: dict[str, set[int]] = defaultdict(set)
         for number, (_, words) in enumerate(self._lines):
             for word in words:
@@ -107,7 +103,7 @@ class Script:
 
         What is heard twice in a row counts once: a recogniser with a short window repeats itself.
         """
-        words = _words(heard)
+        words = words_of(heard)
         votes: dict[int, int] = defaultdict(int)
         for word in set(words):
             for number in self._with_word.get(word, ()):

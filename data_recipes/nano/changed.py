@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_recipes.nano.labelled import RATE
-from data_recipes.nano.shards import ShardInfo, encode_flac, read_info, write_info, write_tar
+from data_recipes.nano.shards import ShardInfo, encode_flac, read_info, remove_others, write_shard
 from data_recipes.seeding import generator
 
 FRAME_MS = 5.0
@@ -114,10 +114,7 @@ def make_changed(
         for info in pool.map(_change_shard, work):
             infos.append(info)
             report(info)
-    for old in folder.glob("changed-train-*.tar"):
-        if old.name not in {info.name for info in infos}:
-            old.unlink()
-            old.with_name(old.name + ".json").unlink(missing_ok=True)
+    remove_others(folder, "changed-train", {info.name for info in infos})
     return infos
 
 
@@ -131,7 +128,6 @@ def _change_shard(job: tuple[Path, Path, int]) -> ShardInfo:
     if info is not None and info.plan == plan:
         return info
     samples: list[tuple[str, bytes, dict[str, Any]]] = []
-    seconds = 0.0
     for recording in read_recordings(shard, RATE):
         throat = draw_throat(generator("throat", seed, recording.key))
         said = change(recording.samples, throat)
@@ -139,8 +135,5 @@ def _change_shard(job: tuple[Path, Path, int]) -> ShardInfo:
             **recording.record, "alignment": None, "set": "changed", "family": "changed", "throat": asdict(throat),
             "seconds": round(len(said) / RATE, 4),
         }  # fmt: skip
-        seconds += meta["seconds"]
         samples.append((f"changed_{recording.key}", encode_flac(said, RATE), meta))
-    info = ShardInfo(path.name, plan, len(samples), round(seconds, 2), write_tar(path, samples))
-    write_info(path, info)
-    return info
+    return write_shard(path, plan, samples)

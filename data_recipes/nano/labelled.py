@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_recipes.nano.g2p import phones
-from data_recipes.nano.shards import ShardInfo, encode_flac, read_info, write_info, write_tar
+from data_recipes.nano.shards import ShardInfo, encode_flac, read_info, write_shard
 from emova.errors import InputError
 
 RATE = 16000
@@ -27,9 +27,14 @@ def is_test(name: str) -> bool:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF < TEST_SHARE
 
 
+def words_of(text: str) -> list[str]:
+    """The words as a recogniser's are compared: small letters, no marks."""
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
 def circles(text: str, size: int = 5) -> bool:
     """Whether some ``size`` words in a row come twice, as when a recogniser repeats itself."""
-    words = re.findall(r"[a-z0-9']+", text.lower())
+    words = words_of(text)
     runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
     return len(runs) != len(set(runs))
 
@@ -157,10 +162,7 @@ class Recordings:
                 plan = hashlib.sha256(json.dumps([_FORMAT, [labels[n] for n in part]]).encode()).hexdigest()
                 info = read_info(path)
                 if info is None or info.plan != plan:
-                    samples = [self._sample(name, labels[name], split) for name in part]
-                    seconds = sum(meta["seconds"] for _, _, meta in samples)
-                    info = ShardInfo(path.name, plan, len(part), round(seconds, 2), write_tar(path, samples))
-                    write_info(path, info)
+                    info = write_shard(path, plan, [self._sample(name, labels[name], split) for name in part])
                 infos.append(info)
         return infos
 

@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,22 @@ def read_info(path: Path) -> ShardInfo | None:
     return ShardInfo(**json.loads(side.read_text(encoding="utf-8")))
 
 
+def write_shard(path: Path, plan: str, samples: Sequence[tuple[str, bytes, dict[str, Any]]]) -> ShardInfo:
+    """Write the shard ``path`` of (key, FLAC, record) with its sidecar; its seconds are the records'."""
+    seconds = sum(meta["seconds"] for _, _, meta in samples)
+    info = ShardInfo(path.name, plan, len(samples), round(seconds, 2), write_tar(path, samples))
+    write_info(path, info)
+    return info
+
+
+def remove_others(folder: Path, stem: str, kept: Collection[str]) -> None:
+    """Remove the shards ``STEM-*.tar`` that are not ``kept``, with their sidecars: leftovers of a longer plan."""
+    for old in folder.glob(f"{stem}-*.tar"):
+        if old.name not in kept:
+            old.unlink()
+            old.with_name(old.name + ".json").unlink(missing_ok=True)
+
+
 _voices: Voices | None = None
 
 
@@ -142,15 +158,12 @@ def make_shard(path: Path, items: Sequence[Item], sources: Path) -> ShardInfo:
     global _voices
     if _voices is None or _voices.sources != sources:
         _voices = Voices(sources)
-    samples, seconds = [], 0.0
+    samples = []
     for item in items:
         utterance = _voices.speak(item.voice, item.text, item.emotion, item.pitch, item.seed)
         flac, meta = record(item, utterance)
-        seconds += meta["seconds"]
         samples.append((item.key, flac, meta))
-    info = ShardInfo(path.name, plan_digest(items), len(items), round(seconds, 2), write_tar(path, samples))
-    write_info(path, info)
-    return info
+    return write_shard(path, plan_digest(items), samples)
 
 
 def _make_shard_job(job: tuple[Path, Sequence[Item], Path]) -> ShardInfo:
@@ -207,8 +220,5 @@ def make_set(
             for made in pool.map(_make_shard_job, todo):
                 infos[made.name] = made
                 report(made, True)
-    for old in folder.glob(f"{stem}-*.tar"):
-        if old.name not in infos:
-            old.unlink()
-            old.with_name(old.name + ".json").unlink(missing_ok=True)
+    remove_others(folder, stem, infos)
     return list(infos.values())

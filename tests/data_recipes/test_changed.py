@@ -1,5 +1,6 @@
 """Other throats: what was asked is what is heard, words' times follow the tempo, and shards repeat bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,6 @@ def heard(samples: np.ndarray) -> tuple[float, float, float]:
 
 
 def test_each_change_is_heard_and_the_rest_stays() -> None:
-    from dataclasses import replace
-
     before = vowel(150.0, 1200.0)
     f0, spread, formant = heard(change(before, SAME))
     assert f0 == pytest.approx(150, rel=0.03) and formant == pytest.approx(1200, rel=0.08)
