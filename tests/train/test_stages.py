@@ -143,7 +143,12 @@ def test_shipped_configs_are_whole(path: Path) -> None:
     assert config.data.mixture and config.run.output_dir.startswith("runs/")
     assert abs(sum(config.data.mixture.values()) - 1) < 1e-9
     trained = {name for name in ("llm", "projector", "vision") if getattr(config.rates, name) > 0}
-    expected = {"stage0": {"llm"}, "stage1": {"projector"}, "stage2_frozen_llm": {"projector", "vision"}}
+    expected = {
+        "stage0": {"llm"},
+        "stage1": {"projector"},
+        "stage2_frozen_llm": {"projector", "vision"},
+        "stage3_looking": {"llm"},
+    }
     assert trained == expected.get(path.stem, {"llm", "projector", "vision"})
 
 
