@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
 from functools import lru_cache
@@ -138,6 +139,27 @@ def packed(weight_OI: Tensor) -> Tensor:
     return (half if torch.equal(half.float(), weight_OI.float()) else weight_OI.float()).contiguous()
 
 
+class _Workspace(threading.local):
+    """What a step writes into besides its results, kept from one step to the next; each thread has its own.
+
+    Args:
+        model: the thread's own copy, since threads may decode side by side with different numbers of threads.
+        width: D.
+    """
+
+    def __init__(self, model: _Model, width: int) -> None:
+        self.model = _Model.from_buffer_copy(model)
+        self.caches = (_Cache * MOST_POSITIONS)()
+        self.x_ND = torch.empty(MOST_POSITIONS, width)
+        self.scratch = torch.empty(0)
+
+    def place(self, size: int) -> int:
+        """The address of a scratch of at least ``size`` floats."""
+        if len(self.scratch) < size:
+            self.scratch = torch.empty(size * 3 // 2)  # it grows with the longest sequence, so not at every step
+        return self.scratch.data_ptr()
+
+
 class NativeLlama:
     """The step over a ``Llama``'s weights.
 
@@ -164,6 +186,7 @@ class NativeLlama:
             len(layers), llama.norm.numel(), llama.heads, llama.kv_heads, llama.width, ffn, 1, llama.eps,
             layers, self._vector(llama.norm), self._vector(rotation),
         )  # fmt: skip
+        self._workspace = _Workspace(self._model, llama.norm.numel())
 
     @property
     def element_size(self) -> int:
@@ -191,31 +214,26 @@ class NativeLlama:
         Returns:
             The normalised hidden states ``[N, D]``, and those after ``middle_layers`` layers, if any are asked for.
         """
-        model, count = _Model.from_buffer_copy(self._model), len(x_ND)  # threads may decode side by side
+        work, count = self._workspace, len(x_ND)
         assert count == sum(counts) <= MOST_POSITIONS
-        rows = (_Cache * count)(
-            *(
-                _Cache(
-                    cache.keys.data_ptr(),
-                    cache.values.data_ptr(),
-                    cache.keys.dtype == torch.float16,
-                    cache.keys.shape[2],
-                    cache.length + place,
-                    *cache.hole(cache.length + place),
-                )
-                for cache, new in zip(caches, counts, strict=True)
-                for place in range(new)
-            )
-        )
-        longest = max(cache.length + new for cache, new in zip(caches, counts, strict=True))
-        model.threads = torch.get_num_threads()
-        x_ND = x_ND.clone()
-        hidden_ND = torch.empty_like(x_ND)
-        middle_ND = torch.empty_like(x_ND) if middle_layers else None
-        scratch = torch.empty(self._lib.scratch_size(byref(model), count, longest))
+        row = longest = 0
+        for cache, new in zip(caches, counts, strict=True):
+            for position in range(cache.length, cache.length + new):
+                at = work.caches[row]
+                at.keys, at.values = cache.keys.data_ptr(), cache.values.data_ptr()
+                at.half, at.positions = cache.keys.dtype == torch.float16, cache.keys.shape[2]
+                at.start = position
+                at.hole, at.hole_end = cache.hole(position)
+                row += 1
+            longest = max(longest, cache.length + new)
+        work.model.threads = torch.get_num_threads()
+        x = work.x_ND[:count].copy_(x_ND)
+        hidden_ND = torch.empty_like(x)
+        middle_ND = torch.empty_like(x) if middle_layers else None
+        scratch = work.place(self._lib.scratch_size(byref(work.model), count, longest))
         self._lib.step(
-            byref(model), count, rows, x_ND.data_ptr(), hidden_ND.data_ptr(),
-            None if middle_ND is None else middle_ND.data_ptr(), middle_layers, scratch.data_ptr(), longest,
+            byref(work.model), count, work.caches, x.data_ptr(), hidden_ND.data_ptr(),
+            None if middle_ND is None else middle_ND.data_ptr(), middle_layers, scratch, longest,
         )  # fmt: skip
         for cache, new in zip(caches, counts, strict=True):
             cache.length += new
