@@ -186,12 +186,19 @@ class NanoRun:
         return [row_of(figure, f"phone error, {name}", goal, note)]
 
     def roundtrip(self) -> list[Row]:
-        """Words through units and back."""
-        spoken = draw(held_out_questions(self.data), self.config.utterances, self.config.seed)
-        items = self.clips(spoken, lambda sample: sample.facts["text"])
-        figure, _ = self.run(ReconstructionTask("nano-roundtrip", items, self.whisper, self.sound))
-        note = f"unheard voices; the recordings themselves: {100 * figure.extra.get('recordings', 1):.1f} %"
-        return [row_of(figure, "units round trip, word error", 12, note)]
+        """Words through units and back: of voices that the tokenizer never heard, and of those that it knows."""
+        rows = []
+        for task, unheard, name in (
+            ("nano-roundtrip", True, "unheard voices"),
+            ("nano-roundtrip-known", False, "voices of the training, unseen sentences"),
+        ):
+            spoken = draw(held_out_questions(self.data, unheard), self.config.utterances, self.config.seed)
+            items = self.clips(spoken, lambda sample: sample.facts["text"])
+            figure, _ = self.run(ReconstructionTask(task, items, self.whisper, self.sound))
+            note = f"{name}; the recordings themselves: {100 * figure.extra.get('recordings', 1):.1f} %"
+            title = "units round trip, word error" if unheard else "units round trip, known voices, word error"
+            rows.append(row_of(figure, title, 12, note))
+        return rows
 
     def reply(self) -> list[Row]:
         """Sentences read aloud by the language model's own units: answers that it was taught, and unseen sentences."""

@@ -83,18 +83,15 @@ class DialogueItem:
 KNOWN_SPEAKERS = ("festival/cmu_us_slt_arctic_hts", "festival/kal_diphone")
 
 
-def held_out_questions(data: Path) -> list[ShardSample]:
-    """The held-out questions as spoken by speakers that nothing was trained on."""
+def held_out_questions(data: Path, unheard: bool = True) -> list[ShardSample]:
+    """The held-out questions as spoken by speakers that nothing was trained on, or else by those of the training."""
     from data_recipes.nano.voices import HELD_OUT_FAMILIES
 
+    def is_unheard(facts: dict[str, Any]) -> bool:
+        return facts["family"] in HELD_OUT_FAMILIES and facts["voice"] not in KNOWN_SPEAKERS
+
     samples = read_shards(data / "speech", "question-test-*.tar")
-    return [
-        sample
-        for sample in samples
-        if sample.facts["family"] in HELD_OUT_FAMILIES
-        and sample.facts["voice"] not in KNOWN_SPEAKERS
-        and sample.facts["split"] == "test"
-    ]
+    return [sample for sample in samples if sample.facts["split"] == "test" and is_unheard(sample.facts) == unheard]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

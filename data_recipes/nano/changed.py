@@ -9,10 +9,8 @@ Shape letters: T samples, F frames of 5 ms, N frequency bins.
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data_recipes.nano.labelled import RATE
-from data_recipes.nano.shards import ShardInfo, encode_flac, read_info, remove_others, write_shard
+from data_recipes.nano.shards import ShardInfo, encode_flac, in_processes, read_info, remove_others, write_shard
 from data_recipes.seeding import generator
 
 FRAME_MS = 5.0
@@ -109,11 +107,9 @@ def make_changed(
     """Write ``changed-train`` shards, one for each of ``shards`` (training shards of ``folder``)."""
     work = [(folder / f"changed-train-{number:06d}.tar", shard, seed) for number, shard in enumerate(sorted(shards))]
     infos = []
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(max(jobs, 1), mp_context=context) as pool:
-        for info in pool.map(_change_shard, work):
-            infos.append(info)
-            report(info)
+    for info in in_processes(_change_shard, work, jobs):
+        infos.append(info)
+        report(info)
     remove_others(folder, "changed-train", {info.name for info in infos})
     return infos
 

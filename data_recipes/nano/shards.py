@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import tarfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,16 @@ def _calm() -> None:
         os.environ[name] = "1"
 
 
+def in_processes(make: Callable[[Any], ShardInfo], todo: Sequence[Any], jobs: int) -> Iterator[ShardInfo]:
+    """``make`` of each of ``todo``, in order, by ``jobs`` processes of low priority; here where one is enough."""
+    if jobs <= 1 or len(todo) <= 1:
+        yield from map(make, todo)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_calm) as pool:
+        yield from pool.map(make, todo)
+
+
 def make_set(
     folder: Path,
     items: Sequence[Item],
@@ -210,15 +220,8 @@ def make_set(
         else:
             infos[path.name] = ShardInfo(path.name, "", 0, 0.0, "")
             todo.append((path, part, sources))
-    if jobs <= 1 or len(todo) <= 1:
-        for job in todo:
-            infos[job[0].name] = made = _make_shard_job(job)
-            report(made, True)
-    else:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_calm) as pool:
-            for made in pool.map(_make_shard_job, todo):
-                infos[made.name] = made
-                report(made, True)
+    for made in in_processes(_make_shard_job, todo, jobs):
+        infos[made.name] = made
+        report(made, True)
     remove_others(folder, stem, infos)
     return list(infos.values())
