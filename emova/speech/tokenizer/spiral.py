@@ -101,7 +101,7 @@ class TimeConvolution(nn.Module):
 
 def attend(q_BHTd: Tensor, k_BHKd: Tensor, v_BHKd: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention; ``mask`` is true where a query sees a key."""
-    if q_BHTd.device.type != "cpu" or not torch.is_grad_enabled():
+    if q_BHTd.device.type != "cpu" or not (torch.is_grad_enabled() and q_BHTd.requires_grad):
         return functional.scaled_dot_product_attention(q_BHTd, k_BHKd, v_BHKd, attn_mask=mask)
     # On a CPU the backward of the fused kernel takes several times as long as these three lines'.
     scores_BHTK = (q_BHTd * q_BHTd.shape[-1] ** -0.5) @ k_BHKd.transpose(-1, -2)
