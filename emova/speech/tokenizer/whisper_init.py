@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from emova.errors import InputError
+from emova.weights import read_state
 
 _TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -77,11 +78,15 @@ def read_ctranslate2(path: str | Path, prefix: str = "") -> dict[str, np.ndarray
 def whisper_stage_state(path: str | Path) -> dict[str, Tensor]:
     """Whisper's encoder as the state of one ``SpiralStage``: two convolutions, blocks, final normalisation.
 
-    Its fixed sinusoidal positions need no weights.
+    Its fixed sinusoidal positions need no weights. A folder holds such a state already
+    (the export of ``emova train distil``).
 
     Raises:
         InputError: the file cannot be read, or holds no Whisper encoder.
     """
+    path = Path(path)
+    if path.is_dir():
+        return read_state(path)
     arrays = read_ctranslate2(path, prefix="encoder/")
     names = {"conv1": "convolutions.0.conv", "conv2": "convolutions.1.conv"}
     inner = {
