@@ -206,12 +206,13 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
     model = S2UTokenizer(config.model)
     if config.start_from:
         before = S2UTokenizer.from_pretrained(config.start_from)
-        same = {"bottleneck": config.model.bottleneck, "block_units": config.model.block_units}
-        if replace(before.config, **same, left_blocks=config.model.left_blocks) != config.model:
+        wanted = config.model
+        blocks = replace(before.config, block_units=wanted.block_units, left_blocks=wanted.left_blocks)
+        if replace(blocks, bottleneck=wanted.bottleneck) != wanted:
             raise InputError(
                 f"{config.start_from}: its model is not the config's; they may differ in bottleneck and blocks only"
             )
-        if before.config.bottleneck == config.model.bottleneck:
+        if blocks == wanted:
             model.load_state_dict(before.state_dict())
         else:  # other codes: the encoder stays, what lies behind the bottleneck starts anew
             model.encoder.load_state_dict(before.encoder.state_dict())
