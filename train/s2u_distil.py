@@ -23,11 +23,11 @@ from emova.errors import InputError
 from emova.speech.features import LogMel, MelConfig
 from emova.speech.tokenizer.s2u import S2UConfig
 from emova.speech.tokenizer.spiral import SpiralEncoder, SpiralStage
-from emova.speech.tokenizer.whisper_init import whisper_stage_state
+from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova.weights import save_folder
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.program import run_module
-from train.s2u import hide_bands, warp_matrix
+from train.s2u import other_throats
 from train.s2u_data import ClipStore, SourceConfig, TwoViews, unwrap
 
 WHOLE = 1 << 20
@@ -87,9 +87,7 @@ class Distillation(nn.Module):
             wanted_BHD, heard_B = self.teacher[0](
                 whisper_mel(clean_BMF, config.model.mel, frames_B).transpose(1, 2), frames_B
             )
-            rough_BMF = torch.matmul(warp_matrix(config.model.mel, warp), self.mel(rough_BT))
-            if config.max_mask:
-                rough_BMF = hide_bands(rough_BMF, config.max_mask)
+            rough_BMF = other_throats(self.mel(rough_BT), config.model.mel, warp, config.max_mask)
             as_it_is_B = torch.rand(clips, device=samples.device) < (config.clean if self.training else 1.0)
             mel_BMF = torch.where(as_it_is_B[:, None, None], clean_BMF, rough_BMF)
         made_BHD, _ = self.stage(mel_BMF.transpose(1, 2), frames_B, start[:clips])
@@ -111,15 +109,12 @@ def train(config: DistilConfig) -> FitResult:
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     torch.manual_seed(config.run.seed)
-    model, state = config.model, whisper_stage_state(config.whisper)
+    model = config.model
     stage = SpiralEncoder(model.mel.n_mels, model.stages, model.block_units, model.left_blocks).stages[0]
     assert isinstance(stage, SpiralStage)
     teacher = SpiralStage(model.mel.n_mels, model.stages[0], WHOLE, 0)
     for module in (stage, teacher):
-        try:
-            module.load_state_dict(state)
-        except RuntimeError:
-            raise InputError(f"{config.whisper}: its encoder is not shaped like the config's first stage") from None
+        fill_from_whisper(module, config.whisper)
     store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds)
     batches = _views(store, config, [source.repeat for source in config.train], config.run.max_steps, training=True)
     held_out = None

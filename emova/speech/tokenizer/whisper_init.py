@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emova.errors import InputError
 from emova.weights import read_state
@@ -114,3 +114,15 @@ def whisper_stage_state(path: str | Path) -> dict[str, Tensor]:
     if "convolutions.0.conv.weight" not in state:
         raise InputError(f"{path}: holds no Whisper encoder")
     return state
+
+
+def fill_from_whisper(stage: nn.Module, path: str | Path) -> None:
+    """Put Whisper's encoder into a ``SpiralStage`` of its shape.
+
+    Raises:
+        InputError: as ``whisper_stage_state``, or the stage has another shape.
+    """
+    try:
+        stage.load_state_dict(whisper_stage_state(path))
+    except RuntimeError:
+        raise InputError(f"{path}: its encoder is not shaped like the config's first stage") from None
