@@ -18,6 +18,7 @@ import numpy as np
 import soxr
 import torch
 from rich.progress import track
+from scipy.fft import irfft, next_fast_len, rfft
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -31,6 +32,7 @@ SAMPLE_RATE = 16000
 UNIT_SAMPLES = 640
 LABEL_SAMPLES = 320  # two frame labels a unit
 IGNORED = -100
+ROOM_SAMPLES = 8000  # of an impulse response
 
 
 @dataclass(frozen=True)
@@ -172,34 +174,34 @@ def faster_clip(clip: Clip, samples: np.ndarray, factor: float) -> tuple[Clip, n
 def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The same speech through a room, a microphone's response and noise; its time axis stays.
 
-    ``babble`` is other speech, one of the kinds of noise.
+    ``babble`` is other speech, one of the kinds of noise. All is float32: a batch of training waits for this.
     """
-    size = 1 << int(np.ceil(np.log2(len(samples) + 8000)))
-    spectrum = np.fft.rfft(samples, size)
-    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    size = next_fast_len(len(samples) + ROOM_SAMPLES, real=True)
+    spectrum = rfft(samples.astype(np.float32, copy=False), size)
+    frequencies = np.arange(size // 2 + 1, dtype=np.float32) * (SAMPLE_RATE / size)
     if rng.random() < 0.4:  # a room: decaying noise after the direct sound
-        decay = rng.uniform(0.05, 0.35)
-        times = np.arange(8000) / SAMPLE_RATE
-        room = rng.standard_normal(8000) * np.exp(-6.9 * times / decay) * rng.uniform(0.01, 0.08)
+        decay = np.exp(np.arange(ROOM_SAMPLES, dtype=np.float32) * (-6.9 / SAMPLE_RATE / rng.uniform(0.05, 0.35)))
+        room = rng.standard_normal(ROOM_SAMPLES, dtype=np.float32) * decay * np.float32(rng.uniform(0.01, 0.08))
         room[0] = 1.0
-        spectrum = spectrum * np.fft.rfft(room, size)
+        spectrum *= rfft(room, size)
     if rng.random() < 0.6:  # a smooth response, up to +-8 dB at some points of a logarithmic frequency axis
-        points = np.geomspace(60, 8000, 7)
-        spectrum = spectrum * 10 ** (np.interp(np.log(frequencies + 1), np.log(points), rng.normal(0, 4, 7)) / 20)
+        points = np.log(np.geomspace(60, 8000, 7))
+        gains = np.interp(np.log(frequencies + 1), points, rng.normal(0, 4, 7)).astype(np.float32)
+        spectrum *= 10 ** (gains / 20)
     if rng.random() < 0.3:  # a band limit
         high, low = rng.uniform(3000, 7500), rng.uniform(50, 350)
-        spectrum = spectrum / np.sqrt(1 + (frequencies / high) ** 12) / np.sqrt(1 + (low / (frequencies + 1)) ** 6)
-    out = np.fft.irfft(spectrum, size)[: len(samples)]
+        spectrum /= np.sqrt((1 + (frequencies / high) ** 12) * (1 + (low / (frequencies + 1)) ** 6))
+    out = irfft(spectrum, size)[: len(samples)]
     level = np.sqrt(np.mean(np.square(out)) + 1e-9)
     if rng.random() < 0.7:
         if rng.random() < 0.25:
             noise = np.resize(babble, len(out))
         else:  # coloured noise: power falls by a random slope
-            white = np.fft.rfft(rng.standard_normal(size))
-            noise = np.fft.irfft(white * (frequencies + 30) ** -rng.uniform(0, 1.2), size)[: len(out)]
+            white = rfft(rng.standard_normal(size, dtype=np.float32))
+            noise = irfft(white * (frequencies + 30) ** np.float32(-rng.uniform(0, 1.2)), size)[: len(out)]
         noise = noise / np.sqrt(np.mean(np.square(noise)) + 1e-9)
-        out = out + noise * level * 10 ** (-rng.uniform(5, 35) / 20)
-    return (out / level * 10 ** (rng.uniform(-38, -14) / 20)).clip(-1, 1).astype(np.float32)
+        out = out + noise * (level * np.float32(10 ** (-rng.uniform(5, 35) / 20)))
+    return (out * np.float32(10 ** (rng.uniform(-38, -14) / 20) / level)).clip(-1, 1)
 
 
 class TwoViews(Dataset):

@@ -84,7 +84,7 @@ class Distillation(nn.Module):
         frames_B = lengths[:clips] // config.model.mel.hop_length
         with torch.no_grad():
             clean_BMF = self.mel(clean_BT)
-            wanted_BHD, heard_B = self.teacher[0](
+            wanted_BHD, heard_B = self.teacher[0].to(samples.device)(
                 whisper_mel(clean_BMF, config.model.mel, frames_B).transpose(1, 2), frames_B
             )
             rough_BMF = other_throats(self.mel(rough_BT), config.model.mel, warp, config.max_mask)

@@ -79,6 +79,7 @@ def tokenize_shard(
     """
     import torch
 
+    device = next(tokenizer.parameters()).device
     clips = list(read_recordings(shard, tokenizer.sample_rate))
     if rough:
         clips = roughened(clips)
@@ -88,7 +89,8 @@ def tokenize_shard(
         padded = torch.zeros(len(batch), int(lengths.max()))
         for row, clip in enumerate(batch):
             padded[row, : len(clip.samples)] = torch.from_numpy(clip.samples)
-        for clip, row_units in zip(batch, tokenizer.encode(padded, lengths), strict=True):
+        encoded = tokenizer.encode(padded.to(device), lengths.to(device))
+        for clip, row_units in zip(batch, encoded, strict=True):
             units[clip.key] = row_units.tolist()
     staged = part.with_name(f"{part.name}.{os.getpid()}.partial")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def _job(job: tuple[str, Path, Path, bool]) -> ShardResult:
         from emova.speech.tokenizer.loading import load_tokenizer
 
         torch.set_num_threads(1)
-        _loaded[folder] = load_tokenizer(folder)
+        _loaded[folder] = load_tokenizer(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     return tokenize_shard(_loaded[folder], shard, part, rough)
 
 
