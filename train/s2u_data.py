@@ -19,6 +19,7 @@ import soxr
 import torch
 from rich.progress import track
 from scipy.fft import irfft, next_fast_len, rfft
+from scipy.signal import istft, stft
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -169,6 +170,24 @@ def faster_clip(clip: Clip, samples: np.ndarray, factor: float) -> tuple[Clip, n
     samples = faster(samples, factor)
     rows = clip.alignment and tuple((phone, round(a / factor), round(b / factor)) for phone, a, b in clip.alignment)
     return replace(clip, alignment=rows, length=len(samples)), samples
+
+
+def other_throat(samples: np.ndarray, factor: float) -> np.ndarray:
+    """The same speech from a vocal tract whose formants lie ``factor`` times as high; its pitch and times stay.
+
+    The smooth part of each frame's spectrum (its cepstrum below 2 ms) is stretched along the frequencies.
+    """
+    _, _, spectrum_KF = stft(samples, nperseg=512, noverlap=384)
+    level_KF = np.log(np.abs(spectrum_KF) + 1e-6)
+    cepstrum_QF = irfft(level_KF, axis=0)
+    cepstrum_QF[32:-31] = 0
+    smooth_KF = rfft(cepstrum_QF, axis=0).real
+    bins = np.arange(len(smooth_KF))
+    below, share = np.divmod(np.minimum(bins / factor, bins[-1] - 1e-3), 1)
+    below, share_K1 = below.astype(int), share[:, None].astype(np.float32)
+    moved_KF = smooth_KF[below] * (1 - share_K1) + smooth_KF[below + 1] * share_K1
+    _, changed = istft(spectrum_KF * np.exp((moved_KF - smooth_KF).clip(-3, 3)), nperseg=512, noverlap=384)
+    return changed[: len(samples)].astype(np.float32)
 
 
 def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -> np.ndarray:

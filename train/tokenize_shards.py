@@ -26,9 +26,10 @@ from data_recipes.seeding import generator
 from emova.errors import InputError
 from train.program import run_module
 from train.recordings import Recording, read_recordings
-from train.s2u_data import faster, perturb
+from train.s2u_data import faster, other_throat, perturb
 
 MAX_SPEED = 0.13
+MAX_WARP = 0.2  # of the formants, exp(+-this)
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
 
 
@@ -54,12 +55,13 @@ def batches(clips: Sequence[Recording], max_samples: int) -> Iterator[list[Recor
 
 
 def roughened(clips: Sequence[Recording]) -> list[Recording]:
-    """The clips as others might say them elsewhere: up to a seventh faster or slower (and higher or lower), in rooms
-    and noise, the same at each call. Their units are misheard as a stranger's are."""
+    """The clips as others might say them elsewhere: up to a seventh faster or slower (and higher or lower), from other
+    vocal tracts, in rooms and noise, the same at each call. Their units are misheard as a stranger's are."""
     made = []
     for number, clip in enumerate(clips):
         rng = generator("rough", clip.key)
         samples = faster(clip.samples, np.exp(rng.uniform(-MAX_SPEED, MAX_SPEED)))
+        samples = other_throat(samples, np.exp(rng.uniform(-MAX_WARP, MAX_WARP)))
         babble = clips[number - 1].samples  # other speech, where there is any
         made.append(replace(clip, samples=perturb(samples, babble, rng)))
     return made
@@ -105,7 +107,7 @@ def tokenize_shard(
 
 def digest_of(tokenizer: Path, shard: Path, rough: bool = False) -> str:
     """A name for the pair of a tokenizer's files and a shard."""
-    digest = hashlib.sha256(b"rough" if rough else b"")
+    digest = hashlib.sha256(b"rough: throats, rooms" if rough else b"")
     for name in ("config.json", "model.safetensors"):
         path = tokenizer / name
         if not path.is_file():

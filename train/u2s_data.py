@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from data_recipes.seeding import generator
 from emova.errors import InputError
 from train.recordings import read_recordings
-from train.s2u_data import perturb
+from train.s2u_data import other_throat, perturb
 
 SAMPLE_RATE = 24000
 UNIT_SAMPLES = 960
@@ -38,7 +38,8 @@ HOP = 240
 FRAMES_PER_UNIT = UNIT_SAMPLES // HOP
 NEUTRAL = ("neutral", "normal")
 ROUGH = "-rough"
-"""What ends the name of units that were heard through rooms and noise."""
+"""What ends the name of units that were heard from other vocal tracts, through rooms and noise."""
+MAX_WARP = 0.2  # of their formants, exp(+-this)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class U2SDataConfig:
     cache: str = "data/cache/u2s"
     tokenizer: str = ""  # folder of the speech tokenizer that makes the units
     other_tokenizers: list[str] = field(default_factory=list)  # whose units shall be spoken too: earlier versions
-    rough: bool = False  # also units that the first tokenizer heard through rooms and noise; each window draws a kind
+    rough: bool = (
+        False  # units that the first one heard from other throats in rooms, too; each window draws a kind
+    )
     processes: int = 2
     window_units: int = 20  # decided by the losses of prior, posterior and pitch
     context_left: int = 10  # units before the window that the unit encoder hears
@@ -170,6 +173,10 @@ def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
                 heard.append(soxr.resample(cut.astype(np.float32) / 32768, SAMPLE_RATE, 16000))
             if name.endswith(ROUGH):  # the time axis stays, so that the sound to make is still the clear one
                 rngs = [generator("rough", entry["key"]) for entry in batch]
+                heard = [
+                    other_throat(wave, np.exp(rng.uniform(-MAX_WARP, MAX_WARP)))
+                    for wave, rng in zip(heard, rngs, strict=True)
+                ]
                 heard = [
                     perturb(wave, heard[i - 1], rng) for i, (wave, rng) in enumerate(zip(heard, rngs, strict=True))
                 ]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scipy.signal import lfilter
 
 from emova.errors import InputError
 from emova.speech.features import MelConfig
@@ -23,7 +24,17 @@ from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralS
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
 from train.engine import RunConfig
 from train.s2u import S2UTrainConfig, S2UTraining, build, hide_bands, phone_errors, train, warp_matrix
-from train.s2u_data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, faster_clip, frame_labels, perturb
+from train.s2u_data import (
+    IGNORED,
+    Clip,
+    ClipStore,
+    SourceConfig,
+    TwoViews,
+    faster_clip,
+    frame_labels,
+    other_throat,
+    perturb,
+)
 from train.s2u_distil import DistilConfig, Distillation
 from train.s2u_distil import train as distil
 
@@ -286,3 +297,21 @@ def test_a_damaged_model_file_is_refused(cut: int, tmp_path: Path) -> None:
         read_ctranslate2(path)
     with pytest.raises(InputError, match="no such file"):
         read_ctranslate2(tmp_path / "nowhere.bin")
+
+
+def test_another_throat_moves_the_formants_and_nothing_else() -> None:
+    pulses = np.zeros(32000, np.float32)
+    pulses[::125] = 1.0  # a voice of 128 Hz
+    sound = lfilter([1.0], [1, -1.92 * np.cos(2 * np.pi * 1500 / 16000), 0.9216], pulses).astype(np.float32)
+    frequencies = np.fft.rfftfreq(len(sound), 1 / 16000)
+
+    def peak(samples: np.ndarray) -> float:
+        return float(frequencies[np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax()])
+
+    assert np.allclose(other_throat(sound, 1.0), sound, atol=1e-4)
+    assert peak(sound) == pytest.approx(1500, abs=70)
+    for factor in (0.8, 1.25):
+        moved = other_throat(sound, factor)
+        assert moved.shape == sound.shape and moved.dtype == np.float32
+        assert peak(moved) == pytest.approx(1500 * factor, abs=70)
+        assert peak(moved) % 128 == pytest.approx(0, abs=1)  # the harmonics stay where they are
