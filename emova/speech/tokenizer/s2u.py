@@ -42,8 +42,8 @@ class S2UConfig:
 
     mel: MelConfig = field(default_factory=MelConfig)
     stages: list[SpiralStageConfig] = field(default_factory=_nano_stages)
-    block_units: int = 16  # 0.64 s that attend to each other
-    left_blocks: int = 8  # blocks before it that a block sees
+    block_units: int = 24  # 0.96 s that attend to each other
+    left_blocks: int = 5  # blocks before it that a block sees
     levels: list[int] = field(default_factory=lambda: [8, 8, 8, 8])
     bottleneck: int = 0  # width of a layer before the code's dimensions; 0 = none
     decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
