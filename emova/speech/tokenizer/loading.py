@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from emova.speech.tokenizer.protocol import SpeechTokenizer
+from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 
 
-def load_tokenizer(folder: str | Path) -> SpeechTokenizer:
+def load_tokenizer(folder: str | Path) -> MelTokenizer:
     """The tokenizer in ``folder``, ready for inference.
 
     Raises:
