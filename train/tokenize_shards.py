@@ -73,7 +73,7 @@ def tokenize_shard(
     """Write the rows of ``shard`` to ``part``, whole or not at all, in the shard's order.
 
     Args:
-        tokenizer: a SpeechTokenizer.
+        tokenizer: a MelTokenizer.
         rough: tokenise the clips ``roughened``.
 
     Raises:
@@ -81,7 +81,6 @@ def tokenize_shard(
     """
     import torch
 
-    device = next(tokenizer.parameters()).device
     clips = list(read_recordings(shard, tokenizer.sample_rate))
     if rough:
         clips = roughened(clips)
@@ -91,7 +90,7 @@ def tokenize_shard(
         padded = torch.zeros(len(batch), int(lengths.max()))
         for row, clip in enumerate(batch):
             padded[row, : len(clip.samples)] = torch.from_numpy(clip.samples)
-        encoded = tokenizer.encode(padded.to(device), lengths.to(device))
+        encoded = tokenizer.encode(padded.to(tokenizer.device), lengths.to(tokenizer.device))
         for clip, row_units in zip(batch, encoded, strict=True):
             units[clip.key] = row_units.tolist()
     staged = part.with_name(f"{part.name}.{os.getpid()}.partial")

@@ -29,6 +29,11 @@ class MelTokenizer(nn.Module):
         return self.mel.config.sample_rate
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.mel.buffers()).device
+
+    @property
     def unit_rate(self) -> float:
         """Units a second."""
         return self.sample_rate / self.unit_samples
