@@ -190,7 +190,7 @@ def phone_errors(model: S2UTokenizer, store: ClipStore, clips: Sequence[Clip]) -
     """Phone error rate of greedy CTC on the units, by family, and the perplexity of the codebook over all clips."""
     wrong: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)
-    device = model.project.linear.weight.device
+    device = model.device
     used = torch.zeros(model.codebook_size, device=device)
     for clip in clips:
         units = model.encode(torch.from_numpy(store.samples(clip))[None].to(device))

@@ -34,6 +34,7 @@ UNIT_SAMPLES = 640
 LABEL_SAMPLES = 320  # two frame labels a unit
 IGNORED = -100
 ROOM_SAMPLES = 8000  # of an impulse response
+MAX_THROAT = 0.2  # a stranger's formants lie exp(+-this) times as high
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,11 @@ def other_throat(samples: np.ndarray, factor: float) -> np.ndarray:
     moved_KF = smooth_KF[below] * (1 - share_K1) + smooth_KF[below + 1] * share_K1
     _, changed = istft(spectrum_KF * np.exp((moved_KF - smooth_KF).clip(-3, 3)), nperseg=512, noverlap=384)
     return changed[: len(samples)].astype(np.float32)
+
+
+def from_a_stranger(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``other_throat`` of a factor that is drawn."""
+    return other_throat(samples, np.exp(rng.uniform(-MAX_THROAT, MAX_THROAT)))
 
 
 def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -113,8 +113,8 @@ def train(config: DistilConfig) -> FitResult:
     stage = SpiralEncoder(model.mel.n_mels, model.stages, model.block_units, model.left_blocks).stages[0]
     assert isinstance(stage, SpiralStage)
     teacher = SpiralStage(model.mel.n_mels, model.stages[0], WHOLE, 0)
-    for module in (stage, teacher):
-        fill_from_whisper(module, config.whisper)
+    fill_from_whisper(stage, config.whisper)
+    teacher.load_state_dict(stage.state_dict())
     store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds)
     batches = _views(store, config, [source.repeat for source in config.train], config.run.max_steps, training=True)
     held_out = None

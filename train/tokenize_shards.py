@@ -26,10 +26,9 @@ from data_recipes.seeding import generator
 from emova.errors import InputError
 from train.program import run_module
 from train.recordings import Recording, read_recordings
-from train.s2u_data import faster, other_throat, perturb
+from train.s2u_data import faster, from_a_stranger, perturb
 
 MAX_SPEED = 0.13
-MAX_WARP = 0.2  # of the formants, exp(+-this)
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
 
 
@@ -61,7 +60,7 @@ def roughened(clips: Sequence[Recording]) -> list[Recording]:
     for number, clip in enumerate(clips):
         rng = generator("rough", clip.key)
         samples = faster(clip.samples, np.exp(rng.uniform(-MAX_SPEED, MAX_SPEED)))
-        samples = other_throat(samples, np.exp(rng.uniform(-MAX_WARP, MAX_WARP)))
+        samples = from_a_stranger(samples, rng)
         babble = clips[number - 1].samples  # other speech, where there is any
         made.append(replace(clip, samples=perturb(samples, babble, rng)))
     return made

@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from data_recipes.seeding import generator
 from emova.errors import InputError
 from train.recordings import read_recordings
-from train.s2u_data import other_throat, perturb
+from train.s2u_data import from_a_stranger, perturb
 
 SAMPLE_RATE = 24000
 UNIT_SAMPLES = 960
@@ -39,7 +39,6 @@ FRAMES_PER_UNIT = UNIT_SAMPLES // HOP
 NEUTRAL = ("neutral", "normal")
 ROUGH = "-rough"
 """What ends the name of units that were heard from other vocal tracts, through rooms and noise."""
-MAX_WARP = 0.2  # of their formants, exp(+-this)
 
 
 @dataclass(frozen=True)
@@ -171,10 +170,7 @@ def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
                 heard.append(soxr.resample(cut.astype(np.float32) / 32768, SAMPLE_RATE, 16000))
             if name.endswith(ROUGH):  # the time axis stays, so that the sound to make is still the clear one
                 rngs = [generator("rough", entry["key"]) for entry in batch]
-                heard = [
-                    other_throat(wave, np.exp(rng.uniform(-MAX_WARP, MAX_WARP)))
-                    for wave, rng in zip(heard, rngs, strict=True)
-                ]
+                heard = [from_a_stranger(wave, rng) for wave, rng in zip(heard, rngs, strict=True)]
                 heard = [
                     perturb(wave, heard[i - 1], rng) for i, (wave, rng) in enumerate(zip(heard, rngs, strict=True))
                 ]

@@ -89,7 +89,7 @@ class S2UTokenizer(MelTokenizer):
     @torch.inference_mode()
     def phones(self, units: list[Tensor]) -> list[list[str]]:
         """What the phone decoder reads in each row of units (for measuring; generation does not use it)."""
-        lengths_B = torch.tensor([len(row) for row in units], device=self.project.linear.weight.device)
+        lengths_B = torch.tensor([len(row) for row in units], device=self.device)
         padded_BU = nn.utils.rnn.pad_sequence(units, batch_first=True)
         return [phone_names(row) for row in self.phone_decoder.read(self.quantizer.codes(padded_BU), lengths_B)]
 
@@ -133,7 +133,7 @@ class S2UStream:
         self.model = model
         self.state: EncoderState | None = EncoderState(model.encoder)
         half = model.config.mel.n_fft // 2
-        self.pending_BT = torch.zeros(batch_size, half, device=model.project.linear.weight.device)
+        self.pending_BT = torch.zeros(batch_size, half, device=model.device)
         self.taken = 0  # samples
         self.frames = 0  # mel frames given to the encoder
 
