@@ -1,6 +1,8 @@
-"""Times of the phones of a transcript: the likeliest path of a phone recogniser that says just these phones.
+"""Times of the phones of a transcript: the likeliest path of a phone recogniser that says just these phones. And of one
+recording laid along another of the same words: dynamic time warping.
 
-Shapes: N labels (50 a second), P phone classes (0 = silence), L phones of the transcript, S = 2L + 1 states.
+Shapes: N labels (50 a second), P phone classes (0 = silence), L phones of the transcript, S = 2L + 1 states; U and V
+frames of two recordings.
 """
 
 from __future__ import annotations
@@ -51,3 +53,34 @@ def align(log_probabilities_NP: np.ndarray, phones: Sequence[int]) -> list[tuple
         for index, phone in enumerate(phones)
         if len(where := np.flatnonzero(path == 2 * index + 1))
     ]
+
+
+def warp(costs_UV: np.ndarray) -> np.ndarray:
+    """For each frame of one recording the frame of another that stands for it, by dynamic time warping from the
+    beginnings to the ends (Sakoe & Chiba 1978; one step along either or both, a diagonal one costs its frame twice).
+
+    Args:
+        costs_UV: ``[U, V]``, of frame u standing for frame v; at least one of each.
+
+    Returns:
+        ``[U]``, rising; where several frames stand for one, the middle one of them.
+    """
+    rows, columns = costs_UV.shape
+    assert rows and columns
+    total = np.full((rows + 1, columns + 1), np.inf)
+    total[0, 0] = 0.0
+    for diagonal in range(rows + columns - 1):  # all its cells at once
+        u = np.arange(max(0, diagonal - columns + 1), min(rows, diagonal + 1))
+        v = diagonal - u
+        cost = costs_UV[u, v]
+        total[u + 1, v + 1] = np.minimum(np.minimum(total[u, v + 1], total[u + 1, v]) + cost, total[u, v] + 2 * cost)
+    first, last = np.full(rows, columns), np.zeros(rows, dtype=int)
+    u, v = rows - 1, columns - 1
+    while True:
+        first[u], last[u] = min(first[u], v), max(last[u], v)
+        if u == v == 0:
+            return (first + last) // 2
+        cost = costs_UV[u, v]
+        steps = (total[u, v] + 2 * cost, total[u, v + 1] + cost, total[u + 1, v] + cost)
+        step = int(np.argmin(steps))
+        u, v = u - (step != 2), v - (step != 1)

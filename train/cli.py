@@ -13,6 +13,7 @@ PROGRAMS = {
     "kmeans": ("train.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
     "units": ("train.tokenize_shards", "turn the recipe's speech into units, once the tokenizer is trained"),
     "u2s": ("train.u2s", "the unit-to-speech detokenizer"),
+    "distil-units": ("train.u2s_distil", "teach the detokenizer the units of other speakers, from itself"),
     "stage0": ("train.stages", "language and speech-text, for a language model that starts from nothing"),
     "vision": ("train.vision_pretrain", "pre-train the vision tower"),
     "stage1": ("train.stages", "the projector alone (EMOVA section 4.3)"),

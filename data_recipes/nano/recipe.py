@@ -16,6 +16,7 @@ from data_recipes.nano.speech import (
     Question,
     SpeechPlan,
     plan_answers,
+    plan_parallel,
     plan_questions,
     plan_questions_kokoro,
     plan_questions_test,
@@ -180,6 +181,16 @@ def _style(recipe: Recipe) -> None:
     recipe.speak(plan_style_test([r["text"] for r in sentences if r["split"] == "test"], recipe.plan, recipe.seed))
 
 
+def _parallel(recipe: Recipe) -> None:
+    """Two thirds general sentences, one third questions."""
+    count = recipe.plan.parallel_texts
+    asked = [question.text for question in _all_questions(recipe) if question.split == "train"]
+    sentences = [row["text"] for row in recipe.lines("sentences") if row["split"] == "train"]
+    questions = _shuffled(list(dict.fromkeys(asked)), recipe.seed)[: count // 3]
+    texts = questions + _shuffled(sentences, recipe.seed)[: count - len(questions)]
+    recipe.speak(plan_parallel(texts, recipe.plan, recipe.seed))
+
+
 def _shuffled(texts: list[str], seed: int) -> list[str]:
     from data_recipes.seeding import generator
 
@@ -233,6 +244,7 @@ STEPS: dict[str, tuple[str, Callable[[Recipe], None]]] = {
     "real": ("recordings of a real person, labelled by a recogniser", _real),
     "actors": ("recordings of many actors, labelled by a recogniser and their script", _actors),
     "style": ("the 24 speaking styles for the detokenizer", _style),
+    "parallel": ("the same sentences by the canonical voice and by others, for the detokenizer", _parallel),
     "answer": ("every answer once in the canonical voice", _answer),
     "question": ("every question in several voices; held-out families for the test", _question),
     "kokoro": ("more training speech from the slowest voices", _kokoro),

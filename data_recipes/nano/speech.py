@@ -1,4 +1,4 @@
-"""What is spoken by whom: the plans of the speech sets ``s2u``, ``style``, ``answer`` and ``question``.
+"""What is spoken by whom: the plans of the speech sets ``s2u``, ``style``, ``parallel``, ``answer`` and ``question``.
 
 A plan is a list of items and depends on the texts and the seed alone. Every random choice is drawn from a generator
 named by the seed and the item, so that adding a text does not change what is made for the others.
@@ -45,6 +45,8 @@ class SpeechPlan:
         question_kokoro: training questions that Kokoro asks too, by its voices and by voices between two of them.
         question_test: (piper, festival, training-voice) renderings of held-out questions.
         answers: at most so many answers.
+        parallel_texts: sentences and training questions that the canonical voice and others say.
+        parallel_voices: other voices that say each of them.
     """
 
     s2u_sentences: int = 6000
@@ -56,6 +58,8 @@ class SpeechPlan:
     question_kokoro: int = 1200
     question_test: tuple[int, int, int] = (340, 115, 345)
     answers: int = 20000
+    parallel_texts: int = 3000
+    parallel_voices: int = 4
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -145,6 +149,23 @@ def plan_style_test(texts: Sequence[str], plan: SpeechPlan, seed: int) -> list[I
         for voice in _CANONICAL
         for emotion, pitch in _ALL_STYLES
     ]  # fmt: skip
+
+
+def plan_parallel(texts: Sequence[str], plan: SpeechPlan, seed: int) -> list[Item]:
+    """The same texts by the canonical female voice and by others, three quarters of them flite's: what others' units
+    say is known from hers."""
+    items = []
+    for number, text in enumerate(_sample(texts, plan.parallel_texts, "parallel", seed)):
+        rng = generator("parallel", seed, text)
+        by_rule = rng.permutation(len(_PSEUDO))[: plan.parallel_voices]
+        flite = rng.permutation(len(_FLITE))
+        count = min(round(0.75 * plan.parallel_voices), len(_FLITE))
+        others = [_FLITE[int(i)] for i in flite[:count]] + [_PSEUDO[int(i)] for i in by_rule]
+        for take, voice in enumerate((_CANONICAL[0], *others[: plan.parallel_voices])):
+            items.append(
+                Item(f"parallel_{number:05d}_{take}", text, voice, "parallel", "train", SPEECH_RATE, seed=seed)
+            )
+    return items
 
 
 def plan_answers(rows: Iterable[tuple[str, str]], plan: SpeechPlan, seed: int) -> list[Item]:

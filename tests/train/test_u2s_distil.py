@@ -1,0 +1,115 @@
+"""Laws of teaching a detokenizer other speakers' units: who hears what, what learns, and what stays as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from emova.config import load_config
+from emova.errors import InputError
+from emova.speech.detokenizer.u2s import U2SDetokenizer
+from emova.speech.tokenizer.s2u import S2UTokenizer
+from emova.style import ALL_STYLES, StylePrototypes
+from tests.fixtures_speech import make_speech_detokenizer, make_speech_tokenizer
+from train.engine import RunConfig
+from train.u2s_distil import UnitDistilConfig, UnitDistillation, UnitPairs, collate, phone_table, sentences, train
+
+TEXTS = [f"sentence {number}" for number in range(8)]
+
+
+def write(path: Path, rows: list[tuple[str, str, list[int]]]) -> str:
+    path.write_text("".join(json.dumps({"text": t, "voice": v, "units": u}) + "\n" for t, v, u in rows))
+    return str(path)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> UnitDistilConfig:
+    """The new tokenizer hears the canonical voice shifted by one digit, and another voice says all twice as slowly."""
+    rng = np.random.default_rng(0)
+    wanted = {text: rng.integers(0, 4096, 9 + number).tolist() for number, text in enumerate(TEXTS)}
+    plain = {text: [unit ^ 1 for unit in units] for text, units in wanted.items()}
+    slow = {text: np.repeat(units, 2).tolist() for text, units in plain.items()}
+    make_speech_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    make_speech_detokenizer().save_pretrained(tmp_path / "teacher")
+    generator = torch.Generator().manual_seed(0)
+    StylePrototypes({style.key: torch.randn(8, generator=generator) for style in ALL_STYLES}).save(tmp_path / "teacher")
+    heard = [(t, "hibari/female", u) for t, u in plain.items()] + [(t, "flite/rms", u) for t, u in slow.items()]
+    rough = [(t, "hibari/female", u[1:]) for t, u in plain.items()]
+    return UnitDistilConfig(
+        teacher=str(tmp_path / "teacher"), tokenizer=str(tmp_path / "tokenizer"),
+        wanted=write(tmp_path / "before.jsonl", [(t, "hibari/female", u) for t, u in wanted.items()]),
+        heard=[write(tmp_path / "parallel.jsonl", heard), write(tmp_path / "parallel_rough.jsonl", rough)],
+        held_out=0.25,
+        run=RunConfig(
+            output_dir=str(tmp_path / "run"), max_steps=6, batch_size=4, learning_rate=1e-2, save_every=3, eval_every=3,
+            log_every=1, precision="fp32",
+        ),
+    )  # fmt: skip
+
+
+def test_every_way_of_hearing_a_sentence_is_as_long_as_the_teachers_and_in_its_order(config) -> None:
+    table = phone_table(S2UTokenizer.from_pretrained(config.tokenizer))
+    assert table.shape[0] == 4096 and np.allclose(np.linalg.norm(table, axis=1), 1, atol=1e-5)
+    found = sentences(config)
+    assert len(found) == len(TEXTS)
+    for sentence in found:
+        assert set(sentence.heard) == {"parallel_own", "parallel_flite", "parallel_rough_own"}
+        [own], [flite] = sentence.heard["parallel_own"], sentence.heard["parallel_flite"]
+        assert (own == np.array(sentence.wanted) ^ 1).all()
+        # Random phone posteriors are all alike, so that a place may differ; its neighbours are the only choice.
+        assert len(flite) == len(own) and set(flite) <= set(own) and np.mean(flite == own) > 0.5
+        assert all(len(way) == len(sentence.wanted) for ways in sentence.heard.values() for way in ways)
+
+
+def test_sentences_that_nobody_knows_are_refused(config, tmp_path) -> None:
+    strange = write(tmp_path / "other.jsonl", [("another text", "flite/rms", [1, 2])])
+    with pytest.raises(InputError, match="none of its sentences"):
+        sentences(replace(config, heard=[strange]))
+    with pytest.raises(InputError, match=r"missing\.jsonl: no units there"):
+        sentences(replace(config, heard=[str(tmp_path / "missing.jsonl")]))
+    with pytest.raises(InputError, match="name them"):
+        train(replace(config, wanted=""))
+
+
+def test_a_student_that_hears_its_teachers_units_has_nothing_to_learn(config) -> None:
+    module = UnitDistillation(make_speech_detokenizer(), config)
+    pairs = UnitPairs(sentences(config), StylePrototypes.load(config.teacher), replace(config, own=1.0, digit_noise=0))
+    batch = collate([pairs[index] for index in range(4)])
+    assert module(**batch)["loss"].item() == 0
+    assert module(**batch | {"heard": batch["heard"] ^ 1})["loss"].item() > 0
+
+
+def test_padding_changes_no_loss(config) -> None:
+    module = UnitDistillation(make_speech_detokenizer(), config)
+    pairs = UnitPairs(sentences(config), StylePrototypes.load(config.teacher), config, "parallel_own")
+    short, long = collate([pairs[0]]), collate([pairs[0], pairs[7]])
+    longest = collate([pairs[7]])
+    counts = [int(each["mask"].sum()) for each in (short, longest)]
+    alone = [module(**each)["prior"].item() for each in (short, longest)]
+    assert np.isclose(module(**long)["prior"].item(), np.average(alone, weights=counts), rtol=1e-4)
+
+
+def test_only_the_unit_encoder_learns_and_it_comes_nearer(config) -> None:
+    result = train(config)
+    assert result.steps == 6 and "prior_parallel_flite" in result.eval_terms
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in
+                     (config.teacher, Path(config.run.output_dir) / "export"))  # fmt: skip
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("vits.unit_encoder.") for name in changed)
+    pairs = UnitPairs(sentences(config), StylePrototypes.load(config.teacher), config, "parallel_own")
+    batch = collate([pairs[index] for index in range(len(pairs))])
+    was = UnitDistillation(U2SDetokenizer.from_pretrained(config.teacher), config)
+    now = UnitDistillation(U2SDetokenizer.from_pretrained(Path(config.run.output_dir) / "export"), config)
+    now.teacher = was.teacher
+    assert now(**batch)["loss"].item() < was(**batch)["loss"].item()
+
+
+def test_the_shipped_config_loads() -> None:
+    config = load_config(UnitDistilConfig, "configs/u2s/nano_distil.yaml")
+    assert config.teacher and config.wanted and len(config.heard) == 2

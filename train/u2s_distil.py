@@ -1,0 +1,268 @@
+"""Teach a detokenizer other speakers' units, from itself: ``emova train distil-units configs/u2s/nano_distil.yaml``.
+
+A detokenizer that was trained on the units of its canonical voice speaks those of strangers worse: another voice, or a
+tokenizer trained further, gives other units for the same words. Here its unit encoder learns that they mean the same.
+The teacher is the detokenizer as it was, which hears the canonical voice's units in the tokenizer that it knows; the
+student hears the same sentence as the new tokenizer hears it, in that voice, through rooms and noise, and in other
+voices, and shall give the same prior. Flow, pitch and waveform head stay as they are, and with them the sound; no
+recording's waveform is needed, so a step is cheap.
+
+Another voice's sentence is as long as it is. Its units are laid along the canonical ones by dynamic time warping over
+the tokenizer's phone posteriors (posteriorgram templates: Hazen et al. 2009).
+
+Shapes: B sentences, U units, V units of another voice, N labels a unit, P phone classes, S style channels, F frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from emova.config import load_config, save_config
+from emova.errors import InputError
+from emova.speech.detokenizer.u2s import U2SDetokenizer
+from emova.speech.tokenizer.s2u import S2UTokenizer
+from emova.style import ALL_STYLES, StylePrototypes
+from train.alignment import warp
+from train.engine import FitResult, RunConfig, decay_groups, fit
+from train.program import run_module
+from train.u2s_data import shake_digits
+
+
+@dataclass(frozen=True)
+class UnitDistilConfig:
+    """Everything a run needs; paths are relative to the working directory.
+
+    Args:
+        teacher: folder of the detokenizer as it was; the student starts from it.
+        styles: folder or file of its style prototypes.
+        tokenizer: the tokenizer whose units shall be understood; its phone decoder lays voices along each other.
+        wanted: units (JSONL of ``emova train units``) of the canonical voice by the tokenizer that the teacher knows.
+        heard: units of the same sentences by ``tokenizer``, the canonical voice's and others': plain ones first, which
+            the others are laid along, then rough ones.
+        canonical: the voice whose units the teacher speaks.
+        own: share of the sentences that the student hears in the teacher's units, so that it keeps them.
+        digit_noise: share of a heard unit's digits that move to a neighbouring level.
+        held_out: share of the sentences that are kept for validation.
+        hidden: weight of the hidden frames, from which the pitch is predicted.
+    """
+
+    teacher: str = ""
+    styles: str = ""
+    tokenizer: str = ""
+    wanted: str = ""
+    heard: list[str] = field(default_factory=list)
+    canonical: str = "hibari/female"
+    own: float = 0.25
+    digit_noise: float = 0.02
+    levels: tuple[int, ...] = (8, 8, 8, 8)
+    held_out: float = 0.03
+    hidden: float = 1.0
+    run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/u2s-distil", batch_size=32))
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The teacher's units ``[U]`` of a sentence, and what the student may hear instead, by kind, each ``[U]``."""
+
+    wanted: np.ndarray
+    heard: dict[str, list[np.ndarray]]
+
+
+def read_units(path: str) -> list[dict[str, Any]]:
+    """The rows of a file of units. Raises: InputError: it is missing or not such a file."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        return [{"text": row["text"], "voice": row["voice"], "units": row["units"]} for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: no units there; make them with `emova train units`") from None
+
+
+@torch.inference_mode()
+def phone_table(tokenizer: S2UTokenizer) -> np.ndarray:
+    """The phone posteriors that each unit stands for by itself: ``[codebook, N * P]``, of unit length."""
+    codes_UC = tokenizer.quantizer.codes(torch.arange(tokenizer.codebook_size))
+    frame_NP = tokenizer.phone_decoder(codes_UC[:, None]).frame  # each unit a sentence of its own
+    flat = frame_NP.float().softmax(-1).flatten(1)
+    return nn.functional.normalize(flat, dim=-1).numpy()
+
+
+def sentences(config: UnitDistilConfig) -> list[Sentence]:
+    """All sentences that the canonical voice said, with every unit sequence that stands for them.
+
+    Raises:
+        InputError: a file is missing, or none of its sentences is known.
+    """
+    table = phone_table(S2UTokenizer.from_pretrained(config.tokenizer))
+    known = {
+        row["text"]: np.array(row["units"]) for row in read_units(config.wanted) if row["voice"] == config.canonical
+    }
+    found = {text: Sentence(units, {}) for text, units in known.items()}
+    plain: dict[str, np.ndarray] = {}
+    for path in config.heard:
+        rows = [row for row in read_units(path) if row["text"] in found]
+        if not rows:
+            raise InputError(f"{path}: none of its sentences is in {config.wanted}; give units of the same recordings")
+        for row in rows:
+            if row["voice"] == config.canonical:
+                plain.setdefault(row["text"], np.array(row["units"]))
+        name = Path(path).stem
+        for row in track(rows, description=f"laying {name} along", disable=not sys.stderr.isatty()):
+            text, units = row["text"], np.array(row["units"])
+            sentence = found[text]
+            if not len(units) or len(plain.get(text, ())) != len(sentence.wanted):
+                continue
+            own = row["voice"] == config.canonical
+            if len(units) != len(sentence.wanted) or not own:
+                units = units[warp(1.0 - table[plain[text]] @ table[units].T)]
+            kind = f"{name}_{'own' if own else row['voice'].split('/')[0]}"
+            sentence.heard.setdefault(kind, []).append(units)
+    return [sentence for sentence in found.values() if sentence.heard]
+
+
+class UnitPairs(Dataset[dict[str, Tensor]]):
+    """A sentence, one of the ways it is heard, and one of the 24 styles; ``kind`` keeps to one of the ways."""
+
+    def __init__(
+        self, items: Sequence[Sentence], styles: StylePrototypes, config: UnitDistilConfig, kind: str = ""
+    ) -> None:
+        self.items = [item for item in items if not kind or kind in item.heard]
+        self.styles = torch.stack([styles[style] for style in ALL_STYLES])
+        self.config, self.kind = config, kind
+        self.lengths = [len(item.wanted) for item in self.items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Drawn from numpy's global generator, which the training loop seeds for each batch."""
+        item, config = self.items[index], self.config
+        kinds = [self.kind] if self.kind else list(item.heard)
+        ways = item.heard[kinds[np.random.randint(len(kinds))]]
+        heard = ways[np.random.randint(len(ways))]
+        if not self.kind:
+            heard = item.wanted if np.random.random() < config.own else heard
+            heard = shake_digits(heard, config.levels, config.digit_noise * np.random.random() * 2)
+        style = index % len(self.styles) if self.kind else np.random.randint(len(self.styles))
+        return {
+            "wanted": torch.from_numpy(item.wanted),
+            "heard": torch.from_numpy(heard),
+            "style": self.styles[style],
+        }
+
+
+def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows padded to the longest, with a mask of their units."""
+    lengths_B = torch.tensor([len(sample["wanted"]) for sample in samples])
+    padded = {
+        name: nn.utils.rnn.pad_sequence([sample[name] for sample in samples], batch_first=True)
+        for name in ("wanted", "heard")
+    }
+    places_U = torch.arange(padded["wanted"].shape[1])
+    mask_B1U = (places_U[None] < lengths_B[:, None]).float()[:, None]
+    return {**padded, "mask": mask_B1U, "style": torch.stack([sample["style"] for sample in samples])}
+
+
+class UnitDistillation(nn.Module):
+    """The detokenizer, whose unit encoder learns, and its unit encoder as it was."""
+
+    def __init__(self, detokenizer: U2SDetokenizer, config: UnitDistilConfig) -> None:
+        super().__init__()
+        self.hidden_weight = config.hidden
+        self.detokenizer = detokenizer
+        self.teacher = [copy.deepcopy(detokenizer.vits.unit_encoder).eval().requires_grad_(False)]  # not saved
+        detokenizer.requires_grad_(False)
+        detokenizer.vits.unit_encoder.requires_grad_(True)
+
+    def forward(self, wanted: Tensor, heard: Tensor, mask: Tensor, style: Tensor) -> dict[str, Tensor]:
+        """How far the student's prior is from the teacher's, in the teacher's own spread, and its hidden frames."""
+        teacher, student = self.teacher[0].to(wanted.device), self.detokenizer.vits.unit_encoder
+        with torch.no_grad():
+            hidden_BCF, mean_BZF, log_scale_BZF = teacher(wanted, style, mask)
+        made_BCF, made_BZF, made_log_scale_BZF = student(heard, style, mask)
+        inside_BF = mask.squeeze(1).repeat_interleave(student.frames_per_unit, dim=-1) > 0
+
+        def over_frames(x_BCF: Tensor) -> Tensor:
+            return x_BCF.float().mean(dim=1)[inside_BF].mean()
+
+        terms = {
+            "prior": over_frames((made_BZF - mean_BZF).square() * (-2 * log_scale_BZF).exp()),
+            "spread": over_frames((made_log_scale_BZF - log_scale_BZF).square()),
+            "hidden": over_frames((made_BCF - hidden_BCF).square()) / over_frames(hidden_BCF.square()),
+        }
+        loss = terms["prior"] + terms["spread"] + self.hidden_weight * terms["hidden"]
+        return {"loss": loss, **terms, "samples": torch.tensor(float(len(wanted)))}
+
+
+def train(config: UnitDistilConfig) -> FitResult:
+    """Run the training; the detokenizer goes to ``run.output_dir``/export at each validation and at the end.
+
+    Raises:
+        InputError: a file is missing or does not fit the others.
+    """
+    if not (config.teacher and config.tokenizer and config.wanted and config.heard):
+        raise InputError("teacher, tokenizer, wanted, heard: name them; see configs/u2s/nano_distil.yaml")
+    output = Path(config.run.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / "config.yaml")
+    torch.manual_seed(config.run.seed)
+    styles = StylePrototypes.load(config.styles or config.teacher)
+    items = sentences(config)
+    count = max(1, round(config.held_out * len(items)))
+    order = np.random.default_rng(config.run.seed).permutation(len(items))
+    held_out = [items[int(index)] for index in order[:count]]
+    learnt = [items[int(index)] for index in order[count:]]
+    kinds = sorted({kind for item in items for kind in item.heard})
+    print(f"{len(learnt)} sentences, {count} held out; heard as {', '.join(kinds)}", file=sys.stderr)
+    module = UnitDistillation(U2SDetokenizer.from_pretrained(config.teacher), config)
+
+    def validate(model: nn.Module, step: int) -> dict[str, float]:
+        """The distance by kind, before the average of all."""
+        module.detokenizer.save_pretrained(output / "export")
+        found = {}
+        for kind in kinds:
+            pairs = UnitPairs(held_out, styles, config, kind)
+            if len(pairs):
+                found[f"prior_{kind}"] = float(module(**collate([pairs[i] for i in range(len(pairs))]))["prior"])
+        return found
+
+    return fit(
+        module, UnitPairs(learnt, styles, config), collate, config.run,
+        eval_set=UnitPairs(held_out, styles, config),
+        parameter_groups=lambda model: decay_groups(model, config.run.weight_decay), on_validate=validate,
+    )  # fmt: skip
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train distil-units``."""
+    parser.add_argument("config", help="a YAML file such as configs/u2s/nano_distil.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    result = train(load_config(UnitDistilConfig, arguments.config, arguments.overrides))
+    print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
+    return 0
+
+
+def main() -> int:
+    return run_module(register, "train.u2s_distil", "Teach the detokenizer the units of other speakers.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
