@@ -1,13 +1,16 @@
 """Units to sound against piper, a fast TTS of the same family (VITS): time per second of voice, and whether Whisper
-understands it. piper says each sentence; its sound becomes units, which our voice says again, whole and streamed.
+understands it. piper gets each sentence as text. Our voice gets its units, whole and streamed: those of the canonical
+voice, which the language model learns to write, and beside them those of piper's sound, a voice that no part has heard.
 
-Without ``--data`` (or with no piper voice there) only our voice is timed.
+Without ``--data`` (or with no piper voice there) only our voice is timed, on units at random.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,29 @@ SENTENCES = (
     "Thank you for your help, I really did not know what to do.",
     "My sister bought a small dog, and it sleeps the whole day.",
     "Could you tell me how to get to the station from here?",
+    "We had soup and fresh bread for lunch, and then a slice of cake.",
+    "The old bridge over the river was closed for most of the winter.",
+    "He opened the box carefully, but there was nothing inside.",
+    "Every evening the children play football behind the school.",
+    "I am sorry, I forgot to bring the book that you lent me.",
+    "Her birthday is on the third of May, and she will be twenty.",
+    "It was so cold last night that the whole garden turned white.",
+    "Please close the door and switch off the lights when you leave.",
+    "They are planning a long journey through the mountains next year.",
+    "My favorite song was playing on the radio this morning.",
 )
+RECORDING, HEARD = "recording", ", heard from piper"
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Samples ``[T]`` and their rate in Hz."""
+
+    samples: np.ndarray
+    rate: int
+
+    def at_16_khz(self) -> np.ndarray:
+        return soxr.resample(self.samples, self.rate, 16_000)
 
 
 class Whole:
@@ -55,8 +80,16 @@ class Streamed(Whole):
         return np.concatenate([*pieces, speaking.finish(Style())])
 
 
-def load_piper(path: Path, threads: int) -> Callable[[str], tuple[np.ndarray, int]]:
-    """piper's voice on the same number of threads: a text to its samples and their rate."""
+def canonical(text: str) -> Sound:
+    """``text`` by the voice whose units the language model learns to write."""
+    from data_recipes.nano.voices import Voices
+
+    said = Voices(Path()).speak("hibari/female", text)  # it needs none of the sources
+    return Sound(said.samples, said.sample_rate)
+
+
+def load_piper(path: Path, threads: int) -> Callable[[str], Sound]:
+    """piper's voice on the same number of threads."""
     import onnxruntime
     from piper import PiperVoice
 
@@ -65,9 +98,9 @@ def load_piper(path: Path, threads: int) -> Callable[[str], tuple[np.ndarray, in
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
     voice.session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
-    def speak(text: str) -> tuple[np.ndarray, int]:
+    def speak(text: str) -> Sound:
         chunks = list(voice.synthesize(text))
-        return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+        return Sound(np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate)
 
     return speak
 
@@ -83,32 +116,40 @@ def main(given: Sequence[str] | None = None) -> None:
     texts = SENTENCES[: options.sentences]
     piper_path = options.data / "sources" / "piper" / "en_US-joe-medium.onnx"
     piper = load_piper(piper_path, options.threads) if piper_path.is_file() else None
+    rate = assistant.voice.sample_rate
     seconds: dict[str, list[float]] = {}
-    said: dict[str, list[tuple[str, np.ndarray, int]]] = {}
+    said: dict[str, dict[str, Sound]] = {}
 
-    def timed(name: str, text: str, rate: int | None, speak: Callable[[], Any]) -> np.ndarray:
+    def timed(name: str, speak: Callable[[], Sound]) -> Sound:
         started = time.perf_counter()
-        made = speak()
+        sound = speak()
         taken = time.perf_counter() - started
-        samples, own_rate = made if rate is None else (made, rate)
-        seconds.setdefault(name, []).append(taken / (len(samples) / own_rate))
-        said.setdefault(name, []).append((text, samples, own_rate))
-        return soxr.resample(samples, own_rate, 16_000)
+        seconds.setdefault(name, []).append(taken / (len(sound.samples) / sound.rate))
+        return sound
 
     rng = np.random.default_rng(0)
     with torch.inference_mode():
+        if piper is None:
+            units = {text: rng.integers(0, assistant.voice.detokenizer.codebook_size, 75).tolist() for text in texts}
+        else:
+            said[RECORDING] = {text: canonical(text) for text in texts}
+            units = {text: list(assistant.tokenize(sound.at_16_khz())) for text, sound in said[RECORDING].items()}
         for round_ in range(options.repeats + 1):
-            for text in texts:
-                if piper is None:
-                    units = rng.integers(0, assistant.voice.detokenizer.codebook_size, 75).tolist()
-                else:
-                    units = list(assistant.tokenize(timed("piper", text, None, lambda text=text: piper(text))))
-                for name, way in ways.items():
-                    timed(name, text, assistant.voice.sample_rate, lambda way=way, units=units: way(units))
-            if round_ == 0:  # the first round only warms up
+            if round_ == 1:  # the one before only warmed up
                 seconds.clear()
-                said.clear()
-    errors = _word_errors({name: spoken[: len(texts)] for name, spoken in said.items()}, options) if piper else {}
+            for text in texts:
+                if piper is not None:
+                    sound = timed("piper", lambda text=text: piper(text))
+                    said.setdefault("piper", {})[text] = sound
+                for name, way in ways.items():
+                    said.setdefault(name, {})[text] = timed(
+                        name, lambda way=way, text=text: Sound(way(units[text]), rate)
+                    )
+        if piper is not None:
+            heard = {text: list(assistant.tokenize(sound.at_16_khz())) for text, sound in said["piper"].items()}
+            for name, way in ways.items():
+                said[name + HEARD] = {text: Sound(way(heard[text]), rate) for text in texts}
+    errors = _word_errors(said, options) if piper else {}
     factors = {name: median(values) for name, values in seconds.items()}
     rows = [
         {
@@ -116,6 +157,7 @@ def main(given: Sequence[str] | None = None) -> None:
             "real-time factor": factor,
             "x faster than piper": factors["piper"] / factor if piper else None,
             "Whisper WER": errors.get(name),
+            "of piper's units": errors.get(name + HEARD),
         }
         for name, factor in factors.items()
     ]
@@ -124,10 +166,11 @@ def main(given: Sequence[str] | None = None) -> None:
         axes.bar(list(factors), list(factors.values()))
         axes.set_ylabel("compute for a second of voice, s")
 
-    report("vocoder", options, rows, draw, **({} if piper else {"note": f"no piper voice at {piper_path}"}))
+    note = f"Whisper WER of the canonical voice's recordings: {errors.get(RECORDING, math.nan):.3f}"
+    report("vocoder", options, rows, draw, note=note if piper else f"no piper voice at {piper_path}")
 
 
-def _word_errors(said: dict[str, list[tuple[str, np.ndarray, int]]], options: Any) -> dict[str, float]:
+def _word_errors(said: dict[str, dict[str, Sound]], options: Any) -> dict[str, float]:
     """Word error rate of each voice, as Whisper base hears it; empty without its model."""
     from emova.errors import InputError
     from eval.judges import WhisperJudge
@@ -141,8 +184,8 @@ def _word_errors(said: dict[str, list[tuple[str, np.ndarray, int]]], options: An
     rates = {}
     for name, spoken in said.items():
         total = ErrorRate(0, 0)
-        for text, samples, rate in spoken:
-            total = total + word_errors(text, judge.transcribe(soxr.resample(samples, rate, 16_000)))
+        for text, sound in spoken.items():
+            total = total + word_errors(text, judge.transcribe(sound.at_16_khz()))
         rates[name] = total.rate
     return rates
 

@@ -67,20 +67,23 @@ def roughened(clips: Sequence[Recording]) -> list[Recording]:
 
 
 def tokenize_shard(
-    tokenizer: Any, shard: Path, part: Path, rough: bool = False, batch_seconds: float = 40.0
+    tokenizer: Any, shard: Path, part: Path, rough: bool = False, voice: str = "", batch_seconds: float = 40.0
 ) -> ShardResult:
     """Write the rows of ``shard`` to ``part``, whole or not at all, in the shard's order.
 
     Args:
         tokenizer: a MelTokenizer.
         rough: tokenise the clips ``roughened``.
+        voice: only this voice's clips; empty takes all.
 
     Raises:
         InputError: the shard is damaged, or too many of its clips are.
     """
     import torch
 
-    clips = list(read_recordings(shard, tokenizer.sample_rate))
+    clips = [
+        clip for clip in read_recordings(shard, tokenizer.sample_rate) if not voice or clip.record.get("voice") == voice
+    ]
     if rough:
         clips = roughened(clips)
     units: dict[str, list[int]] = {}
@@ -103,9 +106,9 @@ def tokenize_shard(
     return ShardResult(part, len(clips), seconds)
 
 
-def digest_of(tokenizer: Path, shard: Path, rough: bool = False) -> str:
+def digest_of(tokenizer: Path, shard: Path, rough: bool = False, voice: str = "") -> str:
     """A name for the pair of a tokenizer's files and a shard."""
-    digest = hashlib.sha256(b"rough: throats, rooms" if rough else b"")
+    digest = hashlib.sha256((b"rough: throats, rooms" if rough else b"") + voice.encode())
     for name in ("config.json", "model.safetensors"):
         path = tokenizer / name
         if not path.is_file():
@@ -119,8 +122,8 @@ def digest_of(tokenizer: Path, shard: Path, rough: bool = False) -> str:
 _loaded: dict[str, Any] = {}
 
 
-def _job(job: tuple[str, Path, Path, bool]) -> ShardResult:
-    folder, shard, part, rough = job
+def _job(job: tuple[str, Path, Path, bool, str]) -> ShardResult:
+    folder, shard, part, rough, voice = job
     if folder not in _loaded:
         import torch
 
@@ -128,15 +131,15 @@ def _job(job: tuple[str, Path, Path, bool]) -> ShardResult:
 
         torch.set_num_threads(1)
         _loaded[folder] = load_tokenizer(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-    return tokenize_shard(_loaded[folder], shard, part, rough)
+    return tokenize_shard(_loaded[folder], shard, part, rough, voice)
 
 
 def tokenize_set(
     tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = (), folder: str = "units",
-    rough: bool = False,
+    rough: bool = False, voice: str = "",
 ) -> Path:  # fmt: skip
     """Tokenise all shards of a set and join them to ``{folder}/{name}.jsonl`` (``{name}_rough.jsonl`` where they are
-    ``roughened``); returns that file.
+    ``roughened``), of one ``voice`` or of all; returns that file.
 
     Raises:
         InputError: there are no shards, or one is damaged.
@@ -146,9 +149,9 @@ def tokenize_set(
     if not shards:
         raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
     kept = data / folder / ".parts" / ("rough" if rough else "")
-    parts = [kept / f"{shard.stem}.{digest_of(tokenizer, shard, rough)}.jsonl" for shard in shards]
+    parts = [kept / f"{shard.stem}.{digest_of(tokenizer, shard, rough, voice)}.jsonl" for shard in shards]
     pairs = zip(shards, parts, strict=True)
-    todo = [(str(tokenizer), shard, part, rough) for shard, part in pairs if not part.is_file()]
+    todo = [(str(tokenizer), shard, part, rough, voice) for shard, part in pairs if not part.is_file()]
     print(f"{name}: {len(shards)} shards, {len(todo)} to do", file=sys.stderr, flush=True)
     started, seconds, clips = time.monotonic(), 0.0, 0
     for done, result in enumerate(_results(todo, jobs), 1):
@@ -179,7 +182,7 @@ def tokenize_set(
     return target
 
 
-def _results(todo: Sequence[tuple[str, Path, Path, bool]], jobs: int) -> Iterator[ShardResult]:
+def _results(todo: Sequence[tuple[str, Path, Path, bool, str]], jobs: int) -> Iterator[ShardResult]:
     if jobs <= 1 or len(todo) <= 1:
         yield from map(_job, todo)
         return
@@ -202,6 +205,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=Path("data/nano"), help="the recipe's folder")
     parser.add_argument("--folder", default="units", help="folder below it that the units go to (default: units)")
     parser.add_argument("--rough", action="store_true", help="through noise, rooms, other speeds: SET_rough.jsonl")
+    parser.add_argument("--voice", default="", help="only this voice's clips, such as hibari/female")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.set_defaults(run=run)
 
@@ -211,7 +215,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.sets:
         tokenize_set(
             arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits, arguments.folder,
-            arguments.rough,
+            arguments.rough, arguments.voice,
         )  # fmt: skip
     return 0
 

@@ -35,11 +35,11 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_shard(path: Path, clips: dict[str, bytes]) -> None:
+def write_shard(path: Path, clips: dict[str, bytes], voice: str = "v") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, data in clips.items():
-            record = {"text": f"text {key}", "voice": "v", "gender": "female", "split": "train", "set": "question"}
+            record = {"text": f"text {key}", "voice": voice, "gender": "female", "split": "train", "set": "question"}
             record.update(emotion="neutral", pitch="normal", phones=[])
             for name, content in ((f"{key}.flac", data), (f"{key}.json", json.dumps(record).encode())):
                 entry = tarfile.TarInfo(name)
@@ -88,6 +88,13 @@ def test_rough_clips_have_units_of_their_own_that_are_the_same_again(tokenizer_f
     assert tokenize_set(tokenizer_folder, data, "question", jobs=1, rough=True).read_text().splitlines() == [
         json.dumps(row, ensure_ascii=False) for row in rows
     ]
+
+
+def test_one_voice_alone(tokenizer_folder: Path, data: Path) -> None:
+    write_shard(data / "speech" / "question-train-000002.tar", {"hers": flac(0.4, 7)}, "hibari/female")
+    every = tokenize_set(tokenizer_folder, data, "question", jobs=1).read_text().splitlines()
+    hers = tokenize_set(tokenizer_folder, data, "question", jobs=1, voice="hibari/female").read_text().splitlines()
+    assert hers == every[-1:] and json.loads(hers[0])["key"] == "hers"
 
 
 def test_a_second_run_does_only_what_is_new(tokenizer_folder: Path, data: Path, capsys) -> None:
