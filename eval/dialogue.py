@@ -17,8 +17,9 @@ from eval.nano_data import DialogueItem
 from eval.report import Row
 from eval.runner import part
 from eval.samples import Example, Output, Record, Score, pooled
-from eval.tasks import Ears, hear
+from eval.tasks import Ears, hear, rated
 from eval.text import word_errors
+from eval.voices import Rater
 
 Judge = Callable[[DialogueItem, str], bool]
 TALK = "talk"
@@ -33,6 +34,7 @@ class NanoDialogue:
         ears: hears the replies; None hears none.
         heard: about so many replies of each voice are heard, spread evenly over ``items``; where there are fewer
             questions, one voice has one reply more.
+        raters: of how these sound.
     """
 
     name: ClassVar[str] = "nano-dialogue"
@@ -40,10 +42,18 @@ class NanoDialogue:
     higher_is_better: ClassVar[bool] = True
     interval: ClassVar[bool] = True
 
-    def __init__(self, items: Sequence[DialogueItem], right: Judge, ears: Ears | None = None, heard: int = 0) -> None:
+    def __init__(
+        self,
+        items: Sequence[DialogueItem],
+        right: Judge,
+        ears: Ears | None = None,
+        heard: int = 0,
+        raters: Sequence[Rater] = (),
+    ) -> None:
         self.items = {item.id: item for item in items}
         self.right = right
         self.ears = ears
+        self.raters = raters
         listened = items[:: max(1, len(items) // (len(GENDERS) * heard))] if heard and ears else ()
         self.heard = {item.id: GENDERS[number % len(GENDERS)] for number, item in enumerate(listened)}
         self.judge = "the recipe's judges" + (f"; heard by {ears.name}" if ears else "")
@@ -87,6 +97,9 @@ class NanoDialogue:
             # A reply without words that also says nothing is a failure of the form, and one word wrong here.
             wrong = (float(spoken.edits), float(spoken.reference_tokens)) if output.text else (1.0, 1.0)
             values[f"speech_{self.heard[item.id]}"] = wrong
+            ratings, failures = rated(self.raters, output)
+            values |= ratings
+            notes |= failures
         return Score(float(self.right(item, output.text)), 1.0, values, notes)
 
     def worst(self, example: Example, failure: str) -> Score:
@@ -96,6 +109,7 @@ class NanoDialogue:
         values = {"recognition": (words, words), "emotion": (0.0, 1.0), "pitch": (0.0, 1.0), "form": (0.0, 1.0)}
         if item.id in self.heard:
             values[f"speech_{self.heard[item.id]}"] = (1.0, 1.0)
+            values |= rated(self.raters, Output())[0]
         return Score(0.0, 1.0, values, {"voice": item.voice}, failure)
 
     def aggregate(self, records: Sequence[Record]) -> float:

@@ -95,16 +95,18 @@ def row_of(figure: Figure, name: str, goal: float | None, note: str = "") -> Row
     )
 
 
-def rating_rows(records: Sequence[Record], judges: VoiceJudges) -> list[Row]:
-    """A row for each judge of sound, there or not; the goal is the first one's."""
+def rating_rows(records: Sequence[Record], judges: VoiceJudges, of: str) -> list[Row]:
+    """A row for each judge of the sound ``of`` something, there or not; the goal is the first one's."""
     goals = {"naturalness": 3.3}
     rows = [
-        Row(rater.key, mean(found) if found else None, goals.get(rater.key), True, "", len(found), rater.name)
+        Row(
+            f"{rater.key}, {of}", mean(found) if found else None, goals.get(rater.key), True, "", len(found), rater.name
+        )
         for rater in judges.raters
         for found in [part(records, rater.key)]
     ]
     absent = {key: why for key, why in judges.absent.items() if key != "speaker"}
-    return rows + [Row(key, None, goals.get(key), True, note=why) for key, why in absent.items()]
+    return rows + [Row(f"{key}, {of}", None, goals.get(key), True, note=why) for key, why in absent.items()]
 
 
 class NanoRun:
@@ -157,11 +159,12 @@ class NanoRun:
         items = load_dialogues(self.data, self.config.limit or None, self.config.seed)
         if not items:
             raise InputError(f"{self.data}: no held-out question was spoken; run `emova data make nano`")
-        task = dialogue.NanoDialogue(items, judge_answer, self.whisper, self.config.utterances)
+        task = dialogue.NanoDialogue(items, judge_answer, self.whisper, self.config.utterances, self.sound.raters)
         _, found = self.run(task, self.model.assistant)
         if shares := dialogue.picture_shares(found):
             plot_bars(self.out / "pictures.png", shares, "Picture questions by voice, unseen pictures", 75)
-        return dialogue.dialogue_rows(found, items, KINDS)
+        heard = [record for record in found if record.id in task.heard]
+        return dialogue.dialogue_rows(found, items, KINDS) + rating_rows(heard, self.sound, "spoken reply")
 
     def phones(self) -> list[Row]:
         """Phones of real recordings: of one speaker and, where the recipe's step ``actors`` was made, of many."""
@@ -218,7 +221,7 @@ class NanoRun:
                 figure, found = self.run(TtsTask(task_name, items, self.whisper, voice=voice, judges=judges))
                 rows.append(row_of(figure, f"{name}, word error, {voice}", None, note))
                 spoken += found
-        return rows + rating_rows(spoken, self.sound)
+        return rows + rating_rows(spoken, self.sound, "read aloud")
 
     def style(self) -> list[Row]:
         """What the 24 styles do in the waveform."""

@@ -87,8 +87,15 @@ class Ears:
         return "what colour is it"
 
 
+class Rater:
+    key, name = "naturalness", "rater"
+
+    def score(self, samples: np.ndarray) -> float:
+        return 4.0
+
+
 def run(model: Any, items: list[DialogueItem], folder: Path, right: Any = lambda item, answer: True) -> list[Record]:
-    task = NanoDialogue(items, right, Ears(), heard=1)
+    task = NanoDialogue(items, right, Ears(), heard=1, raters=(Rater(),))
     return task.judge_again(run_task(task, model, RunFolder(folder, {"model": "m"})))
 
 
@@ -129,7 +136,9 @@ def test_replies_are_heard_in_both_voices(recipe_folder: Path) -> None:
             )
 
     items = load_dialogues(recipe_folder, None, seed=0)
-    rows = {row.name: row for row in dialogue_rows(run(Speaker(), items, recipe_folder / "run"), items)}
+    records = run(Speaker(), items, recipe_folder / "run")
+    rows = {row.name: row for row in dialogue_rows(records, items)}
+    assert [record.values["naturalness"] for record in records] == [[4.0, 1.0]] * 2
     assert asked == ["female", "male"]
     heard = [rows[f"spoken reply, word error, {voice}"] for voice in asked]
     assert [(row.value, row.count) for row in heard] == [(0, 1), (0, 1)]
@@ -160,7 +169,9 @@ def test_a_model_without_words_or_units_is_wrong_in_form_and_sound(recipe_folder
             return Reply("", "", "neutral", "normal", "female", (), sound, 16000)
 
     items = load_dialogues(recipe_folder, None, seed=0)
-    rows = {row.name: row.value for row in dialogue_rows(run(Silent(), items, recipe_folder / "run"), items)}
+    records = run(Silent(), items, recipe_folder / "run")
+    assert [record.values["naturalness"] for record in records] == [[1.0, 1.0]] * 2
+    rows = {row.name: row.value for row in dialogue_rows(records, items)}
     assert rows["reply parses to the schema"] == 0
     assert rows["spoken reply, word error, female"] == rows["spoken reply, word error, male"] == 100
     assert rows["spoken-instruction word error"] == 100

@@ -64,9 +64,10 @@ def test_a_rating_that_nobody_gives_is_a_row_that_misses_its_goal() -> None:
 
     records = [Record("t", id, "", [], "", 0, 1, values={"dnsmos": [value, 1.0]}) for id, value in (("a", 3), ("b", 4))]
     judges = VoiceJudges((Rater(),), absent={"naturalness": "not installed", "speaker": "not installed"})
-    rated, absent = rating_rows(records, judges)
-    assert (rated.name, rated.value, rated.count, rated.note) == ("dnsmos", 3.5, 2, "DNSMOS")
-    assert (absent.name, absent.value, absent.goal, absent.note) == ("naturalness", None, 3.3, "not installed")
+    rated, absent = rating_rows(records, judges, "read aloud")
+    assert (rated.name, rated.value, rated.count, rated.note) == ("dnsmos, read aloud", 3.5, 2, "DNSMOS")
+    assert (absent.name, absent.value) == ("naturalness, read aloud", None)
+    assert (absent.goal, absent.note) == (3.3, "not installed")
     assert rated.reached and not absent.reached
 
 
