@@ -41,11 +41,11 @@ def listen(tokenizer: Any, audio: Audio, limits: AudioLimits, reject_silence: bo
         return _listen_to_chunks(tokenizer, audio, limits, reject_silence)
     else:
         raise InputError("the audio: neither a file nor samples; give a path, bytes, samples or chunks of samples")
-    return tokenizer.encode(torch.from_numpy(samples)[None].to(_device(tokenizer)))[0].tolist()
+    return tokenizer.encode(torch.from_numpy(samples)[None].to(tokenizer.device))[0].tolist()
 
 
 def _listen_to_chunks(tokenizer: Any, chunks: Iterable[Any], limits: AudioLimits, reject_silence: bool) -> list[int]:
-    rate, device = tokenizer.sample_rate, _device(tokenizer)
+    rate = tokenizer.sample_rate
     units: list[int] = []
     heard: list[np.ndarray] = []
     count = 0
@@ -61,7 +61,7 @@ def _listen_to_chunks(tokenizer: Any, chunks: Iterable[Any], limits: AudioLimits
             if count > limits.max_seconds * rate:
                 raise InputError(f"the audio: longer than {limits.max_seconds:g} s; stop earlier")
             heard.append(samples)
-            units += stream.step(torch.from_numpy(samples.clip(-1, 1))[None].to(device))[0].tolist()
+            units += stream.step(torch.from_numpy(samples.clip(-1, 1))[None].to(tokenizer.device))[0].tolist()
         whole = check_samples(np.concatenate(heard) if heard else np.zeros(0), rate, limits)
         _check_sound(whole, rate, limits, reject_silence)
         return units + stream.finish()[0].tolist()
@@ -70,7 +70,3 @@ def _listen_to_chunks(tokenizer: Any, chunks: Iterable[Any], limits: AudioLimits
 def _check_sound(samples: np.ndarray, rate: int, limits: AudioLimits, reject_silence: bool) -> None:
     if reject_silence and is_silent(samples, rate, limits.silence_dbfs):
         raise InputError("the audio: only silence; check the microphone and record it again")
-
-
-def _device(tokenizer: Any) -> torch.device:
-    return next(tokenizer.parameters()).device

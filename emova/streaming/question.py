@@ -35,7 +35,7 @@ class Ears:
         self.silent = True
         self._window = int(0.03 * self.rate)
         self._left = np.zeros(0, dtype=np.float32)
-        self._device = next(tokenizer.parameters()).device
+        self._device = tokenizer.device
         self._open = ExitStack()
         self._stream = self._open.enter_context(tokenizer.streaming(1))
 

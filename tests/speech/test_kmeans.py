@@ -11,6 +11,8 @@ import torch
 from data_recipes.nano.shards import encode_flac
 from emova.config import load_config
 from emova.errors import InputError
+from emova.speech.audio import AudioLimits
+from emova.speech.listening import listen
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from emova.speech.tokenizer.loading import load_tokenizer
 from emova.speech.tokenizer.protocol import SpeechTokenizer
@@ -77,6 +79,13 @@ def test_streamed_equals_offline(trained: Path, length: int) -> None:
             with pytest.raises(InputError, match="has ended"):
                 stream.step(samples)
         assert torch.equal(torch.cat(parts, dim=1)[0], offline)
+
+
+def test_it_listens_to_recordings_whole_and_in_chunks(trained: Path) -> None:
+    tokenizer, samples = load_tokenizer(trained), vowel(120.0, seed=3)
+    units = tokenizer.encode(torch.from_numpy(samples)[None])[0].tolist()
+    for audio in (samples, iter(np.array_split(samples, 5))):
+        assert listen(tokenizer, audio, AudioLimits(), reject_silence=True) == units
 
 
 def test_rows_of_a_batch_are_independent(trained: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -41,6 +42,11 @@ class SpeechTokenizer(Protocol):
     @property
     def codebook_size(self) -> int:
         """Units are integers in ``[0, codebook_size)``."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants the samples."""
         ...
 
     def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
