@@ -188,7 +188,7 @@ class UnitDistillation(nn.Module):
         detokenizer.vits.unit_encoder.requires_grad_(True)
 
     def forward(self, wanted: Tensor, heard: Tensor, mask: Tensor, style: Tensor) -> dict[str, Tensor]:
-        """How far the student's prior is from the teacher's, in the teacher's own spread, and its hidden frames."""
+        """How far the student's prior is from the teacher's, against its size, and its hidden frames."""
         teacher, student = self.teacher[0].to(wanted.device), self.detokenizer.vits.unit_encoder
         with torch.no_grad():
             hidden_BCF, mean_BZF, log_scale_BZF = teacher(wanted, style, mask)
@@ -198,8 +198,10 @@ class UnitDistillation(nn.Module):
         def over_frames(x_BCF: Tensor) -> Tensor:
             return x_BCF.float().mean(dim=1)[inside_BF].mean()
 
+        weight_BZF = (-2 * log_scale_BZF).exp()
         terms = {
-            "prior": over_frames((made_BZF - mean_BZF).square() * (-2 * log_scale_BZF).exp()),
+            "prior": over_frames((made_BZF - mean_BZF).square() * weight_BZF)
+            / over_frames(mean_BZF.square() * weight_BZF),
             "spread": over_frames((made_log_scale_BZF - log_scale_BZF).square()),
             "hidden": over_frames((made_BCF - hidden_BCF).square()) / over_frames(hidden_BCF.square()),
         }

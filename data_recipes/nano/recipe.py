@@ -23,6 +23,7 @@ from data_recipes.nano.speech import (
     plan_s2u,
     plan_s2u_kokoro,
     plan_s2u_test,
+    plan_said,
     plan_style,
     plan_style_test,
     read_lines,
@@ -184,11 +185,21 @@ def _style(recipe: Recipe) -> None:
 def _parallel(recipe: Recipe) -> None:
     """Two thirds general sentences, one third questions."""
     count = recipe.plan.parallel_texts
-    asked = [question.text for question in _all_questions(recipe) if question.split == "train"]
-    sentences = [row["text"] for row in recipe.lines("sentences") if row["split"] == "train"]
-    questions = _shuffled(list(dict.fromkeys(asked)), recipe.seed)[: count // 3]
-    texts = questions + _shuffled(sentences, recipe.seed)[: count - len(questions)]
-    recipe.speak(plan_parallel(texts, recipe.plan, recipe.seed))
+    questions = _shuffled(_asked(recipe), recipe.seed)[: count // 3]
+    sentences = _shuffled(_sentences(recipe), recipe.seed)[: count - len(questions)]
+    recipe.speak(plan_parallel(questions + sentences, recipe.plan, recipe.seed))
+
+
+def _said(recipe: Recipe) -> None:
+    recipe.speak(plan_said(_sentences(recipe) + _shuffled(_asked(recipe), recipe.seed), recipe.plan, recipe.seed))
+
+
+def _sentences(recipe: Recipe) -> list[str]:
+    return [row["text"] for row in recipe.lines("sentences") if row["split"] == "train"]
+
+
+def _asked(recipe: Recipe) -> list[str]:
+    return list(dict.fromkeys(question.text for question in _all_questions(recipe) if question.split == "train"))
 
 
 def _shuffled(texts: list[str], seed: int) -> list[str]:
@@ -245,6 +256,7 @@ STEPS: dict[str, tuple[str, Callable[[Recipe], None]]] = {
     "actors": ("recordings of many actors, labelled by a recogniser and their script", _actors),
     "style": ("the 24 speaking styles for the detokenizer", _style),
     "parallel": ("the same sentences by the canonical voice and by others, for the detokenizer", _parallel),
+    "said": ("sentences in the canonical voice, to learn reading aloud", _said),
     "answer": ("every answer once in the canonical voice", _answer),
     "question": ("every question in several voices; held-out families for the test", _question),
     "kokoro": ("more training speech from the slowest voices", _kokoro),

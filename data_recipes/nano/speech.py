@@ -1,4 +1,5 @@
-"""What is spoken by whom: the plans of the speech sets ``s2u``, ``style``, ``parallel``, ``answer`` and ``question``.
+"""What is spoken by whom: the plans of the speech sets ``s2u``, ``style``, ``parallel``, ``said``, ``answer`` and
+``question``.
 
 A plan is a list of items and depends on the texts and the seed alone. Every random choice is drawn from a generator
 named by the seed and the item, so that adding a text does not change what is made for the others.
@@ -45,6 +46,7 @@ class SpeechPlan:
         question_kokoro: training questions that Kokoro asks too, by its voices and by voices between two of them.
         question_test: (piper, festival, training-voice) renderings of held-out questions.
         answers: at most so many answers.
+        said: sentences, and as far as they do not suffice questions, that the canonical voice reads aloud.
         parallel_texts: sentences and training questions that the canonical voice and others say.
         parallel_voices: other voices that say each of them.
     """
@@ -58,6 +60,7 @@ class SpeechPlan:
     question_kokoro: int = 1200
     question_test: tuple[int, int, int] = (340, 115, 345)
     answers: int = 20000
+    said: int = 12000
     parallel_texts: int = 3000
     parallel_voices: int = 4
 
@@ -166,6 +169,14 @@ def plan_parallel(texts: Sequence[str], plan: SpeechPlan, seed: int) -> list[Ite
                 Item(f"parallel_{number:05d}_{take}", text, voice, "parallel", "train", SPEECH_RATE, seed=seed)
             )
     return items
+
+
+def plan_said(texts: Sequence[str], plan: SpeechPlan, seed: int) -> list[Item]:
+    """The first texts in the canonical female voice."""
+    return [
+        Item(f"said_{number:06d}", text, _CANONICAL[0], "said", "train", SPEECH_RATE, seed=seed)
+        for number, text in enumerate(_unique(texts)[: plan.said])
+    ]
 
 
 def plan_answers(rows: Iterable[tuple[str, str]], plan: SpeechPlan, seed: int) -> list[Item]:

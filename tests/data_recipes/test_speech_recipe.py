@@ -20,10 +20,12 @@ from data_recipes.nano.speech import (
     Question,
     SpeechPlan,
     plan_answers,
+    plan_parallel,
     plan_questions,
     plan_questions_kokoro,
     plan_questions_test,
     plan_s2u,
+    plan_said,
     plan_style,
     plan_style_test,
 )
@@ -44,6 +46,7 @@ def test_plans_are_a_function_of_the_seed() -> None:
 def test_no_training_item_uses_a_held_out_family() -> None:
     plan = SpeechPlan()
     items = plan_s2u(SENTENCES, plan, 0) + plan_questions(QUESTIONS, plan, 0) + plan_style(TEXTS, plan, 0)
+    items += plan_parallel(TEXTS, plan, 0) + plan_said(TEXTS, plan, 0)
     assert items and all(family_of(item.voice) not in HELD_OUT_FAMILIES for item in items)
     test = plan_questions_test(QUESTIONS, plan, 0)
     assert {family_of(item.voice) for item in test} >= set(HELD_OUT_FAMILIES)
@@ -64,6 +67,22 @@ def test_natural_voices_ask_training_questions_and_lie_between_two_of_a_gender()
     assert 30 < sum(len(each) == 2 for each in names) < 70
     assert all(len(set(each)) == len(each) and len({name[1] for name in each}) == 1 for each in names)
     assert {gender_of(item.voice) for item in items} == {"female", "male"}
+
+
+def test_parallel_texts_are_said_by_the_canonical_voice_and_by_others_once_each() -> None:
+    items = plan_parallel(TEXTS, SpeechPlan(parallel_texts=20, parallel_voices=4), 0)
+    said: dict[str, list[str]] = {}
+    for item in items:
+        said.setdefault(item.text, []).append(item.voice)
+    assert len(said) == 20 and all(voices[0] == "hibari/female" for voices in said.values())
+    assert all(len(set(voices)) == 5 for voices in said.values())
+    assert all(sum(voice.startswith("flite/") for voice in voices) == 3 for voices in said.values())
+
+
+def test_what_is_read_aloud_is_said_once_in_the_canonical_voice() -> None:
+    items = plan_said([*TEXTS, TEXTS[0]], SpeechPlan(said=30), 0)
+    assert [item.text for item in items] == list(dict.fromkeys(TEXTS))[:30]
+    assert {item.voice for item in items} == {"hibari/female"} and {item.split for item in items} == {"train"}
 
 
 def test_adding_a_text_leaves_the_others_alone() -> None:
