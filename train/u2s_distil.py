@@ -8,9 +8,11 @@ voices, and shall give the same prior. Flow, pitch and waveform head stay as the
 recording's waveform is needed, so a step is cheap.
 
 Another voice's sentence is as long as it is. Its units are laid along the canonical ones by dynamic time warping over
-the tokenizer's phone posteriors (posteriorgram templates: Hazen et al. 2009).
+the tokenizer's phone posteriors (posteriorgram templates: Hazen et al. 2009). That is right to a unit or so; so the
+student may be as much early or late, or it would learn to blur whatever moves.
 
-Shapes: B sentences, U units, V units of another voice, N labels a unit, P phone classes, S style channels, F frames.
+Shapes: B sentences, U units, V units of another voice, N labels a unit, P phone classes, S style channels, F frames,
+L lags, Z latent and C hidden channels.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ class UnitDistilConfig:
         digit_noise: share of a heard unit's digits that move to a neighbouring level.
         held_out: share of the sentences that are kept for validation.
         hidden: weight of the hidden frames, from which the pitch is predicted.
+        lag: frames by which what is laid along may be early or late.
+        smooth: frames over which that lag is chosen.
     """
 
     teacher: str = ""
@@ -70,15 +74,19 @@ class UnitDistilConfig:
     levels: tuple[int, ...] = (8, 8, 8, 8)
     held_out: float = 0.03
     hidden: float = 1.0
+    lag: int = 4
+    smooth: int = 13
     run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/u2s-distil", batch_size=32))
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """The teacher's units ``[U]`` of a sentence, and what the student may hear instead, by kind, each ``[U]``."""
+    """The teacher's units ``[U]`` of a sentence, and what the student may hear instead, by kind, each ``[U]``; those of
+    the kinds in ``laid`` were laid along it."""
 
     wanted: np.ndarray
     heard: dict[str, list[np.ndarray]]
+    laid: set[str]
 
 
 def read_units(path: str) -> list[dict[str, Any]]:
@@ -110,7 +118,7 @@ def sentences(config: UnitDistilConfig) -> list[Sentence]:
     known = {
         row["text"]: np.array(row["units"]) for row in read_units(config.wanted) if row["voice"] == config.canonical
     }
-    found = {text: Sentence(units, {}) for text, units in known.items()}
+    found = {text: Sentence(units, {}, set()) for text, units in known.items()}
     plain: dict[str, np.ndarray] = {}
     for path in config.heard:
         rows = [row for row in read_units(path) if row["text"] in found]
@@ -126,9 +134,10 @@ def sentences(config: UnitDistilConfig) -> list[Sentence]:
             if not len(units) or len(plain.get(text, ())) != len(sentence.wanted):
                 continue
             own = row["voice"] == config.canonical
+            kind = f"{name}_{'own' if own else row['voice'].split('/')[0]}"
             if len(units) != len(sentence.wanted) or not own:
                 units = units[warp(1.0 - table[plain[text]] @ table[units].T)]
-            kind = f"{name}_{'own' if own else row['voice'].split('/')[0]}"
+                sentence.laid.add(kind)
             sentence.heard.setdefault(kind, []).append(units)
     return [sentence for sentence in found.values() if sentence.heard]
 
@@ -151,16 +160,19 @@ class UnitPairs(Dataset[dict[str, Tensor]]):
         """Drawn from numpy's global generator, which the training loop seeds for each batch."""
         item, config = self.items[index], self.config
         kinds = [self.kind] if self.kind else list(item.heard)
-        ways = item.heard[kinds[np.random.randint(len(kinds))]]
-        heard = ways[np.random.randint(len(ways))]
+        kind = kinds[np.random.randint(len(kinds))]
+        if not self.kind and np.random.random() < config.own:
+            kind, heard = "", item.wanted
+        else:
+            heard = item.heard[kind][np.random.randint(len(item.heard[kind]))]
         if not self.kind:
-            heard = item.wanted if np.random.random() < config.own else heard
             heard = shake_digits(heard, config.levels, config.digit_noise * np.random.random() * 2)
         style = index % len(self.styles) if self.kind else np.random.randint(len(self.styles))
         return {
             "wanted": torch.from_numpy(item.wanted),
             "heard": torch.from_numpy(heard),
             "style": self.styles[style],
+            "laid": torch.tensor(kind in item.laid),
         }
 
 
@@ -173,7 +185,8 @@ def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
     places_U = torch.arange(padded["wanted"].shape[1])
     mask_B1U = (places_U[None] < lengths_B[:, None]).float()[:, None]
-    return {**padded, "mask": mask_B1U, "style": torch.stack([sample["style"] for sample in samples])}
+    stacked = {name: torch.stack([sample[name] for sample in samples]) for name in ("style", "laid")}
+    return {**padded, "mask": mask_B1U, **stacked}
 
 
 class UnitDistillation(nn.Module):
@@ -181,32 +194,53 @@ class UnitDistillation(nn.Module):
 
     def __init__(self, detokenizer: U2SDetokenizer, config: UnitDistilConfig) -> None:
         super().__init__()
-        self.hidden_weight = config.hidden
+        self.hidden_weight, self.lag, self.smooth = config.hidden, config.lag, config.smooth
         self.detokenizer = detokenizer
         self.teacher = [copy.deepcopy(detokenizer.vits.unit_encoder).eval().requires_grad_(False)]  # not saved
         detokenizer.requires_grad_(False)
         detokenizer.vits.unit_encoder.requires_grad_(True)
 
-    def forward(self, wanted: Tensor, heard: Tensor, mask: Tensor, style: Tensor) -> dict[str, Tensor]:
-        """How far the student's prior is from the teacher's, against its size, and its hidden frames."""
+    def forward(self, wanted: Tensor, heard: Tensor, mask: Tensor, style: Tensor, laid: Tensor) -> dict[str, Tensor]:
+        """How far the student's prior and its hidden frames are from the teacher's, against their size."""
         teacher, student = self.teacher[0].to(wanted.device), self.detokenizer.vits.unit_encoder
         with torch.no_grad():
             hidden_BCF, mean_BZF, log_scale_BZF = teacher(wanted, style, mask)
         made_BCF, made_BZF, made_log_scale_BZF = student(heard, style, mask)
-        inside_BF = mask.squeeze(1).repeat_interleave(student.frames_per_unit, dim=-1) > 0
-
-        def over_frames(x_BCF: Tensor) -> Tensor:
-            return x_BCF.float().mean(dim=1)[inside_BF].mean()
-
+        inside_BF = mask.squeeze(1).repeat_interleave(student.frames_per_unit, dim=-1)
         weight_BZF = (-2 * log_scale_BZF).exp()
+        prior_LBF = self._gaps(made_BZF, mean_BZF, weight_BZF, inside_BF)
+        hidden_LBF = self._gaps(made_BCF, hidden_BCF, torch.ones_like(hidden_BCF), inside_BF)
+        spread_BF = (made_log_scale_BZF - log_scale_BZF).square().mean(dim=1)
+        best_1BF = self._lags((prior_LBF + self.hidden_weight * hidden_LBF).detach(), laid)
+        count = inside_BF.sum()
         terms = {
-            "prior": over_frames((made_BZF - mean_BZF).square() * weight_BZF)
-            / over_frames(mean_BZF.square() * weight_BZF),
-            "spread": over_frames((made_log_scale_BZF - log_scale_BZF).square()),
-            "hidden": over_frames((made_BCF - hidden_BCF).square()) / over_frames(hidden_BCF.square()),
+            "prior": (prior_LBF.gather(0, best_1BF)[0] * inside_BF).sum() / count,
+            "hidden": (hidden_LBF.gather(0, best_1BF)[0] * inside_BF).sum() / count,
+            "spread": (spread_BF * inside_BF).sum() / count,
         }
         loss = terms["prior"] + terms["spread"] + self.hidden_weight * terms["hidden"]
         return {"loss": loss, **terms, "samples": torch.tensor(float(len(wanted)))}
+
+    def _gaps(self, made_BCF: Tensor, wanted_BCF: Tensor, weight_BCF: Tensor, inside_BF: Tensor) -> Tensor:
+        """``[L, B, F]``: the weighted square of the difference to the teacher's frame at each lag, against the mean
+        square of all frames; where the teacher has no such frame, to the one at no lag."""
+        size = ((wanted_BCF.square() * weight_BCF).mean(dim=1) * inside_BF).sum() / inside_BF.sum()
+
+        places_F = torch.arange(inside_BF.shape[1], device=inside_BF.device)
+
+        def gap(lag: int) -> Tensor:
+            there_BF = (places_F + lag).clamp(0, len(places_F) - 1).expand_as(inside_BF)
+            known_BF = (there_BF == places_F + lag) & (inside_BF.gather(1, there_BF) > 0)
+            at_BCF = torch.where(known_BF, there_BF, places_F)[:, None].expand_as(wanted_BCF)
+            difference_BCF = made_BCF - wanted_BCF.gather(2, at_BCF)
+            return (difference_BCF.square() * weight_BCF.gather(2, at_BCF)).mean(dim=1)
+
+        return torch.stack([gap(lag) for lag in range(-self.lag, self.lag + 1)]) / size
+
+    def _lags(self, gaps_LBF: Tensor, laid_B: Tensor) -> Tensor:
+        """``[1, B, F]``: the index of the lag with the least gap around a frame; none where nothing was laid along."""
+        around_LBF = nn.functional.avg_pool1d(gaps_LBF, self.smooth, 1, self.smooth // 2, count_include_pad=False)
+        return torch.where(laid_B[:, None], around_LBF.argmin(dim=0), self.lag)[None]
 
 
 def train(config: UnitDistilConfig) -> FitResult:

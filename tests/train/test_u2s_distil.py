@@ -96,6 +96,21 @@ def test_what_stands_in_the_padding_changes_no_loss(config) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_what_comes_a_little_late_costs_nothing_where_it_was_laid_along(config) -> None:
+    module = UnitDistillation(make_speech_detokenizer(), replace(config, lag=3, smooth=5))
+    wanted_BCF = torch.randn(2, 6, 40, generator=torch.Generator().manual_seed(0))
+    late_BCF, inside_BF = wanted_BCF.roll(2, dims=2), torch.ones(2, 40)
+    inside_BF[1, 30:] = 0
+    gaps_LBF = module._gaps(late_BCF, wanted_BCF, torch.ones_like(wanted_BCF), inside_BF)
+    found_BF = gaps_LBF.gather(0, module._lags(gaps_LBF, torch.tensor([True, False])))[0]
+    assert found_BF[0, 5:35].max() == 0 and found_BF[1, 5:25].min() > 0.1
+    # At no lag it is the plain difference, and what lies behind a sentence's end is no frame of the teacher's.
+    plain_BF = (late_BCF - wanted_BCF).square().mean(dim=1)
+    size = (wanted_BCF.square().mean(dim=1) * inside_BF).sum() / inside_BF.sum()
+    assert torch.allclose(gaps_LBF[3], plain_BF / size)
+    assert torch.equal(gaps_LBF[6, 1, 27:30], gaps_LBF[3, 1, 27:30])
+
+
 def test_only_the_unit_encoder_learns_and_it_comes_nearer(config) -> None:
     result = train(config)
     assert result.steps == 6 and "prior_parallel_flite" in result.eval_terms
