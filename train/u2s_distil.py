@@ -50,10 +50,10 @@ class UnitDistilConfig:
     Args:
         teacher: folder of the detokenizer as it was; the student starts from it.
         styles: folder or file of its style prototypes.
-        tokenizer: the tokenizer whose units shall be understood; its phone decoder lays voices along each other.
-        wanted: units (JSONL of ``emova train units``) of the canonical voice by the tokenizer that the teacher knows.
-        heard: units of the same sentences by ``tokenizer``, the canonical voice's and others': plain ones first, which
-            the others are laid along, then rough ones.
+        tokenizer_before: the tokenizer whose units the teacher knows.
+        tokenizer: the one whose units shall be understood. Both phone decoders together lay voices along each other.
+        wanted: units (files of ``emova train units``) of the canonical voice by ``tokenizer_before``.
+        heard: units of some of these sentences by ``tokenizer``, the canonical voice's and others'.
         canonical: the voice whose units the teacher speaks.
         own: share of the sentences that the student hears in the teacher's units, so that it keeps them.
         digit_noise: share of a heard unit's digits that move to a neighbouring level.
@@ -65,8 +65,9 @@ class UnitDistilConfig:
 
     teacher: str = ""
     styles: str = ""
+    tokenizer_before: str = ""
     tokenizer: str = ""
-    wanted: str = ""
+    wanted: list[str] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     canonical: str = "hibari/female"
     own: float = 0.25
@@ -114,29 +115,22 @@ def sentences(config: UnitDistilConfig) -> list[Sentence]:
     Raises:
         InputError: a file is missing, or none of its sentences is known.
     """
-    table = phone_table(S2UTokenizer.from_pretrained(config.tokenizer))
-    known = {
-        row["text"]: np.array(row["units"]) for row in read_units(config.wanted) if row["voice"] == config.canonical
-    }
-    found = {text: Sentence(units, {}, set()) for text, units in known.items()}
-    plain: dict[str, np.ndarray] = {}
+    before, after = (
+        phone_table(S2UTokenizer.from_pretrained(folder)) for folder in (config.tokenizer_before, config.tokenizer)
+    )
+    by_teacher = [row for path in config.wanted for row in read_units(path) if row["voice"] == config.canonical]
+    found = {row["text"]: Sentence(np.array(row["units"]), {}, set()) for row in by_teacher if row["units"]}
     for path in config.heard:
-        rows = [row for row in read_units(path) if row["text"] in found]
+        rows = [row for row in read_units(path) if row["text"] in found and row["units"]]
         if not rows:
-            raise InputError(f"{path}: none of its sentences is in {config.wanted}; give units of the same recordings")
-        for row in rows:
-            if row["voice"] == config.canonical:
-                plain.setdefault(row["text"], np.array(row["units"]))
+            raise InputError(f"{path}: none of its sentences is in {', '.join(config.wanted)}; give units of both")
         name = Path(path).stem
         for row in track(rows, description=f"laying {name} along", disable=not sys.stderr.isatty()):
-            text, units = row["text"], np.array(row["units"])
-            sentence = found[text]
-            if not len(units) or len(plain.get(text, ())) != len(sentence.wanted):
-                continue
+            sentence, units = found[row["text"]], np.array(row["units"])
             own = row["voice"] == config.canonical
             kind = f"{name}_{'own' if own else row['voice'].split('/')[0]}"
             if len(units) != len(sentence.wanted) or not own:
-                units = units[warp(1.0 - table[plain[text]] @ table[units].T)]
+                units = units[warp(1.0 - before[sentence.wanted] @ after[units].T)]
                 sentence.laid.add(kind)
             sentence.heard.setdefault(kind, []).append(units)
     return [sentence for sentence in found.values() if sentence.heard]
@@ -249,8 +243,10 @@ def train(config: UnitDistilConfig) -> FitResult:
     Raises:
         InputError: a file is missing or does not fit the others.
     """
-    if not (config.teacher and config.tokenizer and config.wanted and config.heard):
-        raise InputError("teacher, tokenizer, wanted, heard: name them; see configs/u2s/nano_distil.yaml")
+    if not (config.teacher and config.tokenizer_before and config.tokenizer and config.wanted and config.heard):
+        raise InputError(
+            "teacher, tokenizer_before, tokenizer, wanted, heard: name them; see configs/u2s/nano_distil.yaml"
+        )
     output = Path(config.run.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
