@@ -18,7 +18,6 @@ L lags, Z latent and C hidden channels.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import sys
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from torch.utils.data import Dataset
 from emova.config import load_config, save_config
 from emova.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
+from emova.speech.detokenizer.unit_encoder import UnitEncoder
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova.style import ALL_STYLES, StylePrototypes
 from train.alignment import warp
@@ -48,7 +48,8 @@ class UnitDistilConfig:
     """Everything a run needs; paths are relative to the working directory.
 
     Args:
-        teacher: folder of the detokenizer as it was; the student starts from it.
+        teacher: folder of the detokenizer as it was.
+        start_from: where the student starts: an earlier run's export; empty for the teacher.
         styles: folder or file of its style prototypes.
         tokenizer_before: the tokenizer whose units the teacher knows.
         tokenizer: the one whose units shall be understood. Both phone decoders together lay voices along each other.
@@ -64,6 +65,7 @@ class UnitDistilConfig:
     """
 
     teacher: str = ""
+    start_from: str = ""
     styles: str = ""
     tokenizer_before: str = ""
     tokenizer: str = ""
@@ -184,13 +186,13 @@ def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class UnitDistillation(nn.Module):
-    """The detokenizer, whose unit encoder learns, and its unit encoder as it was."""
+    """The detokenizer, whose unit encoder learns, and the unit encoder of the teacher."""
 
-    def __init__(self, detokenizer: U2SDetokenizer, config: UnitDistilConfig) -> None:
+    def __init__(self, detokenizer: U2SDetokenizer, teacher: UnitEncoder, config: UnitDistilConfig) -> None:
         super().__init__()
         self.hidden_weight, self.lag, self.smooth = config.hidden, config.lag, config.smooth
         self.detokenizer = detokenizer
-        self.teacher = [copy.deepcopy(detokenizer.vits.unit_encoder).eval().requires_grad_(False)]  # not saved
+        self.teacher = [teacher.eval().requires_grad_(False)]  # in a list: it is not learnt or saved
         detokenizer.requires_grad_(False)
         detokenizer.vits.unit_encoder.requires_grad_(True)
 
@@ -259,7 +261,11 @@ def train(config: UnitDistilConfig) -> FitResult:
     learnt = [items[int(index)] for index in order[count:]]
     kinds = sorted({kind for item in items for kind in item.heard})
     print(f"{len(learnt)} sentences, {count} held out; heard as {', '.join(kinds)}", file=sys.stderr)
-    module = UnitDistillation(U2SDetokenizer.from_pretrained(config.teacher), config)
+    teacher = U2SDetokenizer.from_pretrained(config.teacher)
+    student = U2SDetokenizer.from_pretrained(config.start_from or config.teacher)
+    if student.config != teacher.config:
+        raise InputError(f"{config.start_from}: its sizes differ from those of {config.teacher}")
+    module = UnitDistillation(student, teacher.vits.unit_encoder, config)
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
         """The distance by kind, before the average of all."""

@@ -191,7 +191,10 @@ def _parallel(recipe: Recipe) -> None:
 
 
 def _said(recipe: Recipe) -> None:
-    recipe.speak(plan_said(_sentences(recipe) + _shuffled(_asked(recipe), recipe.seed), recipe.plan, recipe.seed))
+    """Sentences, what Kokoro asks, and other questions."""
+    natural = [item.text for item in plan_questions_kokoro(_all_questions(recipe), recipe.plan, recipe.seed)]
+    texts = [*_sentences(recipe), *natural, *_shuffled(_asked(recipe), recipe.seed)]
+    recipe.speak(plan_said(texts, recipe.plan, recipe.seed))
 
 
 def _sentences(recipe: Recipe) -> list[str]:

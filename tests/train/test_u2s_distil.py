@@ -54,6 +54,14 @@ def config(tmp_path: Path) -> UnitDistilConfig:
     )  # fmt: skip
 
 
+def untaught(config: UnitDistilConfig, student: str | Path = "") -> UnitDistillation:
+    """The student as it starts, or as it was exported."""
+    teacher = U2SDetokenizer.from_pretrained(config.teacher)
+    return UnitDistillation(
+        U2SDetokenizer.from_pretrained(student or config.teacher), teacher.vits.unit_encoder, config
+    )
+
+
 def test_every_way_of_hearing_a_sentence_is_as_long_as_the_teachers_and_in_its_order(config) -> None:
     table = phone_table(S2UTokenizer.from_pretrained(config.tokenizer))
     assert table.shape[0] == 4096 and np.allclose(np.linalg.norm(table, axis=1), 1, atol=1e-5)
@@ -79,7 +87,7 @@ def test_sentences_that_nobody_knows_are_refused(config, tmp_path) -> None:
 
 
 def test_a_student_that_hears_its_teachers_units_has_nothing_to_learn(config) -> None:
-    module = UnitDistillation(make_speech_detokenizer(), config)
+    module = untaught(config)
     pairs = UnitPairs(sentences(config), StylePrototypes.load(config.teacher), replace(config, own=1.0, digit_noise=0))
     batch = collate([pairs[index] for index in range(4)])
     assert module(**batch)["loss"].item() == 0
@@ -87,7 +95,7 @@ def test_a_student_that_hears_its_teachers_units_has_nothing_to_learn(config) ->
 
 
 def test_what_stands_in_the_padding_changes_no_loss(config) -> None:
-    module = UnitDistillation(make_speech_detokenizer(), config)
+    module = untaught(config)
     pairs = UnitPairs(sentences(config), StylePrototypes.load(config.teacher), config, "parallel_own")
     batch = collate([pairs[0], pairs[7]])
     outside = batch["mask"].squeeze(1) == 0
@@ -98,7 +106,7 @@ def test_what_stands_in_the_padding_changes_no_loss(config) -> None:
 
 
 def test_what_comes_a_little_late_costs_nothing_where_it_was_laid_along(config) -> None:
-    module = UnitDistillation(make_speech_detokenizer(), replace(config, lag=3, smooth=5))
+    module = untaught(replace(config, lag=3, smooth=5))
     wanted_BCF = torch.randn(2, 6, 40, generator=torch.Generator().manual_seed(0))
     late_BCF, inside_BF = wanted_BCF.roll(2, dims=2), torch.ones(2, 40)
     inside_BF[1, 30:] = 0
@@ -121,9 +129,7 @@ def test_only_the_unit_encoder_learns_and_it_comes_nearer(config) -> None:
     assert changed and all(name.startswith("vits.unit_encoder.") for name in changed)
     pairs = UnitPairs(sentences(config), StylePrototypes.load(config.teacher), config, "parallel_own")
     batch = collate([pairs[index] for index in range(len(pairs))])
-    was = UnitDistillation(U2SDetokenizer.from_pretrained(config.teacher), config)
-    now = UnitDistillation(U2SDetokenizer.from_pretrained(Path(config.run.output_dir) / "export"), config)
-    now.teacher = was.teacher
+    was, now = untaught(config), untaught(config, Path(config.run.output_dir) / "export")
     assert now(**batch)["loss"].item() < was(**batch)["loss"].item()
 
 
