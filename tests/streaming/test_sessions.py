@@ -19,6 +19,7 @@ from emova.errors import InputError
 from emova.reply import ReplyLimits, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.reply_formats import make_reply_format
 from emova.results import AudioChunk, Done
+from emova.streaming.engine import EngineConfig
 from emova.streaming.events import Cancelled, Failed
 from emova.streaming.hub import Hub, HubConfig
 
@@ -32,7 +33,10 @@ def question(seconds: float = 0.5, pitch: float = 300.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def assistant(tiny_checkpoint) -> Assistant:
-    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=LIMITS))
+    # A prompt that is read in other pieces has other last digits. Rounded to float16, as keys and values else are, they
+    # can differ enough to move a draw, on one processor or another.
+    config = AssistantConfig(reply_limits=LIMITS, engine=EngineConfig(half_cache=False))
+    return Assistant.from_pretrained(tiny_checkpoint, config=config)
 
 
 @pytest.fixture()
