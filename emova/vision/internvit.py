@@ -18,7 +18,7 @@ import emova.compat  # noqa: F401  (torchvision must import before timm)
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, LayerNorm, PatchEmbed, RmsNorm, freeze_batch_norm_2d
+from timm.layers import Attention, FrozenBatchNormAct2d, LayerNorm, PatchEmbed, RmsNorm, freeze_batch_norm_2d
 from timm.models.efficientnet import EfficientNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -81,6 +81,12 @@ class WideNormAttention(Attention):
         return self.proj_drop(self.proj(out_BHTK.transpose(1, 2).reshape(batch, length, self.attn_dim)))
 
 
+def _as_it_came(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """The constants of a frozen norm stay float32 where the weights are cast to bfloat16 (DeepSpeed does so), and would
+    make what comes after them float32."""
+    return output.to(inputs[0].dtype)
+
+
 class TrunkEmbed(PatchEmbed):
     """The first stages of a convolutional network in place of the linear patch embedding (the hybrid of Dosovitskiy et
     al. 2021, section 3.1): as many as reduce a patch to one position. Its batch norms are constants, since a batch may
@@ -98,9 +104,11 @@ class TrunkEmbed(PatchEmbed):
             raise ValueError(f"vision trunk is {trunk!r}; it is an EfficientNet of timm that reduces by patch_size")
         stages = int(fitting[-1]["module"].removeprefix("blocks.")) + 1
         parts = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:stages])
-        self.proj = nn.Sequential(
-            freeze_batch_norm_2d(parts), nn.Conv2d(fitting[-1]["num_chs"], embed_dim, 1, bias=bias)
-        )
+        frozen = freeze_batch_norm_2d(parts)
+        for module in frozen.modules():
+            if isinstance(module, FrozenBatchNormAct2d):
+                module.register_forward_hook(_as_it_came)
+        self.proj = nn.Sequential(frozen, nn.Conv2d(fitting[-1]["num_chs"], embed_dim, 1, bias=bias))
 
     @property
     def trunk(self) -> nn.Sequential:

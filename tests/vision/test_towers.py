@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -102,6 +104,13 @@ def test_a_trunk_takes_the_place_of_the_patch_embedding_alone():
     assert together.shape == (3, 16, 32)
     # Its norms are constants: a picture's features do not depend on the others, in training too.
     torch.testing.assert_close(torch.cat([hybrid(one[None]) for one in pixels]), together, atol=1e-5, rtol=1e-4)
+    # Cast as DeepSpeed casts: the weights, not the constants.
+    cast = copy.deepcopy(hybrid)
+    for parameter in cast.parameters():
+        parameter.data = parameter.data.bfloat16()
+    made = cast(pixels.bfloat16())
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.float(), together, atol=0.2, rtol=0.1)
     others = {name for name in hybrid.state_dict() if not name.startswith("patch_embed")}
     assert others == {name for name in plain.state_dict() if not name.startswith("patch_embed")}
     with pytest.raises(ValueError, match="EfficientNet"):
