@@ -18,7 +18,6 @@ L lags, Z latent and C hidden channels.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from emova.style import ALL_STYLES, StylePrototypes
 from train.alignment import warp
 from train.engine import FitResult, RunConfig, decay_groups, fit
 from train.program import run_module
+from train.recipe_data import read_rows
 from train.u2s_data import shake_digits
 
 
@@ -94,12 +94,12 @@ class Sentence:
 
 def read_units(path: str) -> list[dict[str, Any]]:
     """The rows of a file of units. Raises: InputError: it is missing or not such a file."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no units there; make them with `emova train units`")
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        return [{"text": row["text"], "voice": row["voice"], "units": row["units"]} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: no units there; make them with `emova train units`") from None
+        return [{name: row[name] for name in ("text", "voice", "units")} for row in read_rows(Path(path))]
+    except KeyError as error:
+        raise InputError(f"{path}: a row has no {error}; make the file again with `emova train units`") from None
 
 
 @torch.inference_mode()
