@@ -173,13 +173,12 @@ def _all_answers(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _style(recipe: Recipe) -> None:
     """Three quarters general sentences, one quarter answers about pictures."""
-    sentences = recipe.lines("sentences")
     count = recipe.plan.style_sentences
     answers = _shuffled([row["text"] for row in recipe.lines("picture_answers")], recipe.seed)[: count // 4]
-    train = _shuffled([row["text"] for row in sentences if row["split"] == "train"], recipe.seed)
+    train = _shuffled(_sentences(recipe), recipe.seed)
     texts = answers + train[: count - len(answers)]
     recipe.speak(plan_style(texts, recipe.plan, recipe.seed))
-    recipe.speak(plan_style_test([r["text"] for r in sentences if r["split"] == "test"], recipe.plan, recipe.seed))
+    recipe.speak(plan_style_test(_sentences(recipe, "test"), recipe.plan, recipe.seed))
 
 
 def _parallel(recipe: Recipe) -> None:
@@ -197,8 +196,8 @@ def _said(recipe: Recipe) -> None:
     recipe.speak(plan_said(texts, recipe.plan, recipe.seed))
 
 
-def _sentences(recipe: Recipe) -> list[str]:
-    return [row["text"] for row in recipe.lines("sentences") if row["split"] == "train"]
+def _sentences(recipe: Recipe, split: str = "train") -> list[str]:
+    return [row["text"] for row in recipe.lines("sentences") if row["split"] == split]
 
 
 def _asked(recipe: Recipe) -> list[str]:
