@@ -96,6 +96,8 @@ def load_piper(path: Path, threads: int) -> Callable[[str], Sound]:
     voice = PiperVoice.load(str(path))
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    # Its threads would go on turning after a sentence and take a core from whatever is timed next.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     voice.session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
     def speak(text: str) -> Sound:
@@ -118,7 +120,7 @@ def main(given: Sequence[str] | None = None) -> None:
     piper = load_piper(piper_path, options.threads) if piper_path.is_file() else None
     rate = assistant.voice.sample_rate
     seconds: dict[str, list[float]] = {}
-    said: dict[str, dict[str, Sound]] = {}
+    said: dict[str, list[tuple[str, Sound]]] = {}
 
     def timed(name: str, speak: Callable[[], Sound]) -> Sound:
         started = time.perf_counter()
@@ -132,23 +134,22 @@ def main(given: Sequence[str] | None = None) -> None:
         if piper is None:
             units = {text: rng.integers(0, assistant.voice.detokenizer.codebook_size, 75).tolist() for text in texts}
         else:
-            said[RECORDING] = {text: canonical(text) for text in texts}
-            units = {text: list(assistant.tokenize(sound.at_16_khz())) for text, sound in said[RECORDING].items()}
+            said[RECORDING] = [(text, canonical(text)) for text in texts]
+            units = {text: list(assistant.tokenize(sound.at_16_khz())) for text, sound in said[RECORDING]}
         for round_ in range(options.repeats + 1):
             if round_ == 1:  # the one before only warmed up
                 seconds.clear()
+                said = {name: sounds for name, sounds in said.items() if name == RECORDING}
             for text in texts:
                 if piper is not None:
-                    sound = timed("piper", lambda text=text: piper(text))
-                    said.setdefault("piper", {})[text] = sound
+                    said.setdefault("piper", []).append((text, timed("piper", lambda text=text: piper(text))))
                 for name, way in ways.items():
-                    said.setdefault(name, {})[text] = timed(
-                        name, lambda way=way, text=text: Sound(way(units[text]), rate)
-                    )
+                    sound = timed(name, lambda way=way, text=text: Sound(way(units[text]), rate))
+                    said.setdefault(name, []).append((text, sound))
         if piper is not None:
-            heard = {text: list(assistant.tokenize(sound.at_16_khz())) for text, sound in said["piper"].items()}
+            heard = [(text, list(assistant.tokenize(sound.at_16_khz()))) for text, sound in said["piper"]]
             for name, way in ways.items():
-                said[name + HEARD] = {text: Sound(way(heard[text]), rate) for text in texts}
+                said[name + HEARD] = [(text, Sound(way(units), rate)) for text, units in heard]
     errors = _word_errors(said, options) if piper else {}
     factors = {name: median(values) for name, values in seconds.items()}
     rows = [
@@ -170,8 +171,9 @@ def main(given: Sequence[str] | None = None) -> None:
     report("vocoder", options, rows, draw, note=note if piper else f"no piper voice at {piper_path}")
 
 
-def _word_errors(said: dict[str, dict[str, Sound]], options: Any) -> dict[str, float]:
-    """Word error rate of each voice, as Whisper base hears it; empty without its model."""
+def _word_errors(said: dict[str, list[tuple[str, Sound]]], options: Any) -> dict[str, float]:
+    """Word error rate of each voice in all rounds (piper says a sentence differently each time), as Whisper base hears
+    it; empty without its model."""
     from emova.errors import InputError
     from eval.judges import WhisperJudge
     from eval.text import ErrorRate, word_errors
@@ -184,7 +186,7 @@ def _word_errors(said: dict[str, dict[str, Sound]], options: Any) -> dict[str, f
     rates = {}
     for name, spoken in said.items():
         total = ErrorRate(0, 0)
-        for text, sound in spoken.items():
+        for text, sound in spoken:
             total = total + word_errors(text, judge.transcribe(sound.at_16_khz()))
         rates[name] = total.rate
     return rates

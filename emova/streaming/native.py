@@ -1,20 +1,12 @@
 """``step.c``, a decoding step that is compiled for this machine at first use: float16 weights as they are, no overhead.
 
-Nothing needs it. Where there is no C compiler (or it fails), the same step runs on torch.
+Where it cannot be had, the same step runs on torch.
 
 Shape letters: B sequences, D width, O outputs, I inputs.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
@@ -25,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from emova.compiling import compiled
+
 SOURCE = Path(__file__).with_name("step.c")
 MOST_POSITIONS = 16
 """Of all sequences in a step, as in ``step.c``. For more of them torch's matrix products are faster."""
@@ -34,7 +27,6 @@ LANES = 8
 ROWS = 4
 """Positions of a cache that are read at once: what is left out is a multiple of it, and begins at one."""
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 
 
 class _Matrix(Structure):
@@ -80,22 +72,11 @@ class _Cache(Structure):
     ]
 
 
-def cache_folder() -> Path:
-    """Where compiled code is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emova"
-
-
 @lru_cache(maxsize=1)
 def library() -> Any:
     """The compiled ``step.c``, or None where it cannot be had."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or os.environ.get("EMOVA_NATIVE") == "0":
-        return None
-    try:
-        built = _build(compiler)
-        loaded = ctypes.CDLL(str(built))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        log.info("the decoding step was not compiled, torch runs it: %s", error)
+    loaded = compiled(SOURCE)
+    if loaded is None:
         return None
     loaded.scratch_size.restype = c_int64
     loaded.scratch_size.argtypes = [POINTER(_Model), c_int64, c_int64]
@@ -105,32 +86,6 @@ def library() -> Any:
     ]  # fmt: skip
     loaded.product.argtypes = [POINTER(_Matrix), c_int64, c_int64, c_void_p, c_void_p]
     return loaded
-
-
-def _build(compiler: str) -> Path:
-    source = SOURCE.read_bytes()
-    # torch's own OpenMP, so that both use one pool of threads.
-    openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    threads = [str(openmp[0]), f"-Wl,-rpath,{openmp[0].parent}"] if openmp else ["-fopenmp"]
-    # A file that another machine shares with this one must not be run there.
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    features = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    key = repr((source, compiler, _FLAGS, threads, features, platform.machine(), platform.system()))
-    path = cache_folder() / f"step-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            unit, made = Path(folder) / "step.o", Path(folder) / "step.so"
-            for command in (
-                [compiler, *_FLAGS, "-c", str(SOURCE), "-o", str(unit)],
-                [compiler, "-shared", str(unit), *threads, "-lm", "-o", str(made)],
-            ):
-                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-                if done.returncode:
-                    raise RuntimeError(done.stderr.strip()[:500])
-            os.replace(made, path)  # whole or not at all, whoever builds beside us
-    return path
 
 
 def packed(weight_OI: Tensor) -> Tensor:

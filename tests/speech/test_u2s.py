@@ -9,7 +9,9 @@ import torch
 
 from emova.config import load_config
 from emova.errors import InputError
+from emova.speech.detokenizer import native
 from emova.speech.detokenizer.flow import Flow, FlowConfig
+from emova.speech.detokenizer.layers import BoundedConv, ConvBlock, Past, Pointwise
 from emova.speech.detokenizer.protocol import SpeechDetokenizer, SpeechStream
 from emova.speech.detokenizer.source import frame_phases, pulse_train
 from emova.speech.detokenizer.style_encoder import StyleEncoderConfig
@@ -60,6 +62,16 @@ def inputs(batch: int = 2, units: int = 40) -> tuple[torch.Tensor, torch.Tensor]
     return torch.randint(0, 64, (batch, units), generator=generator), torch.randn(batch, 8, generator=generator)
 
 
+@pytest.fixture(params=["torch", "compiled"])
+def way(request, monkeypatch) -> str:
+    """Who computes the convolutions."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("no C compiler")
+    return request.param
+
+
 def test_shapes_and_protocol() -> None:
     detokenizer = make()
     assert isinstance(detokenizer, SpeechDetokenizer) and isinstance(detokenizer.streaming(inputs()[1]), SpeechStream)
@@ -73,7 +85,7 @@ def test_shapes_and_protocol() -> None:
 
 @pytest.mark.parametrize("kind", ["istft", "hifigan"])
 @pytest.mark.parametrize("pitch", [True, False])
-def test_streamed_equals_offline(kind: str, pitch: bool) -> None:
+def test_streamed_equals_offline(kind: str, pitch: bool, way: str) -> None:
     detokenizer = make(kind, pitch)
     units, style = inputs(batch=1, units=60)
     offline = detokenizer.decode(units, style, temperature=0.7)
@@ -140,13 +152,63 @@ def test_a_stream_computes_every_frame_once() -> None:
     assert all(len(counts) > 10 and sum(counts) == 160 for counts in frames.values()) and len(frames) == 3
 
 
-def test_rows_do_not_see_each_other_or_the_padding() -> None:
+def test_rows_do_not_see_each_other_or_the_padding(monkeypatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)  # as padded rows are computed: pulses amplify rounding
     detokenizer = make()
     units, style = inputs()
     alone = detokenizer.decode(units[1:, :25], style[1:])
     together = detokenizer.decode(units, style, lengths_B=torch.tensor([40, 25]))
     assert torch.allclose(together[1:, : 25 * 960], alone, atol=1e-3)
     assert not together[1:, 25 * 960 :].any()
+
+
+@pytest.mark.parametrize("frames", [1, 7, 8, 16, 33, 100])
+def test_compiled_convolutions_equal_torchs(frames: int, monkeypatch) -> None:
+    if native.library() is None:
+        pytest.skip("no C compiler")
+    torch.manual_seed(frames)
+    x_BCF, style_BS = 3 * torch.randn(2, 21, frames), torch.randn(2, 8)
+    turned_BCF = x_BCF.transpose(1, 2).contiguous().transpose(1, 2)  # the same numbers, channels side by side
+    adaptive = ConvBlock(21, 50, 7, lookahead=1, style_size=8, scale=2.0)
+    plain, wide = ConvBlock(21, 9, 5, dilation=2), BoundedConv(21, 13, 3, dilation=4, lookahead=0)
+    pointwise = Pointwise(21, 40)
+
+    @torch.no_grad()
+    def made() -> list[torch.Tensor]:
+        return [adaptive(x_BCF, style_BS), plain(x_BCF), wide(x_BCF), pointwise(x_BCF), pointwise(turned_BCF)]
+
+    with monkeypatch.context() as without:
+        without.setattr(native, "library", lambda: None)
+        expected = made()
+    for mine, torchs in zip(made(), expected, strict=True):
+        assert torch.allclose(mine, torchs, atol=2e-5)
+    assert not torch.equal(torch.cat([x.flatten() for x in made()]), torch.cat([x.flatten() for x in expected]))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_convolutions_give_the_same_bits_however_they_are_cut(threads: int) -> None:
+    if native.library() is None:
+        pytest.skip("no C compiler")
+    torch.manual_seed(0)
+    block, x_BCF = ConvBlock(21, 50, 7, dilation=2), torch.randn(1, 21, 90)
+    before = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            torch.set_num_threads(2)
+            whole = block(x_BCF)
+            torch.set_num_threads(threads)
+            past, pieces = Past(), []
+            for size, piece in enumerate(x_BCF.split([1, 40, 7, 30, 12], dim=2)):
+                past.ending = size == 4
+                pieces.append(block(piece, past=past))
+        assert torch.equal(torch.cat(pieces, dim=2), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_not_a_number_stays_one() -> None:
+    with torch.no_grad():
+        assert ConvBlock(4, 8, 3)(torch.full((1, 4, 6), torch.nan)).isnan().all()
 
 
 def test_save_and_load_are_bit_equal(tmp_path) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova.speech.detokenizer import native
+
 
 @dataclass(frozen=True)
 class Context:
@@ -131,10 +133,18 @@ class BoundedConv(nn.Conv1d):
 
     def beside(self, x_BCF: Tensor, past: Past | None = None) -> tuple[Tensor, Tensor]:
         """The frames of the input that the output is of, for a residual path, and the output."""
-        window = extend(past, self, x_BCF, self.context, self.span)
+        window = self.window(x_BCF, past)
         count = max(0, window.shape[-1] - self.span + 1)
         same = window.narrow(-1, self.context.left if count else 0, count)
-        return same, super().forward(window) if count else x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
+        if not count:
+            return same, x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
+        if self.groups == 1 and native.serves(window, self.weight):
+            return same, native.convolve(window, self)
+        return same, super().forward(window)
+
+    def window(self, x_BCF: Tensor, past: Past | None = None) -> Tensor:
+        """The frames of the input that the output sees."""
+        return extend(past, self, x_BCF, self.context, self.span)
 
 
 class Pointwise(nn.Conv1d):
@@ -144,6 +154,8 @@ class Pointwise(nn.Conv1d):
         super().__init__(inputs, outputs, 1)
 
     def forward(self, x_BCF: Tensor) -> Tensor:
+        if x_BCF.shape[2] and native.serves(x_BCF, self.weight):
+            return native.convolve(x_BCF, self)
         return self.frames_first(x_BCF.transpose(1, 2)).transpose(1, 2)
 
     def frames_first(self, x_BFC: Tensor) -> Tensor:
@@ -179,8 +191,15 @@ class ChannelNorm(nn.Module):
         size = (self.channels,)
         if style_BS is None:
             return functional.layer_norm(x_BFC, size, self.gain, self.bias)
-        gain_B1C, bias_B1C = of_style(past, self.from_style, style_BS)[:, None].chunk(2, dim=-1)
-        return torch.addcmul(bias_B1C, functional.layer_norm(x_BFC, size), gain_B1C)
+        gain_BC, bias_BC = self.gain_and_bias(len(x_BFC), style_BS, past)
+        return torch.addcmul(bias_BC[:, None], functional.layer_norm(x_BFC, size), gain_BC[:, None])
+
+    def gain_and_bias(self, batch: int, style_BS: Tensor | None, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        """Each ``[B, C]``."""
+        if style_BS is None:
+            return self.gain.expand(batch, -1), self.bias.expand(batch, -1)
+        gain_BC, bias_BC = of_style(past, self.from_style, style_BS).chunk(2, dim=-1)
+        return gain_BC, bias_BC
 
 
 class ConvBlock(nn.Module):
@@ -205,10 +224,21 @@ class ConvBlock(nn.Module):
     ) -> Tensor:
         if mask_B1F is not None:
             x_BCF = x_BCF * mask_B1F
+        elif native.serves(x_BCF, self.scale):
+            return self._at_once(x_BCF, style_BS, past)
         x_BCF, update = self.depthwise.beside(x_BCF, past)
         update_BFC = self.norm.frames_first(update.transpose(1, 2), style_BS, past)
         update_BFC = self.narrow.frames_first(functional.gelu(self.widen.frames_first(update_BFC)))
         return torch.addcmul(x_BCF, self.scale, update_BFC.transpose(1, 2))
+
+    def _at_once(self, x_BCF: Tensor, style_BS: Tensor | None, past: Past | None) -> Tensor:
+        """The same by compiled code."""
+        window = self.depthwise.window(x_BCF, past)
+        if window.shape[2] < self.depthwise.span:
+            return x_BCF[..., :0]
+        gain_BC, bias_BC = self.norm.gain_and_bias(len(x_BCF), style_BS, past)
+        left = self.depthwise.context.left
+        return native.conv_block(window, left, self.depthwise, gain_BC, bias_BC, self.widen, self.narrow, self.scale)
 
 
 class WaveNet(nn.Module):

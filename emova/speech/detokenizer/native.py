@@ -1,0 +1,140 @@
+"""``convolution.c``: convolutions that are compiled for this machine at first use, for a voice that is streamed.
+
+A chunk of a stream has few frames, and torch then spends most of its time on starting operators. Training, padded
+batches and GPUs stay with torch, and so does a machine without a compiler.
+
+Shapes: B batch, C channels, I inputs, O outputs, W frames of a window, F frames.
+"""
+
+from __future__ import annotations
+
+import threading
+from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emova.compiling import compiled
+
+SOURCE = Path(__file__).with_name("convolution.c")
+
+
+class _Block(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("channels", "hidden", "taps", "dilation", "left")),
+        ("eps", c_double),
+        *(
+            (name, c_void_p)
+            for name in (
+                "depthwise", "depthwise_bias", "gain", "bias", "widen", "widen_bias", "narrow", "narrow_bias", "scale",
+            )
+        ),
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The compiled ``convolution.c``, or None where it cannot be had."""
+    loaded = compiled(SOURCE)
+    if loaded is None:
+        return None
+    number, address = c_int64, c_void_p
+    loaded.convolve_scratch.restype = loaded.block_scratch.restype = number
+    loaded.convolve_scratch.argtypes, loaded.block_scratch.argtypes = [number] * 3, [address]
+    loaded.convolve.restype = loaded.conv_block.restype = None
+    loaded.convolve.argtypes = [
+        number, number, address, number, number, number, number, address, address, number, address, number, address,
+    ]  # fmt: skip
+    loaded.conv_block.argtypes = [address, number, number, address, number, address, number, address]
+    return loaded
+
+
+class _Scratch(threading.local):
+    """What the compiled code writes into on its way; each thread has its own, kept from one call to the next."""
+
+    def __init__(self) -> None:
+        self.numbers = torch.empty(0)
+
+    def place(self, size: int) -> int:
+        """The address of at least ``size`` floats."""
+        if len(self.numbers) < size:
+            self.numbers = torch.empty(size)
+        return self.numbers.data_ptr()
+
+
+_scratch = _Scratch()
+
+
+def serves(x_BCW: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled code can do what torch would: float32 on the CPU, no gradients."""
+    return (
+        x_BCW.dtype == weight.dtype == torch.float32
+        and x_BCW.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and library() is not None
+    )
+
+
+def convolve(window_BIW: Tensor, conv: nn.Conv1d) -> Tensor:
+    """What ``conv``, of one group and stride 1, makes of the window: ``[B, O, F]``, F > 0."""
+    lib, threads = library(), torch.get_num_threads()
+    taps, dilation = conv.kernel_size[0], conv.dilation[0]
+    window_BIW, made_BOF = _side_by_side(window_BIW), _frames_for(window_BIW, conv)
+    weight, bias = _numbers(conv)
+    place = _scratch.place(threads * lib.convolve_scratch(conv.in_channels, taps, dilation))
+    frames = made_BOF.shape[2]
+    for window_IW, made_OF in zip(window_BIW, made_BOF, strict=True):
+        lib.convolve(
+            threads, frames, window_IW.data_ptr(), window_IW.stride(0), conv.in_channels, taps, dilation,
+            weight.data_ptr(), bias.data_ptr(), conv.out_channels, made_OF.data_ptr(), frames, place,
+        )  # fmt: skip
+    return made_BOF
+
+
+def conv_block(
+    window_BCW: Tensor, left: int, depthwise: nn.Conv1d, gain_BC: Tensor, bias_BC: Tensor, widen: nn.Conv1d,
+    narrow: nn.Conv1d, scale_C1: Tensor, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """A ConvNeXt block over the window: ``[B, C, F]``, F > 0, which begin ``left`` frames after the window does.
+
+    Args:
+        gain_BC, bias_BC: of the normalisation.
+    """
+    lib, threads = library(), torch.get_num_threads()
+    taps, dilation = depthwise.kernel_size[0], depthwise.dilation[0]
+    window_BCW, made_BCF = _side_by_side(window_BCW), _frames_for(window_BCW, depthwise)
+    frames = made_BCF.shape[2]
+    gain_BC, bias_BC, scale_C1 = gain_BC.contiguous(), bias_BC.contiguous(), scale_C1.contiguous()
+    weights = [part for conv in (depthwise, widen, narrow) for part in _numbers(conv)]
+    for window_CW, gain_C, bias_C, made_CF in zip(window_BCW, gain_BC, bias_BC, made_BCF, strict=True):
+        parts = (*weights[:2], gain_C, bias_C, *weights[2:], scale_C1)
+        block = _Block(
+            depthwise.in_channels, widen.out_channels, taps, dilation, left, eps, *(part.data_ptr() for part in parts)
+        )
+        place = _scratch.place(threads * lib.block_scratch(byref(block)))
+        lib.conv_block(
+            byref(block), threads, frames, window_CW.data_ptr(), window_CW.stride(0), made_CF.data_ptr(), frames, place
+        )
+    return made_BCF
+
+
+def _frames_for(window_BIW: Tensor, conv: nn.Conv1d) -> Tensor:
+    """Room for what ``conv`` makes of the window."""
+    frames = window_BIW.shape[2] - (conv.kernel_size[0] - 1) * conv.dilation[0]
+    assert frames > 0
+    return torch.empty(len(window_BIW), conv.out_channels, frames)
+
+
+def _numbers(conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """Weight and bias as they lie in memory, row by row."""
+    assert conv.bias is not None
+    return conv.weight.contiguous(), conv.bias.contiguous()
+
+
+def _side_by_side(x_BCW: Tensor) -> Tensor:
+    """``x_BCW`` with the frames of a channel side by side in memory."""
+    return x_BCW if x_BCW.stride(2) == 1 or x_BCW.shape[2] == 1 else x_BCW.contiguous()
