@@ -187,7 +187,12 @@ def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatc
     engine = Engine(tiny_model, EngineConfig(native=native))
     read: list[int] = []
     forward = engine.llama.forward
-    monkeypatch.setattr(engine.llama, "forward", lambda rows, every=False: read.append(every) or forward(rows, every))
+
+    def counted(rows, **options):
+        read.append(options.get("every", False))
+        return forward(rows, **options)
+
+    monkeypatch.setattr(engine.llama, "forward", counted)
     found = []
     for longest in (0, 7):
         monkeypatch.setattr(module, "LONGEST_DRAFT", longest)

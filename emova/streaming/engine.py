@@ -126,7 +126,7 @@ class Engine:
         if not writers:
             return
         rows = [(writer.context.cache, writer.take_input(self.config.prefill_chunk)) for writer in writers]
-        hidden = self.llama.forward(rows)
+        hidden = self.llama.forward(rows, lasting=False)
         for writer in writers:
             writer.reading.hear(self.llama)
         # Those that choose among the same set share one product with the head.
@@ -137,7 +137,7 @@ class Engine:
         for indices in groups.values():
             allowed = writers[indices[0]].choices()
             rows_ND = hidden if len(indices) == len(hidden) else hidden[indices]
-            scores = self.llama.scores(rows_ND, allowed).cpu().numpy()
+            scores = self.llama.scores(rows_ND, allowed, lasting=False).cpu().numpy()
             for index, row in zip(indices, scores, strict=True):
                 writers[index].choose(row, self.llama)
 

@@ -193,15 +193,18 @@ class Llama:
         return KVCache(*shape, self.cache_dtype, self.embedding.device, self.speech_window)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
-        """``[T, D]``"""
+        """``[T, D]``; one token's lies where the table is."""
+        if len(ids) == 1:
+            return self.embedding[ids[0]][None]
         return self.embedding[torch.as_tensor(ids, dtype=torch.long, device=self.embedding.device)]
 
     @torch.inference_mode()
-    def forward(self, sequences: Sequence[tuple[KVCache, Tensor]], every: bool = False) -> Tensor:
+    def forward(self, sequences: Sequence[tuple[KVCache, Tensor]], every: bool = False, lasting: bool = True) -> Tensor:
         """Read each sequence's new embeddings ``[T, D]`` into its cache.
 
         Args:
             every: the hidden states of all positions ``[N, D]``, not only of each sequence's last ``[B, D]``.
+            lasting: if not, this thread's next call may write over the result; a compiled step then allocates nothing.
         """
         assert all(0 < len(new) <= cache.room for cache, new in sequences)
         if every:
@@ -209,9 +212,9 @@ class Llama:
         # Sequences of one new position go together; those that read more go by themselves, so that nobody's scores
         # depend on who else is there.
         steps = [index for index, (cache, new) in enumerate(sequences) if len(new) == 1 and not cache.listening]
-        hidden = [self._step([sequences[index] for index in steps])] if steps else []
         if len(steps) == len(sequences):
-            return hidden[0]
+            return self._step(sequences, lasting)
+        hidden = [self._step([sequences[index] for index in steps])] if steps else []
         others = [index for index in range(len(sequences)) if index not in steps]
         hidden += [self._read_one(*sequences[index]) for index in others]
         if len(hidden) == 1:
@@ -235,22 +238,23 @@ class Llama:
         """Whether the compiled step can read them at once."""
         return self.native is not None and sum(len(new) for _, new in sequences) <= MOST_POSITIONS
 
-    def _compiled(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
+    def _compiled(self, sequences: Sequence[tuple[KVCache, Tensor]], lasting: bool = True) -> Tensor:
         """New positions that ``_fits``; the hidden states of all, ``[N, D]``."""
         assert self.native is not None
         caches, counts = [cache for cache, _ in sequences], [len(new) for _, new in sequences]
         listens = any(cache.listening for cache in caches)
-        x_ND = torch.cat([new for _, new in sequences])
-        hidden_ND, middle_ND = self.native.step(caches, counts, x_ND, self.heard_layer if listens else 0)
+        x_ND = sequences[0][1] if len(sequences) == 1 else torch.cat([new for _, new in sequences])
+        layers = self.heard_layer if listens else 0
+        hidden_ND, middle_ND = self.native.step(caches, counts, x_ND, layers, lasting)
         if middle_ND is not None:
             for cache, middle_TD in zip(caches, middle_ND.split(counts), strict=True):
                 cache.middle = middle_TD if cache.listening else None
         return hidden_ND
 
-    def _step(self, sequences: Sequence[tuple[KVCache, Tensor]]) -> Tensor:
+    def _step(self, sequences: Sequence[tuple[KVCache, Tensor]], lasting: bool = True) -> Tensor:
         """One new position of each sequence."""
         if self._fits(sequences):
-            return self._compiled(sequences)
+            return self._compiled(sequences, lasting)
         if self.graphs and len(sequences) == 1:
             ((cache, new),) = sequences
             if cache.replay is None:
@@ -335,14 +339,15 @@ class Llama:
         return mixed[0].transpose(0, 1).reshape(count, -1)
 
     @torch.inference_mode()
-    def scores(self, hidden_ND: Tensor, allowed: np.ndarray | None = None) -> Tensor:
-        """Scores ``[N, A]`` (float32) of the ``allowed`` ids in their order; of all tokens if None.
+    def scores(self, hidden_ND: Tensor, allowed: np.ndarray | None = None, lasting: bool = True) -> Tensor:
+        """Scores ``[N, A]`` (float32) of the ``allowed`` ids in their order; of all tokens if None. ``lasting`` as in
+        ``forward``.
 
         Only the head's rows between the first and the last allowed id are read: while units are written, the text's
         rows cost nothing.
         """
         if allowed is None:
-            return self._head_rows(hidden_ND, 0, self.token_count)
+            return self._head_rows(hidden_ND, 0, self.token_count, lasting)
         rows = self._rows.get(id(allowed))
         if rows is None:
             rows = _Rows(allowed, hidden_ND.device)
@@ -353,7 +358,7 @@ class Llama:
             elif rows.stop - rows.start > 256:
                 ids = torch.from_numpy(allowed).to(hidden_ND.device)
                 return self._few(hidden_ND, ids)
-        scores = self._head_rows(hidden_ND, rows.start, rows.stop)
+        scores = self._head_rows(hidden_ND, rows.start, rows.stop, lasting)
         return scores if rows.places is None else scores[:, rows.places]
 
     @torch.inference_mode()
@@ -361,9 +366,9 @@ class Llama:
         """``[T, C]`` what CTC reads at positions of heard speech, from a cache's ``middle`` there."""
         return ctc_log_probs(self._head_rows(self.normalise(middle_TD, self.norm), 0, self.blank + 1), self.blank)
 
-    def _head_rows(self, hidden_ND: Tensor, start: int, stop: int) -> Tensor:
+    def _head_rows(self, hidden_ND: Tensor, start: int, stop: int, lasting: bool = True) -> Tensor:
         if self.native is not None and len(hidden_ND) <= MOST_POSITIONS:
-            return self.native.scores(hidden_ND, start, stop)
+            return self.native.scores(hidden_ND, start, stop, lasting)
         return self.head.rows(hidden_ND, start, stop).float()
 
     @property

@@ -105,14 +105,20 @@ class _Workspace(threading.local):
     def __init__(self, model: _Model, width: int) -> None:
         self.model = _Model.from_buffer_copy(model)
         self.caches = (_Cache * MOST_POSITIONS)()
-        self.x_ND = torch.empty(MOST_POSITIONS, width)
-        self.scratch = torch.empty(0)
+        self.x_ND, self.hidden_ND = torch.empty(2, MOST_POSITIONS, width)
+        self.scratch, self.scores = torch.empty(0), torch.empty(0)
 
     def place(self, size: int) -> int:
         """The address of a scratch of at least ``size`` floats."""
         if len(self.scratch) < size:
             self.scratch = torch.empty(size * 3 // 2)  # it grows with the longest sequence, so not at every step
         return self.scratch.data_ptr()
+
+    def scores_of(self, count: int, tokens: int) -> Tensor:
+        """Room for scores ``[count, tokens]``."""
+        if len(self.scores) < count * tokens:
+            self.scores = torch.empty(count * tokens)
+        return self.scores[: count * tokens].view(count, tokens)
 
 
 class NativeLlama:
@@ -159,12 +165,13 @@ class NativeLlama:
         return _Matrix(weight.data_ptr(), scale, _KINDS[weight.dtype], *weight.shape)
 
     def step(
-        self, caches: Sequence[Any], counts: Sequence[int], x_ND: Tensor, middle_layers: int = 0
+        self, caches: Sequence[Any], counts: Sequence[int], x_ND: Tensor, middle_layers: int = 0, lasting: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Read new embeddings of each sequence, ``counts`` of them, into its cache.
 
         Args:
             x_ND: N at most ``MOST_POSITIONS``.
+            lasting: if not, the hidden states lie where this thread's next step will write, and nothing is allocated.
 
         Returns:
             The normalised hidden states ``[N, D]``, and those after ``middle_layers`` layers, if any are asked for.
@@ -183,7 +190,7 @@ class NativeLlama:
             longest = max(longest, cache.length + new)
         work.model.threads = torch.get_num_threads()
         x = work.x_ND[:count].copy_(x_ND)
-        hidden_ND = torch.empty_like(x)
+        hidden_ND = torch.empty_like(x) if lasting else work.hidden_ND[:count]
         middle_ND = torch.empty_like(x) if middle_layers else None
         scratch = work.place(self._lib.scratch_size(byref(work.model), count, longest))
         self._lib.step(
@@ -194,12 +201,13 @@ class NativeLlama:
             cache.length += new
         return hidden_ND, middle_ND
 
-    def scores(self, hidden_BD: Tensor, start: int, stop: int) -> Tensor:
-        """The head's rows ``start`` to ``stop``: ``[B, stop - start]``."""
+    def scores(self, hidden_BD: Tensor, start: int, stop: int, lasting: bool = True) -> Tensor:
+        """The head's rows ``start`` to ``stop``: ``[B, stop - start]``; ``lasting`` as in ``step``."""
         head, size = self._head, self.element_size
         scale = None if head.scale is None else head.scale + 4 * start
         rows = _Matrix(head.weight + start * head.columns * size, scale, head.kind, stop - start, head.columns)
         hidden_BD = hidden_BD.contiguous()
-        made = torch.empty(len(hidden_BD), stop - start)
+        shape = len(hidden_BD), stop - start
+        made = torch.empty(shape) if lasting else self._workspace.scores_of(*shape)
         self._lib.product(byref(rows), torch.get_num_threads(), len(hidden_BD), hidden_BD.data_ptr(), made.data_ptr())
         return made

@@ -119,6 +119,30 @@ def test_a_float16_cache_costs_no_token(lively_model) -> None:
     assert found == wanted and (exactly - roughly).abs().max() < 5e-3 * exactly.abs().max()
 
 
+@torch.inference_mode()
+def test_a_compiled_step_allocates_no_tensor(lively_model, tiny_tokenizer) -> None:
+    """Neither the model nor the head, for one sequence; and what they write in place is what they write elsewhere."""
+    if library() is None:
+        pytest.skip("no C compiler here")
+    llama, units = Engine(lively_model).llama, TokenTable.from_tokenizer(tiny_tokenizer).allowed_units(may_end=False)
+    caches = [llama.new_cache(), llama.new_cache()]
+
+    def step(cache, token: int, lasting: bool) -> torch.Tensor:
+        hidden_1D = llama.forward([(cache, llama.embed([token]))], lasting=lasting)
+        return llama.scores(hidden_1D, units, lasting=lasting)
+
+    wanted = [step(caches[0], token, True) for token in ids(12)]
+    for token, scores in zip(ids(12), wanted, strict=True):
+        assert torch.equal(step(caches[1], token, False), scores)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        for token in ids(5):
+            step(caches[1], token, False)
+    assert not [event.key for event in profile.key_averages() if event.self_cpu_memory_usage > 0]
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step(caches[0], 7, True)
+    assert any(event.self_cpu_memory_usage > 0 for event in profile.key_averages())  # it would be seen
+
+
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (6, 2), (10, 2)])
 @torch.inference_mode()
 def test_the_compiled_attention_equals_torch(heads: int, kv_heads: int) -> None:

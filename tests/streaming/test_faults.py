@@ -39,9 +39,9 @@ def read(hub, monkeypatch) -> list[int]:
     counts: list[int] = []
     forward = hub.engine.llama.forward
 
-    def counted(sequences, every=False):
+    def counted(sequences, **options):
         counts.append(sum(len(new) for _, new in sequences))
-        return forward(sequences, every)
+        return forward(sequences, **options)
 
     monkeypatch.setattr(hub.engine.llama, "forward", counted)
     return counts
