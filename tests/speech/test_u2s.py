@@ -111,6 +111,35 @@ def test_streamed_equals_offline(kind: str, pitch: bool, way: str) -> None:
         assert error.square().mean().sqrt() < 1e-3 * level and error.abs().max() < 1e-2 * level
 
 
+@pytest.mark.parametrize("cuts", [(1, 2, 27), (30,), (7, 8, 9, 6)])
+def test_silence_around_the_units_is_heard_by_the_voice_alone(cuts: tuple[int, ...], monkeypatch) -> None:
+    """Whole, streamed and in a padded batch: what the units sound like between silence, cut out."""
+    monkeypatch.setattr(native, "library", lambda: None)  # as padded rows are computed: pulses amplify rounding
+    detokenizer, (units, style) = make(), inputs()
+    quiet = torch.full((1, 9), 5)
+    around = torch.cat([quiet[:, :3], units[:1, :30], quiet[:, :2]], dim=1)
+    wanted = detokenizer.decode(around, style[:1])[:, 3 * 960 : 33 * 960]
+    plain = detokenizer.decode(units[:1, :30], style[:1])
+    detokenizer.config = replace(detokenizer.config, silence=5, lead_in=3, lead_out=2)
+    assert torch.equal(detokenizer.decode(units[:1, :30], style[:1]), wanted)
+    assert wanted.shape == plain.shape and not torch.allclose(wanted, plain, atol=1e-2)
+    stream, pieces = detokenizer.streaming(style[:1]), []
+    for piece in units[:1, :30].split(cuts, dim=1):
+        pieces.append(stream.step(piece))
+    pieces.append(stream.finish())
+    assert torch.allclose(torch.cat(pieces, dim=1), wanted, atol=1e-3)
+    rows = detokenizer.decode(units.flip(0), style.flip(0), lengths_B=torch.tensor([40, 30]))
+    assert torch.allclose(rows[1:, : 30 * 960], wanted, atol=1e-3) and not rows[1:, 30 * 960 :].any()
+    assert detokenizer.streaming(style[:1]).finish().shape == (1, 0)
+
+
+def test_silence_must_be_a_unit() -> None:
+    with pytest.raises(InputError, match="silence=64"):
+        replace(tiny_config(), silence=64)
+    with pytest.raises(InputError, match="lead_in"):
+        replace(tiny_config(), lead_in=-1)
+
+
 def test_no_click_between_chunks() -> None:
     """The level step at chunk boundaries is not larger than elsewhere."""
     detokenizer = make()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emova.config import config_from_dict
 from emova.errors import InputError
@@ -23,11 +24,28 @@ from emova.weights import Storage, load_state, read_folder, save_folder
 
 @dataclass(frozen=True)
 class U2SConfig:
-    """The parts' sizes; ``temperature`` is the spread of the latent draw in inference (0: the prior's mean)."""
+    """The parts' sizes, and how the voice speaks.
+
+    Attributes:
+        temperature: spread of the latent draw in inference (0: the prior's mean).
+        silence: the unit of silence. The voice then hears ``lead_in`` of them before the first unit and ``lead_out``
+            after the last, and what it makes of them is cut off. A first unit with nothing before it, which is rare in
+            training, begins with a tick that is taken for a consonant.
+    """
 
     vits: VITSConfig = field(default_factory=VITSConfig)
     style: StyleEncoderConfig = field(default_factory=StyleEncoderConfig)
     temperature: float = 0.0
+    silence: int | None = None
+    lead_in: int = 6
+    lead_out: int = 2
+
+    def __post_init__(self) -> None:
+        size = self.vits.units.codebook_size
+        if self.silence is not None and not 0 <= self.silence < size:
+            raise InputError(f"silence={self.silence}: there is no such unit; give one of 0..{size - 1}")
+        if min(self.lead_in, self.lead_out) < 0:
+            raise InputError("lead_in and lead_out: units of silence can't be fewer than none")
 
 
 class Draws:
@@ -143,13 +161,24 @@ class U2SStream:
         self.past = Past()
         self.pitch: PitchFrame | None = None
         self.begun = self.finished = False
+        config = detokenizer.config
+        quiet, counts = (0, (0, 0)) if config.silence is None else (config.silence, (config.lead_in, config.lead_out))
+        self._before_1N, self._after_1N = (torch.full((1, count), quiet, device=style_BS.device) for count in counts)
+        self._unheard = self._before_1N.shape[1] * detokenizer.samples_per_unit
 
     @torch.no_grad()
     def run(self, units_BU: Tensor, mask_B1U: Tensor | None = None) -> Tensor:
         """Take all units at once and finish; only this way takes a mask."""
         assert not self.begun and not self.finished
         self.finished = True
-        return self._speak(units_BU, None, mask_B1U)
+        if mask_B1U is None:
+            return self._cut(self._speak(self._led_in(self._led_out(units_BU)), None), last=True)
+        heard_BU = mask_B1U.squeeze(1).bool()
+        quiet = self.detokenizer.config.silence or 0  # a row is led out right after its own last unit
+        units_BU = self._led_in(self._led_out(units_BU.to(heard_BU.device).masked_fill(~heard_BU, quiet)))
+        mask_B1U = functional.pad(mask_B1U, (self._before_1N.shape[1] + self._after_1N.shape[1], 0), value=1.0)
+        samples_BT = self._cut(self._speak(units_BU, None, mask_B1U), last=True)
+        return samples_BT * heard_BU.repeat_interleave(self.detokenizer.samples_per_unit, dim=1)
 
     @torch.no_grad()
     def step(self, units_BN: Tensor) -> Tensor:
@@ -157,8 +186,10 @@ class U2SStream:
         assert not self.finished, "the stream is finished"
         if not units_BN.shape[1]:
             return torch.zeros(len(self.style_BS), 0, device=self.style_BS.device)
+        if not self.begun:
+            units_BN = self._led_in(units_BN)
         self.begun = True
-        return self._speak(units_BN, self.past)
+        return self._cut(self._speak(units_BN, self.past))
 
     @torch.no_grad()
     def finish(self, units_BN: Tensor | None = None) -> Tensor:
@@ -170,7 +201,24 @@ class U2SStream:
             units_BN = torch.zeros(batch, 0, dtype=torch.int64, device=device)
         if not self.begun and not units_BN.shape[1]:
             return torch.zeros(batch, 0, device=device)
-        return self._speak(units_BN, self.past)
+        if not self.begun:
+            units_BN = self._led_in(units_BN)
+        return self._cut(self._speak(self._led_out(units_BN), self.past), last=True)
+
+    def _led_in(self, units_BN: Tensor) -> Tensor:
+        """The units with what is heard before the first."""
+        return torch.cat([self._before_1N.expand(len(units_BN), -1), units_BN.to(self.style_BS.device)], dim=1)
+
+    def _led_out(self, units_BN: Tensor) -> Tensor:
+        """The units with what is heard after the last."""
+        return torch.cat([units_BN.to(self.style_BS.device), self._after_1N.expand(len(units_BN), -1)], dim=1)
+
+    def _cut(self, samples_BT: Tensor, last: bool = False) -> Tensor:
+        """The samples without those of the silence around them."""
+        dropped = min(self._unheard, samples_BT.shape[1])
+        self._unheard -= dropped
+        after = self._after_1N.shape[1] * self.detokenizer.samples_per_unit if last else 0
+        return samples_BT[:, dropped : samples_BT.shape[1] - after]
 
     def _speak(self, units_BN: Tensor, past: Past | None, mask_B1U: Tensor | None = None) -> Tensor:
         assert units_BN.shape[0] == self.style_BS.shape[0]
