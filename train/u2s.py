@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,14 @@ def calibrate_loudness(detokenizer: U2SDetokenizer, store: SpeechStore, count: i
     return factor
 
 
+def calibrate_silence(detokenizer: U2SDetokenizer, store: SpeechStore) -> int:
+    """Take the unit that utterances begin with most often for that of silence, and return it."""
+    first = Counter(int(store.units(index)[0]) for index in range(len(store)) if store.utterances[index].units)
+    ((unit, _),) = first.most_common(1)
+    detokenizer.config = replace(detokenizer.config, silence=unit)
+    return unit
+
+
 def some_of(store: SpeechStore, count: int) -> list[int]:
     """A fixed random choice: shards repeat the styles in a period, which even steps through them could miss."""
     return [int(index) for index in np.random.default_rng(0).permutation(len(store))[:count]]
@@ -322,6 +331,7 @@ def train(recipe: U2SRecipe) -> FitResult:
 
     def validate(module: nn.Module, step: int) -> dict[str, float]:
         gain = calibrate_contour(training.detokenizer, store)
+        calibrate_silence(training.detokenizer, store)
         training.detokenizer.save_pretrained(output / "export")
         measured = write_samples(training.detokenizer, held_out, recipe.samples, output / "samples")
         if training.detokenizer.vits.pitch is not None:
@@ -336,6 +346,7 @@ def train(recipe: U2SRecipe) -> FitResult:
     training.eval()
     calibrate_contour(training.detokenizer, store)
     calibrate_loudness(training.detokenizer, store)
+    calibrate_silence(training.detokenizer, store)
     training.detokenizer.save_pretrained(output / "export")
     return result
 

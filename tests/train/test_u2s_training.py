@@ -211,6 +211,9 @@ def test_program_runs_exports_and_resumes(data: Path, monkeypatch: pytest.Monkey
     assert result.steps == 4 and "mel" in result.eval_terms and result.eval_terms["f0_cents"] >= 0
     exported = U2SDetokenizer.from_pretrained(tmp_path / "run" / "export")
     assert exported.config.vits.units.codebook_size == 64
+    store = SpeechStore(recipe.data.train, recipe.data.cache, "test")
+    first = [int(store.units(index)[0]) for index in range(len(store))]
+    assert first.count(exported.config.silence) == max(map(first.count, first))
     assert exported.vits.pitch.contour_gain.shape == (9,)
     assert not any("discriminator" in name or "posterior" in name for name in exported.state_dict())
     assert len(list((tmp_path / "run" / "samples").glob("*.wav"))) == 4
