@@ -13,9 +13,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
@@ -36,6 +38,19 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         log.info("%s was not compiled, torch does its work: %s", source.name, error)
         return None
+
+
+class Scratch(threading.local):
+    """What compiled code writes into, kept from one call to the next; each thread has its own."""
+
+    def __init__(self) -> None:
+        self._numbers = torch.empty(0)
+
+    def floats(self, size: int) -> Tensor:
+        """``[size]`` float32, of any values."""
+        if len(self._numbers) < size:
+            self._numbers = torch.empty(size * 3 // 2)  # what is asked for often grows bit by bit
+        return self._numbers[:size]
 
 
 def _build(compiler: str, source: Path) -> Path:

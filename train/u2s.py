@@ -248,12 +248,11 @@ def calibrate_loudness(detokenizer: U2SDetokenizer, store: SpeechStore, count: i
     return factor
 
 
-def calibrate_silence(detokenizer: U2SDetokenizer, store: SpeechStore) -> int:
-    """Take the unit that utterances begin with most often for that of silence, and return it."""
+def find_silence(detokenizer: U2SDetokenizer, store: SpeechStore) -> None:
+    """Take the unit that utterances begin with most often for that of silence."""
     first = Counter(int(store.units(index)[0]) for index in range(len(store)) if store.utterances[index].units)
     ((unit, _),) = first.most_common(1)
     detokenizer.config = replace(detokenizer.config, silence=unit)
-    return unit
 
 
 def some_of(store: SpeechStore, count: int) -> list[int]:
@@ -328,10 +327,10 @@ def train(recipe: U2SRecipe) -> FitResult:
         raise InputError("keep_styles: only with initial, an exported detokenizer whose styles are worth keeping")
     training = U2STraining(recipe, detokenizer)
     training.detokenizer.style_encoder.requires_grad_(not recipe.keep_styles)
+    find_silence(training.detokenizer, store)
 
     def validate(module: nn.Module, step: int) -> dict[str, float]:
         gain = calibrate_contour(training.detokenizer, store)
-        calibrate_silence(training.detokenizer, store)
         training.detokenizer.save_pretrained(output / "export")
         measured = write_samples(training.detokenizer, held_out, recipe.samples, output / "samples")
         if training.detokenizer.vits.pitch is not None:
@@ -346,7 +345,6 @@ def train(recipe: U2SRecipe) -> FitResult:
     training.eval()
     calibrate_contour(training.detokenizer, store)
     calibrate_loudness(training.detokenizer, store)
-    calibrate_silence(training.detokenizer, store)
     training.detokenizer.save_pretrained(output / "export")
     return result
 

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emova.compiling import compiled
+from emova.compiling import Scratch, compiled
 
 SOURCE = Path(__file__).with_name("step.c")
 MOST_POSITIONS = 16
@@ -106,19 +107,7 @@ class _Workspace(threading.local):
         self.model = _Model.from_buffer_copy(model)
         self.caches = (_Cache * MOST_POSITIONS)()
         self.x_ND, self.hidden_ND = torch.empty(2, MOST_POSITIONS, width)
-        self.scratch, self.scores = torch.empty(0), torch.empty(0)
-
-    def place(self, size: int) -> int:
-        """The address of a scratch of at least ``size`` floats."""
-        if len(self.scratch) < size:
-            self.scratch = torch.empty(size * 3 // 2)  # it grows with the longest sequence, so not at every step
-        return self.scratch.data_ptr()
-
-    def scores_of(self, count: int, tokens: int) -> Tensor:
-        """Room for scores ``[count, tokens]``."""
-        if len(self.scores) < count * tokens:
-            self.scores = torch.empty(count * tokens)
-        return self.scores[: count * tokens].view(count, tokens)
+        self.scratch, self.scores = Scratch(), Scratch()
 
 
 class NativeLlama:
@@ -192,10 +181,10 @@ class NativeLlama:
         x = work.x_ND[:count].copy_(x_ND)
         hidden_ND = torch.empty_like(x) if lasting else work.hidden_ND[:count]
         middle_ND = torch.empty_like(x) if middle_layers else None
-        scratch = work.place(self._lib.scratch_size(byref(work.model), count, longest))
+        scratch = work.scratch.floats(self._lib.scratch_size(byref(work.model), count, longest))
         self._lib.step(
             byref(work.model), count, work.caches, x.data_ptr(), hidden_ND.data_ptr(),
-            None if middle_ND is None else middle_ND.data_ptr(), middle_layers, scratch, longest,
+            None if middle_ND is None else middle_ND.data_ptr(), middle_layers, scratch.data_ptr(), longest,
         )  # fmt: skip
         for cache, new in zip(caches, counts, strict=True):
             cache.length += new
@@ -208,6 +197,6 @@ class NativeLlama:
         rows = _Matrix(head.weight + start * head.columns * size, scale, head.kind, stop - start, head.columns)
         hidden_BD = hidden_BD.contiguous()
         shape = len(hidden_BD), stop - start
-        made = torch.empty(shape) if lasting else self._workspace.scores_of(*shape)
+        made = torch.empty(shape) if lasting else self._workspace.scores.floats(prod(shape)).view(shape)
         self._lib.product(byref(rows), torch.get_num_threads(), len(hidden_BD), hidden_BD.data_ptr(), made.data_ptr())
         return made

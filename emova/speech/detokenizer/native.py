@@ -8,7 +8,6 @@ Shapes: B batch, C channels, I inputs, O outputs, W frames of a window, F frames
 
 from __future__ import annotations
 
-import threading
 from ctypes import Structure, byref, c_double, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emova.compiling import compiled
+from emova.compiling import Scratch, compiled
 
 SOURCE = Path(__file__).with_name("convolution.c")
+EPS = 1e-5
+"""Of the normalisation, as in torch's ``layer_norm``."""
 
 
 class _Block(Structure):
@@ -52,20 +53,7 @@ def library() -> Any:
     return loaded
 
 
-class _Scratch(threading.local):
-    """What the compiled code writes into on its way; each thread has its own, kept from one call to the next."""
-
-    def __init__(self) -> None:
-        self.numbers = torch.empty(0)
-
-    def place(self, size: int) -> int:
-        """The address of at least ``size`` floats."""
-        if len(self.numbers) < size:
-            self.numbers = torch.empty(size)
-        return self.numbers.data_ptr()
-
-
-_scratch = _Scratch()
+_scratch = Scratch()
 
 
 def serves(x_BCW: Tensor, weight: Tensor) -> bool:
@@ -85,19 +73,19 @@ def convolve(window_BIW: Tensor, conv: nn.Conv1d) -> Tensor:
     taps, dilation = conv.kernel_size[0], conv.dilation[0]
     window_BIW, made_BOF = _side_by_side(window_BIW), _frames_for(window_BIW, conv)
     weight, bias = _numbers(conv)
-    place = _scratch.place(threads * lib.convolve_scratch(conv.in_channels, taps, dilation))
+    scratch = _scratch.floats(threads * lib.convolve_scratch(conv.in_channels, taps, dilation))
     frames = made_BOF.shape[2]
     for window_IW, made_OF in zip(window_BIW, made_BOF, strict=True):
         lib.convolve(
             threads, frames, window_IW.data_ptr(), window_IW.stride(0), conv.in_channels, taps, dilation,
-            weight.data_ptr(), bias.data_ptr(), conv.out_channels, made_OF.data_ptr(), frames, place,
+            weight.data_ptr(), bias.data_ptr(), conv.out_channels, made_OF.data_ptr(), frames, scratch.data_ptr(),
         )  # fmt: skip
     return made_BOF
 
 
 def conv_block(
     window_BCW: Tensor, left: int, depthwise: nn.Conv1d, gain_BC: Tensor, bias_BC: Tensor, widen: nn.Conv1d,
-    narrow: nn.Conv1d, scale_C1: Tensor, eps: float = 1e-5,
+    narrow: nn.Conv1d, scale_C1: Tensor,
 ) -> Tensor:  # fmt: skip
     """A ConvNeXt block over the window: ``[B, C, F]``, F > 0, which begin ``left`` frames after the window does.
 
@@ -108,17 +96,19 @@ def conv_block(
     taps, dilation = depthwise.kernel_size[0], depthwise.dilation[0]
     window_BCW, made_BCF = _side_by_side(window_BCW), _frames_for(window_BCW, depthwise)
     frames = made_BCF.shape[2]
-    gain_BC, bias_BC, scale_C1 = gain_BC.contiguous(), bias_BC.contiguous(), scale_C1.contiguous()
-    weights = [part for conv in (depthwise, widen, narrow) for part in _numbers(conv)]
+    gain_BC, bias_BC = gain_BC.contiguous(), bias_BC.contiguous()
+    before_norm = _numbers(depthwise)
+    after_norm = (*_numbers(widen), *_numbers(narrow), scale_C1.contiguous())
     for window_CW, gain_C, bias_C, made_CF in zip(window_BCW, gain_BC, bias_BC, made_BCF, strict=True):
-        parts = (*weights[:2], gain_C, bias_C, *weights[2:], scale_C1)
+        parts = (*before_norm, gain_C, bias_C, *after_norm)
         block = _Block(
-            depthwise.in_channels, widen.out_channels, taps, dilation, left, eps, *(part.data_ptr() for part in parts)
+            depthwise.in_channels, widen.out_channels, taps, dilation, left, EPS, *(part.data_ptr() for part in parts)
         )
-        place = _scratch.place(threads * lib.block_scratch(byref(block)))
+        scratch = _scratch.floats(threads * lib.block_scratch(byref(block)))
         lib.conv_block(
-            byref(block), threads, frames, window_CW.data_ptr(), window_CW.stride(0), made_CF.data_ptr(), frames, place
-        )
+            byref(block), threads, frames, window_CW.data_ptr(), window_CW.stride(0), made_CF.data_ptr(), frames,
+            scratch.data_ptr(),
+        )  # fmt: skip
     return made_BCF
 
 

@@ -162,8 +162,11 @@ class U2SStream:
         self.pitch: PitchFrame | None = None
         self.begun = self.finished = False
         config = detokenizer.config
-        quiet, counts = (0, (0, 0)) if config.silence is None else (config.silence, (config.lead_in, config.lead_out))
-        self._before_1N, self._after_1N = (torch.full((1, count), quiet, device=style_BS.device) for count in counts)
+        counts = (0, 0) if config.silence is None else (config.lead_in, config.lead_out)
+        self._quiet = config.silence or 0
+        self._before_1N, self._after_1N = (
+            torch.full((1, count), self._quiet, device=style_BS.device) for count in counts
+        )
         self._unheard = self._before_1N.shape[1] * detokenizer.samples_per_unit
 
     @torch.no_grad()
@@ -174,8 +177,8 @@ class U2SStream:
         if mask_B1U is None:
             return self._cut(self._speak(self._led_in(self._led_out(units_BU)), None), last=True)
         heard_BU = mask_B1U.squeeze(1).bool()
-        quiet = self.detokenizer.config.silence or 0  # a row is led out right after its own last unit
-        units_BU = self._led_in(self._led_out(units_BU.to(heard_BU.device).masked_fill(~heard_BU, quiet)))
+        # A row is led out right after its own last unit.
+        units_BU = self._led_in(self._led_out(units_BU.to(heard_BU.device).masked_fill(~heard_BU, self._quiet)))
         mask_B1U = functional.pad(mask_B1U, (self._before_1N.shape[1] + self._after_1N.shape[1], 0), value=1.0)
         samples_BT = self._cut(self._speak(units_BU, None, mask_B1U), last=True)
         return samples_BT * heard_BU.repeat_interleave(self.detokenizer.samples_per_unit, dim=1)
