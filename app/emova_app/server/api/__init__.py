@@ -1,0 +1,1 @@
+"""The routes for chat, speech and transcription."""

@@ -1,0 +1,1 @@
+"""What stands around all routes: limits, fetching, streams."""

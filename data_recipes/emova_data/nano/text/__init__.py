@@ -1,0 +1,1 @@
+"""The recipe's texts: sentences, talk, what can be said aloud."""

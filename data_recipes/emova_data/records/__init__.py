@@ -1,0 +1,1 @@
+"""Training records, and shards of them."""

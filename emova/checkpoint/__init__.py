@@ -1,0 +1,1 @@
+"""Checkpoint folders: loading and checking their parts, building parts by their kind, other formats."""

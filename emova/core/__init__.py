@@ -1,0 +1,1 @@
+"""What everything stands on: errors, configs, files, weights, seeds."""

@@ -1,0 +1,1 @@
+"""C that is compiled for the machine it runs on, and its bindings."""

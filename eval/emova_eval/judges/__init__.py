@@ -1,0 +1,1 @@
+"""Judges: of words, of answers, of voices."""

@@ -1,0 +1,1 @@
+"""Models as the evaluation sees them."""

@@ -1,0 +1,1 @@
+"""Benchmarks as tasks: what is asked, how it is scored, and a run over several."""

@@ -1,0 +1,1 @@
+"""From files to packs: shards, recipes, packing, mixtures."""

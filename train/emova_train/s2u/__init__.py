@@ -1,0 +1,1 @@
+"""Training the speech-to-unit tokenizers."""

@@ -1,0 +1,1 @@
+"""The stages of the omni-modal model (EMOVA section 4)."""

@@ -1,0 +1,1 @@
+"""Training the unit-to-speech detokenizer."""
