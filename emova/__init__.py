@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from emova.startup import collector_paused
+from emova.core.startup import collector_paused
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant, Conversation, Reply

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from emova.cli import main
+from emova.cli.main import main
 
 sys.exit(main())

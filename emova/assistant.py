@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emova.decoding import Context, Decoder, Prompt
-from emova.errors import InputError
-from emova.grammar import Grammar, TokenTable
-from emova.parts import Parts, load_parts
-from emova.reply import (
+from emova.checkpoint.loading import Parts, load_parts
+from emova.core.errors import InputError
+from emova.decoding.loop import Context, Decoder, Prompt
+from emova.decoding.sampling import Sampling
+from emova.engine.engine import EngineConfig, EngineDecoder, best_decoder
+from emova.events import Done, Event, Reply, Speech
+from emova.reply.format import make_reply_format
+from emova.reply.grammar import Grammar, TokenTable
+from emova.reply.json import (
     SPEAK_PROMPT,
     TRANSCRIBE_PROMPT,
     JsonReply,
@@ -25,21 +29,17 @@ from emova.reply import (
     speech_grammar,
     text_grammar,
 )
-from emova.reply_formats import make_reply_format
-from emova.results import Done, Event, Reply, Speech
-from emova.sampling import Sampling
+from emova.session.history import Turn, newest
+from emova.session.output import Telling
 from emova.speech.audio import AudioLimits
-from emova.speech.listening import Audio, listen
-from emova.streaming.engine import EngineConfig, EngineDecoder, best_decoder
-from emova.streaming.telling import Telling
-from emova.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
-from emova.turns import Turn, newest
+from emova.speech.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
+from emova.speech.tokenizer.streaming import Audio, listen
 from emova.vision.image import ImageLimits, load_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from emova.sources import Source
+    from emova.core.io import Source
 
     Picture = Source | Image.Image
 
@@ -95,7 +95,7 @@ class Assistant:
         """Load a checkpoint by its shipped name or its folder; nothing is downloaded.
 
         Args:
-            reply_format: ``json`` or ``thoughts`` (``emova.reply_formats``), of those that the model was taught.
+            reply_format: ``json`` or ``thoughts`` (``emova.reply.format``), of those that the model was taught.
 
         Raises:
             InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from emova.reply import StyleChosen, TextDelta, TranscriptDelta
+from emova.reply.json import StyleChosen, TextDelta, TranscriptDelta
 from emova.speech.audio import save_wav
-from emova.style import Style
+from emova.speech.style import Style
 
 
 @dataclass(frozen=True)

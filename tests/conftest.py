@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import emova.compat  # noqa: F401  (before any test imports transformers' image parts)
+import emova.core.compat  # noqa: F401  (before any test imports transformers' image parts)
 
 torch.set_num_threads(1)
 
@@ -19,7 +19,7 @@ TINY_TEXT = [
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Byte-level BPE of 300 tokens, the control tokens and 4096 units."""
-    from train.text_tokenizer import REPLY_FRAME, train_tokenizer
+    from emova_train.stages.text_tokenizer import REPLY_FRAME, train_tokenizer
 
     return train_tokenizer([*TINY_TEXT, REPLY_FRAME] * 4, text_tokens=300, codebook_size=4096)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from emova.grammar import unit_token
+from emova.reply.grammar import unit_token
 
 CONTROL_TOKENS = (
     *("<|pad|>", "<|begin_of_text|>", "<|end_of_text|>", "<|system|>", "<|user|>", "<|assistant|>"),
@@ -83,7 +83,7 @@ def save_checkpoint(folder, tokenizer, vision, projector) -> None:
     from transformers import LlamaConfig
 
     from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaImageProcessor, EmovaProcessor, TokenIds
-    from emova.style import ALL_STYLES, StylePrototypes
+    from emova.speech.style import ALL_STYLES, StylePrototypes
 
     text = LlamaConfig(
         hidden_size=32,

@@ -11,13 +11,13 @@ from PIL import Image
 
 from emova import Assistant
 from emova.assistant import AssistantConfig, split_sentences
-from emova.decoding import Prompt
-from emova.errors import InputError
-from emova.reply import JsonReply, ReplyLimits, StyleChosen, TextDelta, TranscriptDelta, merge_deltas, text_grammar
-from emova.results import AudioChunk, Done
-from emova.sampling import GREEDY, Sampling
+from emova.core.errors import InputError
+from emova.decoding.loop import Prompt
+from emova.decoding.sampling import GREEDY, Sampling
+from emova.events import AudioChunk, Done
+from emova.reply.json import JsonReply, ReplyLimits, StyleChosen, TextDelta, TranscriptDelta, merge_deltas, text_grammar
 from emova.speech.audio import load_audio
-from emova.style import EMOTIONS, PITCHES, Style
+from emova.speech.style import EMOTIONS, PITCHES, Style
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")

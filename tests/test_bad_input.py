@@ -11,8 +11,8 @@ import soundfile
 from PIL import Image
 
 from emova import Assistant
-from emova.cli import main
-from emova.errors import InputError
+from emova.cli.main import main
+from emova.core.errors import InputError
 
 
 @pytest.fixture(scope="module")

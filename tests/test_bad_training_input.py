@@ -17,17 +17,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_recipes.convert import ConvertConfig, convert
-from data_recipes.records import Draft
-from emova.cli import main
-from emova.config import config_dict
-from emova.errors import InputError
+from emova.cli.main import main
+from emova.core.config import config_dict
+from emova.core.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
+from emova_data.records.records import Draft
+from emova_data.sources.convert import ConvertConfig, convert
+from emova_train.data.stream import SKIPPED
+from emova_train.stages.program import build, export
 from tests.train.fixtures_sets import pictured, write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 from tests.train.test_tokenize_shards import flac, write_shard
-from train.shard_stream import SKIPPED
-from train.stages import build, export
 
 
 def refused(arguments: list[str], capsys, *words: str) -> None:

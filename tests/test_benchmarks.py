@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks.cli import BENCHMARKS, register
-from emova.cli import Parser
+from emova.cli.main import Parser
+from emova_bench.cli import BENCHMARKS, register
 
 SMALL = {
     "decode": ["--tokens", "4"],

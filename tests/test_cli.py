@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emova import cli
-from emova.cli import main
-from emova.commands import common
-from emova.errors import InputError
+from emova.cli import common
+from emova.cli import main as cli
+from emova.cli.main import main
+from emova.core.errors import InputError
 from emova.speech.audio import load_audio, save_wav
 
 HEAVY = {"torch", "transformers", "numpy", "PIL", "rich", "soundfile", "av", "omegaconf", "safetensors"}
@@ -32,7 +32,7 @@ def files(tmp_path, monkeypatch):
 @pytest.fixture()
 def quick(monkeypatch):
     """Short replies."""
-    from emova.reply import ReplyLimits
+    from emova.reply.json import ReplyLimits
 
     make = common.assistant_config
 
@@ -41,8 +41,8 @@ def quick(monkeypatch):
 
         return dataclasses.replace(make(arguments), reply_limits=ReplyLimits(6, 6, 20))
 
-    monkeypatch.setattr("emova.commands.chat.assistant_config", short)
-    monkeypatch.setattr("emova.commands.transcribe.assistant_config", short)
+    monkeypatch.setattr("emova.cli.chat.assistant_config", short)
+    monkeypatch.setattr("emova.cli.transcribe.assistant_config", short)
 
 
 def names(folder) -> set[str]:
@@ -51,7 +51,7 @@ def names(folder) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["chat", "--help"], ["speak", "--help"]])
 def test_help_imports_nothing_heavy(arguments) -> None:
-    code = f"import sys\nfrom emova.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+    code = f"import sys\nfrom emova.cli.main import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
     code += f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
@@ -95,7 +95,7 @@ def test_chat_for_machines(files, tiny_checkpoint, quick, capsys) -> None:
 
 
 def test_chat_without_input_takes_the_shipped_example(files, tiny_checkpoint, quick, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("emova.commands.chat.EXAMPLES", files)
+    monkeypatch.setattr("emova.cli.chat.EXAMPLES", files)
     assert main(["chat", "--model", str(tiny_checkpoint), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"]
 
@@ -148,7 +148,7 @@ def test_commands_of_other_packages_are_found_and_missing_packages_named(monkeyp
     monkeypatch.setattr(cli, "entry_points", lambda group: entries)
     commands = cli.find_commands()
     assert list(commands) == [*cli.OWN, "data", "zebra"]
-    assert commands["chat"] == "emova.commands.chat:register"
+    assert commands["chat"] == "emova.cli.chat:register"
     assert main(["data"]) == 2
     assert capsys.readouterr().err == (
         "emova: data: the package no_such_package is not installed; run pip install 'emova[train,data,eval]'\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import soxr
 from PIL import Image
 
 from emova.assistant import Assistant
-from emova.reply_formats import make_reply_format
-from emova.results import Done
+from emova.events import Done
+from emova.reply.format import make_reply_format
+from emova.session.events import Failed
+from emova.session.scheduler import Hub
 from emova.speech.audio import load_audio
-from emova.streaming.events import Failed
-from emova.streaming.hub import Hub
-from emova.style import EMOTIONS, PITCHES, Style
-from eval.codec import unit_distances
+from emova.speech.style import EMOTIONS, PITCHES, Style
+from emova_eval.suite.codec import unit_distances
 
 EXAMPLES = Path(__file__).parents[1] / "emova" / "checkpoints" / "examples"
 CHECKPOINT = EXAMPLES.parent / "emova-nano"
@@ -74,7 +74,7 @@ def test_a_minute_of_noise_is_answered_or_refused_and_forgotten(assistant: Assis
 
 
 def test_a_changed_picture_changes_the_answer(assistant: Assistant) -> None:
-    from data_recipes.nano.pictures import make_picture  # drawn anew: none of them was trained on
+    from emova_data.nano.pictures import make_picture  # drawn anew: none of them was trained on
 
     answers = set()
     for index in range(8):
@@ -85,7 +85,7 @@ def test_a_changed_picture_changes_the_answer(assistant: Assistant) -> None:
 
 
 def test_units_tell_sentences_apart_and_voices_and_emotions_less(assistant: Assistant) -> None:
-    from data_recipes.nano.voices import Voices
+    from emova_data.nano.voices.voices import Voices
 
     voices = Voices(Path())
     renderings = [

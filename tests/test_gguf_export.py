@@ -7,10 +7,10 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, TokenType, quants
 
-from emova.cli import Parser
-from emova.commands import export
-from emova.errors import InputError
-from emova.gguf_export import export_gguf
+from emova.checkpoint.gguf import export_gguf
+from emova.cli import export
+from emova.cli.main import Parser
+from emova.core.errors import InputError
 
 
 def read(path) -> tuple[dict[str, np.ndarray], dict[str, object]]:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from emova.decoding import Decoder, Prompt
-from emova.grammar import FreeText, Grammar, TokenTable
-from emova.heard_text import CtcPrefix, HeardText, JointSampler
-from emova.reply import text_grammar
-from emova.sampling import GREEDY, Sampler, Sampling
-from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.decoding.ctc import CtcPrefix, HeardText, JointSampler
+from emova.decoding.loop import Decoder, Prompt
+from emova.decoding.sampling import GREEDY, Sampler, Sampling
+from emova.engine.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.reply.grammar import FreeText, Grammar, TokenTable
+from emova.reply.json import text_grammar
 
 UNITS = (100, 200)
 
@@ -174,7 +174,7 @@ def test_a_draft_goes_on_where_the_text_ends() -> None:
 @pytest.mark.parametrize("native", [True, False])
 def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatch, native: bool) -> None:
     """Whatever was drafted: the tokens, what waits to be read, and the cache afterwards."""
-    from emova.streaming import engine as module
+    from emova.engine import engine as module
 
     with torch.no_grad():
         for parameter in tiny_model.parameters():

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import paradigms as bench
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
+from emova_bench import paradigms as bench
+from emova_train.experiments import paradigms as program
+from emova_train.experiments.paradigms import (
+    COMMON,
+    ComparisonConfig,
+    Outcome,
+    ParadigmConfig,
+    PhaseConfig,
+    paradigms,
+    plan,
+)
+from emova_train.stages.program import RatesConfig
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
-from train import paradigms as program
-from train.paradigms import COMMON, ComparisonConfig, Outcome, ParadigmConfig, PhaseConfig, paradigms, plan
-from train.stages import RatesConfig
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "configs" / "paradigms"

@@ -57,7 +57,7 @@ def test_make_chat_takes_the_users_own_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [line for line in shell_commands() if line.startswith("emova ")])
 def test_emova_commands_parse(command: str) -> None:
-    from emova.cli import Parser, _register, find_commands
+    from emova.cli.main import Parser, _register, find_commands
 
     name, *words = shlex.split(command)[1:]
     parser = Parser()

@@ -8,9 +8,9 @@ import random
 import numpy as np
 import pytest
 
-from emova.errors import InputError
-from emova.grammar import TokenTable, unit_token
-from emova.reply import (
+from emova.core.errors import InputError
+from emova.reply.grammar import TokenTable, unit_token
+from emova.reply.json import (
     SPEECH_KEY,
     JsonReply,
     Marker,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emova.errors import InputError
-from emova.sampling import GREEDY, Loops, Sampler, Sampling
+from emova.core.errors import InputError
+from emova.decoding.sampling import GREEDY, Loops, Sampler, Sampling
 
 
 def test_sampling() -> None:

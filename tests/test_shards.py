@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from emova.errors import InputError
-from emova.shards import read_shard
+from emova.core.errors import InputError
+from emova.core.tar_samples import read_shard
 
 
 def write(path: Path, members: list[tuple[str, bytes]]) -> Path:

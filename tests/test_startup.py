@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from emova.startup import collector_paused
+from emova.core.startup import collector_paused
 
 
 @pytest.mark.parametrize("running", [True, False])

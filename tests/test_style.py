@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emova.errors import InputError
-from emova.style import ALL_STYLES, Style, StylePrototypes, style_from_model
+from emova.core.errors import InputError
+from emova.speech.style import ALL_STYLES, Style, StylePrototypes, style_from_model
 
 
 def test_there_are_24_styles_with_names_there_and_back() -> None:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emova.grammar import TokenTable
-from emova.reply import ReplyDone, ReplyLimits, ReplyWish, SpokenReply, StyleChosen, UnitsDelta, collect, merge_deltas
-from emova.streaming.protocol import EventStream, run
-from emova.thoughts import Ratio, StreamingThoughts
+from emova.engine.streams import EventStream, run
+from emova.reply.grammar import TokenTable
+from emova.reply.interleaved import Ratio, StreamingThoughts
+from emova.reply.json import (
+    ReplyDone,
+    ReplyLimits,
+    ReplyWish,
+    SpokenReply,
+    StyleChosen,
+    UnitsDelta,
+    collect,
+    merge_deltas,
+)
+from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
+from emova_train.stages.interleaved import only, thought_kinds, thought_message
 from tests.fixtures_speech import make_tokenizer
-from train.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
-from train.thoughts import only, thought_kinds, thought_message
 
 RATIO = Ratio(text_tokens=3, units=4)
 TEXTS = ("Hi", "A red apple lies on the table, and a very good morning.", "你好，世界。 😀😀 naïve", "a b c")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from emova.assistant import Assistant
-from emova.style import Style
-from emova.voice import ChunkPlan
+from emova.speech.style import Style
+from emova.speech.voice import ChunkPlan
 
 
 class Clock:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from emova.errors import InputError
-from emova.weights import load_state, pack, read_folder, save_folder, unpack
+from emova.core.errors import InputError
+from emova.core.weights import load_state, pack, read_folder, save_folder, unpack
 
 
 @dataclass(frozen=True)

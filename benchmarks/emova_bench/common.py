@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from emova import Assistant
-from emova.commands.common import EXAMPLES
-from emova.results import AudioChunk, Done, Reply
+from emova.cli.common import EXAMPLES
+from emova.events import AudioChunk, Done, Reply
+from emova.session.events import Failed
 from emova.speech.audio import load_audio
-from emova.streaming.events import Failed
 
 
 def arguments(name: str, description: str) -> argparse.ArgumentParser:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import arguments, load, median, parse, report
-from emova.decoding import Prompt
-from emova.streaming.engine import Engine, EngineConfig
+from emova.decoding.loop import Prompt
+from emova.engine.engine import Engine, EngineConfig
+from emova_bench.common import arguments, load, median, parse, report
 
 ENGINES = {
     "torch float32": EngineConfig(native=False),
@@ -83,7 +83,7 @@ class LlamaCpp:
     def __init__(self, assistant: Any, folder: Path, dtype: Any, threads: int) -> None:
         from llama_cpp import GGML_TYPE_F16, GGML_TYPE_F32, Llama
 
-        from emova.gguf_export import export_gguf
+        from emova.checkpoint.gguf import export_gguf
 
         cache = GGML_TYPE_F16 if dtype == "f16" else GGML_TYPE_F32  # as ours
         path = folder / f"{dtype}.gguf"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import arguments, load, parse, report, resident_bytes
-from emova.decoding import Prompt
-from emova.streaming.engine import EngineDecoder
-from emova.style import Style
+from emova.decoding.loop import Prompt
+from emova.engine.engine import EngineDecoder
+from emova.speech.style import Style
+from emova_bench.common import arguments, load, parse, report, resident_bytes
 
 
 @torch.inference_mode()

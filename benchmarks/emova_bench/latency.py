@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import arguments, first_sound, load, median, parse, question, report, whole_reply
-from emova.streaming.hub import Hub
+from emova.session.scheduler import Hub
+from emova_bench.common import arguments, first_sound, load, median, parse, question, report, whole_reply
 
 STEPS = ("tokenize", "prefill", "decode", "speech")
 CHUNK = 640  # samples, 40 ms: as a microphone hands them over

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import arguments, checked, load, parse, report
-from emova.results import Done, Reply
-from emova.streaming.hub import Hub, HubConfig
+from emova.events import Done, Reply
+from emova.session.scheduler import Hub, HubConfig
+from emova_bench.common import arguments, checked, load, parse, report
 
 
 def together(hub: Hub, texts: list[str]) -> list[tuple[float, Reply]]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 GOAL = 5.0
 
@@ -47,8 +47,8 @@ def make_sets(root: Path, records: int = 240) -> dict[str, float]:
     """Sets of pictures, speech and talk under ``root``; their passes."""
     from PIL import Image
 
-    from data_recipes.convert import ConvertConfig, convert
-    from data_recipes.records import Draft, Media, Record, message, text
+    from emova_data.records.records import Draft, Media, Record, message, text
+    from emova_data.sources.convert import ConvertConfig, convert
 
     words = ("the quick brown fox jumps over the lazy dog while a small bird sings in the old garden " * 3).split()
 
@@ -85,9 +85,9 @@ def make_sets(root: Path, records: int = 240) -> dict[str, float]:
 def consumption(checkpoint: Path, batches: Sequence[Any]) -> float:
     """Tokens a second of forward and backward passes over ``batches``, in the precision that stage 2 trains with."""
     from emova.model import EmovaForConditionalGeneration
-    from train.packing import PACKED_ATTENTION, packed_loss
-    from train.precision import autocast
-    from train.stages import RatesConfig, freeze
+    from emova_train.core.precision import autocast
+    from emova_train.data.packing import PACKED_ATTENTION, packed_loss
+    from emova_train.stages.program import RatesConfig, freeze
 
     model = EmovaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
     freeze(model.train(), RatesConfig(llm=1e-4, projector=1e-4, vision=1e-4, vision_share=0.5))
@@ -106,12 +106,12 @@ def consumption(checkpoint: Path, batches: Sequence[Any]) -> float:
 
 def measure(options: argparse.Namespace, root: Path, passes: dict[str, float]) -> dict[str, float]:
     """Read for a while, train a little, and compare. Raises: InputError."""
+    from emova.checkpoint.loading import find_checkpoint
     from emova.model import EmovaProcessor
-    from emova.parts import find_checkpoint
-    from train.packing import LossWeights, collate
-    from train.shard_records import RecordConfig, RecordRenderer
-    from train.shard_stream import ShardConfig, ShardLoader
-    from train.shards import find_mixture
+    from emova_train.data.packing import LossWeights, collate
+    from emova_train.data.records import RecordConfig, RecordRenderer
+    from emova_train.data.shards import find_mixture
+    from emova_train.data.stream import ShardConfig, ShardLoader
 
     folder = find_checkpoint(options.checkpoint)
     processor = EmovaProcessor.from_pretrained(folder, local_files_only=True)

@@ -19,9 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from emova.config import load_config
-from emova.errors import InputError
-from train.paradigms import COMMON, FOLDER, ComparisonConfig, Outcome, ParadigmConfig, is_done, paradigms, plan
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova_train.experiments.paradigms import (
+    COMMON,
+    FOLDER,
+    ComparisonConfig,
+    Outcome,
+    ParadigmConfig,
+    is_done,
+    paradigms,
+    plan,
+)
 
 TOKENS_PER_S = 1000.0
 """Of one core while nano's stage 2 is trained (train/README.md)."""
@@ -142,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], seeds: Sequence[int]) -> list[Outcome]:
     """Run every paradigm with every seed, writing table, figure and ``results.json`` anew after each."""
-    from train.paradigms import run_paradigm
+    from emova_train.experiments.paradigms import run_paradigm
 
     output = Path(comparison.output)
     titles = {name: paradigm.title for name, paradigm in chosen.items()}

@@ -18,9 +18,9 @@ import numpy as np
 import soxr
 import torch
 
-from benchmarks.common import arguments, load, median, parse, report
-from emova.style import Style
-from emova.voice import ChunkPlan
+from emova.speech.style import Style
+from emova.speech.voice import ChunkPlan
+from emova_bench.common import arguments, load, median, parse, report
 
 SENTENCES = (
     "The weather is fine today, so we can walk to the lake.",
@@ -130,7 +130,7 @@ class Streamed(Whole):
 
 def canonical(text: str) -> Sound:
     """``text`` by the voice whose units the language model learns to write."""
-    from data_recipes.nano.voices import Voices
+    from emova_data.nano.voices.voices import Voices
 
     said = Voices(Path()).speak("hibari/female", text)  # it needs none of the sources
     return Sound(said.samples, said.sample_rate)
@@ -223,9 +223,9 @@ def main(given: Sequence[str] | None = None) -> None:
 def _word_errors(said: dict[str, list[tuple[str, Sound]]], options: Any) -> dict[str, float]:
     """Word error rate of each voice in all rounds (piper says a sentence differently each time), as Whisper base hears
     it; empty without its model."""
-    from emova.errors import InputError
-    from eval.judges import WhisperJudge
-    from eval.text import ErrorRate, word_errors
+    from emova.core.errors import InputError
+    from emova_eval.judges.words import WhisperJudge
+    from emova_eval.metrics.text import ErrorRate, word_errors
 
     try:
         judge = WhisperJudge(options.data / "sources" / "whisper-base", options.threads)

@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from data_recipes import cli_sources
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data import cli_sources
 
 ACTIONS = "{list,fetch,verify,convert,tokenise,synthesise,make,stats}"
 SMOKE = "smoke"
@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
 def _list(as_json: bool, stage: str) -> int:
     if stage:
         return cli_sources.show(as_json, stage)
-    from data_recipes.nano.recipe import STEPS
-    from data_recipes.nano.sources import DEBIAN, SOURCES, missing_debian
+    from emova_data.nano.packages import DEBIAN, SOURCES, missing_debian
+    from emova_data.nano.recipe import STEPS
 
     missing = missing_debian()
     if as_json:
@@ -113,8 +113,8 @@ def _stats(root: Path, as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from data_recipes.nano import manifest
-    from data_recipes.nano.speech import SpeechPlan
+    from emova_data.nano import manifest
+    from emova_data.nano.speech.sets import SpeechPlan
 
     folder = root / "nano"
     if not folder.is_dir():
@@ -134,7 +134,7 @@ def _make(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    from data_recipes.nano.recipe import STEPS, Progress, Recipe, make
+    from emova_data.nano.recipe import STEPS, Progress, Recipe, make
 
     class Drawn(Progress):
         task = None
@@ -158,7 +158,7 @@ def _make(args: argparse.Namespace) -> int:
                TimeRemainingColumn())  # fmt: skip
     with Bars(*columns, console=Console(stderr=True)) as bars:
         if args.recipe == SMOKE:
-            from data_recipes.nano import smoke
+            from emova_data.nano import smoke
 
             smoke.make(args.root, args.seed, args.jobs, Drawn())
             return 0

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_recipes.convert import ConvertConfig
-from data_recipes.registry import DataSource, find, mixture, registry
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.sources.convert import ConvertConfig
+from emova_data.sources.registry import DataSource, find, mixture, registry
 
 KINDS = ("omni", "interleaved", "synthdog")
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "fetch":
         return _fetch(source, origin)
     if args.action == "verify":
-        from data_recipes.download import verify
+        from emova_data.sources.download import verify
 
         for name, how in verify(source, origin).items():
             print(f"{how:10} {name}")
@@ -96,7 +96,7 @@ def _fetch(source: DataSource, folder: Path) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from data_recipes.download import fetch
+    from emova_data.sources.download import fetch
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
@@ -120,8 +120,8 @@ def convert_source(
     Raises:
         InputError: it has no converter, its files are missing, or too many records are damaged.
     """
-    from data_recipes.convert import convert
-    from data_recipes.converters import CONVERTERS
+    from emova_data.sources.convert import convert
+    from emova_data.sources.converters import CONVERTERS
 
     if not source.converter:
         raise InputError(f"{source.name}: nothing to convert. {source.note}")
@@ -159,7 +159,7 @@ def _convert(source: DataSource, origin: Path, out: Path, args: argparse.Namespa
 
 
 def _stats(source: DataSource, folder: Path, as_json: bool) -> int:
-    from data_recipes.convert import set_statistics
+    from emova_data.sources.convert import set_statistics
 
     found = {"name": source.name, "licence": source.licence, **set_statistics(folder)}
     if as_json:
@@ -172,7 +172,7 @@ def _stats(source: DataSource, folder: Path, as_json: bool) -> int:
 
 def tokenise(args: argparse.Namespace) -> int:
     """``emova data tokenise``. Raises: InputError."""
-    from data_recipes.tokenise import TokeniseConfig, tokenise
+    from emova_data.sources.tokenise import TokeniseConfig, tokenise
 
     _, folder = folders(args.root, args.recipe)
     out = args.out or folders(args.root, f"{args.recipe}-units")[1]
@@ -190,13 +190,13 @@ def synthesise(args: argparse.Namespace) -> int:
     if args.config is not None and "=" in args.config.name and not args.config.is_file():
         args.overrides, args.config = [str(args.config), *args.overrides], None
     if args.kind == "synthdog":
-        from data_recipes.synthesis import synthdog
+        from emova_data.synthesis import synthdog
 
         return synthdog.main(args.config, args.overrides)
     if args.kind == "interleaved":
-        from data_recipes.synthesis import interleave
+        from emova_data.synthesis import interleave
 
         return interleave.main(args.config, args.overrides)
-    from data_recipes.synthesis import pipeline
+    from emova_data.synthesis import pipeline
 
     return pipeline.main(args.config, args.overrides)

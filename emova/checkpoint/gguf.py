@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emova.errors import InputError
-from emova.sources import shown, staged_output
+from emova.core.errors import InputError
+from emova.core.io import shown, staged_output
 
 DType = Literal["f32", "f16", "bf16"]
 LLAMA3_SPLIT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emova.errors import InputError
-from emova.sources import shown
-from emova.startup import collector_paused
-from emova.style import StylePrototypes
+from emova.core.errors import InputError
+from emova.core.io import shown
+from emova.core.startup import collector_paused
+from emova.speech.style import StylePrototypes
 
 if TYPE_CHECKING:
-    from emova.voice import Voice
+    from emova.speech.voice import Voice
 
-SHIPPED = Path(__file__).parent / "checkpoints"
+SHIPPED = Path(__file__).parents[1] / "checkpoints"
 AGAIN = "copy the whole folder again"
 _FILES = {
     "config.json": "the model's configuration",
@@ -105,7 +105,7 @@ def load_voice(name: str | Path, device: str = "cpu") -> Voice:
     check_part(folder, "speech_detokenizer")
     check_part(folder, StylePrototypes.FILE_NAME)
     from emova.speech.detokenizer.u2s import U2SDetokenizer
-    from emova.voice import Voice
+    from emova.speech.voice import Voice
 
     detokenizer = U2SDetokenizer.from_pretrained(folder / "speech_detokenizer").to(device)
     prototypes = StylePrototypes.load(folder)

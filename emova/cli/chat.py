@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from emova.commands.common import (
+from emova.cli.common import (
     EXAMPLES,
     add_audio_limit,
     add_common,
@@ -17,7 +17,7 @@ from emova.commands.common import (
     read_style,
     show,
 )
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if audio is None and text is None:
         raise InputError(f"{image}: no question about the picture; add --audio FILE or --text TEXT")
     read_style(arguments)
-    from emova.reply_formats import make_reply_format
+    from emova.reply.format import make_reply_format
 
     make_reply_format(arguments.reply_format)
     check_output(arguments.out)
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")
         from emova.assistant import Assistant
-        from emova.results import AudioChunk, Done, TextDelta, TranscriptDelta
+        from emova.events import AudioChunk, Done, TextDelta, TranscriptDelta
 
         assistant = Assistant.from_pretrained(
             arguments.model, config=assistant_config(arguments), reply_format=arguments.reply_format

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emova.errors import InputError
-from emova.sources import shown
-from emova.style import DEFAULT_EMOTION, DEFAULT_PITCH, DEFAULT_VOICE, EMOTIONS, GENDERS, PITCHES, Style
+from emova.core.errors import InputError
+from emova.core.io import shown
+from emova.speech.style import DEFAULT_EMOTION, DEFAULT_PITCH, DEFAULT_VOICE, EMOTIONS, GENDERS, PITCHES, Style
 
 if TYPE_CHECKING:
     from emova.assistant import AssistantConfig
@@ -71,7 +71,7 @@ def read_style(arguments: argparse.Namespace) -> Style:
 
 def check_output(path: str) -> None:
     """See that a WAV can be written, before the long work. Raises: InputError."""
-    from emova.sources import staged_output
+    from emova.core.io import staged_output
 
     if Path(path).suffix.lower() != ".wav":
         raise InputError(f"{shown(path)}: only WAV is written; give a name that ends in .wav")

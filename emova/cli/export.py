@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emova.commands.common import add_common, progress, show
-from emova.errors import InputError
-from emova.sources import shown
+from emova.cli.common import add_common, progress, show
+from emova.core.errors import InputError
+from emova.core.io import shown
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{shown(out)}: llama.cpp reads files that end in .gguf; give such a name")
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")
-        from emova.gguf_export import export_gguf
-        from emova.parts import load_parts
+        from emova.checkpoint.gguf import export_gguf
+        from emova.checkpoint.loading import load_parts
 
         parts = load_parts(arguments.model)
         tell(f"Writing {arguments.out}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from emova import __version__
-from emova.commands.common import add_common, show
-from emova.errors import InputError
-from emova.parts import AGAIN, check_files, find_checkpoint, shipped_names
-from emova.sources import shown
-from emova.weights import SCALE_SUFFIX
+from emova.checkpoint.loading import AGAIN, check_files, find_checkpoint, shipped_names
+from emova.cli.common import add_common, show
+from emova.core.errors import InputError
+from emova.core.io import shown
+from emova.core.weights import SCALE_SUFFIX
 
 
 def register(parser: argparse.ArgumentParser) -> None:

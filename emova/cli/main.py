@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import NoReturn
 
 from emova import __version__
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 GROUP = "emova.commands"
 OWN = ("chat", "transcribe", "speak", "tokenize", "resynthesize", "info")
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 def find_commands() -> dict[str, str]:
     """Each command's ``module:register``."""
-    commands = {name: f"emova.commands.{name}:register" for name in OWN}
+    commands = {name: f"emova.cli.{name}:register" for name in OWN}
     commands |= {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in commands}
     order = {name: index for index, name in enumerate(HELP)}
     return dict(sorted(commands.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
@@ -93,7 +93,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     if name == "--version":
         print(f"emova {__version__}")
         return 0
-    commands = {name: f"emova.commands.{name}:register"} if name in OWN else find_commands()
+    commands = {name: f"emova.cli.{name}:register"} if name in OWN else find_commands()
     if name not in commands:
         close = difflib.get_close_matches(name, commands, n=1)
         hint = f"did you mean {close[0]}?" if close else "see emova --help"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from emova.commands.common import (
+from emova.cli.common import (
     add_audio_limit,
     add_common,
     add_style,
@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_audio(arguments.audio, arguments.max_seconds, reject_silence=False)
     with progress(arguments) as tell:
         tell(f"Loading the speech parts of {arguments.model}")
-        from emova.parts import load_speech_tokenizer, load_voice
+        from emova.checkpoint.loading import load_speech_tokenizer, load_voice
         from emova.speech.audio import AudioLimits, save_wav
-        from emova.speech.listening import listen
+        from emova.speech.tokenizer.streaming import listen
 
         tokenizer, voice = load_speech_tokenizer(arguments.model), load_voice(arguments.model)
         tell("Listening")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from emova.commands.common import add_common, add_style, check_output, progress, read_style, show
-from emova.errors import InputError
+from emova.cli.common import add_common, add_style, check_output, progress, read_style, show
+from emova.core.errors import InputError
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from emova.commands.common import add_audio_limit, add_common, check_audio, progress, show
+from emova.cli.common import add_audio_limit, add_common, check_audio, progress, show
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_audio(arguments.audio, arguments.max_seconds, reject_silence=False)
     with progress(arguments) as tell:
         tell(f"Loading the speech tokenizer of {arguments.model}")
-        from emova.parts import load_speech_tokenizer
+        from emova.checkpoint.loading import load_speech_tokenizer
         from emova.speech.audio import AudioLimits
-        from emova.speech.listening import listen
+        from emova.speech.tokenizer.streaming import listen
 
         tokenizer = load_speech_tokenizer(arguments.model)
         tell("Listening")

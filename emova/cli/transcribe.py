@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from emova.commands.common import add_audio_limit, add_common, assistant_config, check_audio, progress, show
+from emova.cli.common import add_audio_limit, add_common, assistant_config, check_audio, progress, show
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 ConfigT = TypeVar("ConfigT")
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 Source = str | Path | bytes | BinaryIO
 

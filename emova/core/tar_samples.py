@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 
 @dataclass(frozen=True)

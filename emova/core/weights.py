@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 Storage = Literal["float32", "float16", "int8"]
 SCALE_SUFFIX = ".int8_scale"

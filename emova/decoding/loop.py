@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emova.grammar import Grammar
-from emova.heard_text import HeardText, JointSampler
-from emova.sampling import Sampler, Sampling
+from emova.decoding.ctc import HeardText, JointSampler
+from emova.decoding.sampling import Sampler, Sampling
+from emova.reply.grammar import Grammar
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 DAMAGED = "the model's scores are not numbers; its weights are damaged, copy the checkpoint again"
 _LIKELIEST = 128  # enough for top_p in nearly every step; if not, everything is sorted
@@ -30,7 +30,7 @@ class Sampling:
         unit_run: the same unit stands at most so many times in a row (75 are 3 s of a held sound); 0 sets no limit.
             Speech repeats itself in other ways too, and is left alone.
         heard_weight: how much of the choice of a transcript's tokens is CTC's over the heard units, where the model was
-            taught to read them so (``emova.heard_text``); 0 leaves it to the language model.
+            taught to read them so (``emova.decoding.ctc``); 0 leaves it to the language model.
     """
 
     text_temperature: float = 0.0

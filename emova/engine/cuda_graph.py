@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from emova.streaming.llama import KVCache, Llama
+    from emova.engine.llama import KVCache, Llama
 
 log = logging.getLogger(__name__)
 _WARM_UP = 3  # runs before the recording, as torch asks for

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emova.decoding import Context, Decoder, Prompt, new_heard_text
-from emova.errors import InputError
-from emova.grammar import Grammar
-from emova.heard_text import JointSampler
-from emova.sampling import Sampler, Sampling
-from emova.streaming.llama import KVCache, Llama
-from emova.streaming.native import MOST_POSITIONS
+from emova.core.errors import InputError
+from emova.decoding.ctc import JointSampler
+from emova.decoding.loop import Context, Decoder, Prompt, new_heard_text
+from emova.decoding.sampling import Sampler, Sampling
+from emova.engine.llama import KVCache, Llama
+from emova.native.step import MOST_POSITIONS
+from emova.reply.grammar import Grammar
 
 LONGEST_DRAFT = 7
 """Tokens; a draft that is right so far may yet go wrong, and what follows is then read in vain."""
@@ -292,7 +292,7 @@ class Writer:
 
 
 class EngineDecoder:
-    """The engine behind the interface of ``emova.decoding.Decoder``: one reply at a time."""
+    """The engine behind the interface of ``emova.decoding.loop.Decoder``: one reply at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emova.decoding import ctc_log_probs
-from emova.errors import InputError
-from emova.streaming.native import LANES, MOST_POSITIONS, ROWS, NativeLlama, library
-from emova.streaming.replay import ReplayedStep
+from emova.core.errors import InputError
+from emova.decoding.loop import ctc_log_probs
+from emova.engine.cuda_graph import ReplayedStep
+from emova.native.step import LANES, MOST_POSITIONS, ROWS, NativeLlama, library
 
 INT8_ROWS = 8
 """Up to so many rows, int8 weights are multiplied as they are; for more they are expanded first."""
@@ -50,7 +50,7 @@ class KVCache:
         self.listening = False
         """Whether the next positions may be heard speech: their ``middle`` is kept then."""
         self.middle: Tensor | None = None
-        """``[T, D]``, after the layers that CTC reads; see ``emova.heard_text``."""
+        """``[T, D]``, after the layers that CTC reads; see ``emova.decoding.ctc``."""
         self.replay: ReplayedStep | None = None
 
     @property

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from emova.reply_parser import PieceReader, ReplyEvent
+from emova.reply.parser import PieceReader, ReplyEvent
 
 if TYPE_CHECKING:
-    from emova.grammar import TokenTable
-    from emova.streaming.engine import Engine
+    from emova.engine.engine import Engine
+    from emova.reply.grammar import TokenTable
 
 Chunk = TypeVar("Chunk", contravariant=True)
 Result = TypeVar("Result", covariant=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import emova.compat  # noqa: F401  (torchvision must import before transformers' image parts)
+import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
 from transformers import (

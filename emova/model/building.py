@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import emova.compat  # noqa: F401  (torchvision must import before transformers' image parts)
+import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova.core.weights import load_state, read_folder
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.image_processing_emova import IMAGENET_MEAN, IMAGENET_STD, EmovaImageProcessor
 from emova.model.modeling_emova import EmovaForConditionalGeneration
@@ -21,7 +22,6 @@ from emova.model.processing_emova import EmovaProcessor
 from emova.model.tokens import TokenIds
 from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
 from emova.vision.towers import INTERNVIT, VisionConfig, build_tower
-from emova.weights import load_state, read_folder
 
 
 @dataclass(frozen=True)

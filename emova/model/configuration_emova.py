@@ -30,10 +30,10 @@ class EmovaConfig(PreTrainedConfig):
         token_count: tokens in use; rows of the embedding above it are padding and never predicted.
         always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
-        heard_text_layer: CTC reads what is said from the hidden states after so many layers (``emova.heard_text``);
+        heard_text_layer: CTC reads what is said from the hidden states after so many layers (``emova.decoding.ctc``);
             0 where the model was not taught so.
         thoughts_ratio: tokens of text and units that the model was taught to write in turns
-            (``emova.thoughts.Ratio``); None: the default.
+            (``emova.reply.interleaved.Ratio``); None: the default.
     """
 
     model_type = "emova"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import emova.compat  # noqa: F401  (torchvision must import before transformers' image parts)
+import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
 import numpy as np

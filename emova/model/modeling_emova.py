@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import emova.compat  # noqa: F401  (torchvision must import before timm and transformers' image parts)
+import emova.core.compat  # noqa: F401  (torchvision must import before timm and transformers' image parts)
 
 # isort: split
 import torch

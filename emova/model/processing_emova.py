@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import emova.compat  # noqa: F401  (torchvision must import before transformers' image parts)
+import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
 import numpy as np
@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.model.tokens import IMAGE, IMAGE_ROW, TokenIds
-from emova.reply import JsonReply
+from emova.reply.json import JsonReply
 from emova.vision.slicing import Grid, token_layout
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8").strip()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emova.compiling import Scratch, compiled
+from emova.native.build import Scratch, compiled
 
 SOURCE = Path(__file__).with_name("convolution.c")
 EPS = 1e-5

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emova.compiling import Scratch, compiled
+from emova.native.build import Scratch, compiled
 
 SOURCE = Path(__file__).with_name("step.c")
 MOST_POSITIONS = 16

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emova.errors import InputError
-from emova.reply import JsonReply, ReplyFormat
-from emova.thoughts import Ratio, StreamingThoughts
+from emova.core.errors import InputError
+from emova.reply.interleaved import Ratio, StreamingThoughts
+from emova.reply.json import JsonReply, ReplyFormat
 
 FORMATS = ("json", "thoughts")
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 PAD = "<|pad|>"
 BEGIN_OF_TEXT = "<|begin_of_text|>"

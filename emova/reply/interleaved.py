@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.grammar import NORMAL, Choice, Fixed, Grammar, Kind, TokenTable
-from emova.reply import ReplyWish
-from emova.reply_parser import (
+from emova.core.errors import InputError
+from emova.reply.grammar import NORMAL, Choice, Fixed, Grammar, Kind, TokenTable
+from emova.reply.json import ReplyWish
+from emova.reply.parser import (
     Marker,
     Piece,
     ReplyDone,
@@ -27,7 +27,7 @@ from emova.reply_parser import (
     TextDelta,
     UnitsDelta,
 )
-from emova.style import DEFAULT_VOICE, EMOTIONS, PITCHES, style_from_model
+from emova.speech.style import DEFAULT_VOICE, EMOTIONS, PITCHES, style_from_model
 
 THOUGHTS_SYSTEM = "Reply in speech."
 _LONGEST_HEADER = 64  # characters

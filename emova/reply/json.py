@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from emova.grammar import (
+from emova.reply.grammar import (
     SPEECH_END,
     SPEECH_START,
     Choice,
@@ -23,7 +23,7 @@ from emova.grammar import (
     Units,
     unit_token,
 )
-from emova.reply_parser import (
+from emova.reply.parser import (
     KEYS,
     SPEECH_KEY,
     Marker,
@@ -40,7 +40,7 @@ from emova.reply_parser import (
     collect,
     merge_deltas,
 )
-from emova.style import DEFAULT_VOICE, EMOTIONS, PITCHES
+from emova.speech.style import DEFAULT_VOICE, EMOTIONS, PITCHES
 
 __all__ = [
     "SPEAK_PROMPT",

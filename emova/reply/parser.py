@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from emova.errors import InputError
-from emova.grammar import SPEECH_END, SPEECH_START, TokenTable
-from emova.style import DEFAULT_VOICE, Style, style_from_model
+from emova.core.errors import InputError
+from emova.reply.grammar import SPEECH_END, SPEECH_START, TokenTable
+from emova.speech.style import DEFAULT_VOICE, Style, style_from_model
 
 TRANSCRIPT_KEY = "user question text"
 TEXT_KEY = "assistant response text"

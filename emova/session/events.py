@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emova.results import Event
+from emova.events import Event
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from emova.decoding import Prompt
-from emova.errors import InputError
-from emova.grammar import Grammar
-from emova.streaming.engine import Writer
+from emova.core.errors import InputError
+from emova.decoding.loop import Prompt
+from emova.engine.engine import Writer
+from emova.reply.grammar import Grammar
 
 if TYPE_CHECKING:
-    from emova.streaming.hub import Hub
+    from emova.session.scheduler import Hub
 
 
 class SingleTask:

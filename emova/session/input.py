@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from emova.decoding import Prompt
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova.decoding.loop import Prompt
 from emova.speech.audio import AudioLimits, is_silent
 
 if TYPE_CHECKING:

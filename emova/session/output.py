@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from emova.reply import ReplyDone, StyleChosen, TextDelta, TranscriptDelta, UnitsDelta
-from emova.results import AudioChunk, Event, Reply, Timings
-from emova.style import Style
-from emova.voice import DEFAULT_PLAN, ChunkPlan, Voice
+from emova.events import AudioChunk, Event, Reply, Timings
+from emova.reply.json import ReplyDone, StyleChosen, TextDelta, TranscriptDelta, UnitsDelta
+from emova.speech.style import Style
+from emova.speech.voice import DEFAULT_PLAN, ChunkPlan, Voice
 
 
 class Telling:

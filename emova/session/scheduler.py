@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from emova.errors import InputError
-from emova.streaming.engine import EngineDecoder
-from emova.streaming.session import Session
-from emova.streaming.single import SingleTask
-from emova.style import DEFAULT_VOICE, check_voice
-from emova.voice import ChunkPlan
+from emova.core.errors import InputError
+from emova.engine.engine import EngineDecoder
+from emova.session.generation import SingleTask
+from emova.session.session import Session
+from emova.speech.style import DEFAULT_VOICE, check_voice
+from emova.speech.voice import ChunkPlan
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant
-    from emova.decoding import Prompt
-    from emova.grammar import Grammar
+    from emova.decoding.loop import Prompt
+    from emova.reply.grammar import Grammar
 
 log = logging.getLogger(__name__)
 _SWEEPS = 10

@@ -9,21 +9,21 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from emova.decoding import Context, Prompt, Sampling
-from emova.errors import InputError
-from emova.reply import ReplyLimits, ReplyWish, SpokenReply, merge_deltas
-from emova.results import AudioChunk, Done
-from emova.streaming.engine import Writer
-from emova.streaming.events import Cancelled, Failed, SessionEvent
-from emova.streaming.protocol import EventStream
-from emova.streaming.question import Question
-from emova.streaming.telling import Telling
-from emova.style import check_emotion, check_pitch
-from emova.turns import Turn, newest, not_read, text_heard
+from emova.core.errors import InputError
+from emova.decoding.loop import Context, Prompt, Sampling
+from emova.engine.engine import Writer
+from emova.engine.streams import EventStream
+from emova.events import AudioChunk, Done
+from emova.reply.json import ReplyLimits, ReplyWish, SpokenReply, merge_deltas
+from emova.session.events import Cancelled, Failed, SessionEvent
+from emova.session.history import Turn, newest, not_read, text_heard
+from emova.session.input import Question
+from emova.session.output import Telling
+from emova.speech.style import check_emotion, check_pitch
 from emova.vision.image import load_image
 
 if TYPE_CHECKING:
-    from emova.streaming.hub import Hub
+    from emova.session.scheduler import Hub
 
 log = logging.getLogger(__name__)
 FAULT = "the reply broke off by a fault inside; ask again"

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.sources import Source, read_source, shown, staged_output
+from emova.core.errors import InputError
+from emova.core.io import Source, read_source, shown, staged_output
 
 SUPPORTED = "wav, flac, mp3, ogg, m4a or webm"
 

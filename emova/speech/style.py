@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 RATE = 16_000
 WINDOW = 512  # samples that the network judges at once: 32 ms

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emova.errors import InputError
-from emova.style import Style, StylePrototypes
+from emova.core.errors import InputError
+from emova.speech.style import Style, StylePrototypes
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import emova.compat  # noqa: F401  (torchvision must import before timm)
+import emova.core.compat  # noqa: F401  (torchvision must import before timm)
 
 # isort: split
 from timm.layers import LayerNorm2d

@@ -6,8 +6,8 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from emova.errors import InputError
-from emova.sources import Source, read_source
+from emova.core.errors import InputError
+from emova.core.io import Source, read_source
 
 if TYPE_CHECKING:
     from PIL import Image

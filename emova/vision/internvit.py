@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import emova.compat  # noqa: F401  (torchvision must import before timm)
+import emova.core.compat  # noqa: F401  (torchvision must import before timm)
 
 # isort: split
 import timm

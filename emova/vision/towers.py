@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import emova.compat  # noqa: F401  (torchvision must import before timm and open_clip)
+import emova.core.compat  # noqa: F401  (torchvision must import before timm and open_clip)
 
 # isort: split
 from torch import Tensor, nn
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.vision.internvit import InternViT, InternViTConfig
 
 INTERNVIT, OPEN_CLIP = "internvit", "open_clip"

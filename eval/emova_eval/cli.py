@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emova.errors import InputError
-from eval.refresh import Section, find_place, refresh
+from emova.core.errors import InputError
+from emova_eval.report.refresh import Section, find_place, refresh
 
 if TYPE_CHECKING:
-    from eval.runner import Figure
-    from eval.suite import SuiteConfig
+    from emova_eval.suite.runner import Figure
+    from emova_eval.suite.suite import SuiteConfig
 
 EXAMPLES = """examples:
   emova eval nano                                   every figure, with the shipped checkpoint
@@ -86,9 +86,9 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _nano(arguments: argparse.Namespace) -> int:
-    from emova.config import load_config
-    from eval.nano import NanoEvalConfig, evaluate
-    from eval.report import markdown_table, print_table
+    from emova.core.config import load_config
+    from emova_eval.nano.program import NanoEvalConfig, evaluate
+    from emova_eval.report.tables import markdown_table, print_table
 
     named = {"model": arguments.model, "output_dir": arguments.out, "limit": arguments.limit, "data": arguments.data}
     overrides = [*arguments.overrides, *(f"{key}={value}" for key, value in named.items() if value is not None)]
@@ -104,8 +104,8 @@ def _nano(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from eval.compare import as_json, compare_runs, comparison_table
-    from eval.runfolder import write_text
+    from emova_eval.metrics.compare import as_json, compare_runs, comparison_table
+    from emova_eval.suite.run_folder import write_text
 
     if len(arguments.overrides) != 2:
         raise InputError("compare: give the folders of two runs")
@@ -122,9 +122,9 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> SuiteConfig:
-    from emova.parts import find_checkpoint
-    from eval.runfolder import hash_model, safe_name
-    from eval.suite import SuiteConfig
+    from emova.checkpoint.loading import find_checkpoint
+    from emova_eval.suite.run_folder import hash_model, safe_name
+    from emova_eval.suite.suite import SuiteConfig
 
     model = arguments.endpoint_model or arguments.model or "emova-nano"
     mark = safe_name(model) if arguments.endpoint else hash_model(find_checkpoint(model))[:8]
@@ -147,10 +147,10 @@ def _config(arguments: argparse.Namespace) -> SuiteConfig:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    from eval.offline import offline_tasks
-    from eval.run_report import figures_table
-    from eval.suite import build_task, run_suite, tasks_in
-    from eval.tasks import MetricTask
+    from emova_eval.report.run_report import figures_table
+    from emova_eval.suite.offline import offline_tasks
+    from emova_eval.suite.suite import build_task, run_suite, tasks_in
+    from emova_eval.suite.tasks import MetricTask
 
     tasks: list[MetricTask | Figure]
     if arguments.task == "all" and not (arguments.offline or arguments.data):
@@ -173,10 +173,10 @@ def _suite(arguments: argparse.Namespace) -> int:
 
 
 def _latency(arguments: argparse.Namespace) -> int:
-    from eval.datasets import read_own
-    from eval.latency import AssistantTalker, EndpointTalker, LatencyTask, TalkerConfig
-    from eval.offline import questions
-    from eval.suite import run_suite
+    from emova_eval.suite.datasets import read_own
+    from emova_eval.suite.latency import AssistantTalker, EndpointTalker, LatencyTask, TalkerConfig
+    from emova_eval.suite.offline import questions
+    from emova_eval.suite.suite import run_suite
 
     talker: EndpointTalker | AssistantTalker
     if arguments.endpoint:
@@ -200,7 +200,7 @@ def _print(figures: list[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.run_report import FIGURE_HEADER, FURTHER_HEADER, figure_cells, further_lines
+    from emova_eval.report.run_report import FIGURE_HEADER, FURTHER_HEADER, figure_cells, further_lines
 
     further = [line for figure in figures for line in further_lines(figure)]
     for header, lines in ((FIGURE_HEADER, [figure_cells(figure) for figure in figures]), (FURTHER_HEADER, further)):

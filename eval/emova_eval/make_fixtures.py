@@ -1,6 +1,6 @@
-"""Make the small files of ``eval/fixtures`` from the data of the recipe ``nano``; see the README there.
+"""Make the small files of ``eval/emova_eval/fixtures`` from the data of the recipe ``nano``; see the README there.
 
-``python -m eval.make_fixtures --data data/nano`` writes what ``emova eval all --offline`` needs. Everything is drawn by
+``python -m emova_eval.make_fixtures --data data/nano`` writes what ``emova eval all --offline`` needs. Everything is drawn by
 a seed from held-out items, and is free to pass on: rule-made voices (Apache-2.0), festival's diphone voices (MIT-like),
 piper's joe (CC0-1.0), drawn pictures and texts (Apache-2.0).
 """
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from emova.style import EMOTIONS, PITCHES
-from eval.acoustics import measure
-from eval.nano_data import ShardSample, held_out_questions, read_lines, read_shards
+from emova.speech.style import EMOTIONS, PITCHES
+from emova_eval.metrics.acoustics import measure
+from emova_eval.nano.data import ShardSample, held_out_questions, read_lines, read_shards
 
 RATE = 16000
 DRAWN = ("scenes", "charts", "tables", "price_tags", "signs", "posters", "faces", "weather")
@@ -120,7 +120,7 @@ def voices(out: Path) -> None:
     """The same sentences by rule-made voices in four emotions, to probe units for what should not be in them."""
     import soxr
 
-    from data_recipes.nano.voices import Voices
+    from emova_data.nano.voices.voices import Voices
 
     speaker, rows = Voices(Path()), []
     for voice, emotion, (number, text) in product(_LEAK_VOICES, EMOTIONS, enumerate(_LEAK_SENTENCES)):
@@ -133,7 +133,7 @@ def voices(out: Path) -> None:
 
 def emotions(data: Path, out: Path, per_style: int) -> None:
     """Measures of judge voices (``train``), and of the recipe's renderings of emova's own voices (``check``)."""
-    from data_recipes.nano.judge_voices import render_judge_voices
+    from emova_data.nano.voices.judge_voices import render_judge_voices
 
     lines = ["set,emotion,f0,f0_spread,f0_range,level,level_spread,tilt,high_band,brightness"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.reply import ReplyLimits
+from emova.reply.json import ReplyLimits
 from emova.speech.audio import AudioLimits
 
 
@@ -51,8 +51,8 @@ def running_server(server: Any, listener: socket.socket) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def serving() -> Callable[..., AbstractContextManager[Running]]:
     """Runs a server of a configuration while the block lasts."""
-    from app.server.config import ServerConfig
-    from app.server.running import listen, make_server
+    from emova_app.server.config import ServerConfig
+    from emova_app.server.running import listen, make_server
 
     def serve(assistant: Assistant, config: ServerConfig, send_buffer: int = 0) -> AbstractContextManager[Running]:
         listener = listen(config)
@@ -65,7 +65,7 @@ def serving() -> Callable[..., AbstractContextManager[Running]]:
 
 @pytest.fixture(scope="session")
 def running(nano, serving) -> Iterator[Running]:
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     with serving(nano, ServerConfig(port=0, api_key="secret-of-tests", drain_seconds=2)) as server:
         yield server

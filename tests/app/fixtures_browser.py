@@ -48,8 +48,8 @@ class Served:
     def __init__(self) -> None:
         import uvicorn
 
-        from app.demo.page import build_app
         from emova.assistant import Assistant
+        from emova_app.demo.page import build_app
 
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

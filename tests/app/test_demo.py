@@ -15,18 +15,18 @@ pytest.importorskip("gradio", reason="pip install 'emova[demo]'")
 pytest.importorskip("onnxruntime", reason="pip install 'emova[demo]'")
 pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
 
-from app.demo import cli, render
-from app.demo.draw import f0_curve, mel_image, waterfall
-from app.demo.hearing import RATE, Endpointer, VoiceActivity, decode_chunk
-from app.demo.pitch import estimate_f0
-from app.demo.service import Service
-from app.demo.speaker import own_prototypes, voice_from_recording, with_pitch_of
-from app.demo.talk import OWN, Wish, ask, ask_again
-from app.demo.uploads import MAX_UPLOAD_BYTES, delete, uploaded
-from app.demo.visits import Asked, Line, Reel, Visits, from_pcm, to_pcm
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.detokenizer.vits import LOG_F0_CENTRE
-from emova.style import ALL_STYLES, Style
+from emova.speech.style import ALL_STYLES, Style
+from emova_app.demo import cli, render
+from emova_app.demo.draw import f0_curve, mel_image, waterfall
+from emova_app.demo.hearing import RATE, Endpointer, VoiceActivity, decode_chunk
+from emova_app.demo.pitch import estimate_f0
+from emova_app.demo.service import Service
+from emova_app.demo.speaker import own_prototypes, voice_from_recording, with_pitch_of
+from emova_app.demo.talk import OWN, Wish, ask, ask_again
+from emova_app.demo.uploads import MAX_UPLOAD_BYTES, delete, uploaded
+from emova_app.demo.visits import Asked, Line, Reel, Visits, from_pcm, to_pcm
 from tests.app.fixtures_browser import EXAMPLES, question
 
 
@@ -38,7 +38,7 @@ def activity():
 @pytest.fixture(scope="module")
 def assistant(tiny_checkpoint):
     from emova.assistant import Assistant, AssistantConfig
-    from emova.reply import ReplyLimits
+    from emova.reply.json import ReplyLimits
 
     limits = ReplyLimits(max_text_tokens=8, max_units=20)
     return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=limits))
@@ -46,7 +46,7 @@ def assistant(tiny_checkpoint):
 
 @pytest.fixture()
 def visits(assistant, activity):
-    from emova.streaming.hub import Hub, HubConfig
+    from emova.session.scheduler import Hub, HubConfig
 
     opened = Visits(Hub(assistant, HubConfig(max_sessions=2)), activity)
     yield opened
@@ -292,7 +292,7 @@ def test_an_upload_is_deleted_and_others_are_not(tmp_path, monkeypatch):
 def test_no_file_of_the_machine_is_served_and_large_ones_are_refused(assistant, monkeypatch):
     from starlette.testclient import TestClient
 
-    from app.demo.page import build_app
+    from emova_app.demo.page import build_app
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # the page sets it; put back at the end
     with TestClient(build_app(assistant), base_url="http://127.0.0.1") as client:

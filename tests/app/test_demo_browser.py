@@ -135,7 +135,7 @@ def test_what_sounds_is_heard_by_whisper_as_the_reply(served, tmp_path):
     """How well the voice can be understood is the model's matter (emova eval); that all of it sounds is the page's."""
     import soxr
 
-    from eval.judges import WhisperJudge
+    from emova_eval.judges.words import WhisperJudge
 
     microphone = recording(tmp_path / "question.wav", 0.4, question(), 20.0)
     with opened(served, microphone) as page:

@@ -248,7 +248,7 @@ def test_heads_without_end_are_refused(running) -> None:
 # --- limits: a server of its own with short times ---------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def strict(nano, serving):
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     config = ServerConfig(
         port=0, body_seconds=0.5, header_seconds=0.5, stall_seconds=1, max_active=2, max_waiting=6, drain_seconds=1
@@ -350,7 +350,7 @@ def test_pages_of_other_sites_cannot_use_it(strict) -> None:
 
 
 def test_a_deadline_is_told(nano, serving) -> None:
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     wish = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
     with serving(nano, ServerConfig(port=0, deadline_seconds=0.01, drain_seconds=1)) as server:
@@ -366,7 +366,7 @@ def test_a_deadline_is_told(nano, serving) -> None:
 
 def test_the_end_is_clean(nano, serving) -> None:
     """What is open when the server stops ends with a whole answer or with an error that says so."""
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     wish = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "modalities": ["audio"], "stream": True}
     with serving(nano, ServerConfig(port=0, drain_seconds=20)) as server:

@@ -120,7 +120,7 @@ def test_speech_in_every_format(client, nano, kind: str) -> None:
     speech = client.audio.speech.create(
         model=MODEL, voice="nova", input="The train is late.", response_format=kind, extra_body={"emotion": "sad"}
     )
-    from emova.style import Style
+    from emova.speech.style import Style
 
     wanted = nano.speak("The train is late.", Style(emotion="sad"))
     if kind == "pcm":

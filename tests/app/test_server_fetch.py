@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 pytest.importorskip("h11")
 
-from app.server.fetch import Fetcher, FetchLimits, check_url, public
+from emova_app.server.http.fetch import Fetcher, FetchLimits, check_url, public
 
 HOSTS = ("pictures.example.com", "other.example.com")
 SHORT = FetchLimits(seconds=3)
@@ -202,7 +202,7 @@ def test_size_and_time_are_bounded() -> None:
 
 
 def test_no_host_is_listed_by_default() -> None:
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     assert ServerConfig().image_hosts == ()
     with pytest.raises(InputError, match="list"):

@@ -25,7 +25,7 @@ WRITTEN = {"type": "message", "role": "user", "content": [{"type": "input_text",
 
 @pytest.fixture(scope="module")
 def replica(nano, serving):
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     with serving(nano, ServerConfig(port=0, api_key="key-of-replicas", drain_seconds=2)) as server:
         yield server
@@ -33,9 +33,9 @@ def replica(nano, serving):
 
 def gateway_before(port: int, figures=None, **limits):
     """A gateway that runs before the server on a port."""
-    from app.server.config import ServerConfig
-    from app.server.gateway import Gateway, create_gateway
-    from app.server.running import listen, server_of
+    from emova_app.server.config import ServerConfig
+    from emova_app.server.gateway import Gateway, create_gateway
+    from emova_app.server.running import listen, server_of
 
     config = ServerConfig(port=0, api_key="key-of-clients", drain_seconds=5, **limits)
     gateway = Gateway(config, f"127.0.0.1:{port}", "key-of-replicas", figures)

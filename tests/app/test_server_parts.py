@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from emova.cli import Parser
-from emova.errors import InputError
+from emova.cli.main import Parser
+from emova.core.errors import InputError
 from emova.speech.audio import load_audio
 
 pytest.importorskip("fastapi")
@@ -22,7 +22,7 @@ def tone(seconds: float = 1.0) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["wav", "mp3", "flac", "opus", "aac", "pcm16"])
 def test_sound_survives_its_format(kind: str) -> None:
-    from app.server.encode import Encoder, encode
+    from emova_app.server.api.encode import Encoder, encode
 
     encoder = Encoder(kind, RATE)
     streamed = b"".join([*(encoder.add(part) for part in np.array_split(tone(), 7)), encoder.finish()])
@@ -32,7 +32,7 @@ def test_sound_survives_its_format(kind: str) -> None:
 
 
 def test_streamed_formats_leave_early() -> None:
-    from app.server.encode import Encoder
+    from emova_app.server.api.encode import Encoder
 
     for kind in ("wav", "mp3", "opus", "aac", "pcm16"):
         encoder = Encoder(kind, RATE)
@@ -40,7 +40,7 @@ def test_streamed_formats_leave_early() -> None:
 
 
 def test_turns_do_not_depend_on_the_cut() -> None:
-    from app.server.realtime.vad import Going, Started, Stopped, TurnConfig, TurnTaking
+    from emova.speech.vad import Going, Started, Stopped, TurnConfig, TurnTaking
 
     pytest.importorskip("onnxruntime")
     pytest.importorskip("silero_vad")
@@ -66,8 +66,8 @@ def test_turns_do_not_depend_on_the_cut() -> None:
 
 
 def test_the_queue_is_bounded_and_fair() -> None:
-    from app.server.errors import ApiError
-    from app.server.queueing import Queue
+    from emova_app.server.errors import ApiError
+    from emova_app.server.queueing import Queue
 
     async def scenario() -> list[int]:
         queue, order = Queue(max_active=1, max_waiting=2), []
@@ -93,7 +93,7 @@ def test_the_queue_is_bounded_and_fair() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "127.0.0.1.example.com", ""])
 def test_it_refuses_to_listen_wider_without_a_key(host: str) -> None:
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     with pytest.raises(InputError, match="key"):
         ServerConfig(host=host)
@@ -101,7 +101,7 @@ def test_it_refuses_to_listen_wider_without_a_key(host: str) -> None:
 
 
 def test_the_command(monkeypatch, capsys) -> None:
-    from app.server.cli import register
+    from emova_app.server.cli import register
 
     parser = Parser()
     register(parser)
@@ -132,7 +132,7 @@ def test_the_command_serves_and_ends() -> None:
     import httpx
 
     run = (
-        "import sys; from app.server.cli import register; from emova.cli import Parser;"
+        "import sys; from emova_app.server.cli import register; from emova.cli.main import Parser;"
         "parser = Parser(); register(parser); arguments = parser.parse_args(sys.argv[1:]);"
         "sys.exit(arguments.run(arguments))"
     )
@@ -157,9 +157,9 @@ def test_the_command_serves_and_ends() -> None:
 
 
 def test_spoken_replies_are_forgotten(monkeypatch) -> None:
-    from app.server import service
-    from app.server.errors import ApiError
-    from emova.reply import SpokenReply
+    from emova.reply.json import SpokenReply
+    from emova_app.server import service
+    from emova_app.server.errors import ApiError
 
     store, reply = service.ReplyStore(2), SpokenReply("", "Hi", "sad", "low", (1, 2))
     names = [store.keep(reply)[0] for _ in range(3)]

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import httpx
 import pytest
 
-from app.server.config import ServerConfig
-from app.server.replicas import ReplicaConfig, started, together
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_app.server.config import ServerConfig
+from emova_app.server.replicas import ReplicaConfig, started, together
 from tests.app.conftest import running_server
 
 KEY = {"Authorization": "Bearer key-of-clients"}
@@ -36,8 +36,8 @@ def front(tiny_checkpoint):
     if find_spec("ray") is None:
         pytest.skip("needs Ray Serve")
     pytest.importorskip("fastapi")
-    from app.server.gateway import Gateway, create_gateway
-    from app.server.running import listen, server_of
+    from emova_app.server.gateway import Gateway, create_gateway
+    from emova_app.server.running import listen, server_of
 
     config = ServerConfig(port=0, api_key="key-of-clients", model_name="tiny", drain_seconds=2)
     replicas = ReplicaConfig(2, 2)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_recipes.nano.actors import Container, Script
-from data_recipes.nano.labelled import Recordings, is_test
-from emova.errors import InputError
-from train.recordings import read_recordings
+from emova.core.errors import InputError
+from emova_data.nano.speech.actors import Container, Script
+from emova_data.nano.speech.labelled import Recordings, is_test
+from emova_train.data.recordings import read_recordings
 
 
 def mp3(seconds: float, rate: int = 11025) -> bytes:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_recipes.nano.changed import Throat, change, make_changed
-from data_recipes.nano.labelled import Recordings, is_test
+from emova_data.nano.speech.labelled import Recordings, is_test
+from emova_data.nano.voices.voice_conversion import Throat, change, make_changed
 
 SAME = Throat(f0=1.0, f0_range=1.0, tract=1.0, tempo=1.0, aperiodicity=1.0, smooth=0, tilt_db=0.0)
 pyworld = pytest.importorskip("pyworld")

@@ -13,13 +13,13 @@ import pytest
 import soundfile
 from PIL import Image
 
-from data_recipes.convert import ConvertConfig, convert, set_statistics
-from data_recipes.converters import CONVERTERS
-from data_recipes.converters import rows as row_readers
-from data_recipes.records import BadRecord, Draft, Record, conversation, message, text
-from data_recipes.registry import DataSource, registry
-from data_recipes.shard_writer import read_set, read_shard, shards_of
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.records import BadRecord, Draft, Record, conversation, message, text
+from emova_data.records.shard_writer import read_set, read_shard, shards_of
+from emova_data.sources.convert import ConvertConfig, convert, set_statistics
+from emova_data.sources.converters import CONVERTERS
+from emova_data.sources.converters import rows as row_readers
+from emova_data.sources.registry import DataSource, registry
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "sources"
 

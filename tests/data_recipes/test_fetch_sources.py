@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from data_recipes import cli, cli_sources, registry
-from data_recipes.download import download, fetch, unpack, verify
-from data_recipes.registry import DataSource, RemoteFile, find, mixture, read_registry
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data import cli, cli_sources
+from emova_data.sources import registry
+from emova_data.sources.download import download, fetch, unpack, verify
+from emova_data.sources.registry import DataSource, RemoteFile, find, mixture, read_registry
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "sources"
 CONTENT = bytes(range(256)) * 4000

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_recipes.nano import manifest
-from data_recipes.nano.pictures.make import make_picture, write_pictures
-from data_recipes.nano.shards import ShardInfo, write_info, write_tar
-from data_recipes.nano.sources import SOURCES
-from data_recipes.nano.speech import SpeechPlan
+from emova_data.nano import manifest
+from emova_data.nano.packages import SOURCES
+from emova_data.nano.pictures.make import make_picture, write_pictures
+from emova_data.nano.speech.sets import SpeechPlan
+from emova_data.nano.speech.shards import ShardInfo, write_info, write_tar
 
 
 def digest(path: Path) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from data_recipes.convert import ConvertConfig, build_one, convert
-from data_recipes.parallel import in_pool, in_ray
-from data_recipes.records import Draft, Record, message, reject, text
-from data_recipes.shard_writer import read_set
-from data_recipes.synthesis import pipeline
-from data_recipes.synthesis.pipeline import OmniConfig, SpeechConfig
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
+from emova_data.records.parallel import in_pool, in_ray
+from emova_data.records.records import Draft, Record, message, reject, text
+from emova_data.records.shard_writer import read_set
+from emova_data.sources.convert import ConvertConfig, build_one, convert
+from emova_data.synthesis import pipeline
+from emova_data.synthesis.pipeline import OmniConfig, SpeechConfig
 from tests.data_recipes.test_synthesis import write_dialogues
 
 

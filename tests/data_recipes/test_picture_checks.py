@@ -9,7 +9,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from data_recipes.records import BadRecord, image_media
+from emova_data.records.records import BadRecord, image_media
 
 
 def encoded(kind: str, size: tuple[int, int] = (64, 48), mode: str = "RGB", **options: object) -> bytes:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data_recipes.nano.pictures import (
+from emova.core.errors import InputError
+from emova_data.nano.pictures import (
     KINDS,
     all_answers,
     all_questions,
@@ -21,12 +22,11 @@ from data_recipes.nano.pictures import (
     make_picture,
     write_texts,
 )
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.library import Cutout
-from data_recipes.nano.pictures.make import PictureSample
-from data_recipes.nano.pictures.marks import Mark, opaque_box
-from data_recipes.nano.pictures.questions import TYPES, phrasings
-from emova.errors import InputError
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.library import Cutout
+from emova_data.nano.pictures.make import PictureSample
+from emova_data.nano.pictures.marks import Mark, opaque_box
+from emova_data.nano.pictures.questions import TYPES, phrasings
 
 
 @pytest.fixture(scope="module")

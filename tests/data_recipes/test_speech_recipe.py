@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_recipes.nano import sources
-from data_recipes.nano.shards import Item, make_set, plan_digest, read_info, write_tar
-from data_recipes.nano.speech import (
+from emova.core.errors import InputError
+from emova_data.nano import packages as sources
+from emova_data.nano.speech.sets import (
     Question,
     SpeechPlan,
     plan_answers,
@@ -29,8 +29,8 @@ from data_recipes.nano.speech import (
     plan_style,
     plan_style_test,
 )
-from data_recipes.nano.voices import FESTIVAL_VOICES, HELD_OUT_FAMILIES, family_of, gender_of
-from emova.errors import InputError
+from emova_data.nano.speech.shards import Item, make_set, plan_digest, read_info, write_tar
+from emova_data.nano.voices.voices import FESTIVAL_VOICES, HELD_OUT_FAMILIES, family_of, gender_of
 
 SENTENCES = [{"text": f"Sentence number {i} is here.", "split": "test" if i % 10 == 0 else "train"} for i in range(200)]
 TEXTS = [row["text"] for row in SENTENCES]

@@ -7,14 +7,14 @@ import time
 import numpy as np
 import pytest
 
-from data_recipes.nano.augment import augment, band_limit, coloured_noise, reverberate
-from data_recipes.nano.styles import PITCH_FACTORS, rendering
-from emova.style import EMOTIONS, PITCHES
+from emova.speech.style import EMOTIONS, PITCHES
+from emova_data.nano.speech.augment import augment, band_limit, coloured_noise, reverberate
+from emova_data.nano.voices.styles import PITCH_FACTORS, rendering
 
 pytest.importorskip("hibari")
-from data_recipes.nano.g2p import phones
-from data_recipes.nano.hibari_voice import FEMALE, MALE, Utterance, active_rms, limit, render
-from data_recipes.nano.voices import generator, pseudo_voice
+from emova_data.nano.text.g2p import phones
+from emova_data.nano.voices.hibari_voice import FEMALE, MALE, Utterance, active_rms, limit, render
+from emova_data.nano.voices.voices import generator, pseudo_voice
 
 TEXT = "The man is near the old house."
 

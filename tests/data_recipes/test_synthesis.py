@@ -18,15 +18,15 @@ import pytest
 import soundfile
 from PIL import Image, ImageFont
 
-from data_recipes.records import BadRecord, plain_text
-from data_recipes.shard_writer import read_set
-from data_recipes.synthesis import interleave, pipeline, synthdog
-from data_recipes.synthesis.pipeline import OmniConfig, Parts, SpeechConfig, statistics
-from data_recipes.synthesis.speech_text import language_of, spoken
-from data_recipes.synthesis.style_labels import EndpointLabeller, Labels, RuleLabeller, parse_labels
-from data_recipes.synthesis.tts import AzureSpeech, CosyVoiceSpeech, Speaker, backend, speakers
-from emova.config import load_config
-from emova.errors import InputError
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova_data.records.records import BadRecord, plain_text
+from emova_data.records.shard_writer import read_set
+from emova_data.synthesis import interleave, pipeline, synthdog
+from emova_data.synthesis.pipeline import OmniConfig, Parts, SpeechConfig, statistics
+from emova_data.synthesis.speech_text import language_of, spoken
+from emova_data.synthesis.style_labels import EndpointLabeller, Labels, RuleLabeller, parse_labels
+from emova_data.synthesis.tts import AzureSpeech, CosyVoiceSpeech, Speaker, backend, speakers
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "sources"
@@ -129,7 +129,7 @@ def test_voices_are_not_asked_for_languages_they_lack(tmp_path: Path) -> None:
 
 def test_there_are_39_speakers_of_both_genders() -> None:
     pytest.importorskip("hibari")
-    from data_recipes.nano.voices import gender_of
+    from emova_data.nano.voices.voices import gender_of
 
     assert len({speaker.name for speaker in speakers()}) == 39
     for speaker in speakers():

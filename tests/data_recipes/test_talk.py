@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from data_recipes.nano import talk
-from data_recipes.nano.spoken_text import why_unspeakable, words
+from emova_data.nano.text import talk
+from emova_data.nano.text.spoken_text import why_unspeakable, words
 
 
 @pytest.fixture(scope="module")

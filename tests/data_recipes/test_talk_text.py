@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from data_recipes.nano import sentences
-from data_recipes.nano.spoken_text import (
+from emova_data.nano.text import sentences
+from emova_data.nano.text.spoken_text import (
     ALLOWED,
     clean,
     number_words,
@@ -130,7 +130,7 @@ def test_examples_of_a_small_wordnet_are_filtered(tmp_path):
 
 
 def test_missing_wordnet_is_told(tmp_path):
-    from emova.errors import InputError
+    from emova.core.errors import InputError
 
     with pytest.raises(InputError, match="wordnet-base"):
         sentences.wordnet_examples(tmp_path)

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_recipes.convert import ConvertConfig, convert
-from data_recipes.nano.shards import encode_flac
-from data_recipes.records import Draft, Media, Record, message, text
-from data_recipes.shard_writer import read_set
-from data_recipes.tokenise import TokeniseConfig, tokenise
-from emova.cli import main
-from emova.errors import InputError
+from emova.cli.main import main
+from emova.core.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
+from emova_data.nano.speech.shards import encode_flac
+from emova_data.records.records import Draft, Media, Record, message, text
+from emova_data.records.shard_writer import read_set
+from emova_data.sources.convert import ConvertConfig, convert
+from emova_data.sources.tokenise import TokeniseConfig, tokenise
 
 RATE = 24000
 

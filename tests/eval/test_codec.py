@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from emova.speech.audio import save_wav
-from emova.style import EMOTIONS, Style
-from eval.acoustics import Acoustics, shipped_judge
-from eval.codec import PhoneTask, ReconstructionTask, StylesTask, mean_similarity
-from eval.run_report import confusion
-from eval.runfolder import RunFolder
-from eval.runner import figure_of, run_task
-from eval.samples import Example, Output, Record
-from eval.voices import VoiceJudges
+from emova.speech.style import EMOTIONS, Style
+from emova_eval.judges.voices import VoiceJudges
+from emova_eval.metrics.acoustics import Acoustics, shipped_judge
+from emova_eval.report.run_report import confusion
+from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask, mean_similarity
+from emova_eval.suite.run_folder import RunFolder
+from emova_eval.suite.runner import figure_of, run_task
+from emova_eval.suite.samples import Example, Output, Record
 
 RATE = 16000
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from emova.errors import InputError
-from eval.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
+from emova.core.errors import InputError
+from emova_eval.suite.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
 
 
 def write_meta(folder: Path, *lines: object) -> Path:

@@ -13,13 +13,13 @@ import pytest
 import soundfile
 from PIL import Image
 
-from emova.errors import InputError
-from emova.results import Reply
-from eval.dialogue import NanoDialogue, dialogue_rows
-from eval.nano_data import DialogueItem, load_dialogues, read_shards
-from eval.runfolder import RunFolder
-from eval.runner import run_task
-from eval.samples import Record
+from emova.core.errors import InputError
+from emova.events import Reply
+from emova_eval.nano.data import DialogueItem, load_dialogues, read_shards
+from emova_eval.nano.dialogue import NanoDialogue, dialogue_rows
+from emova_eval.suite.run_folder import RunFolder
+from emova_eval.suite.runner import run_task
+from emova_eval.suite.samples import Record
 
 
 def tone(seconds: float = 0.4) -> np.ndarray:
@@ -211,7 +211,7 @@ def test_shares_are_worked_by_hand() -> None:
 
 
 def test_the_talk_judge_wants_the_words_in_order_and_no_turned_sense() -> None:
-    from data_recipes.nano.talk import appropriate
+    from emova_data.nano.text.talk import appropriate
 
     assert appropriate("capital", {"country": "Italy", "city": "Rome"}, "The capital of Italy is Rome.")
     assert not appropriate("capital", {"country": "Italy", "city": "Rome"}, "The capital of Italy is Paris.")

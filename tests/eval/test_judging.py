@@ -12,15 +12,23 @@ from typing import Any
 
 import pytest
 
-from emova.errors import InputError
-from eval.endpoint import Endpoint, EndpointConfig, EndpointError
-from eval.grading import EndpointJudge, OfflineJudge, read_json, read_score, read_styles, read_verdict, word_overlap
-from eval.run_report import failures_of
-from eval.runfolder import UNREACHED, RunFolder
-from eval.runner import figure_of, run_task
-from eval.samples import Example, Output
-from eval.suite import MmVetTask
-from eval.tasks import DialogueTask
+from emova.core.errors import InputError
+from emova_eval.judges.grading import (
+    EndpointJudge,
+    OfflineJudge,
+    read_json,
+    read_score,
+    read_styles,
+    read_verdict,
+    word_overlap,
+)
+from emova_eval.models.endpoint import Endpoint, EndpointConfig, EndpointError
+from emova_eval.report.run_report import failures_of
+from emova_eval.suite.run_folder import UNREACHED, RunFolder
+from emova_eval.suite.runner import figure_of, run_task
+from emova_eval.suite.samples import Example, Output
+from emova_eval.suite.suite import MmVetTask
+from emova_eval.suite.tasks import DialogueTask
 
 
 def completion(content: Any) -> str:

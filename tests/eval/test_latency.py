@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.audio import save_wav
-from eval.latency import AssistantTalker, EndpointTalker, LatencyTask, TalkerConfig, median_seconds
-from eval.runfolder import RunFolder
-from eval.runner import figure_of, run_task
-from eval.samples import Example, Record
+from emova_eval.suite.latency import AssistantTalker, EndpointTalker, LatencyTask, TalkerConfig, median_seconds
+from emova_eval.suite.run_folder import RunFolder
+from emova_eval.suite.runner import figure_of, run_task
+from emova_eval.suite.samples import Example, Record
 
 PCM = base64.b64encode(b"\x01\x00" * 2400).decode()  # 0.1 s at 24 kHz
 

@@ -53,7 +53,7 @@ DatasetDict({"test": Dataset.from_list(docs, features=kinds)}).save_to_disk(sys.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_task_of_lmms_eval_runs_end_to_end_offline(tmp_path: Path) -> None:
-    from data_recipes.nano.pictures import make_picture
+    from emova_data.nano.pictures import make_picture
 
     docs = []
     for index in range(2):
@@ -73,7 +73,7 @@ def test_a_task_of_lmms_eval_runs_end_to_end_offline(tmp_path: Path) -> None:
     assert saved.returncode == 0, saved.stderr[-2000:]
     words = ["--model", "emova", "--model_args", "pretrained=emova-nano", "--tasks", "emova_weather"]
     words += ["--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "out"), "--log_samples"]
-    done = run("-m", "eval.adapters.run_lmms_eval", *words)
+    done = run("-m", "emova_eval.adapters.run_lmms_eval", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     [log] = (tmp_path / "out").rglob("*_samples_emova_weather.jsonl")
     answered = [json.loads(line) for line in log.read_text().splitlines()]
@@ -87,8 +87,8 @@ def test_a_task_of_lmms_eval_runs_end_to_end_offline(tmp_path: Path) -> None:
 
 
 def test_without_lmms_eval_the_launcher_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emova.errors import InputError
-    from eval.adapters.run_lmms_eval import main
+    from emova.core.errors import InputError
+    from emova_eval.adapters.run_lmms_eval import main
 
     monkeypatch.setitem(sys.modules, "lmms_eval.__main__", None)
     with pytest.raises(InputError, match="setup-lmms-eval"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eval.metrics.choices import (
+from emova_eval.metrics.choices import (
     choice_match,
     circular_accuracy,
     contains_answer,
@@ -14,9 +14,9 @@ from eval.metrics.choices import (
     mme_sum,
     yes_or_no,
 )
-from eval.metrics.documents import anls, normalize_vqa, ocrbench_match, relaxed_match, vqa_accuracy
-from eval.metrics.maths import extract_result, mathverse_match, mathvista_match, mmvet_grade
-from eval.text import character_errors, normalize_chinese
+from emova_eval.metrics.documents import anls, normalize_vqa, ocrbench_match, relaxed_match, vqa_accuracy
+from emova_eval.metrics.maths import extract_result, mathverse_match, mathvista_match, mmvet_grade
+from emova_eval.metrics.text import character_errors, normalize_chinese
 
 
 def test_chinese_is_counted_by_character_without_punctuation_and_width() -> None:

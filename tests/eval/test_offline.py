@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import offline
-from eval.bench_files import open_questions
-from eval.models import leakage, probe, timbre
-from eval.nano_data import KNOWN_SPEAKERS
-from eval.offline import CHINESE, FIXTURES, offline_tasks, questions, read_rows, vision_tasks
-from eval.runner import Figure
-from eval.samples import Output
-from eval.suite import VISION, SuiteConfig, run_suite
-from eval.tasks import MetricTask
+from emova_eval.models.assistant import leakage, probe, timbre
+from emova_eval.nano.data import KNOWN_SPEAKERS
+from emova_eval.suite import offline
+from emova_eval.suite.bench_files import open_questions
+from emova_eval.suite.offline import CHINESE, FIXTURES, offline_tasks, questions, read_rows, vision_tasks
+from emova_eval.suite.runner import Figure
+from emova_eval.suite.samples import Output
+from emova_eval.suite.suite import VISION, SuiteConfig, run_suite
+from emova_eval.suite.tasks import MetricTask
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_the_fixtures_are_small_whole_and_held_out() -> None:
     for row in [*rows, *read_rows("pictures.jsonl"), *read_rows("voices.jsonl")]:
         for key in ("audio", "image", "spoken_answer"):
             assert not row.get(key) or (FIXTURES / row[key]).is_file()
-    from data_recipes.nano.talk import load_intents
+    from emova_data.nano.text.talk import load_intents
 
     # No question is a training phrasing filled in as it stands.
     known = {text for intent in load_intents().values() for text in intent.questions}

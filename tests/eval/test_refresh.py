@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from emova.errors import InputError
-from eval.refresh import END, Section, refresh, start_of
+from emova.core.errors import InputError
+from emova_eval.report.refresh import END, Section, refresh, start_of
 
 
 def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.acoustics import EmotionClassifier, measure
-from eval.codec import distance, unit_distances
-from eval.report import Row, markdown_table, plot_bars, plot_confusion, write_report
+from emova_eval.metrics.acoustics import EmotionClassifier, measure
+from emova_eval.report.tables import Row, markdown_table, plot_bars, plot_confusion, write_report
+from emova_eval.suite.codec import distance, unit_distances
 
 
 @pytest.mark.parametrize(

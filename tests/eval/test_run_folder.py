@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emova.errors import InputError
-from eval.compare import compare_records, compare_runs, comparison_table, confidence_interval
-from eval.runfolder import UNREACHED, RunFolder, hash_model, hash_path, read_records, safe_name
-from eval.runner import failed, figure_of, run_task
-from eval.samples import Example, Output, Record, Score
-from eval.scoring import METRICS, find_metric
+from emova.core.errors import InputError
+from emova_eval.metrics.compare import compare_records, compare_runs, comparison_table, confidence_interval
+from emova_eval.suite.run_folder import UNREACHED, RunFolder, hash_model, hash_path, read_records, safe_name
+from emova_eval.suite.runner import failed, figure_of, run_task
+from emova_eval.suite.samples import Example, Output, Record, Score
+from emova_eval.suite.scoring import METRICS, find_metric
 
 
 class Spell:

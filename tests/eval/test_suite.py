@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emova.errors import InputError
-from eval import cli
-from eval.adapters.messages import cut_at, to_content
-from eval.published import EMOVA_VISION, GLM_QUESTIONS, TABLES
-from eval.refresh import END
-from eval.run_report import (
+from emova.core.errors import InputError
+from emova_eval import cli
+from emova_eval.adapters.messages import cut_at, to_content
+from emova_eval.report.published import EMOVA_VISION, GLM_QUESTIONS, TABLES
+from emova_eval.report.refresh import END
+from emova_eval.report.run_report import (
     failures_of,
     figure_cells,
     figures_table,
@@ -30,11 +30,11 @@ from eval.run_report import (
     tables_of,
     worst_of,
 )
-from eval.runner import Figure, missing_figure
-from eval.samples import Example, Output, Record
-from eval.scoring import METRICS
-from eval.suite import TASKS, LeakageTask, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
-from eval.tasks import MetricTask
+from emova_eval.suite.runner import Figure, missing_figure
+from emova_eval.suite.samples import Example, Output, Record
+from emova_eval.suite.scoring import METRICS
+from emova_eval.suite.suite import TASKS, LeakageTask, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
+from emova_eval.suite.tasks import MetricTask
 
 
 class Colours:
@@ -325,7 +325,7 @@ def test_other_toolkits_messages(tmp_path: Path) -> None:
 
 
 def test_vlmevalkit_and_lmms_eval_get_answers(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from eval.adapters.vlmevalkit import EmovaVLM
+    from emova_eval.adapters.vlmevalkit import EmovaVLM
 
     Image.new("RGB", (30, 30), "red").save(tmp_path / "a.png")
     model = EmovaVLM(str(tiny_checkpoint), max_new_tokens=4)
@@ -340,7 +340,7 @@ def test_vlmevalkit_and_lmms_eval_get_answers(tiny_checkpoint: Path, tmp_path: P
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "lmms_eval.api.model", base)
     monkeypatch.setitem(sys.modules, "lmms_eval.models.registry_v2", registry)
-    from eval.adapters.lmms_eval_manifest import manifest
+    from emova_eval.adapters.lmms_eval_manifest import manifest
 
     module, _, name = manifest().chat_class_path.rpartition(".")
     monkeypatch.delitem(sys.modules, module, raising=False)

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from eval.system import _PEAK
+from emova_eval.nano.system import _PEAK
 
 
 def test_memory_of_the_parent_does_not_count() -> None:

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emova.errors import InputError
-from eval.acoustics import shipped_judge
-from eval.codec import PhoneTask, ReconstructionTask, StylesTask
-from eval.grading import OfflineJudge
-from eval.latency import LatencyTask
-from eval.models import leakage, unit_figures
-from eval.run_report import confusion
-from eval.runfolder import RunFolder, read_records
-from eval.runner import figure_of, run_task
-from eval.samples import Example, Output
-from eval.scoring import METRICS
-from eval.suite import LeakageTask, UnitsTask
-from eval.tasks import (
+from emova.core.errors import InputError
+from emova_eval.judges.grading import OfflineJudge
+from emova_eval.judges.voices import VoiceJudges
+from emova_eval.metrics.acoustics import shipped_judge
+from emova_eval.models.assistant import leakage, unit_figures
+from emova_eval.report.run_report import confusion
+from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
+from emova_eval.suite.latency import LatencyTask
+from emova_eval.suite.run_folder import RunFolder, read_records
+from emova_eval.suite.runner import figure_of, run_task
+from emova_eval.suite.samples import Example, Output
+from emova_eval.suite.scoring import METRICS
+from emova_eval.suite.suite import LeakageTask, UnitsTask
+from emova_eval.suite.tasks import (
     DIALOGUE_MODES,
     AsrTask,
     ClozeTask,
@@ -35,7 +36,6 @@ from eval.tasks import (
     read_librispeech,
     read_seed_tts,
 )
-from eval.voices import VoiceJudges
 
 SOUND = np.full(1600, 0.1, np.float32)
 
@@ -305,7 +305,7 @@ def test_a_probe_finds_what_leaks_and_nothing_else() -> None:
 
 
 def test_likelihood_prefers_nothing_it_was_not_asked(tiny_checkpoint: Path) -> None:
-    from eval.models import AssistantModel
+    from emova_eval.models.assistant import AssistantModel
 
     model = AssistantModel(str(tiny_checkpoint))
     spoken = model.log_likelihood((1, 2, 3), units=(4, 5))

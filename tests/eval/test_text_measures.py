@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emova.edits import edit_distance
-from eval.text import ErrorRate, normalize_english, token_errors, word_errors
+from emova.core.levenshtein import edit_distance
+from emova_eval.metrics.text import ErrorRate, normalize_english, token_errors, word_errors
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.audio import load_audio
-from eval.acoustics import measure
-from eval.judges import Emotion2vecJudge, ParaformerJudge, WhisperJudge
-from eval.offline import FIXTURES
-from eval.samples import Record
-from eval.voices import DistillMos, Dnsmos, SpeakerJudge, Utmos, VoiceJudges, find_judges
+from emova_eval.judges.voices import DistillMos, Dnsmos, SpeakerJudge, Utmos, VoiceJudges, find_judges
+from emova_eval.judges.words import Emotion2vecJudge, ParaformerJudge, WhisperJudge
+from emova_eval.metrics.acoustics import measure
+from emova_eval.suite.offline import FIXTURES
+from emova_eval.suite.samples import Record
 
 INSTALLED = all(find_spec(name) for name in ("distillmos", "speechmos", "resemblyzer", "librosa"))
 needs_judges = pytest.mark.skipif(not INSTALLED, reason="the judges of sound are not installed: `make setup-eval`")
@@ -54,7 +54,7 @@ def test_utmos_without_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_rating_that_nobody_gives_is_a_row_that_misses_its_goal() -> None:
-    from eval.nano import rating_rows
+    from emova_eval.nano.program import rating_rows
 
     class Rater:
         key, name = "dnsmos", "DNSMOS"

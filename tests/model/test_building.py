@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from emova.config import load_config
-from emova.errors import InputError
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.core.weights import save_folder
 from emova.model.building import (
     VISUAL_OVER_WORD,
     ModelConfig,
@@ -23,7 +24,6 @@ from emova.model.building import (
 )
 from emova.model.modeling_emova import EmovaForConditionalGeneration
 from emova.model.tokens import CONTROL_TOKENS
-from emova.weights import save_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 

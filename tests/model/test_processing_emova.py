@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.model import EmovaProcessor
 from emova.model.tokens import CONTROL_TOKENS, speech_text, unit_token
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.model.tokens import CONTROL_TOKENS, TokenIds, speech_text, split_speech, unit_token
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.audio import AudioLimits, check_samples, is_silent, load_audio, save_wav
 
 

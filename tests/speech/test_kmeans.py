@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from data_recipes.nano.shards import encode_flac
-from emova.config import load_config
-from emova.errors import InputError
+from emova.core.config import load_config
+from emova.core.errors import InputError
 from emova.speech.audio import AudioLimits
-from emova.speech.listening import listen
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from emova.speech.tokenizer.loading import load_tokenizer
 from emova.speech.tokenizer.protocol import SpeechTokenizer
+from emova.speech.tokenizer.streaming import listen
+from emova_data.nano.speech.shards import encode_flac
+from emova_train.data.units import tokenize_set
+from emova_train.s2u.kmeans import KMeansRun, train
 from tests.train.fixtures_recipe import add
-from train.kmeans import KMeansRun, train
-from train.tokenize_shards import tokenize_set
 
 RATE = 16000
 

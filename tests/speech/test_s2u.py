@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from emova.config import config_from_dict, load_config
-from emova.errors import InputError
+from emova.core.config import config_from_dict, load_config
+from emova.core.errors import InputError
+from emova.core.weights import read_folder
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.speech.tokenizer.quantizers import EvenProjection, FiniteScalarQuantizer
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStageConfig, block_causal_mask, sinusoids
-from emova.weights import read_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "s2u"
 TINY = S2UConfig(
@@ -197,7 +197,7 @@ def test_loaded_equals_saved(storage: str, tmp_path: Path) -> None:
 
 
 def test_the_phone_decoder_may_be_left_out_of_a_checkpoint(tmp_path: Path) -> None:
-    from emova.weights import save_folder
+    from emova.core.weights import save_folder
 
     model = tiny()
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("phone_decoder.")}
@@ -230,7 +230,7 @@ def test_phones_can_be_read_from_units() -> None:
 
 @pytest.mark.parametrize(("name", "encoder_millions"), [("nano", 10.7), ("paper", 83.4)])
 def test_the_shipped_sizes(name: str, encoder_millions: float) -> None:
-    from train.s2u import S2UTrainConfig
+    from emova_train.s2u.program import S2UTrainConfig
 
     config = load_config(S2UTrainConfig, CONFIGS / f"{name}.yaml")
     with torch.device("meta"):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emova.config import load_config
-from emova.errors import InputError
-from emova.speech.detokenizer import native
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.native import convolution as native
 from emova.speech.detokenizer.flow import Flow, FlowConfig
 from emova.speech.detokenizer.layers import BoundedConv, ConvBlock, Past, Pointwise
 from emova.speech.detokenizer.protocol import SpeechDetokenizer, SpeechStream
@@ -343,7 +343,7 @@ def test_stft_and_overlap_add_invert() -> None:
 
 def test_shipped_sizes() -> None:
     """The nano decoder is small; the paper's sizes build on the meta device."""
-    from train.u2s import U2SRecipe
+    from emova_train.u2s.program import U2SRecipe
 
     nano = load_config(U2SRecipe, "configs/u2s/nano.yaml").model
     with torch.device("meta"):

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from emova.decoding import Decoder, Prompt
-from emova.errors import InputError
-from emova.grammar import TokenTable
-from emova.reply import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
-from emova.sampling import GREEDY, Sampling
-from emova.streaming.engine import Engine, EngineConfig, EngineDecoder, Writer
-from emova.streaming.llama import Llama
-from emova.streaming.native import library
-from emova.streaming.replay import ReplayedStep
+from emova.core.errors import InputError
+from emova.decoding.loop import Decoder, Prompt
+from emova.decoding.sampling import GREEDY, Sampling
+from emova.engine.cuda_graph import ReplayedStep
+from emova.engine.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.engine.llama import Llama
+from emova.native.step import library
+from emova.reply.grammar import TokenTable
+from emova.reply.json import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 

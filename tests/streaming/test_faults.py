@@ -9,11 +9,11 @@ from PIL import Image
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.errors import InputError
-from emova.reply import ReplyLimits
-from emova.results import AudioChunk, Done
-from emova.streaming.events import Cancelled, Failed
-from emova.streaming.hub import Hub
+from emova.core.errors import InputError
+from emova.events import AudioChunk, Done
+from emova.reply.json import ReplyLimits
+from emova.session.events import Cancelled, Failed
+from emova.session.scheduler import Hub
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import emova
-from emova.grammar import TokenTable
-from emova.parts import load_speech_tokenizer, load_voice
-from emova.reply import SpokenReply, merge_deltas
-from emova.reply_formats import make_reply_format
+from emova.checkpoint.loading import load_speech_tokenizer, load_voice
+from emova.engine.engine import Engine
+from emova.engine.streams import EventStream, ScoreStream, Stream, run
+from emova.reply.format import make_reply_format
+from emova.reply.grammar import TokenTable
+from emova.reply.json import SpokenReply, merge_deltas
 from emova.speech.audio import load_audio
-from emova.streaming.engine import Engine
-from emova.streaming.protocol import EventStream, ScoreStream, Stream, run
-from emova.style import Style
+from emova.speech.style import Style
 
 EXAMPLES = Path(emova.__file__).parent / "checkpoints" / "examples"
 

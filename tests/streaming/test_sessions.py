@@ -15,13 +15,13 @@ from PIL import Image
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.errors import InputError
-from emova.reply import ReplyLimits, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
-from emova.reply_formats import make_reply_format
-from emova.results import AudioChunk, Done
-from emova.streaming.engine import EngineConfig
-from emova.streaming.events import Cancelled, Failed
-from emova.streaming.hub import Hub, HubConfig
+from emova.core.errors import InputError
+from emova.engine.engine import EngineConfig
+from emova.events import AudioChunk, Done
+from emova.reply.format import make_reply_format
+from emova.reply.json import ReplyLimits, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
+from emova.session.events import Cancelled, Failed
+from emova.session.scheduler import Hub, HubConfig
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")

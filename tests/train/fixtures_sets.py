@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_recipes.convert import ConvertConfig, convert
-from data_recipes.records import Draft, Media, Record, message, text
+from emova_data.records.records import Draft, Media, Record, message, text
+from emova_data.sources.convert import ConvertConfig, convert
 
 COLOURS = ((220, 30, 30), (20, 200, 40), (30, 30, 220))
 

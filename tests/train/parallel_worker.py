@@ -18,16 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-import emova.compat  # noqa: F401
-from emova.config import config_from_dict
+import emova.core.compat  # noqa: F401
+from emova.core.config import config_from_dict
 from emova.model import EmovaConfig, EmovaForConditionalGeneration, TokenIds
 from emova.vision.c_abstractor import CAbstractorConfig
 from emova.vision.internvit import InternViTConfig
 from emova.vision.towers import VisionConfig
-from train import parallel
-from train.engine import RunConfig, fit
-from train.heard_text import HeardTextConfig
-from train.packing import (
+from emova_train.core.loop import RunConfig, fit
+from emova_train.data.packing import (
     NOTHING,
     PACKED_ATTENTION,
     PROMPT_UNITS,
@@ -38,7 +36,9 @@ from train.packing import (
     Piece,
     collate,
 )
-from train.stages import StageModule
+from emova_train.distributed import world as parallel
+from emova_train.stages.losses.ctc import HeardTextConfig
+from emova_train.stages.program import StageModule
 
 TEXTS, UNITS_COUNT = 40, 16
 IMAGE = TEXTS + 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.alignment import align, warp
+from emova_train.s2u.alignment import align, warp
 
 
 def drawn(path: list[int], classes: int = 200) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.all import commands, smoke_commands
+from emova_train.pipeline import commands, smoke_commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,10 +25,10 @@ def test_the_smoke_profile_runs_the_programs_of_the_row(monkeypatch: pytest.Monk
 
 
 def test_what_the_smoke_profile_overrides_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emova.config import load_config
-    from train.s2u import S2UTrainConfig
-    from train.stages import StageConfig
-    from train.u2s import U2SRecipe
+    from emova.core.config import load_config
+    from emova_train.s2u.program import S2UTrainConfig
+    from emova_train.stages.program import StageConfig
+    from emova_train.u2s.program import U2SRecipe
 
     monkeypatch.chdir(ROOT)
     configs: dict[str, type] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "prototypes": U2SRecipe}
@@ -52,7 +52,7 @@ def test_everything_trains_on_two_processes_and_answers(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
 
     def emova(*words: str) -> str:
-        command = [sys.executable, "-m", "emova.cli", *words]
+        command = [sys.executable, "-m", "emova.cli.main", *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout

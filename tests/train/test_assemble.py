@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from emova.errors import InputError
-from emova.parts import load_parts
-from train.assemble import AssembleConfig, assemble, main
+from emova.checkpoint.loading import load_parts
+from emova.core.errors import InputError
+from emova_train.export.assemble import AssembleConfig, assemble, main
 
 
 @pytest.fixture()

@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration
-from train.average import average
+from emova_train.export.average import average
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

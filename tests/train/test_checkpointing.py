@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_train.core import checkpointing
+from emova_train.core.loop import fit
 from tests.train.test_engine import Net, Noisy, run_config
-from train import checkpointing
-from train.engine import fit
 
 STEPS = 50
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train import checkpointing
-from train.engine import DivergenceError, RunConfig, fit
-from train.metrics import read
+from emova_train.core import checkpointing
+from emova_train.core.loop import DivergenceError, RunConfig, fit
+from emova_train.core.metrics import read
 
 
 class Noisy:
@@ -186,7 +186,7 @@ def test_validation_is_logged_and_plotted(tmp_path: Path) -> None:
 
 
 def test_lengths_make_batches_alike(tmp_path: Path) -> None:
-    from train.batches import EpochBatches
+    from emova_train.data.batches import EpochBatches
 
     lengths = list(np.random.default_rng(0).integers(1, 100, 400))
     plans = list(EpochBatches(400, 8, 0, total=100, lengths=lengths))

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from train.equal_batches import fill_up
+from emova_train.data.shape_padding import fill_up
 
 
 @pytest.mark.parametrize("tiles", [1, 3, 4, 5])

@@ -10,16 +10,24 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_train.core.mfu import step_cost
+from emova_train.data.packing import (
+    PACKED_ATTENTION,
+    PROMPT_UNITS,
+    TRANSCRIPT,
+    LossWeights,
+    Piece,
+    collate,
+    packed_loss,
+)
+from emova_train.data.recipe import read_recipe
+from emova_train.stages.losses.ctc import HeardTextConfig, heard_positions, heard_spans, heard_text_loss, runs
+from emova_train.stages.losses.grounding import SeenWordsConfig
+from emova_train.stages.program import build
+from emova_train.stages.tasks import ConversationConfig, Conversations
 from tests.train.fixtures_recipe import QUESTION, SIZE, TALK, write_recipe
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
-from train.conversations import ConversationConfig, Conversations
-from train.heard_text import HeardTextConfig, heard_positions, heard_spans, heard_text_loss, runs
-from train.mfu import step_cost
-from train.packing import PACKED_ATTENTION, PROMPT_UNITS, TRANSCRIPT, LossWeights, Piece, collate, packed_loss
-from train.recipe_data import read_recipe
-from train.seen_words import SeenWordsConfig
-from train.stages import build
 
 LISTENS = HeardTextConfig(weight=0.5, layer=1)
 ASKED = {QUESTION, SIZE, *(question for question, *_ in TALK)}

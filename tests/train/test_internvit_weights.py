@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.vision.internvit import InternViT, InternViTConfig
-from train.internvit_weights import load_internvit, our_name
+from emova_train.vision.internvit_weights import load_internvit, our_name
 
 SHAPE = InternViTConfig(
     image_size=28, patch_size=7, width=16, depth=2, heads=2, ffn_width=32, qkv_bias=False, qk_norm=True, norm="rmsnorm"

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from emova.cli import main
-from emova.errors import InputError
-from train import parallel
-from train.deepspeed_config import deepspeed_config
-from train.engine import RunConfig
-from train.launch import LaunchPlan, local_command, write
-from train.parallel import ParallelConfig, World, resolved
+from emova.cli.main import main
+from emova.core.errors import InputError
+from emova_train.core.loop import RunConfig
+from emova_train.distributed import world as parallel
+from emova_train.distributed.deepspeed import deepspeed_config
+from emova_train.distributed.world import ParallelConfig, World, resolved
+from emova_train.launch import LaunchPlan, local_command, write
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["configs/stages/paper/stage2.yaml", "run.seed=1", "data.root=/a b"]
@@ -29,7 +29,7 @@ def test_launch_files_are_whole(tmp_path: Path, launcher: str, nodes: int) -> No
     plan = LaunchPlan(launcher, "stage2", ARGUMENTS, nodes, 8, tmp_path)
     paths = write(plan)
     text = paths[0].read_text()
-    assert shlex.join(["train.stages", *ARGUMENTS]) in text
+    assert shlex.join(["emova_train.stages.program", *ARGUMENTS]) in text
     subprocess.run(["bash", "-n", paths[0]], check=True)
     if launcher == "slurm":
         assert f"#SBATCH --nodes={nodes}\n" in text and "#SBATCH --signal=TERM@" in text
@@ -42,7 +42,9 @@ def test_launch_files_are_whole(tmp_path: Path, launcher: str, nodes: int) -> No
 def test_local_commands_start_the_stages() -> None:
     for launcher in ("torchrun", "deepspeed"):
         command = local_command(LaunchPlan(launcher, "stage2", ARGUMENTS, 1, 2))
-        assert command[-4:] == ["train.stages", *ARGUMENTS] and any(word.endswith("=2") for word in command)
+        assert command[-4:] == ["emova_train.stages.program", *ARGUMENTS] and any(
+            word.endswith("=2") for word in command
+        )
 
 
 def test_the_command_line_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.mfu import add_mfu, peak_flops, step_cost
-from train.packing import NOTHING, TEXT, LossWeights, Piece, collate, packed_loss
-from train.stages import RatesConfig, freeze
+from emova_train.core.mfu import add_mfu, peak_flops, step_cost
+from emova_train.data.packing import NOTHING, TEXT, LossWeights, Piece, collate, packed_loss
+from emova_train.stages.program import RatesConfig, freeze
 
 
 def batch_of(processor, pictures: int):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from emova.reply import collect
-from emova.streaming.protocol import EventStream, run
+from emova.engine.streams import EventStream, run
+from emova.reply.json import collect
+from emova_train.data.packing import ANSWER, STYLE, TRANSCRIPT, UNITS, LossWeights, collate
+from emova_train.data.recipe import read_recipe
+from emova_train.stages.tasks import ConversationConfig, Conversations
+from emova_train.stages.transcript_noise import Mishearing
 from tests.train.fixtures_recipe import TALK, write_recipe
-from train.conversations import ConversationConfig, Conversations
-from train.misheard import Mishearing
-from train.packing import ANSWER, STYLE, TRANSCRIPT, UNITS, LossWeights, collate
-from train.recipe_data import read_recipe
 
 TEXTS = [question for question, *_ in TALK]
 

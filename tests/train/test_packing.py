@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from emova.errors import InputError
-from emova.reply import collect
-from emova.streaming.protocol import EventStream, run
-from tests.train.fixtures_recipe import write_recipe
-from train.conversations import TOLD_TASKS, ConversationConfig, Conversations
-from train.dataset import PackedMixture
-from train.heard_text import runs
-from train.packing import (
+from emova.core.errors import InputError
+from emova.engine.streams import EventStream, run
+from emova.reply.json import collect
+from emova_train.data.mixture import PackedMixture
+from emova_train.data.packing import (
     ANSWER,
     KINDS,
     NOTHING,
@@ -30,8 +27,11 @@ from train.packing import (
     packed_attention,
     packed_loss,
 )
-from train.recipe_data import read_recipe
-from train.thoughts import ThoughtsConfig
+from emova_train.data.recipe import read_recipe
+from emova_train.stages.interleaved import ThoughtsConfig
+from emova_train.stages.losses.ctc import runs
+from emova_train.stages.tasks import TOLD_TASKS, ConversationConfig, Conversations
+from tests.train.fixtures_recipe import write_recipe
 
 TASKS = ("caption", "picture_text", "talk_text", "asr", "tts", "spoken_talk", "spoken_picture")
 MIXTURE = dict.fromkeys((*TASKS, *TOLD_TASKS, "thoughts_talk", "thoughts_picture"), 1.0)

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape, emova_config
+from emova_train.core.loop import RunConfig
+from emova_train.data.packing import LossWeights, collate, packed_loss
+from emova_train.data.recipe import read_recipe
+from emova_train.stages.lora import LoraConfig, add_adapters, merge_adapters
+from emova_train.stages.losses.ctc import HeardTextConfig
+from emova_train.stages.program import InitConfig, RatesConfig, StageConfig, build, freeze, train, use_liger
+from emova_train.stages.tasks import ConversationConfig, Conversations
+from emova_train.stages.validation import SampleConfig
 from tests.train.fixtures_recipe import write_recipe
-from train.conversations import ConversationConfig, Conversations
-from train.engine import RunConfig
-from train.heard_text import HeardTextConfig
-from train.lora import LoraConfig, add_adapters, merge_adapters
-from train.packing import LossWeights, collate, packed_loss
-from train.recipe_data import read_recipe
-from train.stage_samples import SampleConfig
-from train.stages import InitConfig, RatesConfig, StageConfig, build, freeze, train, use_liger
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for size in ("paper", "mini") for path in (ROOT / "configs" / "stages" / size).glob("*.yaml"))

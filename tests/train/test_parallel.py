@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from emova.config import save_config
+from emova.core.config import save_config
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
+from emova_train.core import checkpointing
+from emova_train.core.loop import RunConfig
+from emova_train.core.metrics import read
+from emova_train.distributed.world import ParallelConfig
+from emova_train.stages.lora import LoraConfig
+from emova_train.stages.program import DataConfig, InitConfig, RatesConfig, StageConfig
+from emova_train.stages.validation import SampleConfig
 from tests.train.fixtures_recipe import write_recipe
-from train import checkpointing
-from train.engine import RunConfig
-from train.lora import LoraConfig
-from train.metrics import read
-from train.parallel import ParallelConfig
-from train.stage_samples import SampleConfig
-from train.stages import DataConfig, InitConfig, RatesConfig, StageConfig
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 500
@@ -213,7 +213,7 @@ def test_stages_run_on_split_weights(tmp_path: Path, tiny_tokenizer, tiny_parts)
     )
     for name, config in (("one", one), ("two", two)):
         save_config(config, tmp_path / f"{name}.yaml")
-        run_module(["train.stages", str(tmp_path / f"{name}.yaml")], 2)
+        run_module(["emova_train.stages.program", str(tmp_path / f"{name}.yaml")], 2)
     first, second = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("one", "two"))
     assert first.keys() == second.keys()
     changed = {name for name, tensor in first.items() if not tensor.float().allclose(second[name].float(), atol=1e-4)}

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_train.data.recordings import Recording, read_recordings
+from emova_train.s2u.data import ClipStore
+from emova_train.u2s.data import cache_shard
 from tests.train.test_tokenize_shards import flac, write_shard
-from train.recordings import Recording, read_recordings
-from train.s2u_data import ClipStore
-from train.u2s_data import cache_shard
 
 
 def stereo(seconds: float, rate: int) -> bytes:

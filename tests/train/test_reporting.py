@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from emova.errors import InputError
-from train.reporting import open_reporters
+from emova.core.errors import InputError
+from emova_train.core.reporting import open_reporters
 
 ROOT = Path(__file__).parents[2]
 # Stopped behind step 2 and resumed from step 1.
 RUN = """
 import sys
-from train.reporting import open_reporters
+from emova_train.core.reporting import open_reporters
 for steps in ((1, 2), (2, 3)):
     [reporter] = open_reporters([sys.argv[1]], sys.argv[2])
     for step in steps:

@@ -15,16 +15,15 @@ import soundfile
 import torch
 from scipy.signal import lfilter
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
 from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES, PHONES, collapse, phone_ids, phone_names
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
-from train.engine import RunConfig
-from train.s2u import S2UTrainConfig, S2UTraining, build, hide_bands, phone_errors, train, warp_matrix
-from train.s2u_data import (
+from emova_train.core.loop import RunConfig
+from emova_train.s2u.data import (
     IGNORED,
     Clip,
     ClipStore,
@@ -35,8 +34,9 @@ from train.s2u_data import (
     other_throat,
     perturb,
 )
-from train.s2u_distil import DistilConfig, Distillation
-from train.s2u_distil import train as distil
+from emova_train.s2u.distil import DistilConfig, Distillation
+from emova_train.s2u.distil import train as distil
+from emova_train.s2u.program import S2UTrainConfig, S2UTraining, build, hide_bands, phone_errors, train, warp_matrix
 
 TINY = S2UConfig(
     stages=[

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_train.data.packing import LossWeights, collate, packed_loss
+from emova_train.data.recipe import read_recipe
+from emova_train.stages.losses.grounding import LOOK, PLACE, WORD, SeenWordsConfig, seen_words_loss
+from emova_train.stages.tasks import ConversationConfig, Conversations
 from tests.train.fixtures_recipe import write_recipe
-from train.conversations import ConversationConfig, Conversations
-from train.packing import LossWeights, collate, packed_loss
-from train.recipe_data import read_recipe
-from train.seen_words import LOOK, PLACE, WORD, SeenWordsConfig, seen_words_loss
 
 
 @pytest.fixture(scope="module")

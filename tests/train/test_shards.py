@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_train.data.bin_packing import balance
+from emova_train.data.packing import NOTHING, TEXT, TRANSCRIPT, UNITS, LossWeights, collate
+from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
+from emova_train.data.shards import Bad, Raw, SetReader, Shard, find_mixture, find_set, own_shards, read_shard
+from emova_train.data.stream import SKIPPED, ShardConfig, ShardLoader
 from tests.train.fixtures_sets import write_sets
-from train.balancing import balance
-from train.packing import NOTHING, TEXT, TRANSCRIPT, UNITS, LossWeights, collate
-from train.shard_records import BadSample, RecordConfig, RecordRenderer
-from train.shard_stream import SKIPPED, ShardConfig, ShardLoader
-from train.shards import Bad, Raw, SetReader, Shard, find_mixture, find_set, own_shards, read_shard
 
 MIXTURE = {"pictures": 1.0, "speech": 1.0, "text": 2.0, "omni": 0.5}
 
@@ -252,7 +252,9 @@ def test_records_become_what_the_tasks_are(sets: Path, tiny_processor) -> None:
     hears = renderer(tiny_processor, speak_share=0.0).render(raw(sets, "speech"), 0)
     assert set(hears.kinds[hears.ids == ids.speech_end].tolist()) == {NOTHING} and TRANSCRIPT in hears.kinds
     heard = collate([[hears]], LossWeights())["heard"]
-    assert len(heard) == 1 and heard[0, 1] - heard[0, 0] == 11  # ten units and their end, for train.heard_text
+    assert (
+        len(heard) == 1 and heard[0, 1] - heard[0, 0] == 11
+    )  # ten units and their end, for emova_train.stages.losses.ctc
     says = renderer(tiny_processor, speak_share=1.0).render(raw(sets, "speech"), 0)
     assert (says.kinds == UNITS).sum() == 12 and says.kinds[-1] == TEXT  # ten units and their marks; the end of turn
     omni = renderer(tiny_processor).render(raw(sets, "omni"), 0)

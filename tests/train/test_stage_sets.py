@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_train.core.metrics import read
+from emova_train.core.reporting import open_reporters
+from emova_train.data.stream import ShardConfig
+from emova_train.stages.data import DataConfig
+from emova_train.stages.program import RatesConfig, train
+from emova_train.stages.validation import SampleConfig
 from tests.train.fixtures_sets import write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
-from train.metrics import read
-from train.reporting import open_reporters
-from train.shard_stream import ShardConfig
-from train.stage_data import DataConfig
-from train.stage_samples import SampleConfig
-from train.stages import RatesConfig, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def test_resumed_equals_uninterrupted_on_sets(folder: Path, sets: Path, monkeypa
     whole = [row for row in read(folder / "whole" / "metrics.jsonl") if row["kind"] == "train"]
 
     # The same run, killed after the checkpoint of step 2.
-    from train.trainer import ExactTrainer
+    from emova_train.core.trainer import ExactTrainer
 
     class Killed(Exception):
         pass
@@ -83,9 +83,9 @@ def test_an_unknown_set_is_named(folder: Path, sets: Path) -> None:  # noqa: F81
 
 @pytest.mark.parametrize("stage_name", ["1", "2", "3"])
 def test_the_papers_stages_name_the_registrys_sets(stage_name: str) -> None:
-    from data_recipes.registry import mixture, registry
-    from emova.config import load_config
-    from train.stages import StageConfig
+    from emova.core.config import load_config
+    from emova_data.sources.registry import mixture, registry
+    from emova_train.stages.program import StageConfig
 
     config = load_config(StageConfig, ROOT / "configs" / "sets" / "paper" / f"stage{stage_name}.yaml")
     wanted = {
@@ -116,9 +116,9 @@ def test_reporters(tmp_path: Path) -> None:
 def test_pages_of_samples_can_be_heard(tmp_path: Path) -> None:
     import numpy as np
 
-    from emova.style import Style
-    from train.sample_page import Shown, write_page
-    from train.stage_samples import Written
+    from emova.speech.style import Style
+    from emova_train.stages.sample_page import Shown, write_page
+    from emova_train.stages.validation import Written
 
     class Voice:
         """Any voice: what counts is that its samples are on the page."""
@@ -139,12 +139,12 @@ def test_pages_of_samples_can_be_heard(tmp_path: Path) -> None:
 
 
 def test_two_processes_read_different_samples_and_keep_both_places(folder: Path, sets: Path) -> None:  # noqa: F811
-    from emova.config import save_config
+    from emova.core.config import save_config
     from tests.train.test_parallel import run_module
 
     config = replace(on_sets(folder, sets, "two", 2), samples=SampleConfig(answers=0, losses_over=1))
     save_config(config, folder / "two.yaml")
-    run_module(["train.stages", str(folder / "two.yaml"), "run.parallel.strategy=ddp"], 2)
+    run_module(["emova_train.stages.program", str(folder / "two.yaml"), "run.parallel.strategy=ddp"], 2)
     places = [json.loads((folder / "two" / "checkpoint-2" / f"data-{rank}.json").read_text()) for rank in (0, 1)]
     assert [place["readers"] for place in places] == [2, 2]
     assert places[0]["states"] != places[1]["states"]

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
-from emova.thoughts import Ratio
+from emova.reply.interleaved import Ratio
+from emova_train.core.loop import RunConfig
+from emova_train.stages.interleaved import ThoughtsConfig
+from emova_train.stages.losses.ctc import HeardTextConfig
+from emova_train.stages.program import DataConfig, InitConfig, RatesConfig, StageConfig, build, freeze, main, train
+from emova_train.stages.validation import SampleConfig, rates, word_edits
 from tests.train.fixtures_recipe import write_recipe
-from train.engine import RunConfig
-from train.heard_text import HeardTextConfig
-from train.stage_samples import SampleConfig, rates, word_edits
-from train.stages import DataConfig, InitConfig, RatesConfig, StageConfig, build, freeze, main, train
-from train.thoughts import ThoughtsConfig
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted((ROOT / "configs" / "stages").rglob("*.yaml"))
@@ -153,7 +153,7 @@ def test_shipped_configs_are_whole(path: Path) -> None:
 
 
 def test_rates_of_answers() -> None:
-    from train.stage_samples import Written
+    from emova_train.stages.validation import Written
 
     right = Written("spoken_talk", "how are you", "Fine.", "fine", "how are we", "happy, low", "happy, low")
     wrong = Written("spoken_talk", "a b", "Yes.", "No.", "a b", "sad, low", "happy, low")

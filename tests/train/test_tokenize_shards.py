@@ -13,13 +13,13 @@ import pytest
 import soundfile
 import torch
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStageConfig
-from train.recordings import read_recordings
-from train.tokenize_shards import batches, main, tokenize_set
+from emova_train.data.recordings import read_recordings
+from emova_train.data.units import batches, main, tokenize_set
 
 
 @pytest.fixture(scope="module")

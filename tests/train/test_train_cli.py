@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from emova import cli
-from train.all import commands
-from train.cli import PROGRAMS, register
+from emova.cli import main as cli
+from emova_train.cli import PROGRAMS, register
+from emova_train.pipeline import commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,9 +25,7 @@ def test_every_program_registers(program: str) -> None:
 
 
 def test_help_imports_no_program() -> None:
-    code = (
-        "import argparse, sys, train.cli; train.cli.register(argparse.ArgumentParser()); print('torch' in sys.modules)"
-    )
+    code = "import argparse, sys, emova_train.cli; emova_train.cli.register(argparse.ArgumentParser()); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
 

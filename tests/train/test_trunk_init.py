@@ -8,18 +8,18 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import emova.compat  # noqa: F401
+import emova.core.compat  # noqa: F401
 
 # isort: split
 import pytest
 import timm
 import torch
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.vision.internvit import InternViT, InternViTConfig
-from train.torch_file import read_torch_file
-from train.trunk_init import load_trunk, trunk_of
-from train.vision_pretrain import VisionTrainConfig, groups
+from emova_train.vision.program import VisionTrainConfig, groups
+from emova_train.vision.torch_file import read_torch_file
+from emova_train.vision.trunk_init import load_trunk, trunk_of
 
 SHAPE = {"image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2, "ffn_width": 32}
 
@@ -85,7 +85,7 @@ def test_a_trunk_starts_from_published_weights(tmp_path: Path) -> None:
 
 
 def groups_of(tower: InternViT, config: VisionTrainConfig) -> list:
-    from train.vision_pretrain import VisionCaptioner
+    from emova_train.vision.program import VisionCaptioner
 
     module = VisionCaptioner.__new__(VisionCaptioner)
     torch.nn.Module.__init__(module)

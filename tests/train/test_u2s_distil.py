@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emova.config import load_config
-from emova.errors import InputError
+from emova.core.config import load_config
+from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
+from emova.speech.style import ALL_STYLES, StylePrototypes
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova.style import ALL_STYLES, StylePrototypes
+from emova_train.core.loop import RunConfig
+from emova_train.u2s.distil import UnitDistilConfig, UnitDistillation, UnitPairs, collate, phone_table, sentences, train
 from tests.fixtures_speech import make_speech_detokenizer, make_speech_tokenizer
-from train.engine import RunConfig
-from train.u2s_distil import UnitDistilConfig, UnitDistillation, UnitPairs, collate, phone_table, sentences, train
 
 TEXTS = [f"sentence {number}" for number in range(8)]
 

@@ -13,23 +13,19 @@ import pytest
 import soundfile
 import torch
 
-import train.u2s as program
-from emova.config import load_config
-from emova.errors import InputError
+import emova_train.u2s.program as program
+from emova.core.config import load_config
+from emova.core.errors import InputError
 from emova.speech.detokenizer.flow import FlowConfig
 from emova.speech.detokenizer.style_encoder import StyleEncoderConfig
 from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.unit_encoder import UnitEncoderConfig
 from emova.speech.detokenizer.vits import PitchConfig, PosteriorEncoderConfig, VITSConfig
 from emova.speech.detokenizer.waveform_heads import ISTFTHeadConfig, WaveformHeadConfig
+from emova.speech.style import ALL_STYLES
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova.style import ALL_STYLES
-from train.discriminators import DiscriminatorConfig
-from train.engine import RunConfig
-from train.prototypes import StyleClassifier, acoustic_features, choose_prototypes
-from train.prototypes import main as prototypes_main
-from train.u2s import U2SLossConfig, U2SRecipe, U2STraining, parameter_groups
-from train.u2s_data import (
+from emova_train.core.loop import RunConfig
+from emova_train.u2s.data import (
     SpeechStore,
     U2SDataConfig,
     Windows,
@@ -41,7 +37,11 @@ from train.u2s_data import (
     place,
     shake_digits,
 )
-from train.u2s_losses import SpectralLoss, kl_term
+from emova_train.u2s.discriminators import DiscriminatorConfig
+from emova_train.u2s.losses import SpectralLoss, kl_term
+from emova_train.u2s.program import U2SLossConfig, U2SRecipe, U2STraining, parameter_groups
+from emova_train.u2s.prototypes import StyleClassifier, acoustic_features, choose_prototypes
+from emova_train.u2s.prototypes import main as prototypes_main
 
 
 def tiny_recipe(folder: Path) -> U2SRecipe:

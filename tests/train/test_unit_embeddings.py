@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
-from train.unit_embeddings import carried_over, phone_profile, unit_embeddings
+from emova_train.stages.unit_embeddings import carried_over, phone_profile, unit_embeddings
 
 
 def test_embeddings_follow_the_phone_profiles() -> None:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from emova.vision.slicing import letterbox
-from train.recipe_data import Mark, Picture
-from train.vision_data import View, vary
-from train.vision_marks import (
+from emova_train.data.recipe import Mark, Picture
+from emova_train.vision.data import View, vary
+from emova_train.vision.regions import (
     LEAST_COVER,
     NOTHING,
     ClassNames,

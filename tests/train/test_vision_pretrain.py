@@ -6,14 +6,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova.core.weights import save_folder
 from emova.model.building import VisionExport, load_vision
 from emova.model.tokens import TokenIds
-from emova.weights import save_folder
-from train.recipe_data import Exchange, Mark, Picture
-from train.vision_data import CaptionCollate, CaptionData, PixelCache, TextIds, View, vary
-from train.vision_marks import MarkClasses
-from train.vision_pretrain import DecoderShape, VisionCaptioner, go_on, read_words, right_answers
+from emova_train.data.recipe import Exchange, Mark, Picture
+from emova_train.vision.data import CaptionCollate, CaptionData, PixelCache, TextIds, View, vary
+from emova_train.vision.program import DecoderShape, VisionCaptioner, go_on, read_words, right_answers
+from emova_train.vision.regions import MarkClasses
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 

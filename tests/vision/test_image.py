@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.vision.image import ImageLimits, load_image
 
 

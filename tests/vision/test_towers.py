@@ -8,7 +8,7 @@ import torch
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
 from emova.vision.internvit import InternViT, InternViTConfig
 from emova.vision.towers import OPEN_CLIP, OpenClipConfig, VisionConfig, build_tower

@@ -7,22 +7,22 @@ import importlib
 
 # Each program's module has ``register(parser)``, which adds its arguments and sets ``run``.
 PROGRAMS = {
-    "tokenizer": ("train.text_tokenizer", "learn the text vocabulary and add control tokens and units"),
-    "distil": ("train.s2u_distil", "teach the tokenizer's first stage, Whisper's encoder, to stream"),
-    "s2u": ("train.s2u", "the speech-to-unit tokenizer"),
-    "kmeans": ("train.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
-    "units": ("train.tokenize_shards", "turn the recipe's speech into units, once the tokenizer is trained"),
-    "u2s": ("train.u2s", "the unit-to-speech detokenizer"),
-    "distil-units": ("train.u2s_distil", "teach the detokenizer the units of other speakers, from itself"),
-    "stage0": ("train.stages", "language and speech-text, for a language model that starts from nothing"),
-    "vision": ("train.vision_pretrain", "pre-train the vision tower"),
-    "stage1": ("train.stages", "the projector alone (EMOVA section 4.3)"),
-    "stage2": ("train.stages", "image-text and speech-text jointly"),
-    "stage3": ("train.stages", "omni-modal instructions"),
-    "prototypes": ("train.prototypes", "choose the vectors of the 24 styles for a trained detokenizer"),
-    "assemble": ("train.assemble", "put the trained parts together to a checkpoint"),
-    "all": ("train.all", "everything above in a row; --profile smoke tries all of it in minutes"),
-    "average": ("train.average", "the mean of a model's weights before and after a training"),
+    "tokenizer": ("emova_train.stages.text_tokenizer", "learn the text vocabulary and add control tokens and units"),
+    "distil": ("emova_train.s2u.distil", "teach the tokenizer's first stage, Whisper's encoder, to stream"),
+    "s2u": ("emova_train.s2u.program", "the speech-to-unit tokenizer"),
+    "kmeans": ("emova_train.s2u.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
+    "units": ("emova_train.data.units", "turn the recipe's speech into units, once the tokenizer is trained"),
+    "u2s": ("emova_train.u2s.program", "the unit-to-speech detokenizer"),
+    "distil-units": ("emova_train.u2s.distil", "teach the detokenizer the units of other speakers, from itself"),
+    "stage0": ("emova_train.stages.program", "language and speech-text, for a language model that starts from nothing"),
+    "vision": ("emova_train.vision.program", "pre-train the vision tower"),
+    "stage1": ("emova_train.stages.program", "the projector alone (EMOVA section 4.3)"),
+    "stage2": ("emova_train.stages.program", "image-text and speech-text jointly"),
+    "stage3": ("emova_train.stages.program", "omni-modal instructions"),
+    "prototypes": ("emova_train.u2s.prototypes", "choose the vectors of the 24 styles for a trained detokenizer"),
+    "assemble": ("emova_train.export.assemble", "put the trained parts together to a checkpoint"),
+    "all": ("emova_train.pipeline", "everything above in a row; --profile smoke tries all of it in minutes"),
+    "average": ("emova_train.export.average", "the mean of a model's weights before and after a training"),
 }
 
 
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _launch(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from train.launch import LaunchPlan, launch, local_processes
+    from emova_train.launch import LaunchPlan, launch, local_processes
 
     processes = arguments.processes
     if processes is None:

@@ -2,7 +2,7 @@
 
 One process a GPU. On one machine ``torchrun`` and ``deepspeed`` are also run at once; for more, and for Slurm, the
 files say how. Every launcher starts the same module with the same arguments, and a process finds its place in the
-environment (``train/parallel.py``).
+environment (``train/emova_train/distributed/world.py``).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 LAUNCHERS = ("slurm", "torchrun", "deepspeed")
 PROGRAMS = ("stage0", "stage1", "stage2", "stage3")
 """The programs that can be spread over processes."""
-MODULE = "train.stages"
+MODULE = "emova_train.stages.program"
 PORT = 29500
 GRACE = 600
 """Seconds before a Slurm job's end at which it is told to save."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 STAGES = range(4)
 
@@ -143,7 +143,7 @@ def _run_row(lines: Sequence[Sequence[str]]) -> int:
     for line in lines:
         print(f"emova {' '.join(line)}", file=sys.stderr, flush=True)
         # A process each: none keeps another's memory or threads.
-        code = subprocess.run([sys.executable, "-m", "emova.cli", *line], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", "emova.cli.main", *line], check=False).returncode
         if code:
             return code
     return 0

@@ -8,8 +8,8 @@ import socket
 import threading
 import webbrowser
 
-from emova.commands.common import add_common, progress
-from emova.errors import InputError
+from emova.cli.common import add_common, progress
+from emova.core.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "EMOVA_DEMO_PASSWORD"
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
     except ModuleNotFoundError:
         raise InputError("the demo: packages are missing; run pip install 'emova[demo]'") from None
-    from app.demo.page import build_app
+    from emova_app.demo.page import build_app
 
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")

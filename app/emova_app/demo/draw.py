@@ -15,8 +15,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from app.demo.pitch import HOP_SECONDS, MAX_F0, MIN_F0
 from emova.speech.features import LogMel, MelConfig
+from emova_app.demo.pitch import HOP_SECONDS, MAX_F0, MIN_F0
 
 GUIDES = (100, 200, 400)  # Hz
 

@@ -17,15 +17,15 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app.demo.hearing import VoiceActivity
-from app.demo.talk_tab import TalkTab
-from app.demo.theme import css, head, theme
-from app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
-from app.demo.uploads import MAX_UPLOAD_BYTES
-from app.demo.visits import Visits
 from emova.assistant import Assistant
-from emova.errors import InputError
-from emova.streaming.hub import Hub, HubConfig
+from emova.core.errors import InputError
+from emova.session.scheduler import Hub, HubConfig
+from emova_app.demo.hearing import VoiceActivity
+from emova_app.demo.talk_tab import TalkTab
+from emova_app.demo.theme import css, head, theme
+from emova_app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
+from emova_app.demo.uploads import MAX_UPLOAD_BYTES
+from emova_app.demo.visits import Visits
 
 HEAD = """
 <div class="em-head"><div class="em-logo" aria-hidden="true"></div>

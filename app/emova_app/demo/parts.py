@@ -10,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from app.demo.theme import script
-from emova.errors import InputError
-from emova.style import EMOTIONS, PITCHES
+from emova.core.errors import InputError
+from emova.speech.style import EMOTIONS, PITCHES
+from emova_app.demo.theme import script
 
 log = logging.getLogger(__name__)
 FAULT = "Something went wrong inside; try again. The terminal says more."

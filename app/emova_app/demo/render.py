@@ -9,12 +9,12 @@ from html import escape
 
 import numpy as np
 
-from app.demo.draw import f0_curve, mel_image, unit_strip, waterfall
-from app.demo.pitch import estimate_f0
-from app.demo.talk import Trace
-from app.demo.visits import Line, Visit
-from emova.results import Reply, Speech
-from emova.style import ALL_STYLES, Style
+from emova.events import Reply, Speech
+from emova.speech.style import ALL_STYLES, Style
+from emova_app.demo.draw import f0_curve, mel_image, unit_strip, waterfall
+from emova_app.demo.pitch import estimate_f0
+from emova_app.demo.talk import Trace
+from emova_app.demo.visits import Line, Visit
 
 EMPTY = """
 <div class="em-empty"><div class="em-empty-mark" aria-hidden="true"></div>

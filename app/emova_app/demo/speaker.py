@@ -11,12 +11,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from app.demo.pitch import estimate_f0
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.audio import is_silent
 from emova.speech.detokenizer.vits import LOG_F0_CENTRE
-from emova.style import ALL_STYLES, GENDERS, Style, StylePrototypes
-from emova.voice import Voice
+from emova.speech.style import ALL_STYLES, GENDERS, Style, StylePrototypes
+from emova.speech.voice import Voice
+from emova_app.demo.pitch import estimate_f0
 
 MIN_SECONDS = 2.0
 MOST_LOG_F0 = 0.5  # that the pitch is moved by, about 9 semitones

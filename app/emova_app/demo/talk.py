@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.demo.visits import Asked, Line, Visit
-from emova.decoding import Sampling
-from emova.errors import InputError
-from emova.reply import StyleChosen, TextDelta, TranscriptDelta
-from emova.results import AudioChunk, Done, Timings
-from emova.streaming.events import Cancelled, Failed, SessionEvent
-from emova.style import DEFAULT_VOICE, GENDERS
+from emova.core.errors import InputError
+from emova.decoding.loop import Sampling
+from emova.events import AudioChunk, Done, Timings
+from emova.reply.json import StyleChosen, TextDelta, TranscriptDelta
+from emova.session.events import Cancelled, Failed, SessionEvent
+from emova.speech.style import DEFAULT_VOICE, GENDERS
+from emova_app.demo.visits import Asked, Line, Visit
 
 OWN = "mine"
 VOICES = (*GENDERS, OWN)

@@ -8,21 +8,21 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app.demo import render
-from app.demo.hearing import RATE, decode_chunk
-from app.demo.parts import chosen, emotion_choice, pitch_choice, recorder, shown_errors
-from app.demo.service import Service
-from app.demo.speaker import voice_from_recording
-from app.demo.talk import OWN, VOICES, Wish, ask, ask_again, say
-from app.demo.theme import script
-from app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
-from app.demo.visits import Asked, Visit, Visits
-from emova.commands.common import EXAMPLES
-from emova.errors import InputError
-from emova.results import Speech
+from emova.cli.common import EXAMPLES
+from emova.core.errors import InputError
+from emova.events import Speech
 from emova.speech.audio import AudioLimits, load_audio
-from emova.style import ALL_STYLES, Style
+from emova.speech.style import ALL_STYLES, Style
 from emova.vision.image import ImageLimits, load_image
+from emova_app.demo import render
+from emova_app.demo.hearing import RATE, decode_chunk
+from emova_app.demo.parts import chosen, emotion_choice, pitch_choice, recorder, shown_errors
+from emova_app.demo.service import Service
+from emova_app.demo.speaker import voice_from_recording
+from emova_app.demo.talk import OWN, VOICES, Wish, ask, ask_again, say
+from emova_app.demo.theme import script
+from emova_app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
+from emova_app.demo.visits import Asked, Visit, Visits
 
 BAR = """
 <div class="em-bar" role="group" aria-label="voice">

@@ -8,15 +8,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from app.demo import render
-from app.demo.draw import unit_strip
-from app.demo.hearing import RATE, decode_chunk
-from app.demo.parts import emotion_choice, pitch_choice, recorder, shown_errors
-from app.demo.uploads import MAX_SECONDS, unread, uploaded
 from emova.assistant import Assistant
-from emova.commands.common import EXAMPLES
+from emova.cli.common import EXAMPLES
 from emova.speech.audio import AudioLimits, check_samples, load_audio
-from emova.style import GENDERS, Style
+from emova.speech.style import GENDERS, Style
+from emova_app.demo import render
+from emova_app.demo.draw import unit_strip
+from emova_app.demo.hearing import RATE, decode_chunk
+from emova_app.demo.parts import emotion_choice, pitch_choice, recorder, shown_errors
+from emova_app.demo.uploads import MAX_SECONDS, unread, uploaded
 
 LIMITS = AudioLimits(max_seconds=MAX_SECONDS, max_bytes=16 << 20)
 NOTE = f"Up to {MAX_SECONDS:g} seconds. Nothing is kept."

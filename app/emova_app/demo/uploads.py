@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from gradio.components import Component
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 C = TypeVar("C", bound=Component)
 MAX_UPLOAD_BYTES = 16 << 20

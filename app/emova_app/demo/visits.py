@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.results import Reply, Speech
-from emova.style import DEFAULT_VOICE
+from emova.core.errors import InputError
+from emova.events import Reply, Speech
+from emova.speech.style import DEFAULT_VOICE
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from app.demo.hearing import Hearing, VoiceActivity
     from emova.assistant import Assistant
-    from emova.streaming.hub import Hub
-    from emova.streaming.session import Session
-    from emova.voice import Voice
+    from emova.session.scheduler import Hub
+    from emova.session.session import Session
+    from emova.speech.voice import Voice
+    from emova_app.demo.hearing import Hearing, VoiceActivity
 
 GONE = "this page's conversation has ended; reload the page"
 
@@ -131,7 +131,7 @@ class Visit:
     """One open page. Its fields are used by one event at a time, but for ``reel`` and ``hearing``."""
 
     def __init__(self, ticket: str, hub: Hub, activity: VoiceActivity) -> None:
-        from app.demo.hearing import Hearing
+        from emova_app.demo.hearing import Hearing
 
         self.ticket, self.hub = ticket, hub
         self.session: Session = hub.open(DEFAULT_VOICE)
@@ -208,7 +208,7 @@ class Visit:
 
     def drop_picture_file(self) -> None:
         """Delete the uploaded picture's file."""
-        from app.demo.uploads import delete
+        from emova_app.demo.uploads import delete
 
         if self.picture_file is not None:
             delete(self.picture_file)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
-from app.server import audio, chat
-from app.server.config import ServerConfig
-from app.server.errors import ApiError, described, handle_errors
-from app.server.fetch import Fetcher
-from app.server.guard import Guard
-from app.server.realtime import connection as realtime
-from app.server.service import Service
 from emova import __version__
+from emova_app.server.api import audio, chat
+from emova_app.server.config import ServerConfig
+from emova_app.server.errors import ApiError, described, handle_errors
+from emova_app.server.http.fetch import Fetcher
+from emova_app.server.http.middleware import Guard
+from emova_app.server.realtime import connection as realtime
+from emova_app.server.service import Service
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant

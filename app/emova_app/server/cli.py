@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 if TYPE_CHECKING:
-    from app.server.config import ServerConfig
-    from app.server.running import Server
+    from emova_app.server.config import ServerConfig
+    from emova_app.server.running import Server
 
 DEFAULT_KEY = "EMOVA_API_KEY"
 
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     if sys.version_info < (3, 11):
         raise InputError("the server needs Python 3.11 or newer")
-    from app.server.config import ServerConfig
+    from emova_app.server.config import ServerConfig
 
     for name in ("max_active", "max_realtime", "deadline"):
         if not 0 < getattr(arguments, name) <= 10_000:  # also refuses what is no number
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         deadline_seconds=arguments.deadline,
     )
     try:
-        from app.server.running import listen
+        from emova_app.server.running import listen
     except ModuleNotFoundError:
         raise InputError("the server's packages are not installed; run pip install 'emova[serve]'") from None
     with listen(config) as listener:  # before the model is loaded: a port that is taken is told at once
@@ -105,18 +105,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _server(config: ServerConfig, arguments: argparse.Namespace) -> Iterator[Server]:
-    from app.server.running import make_server, server_of
+    from emova_app.server.running import make_server, server_of
 
     if not arguments.replicas:
         from emova.assistant import Assistant
 
         yield make_server(config, Assistant.from_pretrained(arguments.model))
         return
-    from app.server.replicas import ReplicaConfig, started, together
+    from emova_app.server.replicas import ReplicaConfig, started, together
 
     replicas = ReplicaConfig(arguments.replicas, arguments.max_replicas or arguments.replicas)
     with started(config, arguments.model, replicas) as cluster:
-        from app.server.gateway import Gateway, create_gateway
+        from emova_app.server.gateway import Gateway, create_gateway
 
         gateway = Gateway(together(config, replicas), cluster.address, cluster.key, cluster.figures)
         yield server_of(create_gateway(gateway), gateway)

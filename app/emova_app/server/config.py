@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 
 @dataclass(frozen=True)

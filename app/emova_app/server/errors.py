@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 log = logging.getLogger(__name__)
 INTERNAL = "a fault inside of the server; try again"

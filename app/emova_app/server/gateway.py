@@ -23,12 +23,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from app.server.config import ServerConfig
-from app.server.errors import ApiError, handle_errors
-from app.server.front import Front, new_id
-from app.server.guard import Guard
-from app.server.streams import Stream
-from app.server.streams import event as sse
+from emova_app.server.config import ServerConfig
+from emova_app.server.errors import ApiError, handle_errors
+from emova_app.server.http.front import Front, new_id
+from emova_app.server.http.middleware import Guard
+from emova_app.server.http.streams import Stream
+from emova_app.server.http.streams import event as sse
 
 SESSION = "x-session-id"  # requests with the same one go to the same replica
 PASSED_ON = ("accept", "content-type", SESSION)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.server.errors import busy
+from emova_app.server.errors import busy
 
 
 class Queue:

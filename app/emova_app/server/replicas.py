@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.server.config import ServerConfig
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_app.server.config import ServerConfig
 
 NAME = "emova"
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -41,8 +41,8 @@ class Replica:
     """One copy, in a process of its own; loads the model when it is made."""
 
     def __init__(self, config: ServerConfig, model: str) -> None:
-        from app.server.app import create_app
         from emova.assistant import Assistant
+        from emova_app.server.app import create_app
 
         self._app = create_app(config, Assistant.from_pretrained(model))
 

@@ -13,10 +13,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app.server.config import ServerConfig
-from app.server.fetch import Fetcher
-from app.server.front import Front
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_app.server.config import ServerConfig
+from emova_app.server.http.fetch import Fetcher
+from emova_app.server.http.front import Front
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant
@@ -115,7 +115,7 @@ def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | N
     Raises:
         InputError: the streaming engine cannot run the assistant's model.
     """
-    from app.server.app import create_app
+    from emova_app.server.app import create_app
 
     app = create_app(config, assistant, fetcher)
     return server_of(app, app.state.service)

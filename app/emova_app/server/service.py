@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.server.config import ServerConfig
-from app.server.errors import ApiError
-from app.server.fetch import Fetcher
-from app.server.front import Front, new_id
-from emova.reply import SpokenReply
-from emova.streaming.hub import Hub, HubConfig
-from emova.streaming.session import Session
-from emova.style import GENDERS
+from emova.reply.json import SpokenReply
+from emova.session.scheduler import Hub, HubConfig
+from emova.session.session import Session
+from emova.speech.style import GENDERS
+from emova_app.server.config import ServerConfig
+from emova_app.server.errors import ApiError
+from emova_app.server.http.fetch import Fetcher
+from emova_app.server.http.front import Front, new_id
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_recipes.nano.shards import read_info
-from data_recipes.nano.sources import DEBIAN, SOURCES, sha256
+from emova_data.nano.packages import DEBIAN, SOURCES, sha256
+from emova_data.nano.speech.shards import read_info
 
 LICENCES: dict[str, str] = {
     "speech by rule-made voices": "Apache-2.0 (hibari-tts)",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 
 @dataclass(frozen=True)

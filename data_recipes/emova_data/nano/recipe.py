@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_recipes.nano import manifest, sources
-from data_recipes.nano.shards import Item, ShardInfo, make_set
-from data_recipes.nano.speech import (
+from emova_data.nano import manifest, packages
+from emova_data.nano.speech.sets import (
     Question,
     SpeechPlan,
     plan_answers,
@@ -28,6 +27,7 @@ from data_recipes.nano.speech import (
     plan_style_test,
     read_lines,
 )
+from emova_data.nano.speech.shards import Item, ShardInfo, make_set
 
 PICTURES = {"train": 30_000, "test": 800}
 
@@ -89,13 +89,13 @@ class Recipe:
 
 
 def _sources(recipe: Recipe) -> None:
-    recipe.progress.start("sources", len(sources.SOURCES))
-    sources.fetch(recipe.root, report=recipe.progress.advance)
+    recipe.progress.start("sources", len(packages.SOURCES))
+    packages.fetch(recipe.root, report=recipe.progress.advance)
 
 
 def _text(recipe: Recipe) -> None:
-    from data_recipes.nano import sentences, talk
-    from data_recipes.nano.pictures import write_texts
+    from emova_data.nano.pictures import write_texts
+    from emova_data.nano.text import sentences, talk
 
     recipe.progress.start("text", 3)
     sentences.write_jsonl(recipe.text / "sentences.jsonl", sentences.build(seed=recipe.seed))
@@ -107,7 +107,7 @@ def _text(recipe: Recipe) -> None:
 
 
 def _pictures(recipe: Recipe) -> None:
-    from data_recipes.nano.pictures import make_pictures
+    from emova_data.nano.pictures import make_pictures
 
     def report(made: int) -> None:
         for _ in range(made):
@@ -131,7 +131,7 @@ def _kokoro(recipe: Recipe) -> None:
 
 
 def _real(recipe: Recipe) -> None:
-    from data_recipes.nano.real import RECORDINGS, label_real
+    from emova_data.nano.speech.real import RECORDINGS, label_real
 
     labels = label_real(
         recipe.source_folder, recipe.folder / "labels" / "real.jsonl", threads=max(recipe.jobs, 1),
@@ -141,7 +141,7 @@ def _real(recipe: Recipe) -> None:
 
 
 def _actors(recipe: Recipe) -> None:
-    from data_recipes.nano.actors import Container, label_actors, recordings
+    from emova_data.nano.speech.actors import Container, label_actors, recordings
 
     container = Container.read()
     labels = label_actors(
@@ -205,7 +205,7 @@ def _asked(recipe: Recipe) -> list[str]:
 
 
 def _shuffled(texts: list[str], seed: int) -> list[str]:
-    from data_recipes.seeding import generator
+    from emova.core.seeding import generator
 
     return [texts[int(i)] for i in generator("order", seed).permutation(len(texts))]
 
@@ -215,7 +215,7 @@ def _answer(recipe: Recipe) -> None:
 
 
 def _all_questions(recipe: Recipe) -> list[Question]:
-    from data_recipes.nano.talk import MORE
+    from emova_data.nano.text.talk import MORE
 
     talk = [
         Question(
@@ -235,7 +235,7 @@ def _question(recipe: Recipe) -> None:
 
 
 def _changed(recipe: Recipe) -> None:
-    from data_recipes.nano.changed import OF_SETS, make_changed
+    from emova_data.nano.voices.voice_conversion import OF_SETS, make_changed
 
     folder = recipe.folder / "speech"
     shards = [path for name in OF_SETS for path in sorted(folder.glob(f"{name}-train-*.tar"))]

@@ -12,12 +12,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from data_recipes.nano.pictures.make import make_picture, write_pictures
-from data_recipes.nano.recipe import Progress
-from data_recipes.nano.shards import Item, ShardInfo, make_set
-from data_recipes.nano.speech import SPEECH_RATE, STYLE_RATE
-from data_recipes.nano.voices import PSEUDO_VOICES
-from emova.style import EMOTIONS, PITCHES
+from emova.speech.style import EMOTIONS, PITCHES
+from emova_data.nano.pictures.make import make_picture, write_pictures
+from emova_data.nano.recipe import Progress
+from emova_data.nano.speech.sets import SPEECH_RATE, STYLE_RATE
+from emova_data.nano.speech.shards import Item, ShardInfo, make_set
+from emova_data.nano.voices.voices import PSEUDO_VOICES
 
 KIND = "tables"
 _VOICES = ("hibari/female", "hibari/male", *(f"hibari/p{index:02d}" for index in range(PSEUDO_VOICES)))
@@ -90,7 +90,7 @@ def make(
 
 
 def _talk(plan: SmokePlan, seed: int) -> list[dict[str, Any]]:
-    from data_recipes.nano.talk import build
+    from emova_data.nano.text.talk import build
 
     rows = build(seed, train=2, test=1)
     chosen = []

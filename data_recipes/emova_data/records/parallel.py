@@ -1,6 +1,6 @@
 """Drafts built by several processes, in order: on this machine, or through Ray Data on many.
 
-Both give what ``data_recipes.convert.convert`` takes as ``build``: from drafts to (id, record or None, reason).
+Both give what ``emova_data.sources.convert.convert`` takes as ``build``: from drafts to (id, record or None, reason).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from data_recipes.convert import build_one
-from data_recipes.records import Draft, Record
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.records import Draft, Record
+from emova_data.sources.convert import build_one
 
 Built = tuple[str, "Record | None", "str | None"]
 Build = Callable[[Iterable[Draft]], Iterator[Built]]

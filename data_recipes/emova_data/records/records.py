@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 Message = dict[str, Any]
 ROLES = {
@@ -161,8 +161,8 @@ def image_media(content: bytes, number: int = 0) -> Media:
     """A picture that was decoded once to be sure of it; its bytes stay as they are. Raises: BadRecord."""
     from PIL import Image
 
-    from data_recipes.picture_checks import holds_its_size
     from emova.vision.image import load_image
+    from emova_data.sources.picture_checks import holds_its_size
 
     try:
         decoded = load_image(content)

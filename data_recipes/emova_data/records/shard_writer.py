@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_recipes.records import Record, safe_key
-from emova.errors import InputError
-from emova.shards import read_shard as read_tar
-from emova.sources import staged_output
+from emova.core.errors import InputError
+from emova.core.io import staged_output
+from emova.core.tar_samples import read_shard as read_tar
+from emova_data.records.records import Record, safe_key
 
 
 @dataclass(frozen=True)

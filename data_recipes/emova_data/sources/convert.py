@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.records import BadRecord, Draft, Record, fingerprint
-from data_recipes.shard_writer import Shard, write_json, write_shard
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.records import BadRecord, Draft, Record, fingerprint
+from emova_data.records.shard_writer import Shard, write_json, write_shard
 
 PROGRESS, SKIPPED, SEEN = "progress.json", "skipped.jsonl", "seen.u64"
 _COPY = "a copy of another record"

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_recipes.registry import DataSource, RemoteFile
-from data_recipes.shard_writer import write_json
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.shard_writer import write_json
+from emova_data.sources.registry import DataSource, RemoteFile
 
 CHECKSUMS = "checksums.json"
 _BLOCK = 1 << 18

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
-FOLDER = Path(__file__).parent / "sources"
+FOLDER = Path(__file__).parent
 STAGES = ("1", "2", "3", "codec", "pretraining")
 ACCESS = ("open", "gated", "form", "generated")
 

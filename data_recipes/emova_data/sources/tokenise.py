@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.convert import ConvertConfig, ConvertResult, convert
-from data_recipes.parallel import in_pool
-from data_recipes.records import BadRecord, Draft, Media, Record
-from data_recipes.shard_writer import read_set
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.parallel import in_pool
+from emova_data.records.records import BadRecord, Draft, Media, Record
+from emova_data.records.shard_writer import read_set
+from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
 
 _AUDIO_SUFFIXES = ("flac", "wav", "ogg", "mp3", "opus", "m4a")
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_recipes.convert import ConvertConfig, ConvertResult, convert
-from data_recipes.converters.rows import rows_of
-from data_recipes.records import BadRecord, Draft, Record, message, text
-from data_recipes.seeding import generator
-from data_recipes.synthesis.pipeline import SpeechConfig, load_tokenizer
-from data_recipes.synthesis.speech_text import language_of, spoken
-from data_recipes.synthesis.tts import backend, speakers
-from emova.config import load_config
-from emova.errors import InputError
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.core.seeding import generator
+from emova_data.records.records import BadRecord, Draft, Record, message, text
+from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
+from emova_data.sources.converters.rows import rows_of
+from emova_data.synthesis.pipeline import SpeechConfig, load_tokenizer
+from emova_data.synthesis.speech_text import language_of, spoken
+from emova_data.synthesis.tts import backend, speakers
 
 TextToUnits = Callable[[str], list[int]]
 """Words to units: a text-to-token model, or a voice and a tokenizer."""
@@ -106,7 +106,7 @@ def interleave(identity: str, words: str, config: InterleaveConfig, to_units: Te
 def by_model(config: InterleaveConfig) -> TextToUnits:
     """Units that a checkpoint's language model writes. Raises: InputError: it cannot be loaded."""
     from emova.assistant import Assistant, AssistantConfig
-    from emova.sampling import Sampling
+    from emova.decoding.sampling import Sampling
 
     assistant = Assistant.from_pretrained(config.model, config=AssistantConfig(sampling=Sampling(seed=config.seed)))
     return lambda words: list(assistant.pronounce(words))

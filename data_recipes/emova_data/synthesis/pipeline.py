@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.convert import ConvertConfig, ConvertResult, convert
-from data_recipes.converters import CONVERTERS
-from data_recipes.parallel import in_pool, in_ray
-from data_recipes.records import BadRecord, Draft, Media, Record, message, plain_text, reject
-from data_recipes.seeding import generator
-from data_recipes.shard_writer import read_set
-from data_recipes.synthesis.speech_text import language_of, spoken
-from data_recipes.synthesis.style_labels import EndpointLabeller, Labeller, RuleLabeller
-from data_recipes.synthesis.tts import Speaker, Speech, backend, speakers
-from emova.config import load_config
-from emova.errors import InputError
-from emova.style import EMOTIONS, PITCHES
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.core.seeding import generator
+from emova.speech.style import EMOTIONS, PITCHES
+from emova_data.records.parallel import in_pool, in_ray
+from emova_data.records.records import BadRecord, Draft, Media, Record, message, plain_text, reject
+from emova_data.records.shard_writer import read_set
+from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
+from emova_data.sources.converters import CONVERTERS
+from emova_data.synthesis.speech_text import language_of, spoken
+from emova_data.synthesis.style_labels import EndpointLabeller, Labeller, RuleLabeller
+from emova_data.synthesis.tts import Speaker, Speech, backend, speakers
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def exchange(identity: str, sample: Mapping[str, Any], config: OmniConfig, parts
     """The first question and answer of a conversation, spoken. Raises: BadRecord: why it is left out."""
     import soxr
 
-    from data_recipes.nano.shards import encode_flac
+    from emova_data.nano.speech.shards import encode_flac
 
     turns = [turn for turn in sample["messages"] if turn["role"] != "system"]
     question, answer = (spoken(_only_text(turn), config.max_words) for turn in turns[:2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from data_recipes.nano.spoken_text import to_spoken
+from emova_data.nano.text.spoken_text import to_spoken
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _NOT_SPOKEN = re.compile(

@@ -12,9 +12,9 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from data_recipes.records import BadRecord
-from emova.errors import InputError
-from emova.style import EMOTIONS, GENDERS, PITCHES
+from emova.core.errors import InputError
+from emova.speech.style import EMOTIONS, GENDERS, PITCHES
+from emova_data.records.records import BadRecord
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_recipes.convert import ConvertConfig, ConvertResult, convert
-from data_recipes.records import BadRecord, Draft, Media, Record, conversation
-from data_recipes.seeding import generator
-from data_recipes.synthesis.speech_text import language_of
-from emova.config import load_config
-from emova.errors import InputError
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.core.seeding import generator
+from emova_data.records.records import BadRecord, Draft, Media, Record, conversation
+from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
+from emova_data.synthesis.speech_text import language_of
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont

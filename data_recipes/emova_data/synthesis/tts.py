@@ -20,8 +20,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import yaml
 
-from data_recipes.records import BadRecord
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.records import BadRecord
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LocalSpeech:
     languages: tuple[str, ...] = ("en",)
 
     def __init__(self, family: str, sources: Path) -> None:
-        from data_recipes.nano.voices import Voices
+        from emova_data.nano.voices.voices import Voices
 
         self.family, self.voices = family, Voices(sources)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.speech.detokenizer import native
+from emova.native import convolution as native
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.config import config_from_dict
-from emova.errors import InputError
+from emova.core.config import config_from_dict
+from emova.core.errors import InputError
+from emova.core.weights import Storage, load_state, read_folder, save_folder
 from emova.speech.detokenizer.layers import Past
 from emova.speech.detokenizer.source import PitchFrame, frame_phases
 from emova.speech.detokenizer.style_encoder import StyleEncoder, StyleEncoderConfig
 from emova.speech.detokenizer.vits import VITS, VITSConfig
 from emova.speech.detokenizer.waveform_heads import Excitation
-from emova.weights import Storage, load_state, read_folder, save_folder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.detokenizer.layers import Context, ConvBlock, Past, Pointwise, total_context
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.detokenizer.layers import (
     BoundedConv,
     ChannelNorm,

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emova.config import config_from_dict
-from emova.errors import InputError
+from emova.core.config import config_from_dict
+from emova.core.errors import InputError
+from emova.core.weights import load_state, read_folder, save_folder
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
-from emova.weights import load_state, read_folder, save_folder
 
 KIND = "kmeans"
 
@@ -40,7 +40,7 @@ class KMeansConfig:
 
 
 class KMeansTokenizer(MelTokenizer):
-    """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by ``train.kmeans``."""
+    """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by ``emova_train.s2u.kmeans``."""
 
     mean: Tensor
     projection: Tensor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.features import LogMel, MelConfig
 
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.config import config_from_dict
-from emova.errors import InputError
+from emova.core.config import config_from_dict
+from emova.core.errors import InputError
+from emova.core.weights import Storage, load_state, read_folder, save_folder
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
 from emova.speech.tokenizer.phones import phone_names
 from emova.speech.tokenizer.quantizers import EvenProjection, FiniteScalarQuantizer
 from emova.speech.tokenizer.spiral import EncoderState, SpiralConvConfig, SpiralEncoder, SpiralStage, SpiralStageConfig
-from emova.weights import Storage, load_state, read_folder, save_folder
 
 
 def _nano_stages() -> list[SpiralStageConfig]:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emova.errors import InputError
-from emova.sources import Source
+from emova.core.errors import InputError
+from emova.core.io import Source
 from emova.speech.audio import AudioLimits, check_samples, is_silent, load_audio
 
 Audio: TypeAlias = Source | np.ndarray | Tensor | Iterable[np.ndarray]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emova.errors import InputError
-from emova.weights import read_state
+from emova.core.errors import InputError
+from emova.core.weights import read_state
 
 _TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 

@@ -9,4 +9,4 @@ def manifest() -> Any:
     """The ``ModelManifest`` of ``--model emova``. Only lmms-eval calls this, so its modules are there."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(model_id="emova", chat_class_path="eval.adapters.lmms_eval_model.Emova")
+    return ModelManifest(model_id="emova", chat_class_path="emova_eval.adapters.lmms_eval_model.Emova")

@@ -1,6 +1,6 @@
 """emova as an lmms-eval chat model: ``python -m lmms_eval --model emova --model_args pretrained=emova-nano --tasks …``.
 
-Only lmms-eval imports this module, through ``eval.adapters.lmms_eval_manifest``.
+Only lmms-eval imports this module, through ``emova_eval.adapters.lmms_eval_manifest``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 from lmms_eval.api.model import lmms
 
-from eval.adapters.messages import cut_at, to_content
+from emova_eval.adapters.messages import cut_at, to_content
 
 
 class Emova(lmms):

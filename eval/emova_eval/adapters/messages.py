@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 
 def to_content(parts: str | list[dict[str, Any]], assistant: Any) -> list[dict[str, Any]]:

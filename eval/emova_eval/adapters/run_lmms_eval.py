@@ -1,6 +1,6 @@
 """lmms-eval's own command line, started so that it runs beside a CPU build of torch: ``python -m`` this module.
 
-``python -m eval.adapters.run_lmms_eval --model emova --model_args pretrained=emova-nano --tasks ai2d``; all words after
+``python -m emova_eval.adapters.run_lmms_eval --model emova --model_args pretrained=emova-nano --tasks ai2d``; all words after
 the module's name are lmms-eval's. A task of your own on local data is a YAML file in the folder of ``--include_path``.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-import emova.compat  # noqa: F401  (before anything imports torchvision)
-from emova.errors import InputError
+import emova.core.compat  # noqa: F401  (before anything imports torchvision)
+from emova.core.errors import InputError
 
 
 def main() -> None:
@@ -27,4 +27,4 @@ if __name__ == "__main__":
     except InputError as error:
         if not {"-h", "--help"} & set(sys.argv):
             sys.exit(f"emova: {error}")
-        print(f"usage: python -m eval.adapters.run_lmms_eval [lmms-eval's arguments]\n\n{error}")
+        print(f"usage: python -m emova_eval.adapters.run_lmms_eval [lmms-eval's arguments]\n\n{error}")

@@ -3,7 +3,7 @@
 In its ``vlmeval/config.py``::
 
     from functools import partial
-    from eval.adapters.vlmevalkit import EmovaVLM
+    from emova_eval.adapters.vlmevalkit import EmovaVLM
     supported_VLM["emova-nano"] = partial(EmovaVLM, model_path="emova-nano")
 
 The class has the methods that VLMEvalKit's ``BaseModel`` gives its children, so it needs nothing of that package.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from eval.adapters.messages import to_content
+from emova_eval.adapters.messages import to_content
 
 
 class EmovaVLM:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 RATE = 16000
 UTMOS_WEIGHTS = ("Blinorot/UTMOS-PyTorch", "utmos_state_dict.pt")

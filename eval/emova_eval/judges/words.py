@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.style import EMOTIONS
-from eval.acoustics import Acoustics
+from emova.core.errors import InputError
+from emova.speech.style import EMOTIONS
+from emova_eval.metrics.acoustics import Acoustics
 
 JUDGE_RATE = 16000
 

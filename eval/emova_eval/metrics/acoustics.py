@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from emova.style import EMOTIONS
+from emova.speech.style import EMOTIONS
 
 RATE = 16000
 HOP_SECONDS = 0.01
@@ -129,14 +129,14 @@ class EmotionClassifier:
         return [EMOTIONS[int(index)] for index in self._model.predict(features_ND)]
 
 
-FEATURES = Path(__file__).parent / "fixtures" / "emotions.csv"
+FEATURES = Path(__file__).parents[1] / "fixtures" / "emotions.csv"
 
 
 def shipped_judge(path: Path = FEATURES) -> EmotionClassifier:
     """The classifier trained on the shipped measures of rule-made voices; its name says how well it hears the recipe's.
 
     The file's rows ``train`` are voices that emova never speaks with; the rows ``check`` are the recipe's renderings of
-    the two voices that it does, a ceiling for what can be heard (see ``eval/fixtures/README.md``).
+    the two voices that it does, a ceiling for what can be heard (see ``eval/emova_eval/fixtures/README.md``).
     """
     rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     sets = {name: [row for row in rows if row[0] == name] for name in ("train", "check")}

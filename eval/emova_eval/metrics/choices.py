@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from eval.text import normalize_english
+from emova_eval.metrics.text import normalize_english
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CIRCULAR_STEP = 1_000_000

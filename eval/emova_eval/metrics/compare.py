@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from eval.runfolder import by_task, read_records
-from eval.samples import Aggregate, Record, mean, pooled
+from emova.core.errors import InputError
+from emova_eval.suite.run_folder import by_task, read_records
+from emova_eval.suite.samples import Aggregate, Record, mean, pooled
 
 DRAWS = 1000
 WHOLE_SET = ("bit/s", "points over chance")  # units of figures that no single question has a score for

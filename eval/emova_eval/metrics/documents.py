@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from emova.edits import edit_distance
+from emova.core.levenshtein import edit_distance
 
 ANLS_THRESHOLD = 0.5
 CHART_TOLERANCE = 0.05

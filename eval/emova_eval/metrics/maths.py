@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from emova.edits import edit_distance
-from eval.metrics.choices import LETTERS, extract_choice
+from emova.core.levenshtein import edit_distance
+from emova_eval.metrics.choices import LETTERS, extract_choice
 
 _NUMBER = r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from emova.edits import edit_distance
+from emova.core.levenshtein import edit_distance
 
 
 @cache

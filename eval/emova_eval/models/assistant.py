@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from emova.style import Style
-from eval.samples import Output
+from emova.speech.style import Style
+from emova_eval.suite.samples import Output
 
 
 class EvalModel(Protocol):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emova.errors import InputError
-from eval.runfolder import UNREACHED, write_text
+from emova.core.errors import InputError
+from emova_eval.suite.run_folder import UNREACHED, write_text
 
 MAX_ANSWER_BYTES = 4 << 20
 

@@ -15,9 +15,9 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from emova.errors import InputError
-from emova.shards import read_shard
-from eval.text import normalize_english
+from emova.core.errors import InputError
+from emova.core.tar_samples import read_shard
+from emova_eval.metrics.text import normalize_english
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ KNOWN_SPEAKERS = ("festival/cmu_us_slt_arctic_hts", "festival/kal_diphone")
 
 def held_out_questions(data: Path, unheard: bool = True) -> list[ShardSample]:
     """The held-out questions as spoken by speakers that nothing was trained on, or else by those of the training."""
-    from data_recipes.nano.voices import HELD_OUT_FAMILIES
+    from emova_data.nano.voices.voices import HELD_OUT_FAMILIES
 
     def is_unheard(facts: dict[str, Any]) -> bool:
         return facts["family"] in HELD_OUT_FAMILIES and facts["voice"] not in KNOWN_SPEAKERS

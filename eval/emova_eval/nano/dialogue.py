@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
-from emova.style import DEFAULT_VOICE, GENDERS
-from eval.compare import confidence_interval
-from eval.nano_data import DialogueItem
-from eval.report import Row
-from eval.runner import part
-from eval.samples import Example, Output, Record, Score, pooled
-from eval.tasks import Ears, hear, rated
-from eval.text import word_errors
-from eval.voices import Rater
+from emova.speech.style import DEFAULT_VOICE, GENDERS
+from emova_eval.judges.voices import Rater
+from emova_eval.metrics.compare import confidence_interval
+from emova_eval.metrics.text import word_errors
+from emova_eval.nano.data import DialogueItem
+from emova_eval.report.tables import Row
+from emova_eval.suite.runner import part
+from emova_eval.suite.samples import Example, Output, Record, Score, pooled
+from emova_eval.suite.tasks import Ears, hear, rated
 
 Judge = Callable[[DialogueItem, str], bool]
 TALK = "talk"

@@ -12,24 +12,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emova.commands.common import EXAMPLES
-from emova.errors import InputError
-from emova.parts import find_checkpoint
+from emova.checkpoint.loading import find_checkpoint
+from emova.cli.common import EXAMPLES
+from emova.core.errors import InputError
 from emova.speech.audio import AudioLimits
-from eval import dialogue, system
-from eval.acoustics import shipped_judge
-from eval.codec import PhoneTask, ReconstructionTask, StylesTask
-from eval.judges import WhisperJudge
-from eval.models import AssistantModel
-from eval.nano_data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
-from eval.page import page
-from eval.report import HEADER, Row, plot_bars, plot_confusion, write_report
-from eval.run_report import confusion
-from eval.runfolder import RunFolder, hash_files, hash_model, safe_name, write_text
-from eval.runner import Figure, figure_of, part, run_task
-from eval.samples import Example, Record, mean
-from eval.tasks import TtsTask
-from eval.voices import VoiceJudges, find_judges
+from emova_eval.judges.voices import VoiceJudges, find_judges
+from emova_eval.judges.words import WhisperJudge
+from emova_eval.metrics.acoustics import shipped_judge
+from emova_eval.models.assistant import AssistantModel
+from emova_eval.nano import dialogue, system
+from emova_eval.nano.data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
+from emova_eval.report.page import page
+from emova_eval.report.run_report import confusion
+from emova_eval.report.tables import HEADER, Row, plot_bars, plot_confusion, write_report
+from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
+from emova_eval.suite.run_folder import RunFolder, hash_files, hash_model, safe_name, write_text
+from emova_eval.suite.runner import Figure, figure_of, part, run_task
+from emova_eval.suite.samples import Example, Record, mean
+from emova_eval.suite.tasks import TtsTask
 
 HELD_OUT_FILES = (
     "text/talk.jsonl",
@@ -71,8 +71,8 @@ class NanoEvalConfig:
 
 def judge_answer(item: DialogueItem, answer: str) -> bool:
     """Whether ``answer`` is right by the judge of the recipe that made the question."""
-    from data_recipes.nano.pictures import correct
-    from data_recipes.nano.talk import appropriate
+    from emova_data.nano.pictures import correct
+    from emova_data.nano.text.talk import appropriate
 
     if item.kind == dialogue.TALK:
         return appropriate(item.record["intent"], item.record.get("slots", {}), answer)
@@ -154,7 +154,7 @@ class NanoRun:
 
     def dialogue(self) -> list[Row]:
         """Questions by voice."""
-        from data_recipes.nano.pictures import KINDS
+        from emova_data.nano.pictures import KINDS
 
         items = load_dialogues(self.data, self.config.limit or None, self.config.seed)
         if not items:

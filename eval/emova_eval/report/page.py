@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.run_report import Table, confusion, failures_of, figure_cells, group_tables, tables_of, worst_of
-from eval.runfolder import RunFolder, by_task
-from eval.runner import Figure
-from eval.samples import Record
+from emova_eval.report.run_report import Table, confusion, failures_of, figure_cells, group_tables, tables_of, worst_of
+from emova_eval.suite.run_folder import RunFolder, by_task
+from emova_eval.suite.runner import Figure
+from emova_eval.suite.samples import Record
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
 MAX_PLAYER_BYTES = 2 << 20
@@ -48,7 +48,7 @@ def page(
 
 
 def _task(figure: Figure, records: Sequence[Record], folder: RunFolder) -> dict[str, Any]:
-    from eval.report import plot_confusion
+    from emova_eval.report.tables import plot_confusion
 
     histogram = io.BytesIO()
     plot_histogram(histogram, [r.value / r.weight if r.weight else r.value for r in records], figure.task)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emova.errors import InputError
-from eval.runfolder import write_text
+from emova.core.errors import InputError
+from emova_eval.suite.run_folder import write_text
 
 END = "<!-- end of figures -->"
 

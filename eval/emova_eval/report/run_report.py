@@ -1,4 +1,4 @@
-"""A run's report as tables: ``report.md`` and ``results.json``; ``eval.page`` shows the same tables as HTML."""
+"""A run's report as tables: ``report.md`` and ``results.json``; ``emova_eval.report.page`` shows the same tables as HTML."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from emova.style import EMOTIONS
-from eval.published import TABLES, PublishedTable
-from eval.runfolder import RunFolder, write_text
-from eval.runner import Figure
-from eval.samples import Record
+from emova.speech.style import EMOTIONS
+from emova_eval.report.published import TABLES, PublishedTable
+from emova_eval.suite.run_folder import RunFolder, write_text
+from emova_eval.suite.runner import Figure
+from emova_eval.suite.samples import Record
 
 Table = tuple[str, tuple[str, ...], list[list[str]]]
 WORST = 5
@@ -159,7 +159,7 @@ def worst_of(records: Sequence[Record], higher_is_better: bool, count: int = WOR
 
 def write_run_report(title: str, figures: Sequence[Figure], folder: RunFolder, records: Sequence[Record]) -> None:
     """Write ``report.md``, ``report.html`` and ``results.json`` into the run's folder."""
-    from eval.page import page
+    from emova_eval.report.page import page
 
     results = {"run": folder.facts, "figures": [figure.as_json() for figure in figures]}
     write_text(folder.path / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.runfolder import write_text
+from emova_eval.suite.run_folder import write_text
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from eval.metrics.choices import CIRCULAR_STEP, LETTERS
+from emova_eval.metrics.choices import CIRCULAR_STEP, LETTERS
 
 Row = dict[str, Any]
 EACH = 8
@@ -43,7 +43,7 @@ class Asked:
 
 def open_questions(fixtures: Path, seed: int = 0) -> list[Asked]:
     """The shipped questions but those answered by yes or no, the kinds of pictures in turn."""
-    from data_recipes.nano.pictures.questions import TYPES
+    from emova_data.nano.pictures.questions import TYPES
 
     rng = random.Random(seed)
     lines = (fixtures / "pictures.jsonl").read_text(encoding="utf-8").splitlines()
@@ -63,7 +63,7 @@ def open_questions(fixtures: Path, seed: int = 0) -> list[Asked]:
 
 def digits(key: str) -> str:
     """A number word as a digit."""
-    from data_recipes.nano.pictures import vocabulary
+    from emova_data.nano.pictures import vocabulary
 
     return str(vocabulary.NUMBERS.index(key))
 

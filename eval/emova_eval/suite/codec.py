@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from emova.style import EMOTIONS, GENDERS, PITCHES, Style
-from eval.acoustics import EmotionJudge, measure
-from eval.samples import Example, Output, Record, Score
-from eval.scoring import Metric, find_metric
-from eval.tasks import Ears, MetricTask, hear, rated, resampled
-from eval.text import token_errors
-from eval.voices import VoiceJudges
+from emova.speech.style import EMOTIONS, GENDERS, PITCHES, Style
+from emova_eval.judges.voices import VoiceJudges
+from emova_eval.metrics.acoustics import EmotionJudge, measure
+from emova_eval.metrics.text import token_errors
+from emova_eval.suite.samples import Example, Output, Record, Score
+from emova_eval.suite.scoring import Metric, find_metric
+from emova_eval.suite.tasks import Ears, MetricTask, hear, rated, resampled
 
 NEUTRAL_FEMALE = Style("female", "neutral", "normal")
 

@@ -7,7 +7,7 @@ A data set of your own is a folder with ``meta.jsonl``, one question a line::
 - ``id`` is optional (the line's number); it must not come twice.
 - At least one of ``text``, ``audio`` and ``image`` asks; paths are relative to the folder and stay inside of it.
 - ``answer`` is a text or a list of accepted texts; ``choices`` a list, for the metrics ``choice`` and ``circular``.
-- ``metric`` is one of ``eval.scoring.METRICS``; without it ``contains``. ``group`` splits the figures.
+- ``metric`` is one of ``emova_eval.suite.scoring.METRICS``; without it ``contains``. ``group`` splits the figures.
 
 A line that is no JSON, lacks an answer, or names an unknown column or metric stops the run before it starts; a file
 that is missing or cannot be read is that question's failure, and is counted.
@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from emova.errors import InputError
-from eval.metrics.choices import LETTERS
-from eval.runfolder import check_unique
-from eval.samples import Example
-from eval.scoring import find_metric
+from emova.core.errors import InputError
+from emova_eval.metrics.choices import LETTERS
+from emova_eval.suite.run_folder import check_unique
+from emova_eval.suite.samples import Example
+from emova_eval.suite.scoring import find_metric
 
 COLUMNS = {"id", "text", "audio", "image", "answer", "choices", "metric", "group"}
 MAX_IMAGE_BYTES = 64 << 20

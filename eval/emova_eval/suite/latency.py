@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from eval.samples import Example, Output, Record, Score
-from eval.scoring import Metric
-from eval.tasks import MetricTask
+from emova.core.errors import InputError
+from emova_eval.suite.samples import Example, Output, Record, Score
+from emova_eval.suite.scoring import Metric
+from emova_eval.suite.tasks import MetricTask
 
 MAX_LINE_BYTES = 8 << 20
 PCM_RATE = 24000
@@ -149,8 +149,8 @@ class AssistantTalker:
 
     def talk(self, audio: str) -> Iterator[Moment]:
         """What the assistant writes and says, as it comes."""
-        from emova.reply import TextDelta
-        from emova.results import AudioChunk
+        from emova.events import AudioChunk
+        from emova.reply.json import TextDelta
 
         begun = time.perf_counter()
         for event in self.assistant.conversation().stream(audio=audio):

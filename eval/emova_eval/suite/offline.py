@@ -1,6 +1,6 @@
 """``emova eval all --offline``: every task on shipped fixtures; what cannot run here is a line with its reason.
 
-The fixtures (``eval/fixtures/README.md``) are held-out questions by unheard voices, test pictures of the recipe,
+The fixtures (``eval/emova_eval/fixtures/README.md``) are held-out questions by unheard voices, test pictures of the recipe,
 rule-made voices, and acoustic measures for the emotion judge. Vision benchmarks run from files in their own formats,
 which are written into the run's folder. Names begin with ``fixture-``: none of the figures is the benchmark's own.
 """
@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from emova.errors import InputError
-from eval.bench_files import write_benchmarks
-from eval.codec import PhoneTask, ReconstructionTask, StylesTask
-from eval.latency import AssistantTalker, LatencyTask
-from eval.runner import Figure, missing_figure
-from eval.samples import Example
-from eval.suite import (
+from emova.core.errors import InputError
+from emova_eval.judges.voices import find_judges
+from emova_eval.suite.bench_files import write_benchmarks
+from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
+from emova_eval.suite.latency import AssistantTalker, LatencyTask
+from emova_eval.suite.runner import Figure, missing_figure
+from emova_eval.suite.samples import Example
+from emova_eval.suite.suite import (
     UNITS,
     VISION,
     SuiteConfig,
@@ -31,7 +32,7 @@ from eval.suite import (
     make_emotion_judge,
     make_judge,
 )  # fmt: skip
-from eval.tasks import (
+from emova_eval.suite.tasks import (
     DIALOGUE_MODES,
     AsrTask,
     ClozeTask,
@@ -43,9 +44,8 @@ from eval.tasks import (
     TtsTask,
     read_seed_tts,
 )  # fmt: skip
-from eval.voices import find_judges
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FACTS = ("emotion", "pitch", "phones", "fact", "key", "spoken_answer")
 STYLE_RECORDINGS = 2
 SENTENCES = 8
@@ -190,7 +190,7 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
 
 
 def _own(folder: Path, asked: Sequence[Example]) -> list[Example]:
-    from eval.datasets import read_own
+    from emova_eval.suite.datasets import read_own
 
     return read_own(write_own(folder, asked))
 

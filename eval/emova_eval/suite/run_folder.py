@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from eval.samples import Record
+from emova.core.errors import InputError
+from emova_eval.suite.samples import Record
 
 PACKAGES = (
     "emova", "torch", "transformers", "numpy", "faster-whisper", "scikit-learn",

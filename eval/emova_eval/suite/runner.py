@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eval.compare import confidence_interval, further_intervals
-from eval.runfolder import RunFolder, check_unique
-from eval.samples import Example, Output, Record, Score, Task, mean
+from emova_eval.metrics.compare import confidence_interval, further_intervals
+from emova_eval.suite.run_folder import RunFolder, check_unique
+from emova_eval.suite.samples import Example, Output, Record, Score, Task, mean
 
 
 @dataclass(frozen=True)

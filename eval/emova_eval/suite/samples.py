@@ -19,7 +19,7 @@ class Example:
         audio, images: paths; empty where there is none.
         answers: every accepted answer.
         choices: for multiple choice, in the order of their letters.
-        metric: a name of ``eval.scoring.METRICS``.
+        metric: a name of ``emova_eval.suite.scoring.METRICS``.
         group: what figures are split by (a benchmark's category, MME's subtask).
         facts: what a metric needs besides (answer type, precision, the picture's name).
     """

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from emova.errors import InputError
-from eval.metrics import choices, documents, maths
-from eval.samples import Aggregate, Example, Record, Score, pooled
-from eval.text import ErrorRate, character_errors, word_errors
+from emova.core.errors import InputError
+from emova_eval.metrics import choices, documents, maths
+from emova_eval.metrics.text import ErrorRate, character_errors, word_errors
+from emova_eval.suite.samples import Aggregate, Example, Record, Score, pooled
 
 Judge = Callable[[str, Example], Score]
 

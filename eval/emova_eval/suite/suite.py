@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.parts import find_checkpoint
-from eval.acoustics import EmotionJudge, shipped_judge
-from eval.codec import PhoneTask, ReconstructionTask, StylesTask
-from eval.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
-from eval.endpoint import Endpoint, EndpointConfig
-from eval.grading import AnswerJudge, EndpointJudge, OfflineJudge
-from eval.models import AssistantModel, leakage, probe, timbre, unit_figures
-from eval.run_report import write_run_report
-from eval.runfolder import RunFolder, hash_model, hash_path
-from eval.runner import Figure, figure_of, missing_figure, run_task
-from eval.samples import Example, Output, Record, Score
-from eval.scoring import METRICS, Metric
-from eval.tasks import (
+from emova.checkpoint.loading import find_checkpoint
+from emova.core.errors import InputError
+from emova_eval.judges.grading import AnswerJudge, EndpointJudge, OfflineJudge
+from emova_eval.judges.voices import find_judges
+from emova_eval.metrics.acoustics import EmotionJudge, shipped_judge
+from emova_eval.models.assistant import AssistantModel, leakage, probe, timbre, unit_figures
+from emova_eval.models.endpoint import Endpoint, EndpointConfig
+from emova_eval.report.run_report import write_run_report
+from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
+from emova_eval.suite.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
+from emova_eval.suite.run_folder import RunFolder, hash_model, hash_path
+from emova_eval.suite.runner import Figure, figure_of, missing_figure, run_task
+from emova_eval.suite.samples import Example, Output, Record, Score
+from emova_eval.suite.scoring import METRICS, Metric
+from emova_eval.suite.tasks import (
     DIALOGUE_MODES,
     AsrTask,
     ClozeTask,
@@ -39,7 +40,6 @@ from eval.tasks import (
     read_librispeech,
     read_seed_tts,
 )
-from eval.voices import find_judges
 
 # The fourteen benchmarks of EMOVA's Table 3 and their metrics.
 VISION = {
@@ -62,7 +62,7 @@ SPEECH = (
     "asr-librispeech", "asr-librispeech-other", "asr-aishell-1", "asr-aishell-2", "tts-librispeech", "tts-aishell-2",
     "seed-tts", "seed-tts-zh",
 )  # fmt: skip
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNITS = ("units", "leakage-voice", "leakage-emotion")
 CODEC = ("phones", "reconstruction", "styles")
 SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
@@ -238,14 +238,14 @@ def make_ears(config: SuiteConfig, language: str = "en") -> Ears:
 
 @cache
 def _ears(whisper: str, paraformer: str, language: str) -> Ears:
-    from eval.judges import ParaformerJudge, WhisperJudge
+    from emova_eval.judges.words import ParaformerJudge, WhisperJudge
 
     return ParaformerJudge(paraformer) if paraformer else WhisperJudge(whisper, language=language)
 
 
 def make_emotion_judge(config: SuiteConfig) -> EmotionJudge:
     """What hears emotions in the model's speech. Raises: InputError: it is not there."""
-    from eval.judges import Emotion2vecJudge
+    from emova_eval.judges.words import Emotion2vecJudge
 
     return Emotion2vecJudge(config.emotion_judge) if config.emotion_judge else shipped_judge()
 

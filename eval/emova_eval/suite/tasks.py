@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from emova.errors import InputError
-from eval.datasets import read_text
-from eval.grading import AnswerJudge, EndpointJudge, Grade
-from eval.metrics.choices import LETTERS, contains_answer
-from eval.runfolder import check_unique
-from eval.samples import Example, Output, Record, Score, mean
-from eval.scoring import Metric, find_metric
-from eval.text import character_errors, word_errors
-from eval.voices import Rater, VoiceJudges
+from emova.core.errors import InputError
+from emova_eval.judges.grading import AnswerJudge, EndpointJudge, Grade
+from emova_eval.judges.voices import Rater, VoiceJudges
+from emova_eval.metrics.choices import LETTERS, contains_answer
+from emova_eval.metrics.text import character_errors, word_errors
+from emova_eval.suite.datasets import read_text
+from emova_eval.suite.run_folder import check_unique
+from emova_eval.suite.samples import Example, Output, Record, Score, mean
+from emova_eval.suite.scoring import Metric, find_metric
 
 LETTER_PROMPT = "Answer with the letter of the right choice alone."
 SHORT_PROMPT = "Answer with a word or a short phrase."
@@ -27,7 +27,7 @@ SPEAKER_CHARACTERS = 11  # BAC009S0764 of BAC009S0764W0121
 
 
 class Ears(Protocol):
-    """An independent recogniser (``eval.judges.WhisperJudge``): samples [T] at 16 kHz to words."""
+    """An independent recogniser (``emova_eval.judges.words.WhisperJudge``): samples [T] at 16 kHz to words."""
 
     name: str
 

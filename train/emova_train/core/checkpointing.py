@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 MARKER = "complete.json"
 WEIGHTS = "model.safetensors"

@@ -9,7 +9,7 @@ for each batch while it is read and put together. So the batches depend neither 
 interruption. A data set may have ``sample(index, epoch)``, which is then called instead of ``[index]``, and
 ``lengths`` (a number a sample), by which batches of alike length are made.
 
-Several processes (``train/parallel.py``) read the batches in turn, so n processes without accumulation train on what
+Several processes (``train/emova_train/distributed/world.py``) read the batches in turn, so n processes without accumulation train on what
 one process with an accumulation of n does. A module may have ``loss_weight(batch)``, a number such as the tokens with a
 loss: the loss of a step is then the mean over all of them, however they fall on passes and processes.
 """
@@ -27,16 +27,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.collate import default_collate
 
-import emova.compat  # noqa: F401  (before transformers looks for torchvision)
-from emova.errors import InputError
-from train import checkpointing, parallel
-from train.batches import BatchReader, EpochBatches, isolated_rng
-from train.metrics import MetricsFile, plot
-from train.parallel import ParallelConfig, whole_shape
-from train.precision import AUTO, PRECISIONS
-from train.reporting import open_reporters
-from train.shard_stream import ShardPacks
-from train.watching import Progress, StopSignals
+import emova.core.compat  # noqa: F401  (before transformers looks for torchvision)
+from emova.core.errors import InputError
+from emova_train.core import checkpointing
+from emova_train.core.metrics import MetricsFile, plot
+from emova_train.core.precision import AUTO, PRECISIONS
+from emova_train.core.progress import Progress, StopSignals
+from emova_train.core.reporting import open_reporters
+from emova_train.data.batches import BatchReader, EpochBatches, isolated_rng
+from emova_train.data.stream import ShardPacks
+from emova_train.distributed import world as parallel
+from emova_train.distributed.world import ParallelConfig, whole_shape
 
 COUNTERS = frozenset({"samples", "tokens", "seconds", "flops"})
 Collate = Callable[[list[Any]], Mapping[str, Any]]
@@ -153,8 +154,8 @@ def fit(
         DivergenceError: ``run.max_bad_steps`` steps in a row had a non-finite loss or gradient.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, once the checkpoint is written.
     """
-    from train import sharding
-    from train.trainer import build_trainer  # transformers' Trainer takes seconds to import
+    from emova_train.core.trainer import build_trainer  # transformers' Trainer takes seconds to import
+    from emova_train.distributed import sharding
 
     if run.threads:
         torch.set_num_threads(run.threads)

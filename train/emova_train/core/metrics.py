@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.reporting import Reporter
+from emova_train.core.reporting import Reporter
 
 FILE_NAME = "metrics.jsonl"
 PLOT_NAME = "curves.png"

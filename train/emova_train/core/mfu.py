@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.precision import computes_bf16
+from emova_train.core.precision import computes_bf16
 
 # Dense bfloat16 products a second, as the makers state them; the first name found in the device's counts.
 _PEAKS = {
@@ -70,10 +70,10 @@ class StepCost:
     """Positions of the tower a tile."""
 
     def flops(self, batch: Mapping[str, Tensor], listens: bool = False) -> float:
-        """Operations of a forward and backward pass over a batch of ``train.packing.collate``.
+        """Operations of a forward and backward pass over a batch of ``emova_train.data.packing.collate``.
 
         Args:
-            listens: whether the loss of ``train.heard_text`` is taken.
+            listens: whether the loss of ``emova_train.stages.losses.ctc`` is taken.
         """
         bounds = batch["cu_seq_lens"].double()
         squares = float(((bounds[1:] - bounds[:-1]) ** 2).sum())

@@ -1,4 +1,4 @@
-"""Running a training program as a module: ``python -m train.s2u …`` beside ``emova train s2u …``."""
+"""Running a training program as a module: ``python -m emova_train.s2u.program …`` beside ``emova train s2u …``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 
 def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, description: str | None) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 PROJECT = "emova"
 

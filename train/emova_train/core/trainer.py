@@ -17,17 +17,19 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
-import emova.compat  # noqa: F401
-from emova.errors import InputError
-from train import checkpointing, fsdp, parallel, sharding
-from train.batches import EpochBatches, InOrder, derived_seed, isolated_rng
-from train.deepspeed_config import deepspeed_config
-from train.engine import COUNTERS, DivergenceError, ParameterGroups, RunConfig, Validate, decay_groups
-from train.metrics import MetricsFile, plot
-from train.mfu import add_mfu
-from train.parallel import World
-from train.shard_stream import ShardLoader
-from train.watching import Progress, StopSignals
+import emova.core.compat  # noqa: F401
+from emova.core.errors import InputError
+from emova_train.core import checkpointing
+from emova_train.core.loop import COUNTERS, DivergenceError, ParameterGroups, RunConfig, Validate, decay_groups
+from emova_train.core.metrics import MetricsFile, plot
+from emova_train.core.mfu import add_mfu
+from emova_train.core.progress import Progress, StopSignals
+from emova_train.data.batches import EpochBatches, InOrder, derived_seed, isolated_rng
+from emova_train.data.stream import ShardLoader
+from emova_train.distributed import fsdp, sharding
+from emova_train.distributed import world as parallel
+from emova_train.distributed.deepspeed import deepspeed_config
+from emova_train.distributed.world import World
 
 
 def build_trainer(
@@ -45,7 +47,7 @@ def build_trainer(
     progress: Progress,
     signals: StopSignals,
 ) -> ExactTrainer:
-    """The Trainer for one run of ``train.engine.fit``; ``run`` has its gradient accumulation resolved.
+    """The Trainer for one run of ``emova_train.core.loop.fit``; ``run`` has its gradient accumulation resolved.
 
     Raises:
         InputError: the checkpoint to resume from was written with another strategy.

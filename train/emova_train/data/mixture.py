@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emova.errors import InputError
-from train.conversations import Conversations, Task
-from train.packing import Piece
+from emova.core.errors import InputError
+from emova_train.stages.tasks import Conversations, Task
+from emova_train.data.packing import Piece
 
 _TRIES = 20
 

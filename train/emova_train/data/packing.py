@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import emova.compat  # noqa: F401
+import emova.core.compat  # noqa: F401
 from emova.model.tokens import TokenIds
-from train.heard_text import HeardTextConfig, heard_positions, heard_spans, heard_text_loss
-from train.seen_words import (
+from emova_train.stages.losses.ctc import HeardTextConfig, heard_positions, heard_spans, heard_text_loss
+from emova_train.stages.losses.grounding import (
     LOOK,
     PLACE,
     WORD,
@@ -127,8 +127,8 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
 
     Returns:
         input_ids, sequence_ids [1, N]; cu_seq_lens [S + 1]; keep [K], the positions to predict from; targets, kinds,
-        modalities, weights [K]; heard [P, 4], see ``train.heard_text``; seen [E, 3] (kind, position, target) and
-        seen_shares [E], see ``train.seen_words``; pixel_values and image_grids where there are pictures.
+        modalities, weights [K]; heard [P, 4], see ``emova_train.stages.losses.ctc``; seen [E, 3] (kind, position, target) and
+        seen_shares [E], see ``emova_train.stages.losses.grounding``; pixel_values and image_grids where there are pictures.
     """
     pieces = [each for pack in packs for each in pack]
     assert pieces

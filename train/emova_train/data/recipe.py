@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emova.errors import InputError
-from emova.shards import Member, read_shard
-from emova.style import EMOTIONS, PITCHES
+from emova.core.errors import InputError
+from emova.core.tar_samples import Member, read_shard
+from emova.speech.style import EMOTIONS, PITCHES
 
 PICTURE_ENDINGS = ("png", "jpg", "jpeg", "webp")
 
@@ -163,7 +163,7 @@ def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str =
     for name in sets:
         path = root / folder / f"{name}.jsonl"
         if not path.is_file():
-            raise InputError(f"{path}: missing; run `python -m train.tokenize_shards --set {name}` first")
+            raise InputError(f"{path}: missing; run `python -m emova_train.data.units --set {name}` first")
         for row in read_rows(path):
             if (split is None or row["split"] == split) and row["units"]:
                 units = np.asarray(row["units"], dtype=np.uint16)

@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from emova.errors import InputError
-from emova.shards import read_shard
+from emova.core.errors import InputError
+from emova.core.tar_samples import read_shard
 
 MAX_BAD_SHARE = 0.02
 """A shard with a larger share of unreadable recordings is an error, not an accident."""

@@ -1,4 +1,4 @@
-"""From a record of a converted set to one piece of a pack (the form of a record is in ``data_recipes/records.py``)."""
+"""From a record of a converted set to one piece of a pack (the form of a record is in ``data_recipes/emova_data/records/records.py``)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from zlib import crc32
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.grammar import TokenTable
-from emova.reply import SPOKEN_SYSTEM, JsonReply, SpokenReply
-from emova.style import EMOTIONS, PITCHES
+from emova.core.errors import InputError
+from emova.reply.grammar import TokenTable
+from emova.reply.json import SPOKEN_SYSTEM, JsonReply, SpokenReply
+from emova.speech.style import EMOTIONS, PITCHES
 from emova.vision.image import load_image
-from train.conversations import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, Conversations, reply_kinds
-from train.packing import TEXT, TRANSCRIPT, UNITS, Piece, piece
-from train.shards import Raw
+from emova_train.stages.tasks import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, Conversations, reply_kinds
+from emova_train.data.packing import TEXT, TRANSCRIPT, UNITS, Piece, piece
+from emova_train.data.shards import Raw
 
 Message = dict[str, Any]
 TEMPLATES = ("qa", "plain")

@@ -19,7 +19,7 @@ from zlib import crc32
 
 import numpy as np
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 PROGRESS = "progress.json"
 CUT_SHORT = "a shard cut short"

@@ -1,7 +1,7 @@
 """Packs from converted sets at scale: mixed by weight, evenly packed under budgets, resumable to the very sample.
 
 Every rank has ``workers`` readers (one without worker processes), and no two readers read the same sample in an epoch.
-A reader fills a window of some packs, lays its samples out evenly (``train/balancing.py``) and hands the packs on, each
+A reader fills a window of some packs, lays its samples out evenly (``train/emova_train/data/bin_packing.py``) and hands the packs on, each
 with the state after it; the states of the packs that were consumed are what a checkpoint keeps. Samples are functions
 of seed and place, so a resumed run sees the batches of an uninterrupted one.
 """
@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from emova.errors import InputError
-from train.balancing import balance
-from train.batches import derived_seed, isolated_rng
-from train.packing import Piece
-from train.shard_records import BadSample, RecordConfig, RecordRenderer
-from train.shards import Bad, SetReader, ShardSet
+from emova.core.errors import InputError
+from emova_train.data.bin_packing import balance
+from emova_train.data.batches import derived_seed, isolated_rng
+from emova_train.data.packing import Piece
+from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
+from emova_train.data.shards import Bad, SetReader, ShardSet
 
 if TYPE_CHECKING:
-    from train.engine import RunConfig
+    from emova_train.core.loop import RunConfig
 
 SKIPPED = "skipped-samples.jsonl"
 _DRAWS = 1024  # choices of a set that are drawn at a time
@@ -219,7 +219,7 @@ class TooManyBad(Exception):
 
 @dataclass(frozen=True)
 class ShardPacks:
-    """A training set that reads by itself: ``train.engine.fit`` asks it for the loader of its process.
+    """A training set that reads by itself: ``emova_train.core.loop.fit`` asks it for the loader of its process.
 
     Attributes:
         mixture: sets with their shares of the samples.

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.seeding import generator
-from emova.errors import InputError
-from train.program import run_module
-from train.recordings import Recording, read_recordings
-from train.s2u_data import faster, from_a_stranger, perturb
+from emova.core.seeding import generator
+from emova.core.errors import InputError
+from emova_train.core.program import run_module
+from emova_train.data.recordings import Recording, read_recordings
+from emova_train.s2u.data import faster, from_a_stranger, perturb
 
 MAX_SPEED = 0.13
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
@@ -221,7 +221,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.tokenize_shards", __doc__.split("\n")[0])
+    return run_module(register, "emova_train.data.units", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 if TYPE_CHECKING:
-    from train.engine import RunConfig
+    from emova_train.core.loop import RunConfig
 
 AUTO = "auto"
 
@@ -21,7 +21,7 @@ def deepspeed_config(run: RunConfig, processes: int, *, load_universal: bool = F
     """The configuration with which DeepSpeed trains ``run``.
 
     Args:
-        run: with its gradient accumulation and precision resolved (``train.parallel.resolved``).
+        run: with its gradient accumulation and precision resolved (``emova_train.distributed.world.resolved``).
         processes: that train together.
         load_universal: the checkpoint to resume from was written by another number of processes.
 

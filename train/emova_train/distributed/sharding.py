@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from emova.errors import InputError
-from train import checkpointing
-from train.deepspeed_config import deepspeed_config
-from train.parallel import DDP, ParallelConfig, World, prepare_deepspeed, resolved
+from emova.core.errors import InputError
+from emova_train.core import checkpointing
+from emova_train.distributed.deepspeed import deepspeed_config
+from emova_train.distributed.world import DDP, ParallelConfig, World, prepare_deepspeed, resolved
 
 if TYPE_CHECKING:
-    from train.engine import RunConfig
+    from emova_train.core.loop import RunConfig
 
 _LATEST_UNIVERSAL = "latest_universal"
 

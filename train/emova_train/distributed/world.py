@@ -1,6 +1,6 @@
 """Processes that train together: their group, what they tell each other, and how a model is spread over them.
 
-A program started by ``torchrun``, ``deepspeed`` or ``srun`` (see ``train/launch.py``) finds its place in the
+A program started by ``torchrun``, ``deepspeed`` or ``srun`` (see ``train/emova_train/launch.py``) finds its place in the
 environment; one started plainly is alone. ``strategy`` says how the training state is spread:
 
 - ``ddp``: each process holds everything; only gradients are exchanged.
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed
 
-from emova.errors import InputError
-from train import precision
+from emova.core.errors import InputError
+from emova_train.core import precision
 
 if TYPE_CHECKING:
-    from train.engine import RunConfig
+    from emova_train.core.loop import RunConfig
 
 DDP, FSDP = "ddp", "fsdp"
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}

@@ -1,6 +1,6 @@
 """The omni-modal alignment paradigms of EMOVA section 4.1: what is trained in which order, and what comes out.
 
-A paradigm is a row of phases; each is a stage (``train/stages.py``) that starts from the phase before. Paradigms that
+A paradigm is a row of phases; each is a stage (``train/emova_train/stages/program.py``) that starts from the phase before. Paradigms that
 begin alike share those phases, so nothing is trained twice, and what is finished is only read again. As in the paper,
 speech is measured on the aligned model, pictures after a short tuning on questions about pictures.
 """
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.config import load_config
-from emova.errors import InputError
+from emova.core.config import load_config
+from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
-from train.conversations import ConversationConfig, Conversations
-from train.recipe_data import Recipe, read_recipe
-from train.stage_samples import SampleConfig, Samples, Try, Writer, draw_tries, plain_words, word_edits
-from train.stages import InitConfig, RatesConfig, StageConfig, train
+from emova_train.data.recipe import Recipe, read_recipe
+from emova_train.stages.program import InitConfig, RatesConfig, StageConfig, train
+from emova_train.stages.tasks import ConversationConfig, Conversations
+from emova_train.stages.validation import SampleConfig, Samples, Try, Writer, draw_tries, plain_words, word_edits
 
 FOLDER = Path("configs/paradigms")
 COMMON = "nano.yaml"
@@ -45,7 +45,7 @@ class ParadigmConfig:
     title: str = ""
     phases: list[PhaseConfig] = field(default_factory=list)
     units: str = "units"
-    """The folder of the data's units; see ``train.stage_data.DataConfig``."""
+    """The folder of the data's units; see ``emova_train.stages.data.DataConfig``."""
 
     def __post_init__(self) -> None:
         if not self.title or not self.phases:

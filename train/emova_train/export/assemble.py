@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import emova.compat  # noqa: F401
+import emova.core.compat  # noqa: F401
 
 # isort: split
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from emova.errors import InputError
-from emova.style import StylePrototypes
-from emova.weights import Storage
-from train.checkpointing import staged_folder
-from train.program import run_module
+from emova.core.errors import InputError
+from emova.core.weights import Storage
+from emova.speech.style import StylePrototypes
+from emova_train.core.checkpointing import staged_folder
+from emova_train.core.program import run_module
 
 CARD = "README.md"
 # What the parts are loaded for; the phone decoder of the speech tokenizer is needed to measure it, not to use it.
@@ -57,7 +57,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
     Raises:
         InputError: a part is missing, does not fit the others, or the whole is too large.
     """
-    from emova.parts import load_parts
+    from emova.checkpoint.loading import load_parts
 
     with staged_folder(config.out) as staged:
         _write_model(config.model, staged)
@@ -96,9 +96,9 @@ def _write_model(source: Path, folder: Path) -> None:
 
 
 def _write_speech(config: AssembleConfig, folder: Path) -> None:
+    from emova.core.weights import save_folder
     from emova.speech.detokenizer.u2s import U2SDetokenizer
     from emova.speech.tokenizer.s2u import S2UTokenizer
-    from emova.weights import save_folder
 
     tokenizer = S2UTokenizer.from_pretrained(config.speech_tokenizer)
     state = tokenizer.state_dict()
@@ -121,7 +121,7 @@ def part_sizes(folder: Path) -> dict[str, int]:
 
 def _training_rows(config: AssembleConfig) -> list[str]:
     """What each run says of itself: steps and hours, from the metrics beside its export."""
-    from train.metrics import FILE_NAME, read
+    from emova_train.core.metrics import FILE_NAME, read
 
     rows = []
     for export in (config.speech_tokenizer, config.speech_detokenizer, config.model):
@@ -195,7 +195,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.assemble", __doc__.split("\n")[0])
+    return run_module(register, "emova_train.export.assemble", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Average a model's weights from before and after a training: ``python -m train.average BEFORE AFTER --out FOLDER``.
+"""Average a model's weights from before and after a training: ``python -m emova_train.export.average BEFORE AFTER --out FOLDER``.
 
 What a short training on something new has worn away of the old comes back half-way, and most of what is new stays, as
 long as both lie in one valley of the loss (Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv
@@ -11,15 +11,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import emova.compat  # noqa: F401
+import emova.core.compat  # noqa: F401
 
 # isort: split
 import torch
 
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova.core.weights import read_state
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
-from emova.weights import read_state
-from train.program import run_module
+from emova_train.core.program import run_module
 
 AVERAGED = ("model.language_model.", "lm_head.")
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.average", __doc__.split("\n")[0])
+    return run_module(register, "emova_train.export.average", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

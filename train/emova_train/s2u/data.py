@@ -23,11 +23,11 @@ from scipy.signal import istft, stft
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.tokenizer.phones import BLANK, phone_ids
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from train.alignment import align
-from train.recordings import read_recordings
+from emova_train.data.recordings import read_recordings
+from emova_train.s2u.alignment import align
 
 SAMPLE_RATE = 16000
 UNIT_SAMPLES = 640

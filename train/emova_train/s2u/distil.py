@@ -18,17 +18,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
+from emova.core.weights import save_folder
 from emova.speech.features import LogMel, MelConfig
 from emova.speech.tokenizer.s2u import S2UConfig
 from emova.speech.tokenizer.spiral import SpiralEncoder, SpiralStage
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
-from emova.weights import save_folder
-from train.engine import FitResult, RunConfig, decay_groups, fit
-from train.program import run_module
-from train.s2u import other_throats
-from train.s2u_data import ClipStore, SourceConfig, TwoViews, unwrap
+from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.program import run_module
+from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, unwrap
+from emova_train.s2u.program import other_throats
 
 WHOLE = 1 << 20
 """Frames of a block that holds every recording."""
@@ -158,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.s2u_distil", "Teach the tokenizer's first stage to stream.")
+    return run_module(register, "emova_train.s2u.distil", "Teach the tokenizer's first stage to stream.")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
-from train.program import run_module
-from train.recordings import read_recordings
+from emova_train.core.program import run_module
+from emova_train.data.recordings import read_recordings
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.kmeans", __doc__.split("\n")[0])
+    return run_module(register, "emova_train.s2u.kmeans", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

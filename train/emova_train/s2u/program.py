@@ -1,4 +1,4 @@
-"""Train the speech-to-unit tokenizer: ``python -m train.s2u configs/s2u/nano.yaml key=value ...``.
+"""Train the speech-to-unit tokenizer: ``python -m emova_train.s2u.program configs/s2u/nano.yaml key=value ...``.
 
 The phone decoder reads the quantised codes: by CTC in context (EMOVA A.1), and frame by frame from each unit alone
 where an alignment is known. Each clip is seen clean and perturbed (room, microphone, noise, another vocal tract), and
@@ -22,16 +22,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.config import load_config, save_config
-from emova.edits import edit_distance
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
+from emova.core.levenshtein import edit_distance
 from emova.speech.features import MelConfig, hz_to_mel, mel_edges
 from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
-from train.engine import FitResult, RunConfig, decay_groups, fit
-from train.program import run_module
-from train.s2u_data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
+from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.program import run_module
+from emova_train.s2u.data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.s2u", "Train the speech-to-unit tokenizer.")
+    return run_module(register, "emova_train.s2u.program", "Train the speech-to-unit tokenizer.")
 
 
 if __name__ == "__main__":

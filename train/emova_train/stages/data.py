@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from train.conversations import SPEECH_TASKS, ConversationConfig, Conversations
-from train.dataset import PackedMixture
-from train.packing import Piece
-from train.recipe_data import read_recipe
-from train.shard_records import RecordRenderer
-from train.shard_stream import ShardConfig, ShardPacks
-from train.shards import Raw, find_mixture, find_set, read_shard
-from train.stage_samples import SampleConfig, Try, Writer, draw_tries, set_task
+from emova.core.errors import InputError
+from emova_train.data.mixture import PackedMixture
+from emova_train.data.packing import Piece
+from emova_train.data.recipe import read_recipe
+from emova_train.data.records import RecordRenderer
+from emova_train.data.shards import Raw, find_mixture, find_set, read_shard
+from emova_train.data.stream import ShardConfig, ShardPacks
+from emova_train.stages.tasks import SPEECH_TASKS, ConversationConfig, Conversations
+from emova_train.stages.validation import SampleConfig, Try, Writer, draw_tries, set_task
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class StageData:
     """Everything that a stage reads.
 
     Attributes:
-        train_set: of packs, for ``train.engine.fit``.
+        train_set: of packs, for ``emova_train.core.loop.fit``.
         held_out: pieces that the losses are measured on.
         tries: held-out samples that the model answers.
         writer: renders and reads answers.

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.grammar import TokenTable
-from emova.reply import SpokenReply
-from emova.thoughts import Ratio, StreamingThoughts
-from train.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
+from emova.core.errors import InputError
+from emova.reply.grammar import TokenTable
+from emova.reply.interleaved import Ratio, StreamingThoughts
+from emova.reply.json import SpokenReply
+from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
 
 Subtask = Literal["text", "speech"]
 

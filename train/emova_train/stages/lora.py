@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import emova.compat  # noqa: F401  (before peft imports transformers)
+import emova.core.compat  # noqa: F401  (before peft imports transformers)
 
 # isort: split
 from torch import nn
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

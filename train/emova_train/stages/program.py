@@ -4,7 +4,7 @@ Stage 1 trains the projector alone, stage 2 the language model, the projector an
 image-text, speech-text and text together, stage 3 everything on omni-modal instructions. emova-nano's language model
 starts from nothing, so a stage 0 (text and speech-text) comes first; a pre-trained one needs no stage 0.
 
-    python -m train.stages configs/stages/nano/stage2.yaml run.max_steps=100
+    python -m emova_train.stages.program configs/stages/nano/stage2.yaml run.max_steps=100
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import emova.compat  # noqa: F401
+import emova.core.compat  # noqa: F401
 
 # isort: split
 import torch
@@ -26,28 +26,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.checkpoint.loading import load_voice
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ModelConfig, build_model, build_processor, load_vision
-from emova.parts import load_voice
-from train import checkpointing, parallel
-from train.batches import isolated_rng
-from train.conversations import THOUGHTS_TASKS
-from train.dataset import PackedList
-from train.engine import FitResult, RunConfig, decay_groups, fit
-from train.equal_batches import fill_up
-from train.heard_text import HeardTextConfig
-from train.internvit_weights import load_internvit
-from train.lora import LoraConfig, add_adapters, learns, merge_adapters
-from train.mfu import step_cost
-from train.packing import PACKED_ATTENTION, LossWeights, collate, packed_loss
-from train.parallel import World, whole_shape
-from train.program import run_module
-from train.seen_words import SeenWordsConfig
-from train.sharding import partitioned
-from train.stage_data import DataConfig, stage_data
-from train.stage_samples import SampleConfig, Samples
+from emova_train.core import checkpointing
+from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.mfu import step_cost
+from emova_train.core.program import run_module
+from emova_train.data.batches import isolated_rng
+from emova_train.data.mixture import PackedList
+from emova_train.data.packing import PACKED_ATTENTION, LossWeights, collate, packed_loss
+from emova_train.data.shape_padding import fill_up
+from emova_train.distributed import world as parallel
+from emova_train.distributed.sharding import partitioned
+from emova_train.distributed.world import World, whole_shape
+from emova_train.stages.data import DataConfig, stage_data
+from emova_train.stages.lora import LoraConfig, add_adapters, learns, merge_adapters
+from emova_train.stages.losses.ctc import HeardTextConfig
+from emova_train.stages.losses.grounding import SeenWordsConfig
+from emova_train.stages.tasks import THOUGHTS_TASKS
+from emova_train.stages.validation import SampleConfig, Samples
+from emova_train.vision.internvit_weights import load_internvit
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class StageConfig:
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass: a third more work for a fraction of the memory."""
     tiles_at_once: int = 0
-    """The tiles of a pass are filled up to a multiple of it (``train.equal_batches``); 0 takes as many as there are."""
+    """The tiles of a pass are filled up to a multiple of it (``emova_train.data.shape_padding``); 0 takes as many as there are."""
     liger: str = "auto"
     """Liger's fused kernels in the LLaMA: ``auto`` where they are installed on a GPU, ``always``, ``never``."""
 
@@ -195,7 +196,9 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             processor = EmovaProcessor.from_pretrained(init.checkpoint, local_files_only=True)
         else:
             if not (Path(init.tokenizer) / "tokenizer.json").is_file():
-                raise InputError(f"{init.tokenizer}: no tokenizer there; run `python -m train.text_tokenizer` first")
+                raise InputError(
+                    f"{init.tokenizer}: no tokenizer there; run `python -m emova_train.stages.text_tokenizer` first"
+                )
             shapes = load_config(ModelConfig, init.model)
             tokenizer = PreTrainedTokenizerFast.from_pretrained(init.tokenizer)
             model, processor = build_model(shapes, tokenizer), build_processor(shapes, tokenizer)
@@ -243,7 +246,7 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
 def start_units(model: EmovaForConditionalGeneration, init: InitConfig, seed: int) -> None:
     """Start the units' embeddings from the phones that they stand for."""
     from emova.speech.tokenizer.s2u import S2UTokenizer
-    from train.unit_embeddings import carried_over, unit_embeddings
+    from emova_train.stages.unit_embeddings import carried_over, unit_embeddings
 
     tokenizer = S2UTokenizer.from_pretrained(init.speech_tokenizer)
     wanted = model.config.speech_codebook_size
@@ -389,7 +392,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.stages", __doc__.split("\n")[0])
+    return run_module(register, "emova_train.stages.program", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emova.style import Style
+from emova.speech.style import Style
 
 _HEAD = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px sans-serif;max-width:60em;margin:2em auto}} section{{border-top:1px solid #ccc;padding:1em 0}}
@@ -19,7 +19,7 @@ clear:both}}</style><h1>{title}</h1>
 
 @dataclass(frozen=True)
 class Shown:
-    """An answer (``train.stage_samples.Written``) and what belongs to it."""
+    """An answer (``emova_train.stages.validation.Written``) and what belongs to it."""
 
     written: Any
     picture: Any
@@ -35,7 +35,7 @@ def write_page(folder: Path, title: str, shown: Sequence[Shown], voice: Any = No
     """Write ``index.html`` with its pictures and sounds into ``folder``; returns the page.
 
     Args:
-        voice: an ``emova.voice.Voice``; without it there are no sounds.
+        voice: an ``emova.speech.voice.Voice``; without it there are no sounds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [_HEAD.format(title=html.escape(title))]

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from emova.errors import InputError
-from emova.grammar import TokenTable
-from emova.reply import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
-from emova.thoughts import StreamingThoughts
-from train.heard_text import runs
-from train.misheard import Mishearing
-from train.packing import ANSWER, FRAME, NOTHING, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
-from train.recipe_data import Exchange, Picture, Recipe
-from train.seen_words import SeenWords, seen_words
-from train.thoughts import Subtask, ThoughtsConfig, thought_message
+from emova.core.errors import InputError
+from emova.reply.grammar import TokenTable
+from emova.reply.interleaved import StreamingThoughts
+from emova.reply.json import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
+from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
+from emova_train.data.recipe import Exchange, Picture, Recipe
+from emova_train.stages.interleaved import Subtask, ThoughtsConfig, thought_message
+from emova_train.stages.losses.ctc import runs
+from emova_train.stages.losses.grounding import SeenWords, seen_words
+from emova_train.stages.transcript_noise import Mishearing
 
 Message = dict[str, Any]
 Turn = tuple[Message, tuple[Message, tuple[int, ...]]]
@@ -67,7 +67,7 @@ class ConversationConfig:
         typed: the share of spoken-reply samples whose question is typed, and of told questions that are typed too.
         unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
         misheard: the share of spoken questions whose transcript has wrong words, which teach nothing; the answer is the
-            right one (``train.misheard``).
+            right one (``emova_train.stages.transcript_noise``).
         unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
         unit_stretch: the share of heard units that are dropped or said twice: others speak faster or slower.
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.

@@ -12,10 +12,10 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.model.processing_emova import CHAT_TEMPLATE
 from emova.model.tokens import extend_tokenizer
-from train.program import run_module
+from emova_train.core.program import run_module
 
 # The reply's frame, as often as a reply is spoken, so that its keys and punctuation take few tokens.
 REPLY_FRAME = (
@@ -129,7 +129,7 @@ def _save(tokenizer: PreTrainedTokenizerFast, out: Path) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.text_tokenizer", __doc__.split("\n")[0])
+    return run_module(register, "emova_train.stages.text_tokenizer", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

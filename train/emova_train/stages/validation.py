@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.decoding import Decoder, Prompt
-from emova.grammar import Grammar, TokenTable
-from emova.reply import (
+from emova.decoding.loop import Decoder, Prompt
+from emova.decoding.sampling import GREEDY
+from emova.reply.grammar import Grammar, TokenTable
+from emova.reply.json import (
     PieceReader,
     ReplyEvent,
     ReplyFormat,
@@ -29,11 +30,10 @@ from emova.reply import (
     speech_grammar,
     text_grammar,
 )
-from emova.sampling import GREEDY
-from emova.style import Style
-from train.conversations import TOLD_TASKS, Conversations
-from train.sample_page import Shown, write_page
-from train.shards import Raw
+from emova.speech.style import Style
+from emova_train.data.shards import Raw
+from emova_train.stages.sample_page import Shown, write_page
+from emova_train.stages.tasks import TOLD_TASKS, Conversations
 
 Message = Mapping[str, Any]
 
@@ -124,7 +124,7 @@ class Samples:
         tries: what is asked.
         writer: renders and reads.
         output: the run's folder; gets ``samples.jsonl`` and ``samples/STEP/index.html``.
-        voice: an ``emova.voice.Voice`` for the page's sounds, or None.
+        voice: an ``emova.speech.voice.Voice`` for the page's sounds, or None.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Speech for the unit-to-speech decoder: shards decoded once into memory maps, and random windows of them.
 
-``python -m train.u2s_data configs/u2s/nano.yaml`` fills the cache: for each shard a folder with int16 samples at
+``python -m emova_train.u2s.data configs/u2s/nano.yaml`` fills the cache: for each shard a folder with int16 samples at
 24 kHz, F0 at 100 Hz and an index, and, for each tokenizer that it is asked for, the units. Each folder and file appears
 whole or not at all, so an interrupted run goes on where it was.
 
@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_recipes.seeding import generator
-from emova.errors import InputError
-from train.recordings import read_recordings
-from train.s2u_data import from_a_stranger, perturb
+from emova.core.errors import InputError
+from emova.core.seeding import generator
+from emova_train.data.recordings import read_recordings
+from emova_train.s2u.data import from_a_stranger, perturb
 
 SAMPLE_RATE = 24000
 UNIT_SAMPLES = 960
@@ -144,7 +144,7 @@ def tokenizer_hash(folder: str) -> str:
     """A name for the weights in a tokenizer's folder."""
     weights = Path(folder) / "model.safetensors"
     if not weights.is_file():
-        raise InputError(f"{weights}: missing; train the tokenizer first (python -m train.s2u)")
+        raise InputError(f"{weights}: missing; train the tokenizer first (python -m emova_train.s2u.program)")
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
 
 
@@ -230,7 +230,7 @@ class SpeechStore:
             folder = shard_folder(path, cache)
             units_paths = [folder / f"units-{kind}.npy" for kind in kinds]
             if not all(path.is_file() for path in units_paths):
-                raise InputError(f"{path}: not in the cache with these units; run python -m train.u2s_data first")
+                raise InputError(f"{path}: not in the cache with these units; run python -m emova_train.u2s.data first")
             for entry in json.loads((folder / "index.json").read_text(encoding="utf-8")):
                 self.utterances.append(Utterance(shard=len(self._audio), **entry))
             self._audio.append(np.load(folder / "audio.npy", mmap_mode="r"))
@@ -382,10 +382,12 @@ def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def main() -> int:
-    from emova.config import load_config
-    from train.u2s import U2SRecipe
+    from emova.core.config import load_config
+    from emova_train.u2s.program import U2SRecipe
 
-    parser = argparse.ArgumentParser(prog="python -m train.u2s_data", description="Fill the cache of train.u2s.")
+    parser = argparse.ArgumentParser(
+        prog="python -m emova_train.u2s.data", description="Fill the cache of emova_train.u2s.program."
+    )
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--without-units", action="store_true", help="audio and F0 only, before a tokenizer exists")

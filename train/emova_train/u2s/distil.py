@@ -30,17 +30,17 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.unit_encoder import UnitEncoder
+from emova.speech.style import ALL_STYLES, StylePrototypes
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova.style import ALL_STYLES, StylePrototypes
-from train.alignment import warp
-from train.engine import FitResult, RunConfig, decay_groups, fit
-from train.program import run_module
-from train.recipe_data import read_rows
-from train.u2s_data import shake_digits
+from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.program import run_module
+from emova_train.data.recipe import read_rows
+from emova_train.s2u.alignment import warp
+from emova_train.u2s.data import shake_digits
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.u2s_distil", "Teach the detokenizer the units of other speakers.")
+    return run_module(register, "emova_train.u2s.distil", "Teach the detokenizer the units of other speakers.")
 
 
 if __name__ == "__main__":

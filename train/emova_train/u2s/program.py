@@ -1,4 +1,4 @@
-"""Train the unit-to-speech detokenizer: ``python -m train.u2s configs/u2s/nano.yaml key=value ...``.
+"""Train the unit-to-speech detokenizer: ``python -m emova_train.u2s.program configs/u2s/nano.yaml key=value ...``.
 
 VITS (Kim et al. 2021) without alignment search, since a unit is a fixed stretch of time. In each batch some rows are
 decoded from the posterior, as in VITS, and the others from the prior's mean through the inverse flow, as inference
@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder, PosteriorEncoderConfig
 from emova.speech.detokenizer.waveform_heads import ISTFTHead
-from train.discriminators import DiscriminatorConfig, Discriminators
-from train.engine import FitResult, RunConfig, decay_groups, fit
-from train.program import run_module
-from train.u2s_data import SpeechStore, U2SDataConfig, Windows, collate, kinds_of_units, prepare
-from train.u2s_losses import (
+from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.program import run_module
+from emova_train.u2s.data import SpeechStore, U2SDataConfig, Windows, collate, kinds_of_units, prepare
+from emova_train.u2s.discriminators import DiscriminatorConfig, Discriminators
+from emova_train.u2s.losses import (
     SpectralLoss,
     discriminator_term,
     feature_term,
@@ -99,7 +99,7 @@ class U2STraining(nn.Module):
         self, units: Tensor, unit_mask: Tensor, audio: Tensor, f0: Tensor, f0_level: Tensor, voiced: Tensor,
         reference: Tensor, reference_lengths: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """The losses of one batch of ``train.u2s_data.Windows``: generator's and discriminators' in one sum."""
+        """The losses of one batch of ``emova_train.u2s.data.Windows``: generator's and discriminators' in one sum."""
         weights, vits = self.weights, self.detokenizer.vits
         step = int(self.step)
         if self.training:
@@ -364,7 +364,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.u2s", "Train the unit-to-speech detokenizer.")
+    return run_module(register, "emova_train.u2s.program", "Train the unit-to-speech detokenizer.")
 
 
 if __name__ == "__main__":

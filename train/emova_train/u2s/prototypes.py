@@ -1,4 +1,4 @@
-"""Choose the style prototypes: ``python -m train.prototypes configs/u2s/nano.yaml --detokenizer runs/u2s-nano/export``.
+"""Choose the style prototypes: ``python -m emova_train.u2s.prototypes configs/u2s/nano.yaml --detokenizer runs/u2s-nano/export``.
 
 EMOVA (§3.2) lets an emotion recogniser choose, among candidate recordings of each style, the one that conveys it most
 surely, and uses that one's style vector. No such recogniser can be had offline, so a small one is fitted here to
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
-from emova.style import ALL_STYLES, Style, StylePrototypes
-from train.program import run_module
-from train.u2s_data import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
+from emova.speech.style import ALL_STYLES, Style, StylePrototypes
+from emova_train.core.program import run_module
+from emova_train.u2s.data import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
 
 
 def acoustic_features(samples: np.ndarray, f0: np.ndarray) -> np.ndarray:
@@ -192,8 +192,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    from emova.config import load_config
-    from train.u2s import U2SRecipe
+    from emova.core.config import load_config
+    from emova_train.u2s.program import U2SRecipe
 
     out = Path(arguments.out or arguments.detokenizer)
     if out.suffix == ".safetensors":
@@ -215,7 +215,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.prototypes", "Choose the 24 style prototypes.")
+    return run_module(register, "emova_train.u2s.prototypes", "Choose the 24 style prototypes.")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from rich.progress import track
 from torch import Tensor
 
 from emova.vision.slicing import letterbox
-from train.recipe_data import Picture
-from train.vision_marks import MarkClasses, boxes_in_square, cell_targets
+from emova_train.data.recipe import Picture
+from emova_train.vision.regions import MarkClasses, boxes_in_square, cell_targets
 
 IGNORED = -100
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 # Published name -> ours; what stands in brackets is kept.
 _NAMES = (

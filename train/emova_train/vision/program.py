@@ -1,10 +1,10 @@
-"""Train nano's vision tower and projector from nothing: ``python -m train.vision_pretrain configs/vision/nano.yaml``.
+"""Train nano's vision tower and projector from nothing: ``python -m emova_train.vision.program configs/vision/nano.yaml``.
 
 A small decoder reads the projector's visual tokens and writes the picture's dense caption and the answers to questions
 about it, as captioners are pre-trained (CapPa, Tschannen et al. 2023); some captions are written all at once from the
 picture alone, which leaves the work to the tower. Beside it the pooled visual tokens name the caption's tokens in any
 order (SuperClass, Huang et al. 2024): without that direct demand the decoder long writes likely sentences and looks
-at nothing. And each visual token and each patch names what the recipe drew there (``train.vision_marks``), which
+at nothing. And each visual token and each patch names what the recipe drew there (``emova_train.vision.regions``), which
 teaches to look from far fewer pictures. Afterwards the decoder is thrown away: the tower and the whole projector start
 EmovaForConditionalGeneration (``emova.model.building.load_vision``).
 
@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer
 
-from emova.config import load_config, save_config
-from emova.errors import InputError
+from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
+from emova.core.weights import load_state, read_folder, read_state, save_folder
 from emova.model.building import ModelConfig, VisionExport, VisionParts, projector_config
 from emova.model.tokens import TokenIds
 from emova.vision.internvit import InternViT
-from emova.weights import load_state, read_folder, read_state, save_folder
-from train.engine import FitResult, RunConfig, decay_groups, fit
-from train.precision import AUTO, autocast
-from train.program import run_module
-from train.recipe_data import read_pictures
-from train.trunk_init import load_trunk, trunk_of
-from train.vision_data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
-from train.vision_marks import ClassNames, ClassWords, MarkClasses, MarkHead
+from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.precision import AUTO, autocast
+from emova_train.core.program import run_module
+from emova_train.data.recipe import read_pictures
+from emova_train.vision.data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
+from emova_train.vision.regions import ClassNames, ClassWords, MarkClasses, MarkHead
+from emova_train.vision.trunk_init import load_trunk, trunk_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class VisionTrainConfig:
     words: str = ""
     """A checkpoint whose language model is to read the pictures: visual tokens learn to point where its words do."""
     trunk: str = ""
-    """Published weights of the tower's trunk (``train.trunk_init``); none: it starts from nothing as all else does."""
+    """Published weights of the tower's trunk (``emova_train.vision.trunk_init``); none: it starts from nothing as all else does."""
     trunk_rate: float = 0.3
     """The trunk's learning rate over that of the rest."""
     trunk_frozen: int = 2
@@ -138,7 +138,7 @@ class VisionCaptioner(nn.Module):
         rarity: weight of each token in the bag loss, see ``CaptionData.rarity``.
         answer_weight, bag_weight: of the answers' and the bag's loss.
         position_scale: amplitude of the tower's first positions.
-        mark_classes, mark_weight: of the marks, see ``train.vision_marks``, and of their loss.
+        mark_classes, mark_weight: of the marks, see ``emova_train.vision.regions``, and of their loss.
         words: a language model's embeddings of the marks' tokens, for ``ClassWords``.
     """
 
@@ -467,7 +467,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "train.vision_pretrain", __doc__.split("\n")[0])
+    return run_module(register, "emova_train.vision.program", __doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train.recipe_data import Picture
+from emova_train.data.recipe import Picture
 
 NOTHING = 0
 LEAST_COVER = 1 / 16

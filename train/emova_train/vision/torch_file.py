@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 _TYPES: dict[str, np.dtype[Any]] = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
 _TEXT, _NUMBERS = ("BINUNICODE", "SHORT_BINUNICODE"), ("BININT", "BININT1", "BININT2")

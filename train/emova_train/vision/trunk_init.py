@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 from emova.vision.internvit import InternViT, TrunkEmbed
-from train.torch_file import read_torch_file
+from emova_train.vision.torch_file import read_torch_file
 
 
 def trunk_of(tower: nn.Module) -> nn.Sequential | None:

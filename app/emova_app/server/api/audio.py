@@ -12,17 +12,17 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.server.chat_types import Emotion, Pitch, Short, Text, VoiceId
-from app.server.encode import MEDIA_TYPES, Encoder, Format
-from app.server.errors import as_api_error, described
-from app.server.media import to_base64
-from app.server.service import Service, find_voice
-from app.server.streams import Stream, event, event_stream
 from emova.assistant import Assistant
-from emova.reply import PieceReader
+from emova.reply.json import PieceReader
+from emova.session.scheduler import Hub
 from emova.speech.audio import load_audio
-from emova.streaming.hub import Hub
-from emova.style import Style
+from emova.speech.style import Style
+from emova_app.server.api.chat_types import Emotion, Pitch, Short, Text, VoiceId
+from emova_app.server.api.encode import MEDIA_TYPES, Encoder, Format
+from emova_app.server.api.media import to_base64
+from emova_app.server.errors import as_api_error, described
+from emova_app.server.http.streams import Stream, event, event_stream
+from emova_app.server.service import Service, find_voice
 
 
 class SpeechRequest(BaseModel):

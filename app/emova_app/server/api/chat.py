@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from app.server.asking import answer, limits_of
-from app.server.chat_types import AnswerChoice, AnswerMessage, ChatAnswer, ChatRequest, SpokenAudio, Usage
-from app.server.encode import Encoder, encode
-from app.server.errors import ApiError, as_api_error, described
-from app.server.front import new_id
-from app.server.media import to_base64
-from app.server.service import Service
-from app.server.streams import event as sse
-from app.server.streams import event_stream
-from emova.reply import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
-from emova.results import AudioChunk, Done, Event
+from emova.events import AudioChunk, Done, Event
+from emova.reply.json import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
+from emova_app.server.api.chat_types import AnswerChoice, AnswerMessage, ChatAnswer, ChatRequest, SpokenAudio, Usage
+from emova_app.server.api.encode import Encoder, encode
+from emova_app.server.api.media import to_base64
+from emova_app.server.api.request_mapping import answer, limits_of
+from emova_app.server.errors import ApiError, as_api_error, described
+from emova_app.server.http.front import new_id
+from emova_app.server.http.streams import event as sse
+from emova_app.server.http.streams import event_stream
+from emova_app.server.service import Service
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 
-from app.server.fetch import Fetcher
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_app.server.http.fetch import Fetcher
 
 
 def from_base64(text: str, what: str) -> bytes:

@@ -9,17 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from app.server.chat_types import AssistantMessage, ChatRequest, ImagePart, SystemMessage, TextPart, UserMessage
-from app.server.errors import INTERNAL, ApiError
-from app.server.media import from_base64, read_picture
-from app.server.service import Service, find_voice
-from emova.decoding import Sampling
-from emova.errors import InputError
-from emova.reply import ReplyLimits, SpokenReply
-from emova.results import Event
+from emova.core.errors import InputError
+from emova.decoding.loop import Sampling
+from emova.events import Event
+from emova.reply.json import ReplyLimits, SpokenReply
+from emova.session.events import Cancelled, Failed, SessionEvent
+from emova.session.session import FAULT, Session
 from emova.speech.audio import load_audio
-from emova.streaming.events import Cancelled, Failed, SessionEvent
-from emova.streaming.session import FAULT, Session
+from emova_app.server.api.chat_types import (
+    AssistantMessage,
+    ChatRequest,
+    ImagePart,
+    SystemMessage,
+    TextPart,
+    UserMessage,
+)
+from emova_app.server.api.media import from_base64, read_picture
+from emova_app.server.errors import INTERNAL, ApiError
+from emova_app.server.service import Service, find_voice
 
 
 @dataclass

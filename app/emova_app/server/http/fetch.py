@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 import h11
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Connect = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]

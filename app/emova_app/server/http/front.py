@@ -6,9 +6,9 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 
-from app.server.config import ServerConfig
-from app.server.metrics import Metrics
-from app.server.queueing import Queue
+from emova_app.server.config import ServerConfig
+from emova_app.server.metrics import Metrics
+from emova_app.server.queueing import Queue
 
 
 def new_id(prefix: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.server.errors import ApiError, as_api_error, busy
-from app.server.front import Front, new_id
+from emova_app.server.errors import ApiError, as_api_error, busy
+from emova_app.server.http.front import Front, new_id
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from app.server.encode import pcm16
-from app.server.errors import INTERNAL
-from app.server.front import new_id
-from app.server.media import to_base64
-from app.server.service import Service
-from emova.reply import StyleChosen, TextDelta, TranscriptDelta
-from emova.results import AudioChunk, Done
-from emova.streaming.events import Cancelled, Failed, SessionEvent
-from emova.streaming.session import FAULT
+from emova.events import AudioChunk, Done
+from emova.reply.json import StyleChosen, TextDelta, TranscriptDelta
+from emova.session.events import Cancelled, Failed, SessionEvent
+from emova.session.session import FAULT
+from emova_app.server.api.encode import pcm16
+from emova_app.server.api.media import to_base64
+from emova_app.server.errors import INTERNAL
+from emova_app.server.http.front import new_id
+from emova_app.server.service import Service
 
 Emit = Callable[..., Awaitable[None]]
 RATE = 24_000

@@ -17,17 +17,17 @@ import soxr
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
-from app.server.errors import ApiError, as_api_error
-from app.server.front import new_id
-from app.server.media import from_base64, read_picture
-from app.server.realtime import types
-from app.server.realtime.answering import RATE, Answering
-from app.server.realtime.settings import Settings, chosen_voice
-from app.server.realtime.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
-from app.server.service import Service, find_voice
-from emova.errors import InputError
-from emova.reply import SpokenReply
-from emova.streaming.session import Session
+from emova.core.errors import InputError
+from emova.reply.json import SpokenReply
+from emova.session.session import Session
+from emova.speech.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
+from emova_app.server.api.media import from_base64, read_picture
+from emova_app.server.errors import ApiError, as_api_error
+from emova_app.server.http.front import new_id
+from emova_app.server.realtime import types
+from emova_app.server.realtime.answering import RATE, Answering
+from emova_app.server.realtime.settings import Settings, chosen_voice
+from emova_app.server.service import Service, find_voice
 
 MAX_ITEMS = 256
 MAX_DEFERRED = 64

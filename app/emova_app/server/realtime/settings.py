@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.server.realtime import types
-from app.server.realtime.answering import RATE
-from app.server.realtime.vad import TurnConfig
-from app.server.service import find_voice
+from emova.speech.vad import TurnConfig
+from emova_app.server.realtime import types
+from emova_app.server.realtime.answering import RATE
+from emova_app.server.service import find_voice
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from app.server.chat_types import Emotion, Pitch, Short, Text, VoiceId
+from emova_app.server.api.chat_types import Emotion, Pitch, Short, Text, VoiceId
 
 Modalities = Annotated[list[Literal["text", "audio"]], Field(min_length=1, max_length=1)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_recipes.nano.pictures.make import KINDS, make_picture, make_pictures
-from data_recipes.nano.pictures.questions import all_answers, all_questions, correct, write_texts
+from emova_data.nano.pictures.make import KINDS, make_picture, make_pictures
+from emova_data.nano.pictures.questions import all_answers, all_questions, correct, write_texts
 
 __all__ = ["KINDS", "all_answers", "all_questions", "correct", "make_picture", "make_pictures", "write_texts"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from data_recipes.nano.pictures.marks import Box, Mark, moved
+from emova_data.nano.pictures.marks import Box, Mark, moved
 
 SIZE = 224
 SCALE = 2

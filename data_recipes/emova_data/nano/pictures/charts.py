@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from PIL import ImageDraw
 
-from data_recipes.nano.pictures import canvas
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import SCALE, Colour, Rng
-from data_recipes.nano.pictures.drawn import Ask, Drawn, listing
-from data_recipes.nano.pictures.marks import Box, Mark, together
+from emova_data.nano.pictures import canvas
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.canvas import SCALE, Colour, Rng
+from emova_data.nano.pictures.drawn import Ask, Drawn, listing
+from emova_data.nano.pictures.marks import Box, Mark, together
 
 
 def _bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: Colour, edge: bool) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_recipes.nano.pictures.marks import Mark
-from data_recipes.nano.pictures.vocabulary import PLAIN, Mood
+from emova_data.nano.pictures.marks import Mark
+from emova_data.nano.pictures.vocabulary import PLAIN, Mood
 
 
 @dataclass(frozen=True)

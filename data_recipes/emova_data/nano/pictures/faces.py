@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from data_recipes.nano.pictures import canvas
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import BIG, SCALE, Colour, Rng
-from data_recipes.nano.pictures.drawn import Ask, Drawn
-from data_recipes.nano.pictures.marks import Box, Mark, hull
+from emova_data.nano.pictures import canvas
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.canvas import BIG, SCALE, Colour, Rng
+from emova_data.nano.pictures.drawn import Ask, Drawn
+from emova_data.nano.pictures.marks import Box, Mark, hull
 
 _SKINS: tuple[Colour, ...] = (
     (250, 208, 60), (250, 208, 60), (246, 208, 176), (226, 172, 130), (172, 116, 76), (112, 72, 48), (150, 200, 130),

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_recipes.nano.pictures.vocabulary import OBJECTS
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.nano.pictures.vocabulary import OBJECTS
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")

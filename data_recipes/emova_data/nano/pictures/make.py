@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from data_recipes.nano.pictures import charts, faces, objects, posters, price_tags, questions, scenes, signs, tables
-from data_recipes.nano.pictures.drawn import Ask, Drawn
-from data_recipes.nano.pictures.library import Library, load_library
-from data_recipes.nano.pictures.marks import record as record_marks
-from data_recipes.nano.pictures.questions import Question
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.nano.pictures import charts, faces, objects, posters, price_tags, questions, scenes, signs, tables
+from emova_data.nano.pictures.drawn import Ask, Drawn
+from emova_data.nano.pictures.library import Library, load_library
+from emova_data.nano.pictures.marks import record as record_marks
+from emova_data.nano.pictures.questions import Question
 
 # A picture's place in this row is part of its seed.
 KINDS = ("objects", "scenes", "charts", "tables", "price_tags", "signs", "posters", "faces", "weather")

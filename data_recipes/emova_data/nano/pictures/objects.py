@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from data_recipes.nano.pictures import canvas
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import SIZE, Rng
-from data_recipes.nano.pictures.drawn import Ask, Drawn
-from data_recipes.nano.pictures.library import Library
-from data_recipes.nano.pictures.marks import Mark, opaque_box
+from emova_data.nano.pictures import canvas
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.canvas import SIZE, Rng
+from emova_data.nano.pictures.drawn import Ask, Drawn
+from emova_data.nano.pictures.library import Library
+from emova_data.nano.pictures.marks import Mark, opaque_box
 
 UNSEEN_SHARE = 0.25  # of the test pictures show a source picture that training never used
 

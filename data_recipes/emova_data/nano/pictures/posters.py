@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from data_recipes.nano.pictures import canvas
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import SCALE, Colour, Rng
-from data_recipes.nano.pictures.drawn import Ask, Drawn
-from data_recipes.nano.pictures.marks import Mark
+from emova_data.nano.pictures import canvas
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.canvas import SCALE, Colour, Rng
+from emova_data.nano.pictures.drawn import Ask, Drawn
+from emova_data.nano.pictures.marks import Mark
 
 
 def _icon(rng: Rng, pen: canvas.ImageDraw.ImageDraw, venue: str, x: float, y: float) -> None:

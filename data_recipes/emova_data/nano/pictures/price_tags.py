@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from data_recipes.nano.pictures import canvas
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import BIG, SCALE, Colour, Rng
-from data_recipes.nano.pictures.drawn import Ask, Drawn
-from data_recipes.nano.pictures.marks import Mark
+from emova_data.nano.pictures import canvas
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.canvas import BIG, SCALE, Colour, Rng
+from emova_data.nano.pictures.drawn import Ask, Drawn
+from emova_data.nano.pictures.marks import Mark
 
 _PAPERS: tuple[Colour, ...] = (
     (250, 248, 240), (250, 222, 60), (250, 222, 60), (212, 44, 40), (248, 150, 40), (40, 140, 80), (40, 90, 180),

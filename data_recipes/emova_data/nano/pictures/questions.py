@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.vocabulary import PLAIN, Mood
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.vocabulary import PLAIN, Mood
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import math
 
 from PIL import Image, ImageDraw
 
-from data_recipes.nano.pictures import canvas
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import SCALE, Rng
-from data_recipes.nano.pictures.drawn import Ask, Drawn, listing
-from data_recipes.nano.pictures.marks import Mark, opaque_box
+from emova_data.nano.pictures import canvas
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.canvas import SCALE, Rng
+from emova_data.nano.pictures.drawn import Ask, Drawn, listing
+from emova_data.nano.pictures.marks import Mark, opaque_box
 
 _CENTRES = {
     "top left": (56, 56),

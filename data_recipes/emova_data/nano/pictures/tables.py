@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from data_recipes.nano.pictures import canvas
-from data_recipes.nano.pictures import vocabulary as v
-from data_recipes.nano.pictures.canvas import SCALE, Rng
-from data_recipes.nano.pictures.drawn import Ask, Drawn, listing
-from data_recipes.nano.pictures.marks import Mark, together
+from emova_data.nano.pictures import canvas
+from emova_data.nano.pictures import vocabulary as v
+from emova_data.nano.pictures.canvas import SCALE, Rng
+from emova_data.nano.pictures.drawn import Ask, Drawn, listing
+from emova_data.nano.pictures.marks import Mark, together
 
 
 def draw(rng: Rng, split: str) -> Drawn:

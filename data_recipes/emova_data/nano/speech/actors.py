@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.labelled import RATE, Recordings, WhisperLabels, at_human_rate, label_clips, words_of
-from emova.edits import edit_distance
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova.core.levenshtein import edit_distance
+from emova_data.nano.speech.labelled import RATE, Recordings, WhisperLabels, at_human_rate, label_clips, words_of
 
 CONTAINER = Path("/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c")
 MIN_SECONDS, MAX_SECONDS = 1.2, 12.0

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.g2p import phones
-from data_recipes.nano.shards import ShardInfo, encode_flac, read_info, write_shard
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.nano.speech.shards import ShardInfo, encode_flac, read_info, write_shard
+from emova_data.nano.text.g2p import phones
 
 RATE = 16000
 MIN_SECONDS = 0.6

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.labelled import MIN_SECONDS, Recordings, WhisperLabels, at_human_rate, circles, label_clips
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.nano.speech.labelled import MIN_SECONDS, Recordings, WhisperLabels, at_human_rate, circles, label_clips
 
 CLIPS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 

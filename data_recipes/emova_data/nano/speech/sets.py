@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.shards import Item
-from data_recipes.nano.voices import FLITE_VOICES, KOKORO_ALL, KOKORO_VOICES, PSEUDO_VOICES
-from data_recipes.seeding import generator
-from emova.errors import InputError
-from emova.style import EMOTIONS, PITCHES
+from emova.core.errors import InputError
+from emova.core.seeding import generator
+from emova.speech.style import EMOTIONS, PITCHES
+from emova_data.nano.speech.shards import Item
+from emova_data.nano.voices.voices import FLITE_VOICES, KOKORO_ALL, KOKORO_VOICES, PSEUDO_VOICES
 
 SPEECH_RATE = 16000
 STYLE_RATE = 24000

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.hibari_voice import Utterance
-from data_recipes.nano.voices import Voices, family_of, gender_of, recipe_of
+from emova_data.nano.voices.hibari_voice import Utterance
+from emova_data.nano.voices.voices import Voices, family_of, gender_of, recipe_of
 
 FORMAT = 2  # part of every plan digest: raise it when the making of speech changes
 

@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_recipes.nano.sentence_words import PATTERNS, WORDS
-from data_recipes.nano.spoken_text import to_spoken, words
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.nano.text.sentence_words import PATTERNS, WORDS
+from emova_data.nano.text.spoken_text import to_spoken, words
 
 WORDNET = Path("/usr/share/wordnet")
 MIN_WORDS, MAX_WORDS = 5, 14

@@ -27,7 +27,7 @@ question itself is spoken.
 
 Held out for test: two phrasings of each intent, and for intents with slots a hashed share of (phrasing, slots) pairs.
 
-The phrasings in ``more_talk/`` and ``more_talk_2/`` are for training alone. They came later, from writers who had not
+The phrasings in ``talk_more/`` and ``talk_more_2/`` are for training alone. They came later, from writers who had not
 seen the test's; the exchanges that were there before, and the test, are the same with and without them.
 """
 
@@ -48,14 +48,14 @@ from typing import Any
 
 import yaml
 
-from data_recipes.nano.sentences import write_jsonl
-from data_recipes.nano.spoken_text import number_words, words
-from emova.edits import edit_distance
+from emova.core.levenshtein import edit_distance
+from emova_data.nano.text.sentences import write_jsonl
+from emova_data.nano.text.spoken_text import number_words, words
 
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 PITCHES = ("normal", "low", "high")
 MAX_WORDS = 14
-MORE_FOLDERS = {"more_talk": "more", "more_talk_2": "more 1"}
+MORE_FOLDERS = {"talk_more": "more", "talk_more_2": "more 1"}
 """Folders of further phrasings, in the order in which they came, and what names each one's random choices."""
 MORE = "more-"
 """What the ids of exchanges from further phrasings begin with."""
@@ -151,7 +151,7 @@ def load_intents() -> Mapping[str, Intent]:
     for folder, further in more.items():
         for path in sorted((here / folder).glob("*.yaml")):
             further |= yaml.safe_load(path.read_text(encoding="utf-8"))
-    for path in sorted(here.glob("talk_*.yaml")):
+    for path in sorted((here / "talk").glob("*.yaml")):
         entries: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, entry in entries.items():
             assert name not in found, name

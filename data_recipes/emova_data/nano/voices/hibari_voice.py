@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_recipes.nano.g2p import is_phone, phonemes
-from data_recipes.nano.hibari_parts import FRAMES_PER_DURATION, HOP, SAMPLE_RATE, HibariParts, Prosody, Spectrum
-from data_recipes.nano.styles import Rendering
+from emova_data.nano.text.g2p import is_phone, phonemes
+from emova_data.nano.voices.hibari_parts import FRAMES_PER_DURATION, HOP, SAMPLE_RATE, HibariParts, Prosody, Spectrum
+from emova_data.nano.voices.styles import Rendering
 
 _VOICED = 40.0  # Hz: hibari's own threshold
 _LEVEL = 0.05  # RMS of active speech in a neutral rendering

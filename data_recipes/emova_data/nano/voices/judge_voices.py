@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from data_recipes.nano.voices import PSEUDO_VOICES, Voices
-from data_recipes.seeding import generator
-from emova.style import EMOTIONS, PITCHES
+from emova.core.seeding import generator
+from emova.speech.style import EMOTIONS, PITCHES
+from emova_data.nano.voices.voices import PSEUDO_VOICES, Voices
 
 _FIRST = PSEUDO_VOICES + 100  # far from the numbers of the training voices
 _SENTENCES = (

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emova.style import EMOTIONS, PITCHES
+from emova.speech.style import EMOTIONS, PITCHES
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.labelled import RATE
-from data_recipes.nano.shards import ShardInfo, encode_flac, in_processes, read_info, remove_others, write_shard
-from data_recipes.seeding import generator
+from emova.core.seeding import generator
+from emova_data.nano.speech.labelled import RATE
+from emova_data.nano.speech.shards import ShardInfo, encode_flac, in_processes, read_info, remove_others, write_shard
 
 FRAME_MS = 5.0
 F0_HZ = (60.0, 600.0)
@@ -115,7 +115,7 @@ def make_changed(
 
 
 def _change_shard(job: tuple[Path, Path, int]) -> ShardInfo:
-    from train.recordings import read_recordings
+    from emova_train.data.recordings import read_recordings
 
     path, shard, seed = job
     made_of = read_info(shard)

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.nano.g2p import phonemes, phones
-from data_recipes.nano.hibari_voice import FEMALE, MALE, Utterance, VoiceSettings, active_rms, limit, render
-from data_recipes.nano.styles import Rendering, rendering
-from data_recipes.seeding import generator
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova.core.seeding import generator
+from emova_data.nano.text.g2p import phonemes, phones
+from emova_data.nano.voices.hibari_voice import FEMALE, MALE, Utterance, VoiceSettings, active_rms, limit, render
+from emova_data.nano.voices.styles import Rendering, rendering
 
 TRAIN_FAMILIES = ("hibari", "kokoro", "flite")
 HELD_OUT_FAMILIES = ("piper", "festival")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_recipes.converters import conversations, speech
-from data_recipes.records import Draft
+from emova_data.records.records import Draft
+from emova_data.sources.converters import conversations, speech
 
 Converter = Callable[[Path, Mapping[str, Any]], Iterator[Draft]]
 """From a source's folder and the registry's options to drafts, always in the same order."""

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_recipes.converters.rows import Row, image_bytes, rows_of
-from data_recipes.records import BadRecord, Draft, Media, Record, conversation, image_media, reject
+from emova_data.records.records import BadRecord, Draft, Media, Record, conversation, image_media, reject
+from emova_data.sources.converters.rows import Row, image_bytes, rows_of
 
 Options = Mapping[str, Any]
 _META = ("data_source", "source", "language", "category", "task")

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_recipes.records import BadRecord, read_member
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.records import BadRecord, read_member
 
 Row = dict[str, Any] | None
 """None stands for a row that cannot be read."""

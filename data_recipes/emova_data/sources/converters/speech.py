@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data_recipes.records import BadRecord, Draft, Media, Record, message, reject, text
-from emova.errors import InputError
+from emova.core.errors import InputError
+from emova_data.records.records import BadRecord, Draft, Media, Record, message, reject, text
 
 Options = Mapping[str, Any]
 _AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")

@@ -5,7 +5,7 @@ late: each has few tokens, and where in the speech a word lies must be found by 
 each position of a heard unit for the text so far as well, which needs no alignment and costs one more use of the
 vocabulary head; a joint loss of the two is what made attention-based recognition learn from little (Kim et al. 2017,
 arXiv 1609.06773). It is taken of a middle layer (Lee and Watanabe 2021, arXiv 2102.03216): the layers after it then
-find words where they look. It has no weights of its own, and ``emova.heard_text`` asks it again when a transcript is
+find words where they look. It has no weights of its own, and ``emova.decoding.ctc`` asks it again when a transcript is
 written.
 
 Shape letters: N positions of the row, P stretches of heard speech, K their positions, T the longest, C text tokens and
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emova.errors import InputError
+from emova.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 A question for the value beside a name is answered in two steps: find the name, then what belongs to it. A small model
 that learns from answers alone takes neither, since one is worth nothing without the other; it counts off what it lists
 in order, and guesses. So a middle layer is asked, at each visual token, for all the words of the marks that lie there
-(``data_recipes.nano.pictures.marks`` joins what belongs together: a row's name and its score), and at each such word in
+(``emova_data.nano.pictures.marks`` joins what belongs together: a row's name and its score), and at each such word in
 the text for what else is in its mark, which some heads of the layer before are told where to find (as in Liu et al.
 2016, Neural Machine Translation with Supervised Attention). The answer is then one look away. It is to pictures what
-``train.heard_text`` is to speech, and like it has no weights of its own.
+``emova_train.stages.losses.ctc`` is to speech, and like it has no weights of its own.
 
 Shape letters: N positions of the row, E entries, P their positions, G cells a side, M marks, V text tokens, H heads,
 C head width, S sequences, L positions of one.
@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emova.errors import InputError
-from train.recipe_data import Picture
-from train.vision_marks import boxes_in_square, cell_cover, mark_tokens
+from emova.core.errors import InputError
+from emova_train.data.recipe import Picture
+from emova_train.vision.regions import boxes_in_square, cell_cover, mark_tokens
 
 PLACE, WORD, LOOK = range(3)
 """Kinds of entries: what a visual token shows, what belongs to a word of the text, and where that word is drawn."""
