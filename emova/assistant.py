@@ -23,14 +23,14 @@ from emova.reply.json import (
     TRANSCRIBE_PROMPT,
     JsonReply,
     PieceReader,
+    ReplyConstraints,
     ReplyFormat,
     ReplyLimits,
-    ReplyWish,
     speech_grammar,
     text_grammar,
 )
 from emova.session.history import Turn, newest
-from emova.session.output import Telling
+from emova.session.output import ReplyAssembler
 from emova.speech.audio import AudioLimits
 from emova.speech.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
 from emova.speech.tokenizer.streaming import Audio, listen
@@ -306,13 +306,13 @@ class Conversation:
         listened = time.perf_counter()
         question = self._question(content)
         # A question that is only written need not be understood first.
-        wish = ReplyWish(text if audio is None else None, emotion, pitch)
+        wish = ReplyConstraints(text if audio is None else None, emotion, pitch)
         overhead = assistant.reply_format.overhead(assistant.table, wish)
         prompt, room = self._make_room(question, overhead)
         wish = dataclasses.replace(wish, limits=assistant.config.reply_limits.within(room - overhead))
         grammar = assistant.reply_format.grammar(assistant.table, wish)
         parser, reader = assistant.reply_format.parser(self.voice), PieceReader(assistant.table)
-        state = Telling(assistant.voice, self.voice, in_chunks)
+        state = ReplyAssembler(assistant.voice, self.voice, in_chunks)
         mark = self._context.mark()
         answer: list[int] = []
         try:

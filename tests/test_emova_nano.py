@@ -13,7 +13,7 @@ from emova.assistant import Assistant
 from emova.events import Done
 from emova.reply.format import make_reply_format
 from emova.session.events import Failed
-from emova.session.scheduler import Hub
+from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
 from emova.speech.style import EMOTIONS, PITCHES, Style
 from emova_eval.suite.codec import unit_distances
@@ -50,7 +50,7 @@ def test_the_same_question_gets_the_same_answer(assistant: Assistant) -> None:
 def test_it_answers_in_streaming_thoughts_too(assistant: Assistant) -> None:
     ratio = assistant.parts.model.config.thoughts_ratio
     thoughts = Assistant(assistant.parts, assistant.config, make_reply_format("thoughts", ratio))
-    session = Hub(thoughts).open()
+    session = Scheduler(thoughts).open()
     session.show(EXAMPLES / "photo.png")
     session.hear(load_audio(EXAMPLES / "question.wav", 16_000))
     events = list(session.ask())
@@ -60,8 +60,8 @@ def test_it_answers_in_streaming_thoughts_too(assistant: Assistant) -> None:
 
 
 def test_a_minute_of_noise_is_answered_or_refused_and_forgotten(assistant: Assistant) -> None:
-    hub = Hub(assistant)
-    session, other = hub.open(), hub.open()
+    scheduler = Scheduler(assistant)
+    session, other = scheduler.open(), scheduler.open()
     wanted = list(other.ask("How are you?"))[-1].reply
     noise = np.random.default_rng(0).normal(0, 0.1, 60 * 16_000).astype(np.float32)
     for piece in np.split(noise, 60):

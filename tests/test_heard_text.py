@@ -12,7 +12,7 @@ import torch
 from emova.decoding.ctc import CtcPrefix, HeardText, JointSampler
 from emova.decoding.loop import Decoder, Prompt
 from emova.decoding.sampling import GREEDY, Sampler, Sampling
-from emova.engine.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
 from emova.reply.grammar import FreeText, Grammar, TokenTable
 from emova.reply.json import text_grammar
 
@@ -220,14 +220,16 @@ def test_questions_heard_side_by_side_are_written_as_each_alone(tiny_model, tiny
     heard = [table.unit_ids[random.integers(0, len(table.unit_ids), count)].tolist() for count in (20, 70)]
     prompts = [Prompt((5, table.speech_start, *units, table.speech_end, 7, 8)) for units in heard]
 
-    def start(prompt: Prompt) -> Writer:
+    def start(prompt: Prompt) -> GenerationRequest:
         sampling = Sampling(text_temperature=0.0, heard_weight=0.9)
-        return Writer.start(engine, engine.new_context(), prompt, text_grammar(table, 24, transcribes=True), sampling)
+        return GenerationRequest.start(
+            engine, engine.new_context(), prompt, text_grammar(table, 24, transcribes=True), sampling
+        )
 
-    def write(writers: list[Writer]) -> list[list[int]]:
-        while going := [writer for writer in writers if not writer.done]:
+    def write(requests: list[GenerationRequest]) -> list[list[int]]:
+        while going := [request for request in requests if not request.done]:
             engine.step(going)
-        return [writer.written for writer in writers]
+        return [request.written for request in requests]
 
     together = write([start(prompt) for prompt in prompts])
     assert together == [write([start(prompt)])[0] for prompt in prompts] and all(map(len, together))

@@ -15,10 +15,10 @@ from emova.reply.json import (
     JsonReply,
     Marker,
     PieceReader,
+    ReplyConstraints,
     ReplyDone,
     ReplyLimits,
     ReplyParser,
-    ReplyWish,
     SpokenReply,
     StyleChosen,
     TextDelta,
@@ -124,7 +124,7 @@ def test_grammar_accepts_what_training_writes(table: TokenTable) -> None:
 def test_random_decoding_under_the_grammar_is_always_a_valid_reply(table: TokenTable, seed: int) -> None:
     rng = np.random.default_rng(seed)
     limits = ReplyLimits(max_transcript_tokens=12, max_text_tokens=20, max_units=30)
-    wish = ReplyWish(transcript='given "text"' if seed % 3 == 0 else None, limits=limits)
+    wish = ReplyConstraints(transcript='given "text"' if seed % 3 == 0 else None, limits=limits)
     grammar = JsonReply().grammar(table, wish)
     ids = grammar.take_forced()
     while not grammar.done:
@@ -225,7 +225,7 @@ def test_forged_control_tokens_stay_text(table: TokenTable) -> None:
 
 def test_limits_close_the_reply(table: TokenTable) -> None:
     limits = ReplyLimits(max_transcript_tokens=3, max_text_tokens=4, max_units=5)
-    grammar = JsonReply().grammar(table, ReplyWish(emotion="sad", pitch="low", limits=limits))
+    grammar = JsonReply().grammar(table, ReplyConstraints(emotion="sad", pitch="low", limits=limits))
     ids = grammar.take_forced()
     half_character = next(token for token, piece in enumerate(table.token_bytes) if piece == b"\xf0")
     for _ in range(200):
@@ -265,7 +265,7 @@ def test_tokenizer_without_units_is_refused() -> None:
 def test_a_reply_never_needs_more_than_its_limits_and_overhead(table: TokenTable, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for room in (32, 47, 100):
-        wish = ReplyWish(limits=ReplyLimits().within(room))
+        wish = ReplyConstraints(limits=ReplyLimits().within(room))
         budget = room + JsonReply().overhead(table, wish)
         grammar = JsonReply().grammar(table, wish)
         count = len(grammar.take_forced())

@@ -9,9 +9,9 @@ from emova.engine.streams import EventStream, run
 from emova.reply.grammar import TokenTable
 from emova.reply.interleaved import Ratio, StreamingThoughts
 from emova.reply.json import (
+    ReplyConstraints,
     ReplyDone,
     ReplyLimits,
-    ReplyWish,
     SpokenReply,
     StyleChosen,
     UnitsDelta,
@@ -43,7 +43,7 @@ def test_written_allowed_and_read_back(table) -> None:
     thoughts = StreamingThoughts(RATIO)
     for reply in replies(table):
         ids = thoughts.encode(reply, table)
-        grammar = thoughts.grammar(table, ReplyWish(limits=ReplyLimits(max_text_tokens=200, max_units=200)))
+        grammar = thoughts.grammar(table, ReplyConstraints(limits=ReplyLimits(max_text_tokens=200, max_units=200)))
         taken = grammar.take_forced()
         while not grammar.done:
             token = ids[len(taken)]
@@ -64,7 +64,7 @@ def test_any_choice_is_a_valid_reply_within_its_limits(table) -> None:
     thoughts, rng = StreamingThoughts(RATIO), np.random.default_rng(0)
     limits = ReplyLimits(max_text_tokens=10, max_units=15)
     for round_ in range(60):
-        wish = ReplyWish(None, "sad" if round_ % 2 else None, "high" if round_ % 3 else None, limits)
+        wish = ReplyConstraints(None, "sad" if round_ % 2 else None, "high" if round_ % 3 else None, limits)
         grammar = thoughts.grammar(table, wish)
         ids = grammar.take_forced()
         while not grammar.done:

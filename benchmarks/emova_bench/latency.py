@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emova.session.scheduler import Hub
+from emova.session.scheduler import Scheduler
 from emova_bench.common import arguments, first_sound, load, median, parse, question, report, whole_reply
 
 STEPS = ("tokenize", "prefill", "decode", "speech")
@@ -36,17 +36,17 @@ def main(given: Sequence[str] | None = None) -> None:
     assistant = load(options)
     image = Image.fromarray(np.full((224, 224, 3), 128, dtype=np.uint8))
     rows: list[dict[str, Any]] = []
-    hub = Hub(assistant)
+    scheduler = Scheduler(assistant)
     for seconds in options.seconds:
         speech = question(seconds)
         for picture in (None, image):
             taken: dict[int, list[dict[str, float]]] = {1: [], 2: []}
             whole: list[float] = []
-            warm = hub.open()
+            warm = scheduler.open()
             waterfall(warm, speech, picture)
             warm.close()
             for _ in range(options.repeats):
-                session = hub.open()
+                session = scheduler.open()
                 taken[1].append(waterfall(session, speech, picture))
                 taken[2].append(waterfall(session, speech, None))  # the picture, if any, is remembered
                 session.close()

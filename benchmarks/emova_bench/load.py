@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from emova.events import Done, Reply
-from emova.session.scheduler import Hub, HubConfig
+from emova.session.scheduler import Scheduler, SchedulerConfig
 from emova_bench.common import arguments, checked, load, parse, report
 
 
-def together(hub: Hub, texts: list[str]) -> list[tuple[float, Reply]]:
+def together(scheduler: Scheduler, texts: list[str]) -> list[tuple[float, Reply]]:
     """When each reply was whole, and the replies."""
     started = time.perf_counter()
-    readers = {index: hub.open().ask(text) for index, text in enumerate(texts)}
+    readers = {index: scheduler.open().ask(text) for index, text in enumerate(texts)}
     ended: list[tuple[float, Reply]] = []
     while readers:
         for index, reader in list(readers.items()):
@@ -38,7 +38,7 @@ def main(given: Sequence[str] | None = None) -> None:
         factors: list[list[float]] = []
         times: list[tuple[float, float]] = []
         for _ in range(options.repeats):
-            ended = together(Hub(assistant, HubConfig(max_sessions=count)), texts)
+            ended = together(Scheduler(assistant, SchedulerConfig(max_sessions=count)), texts)
             factors.append(sorted(seconds / (len(reply.audio) / reply.sample_rate) for seconds, reply in ended))
             started = time.perf_counter()
             for text in texts:

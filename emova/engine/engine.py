@@ -112,34 +112,34 @@ class Engine:
         return hidden
 
     @torch.inference_mode()
-    def step(self, writers: Sequence[Writer]) -> None:
-        """One forward pass for all ``writers`` (none of them done), and one more for each that has a draft. Each that
+    def step(self, requests: Sequence[GenerationRequest]) -> None:
+        """One forward pass for all ``requests`` (none of them done), and one more for each that has a draft. Each that
         has read all of its input chooses.
 
-        A writer whose scores are damaged is done with an error; the others go on.
+        A request whose scores are damaged is done with an error; the others go on.
         """
-        drafted, writers = ([w for w in writers if bool(w.draft) == has] for has in (True, False))
-        for writer in drafted:
-            hidden_TD = self.llama.forward([(writer.context.cache, writer.take_input(MOST_POSITIONS))], every=True)
-            writer.reading.hear(self.llama)
-            writer.choose_along(hidden_TD, self.llama)
-        if not writers:
+        drafted, requests = ([w for w in requests if bool(w.draft) == has] for has in (True, False))
+        for request in drafted:
+            hidden_TD = self.llama.forward([(request.context.cache, request.take_input(MOST_POSITIONS))], every=True)
+            request.reading.hear(self.llama)
+            request.choose_along(hidden_TD, self.llama)
+        if not requests:
             return
-        rows = [(writer.context.cache, writer.take_input(self.config.prefill_chunk)) for writer in writers]
+        rows = [(request.context.cache, request.take_input(self.config.prefill_chunk)) for request in requests]
         hidden = self.llama.forward(rows, lasting=False)
-        for writer in writers:
-            writer.reading.hear(self.llama)
+        for request in requests:
+            request.reading.hear(self.llama)
         # Those that choose among the same set share one product with the head.
         groups: dict[int, list[int]] = {}
-        for index, writer in enumerate(writers):
-            if writer.ready:
-                groups.setdefault(id(writer.choices()), []).append(index)
+        for index, request in enumerate(requests):
+            if request.ready:
+                groups.setdefault(id(request.choices()), []).append(index)
         for indices in groups.values():
-            allowed = writers[indices[0]].choices()
+            allowed = requests[indices[0]].choices()
             rows_ND = hidden if len(indices) == len(hidden) else hidden[indices]
             scores = self.llama.scores(rows_ND, allowed, lasting=False).cpu().numpy()
             for index, row in zip(indices, scores, strict=True):
-                writers[index].choose(row, self.llama)
+                requests[index].choose(row, self.llama)
 
 
 @dataclass
@@ -174,11 +174,11 @@ class Reading:
 
 
 @dataclass
-class Writer:
+class GenerationRequest:
     """One reply that is being written.
 
     Attributes:
-        context: what was read; its cache must belong to this writer alone.
+        context: what was read; its cache must belong to this request alone.
         grammar: what may come.
         reading: what is still to be read before the next choice.
         written: tokens that are certain and were not taken yet.
@@ -196,7 +196,9 @@ class Writer:
     _choices: Any = None
 
     @classmethod
-    def start(cls, engine: Engine, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling) -> Writer:
+    def start(
+        cls, engine: Engine, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling
+    ) -> GenerationRequest:
         """A reply after ``prompt``; what waits in the context and what the grammar forces is read with it."""
         forced = grammar.take_forced()
         sampler = JointSampler(Sampler(sampling, engine.llama.token_count), context.heard)
@@ -314,15 +316,15 @@ class EngineDecoder:
         Raises:
             InputError: the scores are not numbers (damaged weights).
         """
-        writer = Writer.start(self.engine, context, prompt, grammar, sampling)
-        if writer.written:
-            yield writer.take_written()
-        while not writer.done:
-            self.engine.step([writer])
-            if writer.written:
-                yield writer.take_written()
-        if writer.error is not None:
-            raise writer.error
+        request = GenerationRequest.start(self.engine, context, prompt, grammar, sampling)
+        if request.written:
+            yield request.take_written()
+        while not request.done:
+            self.engine.step([request])
+            if request.written:
+                yield request.take_written()
+        if request.error is not None:
+            raise request.error
 
 
 def best_decoder(model: Any, config: EngineConfig = EngineConfig()) -> Decoder | EngineDecoder:

@@ -16,7 +16,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.reply.grammar import NORMAL, Choice, Fixed, Grammar, Kind, TokenTable
-from emova.reply.json import ReplyWish
+from emova.reply.json import ReplyConstraints
 from emova.reply.parser import (
     Marker,
     Piece,
@@ -153,7 +153,7 @@ class StreamingThoughts:
                 ids += [table.speech_start, *table.unit_ids[run].tolist(), table.speech_end]
         return [*ids, table.end_of_turn]
 
-    def grammar(self, table: TokenTable, wish: ReplyWish) -> Grammar:
+    def grammar(self, table: TokenTable, wish: ReplyConstraints) -> Grammar:
         """A reply is always a style, some text and some units."""
         emotions = EMOTIONS if wish.emotion is None else (wish.emotion,)
         pitches = PITCHES if wish.pitch is None else (wish.pitch,)
@@ -162,7 +162,7 @@ class StreamingThoughts:
         body = _Alternating(table, self.ratio, max(1, limits.max_text_tokens), max(1, limits.max_units))
         return Grammar([Fixed(headers[0]) if len(headers) == 1 else Choice(headers), body])
 
-    def overhead(self, table: TokenTable, wish: ReplyWish) -> int:
+    def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
         header = max(len(table.encode(_header(e, p))) for e in EMOTIONS for p in PITCHES)
         # Two marks a block; a block that is not the last holds text_tokens of the text.

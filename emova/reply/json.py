@@ -57,7 +57,7 @@ __all__ = [
     "ReplyFormat",
     "ReplyLimits",
     "ReplyParser",
-    "ReplyWish",
+    "ReplyConstraints",
     "SpokenReply",
     "StyleChosen",
     "TextDelta",
@@ -102,7 +102,7 @@ class ReplyLimits:
 
 
 @dataclass(frozen=True)
-class ReplyWish:
+class ReplyConstraints:
     """What of a reply is given beforehand; None leaves it to the model."""
 
     transcript: str | None = None
@@ -131,10 +131,10 @@ class ReplyFormat(Protocol):
     def encode(self, reply: SpokenReply, table: TokenTable) -> list[int]:
         """The token ids of a reply, end of turn included, as the grammar would let the model write it."""
 
-    def grammar(self, table: TokenTable, wish: ReplyWish) -> Grammar:
+    def grammar(self, table: TokenTable, wish: ReplyConstraints) -> Grammar:
         """What a reply may look like."""
 
-    def overhead(self, table: TokenTable, wish: ReplyWish) -> int:
+    def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
 
     def parser(self, gender: str = DEFAULT_VOICE) -> Parser:
@@ -185,11 +185,11 @@ class JsonReply:
         ids += [*table.encode(self._before(4)), table.speech_start, *table.unit_ids[list(reply.units)].tolist()]
         return [*ids, table.speech_end, *table.encode('"}'), table.end_of_turn]
 
-    def grammar(self, table: TokenTable, wish: ReplyWish | None = None) -> Grammar:
+    def grammar(self, table: TokenTable, wish: ReplyConstraints | None = None) -> Grammar:
         """What a reply may look like."""
-        return Grammar(self._segments(table, wish or ReplyWish()))
+        return Grammar(self._segments(table, wish or ReplyConstraints()))
 
-    def overhead(self, table: TokenTable, wish: ReplyWish) -> int:
+    def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
         lengths = [len(segment) for segment in self._segments(table, wish) if isinstance(segment, Fixed | Choice)]
         # Each free text may go on to the end of a character (3 bytes) and ends with a quote; the units have an end.
@@ -210,7 +210,7 @@ class JsonReply:
         """What stands before the value ``index``, from the last quote on."""
         return ('{"' if index == 0 else ', "') + KEYS[index] + '": "'
 
-    def _segments(self, table: TokenTable, wish: ReplyWish) -> list[Segment]:
+    def _segments(self, table: TokenTable, wish: ReplyConstraints) -> list[Segment]:
         limits = wish.limits
         skeleton = [table.encode(self._before(index)) for index in range(len(KEYS))]
         transcript: Segment

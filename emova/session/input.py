@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from emova.assistant import Assistant
 
 
-class Ears:
+class StreamingTokenizer:
     """One recording that is still going on.
 
     Args:
@@ -80,7 +80,7 @@ class Question:
     def __init__(self, assistant: Assistant) -> None:
         self._assistant = assistant
         self.picture: Prompt | None = None
-        self.ears: Ears | None = None
+        self.ears: StreamingTokenizer | None = None
 
     def show(self, image: Any) -> None:
         """Take a loaded picture; it replaces an earlier one of this question."""
@@ -91,7 +91,7 @@ class Question:
     def hear(self, samples: Any) -> None:
         """Take the next samples. Raises: InputError."""
         if self.ears is None:
-            self.ears = Ears(self._assistant.speech_tokenizer, self._assistant.config.audio_limits)
+            self.ears = StreamingTokenizer(self._assistant.speech_tokenizer, self._assistant.config.audio_limits)
         self.ears.step(samples)
 
     @property

@@ -17,7 +17,7 @@ from emova.speech.style import Style
 from emova.speech.voice import DEFAULT_PLAN, ChunkPlan, Voice
 
 
-class Telling:
+class ReplyAssembler:
     """Gathers one reply, and speaks it."""
 
     def __init__(self, voice: Voice, gender: str, in_chunks: bool, plan: ChunkPlan = DEFAULT_PLAN) -> None:

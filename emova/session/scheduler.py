@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from emova.core.errors import InputError
 from emova.engine.engine import EngineDecoder
-from emova.session.generation import SingleTask
+from emova.session.generation import GenerationTask
 from emova.session.session import Session
 from emova.speech.style import DEFAULT_VOICE, check_voice
 from emova.speech.voice import ChunkPlan
@@ -27,7 +27,7 @@ _SWEEPS = 10
 
 
 @dataclass(frozen=True)
-class HubConfig:
+class SchedulerConfig:
     """Bounds of the sessions.
 
     Attributes:
@@ -43,7 +43,7 @@ class HubConfig:
     chunks: ChunkPlan = field(default_factory=ChunkPlan)
 
 
-class Hub:
+class Scheduler:
     """Opens sessions and writes all their replies together.
 
     Readers may come from several threads; each round is made by one of them, under ``lock``. No thread is started, so
@@ -58,14 +58,17 @@ class Hub:
     """
 
     def __init__(
-        self, assistant: Assistant, config: HubConfig = HubConfig(), clock: Callable[[], float] = time.monotonic
+        self,
+        assistant: Assistant,
+        config: SchedulerConfig = SchedulerConfig(),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not isinstance(assistant.decoder, EngineDecoder):
             raise InputError("sessions need the streaming engine: a plain LLaMA on a CPU or a CUDA GPU")
         self.assistant, self.config, self.clock = assistant, config, clock
         self.engine = assistant.decoder.engine
         self.lock = threading.RLock()
-        self._sessions: list[Session | SingleTask] = []
+        self._sessions: list[Session | GenerationTask] = []
         self._swept = clock()
 
     def __len__(self) -> int:
@@ -93,7 +96,7 @@ class Hub:
         """
         with self.lock:
             self._check_room()
-            task = SingleTask(self, prompt, grammar)
+            task = GenerationTask(self, prompt, grammar)
             self._sessions.append(task)
         try:
             yield from task.tokens()
@@ -128,7 +131,7 @@ class Hub:
             if not moving:
                 return False
             try:
-                self.engine.step([session.writer for session in moving if session.writer is not None])
+                self.engine.step([session.request for session in moving if session.request is not None])
             except Exception:
                 # The fault may be any session's: none of them has a cache that can be trusted.
                 log.exception("a round failed")
@@ -139,7 +142,7 @@ class Hub:
                 session.advance()
             return True
 
-    def leave(self, session: Session | SingleTask) -> None:
+    def leave(self, session: Session | GenerationTask) -> None:
         """Forget a closed session or a task that has ended."""
         if session in self._sessions:
             self._sessions.remove(session)

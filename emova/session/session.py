@@ -11,54 +11,54 @@ from typing import TYPE_CHECKING, Any
 
 from emova.core.errors import InputError
 from emova.decoding.loop import Context, Prompt, Sampling
-from emova.engine.engine import Writer
+from emova.engine.engine import GenerationRequest
 from emova.engine.streams import EventStream
 from emova.events import AudioChunk, Done
-from emova.reply.json import ReplyLimits, ReplyWish, SpokenReply, merge_deltas
+from emova.reply.json import ReplyConstraints, ReplyLimits, SpokenReply, merge_deltas
 from emova.session.events import Cancelled, Failed, SessionEvent
 from emova.session.history import Turn, newest, not_read, text_heard
 from emova.session.input import Question
-from emova.session.output import Telling
+from emova.session.output import ReplyAssembler
 from emova.speech.style import check_emotion, check_pitch
 from emova.vision.image import load_image
 
 if TYPE_CHECKING:
-    from emova.session.scheduler import Hub
+    from emova.session.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 FAULT = "the reply broke off by a fault inside; ask again"
 
 
 class Session:
-    """Opened by ``Hub.open``. Everything bounded: one cache, a queue of events, the reply's length, the turns kept.
+    """Opened by ``Scheduler.open``. Everything bounded: one cache, a queue of events, the reply's length, the turns kept.
 
     A turn is: ``show`` a picture and ``hear`` samples in any order, then ``ask`` and read the events. A turn that
     fails leaves no trace. Sound of an earlier ``generation`` than the session's is out of date.
     """
 
-    def __init__(self, hub: Hub, voice: str, instructions: str = "") -> None:
-        self.hub, self.voice, self.instructions = hub, voice, instructions
+    def __init__(self, scheduler: Scheduler, voice: str, instructions: str = "") -> None:
+        self.scheduler, self.voice, self.instructions = scheduler, voice, instructions
         # Who speaks: another Voice of the same checkpoint may be put here between two replies.
-        self.speaker = hub.assistant.voice
+        self.speaker = scheduler.assistant.voice
         self.generation = 0
         self.closed = False
-        self.touched = hub.clock()
-        self.writer: Writer | None = None
-        self.telling: Telling | None = None
+        self.touched = scheduler.clock()
+        self.request: GenerationRequest | None = None
+        self.assembler: ReplyAssembler | None = None
         self._queue: deque[SessionEvent] = deque()
         self._turns: list[Turn] = []
-        self._context = hub.engine.new_context()
-        self._question = Question(hub.assistant)
+        self._context = scheduler.engine.new_context()
+        self._question = Question(scheduler.assistant)
         self._asked = Prompt(())
         self._mark = self._context.mark()
         self._read: list[int] = []  # of the question
         # The last reply until the next question begins: its sound may still be playing.
-        self._told: Telling | None = None
+        self._told: ReplyAssembler | None = None
         self._told_mark, self._told_picture = self._mark, self._question.picture
         self._delivered = self._heard_units = 0
         self._answer: list[int] = []
         self._last: SpokenReply | None = None  # what the last turn answered
-        self._events = EventStream(hub.assistant.table, hub.assistant.reply_format.parser(voice))
+        self._events = EventStream(scheduler.assistant.table, scheduler.assistant.reply_format.parser(voice))
         self._started = self._listened = 0.0
         self._begin()
 
@@ -74,8 +74,8 @@ class Session:
     # --- listening ----------------------------------------------------------------------------------------------------
     def show(self, image: Any) -> None:
         """A picture for this turn, read at once; a second one replaces the first. Raises: InputError."""
-        picture = load_image(image, self.hub.assistant.config.image_limits)
-        with self.hub.lock:
+        picture = load_image(image, self.scheduler.assistant.config.image_limits)
+        with self.scheduler.lock:
             self._check_listening()
             self._question.show(picture)
             # What was heard stands behind the picture, so it is read again.
@@ -89,9 +89,9 @@ class Session:
             InputError: the samples are unusable or at another rate (the turn stays as it was), or the question has
                 become too long (the turn is dropped).
         """
-        with self.hub.lock:
+        with self.scheduler.lock:
             self._check_listening()
-            wanted = self.hub.assistant.speech_tokenizer.sample_rate
+            wanted = self.scheduler.assistant.speech_tokenizer.sample_rate
             if sample_rate not in (None, wanted):
                 raise InputError(f"the audio: {sample_rate} Hz, and this session hears {wanted} Hz; resample it")
             try:
@@ -104,10 +104,10 @@ class Session:
 
     def instruct(self, instructions: str) -> None:
         """Another system message, from the beginning of the conversation on. Raises: InputError."""
-        with self.hub.lock:
+        with self.scheduler.lock:
             self._check_listening()
             before, self.instructions = self.instructions, instructions
-            most = self.hub.engine.llama.max_length - self.hub.assistant.config.reply_limits.usual
+            most = self.scheduler.engine.llama.max_length - self.scheduler.assistant.config.reply_limits.usual
             left = most - len(self._opening().ids)
             kept = newest(self._turns, left)
             if not kept and left < 0:
@@ -119,11 +119,11 @@ class Session:
 
     def unhear(self) -> None:
         """Forget what was heard of this question; its picture stays. Raises: InputError."""
-        with self.hub.lock:
+        with self.scheduler.lock:
             self._check_listening()
             picture = self._question.picture
             self._question.close()
-            self._question = Question(self.hub.assistant)
+            self._question = Question(self.scheduler.assistant)
             self._question.picture = picture
             self._forget_question()
             if picture is not None:
@@ -139,15 +139,15 @@ class Session:
         Raises:
             InputError: nothing was asked, or the turn is longer than the model's context.
         """
-        with self.hub.lock:
+        with self.scheduler.lock:
             self._check_listening()
-            text = None if text is None else self.hub.assistant._check_text(text)
+            text = None if text is None else self.scheduler.assistant._check_text(text)
             if self._question.empty and text is None:
                 raise InputError("the conversation: an answer without a question before it")
             if self._question.ears is not None:
                 self._question.ears.finish()
             question = self._question.prompt(text)
-            answer = self.hub.assistant.reply_format.encode(reply, self.hub.assistant.table)
+            answer = self.scheduler.assistant.reply_format.encode(reply, self.scheduler.assistant.table)
             length = len(question.ids) + len(answer)
             self._make_room(length, length)
             if list(question.ids[: len(self._read)]) != self._read:
@@ -163,21 +163,21 @@ class Session:
 
         Returns: the units that stay; 0 forgets the turn.
         """
-        with self.hub.lock:
-            self.touched = self.hub.clock()
-            if self.writer is not None or self._told is not None:
+        with self.scheduler.lock:
+            self.touched = self.scheduler.clock()
+            if self.request is not None or self._told is not None:
                 before = self._told
                 self.cancel(heard_seconds)
                 return self._heard_units if self._told is not before else len(before.units) if before else 0
             if self._last is None or not self._turns:
                 return 0
-            kept = self._heard(self._last, heard_seconds * self.hub.assistant.voice.detokenizer.unit_rate)
+            kept = self._heard(self._last, heard_seconds * self.scheduler.assistant.voice.detokenizer.unit_rate)
             if len(kept.units) < len(self._last.units):
                 turn = self._turns.pop()
                 length, waiting = self._mark
                 asked = length + len(waiting) - len(turn.answer)
                 if kept.units:
-                    answer = self.hub.assistant.reply_format.encode(kept, self.hub.assistant.table)
+                    answer = self.scheduler.assistant.reply_format.encode(kept, self.scheduler.assistant.table)
                     self._turns.append(Turn(turn.question, tuple(answer)))
                     self._context.rewind((asked, ()))
                     self._context.waiting = answer
@@ -203,17 +203,17 @@ class Session:
         return length + len(waiting) + len(self._asked.ids)
 
     def _check_listening(self) -> None:
-        self.touched = self.hub.clock()
+        self.touched = self.scheduler.clock()
         if self.closed:
             raise InputError("the session is closed; open a new one")
-        if self.writer is not None:
+        if self.request is not None:
             raise InputError("a reply is being spoken; cancel it first")
         self._told = None
 
     def _begin(self) -> None:
         """Ready for a new question: what opens a conversation is read before anybody speaks."""
         self._question.close()
-        self._question = Question(self.hub.assistant)
+        self._question = Question(self.scheduler.assistant)
         self._read = []
         if not self._context.length:
             self._append(self._opening())
@@ -221,13 +221,13 @@ class Session:
 
     def _opening(self) -> Prompt:
         """What stands before the first turn: the start of the text, the wish for a spoken reply, and instructions."""
-        assistant = self.hub.assistant
+        assistant = self.scheduler.assistant
         system = " ".join(filter(None, (assistant.reply_format.system_prompt, self.instructions)))
         rendered = assistant._prompt([{"role": "system", "content": system}])
         return Prompt(rendered.ids[:-1])  # without the generation prompt
 
     def _append(self, prompt: Prompt) -> None:
-        self.hub.engine.feed(self._context, prompt)
+        self.scheduler.engine.feed(self._context, prompt)
 
     def _forget_question(self) -> None:
         self._context.rewind(self._mark)
@@ -237,13 +237,13 @@ class Session:
         """Read what is certain of the question; forget the oldest turns if it and a reply have no room."""
         so_far = self._question.so_far()
         if len(so_far.ids) > len(self._read):  # now, while nobody waits, and not when it is to be answered
-            self._make_room_to_answer(len(so_far.ids), ReplyWish(), self.hub.assistant.config.reply_limits)
+            self._make_room_to_answer(len(so_far.ids), ReplyConstraints(), self.scheduler.assistant.config.reply_limits)
         self._append(not_read(so_far, self._read))
         self._read = list(so_far.ids)
 
-    def _make_room_to_answer(self, asked: int, wish: ReplyWish, limits: ReplyLimits) -> int:
+    def _make_room_to_answer(self, asked: int, wish: ReplyConstraints, limits: ReplyLimits) -> int:
         """Room for a question of ``asked`` tokens and a usual reply; how many tokens frame the reply's content."""
-        assistant, most = self.hub.assistant, self.hub.engine.llama.max_length
+        assistant, most = self.scheduler.assistant, self.scheduler.engine.llama.max_length
         overhead = assistant.reply_format.overhead(assistant.table, wish)
         self._make_room(asked + min(overhead + limits.usual, most // 2), asked + overhead + limits.least)
         return overhead
@@ -254,7 +254,7 @@ class Session:
         Raises:
             InputError: there are not even ``least`` without earlier turns.
         """
-        most = self.hub.engine.llama.max_length
+        most = self.scheduler.engine.llama.max_length
         length, waiting = self._mark
         if length + len(waiting) + wanted <= most or (not self._turns and length + len(waiting) + least <= most):
             return
@@ -275,7 +275,7 @@ class Session:
 
     def _drop_turn(self) -> None:
         self._context.rewind(self._mark)
-        self.writer = self.telling = self._told = None
+        self.request = self.assembler = self._told = None
         self._begin()
 
     # --- answering ----------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class Session:
         The last event is Done, Failed or Cancelled. Leaving the iterator early cancels the reply; nothing that goes
         wrong is raised here.
         """
-        with self.hub.lock:
+        with self.scheduler.lock:
             try:
                 self._check_listening()
             except InputError as error:
@@ -323,7 +323,7 @@ class Session:
         limits: ReplyLimits | None,
         sampling: Sampling | None,
     ) -> None:
-        assistant, self._started = self.hub.assistant, time.perf_counter()
+        assistant, self._started = self.scheduler.assistant, time.perf_counter()
         emotion = None if emotion is None else check_emotion(emotion)
         pitch = None if pitch is None else check_pitch(pitch)
         text = None if text is None else assistant._check_text(text)
@@ -334,45 +334,51 @@ class Session:
             ears.finish()
         self._listened = time.perf_counter()
         self._asked = self._question.prompt(text)
-        wish = ReplyWish(text if ears is None else None, emotion, pitch)
+        wish = ReplyConstraints(text if ears is None else None, emotion, pitch)
         reply_format, limits = assistant.reply_format, limits or assistant.config.reply_limits
         asked = len(self._asked.ids)
         overhead = self._make_room_to_answer(asked, wish, limits)
         length, waiting = self._mark
-        room = self.hub.engine.llama.max_length - length - len(waiting) - asked
+        room = self.scheduler.engine.llama.max_length - length - len(waiting) - asked
         wish = dataclasses.replace(wish, limits=limits.within(room - overhead))
         grammar = reply_format.grammar(assistant.table, wish)
         if list(self._asked.ids[: len(self._read)]) != self._read:
             self._forget_question()
         rest = not_read(self._asked, self._read)
-        self.writer = Writer.start(self.hub.engine, self._context, rest, grammar, sampling or assistant.config.sampling)
-        self.telling = self._told = Telling(self.speaker, self.voice, in_chunks=True, plan=self.hub.config.chunks)
+        self.request = GenerationRequest.start(
+            self.scheduler.engine, self._context, rest, grammar, sampling or assistant.config.sampling
+        )
+        self.assembler = self._told = ReplyAssembler(
+            self.speaker, self.voice, in_chunks=True, plan=self.scheduler.config.chunks
+        )
         self._told_mark, self._told_picture = self._mark, self._question.picture
         self._events = EventStream(assistant.table, reply_format.parser(self.voice))
         self._answer, self._delivered = [], 0
-        self._take(self.writer.take_written())
+        self._take(self.request.take_written())
 
     @property
     def wants_tokens(self) -> bool:
         """Whether the next round should move this session's reply on."""
-        return self.writer is not None and not self.writer.done and len(self._queue) < self.hub.config.max_events
+        return (
+            self.request is not None and not self.request.done and len(self._queue) < self.scheduler.config.max_events
+        )
 
     def advance(self) -> None:
         """Take what a round wrote; a fault ends this session's turn and no other's."""
-        assert self.writer is not None and self.telling is not None
+        assert self.request is not None and self.assembler is not None
         try:
-            tokens = self.writer.take_written()
+            tokens = self.request.take_written()
             if tokens:
-                self.telling.prefilled = self.telling.prefilled or time.perf_counter()
+                self.assembler.prefilled = self.assembler.prefilled or time.perf_counter()
             self._take(tokens)
-            if self.writer.error is not None:
-                raise self.writer.error
-            if self.writer.grammar.done:
-                self._queue.extend(self.telling.finish())
-                reply = self.telling.reply(self._started, self._listened)
+            if self.request.error is not None:
+                raise self.request.error
+            if self.request.grammar.done:
+                self._queue.extend(self.assembler.finish())
+                reply = self.assembler.reply(self._started, self._listened)
                 self._turns.append(Turn(self._asked, tuple(self._answer)))
                 self._last = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
-                self.writer = self.telling = None
+                self.request = self.assembler = None
                 self._begin()
                 self._queue.append(Done(reply))
         except InputError as error:
@@ -382,10 +388,10 @@ class Session:
             self.fail(FAULT)
 
     def _take(self, tokens: list[int]) -> None:
-        assert self.telling is not None
+        assert self.assembler is not None
         self._answer += tokens
         for event in merge_deltas(self._events.step(tokens)):
-            self._queue.extend(self.telling.take(event))
+            self._queue.extend(self.assembler.take(event))
 
     def fail(self, message: str) -> None:
         """End the turn with an error; the session goes on without it."""
@@ -401,24 +407,24 @@ class Session:
                 yield event
         finally:
             if not ended:
-                with self.hub.lock:
+                with self.scheduler.lock:
                     if self.generation == generation:
                         self.cancel()
 
     def _next(self, generation: int) -> SessionEvent:
         while True:
-            with self.hub.lock:
+            with self.scheduler.lock:
                 if self.generation != generation:
                     return Cancelled(self.generation, self._heard_units)
                 if self._queue:
-                    self.touched = self.hub.clock()
+                    self.touched = self.scheduler.clock()
                     event = self._queue.popleft()
                     if isinstance(event, AudioChunk):
                         self._delivered += len(event.samples)
                     return event
                 if self.closed:
                     return Failed("the session is closed; open a new one")
-                moved = self.hub.pump()
+                moved = self.scheduler.pump()
                 assert moved or self._queue, "a reply that neither moves nor ends"
 
     # --- interrupting -------------------------------------------------------------------------------------------------
@@ -432,12 +438,12 @@ class Session:
                 much of the reply is remembered; if nothing was heard, the turn is forgotten, but its picture stays
                 for the next question.
         """
-        with self.hub.lock:
-            self.touched = self.hub.clock()
-            told, running = self._told, self.writer is not None
+        with self.scheduler.lock:
+            self.touched = self.scheduler.clock()
+            told, running = self._told, self.request is not None
             if told is None:
                 return
-            voice = self.hub.assistant.voice
+            voice = self.scheduler.assistant.voice
             heard = self._delivered if heard_seconds is None else int(heard_seconds * voice.sample_rate)
             per_unit = voice.sample_rate / voice.detokenizer.unit_rate
             units = min(int(min(heard, self._delivered) / per_unit), len(told.units))
@@ -448,7 +454,7 @@ class Session:
             self._queue.clear()
             if not running:
                 self._turns.pop()
-            self.writer = self.telling = None
+            self.request = self.assembler = None
             self._mark, picture = self._told_mark, self._told_picture
             length, waiting = self._mark
             asked = length + len(waiting) + len(self._asked.ids)
@@ -464,19 +470,19 @@ class Session:
             style = told.chosen.style
             whole = SpokenReply(told.transcript, told.text, style.emotion, style.pitch, tuple(told.units))
             self._last = reply = self._heard(whole, units)
-            answer = self.hub.assistant.reply_format.encode(reply, self.hub.assistant.table)
+            answer = self.scheduler.assistant.reply_format.encode(reply, self.scheduler.assistant.table)
             self._turns.append(Turn(self._asked, tuple(answer)))
             self._context.waiting = answer
             self._begin()
 
     def close(self) -> None:
         """Free the session's memory; its reader gets an error."""
-        with self.hub.lock:
+        with self.scheduler.lock:
             if not self.closed:
                 self.closed = True
-                self.writer = self.telling = self._told = None
+                self.request = self.assembler = self._told = None
                 self._queue.clear()
                 self._turns = []
                 self._question.close()
                 self._context = Context(None)
-                self.hub.leave(self)
+                self.scheduler.leave(self)

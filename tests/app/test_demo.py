@@ -46,9 +46,9 @@ def assistant(tiny_checkpoint):
 
 @pytest.fixture()
 def visits(assistant, activity):
-    from emova.session.scheduler import Hub, HubConfig
+    from emova.session.scheduler import Scheduler, SchedulerConfig
 
-    opened = Visits(Hub(assistant, HubConfig(max_sessions=2)), activity)
+    opened = Visits(Scheduler(assistant, SchedulerConfig(max_sessions=2)), activity)
     yield opened
     opened.close_all()
 
@@ -179,7 +179,7 @@ def test_visits_are_bounded_and_leave_nothing_behind(visits):
     with pytest.raises(InputError, match="in use"):
         visits.open()
     visits.close(first.ticket)
-    assert first.session.closed and len(visits) == len(visits.hub) == 1
+    assert first.session.closed and len(visits) == len(visits.scheduler) == 1
     with pytest.raises(InputError, match="reload"):
         visits.find(first.ticket)
     assert visits.find(second.ticket) is second

@@ -295,10 +295,10 @@ def test_a_client_that_never_reads_is_cut(strict) -> None:
             assert httpx.get(f"http://127.0.0.1:{strict.port}/healthz", timeout=20).status_code == 200
         # It was counted when the server gave it up; its voice ends with the chunk that is being made.
         for _ in range(100):
-            if not strict.service.queue.inside and not len(strict.service.hub):
+            if not strict.service.queue.inside and not len(strict.service.scheduler):
                 break
             time.sleep(0.1)
-    assert cut._value.get() == before + 1 and not strict.service.queue.inside and not len(strict.service.hub)
+    assert cut._value.get() == before + 1 and not strict.service.queue.inside and not len(strict.service.scheduler)
 
 
 def test_64_clients_at_once(strict) -> None:
@@ -323,10 +323,10 @@ def test_a_client_that_leaves_stops_its_answer(strict) -> None:
     with httpx.stream("POST", f"{strict.url}/chat/completions", json=wish, timeout=60) as response:
         next(response.iter_raw())
     for _ in range(300):
-        if not strict.service.queue.inside and not len(strict.service.hub):
+        if not strict.service.queue.inside and not len(strict.service.scheduler):
             break
         time.sleep(0.1)
-    assert not strict.service.queue.inside and not len(strict.service.hub)
+    assert not strict.service.queue.inside and not len(strict.service.scheduler)
     assert strict.service.metrics.cancelled.labels("disconnect")._value.get() >= before
 
 
@@ -358,7 +358,7 @@ def test_a_deadline_is_told(nano, serving) -> None:
         assert whole.status_code == 504 and whole.json()["error"]["code"] == "timeout"
         assert httpx.get(f"http://127.0.0.1:{server.port}/healthz").status_code == 200
         for _ in range(300):
-            if not server.service.queue.inside and not len(server.service.hub):
+            if not server.service.queue.inside and not len(server.service.scheduler):
                 return
             time.sleep(0.1)
     raise AssertionError("it still holds its place")

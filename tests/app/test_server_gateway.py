@@ -63,12 +63,12 @@ def client(front):
 @pytest.fixture()
 def slow(replica, monkeypatch):
     """The replica takes its time, so that what is done in the middle of an answer is."""
-    engine = replica.service.hub.engine
+    engine = replica.service.scheduler.engine
     step = engine.step
 
-    def later(writers):
+    def later(requests):
         time.sleep(0.1)
-        return step(writers)
+        return step(requests)
 
     monkeypatch.setattr(engine, "step", later)
 

@@ -68,8 +68,8 @@ class Talk:
 def only_session(running):
     """The session of the connection that is open; earlier ones may still be closing."""
     for _ in range(300):
-        with running.service.hub.lock:
-            found = list(running.service.hub._sessions)
+        with running.service.scheduler.lock:
+            found = list(running.service.scheduler._sessions)
         if len(found) == 1:
             return found[0]
         time.sleep(0.1)
@@ -308,7 +308,7 @@ def test_a_client_that_leaves_frees_its_session(client, running) -> None:
         connection.response.create()
         talk.until("response.created")
     for _ in range(200):
-        if running.service.realtime == len(running.service.hub) == before:
+        if running.service.realtime == len(running.service.scheduler) == before:
             return
         time.sleep(0.1)
     raise AssertionError("the session is still open")

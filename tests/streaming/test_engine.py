@@ -15,11 +15,11 @@ from emova.core.errors import InputError
 from emova.decoding.loop import Decoder, Prompt
 from emova.decoding.sampling import GREEDY, Sampling
 from emova.engine.cuda_graph import ReplayedStep
-from emova.engine.engine import Engine, EngineConfig, EngineDecoder, Writer
+from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
 from emova.engine.llama import Llama
 from emova.native.step import library
 from emova.reply.grammar import TokenTable
-from emova.reply.json import JsonReply, ReplyLimits, ReplyWish, speech_grammar, text_grammar
+from emova.reply.json import JsonReply, ReplyConstraints, ReplyLimits, speech_grammar, text_grammar
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 
@@ -232,14 +232,16 @@ def test_a_writer_knows_where_its_speech_begins(lively_model, table) -> None:
     for turn in range(2):
         prompt, start, written = Prompt(ids(9, turn)), context.length, list(context.waiting)
         written += prompt.ids
-        writer = Writer.start(engine, context, prompt, JsonReply().grammar(table, ReplyWish(limits=LIMITS)), GREEDY)
+        request = GenerationRequest.start(
+            engine, context, prompt, JsonReply().grammar(table, ReplyConstraints(limits=LIMITS)), GREEDY
+        )
         seen = set()
-        while not writer.done:
-            engine.step([writer])
+        while not request.done:
+            engine.step([request])
             seen.add(context.cache.speech)
-            written += writer.take_written()
-            if writer.done or writer.grammar.kind != "units":
-                assert writer.done or context.cache.speech is None
+            written += request.take_written()
+            if request.done or request.grammar.kind != "units":
+                assert request.done or context.cache.speech is None
             else:
                 assert context.cache.speech == start + written.index(table.speech_start) + 1
         assert len(seen - {None}) == 1
@@ -251,7 +253,9 @@ def test_a_gpu_writes_what_the_cpu_writes(lively_model, table) -> None:
     for device in ("cpu", "cuda"):
         decoder = EngineDecoder(Engine(lively_model.to(device)))
         context = decoder.new_context()
-        tokens = decoder.write(context, Prompt(ids(30)), JsonReply().grammar(table, ReplyWish(limits=LIMITS)), GREEDY)
+        tokens = decoder.write(
+            context, Prompt(ids(30)), JsonReply().grammar(table, ReplyConstraints(limits=LIMITS)), GREEDY
+        )
         written.append([token for certain in tokens for token in certain])
         assert device == "cpu" or context.cache.replay._graph is not None
     assert written[0] == written[1]
@@ -372,9 +376,9 @@ def grammars(table: TokenTable) -> list:
     return [
         text_grammar(table, 20),
         speech_grammar(table, "hello", 25),
-        JsonReply().grammar(table, ReplyWish(limits=LIMITS)),
-        JsonReply().grammar(table, ReplyWish("Hi!", "sad", "low", LIMITS)),
-        JsonReply().grammar(table, ReplyWish(emotion="happy", limits=LIMITS)),
+        JsonReply().grammar(table, ReplyConstraints(limits=LIMITS)),
+        JsonReply().grammar(table, ReplyConstraints("Hi!", "sad", "low", LIMITS)),
+        JsonReply().grammar(table, ReplyConstraints(emotion="happy", limits=LIMITS)),
     ]
 
 
@@ -407,26 +411,28 @@ def test_sessions_together_write_what_each_writes_alone(lively_model, table) -> 
         for index, grammar in enumerate(grammars(table)):
             written = decoder.write(decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling)
             alone.append([t for tokens in written for t in tokens])
-        writers = [
-            Writer.start(engine, decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling)
+        requests = [
+            GenerationRequest.start(
+                engine, decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling
+            )
             for index, grammar in enumerate(grammars(table))
         ]
-        waiting, step = list(writers), 0
-        active: list[Writer] = []
+        waiting, step = list(requests), 0
+        active: list[GenerationRequest] = []
         while waiting or active:  # they join one after another and leave as they end
             if waiting and step % 3 == 0:
                 active.append(waiting.pop(0))
             engine.step(active)
-            active = [writer for writer in active if not writer.done]
+            active = [request for request in active if not request.done]
             step += 1
-        assert [writer.written for writer in writers] == alone
+        assert [request.written for request in requests] == alone
 
 
 def test_threads_decode_side_by_side(lively_model, table) -> None:
     decoder = EngineDecoder(Engine(lively_model))
 
     def write(seed: int) -> list[int]:
-        grammar = JsonReply().grammar(table, ReplyWish(limits=LIMITS))
+        grammar = JsonReply().grammar(table, ReplyConstraints(limits=LIMITS))
         return [t for ts in decoder.write(decoder.new_context(), Prompt(ids(20, seed)), grammar, GREEDY) for t in ts]
 
     wanted = [write(seed) for seed in range(4)]
@@ -438,7 +444,8 @@ def test_one_damaged_session_leaves_the_others(lively_model, table) -> None:
     engine = Engine(lively_model)
     decoder = EngineDecoder(engine)
     good, bad = (
-        Writer.start(engine, decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY) for _ in range(2)
+        GenerationRequest.start(engine, decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY)
+        for _ in range(2)
     )
     wanted = [
         t for ts in decoder.write(decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY) for t in ts
@@ -446,7 +453,7 @@ def test_one_damaged_session_leaves_the_others(lively_model, table) -> None:
     engine.step([good, bad])
     bad.reading.left = torch.full_like(bad.reading.left, float("nan"))
     while not good.done:
-        engine.step([writer for writer in (good, bad) if not writer.done])
+        engine.step([request for request in (good, bad) if not request.done])
     assert isinstance(bad.error, InputError) and "damaged" in str(bad.error)
     assert good.written == wanted and good.error is None
 

@@ -13,7 +13,7 @@ from emova.core.errors import InputError
 from emova.events import AudioChunk, Done
 from emova.reply.json import ReplyLimits
 from emova.session.events import Cancelled, Failed
-from emova.session.scheduler import Hub
+from emova.session.scheduler import Scheduler
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -29,21 +29,21 @@ def assistant(tiny_checkpoint) -> Assistant:
 
 
 @pytest.fixture()
-def hub(assistant) -> Hub:
-    return Hub(assistant)
+def scheduler(assistant) -> Scheduler:
+    return Scheduler(assistant)
 
 
 @pytest.fixture()
-def read(hub, monkeypatch) -> list[int]:
+def read(scheduler, monkeypatch) -> list[int]:
     """The number of positions of each of the language model's forward passes."""
     counts: list[int] = []
-    forward = hub.engine.llama.forward
+    forward = scheduler.engine.llama.forward
 
     def counted(sequences, **options):
         counts.append(sum(len(new) for _, new in sequences))
         return forward(sequences, **options)
 
-    monkeypatch.setattr(hub.engine.llama, "forward", counted)
+    monkeypatch.setattr(scheduler.engine.llama, "forward", counted)
     return counts
 
 
@@ -54,9 +54,9 @@ def answers(session, text: str | None = None):
     return last.reply
 
 
-def test_a_second_question_reads_only_what_is_new(assistant, hub, read) -> None:
+def test_a_second_question_reads_only_what_is_new(assistant, scheduler, read) -> None:
     """The picture and the first turn stay in the cache; at the end of speech only the last units are left to read."""
-    session = hub.open()
+    session = scheduler.open()
     session.show(RED)
     pictured = sum(read)
     assert pictured >= 4, "a picture is read when it is shown"
@@ -80,9 +80,9 @@ def test_a_second_question_reads_only_what_is_new(assistant, hub, read) -> None:
     assert chat.chat(audio=question(2.0)).units == last.reply.units
 
 
-def test_room_is_made_while_the_question_is_spoken(assistant, hub, read) -> None:
+def test_room_is_made_while_the_question_is_spoken(assistant, scheduler, read) -> None:
     """A turn that has to be forgotten costs nothing at the end of speech: the question is read anew before."""
-    session = hub.open()
+    session = scheduler.open()
     for turn in range(2):
         for chunk in np.array_split(question(13.0), 40):
             session.hear(chunk)
@@ -94,22 +94,22 @@ def test_room_is_made_while_the_question_is_spoken(assistant, hub, read) -> None
         assert isinstance(list(events)[-1], Done)
 
 
-def test_a_cancel_stops_at_once(hub, read, monkeypatch) -> None:
+def test_a_cancel_stops_at_once(scheduler, read, monkeypatch) -> None:
     """Neither the language model nor the voice does anything more, and the queue is empty."""
-    session = hub.open()
+    session = scheduler.open()
     events = session.ask("Hello.")
     while not isinstance(next(events), AudioChunk):
         pass
-    speaking, steps = session.telling.speaking, len(read)
+    speaking, steps = session.assembler.speaking, len(read)
     monkeypatch.setattr(speaking, "step", lambda *_: pytest.fail("spoken after the cancel"))
     session.cancel()
     assert [type(event) for event in events] == [Cancelled]
-    assert len(read) == steps and not session._queue and session.writer is None
+    assert len(read) == steps and not session._queue and session.request is None
     answers(session, "And now?")
 
 
-def test_audio_that_ends_in_mid_frame(assistant, hub) -> None:
-    session = hub.open()
+def test_audio_that_ends_in_mid_frame(assistant, scheduler) -> None:
+    session = scheduler.open()
     speech = question()[: 8_000 - 77]
     for chunk in np.split(speech, [1, 400, 401, 1_000, 7_000]):
         session.hear(chunk)
@@ -117,20 +117,20 @@ def test_audio_that_ends_in_mid_frame(assistant, hub) -> None:
     assert reply.units == assistant.chat(audio=speech).units
 
 
-def test_a_session_closed_in_mid_chunk(hub) -> None:
-    session, other = hub.open(), hub.open()
+def test_a_session_closed_in_mid_chunk(scheduler) -> None:
+    session, other = scheduler.open(), scheduler.open()
     session.show(RED)
     session.hear(question()[:333])
     session.close()
     session.close()
-    assert len(hub) == 1 and not session._turns
+    assert len(scheduler) == 1 and not session._turns
     with pytest.raises(InputError, match="closed"):
         session.hear(question()[:333])
     answers(other, "Hello.")
 
 
-def test_another_sample_rate_in_mid_question(assistant, hub) -> None:
-    session = hub.open()
+def test_another_sample_rate_in_mid_question(assistant, scheduler) -> None:
+    session = scheduler.open()
     session.hear(question()[:4_000], 16_000)
     with pytest.raises(InputError, match="resample"):
         session.hear(question(), 44_100)
@@ -138,8 +138,8 @@ def test_another_sample_rate_in_mid_question(assistant, hub) -> None:
     assert answers(session).units == assistant.chat(audio=question()).units
 
 
-def test_silence_and_a_minute_of_noise(assistant, hub) -> None:
-    session, other = hub.open(), hub.open()
+def test_silence_and_a_minute_of_noise(assistant, scheduler) -> None:
+    session, other = scheduler.open(), scheduler.open()
     wanted = answers(other, "Hello.").units
     for _ in range(3):
         session.hear(np.zeros(16_000, dtype=np.float32))
@@ -151,12 +151,12 @@ def test_silence_and_a_minute_of_noise(assistant, hub) -> None:
             session.hear(rng.normal(scale=0.2, size=16_000).astype(np.float32))
     session.hear(rng.normal(scale=0.2, size=16_000).astype(np.float32))
     assert isinstance(list(session.ask())[-1], Done), "noise that fits is answered"
-    fresh = hub.open()
-    assert answers(fresh, "Hello.").units == wanted and session._context.length <= hub.engine.llama.max_length
+    fresh = scheduler.open()
+    assert answers(fresh, "Hello.").units == wanted and session._context.length <= scheduler.engine.llama.max_length
 
 
-def test_a_picture_replaced_in_mid_turn(assistant, hub) -> None:
-    session = hub.open()
+def test_a_picture_replaced_in_mid_turn(assistant, scheduler) -> None:
+    session = scheduler.open()
     session.show(BLUE)
     session.hear(question()[:5_000])
     session.show(RED)
@@ -167,9 +167,9 @@ def test_a_picture_replaced_in_mid_turn(assistant, hub) -> None:
     answers(session, "And now?")
 
 
-def test_a_picture_shown_while_a_reply_is_spoken_is_refused_and_the_reply_goes_on(assistant, hub) -> None:
-    wanted = list(hub.open().ask("Hello?"))[-1].reply
-    session = hub.open()
+def test_a_picture_shown_while_a_reply_is_spoken_is_refused_and_the_reply_goes_on(assistant, scheduler) -> None:
+    wanted = list(scheduler.open().ask("Hello?"))[-1].reply
+    session = scheduler.open()
     told = session.ask("Hello?")
     next(told)
     with pytest.raises(InputError, match="cancel it first"):
@@ -177,9 +177,9 @@ def test_a_picture_shown_while_a_reply_is_spoken_is_refused_and_the_reply_goes_o
     assert list(told)[-1].reply.units == wanted.units
 
 
-def test_a_voice_that_emits_nan(hub) -> None:
+def test_a_voice_that_emits_nan(scheduler) -> None:
     """A planted fault in one session's sound."""
-    session, other = hub.open(), hub.open()
+    session, other = scheduler.open(), scheduler.open()
     reader = other.ask("Hello.")
     next(reader)
 
@@ -190,7 +190,7 @@ def test_a_voice_that_emits_nan(hub) -> None:
         finish = step
 
     events = session.ask("Hello.")
-    session.telling.speaking._stream = Damaged()
+    session.assembler.speaking._stream = Damaged()
     *_, failed = events
     assert isinstance(failed, Failed) and "voice" in failed.message and len(session) == 0
     wanted = [event for event in reader][-1].reply.units
@@ -199,11 +199,11 @@ def test_a_voice_that_emits_nan(hub) -> None:
 
 def test_reading_goes_on_after_a_long_pause(assistant) -> None:
     """Back-pressure: a reader that stops holds its own reply only, and finds it whole when it comes back."""
-    hub = Hub(assistant)
-    slow, quick = hub.open(), hub.open()
+    scheduler = Scheduler(assistant)
+    slow, quick = scheduler.open(), scheduler.open()
     waiting = slow.ask("Who is it?")
     next(waiting)
     for _ in range(2):
         answers(quick, "Hello.")
-    assert len(slow._queue) <= hub.config.max_events + 3
+    assert len(slow._queue) <= scheduler.config.max_events + 3
     assert [event for event in waiting][-1].reply.units == assistant.chat(text="Who is it?").units

@@ -21,7 +21,7 @@ from emova.events import AudioChunk, Done
 from emova.reply.format import make_reply_format
 from emova.reply.json import ReplyLimits, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.session.events import Cancelled, Failed
-from emova.session.scheduler import Hub, HubConfig
+from emova.session.scheduler import Scheduler, SchedulerConfig
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -40,8 +40,8 @@ def assistant(tiny_checkpoint) -> Assistant:
 
 
 @pytest.fixture()
-def hub(assistant) -> Hub:
-    return Hub(assistant)
+def scheduler(assistant) -> Scheduler:
+    return Scheduler(assistant)
 
 
 def speak(session, seconds: float = 0.5, image=None) -> None:
@@ -51,9 +51,9 @@ def speak(session, seconds: float = 0.5, image=None) -> None:
         session.show(image)
 
 
-def test_a_session_equals_a_conversation(assistant, hub) -> None:
+def test_a_session_equals_a_conversation(assistant, scheduler) -> None:
     """Heard in chunks, a picture that comes late and is replaced, two turns: the replies of the offline way."""
-    session, chat = hub.open("male"), assistant.conversation("male")
+    session, chat = scheduler.open("male"), assistant.conversation("male")
     speak(session, image=BLUE)
     session.show(RED)
     events = list(session.ask())
@@ -73,10 +73,10 @@ def test_a_session_equals_a_conversation(assistant, hub) -> None:
     assert all(value >= 0 for value in vars(reply.timings).values())
 
 
-def test_streaming_thoughts_in_a_session(assistant, hub) -> None:
+def test_streaming_thoughts_in_a_session(assistant, scheduler) -> None:
     """The other reply format, chosen at run time, behind the same protocol; the voice starts before the text ends."""
     thoughts = Assistant(assistant.parts, assistant.config, make_reply_format("thoughts"))
-    session, chat = Hub(thoughts).open(), thoughts.conversation()
+    session, chat = Scheduler(thoughts).open(), thoughts.conversation()
     speak(session, image=RED)
     events, wanted = list(session.ask()), chat.chat(audio=question(), image=RED)
     reply = events[-1].reply
@@ -110,12 +110,12 @@ def test_thoughts_are_written_in_the_ratio_that_the_model_was_taught(tiny_checkp
     )
     runs = [len(list(run)) for unit, run in groupby(tokens, lambda token: assistant.table.unit_of[token] >= 0) if unit]
     assert len(runs) > 1 and set(runs[:-1]) == {7}
-    events = list(Hub(assistant).open().ask("Hello?"))
+    events = list(Scheduler(assistant).open().ask("Hello?"))
     assert events[-1].reply.units == reply.units
 
 
-def test_the_question_is_read_while_it_is_spoken(hub) -> None:
-    session = hub.open()
+def test_the_question_is_read_while_it_is_spoken(scheduler) -> None:
+    session = scheduler.open()
     session.show(RED)
     before = session._context.length
     speak(session, 2.0)
@@ -124,9 +124,9 @@ def test_the_question_is_read_while_it_is_spoken(hub) -> None:
     list(session.ask())
 
 
-def test_sessions_do_not_disturb_each_other(assistant, hub) -> None:
+def test_sessions_do_not_disturb_each_other(assistant, scheduler) -> None:
     wanted = [assistant.chat(text=text).units for text in ("Hello.", "Who is it?", "Red or blue?")]
-    sessions = [hub.open() for _ in wanted]
+    sessions = [scheduler.open() for _ in wanted]
     readers = [
         session.ask(text) for session, text in zip(sessions, ("Hello.", "Who is it?", "Red or blue?"), strict=True)
     ]
@@ -139,8 +139,8 @@ def test_sessions_do_not_disturb_each_other(assistant, hub) -> None:
     assert [replies[index] for index in range(3)] == wanted
 
 
-def test_a_cancel_keeps_what_was_heard(hub) -> None:
-    session = hub.open()
+def test_a_cancel_keeps_what_was_heard(scheduler) -> None:
+    session = scheduler.open()
     events = session.ask("Hello.")
     for event in events:
         if isinstance(event, AudioChunk):
@@ -148,19 +148,19 @@ def test_a_cancel_keeps_what_was_heard(hub) -> None:
     generation = session.generation
     session.cancel(heard_seconds=0.12)
     assert list(events) == [Cancelled(generation + 1, 3)]
-    assert len(session) == 1 and session.writer is None
-    table = hub.assistant.table
+    assert len(session) == 1 and session.request is None
+    table = scheduler.assistant.table
     answer = session._turns[0].answer
     assert sum(int(table.unit_of[token]) >= 0 for token in answer) == 3 and answer[-1] == table.end_of_turn
     assert isinstance(list(session.ask("And?"))[-1], Done) and len(session) == 2
 
 
-def test_a_cancel_while_the_last_sound_plays(hub) -> None:
-    session = hub.open()
+def test_a_cancel_while_the_last_sound_plays(scheduler) -> None:
+    session = scheduler.open()
     reply = list(session.ask("Hello."))[-1].reply
     session.cancel(heard_seconds=0.04)
     answer = session._turns[0].answer
-    assert len(session) == 1 and sum(int(hub.assistant.table.unit_of[token]) >= 0 for token in answer) == 1
+    assert len(session) == 1 and sum(int(scheduler.assistant.table.unit_of[token]) >= 0 for token in answer) == 1
     session.cancel()
     assert len(session) == 1 and len(reply.units) > 1
     assert isinstance(list(session.ask("And?"))[-1], Done)
@@ -169,8 +169,8 @@ def test_a_cancel_while_the_last_sound_plays(hub) -> None:
     assert session.generation == generation and len(session) == 2, "all of it was heard"
 
 
-def test_a_cancel_before_anything_was_heard_leaves_the_picture(assistant, hub) -> None:
-    session = hub.open()
+def test_a_cancel_before_anything_was_heard_leaves_the_picture(assistant, scheduler) -> None:
+    session = scheduler.open()
     session.show(RED)
     events = session.ask("What is it?")
     next(events)
@@ -179,25 +179,25 @@ def test_a_cancel_before_anything_was_heard_leaves_the_picture(assistant, hub) -
     assert list(session.ask("Which?"))[-1].reply.units == assistant.chat(text="Which?", image=RED).units
 
 
-def test_a_reader_that_leaves_cancels(hub) -> None:
-    session = hub.open()
+def test_a_reader_that_leaves_cancels(scheduler) -> None:
+    session = scheduler.open()
     events = session.ask("Hello.")
     next(events)
     events.close()
-    assert session.writer is None and isinstance(list(session.ask("Hi."))[-1], Done)
+    assert session.request is None and isinstance(list(session.ask("Hi."))[-1], Done)
 
 
 def test_a_reader_that_stops_pauses_only_itself(assistant) -> None:
-    hub = Hub(assistant, HubConfig(max_events=2))
-    stopped, other = hub.open(), hub.open()
+    scheduler = Scheduler(assistant, SchedulerConfig(max_events=2))
+    stopped, other = scheduler.open(), scheduler.open()
     waiting = stopped.ask("Hello.")
     assert isinstance(list(other.ask("Who is it?"))[-1], Done)
     assert len(stopped._queue) <= 2 + 3 and not stopped.wants_tokens
     assert list(waiting)[-1].reply.units == assistant.chat(text="Hello.").units
 
 
-def test_wrong_input_is_told_and_leaves_no_trace(assistant, hub) -> None:
-    session = hub.open()
+def test_wrong_input_is_told_and_leaves_no_trace(assistant, scheduler) -> None:
+    session = scheduler.open()
     wanted = assistant.chat(audio=question()).units
     for chunk in (np.zeros(9_000, dtype=np.float32), np.zeros(0, dtype=np.float32)):
         session.hear(chunk)
@@ -219,31 +219,31 @@ def test_wrong_input_is_told_and_leaves_no_trace(assistant, hub) -> None:
     assert isinstance(list(session.ask("Hi"))[-1], Done)
 
 
-def test_planted_faults_stay_in_their_session(assistant, hub, monkeypatch) -> None:
-    session, other = hub.open(), hub.open()
+def test_planted_faults_stay_in_their_session(assistant, scheduler, monkeypatch) -> None:
+    session, other = scheduler.open(), scheduler.open()
     wanted = assistant.chat(text="Hello.").units
     reader = other.ask("Hello.")
     next(reader)
 
     events = session.ask("Hello.")
-    session.writer.reading.left = session.writer.reading.left * float("nan")
+    session.request.reading.left = session.request.reading.left * float("nan")
     *_, failed = events
     assert isinstance(failed, Failed) and "damaged" in failed.message
 
     events = session.ask("Hello.")
-    monkeypatch.setattr(session.telling.speaking, "step", lambda *_: 1 / 0)
+    monkeypatch.setattr(session.assembler.speaking, "step", lambda *_: 1 / 0)
     assert isinstance(list(events)[-1], Failed)
 
     assert list(session.ask("Hello."))[-1].reply.units == wanted
     assert list(reader)[-1].reply.units == wanted
 
 
-def test_a_session_closed_in_mid_reply(hub) -> None:
-    session = hub.open()
+def test_a_session_closed_in_mid_reply(scheduler) -> None:
+    session = scheduler.open()
     events = session.ask("Hello.")
     next(events)
     session.close()
-    assert [type(event) for event in events] == [Failed] and len(hub) == 0
+    assert [type(event) for event in events] == [Failed] and len(scheduler) == 0
     with pytest.raises(InputError, match="closed"):
         session.hear(question())
     assert isinstance(next(session.ask("Hi")), Failed)
@@ -251,44 +251,45 @@ def test_a_session_closed_in_mid_reply(hub) -> None:
 
 def test_idle_sessions_make_room(assistant) -> None:
     now = [0.0]
-    hub = Hub(assistant, HubConfig(max_sessions=2, idle_seconds=10), clock=lambda: now[0])
-    first, second = hub.open(), hub.open()
+    scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=2, idle_seconds=10), clock=lambda: now[0])
+    first, second = scheduler.open(), scheduler.open()
     with pytest.raises(InputError, match="in use"):
-        hub.open()
+        scheduler.open()
     now[0] = 11.0
     list(second.ask("Hi"))
-    hub.open()
-    assert first.closed and not second.closed and len(hub) == 2
+    scheduler.open()
+    assert first.closed and not second.closed and len(scheduler) == 2
 
 
 def test_an_idle_session_ends_while_others_work(assistant) -> None:
     now = [0.0]
-    hub = Hub(assistant, HubConfig(max_sessions=8, idle_seconds=10), clock=lambda: now[0])
-    idle, busy = hub.open(), hub.open()
+    scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=8, idle_seconds=10), clock=lambda: now[0])
+    idle, busy = scheduler.open(), scheduler.open()
     cache = weakref.ref(idle._context.cache.keys)
     for _ in range(5):
         now[0] += 3.0
         assert isinstance(list(busy.ask("Hi"))[-1], Done)
-    assert idle.closed and not busy.closed and len(hub) == 1
+    assert idle.closed and not busy.closed and len(scheduler) == 1
     gc.collect()
     assert cache() is None, "its memory is still held"
 
 
-def test_old_turns_leave_and_memory_is_bounded(hub) -> None:
-    session = hub.open()
+def test_old_turns_leave_and_memory_is_bounded(scheduler) -> None:
+    session = scheduler.open()
     for _ in range(5):
         speak(session, 3.0, RED)
         assert isinstance(list(session.ask())[-1], Done)
-        assert session._context.length <= hub.engine.llama.max_length
+        assert session._context.length <= scheduler.engine.llama.max_length
     assert 1 <= len(session) < 5
 
 
-def test_readers_in_threads_leave_no_thread(assistant, hub) -> None:
+def test_readers_in_threads_leave_no_thread(assistant, scheduler) -> None:
     before = threading.active_count()
     wanted = assistant.chat(text="Hello.").units
     found: list[object] = []
     threads = [
-        threading.Thread(target=lambda: found.append(list(hub.open().ask("Hello."))[-1].reply.units)) for _ in range(3)
+        threading.Thread(target=lambda: found.append(list(scheduler.open().ask("Hello."))[-1].reply.units))
+        for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -297,9 +298,9 @@ def test_readers_in_threads_leave_no_thread(assistant, hub) -> None:
     assert found == [wanted] * 3 and threading.active_count() == before
 
 
-def test_a_recalled_turn_equals_one_that_happened(assistant, hub) -> None:
+def test_a_recalled_turn_equals_one_that_happened(assistant, scheduler) -> None:
     """History that a client sends back is read as the model wrote it: the next reply is the same."""
-    lived, recalled = hub.open(), hub.open()
+    lived, recalled = scheduler.open(), scheduler.open()
     for session in (lived, recalled):
         speak(session, image=RED)
     reply = list(lived.ask("What?"))[-1].reply
@@ -309,11 +310,11 @@ def test_a_recalled_turn_equals_one_that_happened(assistant, hub) -> None:
     assert recalled._turns[0].answer == lived._turns[0].answer
     assert list(lived.ask("And?"))[-1].reply.units == list(recalled.ask("And?"))[-1].reply.units
     with pytest.raises(InputError, match="without a question"):
-        hub.open().recall(said)
+        scheduler.open().recall(said)
 
 
-def test_what_was_heard_can_be_forgotten(assistant, hub) -> None:
-    session = hub.open()
+def test_what_was_heard_can_be_forgotten(assistant, scheduler) -> None:
+    session = scheduler.open()
     session.show(RED)
     speak(session, 1.0)
     session.unhear()
@@ -322,9 +323,9 @@ def test_what_was_heard_can_be_forgotten(assistant, hub) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.12, 0.0, 99.0])
-def test_a_late_truncation_equals_an_early_one(hub, seconds: float) -> None:
+def test_a_late_truncation_equals_an_early_one(scheduler, seconds: float) -> None:
     """Also when the next question is already being heard."""
-    early, late = hub.open(), hub.open()
+    early, late = scheduler.open(), scheduler.open()
     replies = [list(session.ask("Hello."))[-1].reply for session in (early, late)]
     early.cancel(heard_seconds=seconds)
     speak(early)
@@ -335,21 +336,23 @@ def test_a_late_truncation_equals_an_early_one(hub, seconds: float) -> None:
     assert list(late.ask())[-1].reply.units == list(early.ask())[-1].reply.units
 
 
-def test_single_tasks_run_beside_sessions(assistant, hub) -> None:
-    session = hub.open()
+def test_single_tasks_run_beside_sessions(assistant, scheduler) -> None:
+    session = scheduler.open()
     events = session.ask("Hello.")
     next(events)
     units: list[int] = []
     for prompt, grammar in assistant.reading("Hello there. How are you?"):
-        units += [int(assistant.table.unit_of[token]) for token in hub.write(prompt, grammar)]
+        units += [int(assistant.table.unit_of[token]) for token in scheduler.write(prompt, grammar)]
     assert tuple(unit for unit in units if unit >= 0) == assistant.speak("Hello there. How are you?").units
     assert list(events)[-1].reply.units == assistant.chat(text="Hello.").units
     heard = assistant.listen(question())
-    assert assistant.read_text(hub.write(*assistant.transcribing(heard))).strip() == assistant.transcribe(question())
-    assert len(hub) == 1
+    assert assistant.read_text(scheduler.write(*assistant.transcribing(heard))).strip() == assistant.transcribe(
+        question()
+    )
+    assert len(scheduler) == 1
 
 
-def test_instructions_are_read_as_a_system_message(hub) -> None:
-    plain, told = hub.open(), hub.open(instructions="Be kind.")
+def test_instructions_are_read_as_a_system_message(scheduler) -> None:
+    plain, told = scheduler.open(), scheduler.open(instructions="Be kind.")
     assert told._context.length > plain._context.length
     assert isinstance(list(told.ask("Hi"))[-1], Done)

@@ -32,8 +32,8 @@ from emova_train.data.packing import (
     TEXT,
     TRANSCRIPT,
     UNITS,
+    Example,
     LossWeights,
-    Piece,
     collate,
 )
 from emova_train.distributed import world as parallel
@@ -88,7 +88,7 @@ class Pieces:
     def __len__(self) -> int:
         return 24
 
-    def sample(self, index: int, epoch: int) -> list[Piece]:
+    def sample(self, index: int, epoch: int) -> list[Example]:
         kind = int(os.environ["RANK"]) if self.split else index
         rng = np.random.default_rng([index, epoch])
         text = rng.integers(TEXTS, size=int(rng.integers(4, 12)))
@@ -96,13 +96,13 @@ class Pieces:
             ids = np.concatenate([[self.ids.image_start], [self.ids.image] * SIDE**2, [self.ids.image_end], text])
             kinds = np.where(np.arange(len(ids)) < SIDE**2 + 2, -1, TEXT).astype(np.int8)
             pixels = torch.from_numpy(rng.normal(size=(1, 3, TILE, TILE)).astype(np.float32))
-            return [Piece(ids, kinds, pixels, ((1, 1),), "picture")]
+            return [Example(ids, kinds, pixels, ((1, 1),), "picture")]
         heard, said = (self.ids.first_unit + rng.integers(UNITS_COUNT, size=size) for size in (24, 6))
         parts = ((heard, PROMPT_UNITS), ([self.ids.speech_end], NOTHING), (text, TRANSCRIPT), (said, UNITS))
         kinds = np.repeat([kind for _, kind in parts], [len(ids) for ids, _ in parts]).astype(np.int8)
-        return [Piece(np.concatenate([ids for ids, _ in parts]), kinds, None, (), "speech")]
+        return [Example(np.concatenate([ids for ids, _ in parts]), kinds, None, (), "speech")]
 
-    def __getitem__(self, index: int) -> list[Piece]:
+    def __getitem__(self, index: int) -> list[Example]:
         return self.sample(index, 0)
 
 

@@ -16,8 +16,8 @@ from emova_train.data.packing import (
     PACKED_ATTENTION,
     PROMPT_UNITS,
     TRANSCRIPT,
+    Example,
     LossWeights,
-    Piece,
     collate,
     packed_loss,
 )
@@ -38,12 +38,12 @@ def recipe(tmp_path_factory):
     return read_recipe(write_recipe(tmp_path_factory.mktemp("data") / "nano"), "train")
 
 
-def drawn(recipe, processor, task: str, seed: int = 0, **changes: float) -> Piece:
+def drawn(recipe, processor, task: str, seed: int = 0, **changes: float) -> Example:
     conversations = Conversations(recipe, processor, ConversationConfig(**{"typed": 0.0, **changes}))  # type: ignore[arg-type]
     return conversations.render(conversations.tasks[task].draw(np.random.default_rng(seed)), task)
 
 
-def pack(recipe, processor) -> list[Piece]:
+def pack(recipe, processor) -> list[Example]:
     """Speech, a picture alone, two spoken turns, a typed question, text."""
     return [
         drawn(recipe, processor, "asr"),
@@ -91,15 +91,15 @@ def test_each_stretch_of_speech_has_its_transcript(recipe, tiny_processor, task:
 
 
 def test_spans_find_their_places_in_a_pack(recipe, tiny_processor) -> None:
-    pieces = pack(recipe, tiny_processor)
-    row = collate([pieces[:2], pieces[2:]], LossWeights())
+    examples = pack(recipe, tiny_processor)
+    row = collate([examples[:2], examples[2:]], LossWeights())
     found = [
         (row["input_ids"][0, first:ended].tolist(), row["input_ids"][0, start:end].tolist())
         for first, ended, start, end in row["heard"].tolist()
     ]
     alone = [
         (each.ids[first:ended].tolist(), each.ids[start:end].tolist())
-        for each in pieces
+        for each in examples
         for first, ended, start, end in heard_spans(each.kinds == PROMPT_UNITS, each.kinds == TRANSCRIPT)
     ]
     assert found == alone and len(found) == 4
@@ -108,7 +108,7 @@ def test_spans_find_their_places_in_a_pack(recipe, tiny_processor) -> None:
 
 
 def test_the_loss_is_torchs_of_each_utterance_alone(recipe, tiny_model, tiny_processor) -> None:
-    pieces = pack(recipe, tiny_processor)
+    examples = pack(recipe, tiny_processor)
     total, count = torch.zeros(()), 0
     seen: list[torch.Tensor] = []
     hook = tiny_model.model.language_model.layers[LISTENS.layer - 1].register_forward_hook(
@@ -116,7 +116,7 @@ def test_the_loss_is_torchs_of_each_utterance_alone(recipe, tiny_model, tiny_pro
     )
     blank = tiny_model.config.pad_token_id
     tiny_model.set_attn_implementation("sdpa")
-    for each in pieces:
+    for each in examples:
         batch = collate([[each]], LossWeights())
         pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
         seen.clear()
@@ -130,7 +130,7 @@ def test_the_loss_is_torchs_of_each_utterance_alone(recipe, tiny_model, tiny_pro
     hook.remove()
     assert count and torch.isfinite(total)
     tiny_model.set_attn_implementation(PACKED_ATTENTION)
-    terms = packed_loss(tiny_model, collate([pieces], LossWeights()), LISTENS)
+    terms = packed_loss(tiny_model, collate([examples], LossWeights()), LISTENS)
     assert torch.allclose(terms["heard_text"], total / count, rtol=1e-4)
 
 

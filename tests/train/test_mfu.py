@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emova_train.core.mfu import add_mfu, peak_flops, step_cost
-from emova_train.data.packing import NOTHING, TEXT, LossWeights, Piece, collate, packed_loss
+from emova_train.data.packing import NOTHING, TEXT, Example, LossWeights, collate, packed_loss
 from emova_train.stages.program import RatesConfig, freeze
 
 
@@ -17,7 +17,7 @@ def batch_of(processor, pictures: int):
     import numpy as np
     from PIL import Image
 
-    pieces = []
+    examples = []
     for number in range(3):
         content = [{"type": "text", "text": "What colour is the ball? " * (6 + number)}]
         if number < pictures:
@@ -27,8 +27,8 @@ def batch_of(processor, pictures: int):
         )
         kinds = np.where(rendered.loss_mask, TEXT, NOTHING).astype(np.int8)
         grids = tuple((grid.rows, grid.columns) for grid in rendered.image_grids)
-        pieces.append(Piece(np.asarray(rendered.input_ids), kinds, rendered.pixel_values, grids, ""))
-    return collate([pieces], LossWeights())
+        examples.append(Example(np.asarray(rendered.input_ids), kinds, rendered.pixel_values, grids, ""))
+    return collate([examples], LossWeights())
 
 
 @pytest.mark.parametrize("pictures", [0, 3])

@@ -35,10 +35,10 @@ def test_a_misheard_sample_asks_for_the_right_answer(tmp_path, tiny_processor) -
     for seed in range(30):
         rng = np.random.default_rng(seed)
         sample = conversations.talk_reply(rng)
-        piece = conversations.render(sample)
-        kinds = set(piece.kinds.tolist())
+        example = conversations.render(sample)
+        kinds = set(example.kinds.tolist())
         assert TRANSCRIPT not in kinds and {ANSWER, STYLE, UNITS} <= kinds
-        assert len(collate([[piece]], LossWeights())["heard"]) == 0  # nor does CTC learn from it
+        assert len(collate([[example]], LossWeights())["heard"]) == 0  # nor does CTC learn from it
         reply = sample.messages[-1]["content"][0]["ids"]
         stream = EventStream(conversations.table, conversations.json.parser())
         whole = [*reply, conversations.table.end_of_turn]

@@ -21,8 +21,8 @@ from emova_train.data.packing import (
     PROMPT_TEXT,
     STYLE,
     UNITS,
+    Example,
     LossWeights,
-    Piece,
     collate,
     packed_attention,
     packed_loss,
@@ -47,18 +47,18 @@ def conversations(recipe, tiny_processor):
     return Conversations(recipe, tiny_processor, ConversationConfig(two_turns=0.5))
 
 
-def pieces_of(conversations: Conversations, seed: int = 0) -> list[Piece]:
+def pieces_of(conversations: Conversations, seed: int = 0) -> list[Example]:
     rng = np.random.default_rng(seed)
     return [conversations.render(task.draw(rng), task.name) for task in conversations.tasks.values() for _ in range(2)]
 
 
 @pytest.mark.parametrize("attention", [PACKED_ATTENTION, "sdpa"])
 def test_packed_loss_is_the_mean_over_separate_samples(conversations, tiny_model, attention: str) -> None:
-    pieces = pieces_of(conversations)
+    examples = pieces_of(conversations)
     weights = LossWeights(prompt_units=0.2, prompt_text=0.1)
     total, share = torch.zeros(()), torch.zeros(())
     tiny_model.set_attn_implementation("sdpa")
-    for each in pieces:
+    for each in examples:
         batch = collate([[each]], weights)
         # Alone, the model's ordinary causal forward: no packing is involved at all.
         pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
@@ -66,7 +66,7 @@ def test_packed_loss_is_the_mean_over_separate_samples(conversations, tiny_model
         losses = torch.nn.functional.cross_entropy(logits[batch["keep"]], batch["targets"], reduction="none")
         total, share = total + (losses * batch["weights"]).sum(), share + batch["weights"].sum()
     tiny_model.set_attn_implementation(attention)
-    packed = packed_loss(tiny_model, collate([pieces[:5], pieces[5:]], weights))
+    packed = packed_loss(tiny_model, collate([examples[:5], examples[5:]], weights))
     assert torch.allclose(packed["loss"], total / share, rtol=1e-5)
     assert {"text", "transcript", "answer", "style", "units", "frame", "prompt_units"} <= packed.keys()
 
@@ -76,7 +76,7 @@ def test_a_sample_does_not_see_its_neighbours(conversations, tiny_model) -> None
     tiny_model.set_attn_implementation(PACKED_ATTENTION)
     shift = len(first)
 
-    def hidden(pack: list[Piece]) -> torch.Tensor:
+    def hidden(pack: list[Example]) -> torch.Tensor:
         batch = collate([pack], LossWeights())
         bounds = batch["cu_seq_lens"]
         pictures = {name: batch[name] for name in ("pixel_values", "image_grids") if name in batch}
@@ -84,7 +84,7 @@ def test_a_sample_does_not_see_its_neighbours(conversations, tiny_model) -> None
         return tiny_model.model(**ids, **pictures, cu_seq_lens_q=bounds).last_hidden_state[0]
 
     with torch.no_grad():
-        other = Piece(np.where(first.ids < 200, 65, first.ids), first.kinds, first.pixel_values, first.grids, "")
+        other = Example(np.where(first.ids < 200, 65, first.ids), first.kinds, first.pixel_values, first.grids, "")
         before, after = hidden([first, second, third]), hidden([other, second])
         assert not torch.allclose(before[:shift], after[:shift])
         assert torch.allclose(before[shift : shift + len(second)], after[shift:], atol=1e-5)

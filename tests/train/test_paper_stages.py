@@ -122,7 +122,7 @@ def test_recomputed_activations_give_the_same_gradients(folder: Path, tiny_proce
     recipe = read_recipe(folder / "data", "train")
     conversations = Conversations(recipe, tiny_processor, ConversationConfig())
     tasks = [conversations.tasks[name] for name in ("caption", "asr")]
-    pieces = [conversations.render(task.draw(np.random.default_rng(0)), task.name) for task in tasks]
+    examples = [conversations.render(task.draw(np.random.default_rng(0)), task.name) for task in tasks]
     gradients = []
     for again in (False, True):
         config = StageConfig(
@@ -133,7 +133,7 @@ def test_recomputed_activations_give_the_same_gradients(folder: Path, tiny_proce
         model, _ = build(config)
         model.train()
         heard_text = HeardTextConfig(weight=0.5, layer=1)
-        packed_loss(model, collate([pieces], LossWeights()), heard_text)["loss"].backward()
+        packed_loss(model, collate([examples], LossWeights()), heard_text)["loss"].backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert gradient is not None and torch.allclose(gradient, gradients[1][name], atol=1e-6), name

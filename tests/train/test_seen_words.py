@@ -53,20 +53,20 @@ def test_places_name_the_marks_that_lie_there_and_words_what_is_beside_them(conv
 
 def test_packing_moves_what_is_seen_with_its_conversation(conversations, tiny_model) -> None:
     rng = np.random.default_rng(1)
-    pieces = [conversations.render(conversations.caption_reordered(rng)) for _ in range(8)]
+    examples = [conversations.render(conversations.caption_reordered(rng)) for _ in range(8)]
     looks, total, count = SeenWordsConfig(weight=1.0, layer=1, word_layer=2, heads=2), torch.zeros(3), [0, 0, 0]
     names = {PLACE: "seen_places", WORD: "seen_words", LOOK: "looking"}
     tiny_model.train()
-    for each in pieces:
+    for each in examples:
         terms = packed_loss(tiny_model, collate([[each]], LossWeights()), None, looks)
         for kind, name in names.items():
             positions = len(set(each.seen.positions[each.seen.kinds == kind].tolist()))
             if positions:
                 total[kind], count[kind] = total[kind] + terms[name] * positions, count[kind] + positions
-    packed = packed_loss(tiny_model, collate([pieces[:3], pieces[3:]], LossWeights()), None, looks)
+    packed = packed_loss(tiny_model, collate([examples[:3], examples[3:]], LossWeights()), None, looks)
     for kind, name in names.items():
         assert torch.allclose(packed[name], total[kind] / count[kind], rtol=1e-4)
-    plain = packed_loss(tiny_model, collate([pieces], LossWeights()))
+    plain = packed_loss(tiny_model, collate([examples], LossWeights()))
     beside = sum(packed[name] for name in names.values())
     assert torch.allclose(packed["loss"], plain["loss"] + beside, rtol=1e-4) and not names.values() & plain.keys()
 

@@ -207,7 +207,7 @@ class Hearing:
     def _forget(self) -> None:
         if self._heard:
             self._heard = []
-            if not self._visit.session.closed and self._visit.session.writer is None:
+            if not self._visit.session.closed and self._visit.session.request is None:
                 self._visit.session.unhear()
 
 

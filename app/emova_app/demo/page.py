@@ -19,7 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from emova.assistant import Assistant
 from emova.core.errors import InputError
-from emova.session.scheduler import Hub, HubConfig
+from emova.session.scheduler import Scheduler, SchedulerConfig
 from emova_app.demo.hearing import VoiceActivity
 from emova_app.demo.talk_tab import TalkTab
 from emova_app.demo.theme import css, head, theme
@@ -53,7 +53,7 @@ class DemoConfig:
 
 def build_page(visits: Visits, config: DemoConfig = DemoConfig()) -> gr.Blocks:
     """All tabs, with their events."""
-    assistant = visits.hub.assistant
+    assistant = visits.scheduler.assistant
 
     def arrive(request: gr.Request) -> tuple[str, dict[str, Any]]:
         try:
@@ -100,8 +100,8 @@ def build_app(
     Raises:
         InputError: a package is missing, or the model cannot stream.
     """
-    hub = Hub(assistant, HubConfig(max_sessions=config.max_visits, idle_seconds=1800.0))
-    visits = Visits(hub, VoiceActivity())
+    scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=config.max_visits, idle_seconds=1800.0))
+    visits = Visits(scheduler, VoiceActivity())
     folder = tempfile.TemporaryDirectory(prefix="emova-demo-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     page = build_page(visits, config)

@@ -255,7 +255,7 @@ class TalkTab:
         own = voice_from_recording(voice, soxr.resample(samples, rate, voice.sample_rate), share)
         visit.own_voice = own
         units = visit.reply.units if visit.reply is not None else visit.assistant.speak("Hello, how are you?").units
-        if visit.session.writer is None:
+        if visit.session.request is None:
             visit.interrupt(None)
             say(visit, own.synthesize(units, Style()), own.sample_rate)
         gr.Info("The assistant speaks in your voice from now on.", title="My voice")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from emova.assistant import Assistant
-    from emova.session.scheduler import Hub
+    from emova.session.scheduler import Scheduler
     from emova.session.session import Session
     from emova.speech.voice import Voice
     from emova_app.demo.hearing import Hearing, VoiceActivity
@@ -130,11 +130,11 @@ class Asked:
 class Visit:
     """One open page. Its fields are used by one event at a time, but for ``reel`` and ``hearing``."""
 
-    def __init__(self, ticket: str, hub: Hub, activity: VoiceActivity) -> None:
+    def __init__(self, ticket: str, scheduler: Scheduler, activity: VoiceActivity) -> None:
         from emova_app.demo.hearing import Hearing
 
-        self.ticket, self.hub = ticket, hub
-        self.session: Session = hub.open(DEFAULT_VOICE)
+        self.ticket, self.scheduler = ticket, scheduler
+        self.session: Session = scheduler.open(DEFAULT_VOICE)
         self.reel = Reel()
         self.hearing: Hearing = Hearing(self, activity)
         self.lines: list[Line] = []
@@ -152,7 +152,7 @@ class Visit:
     @property
     def assistant(self) -> Assistant:
         """Whom the visit talks to."""
-        return self.hub.assistant
+        return self.scheduler.assistant
 
     # --- the picture --------------------------------------------------------------------------------------------------
     def new_picture(self, picture: Image.Image | None) -> None:
@@ -177,7 +177,7 @@ class Visit:
     def interrupt(self, heard_seconds: float | None) -> None:
         """Break off what is being told. ``heard_seconds`` is what the page has played, None if it played nothing."""
         self.reel.drop()
-        if heard_seconds is not None or self.session.writer is not None:
+        if heard_seconds is not None or self.session.request is not None:
             self.session.cancel(heard_seconds)
 
     def restart(self) -> None:
@@ -185,7 +185,7 @@ class Visit:
         self.reel.drop()
         self.hearing.drop()
         self.session.close()
-        self.session = self.hub.open(DEFAULT_VOICE)
+        self.session = self.scheduler.open(DEFAULT_VOICE)
         self.lines, self.asked, self.reply, self.trace, self.styles = [], None, None, None, {}
         self.shown, self.thumbnail_due = False, ""
 
@@ -219,13 +219,13 @@ class Visits:
     """All open pages, by their ticket: a secret that only the page knows.
 
     Args:
-        hub: opens their sessions, and bounds them.
+        scheduler: opens their sessions, and bounds them.
         activity: hears whether somebody speaks.
         idle_seconds: a visit that nobody touched for so long gives its place away.
     """
 
-    def __init__(self, hub: Hub, activity: VoiceActivity, idle_seconds: float = 1800.0) -> None:
-        self.hub, self.activity, self.idle_seconds = hub, activity, idle_seconds
+    def __init__(self, scheduler: Scheduler, activity: VoiceActivity, idle_seconds: float = 1800.0) -> None:
+        self.scheduler, self.activity, self.idle_seconds = scheduler, activity, idle_seconds
         self._visits: dict[str, Visit] = {}
         self._pages: dict[str, str] = {}  # tickets by the name under which gradio knows a page
         self._lock = threading.Lock()
@@ -240,7 +240,7 @@ class Visits:
             latest = time.monotonic() - self.idle_seconds
             for ticket in [each.ticket for each in self._visits.values() if each.touched < latest]:
                 self._visits.pop(ticket).close()
-            visit = Visit(secrets.token_urlsafe(24), self.hub, self.activity)
+            visit = Visit(secrets.token_urlsafe(24), self.scheduler, self.activity)
             self._visits[visit.ticket] = visit
             self._pages[page] = visit.ticket
             return visit

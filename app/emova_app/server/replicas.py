@@ -52,7 +52,7 @@ class Replica:
     async def check_health(self) -> None:
         """Ray replaces the copy if this fails or hangs: sessions are moved on under a lock, which must come free."""
         service = self._app.state.service
-        await service.run(service.hub.pump)
+        await service.run(service.scheduler.pump)
 
     def figures(self) -> tuple[str, str]:
         """Its id, and what it measured in Prometheus' text format."""

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emova.reply.json import SpokenReply
-from emova.session.scheduler import Hub, HubConfig
+from emova.session.scheduler import Scheduler, SchedulerConfig
 from emova.session.session import Session
 from emova.speech.style import GENDERS
 from emova_app.server.config import ServerConfig
@@ -76,7 +76,9 @@ class Service(Front):
         self.assistant = assistant
         places = config.max_active + config.max_realtime
         # Places are freed in a thread, shortly after their requests have ended: hence the spare ones.
-        self.hub = Hub(assistant, HubConfig(max_sessions=places + config.max_active, idle_seconds=config.idle_seconds))
+        self.scheduler = Scheduler(
+            assistant, SchedulerConfig(max_sessions=places + config.max_active, idle_seconds=config.idle_seconds)
+        )
         self.fetcher = fetcher or Fetcher(config.image_hosts)
         self.replies = ReplyStore(config.kept_replies)
         self.created = int(time.time())
@@ -112,7 +114,7 @@ class Service(Front):
     @asynccontextmanager
     async def session(self, voice: str, instructions: str = "") -> AsyncIterator[Session]:
         """A session for one request. Leaving it stops what it still does."""
-        opening = asyncio.ensure_future(self.run(self.hub.open, voice, instructions))
+        opening = asyncio.ensure_future(self.run(self.scheduler.open, voice, instructions))
         try:
             session = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -133,9 +135,9 @@ class Service(Front):
 
     async def break_off(self) -> None:
         """Break off whatever the model does; its readers are told."""
-        await self.run(self.hub.close)
+        await self.run(self.scheduler.close)
 
     def close(self) -> None:
         """End all threads."""
-        self.hub.close()
+        self.scheduler.close()
         self._threads.shutdown(wait=False, cancel_futures=True)

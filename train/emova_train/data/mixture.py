@@ -8,7 +8,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova_train.stages.tasks import Conversations, Task
-from emova_train.data.packing import Piece
+from emova_train.data.packing import Example
 
 _TRIES = 20
 
@@ -52,10 +52,10 @@ class PackedMixture:
     def __len__(self) -> int:
         return self.size
 
-    def sample(self, index: int, epoch: int) -> list[Piece]:
+    def sample(self, index: int, epoch: int) -> list[Example]:
         """Pack ``index`` of ``epoch``."""
         rng = np.random.default_rng([self.seed, epoch, index])
-        pieces: list[Piece] = []
+        examples: list[Example] = []
         total = 0
         too_long = 0
         while total < self.pack_tokens:
@@ -66,20 +66,20 @@ class PackedMixture:
                 if too_long >= _TRIES:
                     raise InputError(f"max_tokens={self.max_tokens}: nearly every {task.name} sample is longer")
                 continue
-            pieces.append(drawn)
+            examples.append(drawn)
             total += len(drawn)
-        return pieces
+        return examples
 
-    def __getitem__(self, index: int) -> list[Piece]:
+    def __getitem__(self, index: int) -> list[Example]:
         return self.sample(index, 0)
 
 
 class PackedList:
-    """Fixed pieces in packs, for validation."""
+    """Fixed examples in packs, for validation."""
 
-    def __init__(self, pieces: Sequence[Piece], pack_tokens: int) -> None:
-        self.packs: list[list[Piece]] = [[]]
-        for each in pieces:
+    def __init__(self, examples: Sequence[Example], pack_tokens: int) -> None:
+        self.packs: list[list[Example]] = [[]]
+        for each in examples:
             if self.packs[-1] and sum(map(len, self.packs[-1])) + len(each) > pack_tokens:
                 self.packs.append([])
             self.packs[-1].append(each)
@@ -87,5 +87,5 @@ class PackedList:
     def __len__(self) -> int:
         return len(self.packs)
 
-    def __getitem__(self, index: int) -> list[Piece]:
+    def __getitem__(self, index: int) -> list[Example]:
         return self.packs[index]

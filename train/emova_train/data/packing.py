@@ -73,7 +73,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Example:
     """One rendered conversation.
 
     Attributes:
@@ -102,7 +102,7 @@ class Piece:
         return int(self.pixel_values is not None) + 2 * int(speech)
 
 
-def piece(rendered: Any, assistant_kinds: Sequence[int], token_ids: TokenIds, task: str = "") -> Piece:
+def example(rendered: Any, assistant_kinds: Sequence[int], token_ids: TokenIds, task: str = "") -> Example:
     """A rendered conversation and what its assistant tokens teach, as arrays.
 
     Args:
@@ -119,10 +119,10 @@ def piece(rendered: Any, assistant_kinds: Sequence[int], token_ids: TokenIds, ta
     kinds[learnt] = assistant_kinds
     kinds[0] = NOTHING  # nothing comes before it to predict it from
     grids = tuple((grid.rows, grid.columns) for grid in rendered.image_grids)
-    return Piece(ids, kinds, rendered.pixel_values, grids, task)
+    return Example(ids, kinds, rendered.pixel_values, grids, task)
 
 
-def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str, Tensor]:
+def collate(packs: Sequence[Sequence[Example]], weights: LossWeights) -> dict[str, Tensor]:
     """The batch of several packs, as one row.
 
     Returns:
@@ -130,11 +130,11 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
         modalities, weights [K]; heard [P, 4], see ``emova_train.stages.losses.ctc``; seen [E, 3] (kind, position, target) and
         seen_shares [E], see ``emova_train.stages.losses.grounding``; pixel_values and image_grids where there are pictures.
     """
-    pieces = [each for pack in packs for each in pack]
-    assert pieces
-    lengths = np.asarray([len(each) for each in pieces])
-    ids = np.concatenate([each.ids for each in pieces])
-    kinds = np.concatenate([each.kinds for each in pieces]).astype(np.int64)
+    examples = [each for pack in packs for each in pack]
+    assert examples
+    lengths = np.asarray([len(each) for each in examples])
+    ids = np.concatenate([each.ids for each in examples])
+    kinds = np.concatenate([each.kinds for each in examples]).astype(np.int64)
     table = weights.table().numpy()
     weight = np.where(kinds == NOTHING, 0.0, table[kinds])
     if weights.prompt_share < 1:
@@ -145,7 +145,7 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     heard = [
         heard_spans(each.kinds == PROMPT_UNITS, each.kinds == TRANSCRIPT) + first
-        for each, first in zip(pieces, bounds, strict=False)
+        for each, first in zip(examples, bounds, strict=False)
     ]
     seen = [
         np.stack(
@@ -156,25 +156,25 @@ def collate(packs: Sequence[Sequence[Piece]], weights: LossWeights) -> dict[str,
             ],
             axis=1,
         )
-        for each, first in zip(pieces, bounds, strict=False)
+        for each, first in zip(examples, bounds, strict=False)
     ]
     batch = {
         "input_ids": torch.from_numpy(ids)[None],
-        "sequence_ids": torch.from_numpy(np.repeat(np.arange(len(pieces)), lengths))[None],
+        "sequence_ids": torch.from_numpy(np.repeat(np.arange(len(examples)), lengths))[None],
         "cu_seq_lens": torch.from_numpy(bounds).to(torch.int32),
         "keep": torch.from_numpy(predicted - 1),
         "targets": torch.from_numpy(ids[predicted]),
         "kinds": torch.from_numpy(kinds[predicted]),
-        "modalities": torch.from_numpy(np.repeat([each.modality for each in pieces], lengths)[predicted]),
+        "modalities": torch.from_numpy(np.repeat([each.modality for each in examples], lengths)[predicted]),
         "weights": torch.from_numpy(weight[predicted].astype(np.float32)),
         "heard": torch.from_numpy(np.concatenate(heard)),
         "seen": torch.from_numpy(np.concatenate(seen)),
-        "seen_shares": torch.from_numpy(np.concatenate([each.seen.shares for each in pieces])),
+        "seen_shares": torch.from_numpy(np.concatenate([each.seen.shares for each in examples])),
     }
-    tiles = [each.pixel_values for each in pieces if each.pixel_values is not None]
+    tiles = [each.pixel_values for each in examples if each.pixel_values is not None]
     if tiles:
         batch["pixel_values"] = torch.cat(tiles)
-        batch["image_grids"] = torch.tensor([grid for each in pieces for grid in each.grids])
+        batch["image_grids"] = torch.tensor([grid for each in examples for grid in each.grids])
     return batch
 
 

@@ -1,4 +1,4 @@
-"""From a record of a converted set to one piece of a pack (the form of a record is in ``data_recipes/emova_data/records/records.py``)."""
+"""From a record of a converted set to one example of a pack (the form of a record is in ``data_recipes/emova_data/records/records.py``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emova.reply.json import SPOKEN_SYSTEM, JsonReply, SpokenReply
 from emova.speech.style import EMOTIONS, PITCHES
 from emova.vision.image import load_image
 from emova_train.stages.tasks import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, Conversations, reply_kinds
-from emova_train.data.packing import TEXT, TRANSCRIPT, UNITS, Piece, piece
+from emova_train.data.packing import TEXT, TRANSCRIPT, UNITS, Example, example
 from emova_train.data.shards import Raw
 
 Message = dict[str, Any]
@@ -58,8 +58,8 @@ class RecordRenderer:
         self.table = TokenTable.from_tokenizer(processor.tokenizer)
         self.reply_format = JsonReply()
 
-    def render(self, raw: Raw, epoch: int, task: str = "") -> Piece:
-        """The piece of a record.
+    def render(self, raw: Raw, epoch: int, task: str = "") -> Example:
+        """The example of a record.
 
         Raises:
             BadSample: it is damaged or does not fit; the reason is the message.
@@ -75,14 +75,14 @@ class RecordRenderer:
         kinds = self._kinds(rendered, messages, replies)
         if raw.fields.get("task") == "speech" and UNITS not in kinds:
             kinds = [TRANSCRIPT] * len(kinds)
-        made = piece(rendered, kinds, self.processor.token_ids, task)
+        made = example(rendered, kinds, self.processor.token_ids, task)
         if len(made) > self.max_tokens:
             raise BadSample(f"longer than max_tokens={self.max_tokens}")
         if not any(rendered.loss_mask):
             raise BadSample("nothing to learn from")
         return made
 
-    def sizes(self, made: Piece) -> dict[str, int]:
+    def sizes(self, made: Example) -> dict[str, int]:
         """Tokens of each modality; a separator or frame counts as text."""
         ids = self.processor.token_ids
         image = int((made.ids == ids.image).sum())

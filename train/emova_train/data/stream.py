@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from emova.core.errors import InputError
 from emova_train.data.bin_packing import balance
 from emova_train.data.batches import derived_seed, isolated_rng
-from emova_train.data.packing import Piece
+from emova_train.data.packing import Example
 from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
 from emova_train.data.shards import Bad, SetReader, ShardSet
 
@@ -92,7 +92,7 @@ class PackReader:
 
     Args:
         mixture: sets with their shares of the samples.
-        render: of a process of its own; makes pieces.
+        render: of a process of its own; makes examples.
         pack_tokens: the most tokens in a pack.
     """
 
@@ -149,7 +149,7 @@ class PackReader:
         self.drawn += 1
         return self.names[self._choices[1][at]]
 
-    def _draw(self) -> Piece:
+    def _draw(self) -> Example:
         """The next good sample. Raises: TooManyBad."""
         while True:
             name = self._choose()
@@ -178,18 +178,18 @@ class PackReader:
             f"{SKIPPED} beside the run, repair the sets or raise data.shards.max_skip_rate"
         )
 
-    def _measure(self, made: Piece) -> np.ndarray:
+    def _measure(self, made: Example) -> np.ndarray:
         sizes = self.render.sizes(made) | {"all": len(made)}
         return np.asarray([sizes[name] for name in self.measures], dtype=float)
 
-    def __iter__(self) -> Iterator[list[Piece]]:
+    def __iter__(self) -> Iterator[list[Example]]:
         """Packs, without end. ``state()`` taken between two of them tells where to go on. Raises: TooManyBad."""
         skip, self._given = self._given, 0
-        held: tuple[Piece, np.ndarray] | None = None
+        held: tuple[Example, np.ndarray] | None = None
         before = self._place()
         while True:
             self._window_state = before
-            pieces: list[Piece] = []
+            examples: list[Example] = []
             sizes: list[np.ndarray] = []
             total = np.zeros(len(self.budgets))
             while True:
@@ -197,9 +197,9 @@ class PackReader:
                     before = self._place()
                     made = self._draw()
                     held = made, self._measure(made)
-                if pieces and (total + held[1] > _FILL * self.config.window * self.budgets).any():
+                if examples and (total + held[1] > _FILL * self.config.window * self.budgets).any():
                     break
-                pieces.append(held[0])
+                examples.append(held[0])
                 sizes.append(held[1])
                 total, held = total + held[1], None
             packs = balance(np.stack(sizes), self.budgets)
@@ -209,7 +209,7 @@ class PackReader:
             for index in rng.permutation(len(packs)):
                 self._given += 1
                 if self._given > skip:
-                    yield [pieces[number] for number in packs[int(index)]]
+                    yield [examples[number] for number in packs[int(index)]]
             skip, self._given = 0, 0
 
 

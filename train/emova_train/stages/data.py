@@ -12,7 +12,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova_train.data.mixture import PackedMixture
-from emova_train.data.packing import Piece
+from emova_train.data.packing import Example
 from emova_train.data.recipe import read_recipe
 from emova_train.data.records import RecordRenderer
 from emova_train.data.shards import Raw, find_mixture, find_set, read_shard
@@ -58,14 +58,14 @@ class StageData:
 
     Attributes:
         train_set: of packs, for ``emova_train.core.loop.fit``.
-        held_out: pieces that the losses are measured on.
+        held_out: examples that the losses are measured on.
         tries: held-out samples that the model answers.
         writer: renders and reads answers.
         shares: each task's or set's share of the samples.
     """
 
     train_set: PackedMixture | ShardPacks
-    held_out: list[Piece]
+    held_out: list[Example]
     tries: list[Try]
     writer: Writer
     shares: dict[str, float]
@@ -113,14 +113,16 @@ def _from_recipe(
     )
 
 
-def evaluation_pieces(conversations: Conversations, mixture: Mapping[str, float], count: int) -> list[Piece]:
+def evaluation_pieces(conversations: Conversations, mixture: Mapping[str, float], count: int) -> list[Example]:
     """``count`` held-out samples of every task in the mixture that has any."""
-    pieces = []
+    examples = []
     for number, (name, weight) in enumerate(mixture.items()):
         task = conversations.tasks[name]
         rng = np.random.default_rng([7, number])
-        pieces += [conversations.render(task.draw(rng), name) for _ in range(count if weight > 0 and task.size else 0)]
-    return pieces
+        examples += [
+            conversations.render(task.draw(rng), name) for _ in range(count if weight > 0 and task.size else 0)
+        ]
+    return examples
 
 
 def _from_sets(config: DataConfig, samples: SampleConfig, processor: Any, limit: int, seed: int) -> StageData:
@@ -129,15 +131,15 @@ def _from_sets(config: DataConfig, samples: SampleConfig, processor: Any, limit:
     make = partial(RecordRenderer, processor, config.shards.records, seed=seed, max_tokens=limit)
     # A held-out transcript is to be found, not to be said.
     render = RecordRenderer(processor, replace(config.shards.records, speak_share=0.0), seed=seed, max_tokens=limit)
-    pieces, tries = [], []
+    examples, tries = [], []
     for name in config.held_out:
         first = [raw for raw in read_shard(find_set(root, name).shards[0]) if isinstance(raw, Raw)]
-        pieces += [render.render(raw, 0, name) for raw in first[: samples.losses_over]]
+        examples += [render.render(raw, 0, name) for raw in first[: samples.losses_over]]
         for number, raw in enumerate(first[: samples.answers]):
             tries.append(Try(set_task(raw), tuple(render.messages(raw, 0)[0]), number < samples.spoken))
     return StageData(
         train_set=ShardPacks(mixture, make, config.shards, config.pack_tokens),
-        held_out=pieces,
+        held_out=examples,
         tries=tries,
         writer=Writer(processor, render.table, lambda _: render.reply_format),
         shares={source.name: share for source, share in mixture},

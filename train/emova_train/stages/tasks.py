@@ -16,7 +16,7 @@ from emova.core.errors import InputError
 from emova.reply.grammar import TokenTable
 from emova.reply.interleaved import StreamingThoughts
 from emova.reply.json import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
-from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, TEXT, TRANSCRIPT, UNITS, Piece, piece
+from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, TEXT, TRANSCRIPT, UNITS, Example, example
 from emova_train.data.recipe import Exchange, Picture, Recipe
 from emova_train.stages.interleaved import Subtask, ThoughtsConfig, thought_message
 from emova_train.stages.losses.ctc import runs
@@ -349,7 +349,7 @@ class Conversations:
 
     # Rendering ----------------------------------------------------------------------------------------------------
 
-    def render(self, sample: Sample, task: str = "") -> Piece:
+    def render(self, sample: Sample, task: str = "") -> Example:
         """A sample as arrays for packing."""
         rendered = self.processor.render_training(sample.messages)
         lengths = np.diff(runs(rendered.loss_mask))[:, 0].tolist()
@@ -360,7 +360,7 @@ class Conversations:
                 own = (own,) * length
             assert len(own) == length, "the rendering and the reply format disagree"
             kinds.extend(own)
-        whole = piece(rendered, kinds, self.processor.token_ids, task)
+        whole = example(rendered, kinds, self.processor.token_ids, task)
         if sample.picture is not None:
             whole = replace(whole, seen=self._seen(whole.ids, sample))
         if not sample.unspoken:
@@ -412,11 +412,11 @@ class _Remembering:
 def reply_kinds(reply_format: JsonReply, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:
     """What each token of ``reply_format.encode(reply, table)`` teaches."""
     head = reply_format.format(reply).partition("<|speech_start|>")[0]
-    pieces = reply_format.split(head)
-    # The pieces are (what stands before, the string, its quote and what follows ...): every third from 1 is a string.
+    examples = reply_format.split(head)
+    # The examples are (what stands before, the string, its quote and what follows ...): every third from 1 is a string.
     strings = (TRANSCRIPT, ANSWER, STYLE, STYLE)
     kinds: list[int] = []
-    for index, text in enumerate(pieces):
+    for index, text in enumerate(examples):
         kind = strings[index // 3] if index % 3 == 1 else FRAME
         length = len(table.encode(text))
         kinds += [kind] * length

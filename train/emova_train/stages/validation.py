@@ -20,10 +20,10 @@ from emova.decoding.sampling import GREEDY
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.json import (
     PieceReader,
+    ReplyConstraints,
     ReplyEvent,
     ReplyFormat,
     ReplyLimits,
-    ReplyWish,
     StyleChosen,
     TextDelta,
     TranscriptDelta,
@@ -173,7 +173,7 @@ class Samples:
             reply_format = writer.format_of(each.task)
             expected = _events(content[0]["ids"], reply_format, table)
             limits = ReplyLimits(config.max_tokens, config.max_tokens, config.max_units)
-            grammar = reply_format.grammar(table, ReplyWish(limits=limits))
+            grammar = reply_format.grammar(table, ReplyConstraints(limits=limits))
             tokens, ended = self._write(decoder, prompt, grammar, each.whole)
             got = _events(tokens, reply_format, table)
             style = next((event.style for event in got if isinstance(event, StyleChosen)), style)

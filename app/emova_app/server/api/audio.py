@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from emova.assistant import Assistant
 from emova.reply.json import PieceReader
-from emova.session.scheduler import Hub
+from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
 from emova.speech.style import Style
 from emova_app.server.api.chat_types import Emotion, Pitch, Short, Text, VoiceId
@@ -55,12 +55,12 @@ class LongTranscription(Transcription):
     segments: Annotated[list[Any], Field(max_length=0)] = []
 
 
-def read_aloud(hub: Hub, text: str, style: Style) -> Iterator[np.ndarray]:
+def read_aloud(scheduler: Scheduler, text: str, style: Style) -> Iterator[np.ndarray]:
     """Samples of ``text`` while its units are written; joined they equal ``Assistant.speak``. Raises: InputError."""
-    assistant = hub.assistant
+    assistant = scheduler.assistant
     speaking = assistant.voice.start()
     for prompt, grammar in assistant.reading(text):
-        for token in hub.write(prompt, grammar):
+        for token in scheduler.write(prompt, grammar):
             unit = int(assistant.table.unit_of[token])
             samples = speaking.step([unit] if unit >= 0 else [], style)
             if len(samples):
@@ -68,11 +68,11 @@ def read_aloud(hub: Hub, text: str, style: Style) -> Iterator[np.ndarray]:
     yield speaking.finish(style)
 
 
-def write_down(hub: Hub, samples: np.ndarray) -> Iterator[str]:
+def write_down(scheduler: Scheduler, samples: np.ndarray) -> Iterator[str]:
     """Pieces of what is said in ``samples`` ``[T]``. Raises: InputError."""
-    assistant: Assistant = hub.assistant
+    assistant: Assistant = scheduler.assistant
     reader = PieceReader(assistant.table)
-    for token in hub.write(*assistant.transcribing(assistant.listen(samples))):
+    for token in scheduler.write(*assistant.transcribing(assistant.listen(samples))):
         for piece in reader.read(token):
             if isinstance(piece, str) and piece:
                 yield piece
@@ -117,7 +117,7 @@ def router(service: Service) -> APIRouter:
         if stream == "true":
             return event_stream(_transcript_events(service, samples, request.state.deadline))
         pieces = []
-        async with aclosing(service.each(write_down(service.hub, samples))) as written:
+        async with aclosing(service.each(write_down(service.scheduler, samples))) as written:
             async for piece in written:
                 pieces.append(piece)
         text = "".join(pieces).strip()
@@ -133,7 +133,7 @@ def router(service: Service) -> APIRouter:
 async def _speech(service: Service, wish: SpeechRequest, style: Style, deadline: float) -> Response:
     loop, started = asyncio.get_running_loop(), asyncio.get_running_loop().time()
     rate = service.assistant.voice.sample_rate
-    chunks = service.each(read_aloud(service.hub, wish.input, style))
+    chunks = service.each(read_aloud(service.scheduler, wish.input, style))
     try:
         first = await anext(chunks)
     except BaseException:
@@ -170,7 +170,10 @@ async def _speech(service: Service, wish: SpeechRequest, style: Style, deadline:
 async def _transcript_events(service: Service, samples: np.ndarray, deadline: float) -> AsyncGenerator[bytes, None]:
     text = ""
     try:
-        async with aclosing(service.each(write_down(service.hub, samples))) as pieces, asyncio.timeout_at(deadline):
+        async with (
+            aclosing(service.each(write_down(service.scheduler, samples))) as pieces,
+            asyncio.timeout_at(deadline),
+        ):
             async for piece in pieces:
                 piece = piece if text else piece.lstrip()
                 text += piece
