@@ -1,7 +1,8 @@
 """A transcript is chosen by two readers: the language model, which knows what people say, and CTC over the heard units,
 which knows what was said (Watanabe et al. 2017, Hybrid CTC/Attention Architecture for End-to-End Speech Recognition).
 
-CTC reads the hidden states of a middle layer at the heard units through the vocabulary's head; ``emova_train.stages.losses.ctc``
+CTC reads the hidden states of a middle layer at the heard units through the vocabulary's head;
+``emova_train.stages.losses.ctc``
 teaches it. It is read along with the prompt and asked for each token of a transcript; of answers it knows nothing.
 
 Shape letters: T positions of a stretch of heard speech, C text tokens and the blank (the last), K candidates, A allowed

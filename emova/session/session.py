@@ -30,7 +30,8 @@ FAULT = "the reply broke off by a fault inside; ask again"
 
 
 class Session:
-    """Opened by ``Scheduler.open``. Everything bounded: one cache, a queue of events, the reply's length, the turns kept.
+    """Opened by ``Scheduler.open``. Everything bounded: one cache, a queue of events, the reply's length, the turns
+    kept.
 
     A turn is: ``show`` a picture and ``hear`` samples in any order, then ``ask`` and read the events. A turn that
     fails leaves no trace. Sound of an earlier ``generation`` than the session's is out of date.

@@ -1,6 +1,7 @@
 """Make the small files of ``eval/emova_eval/fixtures`` from the data of the recipe ``nano``; see the README there.
 
-``python -m emova_eval.make_fixtures --data data/nano`` writes what ``emova eval all --offline`` needs. Everything is drawn by
+``python -m emova_eval.make_fixtures --data data/nano`` writes what ``emova eval all --offline`` needs. Everything is
+drawn by
 a seed from held-out items, and is free to pass on: rule-made voices (Apache-2.0), festival's diphone voices (MIT-like),
 piper's joe (CC0-1.0), drawn pictures and texts (Apache-2.0).
 """

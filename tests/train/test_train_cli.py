@@ -25,7 +25,8 @@ def test_every_program_registers(program: str) -> None:
 
 
 def test_help_imports_no_program() -> None:
-    code = "import argparse, sys, emova_train.cli; emova_train.cli.register(argparse.ArgumentParser()); print('torch' in sys.modules)"
+    code = "import argparse, sys; from emova_train.cli import register; register(argparse.ArgumentParser());"
+    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
 

@@ -65,8 +65,6 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    if sys.version_info < (3, 11):
-        raise InputError("the server needs Python 3.11 or newer")
     from emova_app.server.config import ServerConfig
 
     for name in ("max_active", "max_realtime", "deadline"):

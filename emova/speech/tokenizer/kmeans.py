@@ -40,7 +40,8 @@ class KMeansConfig:
 
 
 class KMeansTokenizer(MelTokenizer):
-    """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by ``emova_train.s2u.kmeans``."""
+    """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by
+    ``emova_train.s2u.kmeans``."""
 
     mean: Tensor
     projection: Tensor

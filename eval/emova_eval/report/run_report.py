@@ -1,4 +1,4 @@
-"""A run's report as tables: ``report.md`` and ``results.json``; ``emova_eval.report.page`` shows the same tables as HTML."""
+"""A run's report as tables: ``report.md`` and ``results.json``; ``page.py`` shows the same tables as HTML."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """``emova eval all --offline``: every task on shipped fixtures; what cannot run here is a line with its reason.
 
-The fixtures (``eval/emova_eval/fixtures/README.md``) are held-out questions by unheard voices, test pictures of the recipe,
+The fixtures (``eval/emova_eval/fixtures/README.md``) are held-out questions by unheard voices, test pictures of the
+recipe,
 rule-made voices, and acoustic measures for the emotion judge. Vision benchmarks run from files in their own formats,
 which are written into the run's folder. Names begin with ``fixture-``: none of the figures is the benchmark's own.
 """

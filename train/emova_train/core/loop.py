@@ -9,7 +9,8 @@ for each batch while it is read and put together. So the batches depend neither 
 interruption. A data set may have ``sample(index, epoch)``, which is then called instead of ``[index]``, and
 ``lengths`` (a number a sample), by which batches of alike length are made.
 
-Several processes (``train/emova_train/distributed/world.py``) read the batches in turn, so n processes without accumulation train on what
+Several processes (``train/emova_train/distributed/world.py``) read the batches in turn, so n processes without
+accumulation train on what
 one process with an accumulation of n does. A module may have ``loss_weight(batch)``, a number such as the tokens with a
 loss: the loss of a step is then the mean over all of them, however they fall on passes and processes.
 """

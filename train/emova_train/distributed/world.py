@@ -1,7 +1,7 @@
 """Processes that train together: their group, what they tell each other, and how a model is spread over them.
 
-A program started by ``torchrun``, ``deepspeed`` or ``srun`` (see ``train/emova_train/launch.py``) finds its place in the
-environment; one started plainly is alone. ``strategy`` says how the training state is spread:
+A program started by ``torchrun``, ``deepspeed`` or ``srun`` (see ``train/emova_train/launch.py``) finds its place in
+the environment; one started plainly is alone. ``strategy`` says how the training state is spread:
 
 - ``ddp``: each process holds everything; only gradients are exchanged.
 - ``zero1``, ``zero2``, ``zero3``: DeepSpeed splits the optimizer, the gradients too, the weights too.

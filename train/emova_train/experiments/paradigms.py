@@ -1,8 +1,8 @@
 """The omni-modal alignment paradigms of EMOVA section 4.1: what is trained in which order, and what comes out.
 
-A paradigm is a row of phases; each is a stage (``train/emova_train/stages/program.py``) that starts from the phase before. Paradigms that
-begin alike share those phases, so nothing is trained twice, and what is finished is only read again. As in the paper,
-speech is measured on the aligned model, pictures after a short tuning on questions about pictures.
+A paradigm is a row of phases; each is a stage (``emova_train.stages.program``) that starts from the phase before.
+Paradigms that begin alike share those phases, so nothing is trained twice, and what is finished is only read again. As
+in the paper, speech is measured on the aligned model, pictures after a short tuning on questions about pictures.
 """
 
 from __future__ import annotations

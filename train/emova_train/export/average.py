@@ -1,4 +1,4 @@
-"""Average a model's weights from before and after a training: ``python -m emova_train.export.average BEFORE AFTER --out FOLDER``.
+"""Average a model's weights from before and after a training: ``emova train average BEFORE AFTER --out FOLDER``.
 
 What a short training on something new has worn away of the old comes back half-way, and most of what is new stays, as
 long as both lie in one valley of the loss (Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv

@@ -99,7 +99,8 @@ class StageConfig:
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass: a third more work for a fraction of the memory."""
     tiles_at_once: int = 0
-    """The tiles of a pass are filled up to a multiple of it (``emova_train.data.shape_padding``); 0 takes as many as there are."""
+    """The tiles of a pass are filled up to a multiple of it (``emova_train.data.shape_padding``); 0 takes as many as
+    there are."""
     liger: str = "auto"
     """Liger's fused kernels in the LLaMA: ``auto`` where they are installed on a GPU, ``always``, ``never``."""
 

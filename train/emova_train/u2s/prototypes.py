@@ -1,4 +1,4 @@
-"""Choose the style prototypes: ``python -m emova_train.u2s.prototypes configs/u2s/nano.yaml --detokenizer runs/u2s-nano/export``.
+"""Choose the style prototypes: ``emova train prototypes configs/u2s/nano.yaml --detokenizer runs/u2s-nano/export``.
 
 EMOVA (§3.2) lets an emotion recogniser choose, among candidate recordings of each style, the one that conveys it most
 surely, and uses that one's style vector. No such recogniser can be had offline, so a small one is fitted here to

@@ -1,12 +1,12 @@
-"""Train nano's vision tower and projector from nothing: ``python -m emova_train.vision.program configs/vision/nano.yaml``.
+"""Train nano's vision tower and projector from nothing: ``emova train vision configs/vision/nano.yaml``.
 
 A small decoder reads the projector's visual tokens and writes the picture's dense caption and the answers to questions
 about it, as captioners are pre-trained (CapPa, Tschannen et al. 2023); some captions are written all at once from the
 picture alone, which leaves the work to the tower. Beside it the pooled visual tokens name the caption's tokens in any
 order (SuperClass, Huang et al. 2024): without that direct demand the decoder long writes likely sentences and looks
-at nothing. And each visual token and each patch names what the recipe drew there (``emova_train.vision.regions``), which
-teaches to look from far fewer pictures. Afterwards the decoder is thrown away: the tower and the whole projector start
-EmovaForConditionalGeneration (``emova.model.building.load_vision``).
+at nothing. And each visual token and each patch names what the recipe drew there (``emova_train.vision.regions``),
+which teaches to look from far fewer pictures. Afterwards the decoder is thrown away: the tower and the
+whole projector start EmovaForConditionalGeneration (``emova.model.building.load_vision``).
 
 Shape letters: B pictures, V visual tokens, T text positions, D width, H heads, K head width.
 """
@@ -65,7 +65,7 @@ class VisionTrainConfig:
     words: str = ""
     """A checkpoint whose language model is to read the pictures: visual tokens learn to point where its words do."""
     trunk: str = ""
-    """Published weights of the tower's trunk (``emova_train.vision.trunk_init``); none: it starts from nothing as all else does."""
+    """Published weights of the tower's trunk (``emova_train.vision.trunk_init``); none: it starts from nothing."""
     trunk_rate: float = 0.3
     """The trunk's learning rate over that of the rest."""
     trunk_frozen: int = 2
