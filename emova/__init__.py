@@ -12,6 +12,7 @@ from emova.core.startup import collector_paused
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant, Conversation, Reply
+    from emova.checkpoint.loading import find_checkpoint
     from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ _HOMES = {
     "EmovaConfig": "emova.model",
     "EmovaForConditionalGeneration": "emova.model",
     "EmovaProcessor": "emova.model",
+    "find_checkpoint": "emova.checkpoint.loading",
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "EmovaProcessor",
     "Reply",
     "__version__",
+    "find_checkpoint",
 ]
 
 

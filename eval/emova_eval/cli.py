@@ -27,7 +27,7 @@ EXAMPLES = """examples:
   emova eval latency --endpoint http://127.0.0.1:8000/v1 --endpoint-model peer
                                                     speech in to first audio of any OpenAI-compatible server
   emova eval compare runs/a runs/b                  is the difference more than chance?
-  emova eval nano --refresh emova/checkpoints/emova-nano/README.md
+  emova eval nano --refresh docs/figures/emova-nano.md
                                                     put the figures into the model's card
 """
 

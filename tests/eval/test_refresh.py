@@ -21,8 +21,8 @@ def test_what_stands_between_the_marks_is_replaced_and_nothing_else(tmp_path: Pa
     refresh(card, section)
     first = card.read_text()
     assert first.startswith("before\n") and "old" not in first and "| a \\1 |" in first and "kept" in first
-    assert "![Emotions heard](figures/nano-emotions.png)" in first
-    assert (card.parent / "figures" / "nano-emotions.png").read_bytes() == b"png"
+    assert "![Emotions heard](nano-emotions.png)" in first
+    assert (card.parent / "nano-emotions.png").read_bytes() == b"png"
     refresh(card, section)
     assert card.read_text() == first  # doing it twice changes nothing
 

@@ -1,4 +1,4 @@
-"""Putting a run's tables and pictures into documents: the README, a model's card.
+"""Putting a run's tables and pictures into documents, such as those of ``docs/figures``.
 
 A document says where by two comments, and everything between them is replaced::
 
@@ -59,13 +59,12 @@ def find_place(document: str | Path, task: str) -> tuple[str, re.Match[str]]:
 
 
 def refresh(document: str | Path, section: Section) -> None:
-    """Replace the section's figures in a document; pictures go to ``figures`` beside it. Raises: as ``find_place``."""
+    """Replace the section's figures in a document; pictures go beside it. Raises: as ``find_place``."""
     document = Path(document)
     text, place = find_place(document, section.task)
     parts = [start_of(section.task), "", f"`{section.command}` gave:", "", section.table.strip(), ""]
     for picture, said in section.pictures:
-        name = Path("figures") / f"{section.task}-{picture.name}"
-        (document.parent / name).parent.mkdir(exist_ok=True)
+        name = f"{section.task}-{picture.name}"
         shutil.copyfile(picture, document.parent / name)
-        parts += [f"![{said}]({name.as_posix()})", ""]
+        parts += [f"![{said}]({name})", ""]
     write_text(document, text[: place.start()] + "\n".join([*parts, END]) + text[place.end() :])
