@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from emova.core.config import load_config, save_config
+from emova.core.config import find_config, load_config, save_config, shipped_configs
 from emova.core.errors import InputError
 
 
@@ -58,3 +59,62 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_an_override_that_is_no_yaml_is_refused() -> None:
     with pytest.raises(InputError, match="not valid YAML"):
         load_config(Outer, None, ["name=[a-[b"])
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A config whose keys had other names once."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"sight": "parts.vision", "parts.shares.told": "parts.shares.forced"}
+
+    @dataclass(frozen=True)
+    class Parts:
+        vision: Inner = field(default_factory=Inner)
+        shares: dict[str, float] = field(default_factory=dict)
+
+    parts: Parts = field(default_factory=Parts)
+
+
+def test_keys_of_earlier_versions_are_todays_in_files_bases_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text("sight: {width: 5}\nparts: {shares: {told: 0.5, other: 1.0}}\n")
+    (tmp_path / "new.yaml").write_text("base: old.yaml\nparts: {shares: {forced: 0.25}}\n")
+    old, new = (load_config(Renamed, tmp_path / f"{name}.yaml").parts for name in ("old", "new"))
+    assert old.vision == new.vision == Inner(5)
+    assert old.shares == {"forced": 0.5, "other": 1.0} and new.shares == {"forced": 0.25, "other": 1.0}
+    given = load_config(Renamed, tmp_path / "new.yaml", ["sight.width=7", "parts.shares.told=0"]).parts
+    assert given.vision == Inner(7) and given.shares["forced"] == 0
+
+
+def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = shipped_configs()["stages/nano/stage1"]
+    for name in ("stages/nano/stage1", "nano/stage1", "configs/stages/nano/stage1.yaml", "nano/stage1.yaml", shipped):
+        assert find_config(name) == find_config(name, "stages") == shipped
+    assert find_config("nano", "s2u") == find_config("s2u/nano") == find_config("configs/s2u/nano.yaml", "stages")
+    assert find_config("zero2", "deepspeed").suffix == ".json"
+    for name in shipped_configs():
+        assert find_config(name) == find_config(f"configs/{name}.yaml") == shipped_configs()[name]
+
+
+def test_a_file_goes_before_a_shipped_config_and_may_build_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "stage1.yaml").write_text("name: own\n")
+    assert load_config(Outer, "nano/stage1.yaml").name == "own"
+    assert find_config("nano/stage1").parent.name == "nano" and find_config("nano/stage1").is_absolute()
+    (tmp_path / "mine.yaml").write_text("base: nano/stage1.yaml\ninner: {width: 9}\n")
+    assert load_config(Outer, "mine.yaml") == Outer("own", Inner(9))
+    from emova_train.stages.program import StageConfig
+
+    (tmp_path / "mine.yaml").write_text("base: nano/stage3\nrun: {max_steps: 7}\n")
+    mine, base = load_config(StageConfig, "mine.yaml"), load_config(StageConfig, "nano/stage3")
+    assert mine.run.max_steps == 7 and mine.data == base.data
+
+
+def test_a_name_that_is_none_or_several_is_answered_with_those_that_are_close() -> None:
+    with pytest.raises(InputError, match="did you mean .*nano/stage1"):
+        find_config("nano/stag1", "stages")
+    with pytest.raises(InputError, match="several are called so; give one of .*s2u/nano"):
+        find_config("nano")

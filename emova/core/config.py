@@ -1,9 +1,15 @@
-"""Reading YAML and ``key=value`` overrides into a frozen dataclass, and writing the resolved result beside a run."""
+"""Reading YAML and ``key=value`` overrides into a frozen dataclass, and writing the resolved result beside a run.
+
+The shipped configs are the package ``emova_configs``; they are found by name from anywhere, see ``find_config``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+import functools
+import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +20,20 @@ from omegaconf.errors import OmegaConfBaseException
 from emova.core.errors import InputError
 
 ConfigT = TypeVar("ConfigT")
+_ENDINGS = (".yaml", ".yml", ".json")
 
 
-def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
+def load_config(
+    cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = (), *, kind: str = ""
+) -> ConfigT:
     """Build the dataclass ``cls`` from its defaults, then a YAML file, then ``dotted.key=value`` overrides.
 
-    A file may name another, relative to itself, in ``base``: that one is read first, and the file says what differs.
+    A file may name another in ``base``, relative to itself or by the name of a shipped one: that one is read first, and
+    the file says what differs. ``cls.RENAMED``, where there is one, maps dotted keys of earlier versions to today's.
+
+    Args:
+        path: a file, or the name of a shipped config (``find_config``).
+        kind: the folder of the shipped configs that are meant.
 
     Raises:
         InputError: the file is missing or not YAML, a key is unknown, or a value has the wrong type.
@@ -28,8 +42,8 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
     _unlock(merged)
     try:
         if path is not None:
-            merged = OmegaConf.merge(merged, *_files(Path(path)))
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+            merged = OmegaConf.merge(merged, *(_renamed(cls, content) for content in _files(find_config(path, kind))))
+        merged = OmegaConf.merge(merged, _renamed(cls, OmegaConf.from_dotlist(list(overrides))))
         result = OmegaConf.to_object(merged)
     except yaml.YAMLError:
         raise InputError(f"{path or 'command line'}: not valid YAML; quote values with brackets or colons") from None
@@ -42,22 +56,80 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: S
     return result
 
 
+@functools.cache
+def shipped_configs() -> Mapping[str, Path]:
+    """The shipped configs by name: the path below the package ``emova_configs`` without its ending."""
+    spec = importlib.util.find_spec("emova_configs")
+    root = next((Path(folder) for folder in (spec and spec.submodule_search_locations) or ()), None)
+    if root is None:
+        return {}
+    files = sorted(path for path in root.rglob("*") if path.suffix in _ENDINGS)
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
+
+
+def find_config(name: str | Path, kind: str = "") -> Path:
+    """The file of a config: ``name`` itself where it is one, else the shipped config of that name.
+
+    ``stages/nano/stage1``, ``configs/stages/nano/stage1.yaml``, ``nano/stage1`` and, where ``kind`` says which folder is
+    meant, shorter ones such as ``nano`` all name a shipped one.
+
+    Args:
+        kind: the folder of ``emova_configs`` that goes before the others, such as ``stages``.
+
+    Raises:
+        InputError: there is no such file, or the name fits several.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_configs()
+    wanted = Path(name).as_posix()
+    if Path(name).suffix in _ENDINGS:
+        wanted = wanted[: -len(Path(name).suffix)]
+    wanted = wanted.removeprefix("./").removeprefix("configs/")
+    for exact in (f"{kind}/{wanted}", wanted):
+        if exact in shipped:
+            return shipped[exact]
+    fitting = [known for known in shipped if wanted and f"/{known}".endswith(f"/{wanted}")]
+    fitting = [known for known in fitting if known.startswith(f"{kind}/")] or fitting
+    if len(fitting) == 1:
+        return shipped[fitting[0]]
+    if fitting:
+        raise InputError(f"config {wanted[:80]!r}: several are called so; give one of {', '.join(fitting[:8])}")
+    own = [known for known in shipped if known.startswith(f"{kind}/")] if kind else list(shipped)
+    short = {known.removeprefix(f"{kind}/"): known for known in own}
+    close = difflib.get_close_matches(wanted, [*short, *shipped], 3, 0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"give a YAML file, or one of {', '.join([*short][:12])}"
+    raise InputError(f"{name}: no such config file, nor a shipped config of that name; {hint}")
+
+
 def _files(path: Path) -> list[Any]:
     """The content of a YAML file after those of its bases, outermost first."""
     found: list[Any] = []
     seen: set[Path] = set()
     at: Path | None = path
     while at is not None:
-        if not at.is_file():
-            raise InputError(f"{at}: no such config file; the shipped ones are in configs/")
         if at.resolve() in seen:
             raise InputError(f"{at}: is its own base; remove a `base` line")
         seen.add(at.resolve())
         content = OmegaConf.load(at)
         base = content.pop("base", None) if isinstance(content, DictConfig) else None
         found.insert(0, content)
-        at = at.parent / str(base) if base is not None else None
+        if base is None:
+            return found
+        beside = at.parent / str(base)
+        at = beside if beside.is_file() else find_config(str(base))
     return found
+
+
+def _renamed(cls: type[Any], content: Any) -> Any:
+    """``content`` with the keys that it has by the names of earlier versions moved to today's."""
+    for old, new in getattr(cls, "RENAMED", {}).items():
+        above, _, key = old.rpartition(".")
+        parent = OmegaConf.select(content, above) if above and OmegaConf.is_dict(content) else content
+        if OmegaConf.is_dict(parent) and key in parent:
+            value = OmegaConf.create({"value": parent.pop(key)})
+            OmegaConf.update(content, new, value.value, merge=True, force_add=True)
+    return content
 
 
 def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | Path) -> ConfigT:
@@ -69,7 +141,7 @@ def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | P
     merged = OmegaConf.structured(cls)
     _unlock(merged)
     try:
-        result = OmegaConf.to_object(OmegaConf.merge(merged, values))
+        result = OmegaConf.to_object(OmegaConf.merge(merged, _renamed(cls, OmegaConf.create(values))))
     except OmegaConfBaseException as error:
         raise InputError(f"{source}: {str(error).splitlines()[0]}; see the fields of {cls.__name__}") from None
     except InputError as error:
