@@ -55,7 +55,7 @@ def tiny_model(tiny_tokenizer, tiny_parts):
     config = EmovaConfig.from_parts(
         text, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), token_count=len(tiny_tokenizer)
     )
-    config.heard_text_layer = 1
+    config.ctc_layer = 1
     torch.manual_seed(0)
     return EmovaForConditionalGeneration(config).eval()
 

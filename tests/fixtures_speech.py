@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from emova.reply.grammar import unit_token
+from emova.core.tokens import CONTROL_TOKENS, unit_token
 
-CONTROL_TOKENS = (
-    *("<|pad|>", "<|begin_of_text|>", "<|end_of_text|>", "<|system|>", "<|user|>", "<|assistant|>"),
-    *("<|end_of_turn|>", "<|image|>", "<|image_start|>", "<|image_end|>", "<|image_row|>"),
-    *("<|speech_start|>", "<|speech_end|>"),
-)
 SENTENCES = (
     "What is in the picture? A red apple lies on the table.",
     'He said "good morning", and left. \\"quoted\\" \\n {"user question text": "hm"}, "then".',
@@ -99,7 +94,7 @@ def save_checkpoint(folder, tokenizer, vision, projector) -> None:
     model = EmovaForConditionalGeneration(
         EmovaConfig.from_parts(text, vision, projector, ids, token_count=len(tokenizer))
     )
-    model.config.heard_text_layer = 1
+    model.config.ctc_layer = 1
     model.half().save_pretrained(folder)
     EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=1, tile_side=2), tokenizer).save_pretrained(folder)
     make_speech_tokenizer().save_pretrained(folder / "speech_tokenizer", storage="int8")

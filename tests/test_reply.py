@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from emova.core.errors import InputError
-from emova.reply.grammar import TokenTable, unit_token
+from emova.core.tokens import unit_token
+from emova.reply.grammar import TokenTable
 from emova.reply.json import (
     SPEECH_KEY,
     JsonReply,

@@ -14,11 +14,11 @@ from transformers import (
     AutoProcessor,
 )
 
+from emova.core.tokens import TokenIds
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.image_processing_emova import EmovaImageProcessor
 from emova.model.modeling_emova import EmovaForConditionalGeneration, EmovaModel
 from emova.model.processing_emova import EmovaProcessor, Rendered
-from emova.model.tokens import TokenIds
 
 AutoConfig.register("emova", EmovaConfig, exist_ok=True)
 AutoModel.register(EmovaConfig, EmovaModel, exist_ok=True)

@@ -14,12 +14,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from emova.core.errors import InputError
+from emova.core.tokens import TokenIds
 from emova.core.weights import load_state, read_folder
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.image_processing_emova import IMAGENET_MEAN, IMAGENET_STD, EmovaImageProcessor
 from emova.model.modeling_emova import EmovaForConditionalGeneration
 from emova.model.processing_emova import EmovaProcessor
-from emova.model.tokens import TokenIds
 from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
 from emova.vision.towers import INTERNVIT, VisionConfig, build_tower
 

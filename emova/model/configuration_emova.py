@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers import LlamaConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from emova.model.tokens import TokenIds
+from emova.core.tokens import TokenIds
 from emova.vision.c_abstractor import CAbstractorConfig
 from emova.vision.towers import VisionConfig
 
@@ -30,11 +30,14 @@ class EmovaConfig(PreTrainedConfig):
         token_count: tokens in use; rows of the embedding above it are padding and never predicted.
         always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
-        heard_text_layer: CTC reads what is said from the hidden states after so many layers (``emova.decoding.ctc``);
-            0 where the model was not taught so.
+        ctc_layer: CTC reads transcripts from the hidden states after so many layers (``emova.decoding.ctc``);
+            0 where the model was not trained to.
         thoughts_ratio: tokens of text and units that the model was taught to write in turns
             (``emova.reply.interleaved.Ratio``); None: the default.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"heard_text_layer": "ctc_layer"}
+    """Keys of checkpoints that earlier versions wrote, and what they are called now."""
 
     model_type = "emova"
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {"text_config": SubConfigSpec(config_class=LlamaConfig)}
@@ -56,11 +59,14 @@ class EmovaConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     always_run_vision: bool = False
-    heard_text_layer: int = 0
+    ctc_layer: int = 0
     thoughts_ratio: list[int] | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        for old, new in self.RENAMED.items():
+            if old in kwargs:
+                setattr(self, new, kwargs.pop(old))
         super().__post_init__(**kwargs)
         # Through the dataclasses and back: unknown fields are refused, defaults are written down.
         self.vision_config = VisionConfig.from_dict(self.vision_config or {}).to_dict()

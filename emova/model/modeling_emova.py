@@ -22,9 +22,9 @@ from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from emova.core.tokens import TokenIds
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.fusion import packed_mask, packed_positions, scatter_images
-from emova.model.tokens import TokenIds
 from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
 from emova.vision.slicing import Grid, arrange
 from emova.vision.towers import VisionConfig, build_tower

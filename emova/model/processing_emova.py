@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from emova.core.errors import InputError
-from emova.model.tokens import IMAGE, IMAGE_ROW, TokenIds
+from emova.core.tokens import IMAGE, IMAGE_ROW, TokenIds
 from emova.reply.json import JsonReply
 from emova.vision.slicing import Grid, token_layout
 
@@ -57,7 +57,7 @@ class EmovaProcessor(ProcessorMixin):
 
     Args:
         image_processor: pictures to tiles.
-        tokenizer: with the control tokens and units of ``emova.model.tokens``.
+        tokenizer: with the control tokens and units of ``emova.core.tokens``.
         chat_template: the rendering as a template, for tools that read it; this class renders by itself.
     """
 

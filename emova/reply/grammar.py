@@ -17,20 +17,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.core.tokens import END_OF_TURN, SPEECH_END, SPEECH_START, unit_token
 
-PAD = "<|pad|>"
-BEGIN_OF_TEXT = "<|begin_of_text|>"
-END_OF_TURN = "<|end_of_turn|>"
-SPEECH_START = "<|speech_start|>"
-SPEECH_END = "<|speech_end|>"
 QUOTE = '"'
 
 Kind = Literal["text", "style", "units"]
-
-
-def unit_token(unit: int) -> str:
-    """The token that stands for the speech unit ``unit``."""
-    return f"<|speech_{unit}|>"
 
 
 # --- the automaton of a JSON string -----------------------------------------------------------------------------------

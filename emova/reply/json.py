@@ -11,9 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from emova.core.tokens import speech_pieces, speech_text
 from emova.reply.grammar import (
-    SPEECH_END,
-    SPEECH_START,
     Choice,
     Fixed,
     FreeText,
@@ -21,7 +20,6 @@ from emova.reply.grammar import (
     Segment,
     TokenTable,
     Units,
-    unit_token,
 )
 from emova.reply.parser import (
     KEYS,
@@ -158,7 +156,7 @@ class JsonReply:
 
     def format(self, reply: SpokenReply) -> str:
         """The reply as a string, without the end of turn."""
-        speech = SPEECH_START + "".join(unit_token(unit) for unit in reply.units) + SPEECH_END
+        speech = speech_text(reply.units)
         strings = [_inside(value) for value in (reply.transcript, reply.text, reply.emotion, reply.pitch)]
         return "".join(self._before(index) + string + '"' for index, string in enumerate([*strings, speech])) + "}"
 
@@ -166,9 +164,7 @@ class JsonReply:
         """The inverse of ``format``. Raises: InputError: the text breaks the schema."""
         head, mark, tail = text.rpartition(f'"{SPEECH_KEY}": "')
         pieces: list[Piece] = [head + mark]
-        for part in re.findall(r"<\|speech_(\d{1,9})\|>|(<\|speech_(?:start|end)\|>)|([^<]+|<)", tail):
-            unit, marker, other = part
-            pieces.append(int(unit) if unit else Marker(marker) if marker else other)
+        pieces += [Marker(value) if what == "token" else value for what, value in speech_pieces(tail)]
         parser = ReplyParser()
         events = merge_deltas([event for piece in pieces for event in parser.feed(piece)] + parser.finish())
         return collect(events)

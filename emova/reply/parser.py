@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from emova.core.errors import InputError
-from emova.reply.grammar import SPEECH_END, SPEECH_START, TokenTable
+from emova.core.tokens import SPEECH_END, SPEECH_START
+from emova.reply.grammar import TokenTable
 from emova.speech.style import DEFAULT_VOICE, Style, style_from_model
 
 TRANSCRIPT_KEY = "user question text"

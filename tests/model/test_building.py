@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from emova.core.config import load_config
 from emova.core.errors import InputError
+from emova.core.tokens import CONTROL_TOKENS
 from emova.core.weights import save_folder
 from emova.model.building import (
     VISUAL_OVER_WORD,
@@ -23,7 +24,6 @@ from emova.model.building import (
     projector_config,
 )
 from emova.model.modeling_emova import EmovaForConditionalGeneration
-from emova.model.tokens import CONTROL_TOKENS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 

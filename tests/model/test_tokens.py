@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from emova.core.errors import InputError
-from emova.model.tokens import CONTROL_TOKENS, TokenIds, speech_text, split_speech, unit_token
+from emova.core.tokens import CONTROL_TOKENS, TokenIds, speech_text, split_speech, unit_token
 
 
 def test_ids_are_read_from_the_tokenizer_in_order(tiny_tokenizer):

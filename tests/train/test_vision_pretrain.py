@@ -7,9 +7,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from emova.core.errors import InputError
+from emova.core.tokens import TokenIds
 from emova.core.weights import save_folder
 from emova.model.building import VisionExport, load_vision
-from emova.model.tokens import TokenIds
 from emova_train.data.recipe import Exchange, Mark, Picture
 from emova_train.vision.data import CaptionCollate, CaptionData, PixelCache, TextIds, View, vary
 from emova_train.vision.program import DecoderShape, VisionCaptioner, go_on, read_words, right_answers

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emova.core import tokens
 from emova.core.errors import InputError
 
 Message = dict[str, Any]
@@ -28,8 +29,6 @@ ROLES = {
 }  # fmt: skip
 IMAGE_TAG = "<image>"
 CODEBOOK = 4096
-_UNIT_RUN = re.compile(r"(?:<\|speech_start\|>)?((?:<\|speech_\d+\|>)+)(?:<\|speech_end\|>)?")
-_UNIT = re.compile(r"<\|speech_(\d+)\|>")
 _IMAGE_SUFFIX = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 
 
@@ -90,17 +89,14 @@ def message(role: str, *parts: dict[str, Any]) -> Message:
 def split_units(value: str) -> list[dict[str, Any]]:
     """Text and unit parts of a string with inline units, ``<|speech_7|>`` and the like. Raises: BadRecord."""
     parts: list[dict[str, Any]] = []
-    position = 0
-    for run in _UNIT_RUN.finditer(value):
-        if before := value[position : run.start()].strip():
-            parts.append(text(before))
-        units = [int(number) for number in _UNIT.findall(run[1])]
-        if max(units) >= CODEBOOK:
+    for piece in tokens.split_units(value):
+        if isinstance(piece, str):
+            if words := piece.strip():
+                parts.append(text(words))
+        elif max(piece) >= CODEBOOK:
             raise BadRecord("a unit outside the codebook")
-        parts.append({"type": "units", "units": units})
-        position = run.end()
-    if rest := value[position:].strip():
-        parts.append(text(rest))
+        else:
+            parts.append({"type": "units", "units": piece})
     return parts
 
 

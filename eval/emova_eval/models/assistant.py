@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from emova.core.tokens import BEGIN_OF_TEXT, SPEECH_END, SPEECH_START, unit_token
 from emova.speech.style import Style
 from emova_eval.suite.samples import Output
 
@@ -121,13 +122,13 @@ class AssistantModel:
         def id_of(token: str) -> int:
             return int(tokenizer.convert_tokens_to_ids(token))
 
-        prefix = [id_of("<|begin_of_text|>"), id_of("<|speech_start|>")]
-        prefix += [id_of(f"<|speech_{unit}|>") for unit in context_units]
+        prefix = [id_of(BEGIN_OF_TEXT), id_of(SPEECH_START)]
+        prefix += [id_of(unit_token(unit)) for unit in context_units]
         if text:
-            prefix.append(id_of("<|speech_end|>"))
+            prefix.append(id_of(SPEECH_END))
             scored = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         else:
-            scored = [id_of(f"<|speech_{unit}|>") for unit in units]
+            scored = [id_of(unit_token(unit)) for unit in units]
         if not scored:
             raise ValueError("nothing to score")
         ids_L = torch.tensor(prefix + scored)

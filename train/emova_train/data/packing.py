@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import emova.core.compat  # noqa: F401
-from emova.model.tokens import TokenIds
+from emova.core.tokens import TokenIds
 from emova_train.stages.losses.ctc import HeardTextConfig, heard_positions, heard_spans, heard_text_loss
 from emova_train.stages.losses.grounding import (
     LOOK,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.core.tokens import SPEECH_START
 from emova.reply.grammar import TokenTable
 from emova.reply.interleaved import StreamingThoughts
 from emova.reply.json import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
@@ -411,7 +412,7 @@ class _Remembering:
 
 def reply_kinds(reply_format: JsonReply, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:
     """What each token of ``reply_format.encode(reply, table)`` teaches."""
-    head = reply_format.format(reply).partition("<|speech_start|>")[0]
+    head = reply_format.format(reply).partition(SPEECH_START)[0]
     examples = reply_format.split(head)
     # The examples are (what stands before, the string, its quote and what follows ...): every third from 1 is a string.
     strings = (TRANSCRIPT, ANSWER, STYLE, STYLE)

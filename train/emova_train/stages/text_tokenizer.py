@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from emova.core.errors import InputError
+from emova.core.tokens import extend_tokenizer
 from emova.model.processing_emova import CHAT_TEMPLATE
-from emova.model.tokens import extend_tokenizer
 from emova_train.core.program import run_module
 
 # The reply's frame, as often as a reply is spoken, so that its keys and punctuation take few tokens.

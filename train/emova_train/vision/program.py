@@ -28,9 +28,9 @@ from transformers import AutoTokenizer
 
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
+from emova.core.tokens import TokenIds
 from emova.core.weights import load_state, read_folder, read_state, save_folder
 from emova.model.building import ModelConfig, VisionExport, VisionParts, projector_config
-from emova.model.tokens import TokenIds
 from emova.vision.internvit import InternViT
 from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
 from emova_train.core.precision import AUTO, autocast

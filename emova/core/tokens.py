@@ -1,13 +1,18 @@
-"""The control tokens and the speech units in the text vocabulary; ids are always read from the tokenizer."""
+"""The control tokens and the speech units in the text vocabulary: their only list. Ids are always read from the
+tokenizer, and text of users is never searched for them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emova.core.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PAD = "<|pad|>"
 BEGIN_OF_TEXT = "<|begin_of_text|>"
@@ -40,8 +45,14 @@ CONTROL_TOKENS = (
 )
 ROLE_TOKENS = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
-_SPEECH = re.compile(r"<\|speech_start\|>((?:<\|speech_\d+\|>)*)<\|speech_end\|>")
-_UNIT = re.compile(r"<\|speech_(\d+)\|>")
+UNIT_PATTERN = r"<\|speech_([0-9]{1,4000})\|>"
+"""A speech unit's token in *trusted* text; the group is the unit."""
+
+_UNIT = re.compile(UNIT_PATTERN)
+_ONE_UNIT = UNIT_PATTERN.replace("(", "(?:")
+_SPEECH = re.compile(f"{re.escape(SPEECH_START)}((?:{_ONE_UNIT})*){re.escape(SPEECH_END)}")
+_UNIT_RUN = re.compile(f"(?:{re.escape(SPEECH_START)})?((?:{_ONE_UNIT})+)(?:{re.escape(SPEECH_END)})?")
+_SPEECH_TOKEN = re.compile(f"{UNIT_PATTERN}|({re.escape(SPEECH_START)}|{re.escape(SPEECH_END)})")
 
 
 def unit_token(unit: int) -> str:
@@ -71,7 +82,36 @@ def split_speech(text: str) -> list[dict[str, Any]]:
     return parts
 
 
-def extend_tokenizer(tokenizer: Any, codebook_size: int) -> None:
+def split_units(text: str) -> list[str | list[int]]:
+    """*Trusted* text (a record of a data set) as text and runs of units, with or without start and end tokens."""
+    parts: list[str | list[int]] = []
+    end = 0
+    for run in _UNIT_RUN.finditer(text):
+        if run.start() > end:
+            parts.append(text[end : run.start()])
+        parts.append([int(unit) for unit in _UNIT.findall(run.group(1))])
+        end = run.end()
+    if end < len(text):
+        parts.append(text[end:])
+    return parts
+
+
+def speech_pieces(text: str) -> list[tuple[str, str | int]]:
+    """*Trusted* text cut at its speech tokens: ``("text", words)``, ``("unit", 7)``, ``("token", SPEECH_START)``."""
+    pieces: list[tuple[str, str | int]] = []
+    end = 0
+    for match in _SPEECH_TOKEN.finditer(text):
+        if match.start() > end:
+            pieces.append(("text", text[end : match.start()]))
+        unit, token = match.groups()
+        pieces.append(("unit", int(unit)) if unit is not None else ("token", token))
+        end = match.end()
+    if end < len(text):
+        pieces.append(("text", text[end:]))
+    return pieces
+
+
+def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, codebook_size: int) -> None:
     """Give any tokenizer the control tokens and units it lacks, as special tokens, and name pad, begin and end."""
     known = tokenizer.get_vocab()
     wanted = [*CONTROL_TOKENS, *(unit_token(unit) for unit in range(codebook_size))]
@@ -101,7 +141,7 @@ class TokenIds:
     codebook_size: int
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any) -> TokenIds:
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> TokenIds:
         """Read the ids.
 
         Raises:
