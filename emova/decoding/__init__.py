@@ -1,1 +1,1 @@
-"""Choosing tokens one after the other: the loop, sampling, CTC over heard units."""
+"""Choosing tokens one after the other: the loop, sampling, joint decoding with CTC."""

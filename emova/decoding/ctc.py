@@ -1,11 +1,11 @@
-"""A transcript is chosen by two readers: the language model, which knows what people say, and CTC over the heard units,
-which knows what was said (Watanabe et al. 2017, Hybrid CTC/Attention Architecture for End-to-End Speech Recognition).
+"""Joint decoding of transcripts: the language model's scores and CTC's over the question's speech units, weighted
+(Watanabe et al. 2017, Hybrid CTC/Attention Architecture for End-to-End Speech Recognition).
 
-CTC reads the hidden states of a middle layer at the heard units through the vocabulary's head;
-``emova_train.stages.losses.ctc``
-teaches it. It is read along with the prompt and asked for each token of a transcript; of answers it knows nothing.
+CTC reads the hidden states of a middle layer at the speech units through the vocabulary's head;
+``emova_train.stages.losses.ctc`` trains it. It is read along with the prompt and scores the tokens of a transcript; the
+answer's tokens are the language model's alone.
 
-Shape letters: T positions of a stretch of heard speech, C text tokens and the blank (the last), K candidates, A allowed
+Shape letters: T positions of a stretch of speech units, C text tokens and the blank (the last), K candidates, A allowed
 ids, N positions of a piece of a prompt.
 """
 
@@ -19,16 +19,16 @@ from emova.decoding.sampling import Sampler
 from emova.reply.grammar import Grammar
 
 CANDIDATES = 12
-"""So many of the language model's best tokens are heard out, and the one that CTC would write next."""
+"""So many of the language model's best tokens are scored jointly, and the one that CTC would write next."""
 _NEVER = -1e30
 _AS_GOOD = 0.7
 """Alignments whose log-probabilities differ by less are taken to be equally good."""
-UNHEARD = -30.0
-"""CTC's log-probability of what it did not hear at all: it may be outvoted."""
+_LEAST = -30.0
+"""CTC's log-probability of a token is at least this, so that the language model can outvote it."""
 
 
-class HeardText:
-    """CTC's log-probabilities over the last stretch of heard units and the position after it, in a model's context.
+class CtcFrames:
+    """CTC's log-probabilities at the last stretch of speech units in a context, and at the position after it.
 
     Args:
         units: the first unit's token id, and the id after the last one's.
@@ -53,7 +53,7 @@ class HeardText:
         """Take what was read.
 
         Args:
-            ids: ``[N]`` the tokens of a prompt's piece; -1 for what is not to be heard.
+            ids: ``[N]`` the tokens of a prompt's piece; -1 for what the model wrote itself.
             position: of the first of them in the context.
             read: gives the log-probabilities ``[T, C]`` of a slice of them.
         """
@@ -92,7 +92,7 @@ class HeardText:
 
 
 class CtcPrefix:
-    """How well a growing text fits what was heard: CTC's probability that the text begins so, or is this.
+    """CTC's prefix scores of a growing text: the probability that the transcript begins so, or ends here.
 
     Args:
         log_probs_TC: the last class is the blank.
@@ -103,11 +103,11 @@ class CtcPrefix:
         self._log_probs = log_probs_TC
         self._best = log_probs_TC.argmax(axis=1) if best_T is None else best_T
         likeliest_T = log_probs_TC[np.arange(len(self._best)), self._best].astype(np.float64)
-        # Of what was heard from t on, its likeliest reading.
+        # The log-probability of the likeliest alignment from t on.
         self._rest = np.concatenate([np.cumsum(likeliest_T[::-1])[::-1], [0.0]])
         blank_T = log_probs_TC[:, -1].astype(np.float64)
         self._blank_sums = np.concatenate([[0.0], np.cumsum(blank_T)])
-        # Of all alignments of the text with what was heard up to t, those that end in a blank, and in its last token.
+        # Of all alignments of the text with the frames up to t, those that end in a blank, and in its last token.
         self._in_blank = self._blank_sums.copy()
         self._in_token = np.full(len(blank_T) + 1, -np.inf)
         self._last = -1
@@ -132,7 +132,7 @@ class CtcPrefix:
 
     def next(self, tokens: Sequence[int]) -> np.ndarray:
         """``[K]`` log-probabilities of each of ``tokens`` after the text so far."""
-        if self._total == -np.inf:  # more text than there is room for in what was heard: CTC has no opinion
+        if self._total == -np.inf:  # more tokens than frames: CTC has no opinion
             return np.zeros(len(tokens))
         begins_K = self._begins(tokens)
         self._begun = dict(zip(tokens, begins_K.tolist(), strict=True))
@@ -176,16 +176,16 @@ class CtcPrefix:
 
 
 class JointSampler:
-    """Chooses tokens for one reply; those of a transcript together with what was heard.
+    """Chooses tokens for one reply; those of a transcript jointly with CTC.
 
     Args:
         sampler: of the reply.
-        heard: of the context that the reply is written in; None where the model was not taught to read it.
+        frames: of the context that the reply is written in; None where the model was not trained with CTC.
     """
 
-    def __init__(self, sampler: Sampler, heard: HeardText | None) -> None:
-        self._sampler, self._heard = sampler, heard
-        self._weight = sampler.sampling.heard_weight
+    def __init__(self, sampler: Sampler, frames: CtcFrames | None) -> None:
+        self._sampler, self._frames = sampler, frames
+        self._weight = sampler.sampling.ctc_weight
         self._prefix: CtcPrefix | None = None
 
     def choose(self, scores: np.ndarray, allowed: np.ndarray, grammar: Grammar) -> int:
@@ -195,10 +195,10 @@ class JointSampler:
             InputError: the scores are not numbers (damaged weights).
         """
         closer = grammar.transcript_closer
-        if closer is None or not self._heard or self._weight <= 0:
+        if closer is None or not self._frames or self._weight <= 0:
             return self._sampler.choose(scores, allowed, grammar.kind)
         if self._prefix is None:
-            self._prefix = CtcPrefix(self._heard.log_probs, self._heard.best)
+            self._prefix = CtcPrefix(self._frames.log_probs, self._frames.best)
         if len(allowed) > 1:
             scores = self._joint(scores, allowed, closer, self._prefix)
         token = self._sampler.choose(scores, allowed, grammar.kind)
@@ -222,16 +222,15 @@ class JointSampler:
         if not np.isfinite(highest):
             return scores
         count = min(CANDIDATES, len(scores))
-        # What CTC would write next takes part, for where the language model expects something else altogether: all
-        # that it takes for likely may be what nobody said.
+        # CTC's own next token is a candidate too: all that the language model finds likely may be what nobody said.
         best = np.argpartition(scores, -count)[-count:]
         for token in prefix.draft(1):
             best = np.concatenate([best, np.flatnonzero(allowed == token)])
         likely = scores[best] - highest - np.log(np.exp(scores - highest).sum())
         tokens = allowed[best].tolist()
         # The token that ends the text may be a control token, which CTC has no class for: its place is filled after.
-        fitting = np.maximum(prefix.next([0 if token == closer else token for token in tokens]), UNHEARD)
-        fitting[allowed[best] == closer] = max(prefix.end(), UNHEARD)
+        fitting = np.maximum(prefix.next([0 if token == closer else token for token in tokens]), _LEAST)
+        fitting[allowed[best] == closer] = max(prefix.end(), _LEAST)
         joint = np.full(len(scores), -np.inf, dtype=np.float32)
         joint[best] = (1 - self._weight) * likely + self._weight * fitting
         return joint

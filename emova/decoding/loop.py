@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emova.decoding.ctc import HeardText, JointSampler
+from emova.decoding.ctc import CtcFrames, JointSampler
 from emova.decoding.sampling import Sampler, Sampling
 from emova.reply.grammar import Grammar
 
@@ -36,13 +36,13 @@ class Context:
     """What the model has read so far; ``waiting`` was written but not yet fed.
 
     Attributes:
-        heard: what CTC reads in the last speech that was heard; None where the model was not taught to.
+        ctc: what CTC reads at the last stretch of speech units; None where the model was not trained to.
     """
 
     cache: Any
     length: int = 0
     waiting: list[int] = field(default_factory=list)
-    heard: HeardText | None = None
+    ctc: CtcFrames | None = None
 
     def mark(self) -> tuple[int, tuple[int, ...]]:
         """A point to go back to."""
@@ -53,19 +53,19 @@ class Context:
         length, waiting = mark
         if length < self.length:
             self.cache.crop(length - self.length)
-            if self.heard is not None:
-                self.heard.rewind(length)
+            if self.ctc is not None:
+                self.ctc.rewind(length)
         self.length, self.waiting = length, list(waiting)
 
 
-def new_heard_text(config: Any) -> HeardText | None:
+def new_ctc_frames(config: Any) -> CtcFrames | None:
     """For a new context of the model with this EmovaConfig."""
     first = config.speech_first_token_id
-    return HeardText((first, first + config.speech_codebook_size)) if config.heard_text_layer else None
+    return CtcFrames((first, first + config.speech_codebook_size)) if config.ctc_layer else None
 
 
 def ctc_log_probs(scores_TV: Tensor, blank: int) -> np.ndarray:
-    """``[T, C]`` of the head's scores at heard positions; the text's tokens lie below the blank."""
+    """``[T, C]`` of the head's scores; the text's tokens lie below the blank."""
     return scores_TV[:, : blank + 1].float().log_softmax(-1).cpu().numpy()
 
 
@@ -84,7 +84,7 @@ class Decoder:
         """An empty context."""
         from transformers import DynamicCache
 
-        return Context(DynamicCache(config=self.model.config.text_config), heard=new_heard_text(self.model.config))
+        return Context(DynamicCache(config=self.model.config.text_config), ctc=new_ctc_frames(self.model.config))
 
     @torch.inference_mode()
     def feed(self, context: Context, prompt: Prompt) -> Tensor:
@@ -99,22 +99,22 @@ class Decoder:
                 "pixel_values": prompt.pixel_values.to(device),
                 "image_grids": torch.tensor(grids, device=device),
             }
-        heard = context.heard
-        listens = heard is not None and heard.awaits(prompt.ids)
+        frames = context.ctc
+        reads_ctc = frames is not None and frames.awaits(prompt.ids)
         output = self.model(
             input_ids=torch.tensor([ids], device=device),
             past_key_values=context.cache,
             use_cache=True,
             logits_to_keep=1,
-            output_hidden_states=listens,
+            output_hidden_states=reads_ctc,
             **pictures,
         )
-        if heard is not None and listens:
+        if frames is not None and reads_ctc:
             config = self.model.config
-            middle_ND = output.hidden_states[config.heard_text_layer][0, len(context.waiting) :]
+            middle_ND = output.hidden_states[config.ctc_layer][0, len(context.waiting) :]
             normed_ND = self.model.model.language_model.norm(middle_ND)
             log_probs = lambda part: ctc_log_probs(self.model.lm_head(normed_ND[part]), config.pad_token_id)  # noqa: E731
-            heard.take(prompt.ids, context.length + len(context.waiting), log_probs)
+            frames.take(prompt.ids, context.length + len(context.waiting), log_probs)
         context.length += len(ids)
         context.waiting = []
         return output.logits[0, -1].float()
@@ -133,7 +133,7 @@ class Decoder:
         if grammar.done:
             return
         scores = self.feed(context, Prompt((*prompt.ids, *certain), prompt.pixel_values, prompt.image_grids))
-        sampler = JointSampler(Sampler(sampling, len(scores)), context.heard)
+        sampler = JointSampler(Sampler(sampling, len(scores)), context.ctc)
         while True:
             allowed = grammar.allowed()
             token = sampler.choose(scores.cpu().numpy()[allowed], allowed, grammar)

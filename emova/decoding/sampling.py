@@ -29,8 +29,8 @@ class Sampling:
             small model that takes the likeliest token would else go on with "six, six, six" until its reply is full.
         unit_run: the same unit stands at most so many times in a row (75 are 3 s of a held sound); 0 sets no limit.
             Speech repeats itself in other ways too, and is left alone.
-        heard_weight: how much of the choice of a transcript's tokens is CTC's over the heard units, where the model was
-            taught to read them so (``emova.decoding.ctc``); 0 leaves it to the language model.
+        ctc_weight: CTC's share in the choice of a transcript's tokens, where the model was trained with CTC
+            (``emova.decoding.ctc``); 0 leaves it to the language model.
     """
 
     text_temperature: float = 0.0
@@ -40,7 +40,7 @@ class Sampling:
     seed: int = 0
     text_repeats: int = 3
     unit_run: int = 75
-    heard_weight: float = 0.6
+    ctc_weight: float = 0.6
 
     def temperature(self, kind: str) -> float:
         """The temperature for a token of ``kind`` (text, style, units)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emova.core.errors import InputError
 from emova.decoding.ctc import JointSampler
-from emova.decoding.loop import Context, Decoder, Prompt, new_heard_text
+from emova.decoding.loop import Context, Decoder, Prompt, new_ctc_frames
 from emova.decoding.sampling import Sampler, Sampling
 from emova.engine.llama import KVCache, Llama
 from emova.native.step import MOST_POSITIONS
@@ -81,7 +81,7 @@ class Engine:
 
     def new_context(self) -> Context:
         """An empty context with a cache of its own."""
-        return Context(self.new_cache(), heard=new_heard_text(self.model.config))
+        return Context(self.new_cache(), ctc=new_ctc_frames(self.model.config))
 
     @torch.inference_mode()
     def feed(self, context: Context, prompt: Prompt) -> Tensor:
@@ -90,7 +90,7 @@ class Engine:
         hidden = reading.left
         while len(reading.left):
             hidden = self.llama.forward([(context.cache, reading.take(self.config.prefill_chunk))])
-            reading.hear(self.llama)
+            reading.keep_ctc(self.llama)
         return hidden
 
     def reading(self, context: Context, prompt: Prompt, forced: Sequence[int] = ()) -> Reading:
@@ -98,10 +98,10 @@ class Engine:
         ids = (*context.waiting, *prompt.ids, *forced)
         embeddings = self.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
         assert len(embeddings) <= context.cache.room
-        unheard = [-1] * len(context.waiting)
+        written = [-1] * len(context.waiting)
         context.waiting = []
         context.cache.speech = None
-        return Reading(context, embeddings, (*unheard, *prompt.ids, *[-1] * len(forced)))
+        return Reading(context, embeddings, (*written, *prompt.ids, *[-1] * len(forced)))
 
     @torch.inference_mode()
     def read(self, cache: KVCache, embeddings: Tensor) -> Tensor:
@@ -121,14 +121,14 @@ class Engine:
         drafted, requests = ([w for w in requests if bool(w.draft) == has] for has in (True, False))
         for request in drafted:
             hidden_TD = self.llama.forward([(request.context.cache, request.take_input(MOST_POSITIONS))], every=True)
-            request.reading.hear(self.llama)
+            request.reading.keep_ctc(self.llama)
             request.choose_along(hidden_TD, self.llama)
         if not requests:
             return
         rows = [(request.context.cache, request.take_input(self.config.prefill_chunk)) for request in requests]
         hidden = self.llama.forward(rows, lasting=False)
         for request in requests:
-            request.reading.hear(self.llama)
+            request.reading.keep_ctc(self.llama)
         # Those that choose among the same set share one product with the head.
         groups: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
@@ -148,7 +148,7 @@ class Reading:
 
     Attributes:
         left: ``[T, D]`` what is still to be read.
-        ids: ``[T]`` its tokens, as far as they may be heard speech; none where nothing is.
+        ids: ``[T]`` its tokens, -1 for those that the model wrote itself; empty where CTC reads nothing.
     """
 
     context: Context
@@ -160,17 +160,17 @@ class Reading:
         """The next positions, for the model's forward pass."""
         taken, self.left = self.left[:most], self.left[most:]
         self._taken, self.ids = self.ids[:most], self.ids[most:]
-        heard = self.context.heard
-        self.context.cache.listening = heard is not None and heard.awaits(self._taken)
+        frames = self.context.ctc
+        self.context.cache.keep_middle = frames is not None and frames.awaits(self._taken)
         return taken
 
-    def hear(self, llama: Llama) -> None:
-        """The forward pass was made: keep what was heard."""
-        cache, heard = self.context.cache, self.context.heard
+    def keep_ctc(self, llama: Llama) -> None:
+        """The forward pass was made: keep what CTC reads there."""
+        cache, frames = self.context.cache, self.context.ctc
         position, self.context.length = self.context.length, cache.length
-        if heard is not None and cache.listening:
-            middle_TD, cache.middle, cache.listening = cache.middle, None, False
-            heard.take(self._taken, position, lambda part: llama.heard(middle_TD[part]))
+        if frames is not None and cache.keep_middle:
+            middle_TD, cache.middle, cache.keep_middle = cache.middle, None, False
+            frames.take(self._taken, position, lambda part: llama.ctc_log_probs(middle_TD[part]))
 
 
 @dataclass
@@ -201,7 +201,7 @@ class GenerationRequest:
     ) -> GenerationRequest:
         """A reply after ``prompt``; what waits in the context and what the grammar forces is read with it."""
         forced = grammar.take_forced()
-        sampler = JointSampler(Sampler(sampling, engine.llama.token_count), context.heard)
+        sampler = JointSampler(Sampler(sampling, engine.llama.token_count), context.ctc)
         if grammar.done:
             context.waiting = [*context.waiting, *prompt.ids, *forced]
             return cls(context, grammar, sampler, Reading(context, engine.llama.embed([])), forced)

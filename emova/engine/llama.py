@@ -47,8 +47,8 @@ class KVCache:
         self.speech: int | None = None
         """Where the speech that is being written begins."""
         self._speech_window = speech_window
-        self.listening = False
-        """Whether the next positions may be heard speech: their ``middle`` is kept then."""
+        self.keep_middle = False
+        """Whether the next positions may be a question's speech: their ``middle`` is kept then."""
         self.middle: Tensor | None = None
         """``[T, D]``, after the layers that CTC reads; see ``emova.decoding.ctc``."""
         self.replay: ReplayedStep | None = None
@@ -163,7 +163,7 @@ class Llama:
         self.eps: float = config.rms_norm_eps
         self.max_length: int = config.max_position_embeddings
         self.token_count: int = model.config.token_count
-        self.heard_layer: int = model.config.heard_text_layer
+        self.ctc_layer: int = model.config.ctc_layer
         self.blank: int = model.config.pad_token_id or 0
         self.embedding = language_model.embed_tokens.weight.detach()
         self.norm = language_model.norm.weight.detach()
@@ -211,7 +211,7 @@ class Llama:
             return self._compiled(sequences) if self._fits(sequences) else self._read(sequences, every)
         # Sequences of one new position go together; those that read more go by themselves, so that nobody's scores
         # depend on who else is there.
-        steps = [index for index, (cache, new) in enumerate(sequences) if len(new) == 1 and not cache.listening]
+        steps = [index for index, (cache, new) in enumerate(sequences) if len(new) == 1 and not cache.keep_middle]
         if len(steps) == len(sequences):
             return self._step(sequences, lasting)
         hidden = [self._step([sequences[index] for index in steps])] if steps else []
@@ -230,7 +230,7 @@ class Llama:
         for part_TD in new_TD.split(MOST_POSITIONS):
             hidden = self._compiled([(cache, part_TD)])
             middles.append(cache.middle)
-        if cache.listening and len(middles) > 1:
+        if cache.keep_middle and len(middles) > 1:
             cache.middle = torch.cat([middle for middle in middles if middle is not None])
         return hidden[-1:]
 
@@ -242,13 +242,12 @@ class Llama:
         """New positions that ``_fits``; the hidden states of all, ``[N, D]``."""
         assert self.native is not None
         caches, counts = [cache for cache, _ in sequences], [len(new) for _, new in sequences]
-        listens = any(cache.listening for cache in caches)
         x_ND = sequences[0][1] if len(sequences) == 1 else torch.cat([new for _, new in sequences])
-        layers = self.heard_layer if listens else 0
+        layers = self.ctc_layer if any(cache.keep_middle for cache in caches) else 0
         hidden_ND, middle_ND = self.native.step(caches, counts, x_ND, layers, lasting)
         if middle_ND is not None:
             for cache, middle_TD in zip(caches, middle_ND.split(counts), strict=True):
-                cache.middle = middle_TD if cache.listening else None
+                cache.middle = middle_TD if cache.keep_middle else None
         return hidden_ND
 
     def _step(self, sequences: Sequence[tuple[KVCache, Tensor]], lasting: bool = True) -> Tensor:
@@ -282,9 +281,9 @@ class Llama:
                 mixed.append(self._attend(cache, index, start, qk[new], v_NKC[new], mask))
                 first += count
             x_ND = self.feed_forward(layer, x_ND + layer.out(mixed[0] if len(mixed) == 1 else torch.cat(mixed)))
-            if index + 1 == self.heard_layer:
+            if index + 1 == self.ctc_layer:
                 for cache, middle_TD in zip(caches, x_ND.split(counts), strict=True):
-                    cache.middle = middle_TD if cache.listening else None
+                    cache.middle = middle_TD if cache.keep_middle else None
         for cache, count in zip(caches, counts, strict=True):
             cache.length += count
         if not every and len(sequences) == 1:
@@ -362,8 +361,8 @@ class Llama:
         return scores if rows.places is None else scores[:, rows.places]
 
     @torch.inference_mode()
-    def heard(self, middle_TD: Tensor) -> np.ndarray:
-        """``[T, C]`` what CTC reads at positions of heard speech, from a cache's ``middle`` there."""
+    def ctc_log_probs(self, middle_TD: Tensor) -> np.ndarray:
+        """``[T, C]`` what CTC reads at the positions of speech units, from a cache's ``middle`` there."""
         return ctc_log_probs(self._head_rows(self.normalise(middle_TD, self.norm), 0, self.blank + 1), self.blank)
 
     def _head_rows(self, hidden_ND: Tensor, start: int, stop: int, lasting: bool = True) -> Tensor:

@@ -159,7 +159,7 @@ def test_the_compiled_attention_equals_torch(heads: int, kv_heads: int) -> None:
         parameter.copy_((parameter * (4 if parameter.dim() > 1 else 1)).half())
     language = SimpleNamespace(language_model=lm.model)
     model = SimpleNamespace(
-        config=SimpleNamespace(text_config=text, token_count=64, heard_text_layer=0, pad_token_id=0),
+        config=SimpleNamespace(text_config=text, token_count=64, ctc_layer=0, pad_token_id=0),
         model=language,
         lm_head=lm.lm_head,
     )

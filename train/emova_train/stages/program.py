@@ -227,7 +227,7 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             f"seen_words.heads={seen.heads}: the language model has {heads} in a layer; give at most these"
         )
     if config.heard_text.weight > 0:
-        model.config.heard_text_layer = config.heard_text.layer
+        model.config.ctc_layer = config.heard_text.layer
     if any(config.data.mixture.get(task, 0) > 0 for task in THOUGHTS_TASKS):
         ratio = config.data.conversations.thoughts.ratio
         model.config.thoughts_ratio = [ratio.text_tokens, ratio.units]

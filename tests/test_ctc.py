@@ -1,5 +1,5 @@
-"""Joint decoding of transcripts: CTC's prefix scores against a sum over all alignments, and what the stretch of heard
-speech is, however it is read."""
+"""Joint decoding of transcripts: CTC's prefix scores against a sum over all alignments, and the same frames however the
+question is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from emova.decoding.ctc import CtcPrefix, HeardText, JointSampler
+from emova.decoding.ctc import CtcFrames, CtcPrefix, JointSampler
 from emova.decoding.loop import Decoder, Prompt
 from emova.decoding.sampling import GREEDY, Sampler, Sampling
 from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
@@ -43,34 +43,34 @@ def test_prefix_scores_are_the_sum_over_alignments(text: tuple[int, ...]) -> Non
     assert prefix.next([0, 1]).tolist() == [0, 0] and prefix.end() == 0
 
 
-def rows_of(stretches: list[tuple[int, ...]]) -> HeardText:
+def rows_of(stretches: list[tuple[int, ...]]) -> CtcFrames:
     """Read pieces one after another; a position's row is its number."""
-    heard, position = HeardText(UNITS), 0
+    frames, position = CtcFrames(UNITS), 0
     for ids in stretches:
-        if heard.awaits(ids):
+        if frames.awaits(ids):
             numbers = np.arange(position, position + len(ids), dtype=np.float32)[:, None]
-            heard.take(ids, position, lambda part, numbers=numbers: numbers[part])
+            frames.take(ids, position, lambda part, numbers=numbers: numbers[part])
         position += len(ids)
-    return heard
+    return frames
 
 
 def test_a_stretch_is_the_same_however_it_is_cut() -> None:
     ids = (1, 101, 102, 3, 9, 150, 151, 152, 4, 5)
     for cuts in itertools.combinations(range(1, len(ids)), 3):
         bounds = [0, *cuts, len(ids)]
-        heard = rows_of([ids[a:b] for a, b in itertools.pairwise(bounds)])
-        assert heard.log_probs[:, 0].tolist() == [5, 6, 7, 8], cuts  # the last stretch and the mark that ends it
+        frames = rows_of([ids[a:b] for a, b in itertools.pairwise(bounds)])
+        assert frames.log_probs[:, 0].tolist() == [5, 6, 7, 8], cuts  # the last stretch and the mark that ends it
 
 
 def test_written_units_are_not_heard_and_a_rewind_forgets() -> None:
-    heard = rows_of([(1, 101, 102, 103)])
-    heard.rewind(3)
-    assert heard.log_probs[:, 0].tolist() == [1, 2]
-    heard.take((104, 7), 3, lambda part: np.asarray([[30.0], [40.0]])[part])
-    assert heard.log_probs[:, 0].tolist() == [1, 2, 30, 40]
-    heard.rewind(0)
-    assert len(heard) == 0
-    assert not HeardText(UNITS).awaits((1, 2, -1))
+    frames = rows_of([(1, 101, 102, 103)])
+    frames.rewind(3)
+    assert frames.log_probs[:, 0].tolist() == [1, 2]
+    frames.take((104, 7), 3, lambda part: np.asarray([[30.0], [40.0]])[part])
+    assert frames.log_probs[:, 0].tolist() == [1, 2, 30, 40]
+    frames.rewind(0)
+    assert len(frames) == 0
+    assert not CtcFrames(UNITS).awaits((1, 2, -1))
     gap = rows_of([(1, 101), (-1, -1), (102, 103)])
     assert gap.log_probs[:, 0].tolist() == [4, 5]
 
@@ -92,13 +92,13 @@ def test_what_was_heard_outvotes_what_is_likely() -> None:
     """The language model would say 1 for ever; two frames say 0, then 2."""
     log_probs = np.full((4, 4), np.log(0.01), dtype=np.float32)
     log_probs[range(4), [0, 3, 2, 3]] = np.log(0.97)
-    heard = HeardText(UNITS)
-    heard.take((101, 102, 103, 9), 0, lambda part: log_probs[part])
+    frames = CtcFrames(UNITS)
+    frames.take((101, 102, 103, 9), 0, lambda part: log_probs[part])
 
     def written(weight: float, transcribes: bool = True) -> list[int]:
         table: TokenTable = _Table()  # type: ignore[assignment]
         text = FreeText(table, 3, json_string=False, max_tokens=4, transcribes=transcribes)
-        sampler, grammar, tokens = JointSampler(Sampler(Sampling(heard_weight=weight), 4), heard), Grammar([text]), []
+        sampler, grammar, tokens = JointSampler(Sampler(Sampling(ctc_weight=weight), 4), frames), Grammar([text]), []
         while not grammar.done and len(tokens) < 4:
             allowed = grammar.allowed()
             tokens.append(sampler.choose(np.asarray([0.0, 1.0, 0.0, -2.0], dtype=np.float32), allowed, grammar))
@@ -113,11 +113,11 @@ def test_what_was_heard_takes_part_however_unlikely_the_language_model_finds_it(
     """The language model would end the text or say one of forty things; the two words that were said are none."""
     log_probs = np.full((4, 51), np.log(1e-5), dtype=np.float32)
     log_probs[range(4), [40, 50, 41, 50]] = np.log(0.95)
-    heard = HeardText(UNITS)
-    heard.take((101, 102, 103, 9), 0, lambda part: log_probs[part])
+    frames = CtcFrames(UNITS)
+    frames.take((101, 102, 103, 9), 0, lambda part: log_probs[part])
     table: TokenTable = _Table(50)  # type: ignore[assignment]
     grammar = Grammar([FreeText(table, 49, json_string=False, max_tokens=4, transcribes=True)])
-    sampler, tokens = JointSampler(Sampler(Sampling(heard_weight=0.5), 50), heard), []
+    sampler, tokens = JointSampler(Sampler(Sampling(ctc_weight=0.5), 50), frames), []
     scores = np.linspace(0.0, -8.0, 50, dtype=np.float32)
     scores[49] = 1.0
     while not grammar.done:
@@ -132,28 +132,28 @@ def test_the_engine_hears_what_transformers_hears(tiny_model, tiny_tokenizer) ->
         for parameter in tiny_model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4)
-    tiny_model.config.heard_text_layer = 1
+    tiny_model.config.ctc_layer = 1
     table = TokenTable.from_tokenizer(tiny_tokenizer)
     units = table.unit_ids[np.random.default_rng(0).integers(0, len(table.unit_ids), 40)].tolist()
     prompt = (5, table.speech_start, *units, table.speech_end, 7, 8)
     plain, engine = Decoder(tiny_model), Engine(tiny_model)
     whole = plain.new_context()
     plain.feed(whole, Prompt(prompt))
-    assert whole.heard is not None and len(whole.heard) == 41
+    assert whole.ctc is not None and len(whole.ctc) == 41
     for cuts in ([0, 45], [0, 1, 2, 3, 20, 21, 42, 43, 45], list(range(46))):
         context = engine.new_context()
         for a, b in itertools.pairwise(cuts):
             engine.feed(context, Prompt(prompt[a:b]))
-        assert np.allclose(context.heard.log_probs, whole.heard.log_probs, atol=2e-4)
+        assert np.allclose(context.ctc.log_probs, whole.ctc.log_probs, atol=2e-4)
     grammar = lambda: text_grammar(table, 12, transcribes=True)  # noqa: E731
-    for sampling in (GREEDY, Sampling(heard_weight=0.0)):
+    for sampling in (GREEDY, Sampling(ctc_weight=0.0)):
         one, other = (
             [t for ts in decoder.write(decoder.new_context(), Prompt(prompt), grammar(), sampling) for t in ts]
             for decoder in (plain, EngineDecoder(engine))
         )
         assert one == other and one
-    tiny_model.config.heard_text_layer = 0
-    assert plain.new_context().heard is None
+    tiny_model.config.ctc_layer = 0
+    assert plain.new_context().ctc is None
 
 
 def test_a_draft_goes_on_where_the_text_ends() -> None:
@@ -198,7 +198,7 @@ def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatc
         monkeypatch.setattr(module, "LONGEST_DRAFT", longest)
         for weight in (0.6, 0.98):
             context, grammar = engine.new_context(), text_grammar(table, 24, transcribes=True)
-            sampling = Sampling(text_temperature=0.3, heard_weight=weight)
+            sampling = Sampling(text_temperature=0.3, ctc_weight=weight)
             written = EngineDecoder(engine).write(context, prompt, grammar, sampling)
             tokens = [token for tokens in written for token in tokens]
             scores = EngineDecoder(engine).feed(context, Prompt((7, 8)))
@@ -213,15 +213,15 @@ def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatc
 @pytest.mark.parametrize("native", [True, False])
 def test_questions_heard_side_by_side_are_written_as_each_alone(tiny_model, tiny_tokenizer, native: bool) -> None:
     """Also where one is drafted along while the other one is still being read."""
-    tiny_model.config.heard_text_layer = 1
+    tiny_model.config.ctc_layer = 1
     table = TokenTable.from_tokenizer(tiny_tokenizer)
     random = np.random.default_rng(1)
     engine = Engine(tiny_model, EngineConfig(native=native, prefill_chunk=16))
-    heard = [table.unit_ids[random.integers(0, len(table.unit_ids), count)].tolist() for count in (20, 70)]
-    prompts = [Prompt((5, table.speech_start, *units, table.speech_end, 7, 8)) for units in heard]
+    spoken = [table.unit_ids[random.integers(0, len(table.unit_ids), count)].tolist() for count in (20, 70)]
+    prompts = [Prompt((5, table.speech_start, *units, table.speech_end, 7, 8)) for units in spoken]
 
     def start(prompt: Prompt) -> GenerationRequest:
-        sampling = Sampling(text_temperature=0.0, heard_weight=0.9)
+        sampling = Sampling(text_temperature=0.0, ctc_weight=0.9)
         return GenerationRequest.start(
             engine, engine.new_context(), prompt, text_grammar(table, 24, transcribes=True), sampling
         )
@@ -233,4 +233,14 @@ def test_questions_heard_side_by_side_are_written_as_each_alone(tiny_model, tiny
 
     together = write([start(prompt) for prompt in prompts])
     assert together == [write([start(prompt)])[0] for prompt in prompts] and all(map(len, together))
-    tiny_model.config.heard_text_layer = 0
+    tiny_model.config.ctc_layer = 0
+
+
+def test_a_checkpoint_of_an_earlier_version_keeps_its_ctc_layer(tiny_model) -> None:
+    """Renamed keys of config.json are read under their old names and written under the new ones."""
+    config = tiny_model.config
+    for old, new in type(config).RENAMED.items():
+        values = config.to_dict()
+        values[old] = values.pop(new)
+        assert type(config)(**values).to_dict()[new] == getattr(config, new)
+        assert old not in type(config)(**values).to_dict()
