@@ -1,8 +1,7 @@
 """lmms-eval's own command line, started so that it runs beside a CPU build of torch: ``python -m`` this module.
 
 ``python -m emova_eval.adapters.run_lmms_eval --model emova --model_args pretrained=emova-nano --tasks ai2d``; all
-words after
-the module's name are lmms-eval's. A task of your own on local data is a YAML file in the folder of ``--include_path``.
+words after the module's name are lmms-eval's. A task of your own on local data is a YAML file in the folder of ``--include_path``.
 """
 
 from __future__ import annotations
@@ -27,5 +26,6 @@ if __name__ == "__main__":
         main()
     except InputError as error:
         if not {"-h", "--help"} & set(sys.argv):
-            sys.exit(f"emova: {error}")
+            print(f"emova: {error}", file=sys.stderr)
+            sys.exit(2)
         print(f"usage: python -m emova_eval.adapters.run_lmms_eval [lmms-eval's arguments]\n\n{error}")
