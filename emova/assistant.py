@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from emova.checkpoint.loading import Parts, load_parts
 from emova.core.errors import InputError
-from emova.decoding.loop import Context, Decoder, Prompt
+from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
-from emova.engine.engine import EngineConfig, EngineDecoder, best_decoder
+from emova.engine.engine import EngineConfig, best_decoder
 from emova.events import Done, Event, Reply, Speech
 from emova.reply.format import make_reply_format
 from emova.reply.grammar import Grammar, TokenTable
@@ -75,7 +75,7 @@ class Assistant:
         self.config = config
         self.reply_format: ReplyFormat = reply_format or JsonReply()
         self.table = TokenTable.from_tokenizer(parts.processor.tokenizer)
-        self.decoder: Decoder | EngineDecoder = best_decoder(parts.model, config.engine)
+        self.decoder: DecodingBackend[Any] = best_decoder(parts.model, config.engine)
         self.voice = parts.voice
 
     @property
@@ -235,7 +235,7 @@ class Conversation:
         self.assistant = assistant
         self.voice = voice
         self._turns: list[Turn] = []
-        self._context: Context = assistant.decoder.new_context()
+        self._context: Context[Any] = assistant.decoder.new_context()
 
     def __len__(self) -> int:
         """How many turns are remembered."""

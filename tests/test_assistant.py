@@ -12,7 +12,7 @@ from PIL import Image
 from emova import Assistant
 from emova.assistant import AssistantConfig, split_sentences
 from emova.core.errors import InputError
-from emova.decoding.loop import Prompt
+from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY, Sampling
 from emova.events import AudioChunk, Done
 from emova.reply.json import JsonReply, ReplyLimits, StyleChosen, TextDelta, TranscriptDelta, merge_deltas, text_grammar

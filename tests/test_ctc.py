@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from emova.decoding.ctc import CtcFrames, CtcPrefix, JointSampler
-from emova.decoding.loop import Decoder, Prompt
+from emova.decoding.loop import Decoder
+from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY, Sampler, Sampling
 from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
 from emova.reply.grammar import FreeText, Grammar, TokenTable

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.decoding.loop import Prompt
+from emova.decoding.protocol import Prompt
 from emova.engine.engine import Engine, EngineConfig
 from emova_bench.common import arguments, load, median, parse, report
 

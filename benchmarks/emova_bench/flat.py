@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.decoding.loop import Prompt
+from emova.decoding.protocol import Prompt
 from emova.engine.engine import EngineDecoder
 from emova.speech.style import Style
 from emova_bench.common import arguments, load, parse, report, resident_bytes

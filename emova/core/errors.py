@@ -1,4 +1,4 @@
-"""The one error that a user's bad input raises."""
+"""Errors as types: a caller that must tell cases apart asks for the class, never for words of the message."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,23 @@ class InputError(ValueError):
     The command line prints the message alone and exits with 2; a server sends it to its client. It therefore
     never holds another library's message, a traceback or a path that the user did not give.
     """
+
+
+class QuestionTooLongError(InputError):
+    """A question has more sound, or more tokens, than one may have. Whoever gathers it must drop it and begin anew."""
+
+
+class BusyError(InputError):
+    """All places are taken: the same request may succeed in a moment."""
+
+
+class ClosedError(InputError):
+    """The session or task was closed; another must be opened."""
+
+
+class UnsupportedModelError(InputError):
+    """A faster way to run a model does not know its architecture; the standard way does."""
+
+
+class InternalFault(RuntimeError):
+    """A fault inside that is no user's doing, after it was logged: the message is one line fit to be shown."""

@@ -12,11 +12,16 @@ ids, N positions of a piece of a prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from emova.decoding.sampling import Sampler
 from emova.reply.grammar import Grammar
+
+if TYPE_CHECKING:
+    from emova.model import EmovaConfig
 
 CANDIDATES = 12
 """So many of the language model's best tokens are scored jointly, and the one that CTC would write next."""
@@ -40,6 +45,12 @@ class CtcFrames:
         self._best: list[np.ndarray] = []
         self._end = 0  # position in the context
         self._open = False  # whether the last position was a unit, so that the stretch may go on
+
+    @classmethod
+    def of_model(cls, config: EmovaConfig) -> CtcFrames | None:
+        """For a new context of a model; None if it was not trained with CTC."""
+        first = config.speech_first_token_id
+        return cls((first, first + config.speech_codebook_size)) if config.ctc_layer else None
 
     def __len__(self) -> int:
         return sum(map(len, self._rows))
@@ -89,6 +100,11 @@ class CtcFrames:
     def best(self) -> np.ndarray:
         """``[T]`` the likeliest class at each position."""
         return np.concatenate(self._best) if self._best else np.zeros(0, dtype=np.int64)
+
+
+def ctc_log_probs(scores_TV: Tensor, blank: int) -> np.ndarray:
+    """``[T, C]`` float32 of the head's scores ``[T, V]``; the text's tokens lie below the blank."""
+    return scores_TV[:, : blank + 1].float().log_softmax(-1).cpu().numpy()
 
 
 class CtcPrefix:

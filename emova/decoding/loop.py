@@ -1,93 +1,46 @@
 """The standard decoding loop, for any model of transformers: its cache, the grammar's choices, and sampling.
 
-Shape letters: V vocabulary.
+Shape letters: V vocabulary, N positions of a prompt, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from emova.decoding.ctc import CtcFrames, JointSampler
+from emova.decoding.ctc import CtcFrames, JointSampler, ctc_log_probs
+from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampler, Sampling
 from emova.reply.grammar import Grammar
 
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
-@dataclass(frozen=True)
-class Prompt:
-    """What the model is fed before it writes: ids, and the tiles of the pictures among them."""
-
-    ids: tuple[int, ...]
-    pixel_values: Tensor | None = None
-    image_grids: tuple[Any, ...] = ()
-
-    def __add__(self, other: Prompt) -> Prompt:
-        tiles = [each.pixel_values for each in (self, other) if each.pixel_values is not None]
-        return Prompt(self.ids + other.ids, torch.cat(tiles) if tiles else None, self.image_grids + other.image_grids)
-
-
-@dataclass
-class Context:
-    """What the model has read so far; ``waiting`` was written but not yet fed.
-
-    Attributes:
-        ctc: what CTC reads at the last stretch of speech units; None where the model was not trained to.
-    """
-
-    cache: Any
-    length: int = 0
-    waiting: list[int] = field(default_factory=list)
-    ctc: CtcFrames | None = None
-
-    def mark(self) -> tuple[int, tuple[int, ...]]:
-        """A point to go back to."""
-        return self.length, tuple(self.waiting)
-
-    def rewind(self, mark: tuple[int, tuple[int, ...]]) -> None:
-        """Forget everything since ``mark``."""
-        length, waiting = mark
-        if length < self.length:
-            self.cache.crop(length - self.length)
-            if self.ctc is not None:
-                self.ctc.rewind(length)
-        self.length, self.waiting = length, list(waiting)
-
-
-def new_ctc_frames(config: Any) -> CtcFrames | None:
-    """For a new context of the model with this EmovaConfig."""
-    first = config.speech_first_token_id
-    return CtcFrames((first, first + config.speech_codebook_size)) if config.ctc_layer else None
-
-
-def ctc_log_probs(scores_TV: Tensor, blank: int) -> np.ndarray:
-    """``[T, C]`` of the head's scores; the text's tokens lie below the blank."""
-    return scores_TV[:, : blank + 1].float().log_softmax(-1).cpu().numpy()
+    from emova.model import EmovaForConditionalGeneration
 
 
 class Decoder:
-    """Feeds a model and lets it write under a grammar.
+    """The DecodingBackend over transformers' own forward pass.
 
     Args:
-        model: an EmovaForConditionalGeneration in evaluation mode.
+        model: in evaluation mode.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: EmovaForConditionalGeneration) -> None:
         self.model = model
         self.max_length: int = model.config.text_config.max_position_embeddings
 
-    def new_context(self) -> Context:
+    def new_context(self) -> Context[DynamicCache]:
         """An empty context."""
         from transformers import DynamicCache
 
-        return Context(DynamicCache(config=self.model.config.text_config), ctc=new_ctc_frames(self.model.config))
+        return Context(DynamicCache(config=self.model.config.text_config), ctc=CtcFrames.of_model(self.model.config))
 
     @torch.inference_mode()
-    def feed(self, context: Context, prompt: Prompt) -> Tensor:
+    def feed(self, context: Context[DynamicCache], prompt: Prompt) -> Tensor:
         """Read ``prompt`` after what waits; the scores ``[V]`` of the next token."""
         ids = [*context.waiting, *prompt.ids]
         assert ids and context.length + len(ids) <= self.max_length
@@ -119,7 +72,9 @@ class Decoder:
         context.waiting = []
         return output.logits[0, -1].float()
 
-    def write(self, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling) -> Iterator[list[int]]:
+    def write(
+        self, context: Context[DynamicCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
+    ) -> Iterator[list[int]]:
         """Let the model write one reply after ``prompt``; yields tokens as they are certain, forced ones in one go.
 
         The last tokens that the grammar forces stay in ``context.waiting``: the next prompt feeds them.

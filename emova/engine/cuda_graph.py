@@ -10,14 +10,13 @@ Shape letters: P positions of the cache, D width, H heads, K key-value heads, G 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from emova.engine.llama import KVCache, Llama
+from emova.engine.kv_cache import KVCache
+from emova.engine.layers import DecoderLayers
 
 log = logging.getLogger(__name__)
 _WARM_UP = 3  # runs before the recording, as torch asks for
@@ -30,7 +29,7 @@ class ReplayedStep:
         capture: record a graph (on a CUDA device); where that fails, the step runs operator by operator.
     """
 
-    def __init__(self, llama: Llama, cache: KVCache, capture: bool) -> None:
+    def __init__(self, llama: DecoderLayers, cache: KVCache, capture: bool) -> None:
         # Not the cache itself, which holds this step: its memory is freed with the session.
         self._llama, self._keys, self._values = llama, cache.keys, cache.values
         device = llama.embedding.device

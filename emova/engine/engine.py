@@ -7,18 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from emova.core.errors import InputError
-from emova.decoding.ctc import JointSampler
-from emova.decoding.loop import Context, Decoder, Prompt, new_ctc_frames
+from emova.core.errors import InputError, UnsupportedModelError
+from emova.decoding.ctc import CtcFrames, JointSampler
+from emova.decoding.loop import Decoder
+from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampler, Sampling
-from emova.engine.llama import KVCache, Llama
+from emova.engine.kv_cache import KVCache
+from emova.engine.llama import Llama
 from emova.native.step import MOST_POSITIONS
 from emova.reply.grammar import Grammar
+
+if TYPE_CHECKING:
+    from emova.model import EmovaForConditionalGeneration
 
 LONGEST_DRAFT = 7
 """Tokens; a draft that is right so far may yet go wrong, and what follows is then read in vain."""
@@ -51,13 +57,13 @@ class Engine:
     """The language model for decoding, and what turns prompts into its input.
 
     Args:
-        model: an EmovaForConditionalGeneration in evaluation mode.
+        model: in evaluation mode.
 
     Raises:
-        InputError: the language model is not a plain LLaMA.
+        UnsupportedModelError: the language model is not a plain LLaMA.
     """
 
-    def __init__(self, model: Any, config: EngineConfig = EngineConfig()) -> None:
+    def __init__(self, model: EmovaForConditionalGeneration, config: EngineConfig = EngineConfig()) -> None:
         self.model, self.config = model, config
         self.llama = Llama(model, config.int8, config.native, config.half_cache, config.speech_window)
 
@@ -79,12 +85,12 @@ class Engine:
         mask_BT = torch.tensor([prompt.ids], device=device) == self.model.config.image_token_id
         return scatter_images(embeddings[None], mask_BT, features)[0]
 
-    def new_context(self) -> Context:
+    def new_context(self) -> Context[KVCache]:
         """An empty context with a cache of its own."""
-        return Context(self.new_cache(), ctc=new_ctc_frames(self.model.config))
+        return Context(self.new_cache(), ctc=CtcFrames.of_model(self.model.config))
 
     @torch.inference_mode()
-    def feed(self, context: Context, prompt: Prompt) -> Tensor:
+    def feed(self, context: Context[KVCache], prompt: Prompt) -> Tensor:
         """Read ``prompt`` after what waits, if there is anything; the hidden state ``[1, D]`` after it."""
         reading = self.reading(context, prompt)
         hidden = reading.left
@@ -93,7 +99,7 @@ class Engine:
             reading.keep_ctc(self.llama)
         return hidden
 
-    def reading(self, context: Context, prompt: Prompt, forced: Sequence[int] = ()) -> Reading:
+    def reading(self, context: Context[KVCache], prompt: Prompt, forced: Sequence[int] = ()) -> Reading:
         """What waits in the context, ``prompt`` and ``forced``, about to be read."""
         ids = (*context.waiting, *prompt.ids, *forced)
         embeddings = self.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
@@ -151,7 +157,7 @@ class Reading:
         ids: ``[T]`` its tokens, -1 for those that the model wrote itself; empty where CTC reads nothing.
     """
 
-    context: Context
+    context: Context[KVCache]
     left: Tensor
     ids: tuple[int, ...] = ()
     _taken: tuple[int, ...] = ()
@@ -169,6 +175,7 @@ class Reading:
         cache, frames = self.context.cache, self.context.ctc
         position, self.context.length = self.context.length, cache.length
         if frames is not None and cache.keep_middle:
+            assert cache.middle is not None, "the forward pass keeps it where it is asked to"
             middle_TD, cache.middle, cache.keep_middle = cache.middle, None, False
             frames.take(self._taken, position, lambda part: llama.ctc_log_probs(middle_TD[part]))
 
@@ -186,18 +193,18 @@ class GenerationRequest:
         error: why it stopped early.
     """
 
-    context: Context
+    context: Context[KVCache]
     grammar: Grammar
     sampler: JointSampler
     reading: Reading
     written: list[int] = field(default_factory=list)
     draft: list[int] = field(default_factory=list)
     error: Exception | None = None
-    _choices: Any = None
+    _choices: np.ndarray | None = None
 
     @classmethod
     def start(
-        cls, engine: Engine, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling
+        cls, engine: Engine, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
     ) -> GenerationRequest:
         """A reply after ``prompt``; what waits in the context and what the grammar forces is read with it."""
         forced = grammar.take_forced()
@@ -222,13 +229,13 @@ class GenerationRequest:
         self._choices = None
         return self.reading.take(most)
 
-    def choices(self) -> Any:
-        """The ids that are allowed now."""
+    def choices(self) -> np.ndarray:
+        """``[A]`` the ids that are allowed now."""
         if self._choices is None:
             self._choices = self.grammar.allowed()
         return self._choices
 
-    def choose(self, scores: Any, llama: Llama) -> None:
+    def choose(self, scores: np.ndarray, llama: Llama) -> None:
         """Take the next token, and all that follow from it without a choice."""
         certain = self._choose(scores, self.choices())
         if certain:
@@ -256,7 +263,7 @@ class GenerationRequest:
         if certain:
             self._read_next(certain, llama)
 
-    def _choose(self, scores: Any, choices: Any) -> list[int]:
+    def _choose(self, scores: np.ndarray, choices: np.ndarray) -> list[int]:
         """The next token and all that follow from it without a choice; none after an error."""
         try:
             token = self.sampler.choose(scores, choices, self.grammar)
@@ -294,23 +301,24 @@ class GenerationRequest:
 
 
 class EngineDecoder:
-    """The engine behind the interface of ``emova.decoding.loop.Decoder``: one reply at a time."""
+    """The engine as a DecodingBackend: one reply at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.model = engine.model
         self.max_length = engine.llama.max_length
 
-    def new_context(self) -> Context:
+    def new_context(self) -> Context[KVCache]:
         """An empty context."""
         return self.engine.new_context()
 
     @torch.inference_mode()
-    def feed(self, context: Context, prompt: Prompt) -> Tensor:
+    def feed(self, context: Context[KVCache], prompt: Prompt) -> Tensor:
         """Read ``prompt`` after what waits; the scores ``[V]`` of the next token."""
         return self.engine.llama.scores(self.engine.feed(context, prompt))[0]
 
-    def write(self, context: Context, prompt: Prompt, grammar: Grammar, sampling: Sampling) -> Iterator[list[int]]:
+    def write(
+        self, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
+    ) -> Iterator[list[int]]:
         """Let the model write one reply after ``prompt``; yields tokens as they are certain, forced ones in one go.
 
         Raises:
@@ -327,11 +335,11 @@ class EngineDecoder:
             raise request.error
 
 
-def best_decoder(model: Any, config: EngineConfig = EngineConfig()) -> Decoder | EngineDecoder:
+def best_decoder(model: EmovaForConditionalGeneration, config: EngineConfig = EngineConfig()) -> DecodingBackend[Any]:
     """The engine where it can run the model (a plain LLaMA on a CPU or a CUDA GPU), else the standard decoder."""
     if model.device.type not in ("cpu", "cuda"):
         return Decoder(model)
     try:
         return EngineDecoder(Engine(model, config))
-    except InputError:
+    except UnsupportedModelError:
         return Decoder(model)

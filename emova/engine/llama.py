@@ -2,8 +2,7 @@
 
 Each sequence has its own static cache. Sequences that read one new position, as replies do that are being written, go
 through the linears together, by the compiled step where there is one; only attention runs sequence by sequence, so a
-sequence's cost and result do not depend on its neighbours' lengths. Queries and keys are stored with their rotary pairs
-side by side: the rotation is one complex product.
+sequence's cost and result do not depend on its neighbours' lengths.
 
 Shape letters: N new positions of all sequences, T new positions of one, P positions in a cache, D width, H heads,
 K key-value heads, G heads a key-value head, C head width, L layers, V vocabulary, A allowed ids.
@@ -12,117 +11,21 @@ K key-value heads, G heads a key-value head, C head width, L layers, V vocabular
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emova.core.errors import InputError
-from emova.decoding.loop import ctc_log_probs
+from emova.decoding.ctc import ctc_log_probs
 from emova.engine.cuda_graph import ReplayedStep
-from emova.native.step import LANES, MOST_POSITIONS, ROWS, NativeLlama, library
+from emova.engine.kv_cache import KVCache
+from emova.engine.layers import DecoderLayers
+from emova.native.step import LANES, MOST_POSITIONS, NativeLlama, library
 
-INT8_ROWS = 8
-"""Up to so many rows, int8 weights are multiplied as they are; for more they are expanded first."""
-
-
-class KVCache:
-    """One sequence's keys and values, allocated once: two of ``[L, K, P, C]``.
-
-    Args:
-        speech_window: how far back speech that is being written sees itself, in positions; 0 is all the way.
-    """
-
-    def __init__(
-        self, layers: int, kv_heads: int, positions: int, width: int, dtype: torch.dtype, device: torch.device,
-        speech_window: int = 0,
-    ) -> None:  # fmt: skip
-        shape = (layers, kv_heads, positions, width)
-        # Not initialised: pages that were never written cost no memory.
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty_like(self.keys)
-        self.length = 0
-        self.speech: int | None = None
-        """Where the speech that is being written begins."""
-        self._speech_window = speech_window
-        self.keep_middle = False
-        """Whether the next positions may be a question's speech: their ``middle`` is kept then."""
-        self.middle: Tensor | None = None
-        """``[T, D]``, after the layers that CTC reads; see ``emova.decoding.ctc``."""
-        self.replay: ReplayedStep | None = None
-
-    @property
-    def room(self) -> int:
-        """Positions left."""
-        return self.keys.shape[2] - self.length
-
-    @property
-    def nbytes(self) -> int:
-        """Memory when full."""
-        return 2 * self.keys.numel() * self.keys.element_size()
-
-    def hole(self, position: int) -> tuple[int, int]:
-        """The first position that ``position`` does not see, and the first after it that it sees again.
-
-        While speech is written it sees what came before it and its own last positions, so that a second of it costs
-        the same however long it has lasted. Both bounds are multiples of ``ROWS``.
-        """
-        if self.speech is None or not self._speech_window:
-            return 0, 0
-        first = -(-self.speech // ROWS) * ROWS
-        unseen = position + 1 - self._speech_window - first
-        return first, first + max(0, unseen // ROWS * ROWS)
-
-    def crop(self, change: int) -> None:
-        """Forget the last ``-change`` positions."""
-        assert -self.length <= change <= 0
-        self.length += change
-        if self.replay is not None:  # it reads the whole cache behind a mask, and a NaN would show through
-            self.keys[:, :, self.length : self.length - change] = 0
-            self.values[:, :, self.length : self.length - change] = 0
-
-
-class Linear:
-    """``[N, I]`` to ``[N, O]``: float weights shared with the model, or int8 weights with a scale a row."""
-
-    def __init__(self, weight: Tensor, int8: bool) -> None:
-        self.weight = weight
-        self.scale: Tensor | None = None
-        if int8:
-            weight = weight.detach().float()
-            self.scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
-            self.weight = (weight / self.scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        return self.rows(x_NI, 0, self.weight.shape[0])
-
-    def rows(self, x_NI: Tensor, start: int, stop: int) -> Tensor:
-        """Only the outputs ``start`` to ``stop``: the rest of the weights is not touched."""
-        weight = self.weight[start:stop]
-        if self.scale is None:
-            return functional.linear(x_NI, weight)
-        scale = self.scale[start:stop]
-        if x_NI.shape[0] <= INT8_ROWS and x_NI.device.type == "cpu":
-            half = torch.bfloat16
-            return torch._weight_int8pack_mm(x_NI.to(half), weight, scale.to(half)).to(x_NI.dtype)
-        return functional.linear(x_NI, weight.to(x_NI.dtype)) * scale
-
-
-class _Layer:
-    def __init__(self, layer: Any, pair: Tensor, int8: bool) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        queries, keys = (
-            projection.weight.detach().unflatten(0, (-1, len(pair)))[:, pair].flatten(0, 1)
-            for projection in (attention.q_proj, attention.k_proj)
-        )
-        self.qkv = Linear(torch.cat([queries, keys, attention.v_proj.weight.detach()]), int8)
-        self.out = Linear(attention.o_proj.weight.detach(), int8)
-        self.gate_up = Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]), int8)
-        self.down = Linear(mlp.down_proj.weight.detach(), int8)
-        self.before_attention = layer.input_layernorm.weight.detach()
-        self.before_mlp = layer.post_attention_layernorm.weight.detach()
+if TYPE_CHECKING:
+    from emova.model import EmovaForConditionalGeneration
 
 
 class _Rows:
@@ -136,44 +39,28 @@ class _Rows:
             self.places = torch.from_numpy(allowed - self.start).to(device)
 
 
-class Llama:
-    """The decoder and its tied or own head.
+class Llama(DecoderLayers):
+    """The layers over caches: reading embeddings, and the scores of what may follow.
 
     Args:
-        model: an EmovaForConditionalGeneration. What is not fused is shared with it, not copied.
-        int8: int8 weights for the linears and the head.
+        model, int8: of ``DecoderLayers``.
         native: decode by the compiled step where it can be had; on a GPU by a recorded graph.
         half_cache: keys and values as float16 where the compiled step reads weights of no more than that.
         speech_window: of the caches.
 
     Raises:
-        InputError: the language model is not a plain LLaMA.
+        UnsupportedModelError: the language model is not a plain LLaMA.
     """
 
     def __init__(
-        self, model: Any, int8: bool = False, native: bool = True, half_cache: bool = True, speech_window: int = 0
+        self,
+        model: EmovaForConditionalGeneration,
+        int8: bool = False,
+        native: bool = True,
+        half_cache: bool = True,
+        speech_window: int = 0,
     ) -> None:
-        config = model.config.text_config
-        if config.model_type != "llama" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
-            raise InputError("the streaming engine runs plain LLaMA models only; use the standard decoder")
-        language_model = model.model.language_model
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.width: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.eps: float = config.rms_norm_eps
-        self.max_length: int = config.max_position_embeddings
-        self.token_count: int = model.config.token_count
-        self.ctc_layer: int = model.config.ctc_layer
-        self.blank: int = model.config.pad_token_id or 0
-        self.embedding = language_model.embed_tokens.weight.detach()
-        self.norm = language_model.norm.weight.detach()
-        pair = torch.arange(self.width).view(2, -1).T.flatten()
-        self.layers = [_Layer(layer, pair, int8) for layer in language_model.layers]
-        self.head = Linear(model.lm_head.weight.detach(), int8)
-        with torch.inference_mode():
-            positions = torch.arange(self.max_length, device=self.embedding.device)[None]
-            cosine, sine = language_model.rotary_emb(self.embedding.float(), positions)
-            self.rotation = torch.complex(cosine[0].float(), sine[0].float())[:, None, : self.width // 2].contiguous()
+        super().__init__(model, int8)
         self._rows: dict[int, _Rows] = {}
         self.native: NativeLlama | None = None
         on_cpu = self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32
@@ -290,19 +177,6 @@ class Llama:
             x_ND = x_ND[-1:]
         return self.normalise(x_ND, self.norm)
 
-    def project(self, layer: _Layer, x_ND: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated queries and keys ``[N, H + K, C]``, and values ``[N, K, C]``."""
-        rotated = (self.heads + self.kv_heads) * self.width
-        qkv = layer.qkv(self.normalise(x_ND, layer.before_attention))
-        pairs = torch.view_as_complex(qkv[:, :rotated].float().unflatten(1, (-1, self.width // 2, 2)))
-        qk = torch.view_as_real(pairs * rotation).flatten(2).to(x_ND.dtype)
-        return qk, qkv[:, rotated:].unflatten(1, (self.kv_heads, self.width))
-
-    def feed_forward(self, layer: _Layer, x_ND: Tensor) -> Tensor:
-        """The second half of a layer."""
-        gate, up = layer.gate_up(self.normalise(x_ND, layer.before_mlp)).chunk(2, dim=1)
-        return x_ND + layer.down(functional.silu(gate) * up)
-
     def _mask(self, cache: KVCache, count: int, device: torch.device) -> Tensor | None:
         """``[T, P]``, what each new position sees; None where that is everything up to it."""
         start = cache.length
@@ -313,10 +187,6 @@ class Llama:
         for place, (first, last) in enumerate(holes):
             mask[place, first:last] = False
         return mask
-
-    def normalise(self, x_ND: Tensor, weight: Tensor) -> Tensor:
-        """RMS norm."""
-        return functional.rms_norm(x_ND, (x_ND.shape[-1],), weight, self.eps)
 
     def _attend(self, cache: KVCache, layer: int, start: int, qk: Tensor, v_TKC: Tensor, mask: Tensor | None) -> Tensor:
         """One sequence's new positions against its cache: ``[T, H * C]``."""

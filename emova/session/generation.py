@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from emova.core.errors import InputError
-from emova.decoding.loop import Prompt
+from emova.decoding.protocol import Prompt
 from emova.engine.engine import GenerationRequest
 from emova.reply.grammar import Grammar
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emova.decoding.loop import Prompt
+from emova.decoding.protocol import Prompt
 
 UNITS_PER_BYTE = 1.7
 """Of spoken English, to guess how much of a text was said."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from emova.core.errors import InputError
-from emova.decoding.loop import Prompt
+from emova.decoding.protocol import Prompt
 from emova.speech.audio import AudioLimits, is_silent
 
 if TYPE_CHECKING:

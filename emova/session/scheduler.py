@@ -18,7 +18,7 @@ from emova.speech.voice import ChunkPlan
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant
-    from emova.decoding.loop import Prompt
+    from emova.decoding.protocol import Prompt
     from emova.reply.grammar import Grammar
 
 log = logging.getLogger(__name__)

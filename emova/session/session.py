@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emova.core.errors import InputError
-from emova.decoding.loop import Context, Prompt, Sampling
+from emova.decoding.protocol import Context, Prompt
+from emova.decoding.sampling import Sampling
 from emova.engine.engine import GenerationRequest
 from emova.engine.streams import EventStream
 from emova.events import AudioChunk, Done
@@ -485,5 +486,5 @@ class Session:
                 self._queue.clear()
                 self._turns = []
                 self._question.close()
-                self._context = Context(None)
+                self._context = Context(None)  # type: ignore[arg-type]
                 self.scheduler.leave(self)

@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from emova.core.errors import InputError
-from emova.decoding.loop import Decoder, Prompt
+from emova.decoding.loop import Decoder
+from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY, Sampling
 from emova.engine.cuda_graph import ReplayedStep
 from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest

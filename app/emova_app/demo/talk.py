@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.decoding.loop import Sampling
+from emova.decoding.sampling import Sampling
 from emova.events import AudioChunk, Done, Timings
 from emova.reply.json import StyleChosen, TextDelta, TranscriptDelta
 from emova.session.events import Cancelled, Failed, SessionEvent

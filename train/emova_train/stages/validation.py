@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.decoding.loop import Decoder, Prompt
+from emova.decoding.loop import Decoder
+from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.json import (

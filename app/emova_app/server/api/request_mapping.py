@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.decoding.loop import Sampling
+from emova.decoding.sampling import Sampling
 from emova.events import Event
 from emova.reply.json import ReplyLimits, SpokenReply
 from emova.session.events import Cancelled, Failed, SessionEvent

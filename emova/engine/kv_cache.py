@@ -1,0 +1,70 @@
+"""One sequence's keys and values.
+
+Shape letters: T new positions, P positions in a cache, D width, K key-value heads, C head width, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from emova.native.step import ROWS
+
+
+class KVCache:
+    """One sequence's keys and values, allocated once: two of ``[L, K, P, C]``.
+
+    Args:
+        speech_window: how far back speech that is being written sees itself, in positions; 0 is all the way.
+    """
+
+    def __init__(
+        self, layers: int, kv_heads: int, positions: int, width: int, dtype: torch.dtype, device: torch.device,
+        speech_window: int = 0,
+    ) -> None:  # fmt: skip
+        shape = (layers, kv_heads, positions, width)
+        # Not initialised: pages that were never written cost no memory.
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+        self.speech: int | None = None
+        """Where the speech that is being written begins."""
+        self._speech_window = speech_window
+        self.keep_middle = False
+        """Whether the next positions may be a question's speech: their ``middle`` is kept then."""
+        self.middle: Tensor | None = None
+        """``[T, D]``, after the layers that CTC reads; see ``emova.decoding.ctc``."""
+        self.replay: Callable[[Tensor, int, tuple[int, int]], Tensor] | None = None
+        """A recorded step over this cache's memory (``emova.engine.cuda_graph``), where there is one."""
+
+    @property
+    def room(self) -> int:
+        """Positions left."""
+        return self.keys.shape[2] - self.length
+
+    @property
+    def nbytes(self) -> int:
+        """Memory when full."""
+        return 2 * self.keys.numel() * self.keys.element_size()
+
+    def hole(self, position: int) -> tuple[int, int]:
+        """The first position that ``position`` does not see, and the first after it that it sees again.
+
+        While speech is written it sees what came before it and its own last positions, so that a second of it costs
+        the same however long it has lasted. Both bounds are multiples of ``ROWS``.
+        """
+        if self.speech is None or not self._speech_window:
+            return 0, 0
+        first = -(-self.speech // ROWS) * ROWS
+        unseen = position + 1 - self._speech_window - first
+        return first, first + max(0, unseen // ROWS * ROWS)
+
+    def crop(self, change: int) -> None:
+        """Forget the last ``-change`` positions."""
+        assert -self.length <= change <= 0
+        self.length += change
+        if self.replay is not None:  # it reads the whole cache behind a mask, and a NaN would show through
+            self.keys[:, :, self.length : self.length - change] = 0
+            self.values[:, :, self.length : self.length - change] = 0
