@@ -70,8 +70,8 @@ def shipped_configs() -> Mapping[str, Path]:
 def find_config(name: str | Path, kind: str = "") -> Path:
     """The file of a config: ``name`` itself where it is one, else the shipped config of that name.
 
-    ``stages/nano/stage1``, ``configs/stages/nano/stage1.yaml``, ``nano/stage1`` and, where ``kind`` says which folder is
-    meant, shorter ones such as ``nano`` all name a shipped one.
+    ``stages/nano/stage1``, ``configs/stages/nano/stage1.yaml`` and ``nano/stage1`` all name the same shipped one; where
+    ``kind`` says which folder is meant, ``nano`` is enough.
 
     Args:
         kind: the folder of ``emova_configs`` that goes before the others, such as ``stages``.

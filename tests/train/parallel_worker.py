@@ -24,7 +24,8 @@ from emova.model import EmovaConfig, EmovaForConditionalGeneration, TokenIds
 from emova.vision.c_abstractor import CAbstractorConfig
 from emova.vision.internvit import InternViTConfig
 from emova.vision.towers import VisionConfig
-from emova_train.core.loop import RunConfig, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import fit
 from emova_train.data.packing import (
     NOTHING,
     PACKED_ATTENTION,

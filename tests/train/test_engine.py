@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from emova_train.core import checkpointing
-from emova_train.core.loop import DivergenceError, RunConfig, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import fit
 from emova_train.core.metrics import read
+from emova_train.core.trainer import DivergenceError
 
 
 class Noisy:

@@ -13,10 +13,10 @@ import pytest
 
 from emova.cli.main import main
 from emova.core.errors import InputError
-from emova_train.core.loop import RunConfig
+from emova_train.core.config import ParallelConfig, RunConfig
 from emova_train.distributed import world as parallel
 from emova_train.distributed.deepspeed import deepspeed_config
-from emova_train.distributed.world import ParallelConfig, World, resolved
+from emova_train.distributed.world import World, resolved
 from emova_train.launch import LaunchPlan, local_command, write
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape, emova_config
-from emova_train.core.loop import RunConfig
+from emova_train.core.config import RunConfig
 from emova_train.data.packing import LossWeights, collate, packed_loss
 from emova_train.data.recipe import read_recipe
 from emova_train.stages.lora import LoraConfig, add_adapters, merge_adapters

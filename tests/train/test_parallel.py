@@ -18,9 +18,8 @@ from safetensors.torch import load_file
 from emova.core.config import save_config
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
 from emova_train.core import checkpointing
-from emova_train.core.loop import RunConfig
+from emova_train.core.config import ParallelConfig, RunConfig
 from emova_train.core.metrics import read
-from emova_train.distributed.world import ParallelConfig
 from emova_train.stages.lora import LoraConfig
 from emova_train.stages.program import DataConfig, InitConfig, RatesConfig, StageConfig
 from emova_train.stages.validation import SampleConfig

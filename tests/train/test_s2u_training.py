@@ -22,7 +22,7 @@ from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES, PHONES, collapse, 
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
-from emova_train.core.loop import RunConfig
+from emova_train.core.config import RunConfig
 from emova_train.s2u.data import (
     IGNORED,
     Clip,

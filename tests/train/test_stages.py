@@ -14,7 +14,7 @@ from emova.core.errors import InputError
 from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
 from emova.reply.interleaved import Ratio
-from emova_train.core.loop import RunConfig
+from emova_train.core.config import RunConfig
 from emova_train.stages.interleaved import ThoughtsConfig
 from emova_train.stages.losses.ctc import HeardTextConfig
 from emova_train.stages.program import DataConfig, InitConfig, RatesConfig, StageConfig, build, freeze, main, train

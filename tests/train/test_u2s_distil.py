@@ -16,7 +16,7 @@ from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.style import ALL_STYLES, StylePrototypes
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova_train.core.loop import RunConfig
+from emova_train.core.config import RunConfig
 from emova_train.u2s.distil import UnitDistilConfig, UnitDistillation, UnitPairs, collate, phone_table, sentences, train
 from tests.fixtures_speech import make_speech_detokenizer, make_speech_tokenizer
 

@@ -24,7 +24,7 @@ from emova.speech.detokenizer.vits import PitchConfig, PosteriorEncoderConfig, V
 from emova.speech.detokenizer.waveform_heads import ISTFTHeadConfig, WaveformHeadConfig
 from emova.speech.style import ALL_STYLES
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova_train.core.loop import RunConfig
+from emova_train.core.config import RunConfig
 from emova_train.u2s.data import (
     SpeechStore,
     U2SDataConfig,

@@ -1,4 +1,20 @@
-"""transformers' Trainer, changed where a run must be exact: data order, logging, guard, checkpoints (see engine.py)."""
+"""transformers' Trainer, changed where a run must be exact: data order, guard, numbers, checkpoints (see ``loop.py``).
+
+A step of ``ExactTrainer``, in the order in which its methods stand below:
+
+1. ``get_train_dataloader``      the next batches of this process, ``gradient_accumulation`` of them
+2. ``_get_num_items_in_batch``   what they weigh over all processes
+3. ``compute_loss``              forward pass of each, its loss scaled to its share of that weight; backward pass
+4. ``_clip_grad_norm``           of all parameters, or of each group that says so
+5. ``_get_grad_norm``            the guard: a step that is not finite is skipped and counted
+6. ``create_optimizer``          AdamW's step, and ``create_scheduler``'s next rate
+7. ``_StepEnd.on_step_end``      stop signals; what is due of the following
+8. ``log``                       a line of numbers
+9. ``evaluate``                  the losses of held-out samples
+10. ``_save_checkpoint``         everything, whole or not at all
+
+What each strategy of ``run.parallel`` needs beside that is in ``emova_train.distributed``.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +23,70 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 import emova.core.compat  # noqa: F401
 from emova.core.errors import InputError
 from emova_train.core import checkpointing
-from emova_train.core.loop import COUNTERS, DivergenceError, ParameterGroups, RunConfig, Validate, decay_groups
+from emova_train.core.config import DDP, FSDP, RunConfig
 from emova_train.core.metrics import MetricsFile, plot
 from emova_train.core.mfu import add_mfu
+from emova_train.core.optimizer import adamw
 from emova_train.core.progress import Progress, StopSignals
-from emova_train.data.batches import EpochBatches, InOrder, derived_seed, isolated_rng
-from emova_train.data.stream import ShardLoader
+from emova_train.core.protocols import Batch, BatchSource, ParameterGroups, Validate
+from emova_train.core.window import Mean, Window
+from emova_train.data.batches import InOrder, derived_seed, isolated_rng
 from emova_train.distributed import fsdp, sharding
-from emova_train.distributed import world as parallel
 from emova_train.distributed.deepspeed import deepspeed_config
-from emova_train.distributed.world import World
+from emova_train.distributed.world import World, prepare_deepspeed
+
+
+class DivergenceError(InputError):
+    """The loss or gradient stayed non-finite; the last complete checkpoint is untouched."""
+
+
+@dataclass(frozen=True)
+class Watchers:
+    """What a run is checked with, written to and shown on.
+
+    Attributes:
+        validation: batches of held-out samples.
+        on_validate: called at each validation; its numbers are logged.
+        keep_checkpoints: the newest ones that stay.
+    """
+
+    validation: InOrder | None
+    on_validate: Validate | None
+    metrics: MetricsFile
+    progress: Progress
+    signals: StopSignals
+    keep_checkpoints: int = 2
 
 
 def build_trainer(
     module: nn.Module,
-    loader: DataLoader[Any],
+    loader: BatchSource,
     run: RunConfig,
     world: World,
+    watchers: Watchers,
     *,
     resume_from: Path | None,
-    validation: InOrder | None,
     parameter_groups: ParameterGroups | None,
-    on_validate: Validate | None,
-    keep_checkpoints: int,
-    metrics: MetricsFile,
-    progress: Progress,
-    signals: StopSignals,
 ) -> ExactTrainer:
     """The Trainer for one run of ``emova_train.core.loop.fit``; ``run`` has its gradient accumulation resolved.
 
@@ -55,7 +96,7 @@ def build_trainer(
     universal = resume_from is not None and sharding.prepare_resume(resume_from, run.parallel, world)
     deepspeed = None
     if run.parallel.zero_stage:
-        parallel.prepare_deepspeed()
+        prepare_deepspeed()
         deepspeed = deepspeed_config(run, world.size, load_universal=universal)
     arguments = TrainingArguments(
         output_dir=run.output_dir,
@@ -85,119 +126,73 @@ def build_trainer(
     )
     # A process trains on one device: several in one process would be torch's DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = ExactTrainer(module, arguments, loader, run, world)
+    trainer = ExactTrainer(module, arguments, loader, run, world, watchers, parameter_groups, universal)
     if trainer.is_sharded:
         fsdp.shard(module, run.parallel, world.size, run.precision)
         # So that the Trainer leaves placement and gradients to the module.
         trainer.is_distributed_loading_by_transformers = True
         module._is_fsdp_managed_module = True  # type: ignore[assignment]
-    trainer.universal = universal
-    trainer.validation = validation
-    trainer.parameter_groups = parameter_groups
-    trainer.on_validate = on_validate
-    trainer.keep_checkpoints = keep_checkpoints
-    trainer.metrics = metrics
-    trainer.progress = progress
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Steps(trainer, signals))
+    trainer.add_callback(_StepEnd(trainer, watchers.signals))
     return trainer
 
 
 class ExactTrainer(Trainer):
-    """See the module's head. Built by ``build_trainer`` only, which fills in the attributes below."""
+    """See the module's head. Built by ``build_trainer``.
 
-    universal: bool
-    """Whether DeepSpeed loads the form of its checkpoint that fits any number of processes."""
-    validation: InOrder | None
-    parameter_groups: ParameterGroups | None
-    on_validate: Validate | None
-    keep_checkpoints: int
-    metrics: MetricsFile
-    progress: Progress
-    # The Trainer's own, declared here for the type checker.
+    Args:
+        universal: whether DeepSpeed loads the form of its checkpoint that fits any number of processes.
+    """
+
+    # The Trainer's own, declared here for the type checker: DeepSpeed and accelerate put objects of theirs in place.
+    model: nn.Module
+    state: TrainerState
+    control: TrainerControl
     optimizer: Any
     lr_scheduler: Any
-    control: Any
     deepspeed: Any
-    _stage: str | None = None
 
     def __init__(
-        self, module: nn.Module, arguments: TrainingArguments, loader: DataLoader[Any], run: RunConfig, world: World
+        self,
+        module: nn.Module,
+        arguments: TrainingArguments,
+        loader: BatchSource,
+        run: RunConfig,
+        world: World,
+        watchers: Watchers,
+        parameter_groups: ParameterGroups | None,
+        universal: bool,
     ) -> None:
-        self.is_sharded = run.parallel.strategy == parallel.FSDP
+        self.is_sharded = run.parallel.strategy == FSDP
         super().__init__(model=module, args=arguments, train_dataset=loader.dataset, data_collator=lambda batch: batch)
         # forward(**batch) of a part may take any keyword; that does not mean it scales its loss.
         self.model_accepts_loss_kwargs = False
-        self.run = run
-        self.world = world
+        self.loader, self.run, self.world, self.watchers = loader, run, world, watchers
+        self.parameter_groups = parameter_groups
+        self.universal = universal
         self.loss_weight = getattr(module, "loss_weight", None)
-        self.loader = loader
         self.skipped_steps = 0
         self.bad_steps_in_a_row = 0
         self.last_train_terms: dict[str, float] = {}
         self.last_eval_terms: dict[str, float] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self.window = Window()
         self._loss_is_finite = True
-        self._window_started = time.monotonic()
         self._started = time.monotonic()
-        self._window_first_step = 0
+        self._stage: str | None = None
 
-    # Data, optimizer and schedule
+    # A step: batches, loss, gradient, guard
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
+    def get_train_dataloader(self) -> BatchSource:
         return self.loader
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            module = self.model if model is None else model
-            groups = (
-                self.parameter_groups(module) if self.parameter_groups else decay_groups(module, self.run.weight_decay)
-            )
-            groups = [
-                {"lr": self.run.learning_rate, "weight_decay": self.run.weight_decay, **group} for group in groups
-            ]
-            for group in groups:
-                group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
-            groups = [group for group in groups if group["params"]]
-            assert groups, "nothing to train: every parameter is frozen"
-            self.optimizer = torch.optim.AdamW(groups, lr=self.run.learning_rate, betas=self.run.betas, fused=True)
-            self._group_settings = sharding.group_settings(self.optimizer)
-        return self.optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        if self.lr_scheduler is None:
-            self.lr_scheduler = get_cosine_with_min_lr_schedule_with_warmup(
-                optimizer or self.optimizer,
-                num_warmup_steps=math.ceil(self.run.warmup_ratio * num_training_steps),
-                num_training_steps=num_training_steps,
-                min_lr_rate=self.run.final_lr_ratio,
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
-
-    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        if not self.is_sharded:  # which moves a block at a time, once that is split
-            super()._move_model_to_device(model, device)
-
-    @contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        fsdp.hold_back(self.model, True)
-        try:
-            yield
-        finally:
-            fsdp.hold_back(self.model, False)
-
-    # Loss, guard
 
     def _prepare_input(self, data: Any) -> Any:
         """To the device and no further: with DeepSpeed the Trainer would also round weights of the loss to 16 bits."""
         return data.to(self.args.device, non_blocking=True) if torch.is_tensor(data) else data
 
-    def _prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _prepare_inputs(self, inputs: Batch) -> dict[str, Tensor]:
         return {name: self._prepare_input(value) for name, value in inputs.items()}
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> float | None:
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> float | None:
         """The weight of all batches of a step, over all processes."""
         if self.loss_weight is None:
             return None
@@ -206,19 +201,14 @@ class ExactTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+        num_items_in_batch: float | None = None,
+    ) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
         terms = model(**inputs)
         loss = terms["loss"]
         self._loss_is_finite = self._loss_is_finite and bool(torch.isfinite(loss.detach()))
-        for name, value in terms.items():
-            if torch.is_tensor(value) and value.numel() != 1:
-                continue
-            scalar = value.detach().float().reshape(()) if torch.is_tensor(value) else torch.tensor(float(value))
-            self._sums[name] = self._sums.get(name, 0.0) + scalar
-            self._counts[name] = self._counts.get(name, 0) + 1
+        self.window.add(terms)
         if num_items_in_batch is not None:
             assert self.loss_weight is not None
             # The passes of a step are averaged; their weights make that the mean over everything that has a weight.
@@ -226,11 +216,20 @@ class ExactTrainer(Trainer):
             loss = loss * (share * self.current_gradient_accumulation_steps * self.world.size)
         return (loss, terms) if return_outputs else loss
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """For all but the last pass of a step."""
+        fsdp.hold_back(self.model, True)
+        try:
+            yield
+        finally:
+            fsdp.hold_back(self.model, False)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
         groups = [group for group in self.optimizer.param_groups if "max_grad_norm" in group]
         if not groups:
             return super()._clip_grad_norm(model)
-        if self.run.parallel.strategy != parallel.DDP:
+        if self.run.parallel.strategy != DDP:
             raise InputError("parallel.strategy: this part clips its gradients by groups, which only ddp can")
         norms = [torch.nn.utils.clip_grad_norm_(group["params"], group["max_grad_norm"]) for group in groups]
         rest = [p for group in self.optimizer.param_groups if "max_grad_norm" not in group for p in group["params"]]
@@ -258,61 +257,53 @@ class ExactTrainer(Trainer):
         self._loss_is_finite = True
         return norm
 
-    # Numbers
+    # Made once: optimizer, schedule, place of the model
 
-    def reset_window(self) -> None:
-        self._sums, self._counts = {}, {}
-        self._window_started = time.monotonic()
-        self._window_first_step = self.state.global_step
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = adamw(self.model if model is None else model, self.parameter_groups, self.run)
+            self._group_settings = sharding.group_settings(self.optimizer)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = get_cosine_with_min_lr_schedule_with_warmup(
+                optimizer or self.optimizer,
+                num_warmup_steps=math.ceil(self.run.warmup_ratio * num_training_steps),
+                num_training_steps=num_training_steps,
+                min_lr_rate=self.run.final_lr_ratio,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self.is_sharded:  # which moves a block at a time, once that is split
+            super()._move_model_to_device(model, device)
+
+    # Numbers
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         step = self.state.global_step
-        if not self._counts:  # the Trainer's closing summary; FitResult says it better
+        if self.window.empty:  # the Trainer's closing summary; FitResult says it better
             return
-        seconds = max(time.monotonic() - self._window_started, 1e-9)
-        sums, counts = self._window_of_all()
-        values: dict[str, float] = {}
-        for name, total in sums.items():
-            if name in COUNTERS:
-                values[f"{name}_per_s"] = total / seconds
-            else:
-                values[name] = total / counts[name]
-        if "samples" not in sums:
-            values["samples_per_s"] = counts["loss"] * self.run.batch_size / seconds
+        values = self.window.values(self.world, step, self.run.batch_size)
         values["grad_norm"] = float(logs.get("grad_norm", math.nan))
-        values["steps_per_s"] = (step - self._window_first_step) / seconds
         for position, group in enumerate(self.optimizer.param_groups):
-            name = f"lr_{group['name']}" if "name" in group else "lr"
             if position == 0 or "name" in group:
-                values[name] = float(group["lr"])
+                values[f"lr_{group['name']}" if "name" in group else "lr"] = float(group["lr"])
         values["skipped"] = self.skipped_steps
         add_mfu(values, self.world.size)
-        if isinstance(self.loader, ShardLoader):
-            numbers = self.loader.numbers()
-            values.update({name: self.world.sum(value) for name, value in numbers.items() if name != "epoch"})
-            values["epoch"] = numbers["epoch"]
-        else:
-            batches = self.loader.sampler
-            assert isinstance(batches, EpochBatches)
-            values["epoch"] = step * self.run.gradient_accumulation * self.world.size / batches.batches_an_epoch
+        values.update({name: self.world.sum(value) for name, value in self.loader.counts().items()})
+        values["epoch"] = self.loader.epoch(step)
         values["time"] = time.monotonic() - self._started
         self.last_train_terms = values
         if self.world.main:
-            self.metrics.write("train", step, values)
-        self.progress.window("train", step, values)
-        self.reset_window()
+            self.watchers.metrics.write("train", step, values)
+        self.watchers.progress.window("train", step, values)
+        self.window.reset(step)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(values))
-
-    def _window_of_all(self) -> tuple[dict[str, float], dict[str, int]]:
-        """The sums and counts of the window, added up over the processes; each may have met other terms."""
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        own = {name: float(total) for name, total in self._sums.items()}
-        for their_sums, their_counts in self.world.gather((own, self._counts)):
-            for name, total in their_sums.items():
-                sums[name] = sums.get(name, 0.0) + total
-                counts[name] = counts.get(name, 0) + their_counts[name]
-        return sums, counts
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         with self.world.patience(self.run.parallel):
@@ -321,43 +312,38 @@ class ExactTrainer(Trainer):
         return values
 
     def _validate(self) -> dict[str, float]:
-        module, step = self.model, self.state.global_step
+        module, step, watchers = self.model, self.state.global_step, self.watchers
         started = time.monotonic()
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        values: dict[str, float] = {}
+        mean = Mean()
         module.eval()
         try:
             with isolated_rng(self.run.seed), torch.no_grad():
-                for samples, batch in self.validation or ():
+                for samples, batch in watchers.validation or ():
                     with self.accelerator.autocast():
-                        terms = module(**self._prepare_inputs(dict(batch)))
-                    for name, value in terms.items():
-                        if name not in COUNTERS and (not torch.is_tensor(value) or value.numel() == 1):
-                            sums[name] = sums.get(name, 0.0) + float(value) * samples
-                            counts[name] = counts.get(name, 0) + samples
-                values.update({name: total / counts[name] for name, total in sums.items()})
+                        terms = module(**self._prepare_inputs(batch))
+                    mean.add(terms, samples)
+                values = mean.values()
                 # Answers are written by one process, which needs the whole module for it.
-                if self.on_validate is not None and self.world.main and not self.run.parallel.shards_weights:
-                    values.update(self.on_validate(module, step) or {})
+                if watchers.on_validate is not None and self.world.main and not self.run.parallel.shards_weights:
+                    values.update(watchers.on_validate(module, step) or {})
         finally:
             module.train()
         values["eval_seconds"] = time.monotonic() - started
         self.last_eval_terms = values
         if self.world.main:
-            self.metrics.write("eval", step, values)
-            plot(self.metrics.path)
-        self.progress.window("eval", step, values)
+            watchers.metrics.write("eval", step, values)
+            plot(watchers.metrics.path)
+        watchers.progress.window("eval", step, values)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
-        self._window_started += time.monotonic() - started  # validation is not training time
+        self.window.started += time.monotonic() - started  # validation is not training time
         return {f"eval_{name}": value for name, value in values.items()}
 
     # Checkpoints
 
-    def _get_output_dir(self, trial: Any) -> str:
+    def _get_output_dir(self, trial: object) -> str:
         return self._stage or self.args.output_dir
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Every process writes its share into one folder; the first commits it when all are done."""
         step = self.state.global_step
         output = Path(self.args.output_dir)
@@ -372,13 +358,12 @@ class ExactTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._stage = None
-            if isinstance(self.loader, ShardLoader):
-                self.loader.save(stage / name)
+            self.loader.save(stage / name)
             self.world.barrier()
             if self.world.main:
                 facts = {"strategy": self.run.parallel.strategy, "processes": self.world.size}
                 checkpointing.commit(stage / name, output / name, **facts)
-                checkpointing.prune(output, self.keep_checkpoints)
+                checkpointing.prune(output, self.watchers.keep_checkpoints)
             self.world.barrier()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -428,7 +413,7 @@ class ExactTrainer(Trainer):
             ) from None
 
 
-class _Steps(TrainerCallback):
+class _StepEnd(TrainerCallback):
     """Progress after each step; a stop signal becomes a save and an end."""
 
     def __init__(self, trainer: ExactTrainer, signals: StopSignals) -> None:
@@ -436,9 +421,9 @@ class _Steps(TrainerCallback):
         self.signals = signals
         self.stepped = False
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         trainer = self.trainer
-        trainer.reset_window()
+        trainer.window.reset(state.global_step)
         if trainer.world.size > 1 and state.global_step == 0:
             # Dropout and the like should differ between processes. A resumed run loads its generators later.
             torch.manual_seed(derived_seed(trainer.run.seed, trainer.world.rank))
@@ -446,17 +431,18 @@ class _Steps(TrainerCallback):
         if zero is not None and hasattr(zero, "check_grad_overflow"):
             zero.check_grad_overflow = True  # DeepSpeed's guard, which it leaves out in float32
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        run = self.trainer.run
-        world = self.trainer.world
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        run, world, watchers = self.trainer.run, self.trainer.world, self.trainer.watchers
         if not self.stepped:
             self.stepped = True
             world.set_timeout(run.parallel.step_timeout)
-        self.trainer.progress.step(state.global_step)
+        watchers.progress.step(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
         if state.global_step % run.eval_every == 0 or state.global_step >= state.max_steps:
-            control.should_evaluate = self.trainer.validation is not None or self.trainer.on_validate is not None
+            control.should_evaluate = watchers.validation is not None or watchers.on_validate is not None
         if world.any(self.signals.received is not None):
             # One process was asked; all of them save, and all of them end.
             self.signals.received = self.signals.received or signal.SIGTERM

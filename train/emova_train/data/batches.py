@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+
+from emova_train.core.config import RunConfig
+from emova_train.core.protocols import Batch, SampleSet
 
 _BUCKET_BATCHES = 50
 """Batches of alike length are cut from windows of this many batches, so an epoch's order stays well shuffled."""
@@ -111,7 +115,7 @@ class EpochBatches(Sampler[BatchPlan]):
 class BatchReader:
     """Reads and collates the batch of a plan under its own seed; the "data set" that torch's DataLoader sees."""
 
-    def __init__(self, data: Any, collate: Callable[[list[Any]], Mapping[str, Any]], seed: int) -> None:
+    def __init__(self, data: SampleSet[Any], collate: Callable[[list[Any]], Batch], seed: int) -> None:
         self.data = data
         self.collate = collate
         self.seed = seed
@@ -119,7 +123,7 @@ class BatchReader:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, plan: BatchPlan) -> Mapping[str, Any]:
+    def __getitem__(self, plan: BatchPlan) -> Batch:
         with isolated_rng(derived_seed(self.seed, plan.epoch, plan.position)):
             if hasattr(self.data, "sample"):
                 samples = [self.data.sample(index, plan.epoch) for index in plan.indices]
@@ -134,11 +138,68 @@ class BatchReader:
 
 @dataclass(frozen=True)
 class InOrder:
+    """Every sample of a reader once, in order."""
+
     reader: BatchReader
     batch_size: int
 
-    def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
         """Pairs of (number of samples, batch)."""
         for position, first in enumerate(range(0, len(self.reader), self.batch_size)):
             indices = tuple(range(first, min(first + self.batch_size, len(self.reader))))
             yield len(indices), self.reader[BatchPlan(position, 0, indices)]
+
+
+class EpochLoader(DataLoader[Batch]):
+    """The batches of ``EpochBatches``, read and collated: an ``emova_train.core.protocols.BatchSource``.
+
+    Its place follows from the step alone, so it keeps nothing in a checkpoint.
+
+    Args:
+        data: may have ``sample(index, epoch)`` and ``lengths``.
+        rank, processes: which of how many read in turn.
+        done: optimizer steps that were taken before.
+    """
+
+    def __init__(
+        self,
+        data: SampleSet[Any],
+        collate: Callable[[list[Any]], Batch],
+        run: RunConfig,
+        *,
+        rank: int,
+        processes: int,
+        done: int,
+    ) -> None:
+        self.batches_a_step = run.gradient_accumulation * processes
+        self.order = EpochBatches(
+            len(data),
+            run.batch_size,
+            run.seed,
+            total=run.max_steps * self.batches_a_step,
+            start=done * self.batches_a_step,
+            rank=rank,
+            processes=processes,
+            lengths=getattr(data, "lengths", None),
+        )
+        super().__init__(
+            BatchReader(data, collate, run.seed),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=self.order,
+            num_workers=run.workers,
+            # Its own generator: starting the iterator must not move the generator that dropout draws from.
+            generator=torch.Generator().manual_seed(run.seed),
+            persistent_workers=False,
+            prefetch_factor=4 if run.workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def counts(self) -> dict[str, float]:
+        return {}
+
+    def epoch(self, step: int) -> float:
+        return step * self.batches_a_step / self.order.batches_an_epoch
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...

@@ -15,21 +15,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from emova.core.errors import InputError
+from emova_train.core.config import RunConfig
+from emova_train.core.protocols import Batch
 from emova_train.data.bin_packing import balance
 from emova_train.data.batches import derived_seed, isolated_rng
 from emova_train.data.packing import Example
 from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
 from emova_train.data.shards import Bad, SetReader, ShardSet
-
-if TYPE_CHECKING:
-    from emova_train.core.loop import RunConfig
 
 SKIPPED = "skipped-samples.jsonl"
 _DRAWS = 1024  # choices of a set that are drawn at a time
@@ -81,7 +80,7 @@ class Delivery:
     """
 
     reader: int
-    batch: Mapping[str, Any]
+    batch: Batch
     state: dict[str, Any]
     skipped: tuple[tuple[str, str, str], ...] = ()
     failure: str = ""
@@ -219,7 +218,7 @@ class TooManyBad(Exception):
 
 @dataclass(frozen=True)
 class ShardPacks:
-    """A training set that reads by itself: ``emova_train.core.loop.fit`` asks it for the loader of its process.
+    """A training set that reads by itself: ``emova_train.core.loop.fit`` asks it for the batches of its process.
 
     Attributes:
         mixture: sets with their shares of the samples.
@@ -236,7 +235,7 @@ class ShardPacks:
         """Samples of all sets."""
         return sum(source.records for source, _ in self.mixture)
 
-    def loader(self, collate: Callable[[list[Any]], Mapping[str, Any]], run: RunConfig) -> ShardLoader:
+    def batches(self, collate: Callable[[list[Any]], Batch], run: RunConfig) -> ShardLoader:
         """The batches of this process, as ``run`` says; ranks are those of torch.distributed, where it runs."""
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         return ShardLoader(
@@ -282,7 +281,7 @@ class ShardLoader:
         mixture: Sequence[tuple[ShardSet, float]],
         make_render: Callable[[], RecordRenderer],
         config: ShardConfig,
-        collate: Callable[[list[Any]], Mapping[str, Any]],
+        collate: Callable[[list[Any]], Batch],
         *,
         pack_tokens: int,
         batch_size: int,
@@ -339,7 +338,7 @@ class ShardLoader:
             yield Delivery(own, batch, state, tuple(reader.skipped))
             reader.skipped.clear()
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         """The batches from the position on. Raises: InputError: too many samples are damaged."""
         loader = DataLoader(
             self.dataset,
@@ -368,11 +367,15 @@ class ShardLoader:
                 row = {"batch": self.position, "rank": self.rank, "set": source, "id": identity, "reason": reason}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def numbers(self) -> dict[str, float]:
-        """For the log: samples tried and left out by this rank, and the passes over the set that is furthest."""
+    def counts(self) -> dict[str, float]:
+        """Samples tried and left out by this rank."""
         tried, skipped = (sum(state["counts"][at] for state in self.states.values()) for at in (0, 1))
+        return {"samples_tried": tried, "samples_skipped": skipped}
+
+    def epoch(self, step: int) -> float:
+        """The passes over the set that is furthest."""
         passes = [place[0] for state in self.states.values() for place in state["sets"].values()]
-        return {"samples_tried": tried, "samples_skipped": skipped, "epoch": max(passes, default=0)}
+        return max(passes, default=0)
 
     # Position
 

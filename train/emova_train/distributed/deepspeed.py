@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from emova.core.errors import InputError
-
-if TYPE_CHECKING:
-    from emova_train.core.loop import RunConfig
+from emova_train.core.config import RunConfig
 
 AUTO = "auto"
 

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import set_state_dict as put_state_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from emova_train.distributed.world import ParallelConfig
+from emova_train.core.config import ParallelConfig
 
 _FOLDER = "shards"
 _SCHEDULE = "schedule.json"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,11 +18,9 @@ from torch import Tensor, nn
 
 from emova.core.errors import InputError
 from emova_train.core import checkpointing
+from emova_train.core.config import DDP, ParallelConfig, RunConfig
 from emova_train.distributed.deepspeed import deepspeed_config
-from emova_train.distributed.world import DDP, ParallelConfig, World, prepare_deepspeed, resolved
-
-if TYPE_CHECKING:
-    from emova_train.core.loop import RunConfig
+from emova_train.distributed.world import World, prepare_deepspeed, resolved
 
 _LATEST_UNIVERSAL = "latest_universal"
 

@@ -1,6 +1,6 @@
 """Processes that train together: their group, what they tell each other, and how a model is spread over them.
 
-A program started by ``torchrun``, ``deepspeed`` or ``srun`` (see ``train/emova_train/launch.py``) finds its place in
+A program started by ``torchrun``, ``deepspeed`` or ``srun`` (``emova_train.launch``) finds its place in
 the environment; one started plainly is alone. ``strategy`` says how the training state is spread:
 
 - ``ddp``: each process holds everything; only gradients are exchanged.
@@ -16,60 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
 import torch
 from torch import distributed
 
 from emova.core.errors import InputError
 from emova_train.core import precision
+from emova_train.core.config import DDP, ParallelConfig, RunConfig
 
-if TYPE_CHECKING:
-    from emova_train.core.loop import RunConfig
-
-DDP, FSDP = "ddp", "fsdp"
-ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
-STRATEGIES = (DDP, *ZERO_STAGES, FSDP)
-OFFLOADS = ("", "optimizer", "all")
-
-
-@dataclass(frozen=True)
-class ParallelConfig:
-    """How a run is spread over processes."""
-
-    strategy: str = DDP
-    """``ddp``, ``zero1``, ``zero2``, ``zero3`` or ``fsdp``."""
-    offload: str = ""
-    """What ZeRO keeps in the host's memory: ``optimizer``, or ``all``: the weights too (zero3). ``fsdp``: ``all``."""
-    deepspeed: str = ""
-    """A DeepSpeed configuration (JSON or YAML) whose settings are taken over; it may not contradict this config."""
-    start_timeout: float = 1800.0
-    """Seconds that processes wait for each other up to the first step, and while one validates or saves."""
-    step_timeout: float = 300.0
-    """Seconds afterwards: when a process is lost, the others should end soon and be started anew."""
-
-    def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise InputError(f"parallel.strategy={self.strategy}: unknown; it is one of {', '.join(STRATEGIES)}")
-        if self.offload not in OFFLOADS:
-            raise InputError(f"parallel.offload={self.offload}: unknown; give optimizer, all or nothing")
-        allowed = {"zero1": ("optimizer",), "zero2": ("optimizer",), "zero3": ("optimizer", "all"), FSDP: ("all",)}
-        if self.offload and self.offload not in allowed.get(self.strategy, ()):
-            raise InputError(f"parallel.offload={self.offload}: {self.strategy} has no such offload")
-        if self.deepspeed and self.strategy not in ZERO_STAGES:
-            raise InputError(f"parallel.deepspeed: {self.strategy} does not use DeepSpeed; give strategy=zero1, 2 or 3")
-        if not 0 < self.step_timeout <= self.start_timeout:
-            raise InputError("parallel: step_timeout must be above 0 and at most start_timeout")
-
-    @property
-    def zero_stage(self) -> int:
-        """0 without DeepSpeed."""
-        return ZERO_STAGES.get(self.strategy, 0)
-
-    @property
-    def shards_weights(self) -> bool:
-        """Whether no process holds the whole model."""
-        return self.strategy in ("zero3", FSDP)
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -78,7 +34,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    control: Any = None
+    control: distributed.ProcessGroup | None = None
     """A group on the CPU for small messages, so that they never wait for a device."""
 
     @property
@@ -86,11 +42,11 @@ class World:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: ValueT) -> list[ValueT]:
         """``value`` of every process, by rank."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values: list[ValueT] = [value] * self.size
         distributed.all_gather_object(values, value, group=self.control)
         return values
 
@@ -205,11 +161,6 @@ def resolved(run: RunConfig, world: World) -> RunConfig:
             f"take {a_pass} at once, which does not divide it"
         )
     return replace(run, gradient_accumulation=run.global_batch_size // a_pass)
-
-
-def whole_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """The parameter's shape, also where ZeRO-3 has left this process a part of it."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _free_port() -> int:

@@ -25,7 +25,9 @@ from emova.speech.features import LogMel, MelConfig
 from emova.speech.tokenizer.s2u import S2UConfig
 from emova.speech.tokenizer.spiral import SpiralEncoder, SpiralStage
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
-from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import FitResult, fit
+from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
 from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, unwrap
 from emova_train.s2u.program import other_throats

@@ -29,7 +29,9 @@ from emova.speech.features import MelConfig, hz_to_mel, mel_edges
 from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
-from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import FitResult, fit
+from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
 from emova_train.s2u.data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
 

@@ -32,8 +32,10 @@ from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.building import ModelConfig, build_model, build_processor, load_vision
 from emova_train.core import checkpointing
-from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import FitResult, fit
 from emova_train.core.mfu import step_cost
+from emova_train.core.optimizer import decay_groups, whole_shape
 from emova_train.core.program import run_module
 from emova_train.data.batches import isolated_rng
 from emova_train.data.mixture import PackedList
@@ -41,7 +43,7 @@ from emova_train.data.packing import PACKED_ATTENTION, LossWeights, collate, pac
 from emova_train.data.shape_padding import fill_up
 from emova_train.distributed import world as parallel
 from emova_train.distributed.sharding import partitioned
-from emova_train.distributed.world import World, whole_shape
+from emova_train.distributed.world import World
 from emova_train.stages.data import DataConfig, stage_data
 from emova_train.stages.lora import LoraConfig, add_adapters, learns, merge_adapters
 from emova_train.stages.losses.ctc import HeardTextConfig

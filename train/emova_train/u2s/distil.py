@@ -34,9 +34,11 @@ from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.unit_encoder import UnitEncoder
-from emova.speech.style import ALL_STYLES, StylePrototypes
+from emova.speech.style import StylePrototypes
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import FitResult, fit
+from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
 from emova_train.data.recipe import read_rows
 from emova_train.s2u.alignment import warp
@@ -145,7 +147,7 @@ class UnitPairs(Dataset[dict[str, Tensor]]):
         self, items: Sequence[Sentence], styles: StylePrototypes, config: UnitDistilConfig, kind: str = ""
     ) -> None:
         self.items = [item for item in items if not kind or kind in item.heard]
-        self.styles = torch.stack([styles[style] for style in ALL_STYLES])
+        self.styles = torch.stack([styles[style] for style in styles.styles])
         self.config, self.kind = config, kind
         self.lengths = [len(item.wanted) for item in self.items]
 

@@ -27,7 +27,9 @@ from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder, PosteriorEncoderConfig
 from emova.speech.detokenizer.waveform_heads import ISTFTHead
-from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import FitResult, fit
+from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
 from emova_train.u2s.data import SpeechStore, U2SDataConfig, Windows, collate, kinds_of_units, prepare
 from emova_train.u2s.discriminators import DiscriminatorConfig, Discriminators

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
-from emova.speech.style import ALL_STYLES, Style, StylePrototypes
+from emova.speech.style import Style, StylePrototypes, StyleSet, DEFAULT_STYLES
 from emova_train.core.program import run_module
 from emova_train.u2s.data import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
 
@@ -110,22 +111,25 @@ def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vect
 def choose_prototypes(
     detokenizer: U2SDetokenizer, store: SpeechStore, *, candidates: int = 40, shortlist: int = 6, sentences: int = 4,
     fit_limit: int = 60, min_units: int = 25, strengths: Sequence[float] = (1.25, 1.5), seed: int = 0,
+    styles: StyleSet = DEFAULT_STYLES,
 ) -> tuple[StylePrototypes, PrototypeReport]:  # fmt: skip
     """Top-1 of ``candidates`` recordings a style, of ``min_units`` or more; ``fit_limit`` others fit the classifier.
 
-    The ``strengths`` stretch a style's distance from the neutral one of its gender.
+    The ``strengths`` stretch a style's distance from the plain one of its voice; recordings in other styles than
+    ``styles`` are passed over.
 
     Raises:
         InputError: a style has no recordings.
     """
     rng = np.random.default_rng(seed)
-    by_style: dict[Style, list[int]] = {style: [] for style in ALL_STYLES}
+    by_style: dict[Style, list[int]] = {style: [] for style in styles}
     for index, utterance in enumerate(store.utterances):
-        if utterance.units >= min_units:
-            by_style[Style(utterance.gender, utterance.emotion, utterance.pitch)].append(index)
+        style = Style(utterance.gender, utterance.emotion, utterance.pitch)
+        if utterance.units >= min_units and style in by_style:
+            by_style[style].append(index)
     fitted: list[tuple[int, int]] = []
     tried: dict[int, list[int]] = {}
-    for label, style in enumerate(ALL_STYLES):
+    for label, style in enumerate(styles):
         found = by_style[style]
         if len(found) < 4:
             raise InputError(f"style {style.key}: {len(found)} recordings; at least 4 that are long enough are needed")
@@ -138,9 +142,9 @@ def choose_prototypes(
         return np.stack([acoustic_features(store.samples(index), store.f0(index)) for index in indices])
 
     classifier = StyleClassifier(
-        features([index for index, _ in fitted]), [label for _, label in fitted], len(ALL_STYLES)
+        features([index for index, _ in fitted]), [label for _, label in fitted], len(styles)
     )
-    neutral = [index for index in by_style[Style()] if index not in set(tried[ALL_STYLES.index(Style())])]
+    neutral = [index for index in by_style[styles.default] if index not in set(tried[0])]  # the default comes first
     spoken = [torch.from_numpy(store.units(index)) for index in neutral[:sentences]]
 
     def spoken_in(vector: Tensor) -> np.ndarray:
@@ -151,7 +155,7 @@ def choose_prototypes(
     chosen_strengths: dict[str, float] = {}
     right, total, chosen_right, chosen_total = 0, 0, 0, 0
     chosen_scores, mean_scores = [], []
-    neutral_first = sorted(enumerate(ALL_STYLES), key=lambda each: each[1] != Style(each[1].gender))
+    neutral_first = sorted(enumerate(styles), key=lambda each: each[1] != styles.plain(each[1].gender))
     for label, style in neutral_first:
         scores = classifier.log_probabilities(features(tried[label]))
         right, total = right + int((scores.argmax(axis=1) == label).sum()), total + len(scores)
@@ -160,7 +164,7 @@ def choose_prototypes(
         heard = [spoken_in(vector) for vector in embedded]
         winner = int(np.argmax([rows[:, label].mean() for rows in heard]))
         vector, rows, strength = embedded[winner], heard[winner], 1.0
-        neutral_style = Style(style.gender)
+        neutral_style = styles.plain(style.gender)
         if style != neutral_style:
             start = vectors[neutral_style.key]
             for tried_strength in strengths:
@@ -177,7 +181,7 @@ def choose_prototypes(
         keys, chosen_strengths, float(np.mean(chosen_scores)), float(np.mean(mean_scores)), right / total,
         chosen_right / chosen_total,
     )  # fmt: skip
-    return StylePrototypes(vectors), report
+    return StylePrototypes(vectors, styles), report
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -186,6 +190,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--detokenizer", required=True, help="folder of the trained detokenizer")
     parser.add_argument("--out", help="folder for style_prototypes.safetensors; the detokenizer's if not given")
+    parser.add_argument("--styles", help="a checkpoint or a stage's export whose styles are wanted; EMOVA's 24 if not given")
     parser.add_argument("--candidates", type=int, default=40, help="recordings tried for each style")
     parser.set_defaults(run=run)
 
@@ -201,7 +206,8 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_config(U2SRecipe, arguments.config, arguments.overrides)
     detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
     store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
-    prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates)
+    styles = checkpoint_styles(arguments.styles) if arguments.styles else DEFAULT_STYLES
+    prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates, styles=styles)
     out.mkdir(parents=True, exist_ok=True)
     prototypes.save(out)
     for style, key in report.keys.items():
@@ -215,7 +221,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run_module(register, "emova_train.u2s.prototypes", "Choose the 24 style prototypes.")
+    return run_module(register, "emova_train.u2s.prototypes", "Choose the style prototypes.")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ from emova.core.tokens import TokenIds
 from emova.core.weights import load_state, read_folder, read_state, save_folder
 from emova.model.building import ModelConfig, VisionExport, VisionParts, projector_config
 from emova.vision.internvit import InternViT
-from emova_train.core.loop import FitResult, RunConfig, decay_groups, fit
+from emova_train.core.config import RunConfig
+from emova_train.core.loop import FitResult, fit
+from emova_train.core.optimizer import decay_groups
 from emova_train.core.precision import AUTO, autocast
 from emova_train.core.program import run_module
 from emova_train.data.recipe import read_pictures
