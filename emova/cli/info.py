@@ -1,9 +1,10 @@
-"""``emova info``: what a checkpoint holds, from its files alone."""
+"""``emova info``: what a checkpoint holds, from its files alone, and what this machine runs it with."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the description."""
     folder = find_checkpoint(arguments.model)
     facts = describe(folder)
+    from emova.native.compiled import statuses  # after the checkpoint is known to be one: it imports torch
+
+    kernels = statuses()
+    facts["native"] = {name: asdict(status) for name, status in kernels.items()}
     lines = [f"{arguments.model}: {facts['bytes'] / 2**20:.1f} MiB in {folder}"]
     for name, counts in facts["parameters"].items():
         lines.append(f"  {name}: {sum(counts.values()) / 1e6:.2f} million parameters")
@@ -76,5 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"{facts['speech_units']} speech units, context {facts['context']}"
     )
     lines.append(f"  shipped checkpoints: {', '.join(facts['shipped']) or 'none'}")
+    lines += [f"  {name} on this machine's CPU: {status.runs}, {status.why}" for name, status in kernels.items()]
     show(arguments, facts, lines)
     return 0

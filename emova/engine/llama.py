@@ -22,7 +22,8 @@ from emova.decoding.ctc import ctc_log_probs
 from emova.engine.cuda_graph import ReplayedStep
 from emova.engine.kv_cache import KVCache
 from emova.engine.layers import DecoderLayers
-from emova.native.step import LANES, MOST_POSITIONS, NativeLlama, library
+from emova.native.compiled import STEP
+from emova.native.step import LANES, MOST_POSITIONS, NativeLlama
 
 if TYPE_CHECKING:
     from emova.model import EmovaForConditionalGeneration
@@ -65,7 +66,7 @@ class Llama(DecoderLayers):
         self.native: NativeLlama | None = None
         on_cpu = self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32
         if native and on_cpu and self.width % LANES == 0:
-            compiled = library()
+            compiled = STEP.prepare()
             self.native = None if compiled is None else NativeLlama(compiled, self)
         self.cache_dtype = self.embedding.dtype
         if half_cache and self.native is not None and self.native.element_size <= 2:

@@ -1,6 +1,4 @@
-"""``step.c``, a decoding step that is compiled for this machine at first use: float16 weights as they are, no overhead.
-
-Where it cannot be had, the same step runs on torch.
+"""``step.c``: a decoding step of a LLaMA in compiled code, with float16 weights as they are and without overhead.
 
 Shape letters: B sequences, D width, O outputs, I inputs.
 """
@@ -9,16 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
-from functools import lru_cache
+from ctypes import CDLL, POINTER, Structure, byref, c_double, c_int64, c_void_p
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from emova.native.build import Scratch, compiled
+from emova.native.kernel import Scratch
 
 SOURCE = Path(__file__).with_name("step.c")
 MOST_POSITIONS = 16
@@ -73,20 +70,73 @@ class _Cache(Structure):
     ]
 
 
-@lru_cache(maxsize=1)
-def library() -> Any:
-    """The compiled ``step.c``, or None where it cannot be had."""
-    loaded = compiled(SOURCE)
-    if loaded is None:
-        return None
-    loaded.scratch_size.restype = c_int64
-    loaded.scratch_size.argtypes = [POINTER(_Model), c_int64, c_int64]
-    loaded.step.restype = loaded.product.restype = None
-    loaded.step.argtypes = [
+class Linear(Protocol):
+    """A matrix: float32 weights ``[O, I]``, or int8 weights with a scale a row ``[O]``."""
+
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def scale(self) -> Tensor | None: ...
+
+
+class Layer(Protocol):
+    """A layer's weights; query and key rows have their rotary pairs side by side."""
+
+    @property
+    def qkv(self) -> Linear: ...
+    @property
+    def out(self) -> Linear: ...
+    @property
+    def gate_up(self) -> Linear: ...
+    @property
+    def down(self) -> Linear: ...
+    @property
+    def before_attention(self) -> Tensor: ...
+    @property
+    def before_mlp(self) -> Tensor: ...
+
+
+class LlamaWeights(Protocol):
+    """What the step needs of a LLaMA on the CPU; ``rotation`` is complex, ``[P, 1, C / 2]``."""
+
+    heads: int
+    kv_heads: int
+    width: int
+    eps: float
+
+    @property
+    def layers(self) -> Sequence[Layer]: ...
+    @property
+    def head(self) -> Linear: ...
+    @property
+    def norm(self) -> Tensor: ...
+    @property
+    def rotation(self) -> Tensor: ...
+
+
+class Cache(Protocol):
+    """Keys and values of a sequence, ``[L, K, P, C]`` each, float32 or float16, of which ``length`` positions are read.
+
+    ``hole`` gives the first position that a new one does not see, and the first after it that it sees again.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int
+
+    def hole(self, position: int, /) -> tuple[int, int]: ...
+
+
+def bind(lib: CDLL) -> CDLL:
+    """``step.c`` as it was loaded, its functions' types declared."""
+    lib.scratch_size.restype = c_int64
+    lib.scratch_size.argtypes = [POINTER(_Model), c_int64, c_int64]
+    lib.step.restype = lib.product.restype = None
+    lib.step.argtypes = [
         POINTER(_Model), c_int64, POINTER(_Cache), c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
     ]  # fmt: skip
-    loaded.product.argtypes = [POINTER(_Matrix), c_int64, c_int64, c_void_p, c_void_p]
-    return loaded
+    lib.product.argtypes = [POINTER(_Matrix), c_int64, c_int64, c_void_p, c_void_p]
+    return lib
 
 
 def packed(weight_OI: Tensor) -> Tensor:
@@ -111,14 +161,14 @@ class _Workspace(threading.local):
 
 
 class NativeLlama:
-    """The step over a ``Llama``'s weights.
+    """The step over a LLaMA's weights.
 
     Args:
-        lib: of ``library``.
-        llama: on the CPU; float32, or int8 linears.
+        lib: of ``bind``.
+        llama: on the CPU.
     """
 
-    def __init__(self, lib: Any, llama: Any) -> None:
+    def __init__(self, lib: CDLL, llama: LlamaWeights) -> None:
         self._lib = lib
         self._kept: list[Tensor] = []  # what the structures point to
         layers = (_Layer * len(llama.layers))()
@@ -147,14 +197,14 @@ class NativeLlama:
         self._kept.append(weight.float().contiguous())
         return self._kept[-1].data_ptr()
 
-    def _matrix(self, linear: Any) -> _Matrix:
+    def _matrix(self, linear: Linear) -> _Matrix:
         weight = linear.weight.contiguous() if linear.scale is not None else packed(linear.weight)
         self._kept.append(weight)
         scale = None if linear.scale is None else self._vector(linear.scale)
         return _Matrix(weight.data_ptr(), scale, _KINDS[weight.dtype], *weight.shape)
 
     def step(
-        self, caches: Sequence[Any], counts: Sequence[int], x_ND: Tensor, middle_layers: int = 0, lasting: bool = True
+        self, caches: Sequence[Cache], counts: Sequence[int], x_ND: Tensor, middle_layers: int = 0, lasting: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Read new embeddings of each sequence, ``counts`` of them, into its cache.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from emova.core.config import load_config
 from emova.core.errors import InputError
-from emova.native import convolution as native
+from emova.native.compiled import CONVOLUTION
 from emova.speech.detokenizer.flow import Flow, FlowConfig
 from emova.speech.detokenizer.layers import BoundedConv, ConvBlock, Past, Pointwise
 from emova.speech.detokenizer.protocol import SpeechDetokenizer, SpeechStream
@@ -62,14 +64,23 @@ def inputs(batch: int = 2, units: int = 40) -> tuple[torch.Tensor, torch.Tensor]
     return torch.randint(0, 64, (batch, units), generator=generator), torch.randn(batch, 8, generator=generator)
 
 
+@pytest.fixture()
+def without_compiled() -> Iterator[None]:
+    with CONVOLUTION.off():
+        yield
+
+
+# As padded rows are computed: pulses amplify rounding.
+torch_only = pytest.mark.usefixtures("without_compiled")
+
+
 @pytest.fixture(params=["torch", "compiled"])
-def way(request, monkeypatch) -> str:
+def way(request) -> Iterator[str]:
     """Who computes the convolutions."""
-    if request.param == "torch":
-        monkeypatch.setattr(native, "library", lambda: None)
-    elif native.library() is None:
+    if CONVOLUTION.prepare() is None and request.param == "compiled":
         pytest.skip("no C compiler")
-    return request.param
+    with CONVOLUTION.off() if request.param == "torch" else nullcontext():
+        yield request.param
 
 
 def test_shapes_and_protocol() -> None:
@@ -111,10 +122,10 @@ def test_streamed_equals_offline(kind: str, pitch: bool, way: str) -> None:
         assert error.square().mean().sqrt() < 1e-3 * level and error.abs().max() < 1e-2 * level
 
 
+@torch_only
 @pytest.mark.parametrize("cuts", [(1, 2, 27), (30,), (7, 8, 9, 6)])
-def test_silence_around_the_units_is_heard_by_the_voice_alone(cuts: tuple[int, ...], monkeypatch) -> None:
+def test_silence_around_the_units_is_heard_by_the_voice_alone(cuts: tuple[int, ...]) -> None:
     """Whole, streamed and in a padded batch: what the units sound like between silence, cut out."""
-    monkeypatch.setattr(native, "library", lambda: None)  # as padded rows are computed: pulses amplify rounding
     detokenizer, (units, style) = make(), inputs()
     quiet = torch.full((1, 9), 5)
     around = torch.cat([quiet[:, :3], units[:1, :30], quiet[:, :2]], dim=1)
@@ -181,8 +192,8 @@ def test_a_stream_computes_every_frame_once() -> None:
     assert all(len(counts) > 10 and sum(counts) == 160 for counts in frames.values()) and len(frames) == 3
 
 
-def test_rows_do_not_see_each_other_or_the_padding(monkeypatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: None)  # as padded rows are computed: pulses amplify rounding
+@torch_only
+def test_rows_do_not_see_each_other_or_the_padding() -> None:
     detokenizer = make()
     units, style = inputs()
     alone = detokenizer.decode(units[1:, :25], style[1:])
@@ -192,8 +203,8 @@ def test_rows_do_not_see_each_other_or_the_padding(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 7, 8, 16, 33, 100])
-def test_compiled_convolutions_equal_torchs(frames: int, monkeypatch) -> None:
-    if native.library() is None:
+def test_compiled_convolutions_equal_torchs(frames: int) -> None:
+    if CONVOLUTION.prepare() is None:
         pytest.skip("no C compiler")
     torch.manual_seed(frames)
     x_BCF, style_BS = 3 * torch.randn(2, 21, frames), torch.randn(2, 8)
@@ -206,8 +217,7 @@ def test_compiled_convolutions_equal_torchs(frames: int, monkeypatch) -> None:
     def made() -> list[torch.Tensor]:
         return [adaptive(x_BCF, style_BS), plain(x_BCF), wide(x_BCF), pointwise(x_BCF), pointwise(turned_BCF)]
 
-    with monkeypatch.context() as without:
-        without.setattr(native, "library", lambda: None)
+    with CONVOLUTION.off():
         expected = made()
     for mine, torchs in zip(made(), expected, strict=True):
         assert torch.allclose(mine, torchs, atol=2e-5)
@@ -216,7 +226,7 @@ def test_compiled_convolutions_equal_torchs(frames: int, monkeypatch) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_compiled_convolutions_give_the_same_bits_however_they_are_cut(threads: int) -> None:
-    if native.library() is None:
+    if CONVOLUTION.prepare() is None:
         pytest.skip("no C compiler")
     torch.manual_seed(0)
     block, x_BCF = ConvBlock(21, 50, 7, dilation=2), torch.randn(1, 21, 90)

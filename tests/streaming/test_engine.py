@@ -18,7 +18,7 @@ from emova.decoding.sampling import GREEDY, Sampling
 from emova.engine.cuda_graph import ReplayedStep
 from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
 from emova.engine.llama import Llama
-from emova.native.step import library
+from emova.native.compiled import STEP
 from emova.reply.grammar import TokenTable
 from emova.reply.json import JsonReply, ReplyConstraints, ReplyLimits, speech_grammar, text_grammar
 
@@ -61,7 +61,7 @@ def test_scores_equal_transformers(lively_model) -> None:
 
 def test_the_compiled_step_equals_torch(lively_model, table) -> None:
     """Float32, float16 where that loses nothing, and int8 weights; one sequence and several; all scores and a slice."""
-    if library() is None:
+    if STEP.prepare() is None:
         pytest.skip("no C compiler here")
     for half, int8 in ((False, False), (True, False), (False, True)):
         if half:
@@ -109,7 +109,7 @@ def greedy(engine: Engine, prompt: Prompt, count: int) -> tuple[list[int], torch
 
 def test_a_float16_cache_costs_no_token(lively_model) -> None:
     """Where the weights are float16 numbers, so are the keys and values of the compiled step."""
-    if library() is None:
+    if STEP.prepare() is None:
         pytest.skip("no C compiler here")
     assert Engine(lively_model).new_cache().keys.dtype == torch.float32
     lively_model.half().float()
@@ -123,7 +123,7 @@ def test_a_float16_cache_costs_no_token(lively_model) -> None:
 @torch.inference_mode()
 def test_a_compiled_step_allocates_no_tensor(lively_model, tiny_tokenizer) -> None:
     """Neither the model nor the head, for one sequence; and what they write in place is what they write elsewhere."""
-    if library() is None:
+    if STEP.prepare() is None:
         pytest.skip("no C compiler here")
     llama, units = Engine(lively_model).llama, TokenTable.from_tokenizer(tiny_tokenizer).allowed_units(may_end=False)
     caches = [llama.new_cache(), llama.new_cache()]
@@ -148,7 +148,7 @@ def test_a_compiled_step_allocates_no_tensor(lively_model, tiny_tokenizer) -> No
 @torch.inference_mode()
 def test_the_compiled_attention_equals_torch(heads: int, kv_heads: int) -> None:
     """However many heads share keys, and at every number of positions; keys and values in float32 and in float16."""
-    if library() is None:
+    if STEP.prepare() is None:
         pytest.skip("no C compiler here")
     text = LlamaConfig(
         vocab_size=64, hidden_size=8 * heads, num_hidden_layers=2, num_attention_heads=heads,
@@ -277,15 +277,6 @@ def test_readers_and_writers_go_together(lively_model) -> None:
     assert torch.allclose(among, torch.cat(alone), atol=1e-5)
 
 
-def test_without_a_compiler_torch_decodes(lively_model, monkeypatch) -> None:
-    library.cache_clear()
-    monkeypatch.setenv("CC", "no-such-compiler")
-    try:
-        assert Engine(lively_model).llama.native is None
-    finally:
-        library.cache_clear()
-
-
 def test_cached_equals_uncached(lively_model) -> None:
     """Greedy tokens from a cache, and by reading everything anew for each token: bit-equal."""
     for native in (False, True):
@@ -336,7 +327,7 @@ def test_rope_scaling_and_head_width_equal_transformers(tiny_tokenizer, tiny_par
 @pytest.mark.parametrize("half", [True, False])
 def test_positions_that_are_read_together_are_read_as_one_by_one(lively_model, half: bool) -> None:
     """In the compiled step bit for bit: two sequences, 3 and 5 new positions; and as torch reads them."""
-    if library() is None:
+    if STEP.prepare() is None:
         pytest.skip("no C compiler here")
     if half:
         lively_model.half().float()

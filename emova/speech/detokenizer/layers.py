@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.native import convolution as native
+from emova.native.compiled import convolutions_for
+from emova.native.convolution import Convolutions
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ class BoundedConv(nn.Conv1d):
         same = window.narrow(-1, self.context.left if count else 0, count)
         if not count:
             return same, x_BCF.new_zeros(len(x_BCF), self.out_channels, 0)
-        if self.groups == 1 and native.serves(window, self.weight):
-            return same, native.convolve(window, self)
+        compiled = convolutions_for(window, self.weight) if self.groups == 1 else None
+        if compiled is not None:
+            return same, compiled.convolve(window, self)
         return same, super().forward(window)
 
     def window(self, x_BCF: Tensor, past: Past | None = None) -> Tensor:
@@ -154,8 +156,9 @@ class Pointwise(nn.Conv1d):
         super().__init__(inputs, outputs, 1)
 
     def forward(self, x_BCF: Tensor) -> Tensor:
-        if x_BCF.shape[2] and native.serves(x_BCF, self.weight):
-            return native.convolve(x_BCF, self)
+        compiled = convolutions_for(x_BCF, self.weight) if x_BCF.shape[2] else None
+        if compiled is not None:
+            return compiled.convolve(x_BCF, self)
         return self.frames_first(x_BCF.transpose(1, 2)).transpose(1, 2)
 
     def frames_first(self, x_BFC: Tensor) -> Tensor:
@@ -224,21 +227,21 @@ class ConvBlock(nn.Module):
     ) -> Tensor:
         if mask_B1F is not None:
             x_BCF = x_BCF * mask_B1F
-        elif native.serves(x_BCF, self.scale):
-            return self._at_once(x_BCF, style_BS, past)
+        elif (compiled := convolutions_for(x_BCF, self.scale)) is not None:
+            return self._at_once(compiled, x_BCF, style_BS, past)
         x_BCF, update = self.depthwise.beside(x_BCF, past)
         update_BFC = self.norm.frames_first(update.transpose(1, 2), style_BS, past)
         update_BFC = self.narrow.frames_first(functional.gelu(self.widen.frames_first(update_BFC)))
         return torch.addcmul(x_BCF, self.scale, update_BFC.transpose(1, 2))
 
-    def _at_once(self, x_BCF: Tensor, style_BS: Tensor | None, past: Past | None) -> Tensor:
+    def _at_once(self, compiled: Convolutions, x_BCF: Tensor, style_BS: Tensor | None, past: Past | None) -> Tensor:
         """The same by compiled code."""
         window = self.depthwise.window(x_BCF, past)
         if window.shape[2] < self.depthwise.span:
             return x_BCF[..., :0]
         gain_BC, bias_BC = self.norm.gain_and_bias(len(x_BCF), style_BS, past)
         left = self.depthwise.context.left
-        return native.conv_block(window, left, self.depthwise, gain_BC, bias_BC, self.widen, self.narrow, self.scale)
+        return compiled.conv_block(window, left, self.depthwise, gain_BC, bias_BC, self.widen, self.narrow, self.scale)
 
 
 class WaveNet(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional
 from emova.core.config import config_from_dict
 from emova.core.errors import InputError
 from emova.core.weights import Storage, load_state, read_folder, save_folder
+from emova.native.compiled import CONVOLUTION
 from emova.speech.detokenizer.layers import Past
 from emova.speech.detokenizer.source import PitchFrame, frame_phases
 from emova.speech.detokenizer.style_encoder import StyleEncoder, StyleEncoderConfig
@@ -138,6 +139,7 @@ class U2SDetokenizer(nn.Module):
         values, state = read_folder(folder)
         detokenizer = cls(config_from_dict(U2SConfig, values, Path(folder) / "config.json"))
         load_state(detokenizer, state, folder)
+        CONVOLUTION.prepare()
         return detokenizer.eval()
 
 
