@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emova.checkpoint.loading import Parts, load_parts
+from emova.checkpoint.registry import REPLY_FORMATS
 from emova.core.errors import InputError
 from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.engine import EngineConfig, best_decoder
 from emova.events import Done, Event, Reply, Speech
-from emova.reply.format import make_reply_format
-from emova.reply.grammar import Grammar, TokenTable
-from emova.reply.json import (
+from emova.reply.format import (
     SPEAK_PROMPT,
     TRANSCRIBE_PROMPT,
-    JsonReply,
-    PieceReader,
     ReplyConstraints,
     ReplyFormat,
     ReplyLimits,
     speech_grammar,
     text_grammar,
 )
+from emova.reply.grammar import Grammar, TokenTable
+from emova.reply.parser import PieceReader
 from emova.session.history import Turn, newest
 from emova.session.output import ReplyAssembler
 from emova.speech.audio import AudioLimits
-from emova.speech.style import DEFAULT_VOICE, Style, check_emotion, check_pitch, check_voice
+from emova.speech.style import Style, StyleSet
+from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.speech.tokenizer.streaming import Audio, listen
 from emova.vision.image import ImageLimits, load_image
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     Picture = Source | Image.Image
 
 DEFAULT_CHECKPOINT = "emova-nano"
-NEUTRAL = Style()
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Assistant:
     Args:
         parts: the model and what belongs to it; ``from_pretrained`` loads them.
         config: limits, sampling and decoding.
-        reply_format: how a spoken reply is written, of those that the model was taught; JSON if None.
+        reply_format: how a spoken reply is written, of those that the model was taught; its usual one if None.
     """
 
     def __init__(
@@ -73,15 +72,20 @@ class Assistant:
     ) -> None:
         self.parts = parts
         self.config = config
-        self.reply_format: ReplyFormat = reply_format or JsonReply()
+        self.reply_format: ReplyFormat = reply_format or parts.reply_format
         self.table = TokenTable.from_tokenizer(parts.processor.tokenizer)
         self.decoder: DecodingBackend[Any] = best_decoder(parts.model, config.engine)
         self.voice = parts.voice
 
     @property
-    def speech_tokenizer(self) -> Any:
-        """The ears: a SpeechTokenizer."""
+    def speech_tokenizer(self) -> SpeechTokenizer:
+        """What turns speech into units."""
         return self.parts.speech_tokenizer
+
+    @property
+    def styles(self) -> StyleSet:
+        """The voices, emotions and pitches of the checkpoint."""
+        return self.voice.styles
 
     @classmethod
     def from_pretrained(
@@ -90,24 +94,30 @@ class Assistant:
         *,
         device: str = "cpu",
         config: AssistantConfig = AssistantConfig(),
-        reply_format: str = "json",
+        reply_format: str | None = None,
     ) -> Assistant:
         """Load a checkpoint by its shipped name or its folder; nothing is downloaded.
 
         Args:
-            reply_format: ``json`` or ``thoughts`` (``emova.reply.format``), of those that the model was taught.
+            reply_format: ``json``, ``interleaved`` or a registered kind, of those that the model was taught; the one
+                that the checkpoint names if None.
 
         Raises:
             InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.
         """
-        make_reply_format(reply_format)  # a wrong name is told before the parts are loaded
+        if reply_format is not None:
+            REPLY_FORMATS.find(reply_format)  # a wrong name is told before the parts are loaded
         parts = load_parts(name, device)
-        return cls(parts, config, make_reply_format(reply_format, parts.model.config.thoughts_ratio))
+        return cls(parts, config, parts.model.config.reply_format(reply_format))
 
     # --- dialogue -----------------------------------------------------------------------------------------------------
-    def conversation(self, voice: str = DEFAULT_VOICE) -> Conversation:
-        """Several turns that remember what was said and shown. Raises: InputError: the voice is unknown."""
-        return Conversation(self, check_voice(voice))
+    def conversation(self, voice: str | None = None) -> Conversation:
+        """Several turns that remember what was said and shown, answered in ``voice`` (the checkpoint's first if None).
+
+        Raises:
+            InputError: the voice is unknown.
+        """
+        return Conversation(self, voice)
 
     def chat(
         self,
@@ -115,7 +125,7 @@ class Assistant:
         audio: Audio | None = None,
         image: Picture | None = None,
         text: str | None = None,
-        voice: str = DEFAULT_VOICE,
+        voice: str | None = None,
         emotion: str | None = None,
         pitch: str | None = None,
     ) -> Reply:
@@ -137,7 +147,7 @@ class Assistant:
         """
         return self.read_text(self._write(*self._text_task(messages, max_tokens))).strip()
 
-    def speak(self, text: str, style: Style = NEUTRAL) -> Speech:
+    def speak(self, text: str, style: Style | None = None) -> Speech:
         """Read ``text`` aloud, sentence by sentence. Raises: InputError: no text, or too much of it."""
         return self.render(self.pronounce(text), style)
 
@@ -150,12 +160,13 @@ class Assistant:
         """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""
         return tuple(self.listen(audio, reject_silence=False))
 
-    def resynthesize(self, audio: Audio, style: Style = NEUTRAL) -> Speech:
+    def resynthesize(self, audio: Audio, style: Style | None = None) -> Speech:
         """Say what is said in ``audio`` in another style: same units, new voice. Raises: InputError."""
         return self.render(self.tokenize(audio), style)
 
-    def render(self, units: Iterable[int], style: Style = NEUTRAL) -> Speech:
+    def render(self, units: Iterable[int], style: Style | None = None) -> Speech:
         """Speak ``units`` in a style. Raises: InputError: a unit lies outside of the codebook."""
+        style = self.styles.default if style is None else self.styles.check(style)
         spoken = tuple(int(unit) for unit in units)
         return Speech(spoken, style, self.voice.synthesize(spoken, style), self.voice.sample_rate)
 
@@ -231,9 +242,9 @@ class Conversation:
     Not for several threads at once. A turn that fails or is not listened to to its end leaves no trace.
     """
 
-    def __init__(self, assistant: Assistant, voice: str = DEFAULT_VOICE) -> None:
+    def __init__(self, assistant: Assistant, voice: str | None = None) -> None:
         self.assistant = assistant
-        self.voice = voice
+        self.voice = assistant.styles.parse(voice).gender
         self._turns: list[Turn] = []
         self._context: Context[Any] = assistant.decoder.new_context()
 
@@ -291,8 +302,8 @@ class Conversation:
         in_chunks: bool,
     ) -> Iterator[Event]:
         assistant, started = self.assistant, time.perf_counter()
-        emotion = None if emotion is None else check_emotion(emotion)
-        pitch = None if pitch is None else check_pitch(pitch)
+        emotion = None if emotion is None else assistant.styles.check_emotion(emotion)
+        pitch = None if pitch is None else assistant.styles.check_pitch(pitch)
         text = None if text is None else assistant._check_text(text)
         if audio is None and text is None:
             raise InputError("no question: give audio or text; a picture alone asks nothing")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emova.reply.json import StyleChosen, TextDelta, TranscriptDelta
+from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
 from emova.speech.audio import save_wav
 from emova.speech.style import Style
 

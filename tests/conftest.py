@@ -64,16 +64,22 @@ def tiny_model(tiny_tokenizer, tiny_parts):
 def tiny_processor(tiny_tokenizer):
     """28 px tiles of 2 x 2 tokens, one tile a picture."""
     from emova.model import EmovaImageProcessor, EmovaProcessor
+    from emova.reply.json import JsonReply
 
-    return EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=1, tile_side=2), tiny_tokenizer)
+    return EmovaProcessor(
+        EmovaImageProcessor(tile_size=28, max_tiles=1, tile_side=2), tiny_tokenizer, reply_format=JsonReply()
+    )
 
 
 @pytest.fixture(scope="session")
 def sliced_processor(tiny_tokenizer):
     """As tiny_processor, but pictures are cut into up to nine tiles and a thumbnail."""
     from emova.model import EmovaImageProcessor, EmovaProcessor
+    from emova.reply.json import JsonReply
 
-    return EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=9, tile_side=2), tiny_tokenizer)
+    return EmovaProcessor(
+        EmovaImageProcessor(tile_size=28, max_tiles=9, tile_side=2), tiny_tokenizer, reply_format=JsonReply()
+    )
 
 
 @pytest.fixture(scope="session")

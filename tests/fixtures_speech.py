@@ -78,7 +78,7 @@ def save_checkpoint(folder, tokenizer, vision, projector) -> None:
     from transformers import LlamaConfig
 
     from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaImageProcessor, EmovaProcessor, TokenIds
-    from emova.speech.style import ALL_STYLES, StylePrototypes
+    from emova.speech.style import DEFAULT_STYLES, StylePrototypes
 
     text = LlamaConfig(
         hidden_size=32,
@@ -100,4 +100,4 @@ def save_checkpoint(folder, tokenizer, vision, projector) -> None:
     make_speech_tokenizer().save_pretrained(folder / "speech_tokenizer", storage="int8")
     make_speech_detokenizer().save_pretrained(folder / "speech_detokenizer", storage="float16")
     generator = torch.Generator().manual_seed(0)
-    StylePrototypes({style.key: torch.randn(8, generator=generator) for style in ALL_STYLES}).save(folder)
+    StylePrototypes({style.key: torch.randn(8, generator=generator) for style in DEFAULT_STYLES}).save(folder)

@@ -15,9 +15,11 @@ from emova.core.errors import InputError
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY, Sampling
 from emova.events import AudioChunk, Done
-from emova.reply.json import JsonReply, ReplyLimits, StyleChosen, TextDelta, TranscriptDelta, merge_deltas, text_grammar
+from emova.reply.format import ReplyLimits, text_grammar
+from emova.reply.json import JsonReply
+from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.speech.audio import load_audio
-from emova.speech.style import EMOTIONS, PITCHES, Style
+from emova.speech.style import DEFAULT_STYLES, Style
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -34,7 +36,12 @@ def assistant(tiny_checkpoint) -> Assistant:
 
 def test_chat_gives_a_whole_reply(assistant, tmp_path) -> None:
     reply = assistant.chat(audio=question(), image=RED)
-    assert reply.text and reply.emotion in EMOTIONS and reply.pitch in PITCHES and reply.voice == "female"
+    assert (
+        reply.text
+        and reply.emotion in DEFAULT_STYLES.emotions
+        and reply.pitch in DEFAULT_STYLES.pitches
+        and reply.voice == "female"
+    )
     assert 1 <= len(reply.units) <= 30
     assert reply.audio.dtype == np.float32 and len(reply.audio) == 960 * len(reply.units)
     assert reply.sample_rate == 24_000 and np.abs(reply.audio).max() <= 1

@@ -32,7 +32,7 @@ def files(tmp_path, monkeypatch):
 @pytest.fixture()
 def quick(monkeypatch):
     """Short replies."""
-    from emova.reply.json import ReplyLimits
+    from emova.reply.format import ReplyLimits
 
     make = common.assistant_config
 

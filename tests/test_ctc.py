@@ -14,8 +14,8 @@ from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY, Sampler, Sampling
 from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
+from emova.reply.format import text_grammar
 from emova.reply.grammar import FreeText, Grammar, TokenTable
-from emova.reply.json import text_grammar
 
 UNITS = (100, 200)
 

@@ -11,11 +11,10 @@ from PIL import Image
 
 from emova.assistant import Assistant
 from emova.events import Done
-from emova.reply.format import make_reply_format
 from emova.session.events import Failed
 from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
-from emova.speech.style import EMOTIONS, PITCHES, Style
+from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.suite.codec import unit_distances
 
 EXAMPLES = Path(__file__).parents[1] / "emova" / "checkpoints" / "examples"
@@ -35,7 +34,7 @@ def test_it_stays_within_its_size() -> None:
 def test_the_example_is_answered_in_words_and_sound(assistant: Assistant, tmp_path: Path) -> None:
     reply = assistant.chat(audio=EXAMPLES / "question.wav", image=EXAMPLES / "photo.png")
     assert reply.transcript and reply.text
-    assert reply.emotion in EMOTIONS and reply.pitch in PITCHES
+    assert reply.emotion in DEFAULT_STYLES.emotions and reply.pitch in DEFAULT_STYLES.pitches
     assert len(reply.audio) == 960 * len(reply.units) > 0
     assert np.abs(reply.audio).max() > 0.01
     reply.save(tmp_path / "answer.wav")
@@ -48,14 +47,17 @@ def test_the_same_question_gets_the_same_answer(assistant: Assistant) -> None:
 
 
 def test_it_answers_in_streaming_thoughts_too(assistant: Assistant) -> None:
-    ratio = assistant.parts.model.config.thoughts_ratio
-    thoughts = Assistant(assistant.parts, assistant.config, make_reply_format("thoughts", ratio))
+    thoughts = Assistant(assistant.parts, assistant.config, assistant.parts.model.config.reply_format("interleaved"))
     session = Scheduler(thoughts).open()
     session.show(EXAMPLES / "photo.png")
     session.hear(load_audio(EXAMPLES / "question.wav", 16_000))
     events = list(session.ask())
     reply = events[-1].reply
-    assert len(reply.text.split()) > 1 and reply.emotion in EMOTIONS and reply.pitch in PITCHES
+    assert (
+        len(reply.text.split()) > 1
+        and reply.emotion in DEFAULT_STYLES.emotions
+        and reply.pitch in DEFAULT_STYLES.pitches
+    )
     assert len(reply.audio) == 960 * len(reply.units) > 24_000 // 2 and np.abs(reply.audio).max() > 0.01
 
 
@@ -107,7 +109,7 @@ def test_units_tell_sentences_apart_and_voices_and_emotions_less(assistant: Assi
 
 def test_one_row_of_units_in_every_style_has_the_same_length_and_another_sound(assistant: Assistant) -> None:
     units = assistant.tokenize(EXAMPLES / "question.wav")
-    spoken = [assistant.render(units, Style("female", emotion, "normal")) for emotion in EMOTIONS]
+    spoken = [assistant.render(units, Style("female", emotion, "normal")) for emotion in DEFAULT_STYLES.emotions]
     assert {speech.units for speech in spoken} == {units}
     assert len({len(speech.audio) for speech in spoken}) == 1
     assert all(np.abs(a.audio - b.audio).max() > 0.01 for a, b in zip(spoken, spoken[1:], strict=False))

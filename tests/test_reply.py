@@ -10,23 +10,20 @@ import pytest
 
 from emova.core.errors import InputError
 from emova.core.tokens import unit_token
+from emova.reply.format import ReplyConstraints, ReplyLimits, speech_grammar, text_grammar
 from emova.reply.grammar import TokenTable
-from emova.reply.json import (
+from emova.reply.json import JsonReply
+from emova.reply.parser import (
     SPEECH_KEY,
-    JsonReply,
     Marker,
     PieceReader,
-    ReplyConstraints,
     ReplyDone,
-    ReplyLimits,
     ReplyParser,
     SpokenReply,
     StyleChosen,
     TextDelta,
     collect,
     merge_deltas,
-    speech_grammar,
-    text_grammar,
 )
 from tests.fixtures_speech import make_tokenizer
 
@@ -94,12 +91,12 @@ def test_split_cuts_where_encode_tokenises_apart(table: TokenTable) -> None:
     for _ in range(50):
         reply = random_reply(rng)
         head, mark, _ = JsonReply().format(reply).rpartition(f'"{SPEECH_KEY}": "')
-        pieces = JsonReply.split(head + mark)
+        pieces = JsonReply().split(head + mark)
         ids = [token for piece in pieces for token in table.encode(piece)]
         whole = JsonReply().encode(reply, table)
         assert ids == whole[: whole.index(table.speech_start)]
-    assert JsonReply.split('say "hi"') == ['say "hi"']
-    assert JsonReply.split('"}') == ['"}']
+    assert JsonReply().split('say "hi"') == ['say "hi"']
+    assert JsonReply().split('"}') == ['"}']
 
 
 def test_grammar_accepts_what_training_writes(table: TokenTable) -> None:

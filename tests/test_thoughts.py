@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 
 from emova.engine.streams import EventStream, run
+from emova.reply.format import ReplyConstraints, ReplyLimits
 from emova.reply.grammar import TokenTable
-from emova.reply.interleaved import Ratio, StreamingThoughts
-from emova.reply.json import (
-    ReplyConstraints,
-    ReplyDone,
-    ReplyLimits,
-    SpokenReply,
-    StyleChosen,
-    UnitsDelta,
-    collect,
-    merge_deltas,
-)
-from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
-from emova_train.stages.interleaved import only, thought_kinds, thought_message
+from emova.reply.interleaved import InterleavedReply, Ratio
+from emova.reply.parser import ReplyDone, SpokenReply, StyleChosen, UnitsDelta, collect, merge_deltas
+from emova_train.data.examples import ANSWER, NOTHING, SKELETON, STYLE, UNITS
+from emova_train.stages.interleaved import interleaved_message, only
+from emova_train.stages.replies import reply_kinds
 from tests.fixtures_speech import make_tokenizer
 
 RATIO = Ratio(text_tokens=3, units=4)
@@ -40,7 +33,7 @@ def replies(table: TokenTable) -> list[SpokenReply]:
 
 
 def test_written_allowed_and_read_back(table) -> None:
-    thoughts = StreamingThoughts(RATIO)
+    thoughts = InterleavedReply(RATIO)
     for reply in replies(table):
         ids = thoughts.encode(reply, table)
         grammar = thoughts.grammar(table, ReplyConstraints(limits=ReplyLimits(max_text_tokens=200, max_units=200)))
@@ -61,7 +54,7 @@ def test_written_allowed_and_read_back(table) -> None:
 
 
 def test_any_choice_is_a_valid_reply_within_its_limits(table) -> None:
-    thoughts, rng = StreamingThoughts(RATIO), np.random.default_rng(0)
+    thoughts, rng = InterleavedReply(RATIO), np.random.default_rng(0)
     limits = ReplyLimits(max_text_tokens=10, max_units=15)
     for round_ in range(60):
         wish = ReplyConstraints(None, "sad" if round_ % 2 else None, "high" if round_ % 3 else None, limits)
@@ -84,14 +77,14 @@ def test_any_choice_is_a_valid_reply_within_its_limits(table) -> None:
 
 def test_the_voice_starts_before_the_text_is_over(table) -> None:
     reply = SpokenReply("", TEXTS[1], "neutral", "normal", tuple(range(30)))
-    ids = StreamingThoughts(RATIO).encode(reply, table)
-    events = [event for part in run(EventStream(table, StreamingThoughts(RATIO).parser()), [ids]) for event in part]
+    ids = InterleavedReply(RATIO).encode(reply, table)
+    events = [event for part in run(EventStream(table, InterleavedReply(RATIO).parser()), [ids]) for event in part]
     names = [type(event).__name__ for event in merge_deltas(events)]
     assert names[:4] == ["StyleChosen", "TextDelta", "UnitsDelta", "TextDelta"]
 
 
 def test_broken_streams_are_told(table) -> None:
-    ids = StreamingThoughts(RATIO).encode(SpokenReply("", "Hello you there", "sad", "high", (1, 2, 3, 4, 5)), table)
+    ids = InterleavedReply(RATIO).encode(SpokenReply("", "Hello you there", "sad", "high", (1, 2, 3, 4, 5)), table)
     start = ids.index(table.speech_start)
     for wrong in (
         ids[:-1],
@@ -101,20 +94,20 @@ def test_broken_streams_are_told(table) -> None:
         [*ids[:start], table.end_of_turn],
     ):
         events = [
-            event for part in run(EventStream(table, StreamingThoughts(RATIO).parser()), [wrong]) for event in part
+            event for part in run(EventStream(table, InterleavedReply(RATIO).parser()), [wrong]) for event in part
         ]
         assert isinstance(events[-1], ReplyDone) and not events[-1].complete
 
 
 def test_what_tokens_teach(table) -> None:
-    thoughts = StreamingThoughts(RATIO)
+    thoughts = InterleavedReply(RATIO)
     for reply in replies(table):
-        ids, kinds = thoughts.encode(reply, table), thought_kinds(thoughts, reply, table)
-        assert len(ids) == len(kinds) and set(kinds) <= {STYLE, ANSWER, UNITS, FRAME}
+        ids, kinds = thoughts.encode(reply, table), reply_kinds(thoughts, reply, table)
+        assert len(ids) == len(kinds) and set(kinds) <= {STYLE, ANSWER, UNITS, SKELETON}
         units = [kind for token, kind in zip(ids, kinds, strict=True) if table.unit_of[token] >= 0]
         assert units == [UNITS] * len(reply.units)
         text, speech = only("text", kinds), only("speech", kinds)
         for both, one, other in zip(kinds, text, speech, strict=True):
             assert sorted((one, other)) == sorted((NOTHING, both)), "each position is learnt in exactly one sub-task"
-        message, own = thought_message(thoughts, reply, table, "speech")
+        message, own = interleaved_message(thoughts, reply, table, "speech")
         assert message["content"][0]["ids"] == ids[:-1] and own == speech

@@ -27,7 +27,7 @@ def arguments(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder of the report")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--reply-format", default="json", help="json, or thoughts where the model was taught them")
+    parser.add_argument("--reply-format", help="json or interleaved; the checkpoint's own if not given")
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it runs, not for figures")
     return parser
 

@@ -86,7 +86,8 @@ def consumption(checkpoint: Path, batches: Sequence[Any]) -> float:
     """Tokens a second of forward and backward passes over ``batches``, in the precision that stage 2 trains with."""
     from emova.model import EmovaForConditionalGeneration
     from emova_train.core.precision import autocast
-    from emova_train.data.packing import PACKED_ATTENTION, packed_loss
+    from emova_train.stages.attention import PACKED_ATTENTION
+    from emova_train.stages.losses.packed import packed_loss
     from emova_train.stages.program import RatesConfig, freeze
 
     model = EmovaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
@@ -108,10 +109,11 @@ def measure(options: argparse.Namespace, root: Path, passes: dict[str, float]) -
     """Read for a while, train a little, and compare. Raises: InputError."""
     from emova.checkpoint.loading import find_checkpoint
     from emova.model import EmovaProcessor
-    from emova_train.data.packing import LossWeights, collate
+    from emova_train.data.packing import collate
     from emova_train.data.records import RecordConfig, RecordRenderer
     from emova_train.data.shards import find_mixture
     from emova_train.data.stream import ShardConfig, ShardLoader
+    from emova_train.stages.losses.tokens import LossWeights
 
     folder = find_checkpoint(options.checkpoint)
     processor = EmovaProcessor.from_pretrained(folder, local_files_only=True)

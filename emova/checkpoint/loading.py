@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.startup import collector_paused
-from emova.speech.style import StylePrototypes
+from emova.speech.style import StylePrototypes, StyleSet
 
 if TYPE_CHECKING:
+    from emova.model.modeling_emova import EmovaForConditionalGeneration
+    from emova.model.processing_emova import EmovaProcessor
+    from emova.reply.format import ReplyFormat
+    from emova.speech.tokenizer.protocol import SpeechTokenizer
     from emova.speech.voice import Voice
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
@@ -54,17 +58,17 @@ class Parts:
     """Everything that a conversation needs.
 
     Attributes:
-        model: EmovaForConditionalGeneration.
-        processor: EmovaProcessor, the speech tokenizer attached.
-        speech_tokenizer: a SpeechTokenizer.
-        voice: a SpeechDetokenizer and its style vectors.
+        processor: renders conversations, the speech tokenizer attached.
+        voice: a speech detokenizer and its style vectors.
+        reply_format: how replies are written unless another format is asked for.
         name: how errors and ``emova info`` call the checkpoint.
     """
 
-    model: Any
-    processor: Any
-    speech_tokenizer: Any
+    model: EmovaForConditionalGeneration
+    processor: EmovaProcessor
+    speech_tokenizer: SpeechTokenizer
     voice: Voice
+    reply_format: ReplyFormat
     name: str
 
 
@@ -75,28 +79,45 @@ def check_part(folder: Path, name: str) -> None:
         raise InputError(f"{shown(folder)}: {name} is missing ({_FILES[name]}); {AGAIN}")
 
 
-def check_files(folder: Path) -> dict[str, Any]:
-    """See that all parts are there, and read ``config.json``. Raises: InputError."""
-    for name in _FILES:
-        check_part(folder, name)
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's ``config.json``. Raises: InputError: it is damaged."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         config = None
     if not isinstance(config, dict):
         raise InputError(f"{shown(folder / 'config.json')}: the file is damaged; {AGAIN}")
+    return config
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """See that all parts are there, and read ``config.json``. Raises: InputError."""
+    for name in _FILES:
+        check_part(folder, name)
+    config = read_config(folder)
     if config.get("model_type") != "emova":
         raise InputError(f"{shown(folder)}: not an emova checkpoint; give a folder whose config.json says emova")
     return config
 
 
-def load_speech_tokenizer(name: str | Path, device: str = "cpu") -> Any:
-    """The ears of a checkpoint alone. Raises: InputError."""
+def checkpoint_styles(name: str | Path) -> StyleSet:
+    """The styles of a checkpoint, without loading it. Raises: InputError: there is none, or they are wrong."""
+    folder = find_checkpoint(name)
+    if not (folder / "config.json").exists():
+        return StyleSet()
+    try:
+        return StyleSet.from_dict(read_config(folder).get("styles") or {})
+    except InputError as error:
+        raise InputError(f"{shown(folder / 'config.json')}: {error}") from None
+
+
+def load_speech_tokenizer(name: str | Path, device: str = "cpu") -> SpeechTokenizer:
+    """The speech tokenizer of a checkpoint alone. Raises: InputError."""
     folder = find_checkpoint(name)
     check_part(folder, "speech_tokenizer")
-    from emova.speech.tokenizer.s2u import S2UTokenizer
+    from emova.checkpoint.registry import load_tokenizer
 
-    return S2UTokenizer.from_pretrained(folder / "speech_tokenizer").to(device)
+    return load_tokenizer(folder / "speech_tokenizer", device)
 
 
 def load_voice(name: str | Path, device: str = "cpu") -> Voice:
@@ -104,11 +125,11 @@ def load_voice(name: str | Path, device: str = "cpu") -> Voice:
     folder = find_checkpoint(name)
     check_part(folder, "speech_detokenizer")
     check_part(folder, StylePrototypes.FILE_NAME)
-    from emova.speech.detokenizer.u2s import U2SDetokenizer
+    from emova.checkpoint.registry import load_detokenizer
     from emova.speech.voice import Voice
 
-    detokenizer = U2SDetokenizer.from_pretrained(folder / "speech_detokenizer").to(device)
-    prototypes = StylePrototypes.load(folder)
+    prototypes = StylePrototypes.load(folder, checkpoint_styles(folder))
+    detokenizer = load_detokenizer(folder / "speech_detokenizer", device)
     if prototypes.size != detokenizer.style_size:
         raise InputError(
             f"{shown(folder)}: the styles have {prototypes.size} channels, the voice takes {detokenizer.style_size}; "
@@ -132,7 +153,8 @@ def load_parts(name: str | Path, device: str = "cpu") -> Parts:
         processor = _load_processor(folder)
         model = _load_model(folder).to(device)
     processor.attach_speech_tokenizer(speech_tokenizer)
-    parts = Parts(model, processor, speech_tokenizer, voice, shown(name))
+    assert processor.reply_format is not None, "a checkpoint's config names one"
+    parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, shown(name))
     check_fit(parts, folder)
     return parts
 
@@ -176,7 +198,7 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load_model(folder: Path) -> Any:
+def _load_model(folder: Path) -> EmovaForConditionalGeneration:
     import torch
     from safetensors import SafetensorError
 
@@ -199,7 +221,7 @@ def _load_model(folder: Path) -> Any:
     return model.eval()
 
 
-def _load_processor(folder: Path) -> Any:
+def _load_processor(folder: Path) -> EmovaProcessor:
     from emova.model import EmovaProcessor
 
     try:

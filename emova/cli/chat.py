@@ -36,9 +36,8 @@ emova chat --audio question.wav --emotion happy --json""",
     parser.add_argument("--out", default="answer.wav", metavar="FILE", help="where the voice is written (%(default)s)")
     parser.add_argument(
         "--reply-format",
-        default="json",
         metavar="FORMAT",
-        help="json, or thoughts: the voice starts before the text is over (%(default)s)",
+        help="json, or interleaved: the voice starts before the text is over (as the checkpoint says)",
     )
     add_style(parser, free=True)
     add_audio_limit(parser)
@@ -53,9 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     if audio is None and text is None:
         raise InputError(f"{image}: no question about the picture; add --audio FILE or --text TEXT")
     read_style(arguments)
-    from emova.reply.format import make_reply_format
+    if arguments.reply_format is not None:
+        from emova.checkpoint.registry import REPLY_FORMATS
 
-    make_reply_format(arguments.reply_format)
+        REPLY_FORMATS.find(arguments.reply_format)
     check_output(arguments.out)
     if audio is not None:
         check_audio(audio, arguments.max_seconds, reject_silence=True)

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
 from emova.core.io import shown
-from emova.speech.style import DEFAULT_EMOTION, DEFAULT_PITCH, DEFAULT_VOICE, EMOTIONS, GENDERS, PITCHES, Style
+from emova.speech.style import Style
 
 if TYPE_CHECKING:
     from emova.assistant import AssistantConfig
@@ -50,23 +51,24 @@ def _seconds(text: str) -> float:
 
 
 def add_style(parser: argparse.ArgumentParser, free: bool = False) -> None:
-    """The three words of a style; ``free`` leaves emotion and pitch to the model."""
-    note = "chosen by the model" if free else "%(default)s"
-    parser.add_argument("--voice", default=DEFAULT_VOICE, metavar="VOICE", help=f"{' or '.join(GENDERS)} (%(default)s)")
-    parser.add_argument(
-        "--emotion",
-        default=None if free else DEFAULT_EMOTION,
-        metavar="EMOTION",
-        help=f"{', '.join(EMOTIONS)} ({note})",
-    )
-    parser.add_argument(
-        "--pitch", default=None if free else DEFAULT_PITCH, metavar="PITCH", help=f"{', '.join(PITCHES)} ({note})"
-    )
+    """The three words of a style; ``free`` leaves emotion and pitch to the model.
+
+    Which words there are is the checkpoint's matter; the help shows those of the default one.
+    """
+    styles = checkpoint_styles(DEFAULT_MODEL)
+    parser.add_argument("--voice", metavar="VOICE", help=_choices(styles.voices, styles.voices[0]))
+    for option, words in (("--emotion", styles.emotions), ("--pitch", styles.pitches)):
+        note = "chosen by the model" if free else words[0]
+        parser.add_argument(option, metavar=option[2:].upper(), help=_choices(words, note))
+
+
+def _choices(words: tuple[str, ...], note: str) -> str:
+    return f"{', '.join(words)}, or what else the checkpoint has, see emova info ({note})"
 
 
 def read_style(arguments: argparse.Namespace) -> Style:
-    """The style that was asked for. Raises: InputError."""
-    return Style.parse(arguments.voice, arguments.emotion or DEFAULT_EMOTION, arguments.pitch or DEFAULT_PITCH)
+    """The style that was asked for, of those of the checkpoint. Raises: InputError."""
+    return checkpoint_styles(arguments.model).parse(arguments.voice, arguments.emotion, arguments.pitch)
 
 
 def check_output(path: str) -> None:

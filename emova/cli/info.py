@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emova import __version__
-from emova.checkpoint.loading import AGAIN, check_files, find_checkpoint, shipped_names
+from emova.checkpoint.loading import AGAIN, check_files, checkpoint_styles, find_checkpoint, shipped_names
 from emova.cli.common import add_common, show
 from emova.core.errors import InputError
 from emova.core.io import shown
@@ -60,6 +60,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "width": text.get("hidden_size"),
         "tokens": config.get("token_count"),
         "speech_units": config.get("speech_codebook_size"),
+        "styles": checkpoint_styles(folder).to_dict(),
         "shipped": shipped_names(),
     }
 
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"  language model: {facts['layers']} layers x {facts['width']}, {facts['tokens']} tokens, of them "
         f"{facts['speech_units']} speech units, context {facts['context']}"
     )
+    lines += [f"  {name}: {', '.join(words)}" for name, words in facts["styles"].items()]
     lines.append(f"  shipped checkpoints: {', '.join(facts['shipped']) or 'none'}")
     lines += [f"  {name} on this machine's CPU: {status.runs}, {status.why}" for name, status in kernels.items()]
     show(arguments, facts, lines)

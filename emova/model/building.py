@@ -9,10 +9,10 @@ from typing import Any
 import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
-import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from emova.checkpoint.registry import build_reply_format
 from emova.core.errors import InputError
 from emova.core.tokens import TokenIds
 from emova.core.weights import load_state, read_folder
@@ -20,8 +20,10 @@ from emova.model.configuration_emova import EmovaConfig
 from emova.model.image_processing_emova import IMAGENET_MEAN, IMAGENET_STD, EmovaImageProcessor
 from emova.model.modeling_emova import EmovaForConditionalGeneration
 from emova.model.processing_emova import EmovaProcessor
-from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
-from emova.vision.towers import INTERNVIT, VisionConfig, build_tower
+from emova.speech.style import StyleSet
+from emova.vision.projectors import C_ABSTRACTOR, build_projector, make_projector_config, projector_from_dict
+from emova.vision.protocol import ProjectorConfig
+from emova.vision.towers import VisionConfig, build_tower
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,18 @@ class TextShape:
 
 @dataclass(frozen=True)
 class ProjectorShape:
-    """The C-Abstractor; its other sizes follow from the tower and the LLaMA."""
+    """The projector; its other sizes follow from the tower and the LLaMA."""
 
     width: int = 192
+    """Of the C-Abstractor."""
     depth: int = 2
+    """Of the C-Abstractor."""
     pooling: int = 2
     """Patches a side that become one token: 2 = a quarter of the tokens."""
+    kind: str = C_ABSTRACTOR
+    """``c_abstractor``, or one that is registered from outside (``docs/extend.md``)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the config class of a kind from outside."""
 
 
 @dataclass(frozen=True)
@@ -88,64 +96,78 @@ class ModelConfig:
     image: ImageShape = field(default_factory=ImageShape)
     always_run_vision: bool = False
     """For ZeRO-3: run the tower in training even without a picture."""
+    styles: StyleSet = field(default_factory=StyleSet)
+    """The voices, emotions and pitches that replies may name."""
+    reply_format: str = "json"
+    """How replies are written unless another format is asked for."""
 
 
-def vision_sides(vision: VisionConfig) -> tuple[int, int]:
-    """The tower's width and its patches a side."""
-    if vision.kind == INTERNVIT:
-        return vision.internvit.width, vision.internvit.image_size // vision.internvit.patch_size
-    shape = {"width": 768, "patch_size": 16, "image_size": 224, **vision.open_clip.vision_cfg()}
-    return shape["width"], shape["image_size"] // shape["patch_size"]
+def projector_config(vision: VisionConfig, shape: ProjectorShape, hidden_size: int) -> ProjectorConfig:
+    """The projector between this tower and a LLaMA of ``hidden_size``.
 
-
-def projector_config(vision: VisionConfig, shape: ProjectorShape, hidden_size: int) -> CAbstractorConfig:
-    """The projector between this tower and a LLaMA of ``hidden_size``."""
-    width, side = vision_sides(vision)
+    Raises:
+        InputError: the pooling does not divide the tower's patches, or the kind or an option is unknown.
+    """
+    side = vision.tower.side
     if side % shape.pooling:
         raise InputError(f"projector.pooling={shape.pooling}: the tower has {side} patches a side; give a divisor")
-    return CAbstractorConfig(width, shape.width, hidden_size, side, side // shape.pooling, shape.depth)
+    own = {"width": shape.width, "depth": shape.depth} if shape.kind == C_ABSTRACTOR else shape.options
+    sizes = {"input_width": vision.tower.width, "output_width": hidden_size, "input_side": side}
+    try:
+        return make_projector_config(shape.kind, {**own, **sizes, "output_side": side // shape.pooling})
+    except TypeError:
+        raise InputError(f"projector.options: {sorted(own)} are not the fields of a {shape.kind}") from None
 
 
-def emova_config(config: ModelConfig, tokenizer: Any) -> EmovaConfig:
+def emova_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> EmovaConfig:
     """The model's configuration, with a LLaMA of the given shape (``text.pretrained`` is not read)."""
-    return EmovaConfig.from_parts(
+    made = EmovaConfig.from_parts(
         config.text.llama(),
         config.vision,
         projector_config(config.vision, config.projector, config.text.hidden_size),
         TokenIds.from_tokenizer(tokenizer),
         len(tokenizer),
         config.always_run_vision,
+        config.styles,
     )
+    made.reply_config = {"kind": config.reply_format}
+    return made
 
 
-def build_model(config: ModelConfig, tokenizer: Any) -> EmovaForConditionalGeneration:
-    """The model: random, or grown from ``text.pretrained``, whose tokenizer ``tokenizer`` must extend."""
+def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> EmovaForConditionalGeneration:
+    """The model: random, or grown from ``text.pretrained``, whose tokenizer ``tokenizer`` must extend.
+
+    Raises:
+        InputError: the language model is no LLaMA, or a kind is unknown.
+    """
     if not config.text.pretrained:
         return EmovaForConditionalGeneration(emova_config(config, tokenizer))
     llama = AutoModelForCausalLM.from_pretrained(config.text.pretrained)
     if not isinstance(llama, LlamaForCausalLM):
         raise InputError(f"{config.text.pretrained}: not a LLaMA-architecture model; give one")
-    return EmovaForConditionalGeneration.from_parts(
+    model = EmovaForConditionalGeneration.from_parts(
         llama,
         config.vision,
         projector_config(config.vision, config.projector, llama.config.hidden_size),
         TokenIds.from_tokenizer(tokenizer),
         len(tokenizer),
         config.always_run_vision,
+        config.styles,
     )
+    model.config.reply_config = {"kind": config.reply_format}
+    return model
 
 
-def build_processor(config: ModelConfig, tokenizer: Any) -> EmovaProcessor:
-    """The processor that fits ``build_model``'s model."""
-    _, side = vision_sides(config.vision)
+def build_processor(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> EmovaProcessor:
+    """The processor that fits ``build_model``'s model. Raises: InputError: the reply format is unknown."""
     image = EmovaImageProcessor(
         tile_size=config.vision.image_size,
         max_tiles=config.image.max_tiles,
-        tile_side=side // config.projector.pooling,
+        tile_side=config.vision.tower.side // config.projector.pooling,
         image_mean=config.image.mean,
         image_std=config.image.std,
     )
-    return EmovaProcessor(image, tokenizer)
+    return EmovaProcessor(image, tokenizer, reply_format=build_reply_format(config.reply_format, {}, config.styles))
 
 
 @dataclass(frozen=True)
@@ -153,7 +175,7 @@ class VisionExport:
     """What vision pre-training hands on: the shapes of ``vision_tower.*`` and ``projector.*``."""
 
     vision: VisionConfig
-    projector: CAbstractorConfig
+    projector: ProjectorConfig
     token_rms: float = 0.0
     """Root mean square of the visual tokens, as measured on pictures; 0: not measured."""
 
@@ -168,7 +190,7 @@ class VisionParts(nn.Module):
     def __init__(self, export: VisionExport) -> None:
         super().__init__()
         self.vision_tower = build_tower(export.vision)
-        self.projector = CAbstractor(export.projector)
+        self.projector = build_projector(export.projector)
 
 
 def load_vision(model: EmovaForConditionalGeneration, folder: str | Path) -> None:
@@ -181,7 +203,7 @@ def load_vision(model: EmovaForConditionalGeneration, folder: str | Path) -> Non
         InputError: the folder is damaged, or holds another shape.
     """
     values, state = read_folder(folder)
-    vision, projector = VisionConfig.from_dict(values["vision"]), CAbstractorConfig(**values["projector"])
+    vision, projector = VisionConfig.from_dict(values["vision"]), projector_from_dict(values["projector"])
     export = VisionExport(vision, projector, values.get("token_rms", 0.0))
     if (export.vision, export.projector) != (model.config.vision, model.config.projector):
         raise InputError(f"{folder}: its vision parts have another shape than the model; train them with its config")
@@ -191,7 +213,4 @@ def load_vision(model: EmovaForConditionalGeneration, folder: str | Path) -> Non
     model.model.projector.load_state_dict(parts.projector.state_dict())
     if export.token_rms:
         word_rms = model.get_input_embeddings().weight.detach().float().square().mean().sqrt().item()
-        last = model.model.projector.readout[-1]
-        with torch.no_grad():
-            for parameter in last.parameters():
-                parameter.mul_(VISUAL_OVER_WORD * word_rms / export.token_rms)
+        model.model.projector.scale_output(VISUAL_OVER_WORD * word_rms / export.token_rms)

@@ -1,4 +1,4 @@
-"""EmovaConfig: the language model's, the vision tower's and the projector's shapes, and the ids of special tokens."""
+"""EmovaConfig: the parts' shapes and kinds, the ids of special tokens, and the styles that a checkpoint speaks in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any, ClassVar
 from transformers import LlamaConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from emova.checkpoint.registry import REPLY_FORMATS, build_reply_format
 from emova.core.tokens import TokenIds
-from emova.vision.c_abstractor import CAbstractorConfig
+from emova.reply.format import ReplyFormat
+from emova.speech.style import DEFAULT_STYLES, StyleSet
+from emova.vision.projectors import projector_from_dict
+from emova.vision.protocol import ProjectorConfig
 from emova.vision.towers import VisionConfig
 
 VOCABULARY_MULTIPLE = 128
@@ -26,23 +30,30 @@ class EmovaConfig(PreTrainedConfig):
     Args:
         text_config: the LLaMA's configuration; its vocabulary is the padded one.
         vision_config: the fields of ``emova.vision.towers.VisionConfig``; ``vision`` gives the dataclass.
-        projector_config: the fields of ``CAbstractorConfig``; ``projector`` gives the dataclass.
+        projector_config: ``kind`` and the fields of its config class; ``projector`` gives the dataclass.
         token_count: tokens in use; rows of the embedding above it are padding and never predicted.
         always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
         ctc_layer: CTC reads transcripts from the hidden states after so many layers (``emova.decoding.ctc``);
             0 where the model was not trained to.
-        thoughts_ratio: tokens of text and units that the model was taught to write in turns
-            (``emova.reply.interleaved.Ratio``); None: the default.
+        reply_config: ``kind``, the format that replies are written in unless another is asked for (json), and under
+            its kind the options of each format that the model was taught, such as
+            ``{"kind": "json", "interleaved": {"text_tokens": 6, "units": 24}}``.
+        styles: voices, emotions and pitches that the model can name (``emova.speech.style.StyleSet``); EMOVA's 24
+            styles where there is nothing. ``style_set`` gives the dataclass.
+
+    Raises:
+        InputError: a kind or a style is wrong.
     """
 
     RENAMED: ClassVar[dict[str, str]] = {"heard_text_layer": "ctc_layer"}
-    """Keys of checkpoints that earlier versions wrote, and what they are called now."""
+    """Keys of checkpoints that earlier versions wrote, and what they are called now. ``thoughts_ratio`` is read too: it
+    held the options of the format that is now called interleaved."""
 
     model_type = "emova"
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {"text_config": SubConfigSpec(config_class=LlamaConfig)}
 
-    # Given as dictionaries or objects, kept as a LlamaConfig and two plain dictionaries.
+    # Given as dictionaries or objects, kept as a LlamaConfig and plain dictionaries.
     text_config: Any = None
     vision_config: Any = None
     projector_config: Any = None
@@ -60,37 +71,62 @@ class EmovaConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     always_run_vision: bool = False
     ctc_layer: int = 0
-    thoughts_ratio: list[int] | None = None
+    reply_config: Any = None
+    styles: Any = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
         for old, new in self.RENAMED.items():
             if old in kwargs:
                 setattr(self, new, kwargs.pop(old))
+        ratio = kwargs.pop("thoughts_ratio", None)
         super().__post_init__(**kwargs)
         # Through the dataclasses and back: unknown fields are refused, defaults are written down.
         self.vision_config = VisionConfig.from_dict(self.vision_config or {}).to_dict()
-        self.projector_config = asdict(CAbstractorConfig(**(self.projector_config or {})))
+        self.projector_config = asdict(projector_from_dict(self.projector_config or {}))  # type: ignore[call-overload]
+        taught = {"interleaved": {"text_tokens": ratio[0], "units": ratio[1]}} if ratio else {}
+        self.reply_config = {"kind": "json", **taught, **(self.reply_config or {})}
+        self.styles = StyleSet.from_dict(self.styles or {}).to_dict()
         self.token_count = self.token_count or self.text_config.vocab_size
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
     @property
     def vision(self) -> VisionConfig:
+        """The vision tower's kind and shape."""
         return VisionConfig.from_dict(self.vision_config)
 
     @property
-    def projector(self) -> CAbstractorConfig:
-        return CAbstractorConfig(**self.projector_config)
+    def projector(self) -> ProjectorConfig:
+        """The projector's kind and shape."""
+        return projector_from_dict(self.projector_config)
+
+    @property
+    def style_set(self) -> StyleSet:
+        """The styles that replies may name."""
+        return StyleSet.from_dict(self.styles)
+
+    def reply_format(self, kind: str | None = None) -> ReplyFormat:
+        """How replies are written, with the styles and options of this model.
+
+        Args:
+            kind: one of those that the model was taught; its usual one if None.
+
+        Raises:
+            InputError: there is no such format, or an option of it is wrong.
+        """
+        kind = REPLY_FORMATS.name(kind or self.reply_config["kind"])
+        return build_reply_format(kind, self.reply_config.get(kind, {}), self.style_set)
 
     @classmethod
     def from_parts(
         cls,
         text: LlamaConfig,
         vision: VisionConfig,
-        projector: CAbstractorConfig,
+        projector: ProjectorConfig,
         token_ids: TokenIds,
         token_count: int,
         always_run_vision: bool = False,
+        styles: StyleSet = DEFAULT_STYLES,
     ) -> EmovaConfig:
         """Join the parts; the text configuration's vocabulary and special ids are set from the tokenizer's.
 
@@ -107,7 +143,8 @@ class EmovaConfig(PreTrainedConfig):
         return cls(
             text_config=LlamaConfig(**values),
             vision_config=vision.to_dict(),
-            projector_config=asdict(projector),
+            projector_config=asdict(projector),  # type: ignore[call-overload]  # a frozen dataclass
+            styles=styles.to_dict(),
             token_count=token_count,
             image_token_id=token_ids.image,
             image_start_token_id=token_ids.image_start,

@@ -25,7 +25,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from emova.core.tokens import TokenIds
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.fusion import packed_mask, packed_positions, scatter_images
-from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
+from emova.speech.style import DEFAULT_STYLES, StyleSet
+from emova.vision.projectors import build_projector
+from emova.vision.protocol import ProjectorConfig
 from emova.vision.slicing import Grid, arrange
 from emova.vision.towers import VisionConfig, build_tower
 
@@ -94,7 +96,7 @@ class EmovaModel(EmovaPreTrainedModel):
     def __init__(self, config: EmovaConfig) -> None:
         super().__init__(config)
         self.vision_tower = build_tower(config.vision)
-        self.projector = CAbstractor(config.projector)
+        self.projector = build_projector(config.projector)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
@@ -271,10 +273,11 @@ class EmovaForConditionalGeneration(EmovaPreTrainedModel, GenerationMixin):
         cls,
         llama: LlamaForCausalLM,
         vision: VisionConfig,
-        projector: CAbstractorConfig,
+        projector: ProjectorConfig,
         token_ids: TokenIds,
         token_count: int,
         always_run_vision: bool = False,
+        styles: StyleSet = DEFAULT_STYLES,
     ) -> EmovaForConditionalGeneration:
         """Grow a plain LLaMA: its vocabulary gets the new tokens, each new row the mean of the old ones.
 
@@ -282,8 +285,11 @@ class EmovaForConditionalGeneration(EmovaPreTrainedModel, GenerationMixin):
             llama: the language model; its weights are copied.
             vision, projector: shapes of the vision parts, which start random (load their weights afterwards).
             token_ids, token_count: of the extended tokenizer, whose first tokens are the LLaMA's own.
+            styles: the words that replies may name.
         """
-        config = EmovaConfig.from_parts(llama.config, vision, projector, token_ids, token_count, always_run_vision)
+        config = EmovaConfig.from_parts(
+            llama.config, vision, projector, token_ids, token_count, always_run_vision, styles
+        )
         if config.text_config.vocab_size < llama.config.vocab_size:
             raise ValueError("the tokenizer has fewer tokens than the LLaMA: extend the LLaMA's own tokenizer")
         model = cls(config).to(llama.dtype)

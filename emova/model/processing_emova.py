@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from transformers import BatchFeature, ProcessorMixin
 
 from emova.core.errors import InputError
 from emova.core.tokens import IMAGE, IMAGE_ROW, TokenIds
-from emova.reply.json import JsonReply
+from emova.model.configuration_emova import EmovaConfig
+from emova.reply.format import ReplyFormat
+from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.vision.slicing import Grid, token_layout
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8").strip()
@@ -59,16 +62,30 @@ class EmovaProcessor(ProcessorMixin):
         image_processor: pictures to tiles.
         tokenizer: with the control tokens and units of ``emova.core.tokens``.
         chat_template: the rendering as a template, for tools that read it; this class renders by itself.
+        reply_format: how replies are written; it says where a reply's text is tokenised apart. Without it an answer's
+            text is tokenised as one. ``from_pretrained`` hands in the one that the checkpoint's ``config.json`` names.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, reply_format=None):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.image_token = IMAGE
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
         self.token_ids = TokenIds.from_tokenizer(tokenizer)
-        self._speech_tokenizer: Any = None
+        self.reply_format: ReplyFormat | None = reply_format
+        self._speech_tokenizer: SpeechTokenizer | None = None
 
-    def attach_speech_tokenizer(self, speech_tokenizer: Any) -> None:
+    @classmethod
+    def from_pretrained(cls, name: str | PathLike[str], *arguments: Any, **options: Any) -> EmovaProcessor:
+        """Load a processor as transformers does, with the reply format of the model beside it."""
+        processor: EmovaProcessor = super().from_pretrained(name, *arguments, **options)
+        try:
+            config = EmovaConfig.from_pretrained(name, local_files_only=bool(options.get("local_files_only")))
+        except OSError:
+            return processor  # a processor without a model
+        processor.reply_format = config.reply_format()
+        return processor
+
+    def attach_speech_tokenizer(self, speech_tokenizer: SpeechTokenizer) -> None:
         """Let audio parts hold waveforms or files; without it they hold units. It is saved by its owner, not here."""
         self._speech_tokenizer = speech_tokenizer
 
@@ -154,7 +171,8 @@ class EmovaProcessor(ProcessorMixin):
                 kind = part.get("type")
                 if kind == "text":
                     # A reply's strings are tokenised apart, as the grammar lets the model write them.
-                    pieces = JsonReply.split(part["text"]) if role == "assistant" else [part["text"]]
+                    apart = role == "assistant" and self.reply_format is not None
+                    pieces = self.reply_format.split(part["text"]) if apart else [part["text"]]
                     content += [token for piece in pieces for token in self.encode_text(piece)]
                 elif kind == "audio":
                     content += self.encode_units(self._units(part))

@@ -1,27 +1,142 @@
-"""The reply formats by name: a model that was trained on several writes the one that it is asked for."""
+"""How a spoken reply is written as tokens: the protocol of reply formats, and what all of them share.
+
+A format writes replies for training, builds the grammar that the model's decoding obeys, and hands out the parser that
+turns the stream into events while it is being written. ``emova.checkpoint.registry`` knows the formats by their kinds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, Self
 
-from emova.core.errors import InputError
-from emova.reply.interleaved import Ratio, StreamingThoughts
-from emova.reply.json import JsonReply, ReplyFormat
+from emova.reply.grammar import Fixed, FreeText, Grammar, TokenTable, Units
+from emova.reply.parser import Piece, ReplyEvent, SpokenReply
+from emova.speech.style import StyleSet
 
-FORMATS = ("json", "thoughts")
+# The words that ask for the single tasks; training and inference share them.
+TRANSCRIBE_PROMPT = "Write down what is said."
+SPEAK_PROMPT = "Say this: "
+
+Role = Literal["frame", "transcript", "answer", "style", "speech"]
+"""What a stretch of a reply's tokens says; ``frame`` is the same in every reply."""
 
 
-def make_reply_format(name: str, thoughts_ratio: Sequence[int] | None = None) -> ReplyFormat:
-    """``json``: the chain of modality; ``thoughts``: text and speech in turns.
+@dataclass(frozen=True)
+class ReplyLimits:
+    """How long the parts of one reply may be (750 units are 30 s of speech)."""
 
-    Args:
-        thoughts_ratio: tokens of text and units that the model was taught; the default's if None.
+    max_transcript_tokens: int = 128
+    max_text_tokens: int = 192
+    max_units: int = 750
 
-    Raises:
-        InputError: there is no such format, or the ratio is none.
+    @property
+    def usual(self) -> int:
+        """Room that lets most replies be as long as they want, in tokens."""
+        return min(600, self.max_transcript_tokens + self.max_text_tokens + self.max_units)
+
+    @property
+    def least(self) -> int:
+        """Room without which there is no use in answering, in tokens."""
+        return min(32, self.max_transcript_tokens + self.max_text_tokens + self.max_units)
+
+    def within(self, room: int) -> ReplyLimits:
+        """The same limits, or smaller ones that together need no more than ``room`` tokens."""
+        transcript = min(self.max_transcript_tokens, room // 4)
+        text = min(self.max_text_tokens, room // 4)
+        return ReplyLimits(transcript, text, min(self.max_units, room - transcript - text))
+
+
+@dataclass(frozen=True)
+class ReplyConstraints:
+    """What of a reply is given beforehand; None leaves it to the model."""
+
+    transcript: str | None = None
+    emotion: str | None = None
+    pitch: str | None = None
+    limits: ReplyLimits = field(default_factory=ReplyLimits)
+
+    def emotions(self, styles: StyleSet) -> tuple[str, ...]:
+        """The emotions among which the model chooses."""
+        return styles.emotions if self.emotion is None else (self.emotion,)
+
+    def pitches(self, styles: StyleSet) -> tuple[str, ...]:
+        """The pitches among which the model chooses."""
+        return styles.pitches if self.pitch is None else (self.pitch,)
+
+
+UNCONSTRAINED = ReplyConstraints()
+
+
+class Parser(Protocol):
+    """Turns the pieces of one reply into events; any split of the stream gives the same events."""
+
+    done: bool
+
+    def feed(self, piece: Piece) -> list[ReplyEvent]:
+        """The events that ``piece`` completes."""
+        ...
+
+    def finish(self) -> list[ReplyEvent]:
+        """Say that the stream has ended."""
+        ...
+
+
+class ReplyFormat(Protocol):
+    """One way to write a spoken reply as tokens. Subclasses inherit ``encode`` and ``split``.
+
+    Attributes:
+        styles: the words that a reply may name.
+        system_prompt: asks the model for this format.
     """
-    if name == "json":
-        return JsonReply()
-    if name == "thoughts":
-        return StreamingThoughts(Ratio(*thoughts_ratio) if thoughts_ratio else Ratio())
-    raise InputError(f"the reply format {name[:40]!r} is unknown; it is one of {', '.join(FORMATS)}")
+
+    styles: StyleSet
+    system_prompt: str
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object], styles: StyleSet) -> Self:
+        """Build it for a checkpoint; ``options`` are what its ``config.json`` says of this kind.
+
+        Raises:
+            InputError: an option is unknown or wrong.
+        """
+        ...
+
+    def stretches(self, reply: SpokenReply, table: TokenTable) -> list[tuple[Role, list[int]]]:
+        """The token ids of a reply, end of turn included, cut by what they say.
+
+        Joined they are what the grammar would let the model write: training learns no other tokens.
+        """
+        ...
+
+    def encode(self, reply: SpokenReply, table: TokenTable) -> list[int]:
+        """The token ids of a reply, end of turn included."""
+        return [token for _, ids in self.stretches(reply, table) for token in ids]
+
+    def split(self, text: str) -> list[str]:
+        """A reply as text, up to its speech, cut where ``encode`` tokenises apart; any other text stays whole."""
+        return [text]
+
+    def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
+        """What a reply may look like."""
+        ...
+
+    def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
+        """How many tokens a reply has at most beside the free text and the units."""
+        ...
+
+    def parser(self, voice: str | None = None) -> Parser:
+        """A fresh parser for the pieces of one reply in ``voice``; the default voice if None."""
+        ...
+
+
+def text_grammar(table: TokenTable, max_tokens: int, transcribes: bool = False) -> Grammar:
+    """A plain answer, or a transcript: text up to the end of turn."""
+    closer = table.end_of_turn
+    return Grammar([FreeText(table, closer, json_string=False, max_tokens=max_tokens, transcribes=transcribes)])
+
+
+def speech_grammar(table: TokenTable, text: str, max_units: int) -> Grammar:
+    """Reading ``text`` aloud: speech and nothing else."""
+    units = Units(table, max_units, len(text.encode()))
+    return Grammar([Fixed([table.speech_start]), units, Fixed([table.end_of_turn])])

@@ -9,14 +9,15 @@ transcript; the question was heard, not written down.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from emova.core.config import config_from_dict
 from emova.core.errors import InputError
+from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
 from emova.reply.grammar import NORMAL, Choice, Fixed, Grammar, Kind, TokenTable
-from emova.reply.json import ReplyConstraints
 from emova.reply.parser import (
     Marker,
     Piece,
@@ -27,9 +28,9 @@ from emova.reply.parser import (
     TextDelta,
     UnitsDelta,
 )
-from emova.speech.style import DEFAULT_VOICE, EMOTIONS, PITCHES, style_from_model
+from emova.speech.style import DEFAULT_STYLES, StyleSet
 
-THOUGHTS_SYSTEM = "Reply in speech."
+INTERLEAVED_SYSTEM = "Reply in speech."
 _LONGEST_HEADER = 64  # characters
 
 
@@ -116,13 +117,19 @@ class _Alternating:
             self._block += 1
 
 
-class StreamingThoughts:
-    """A ``ReplyFormat``: style, then text and units in turns."""
+class InterleavedReply(ReplyFormat):
+    """Style, then text and units in turns."""
 
-    system_prompt = THOUGHTS_SYSTEM
+    system_prompt = INTERLEAVED_SYSTEM
 
-    def __init__(self, ratio: Ratio = Ratio()) -> None:
+    def __init__(self, ratio: Ratio = Ratio(), styles: StyleSet = DEFAULT_STYLES) -> None:
         self.ratio = ratio
+        self.styles = styles
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object], styles: StyleSet) -> InterleavedReply:
+        """The options are the fields of ``Ratio``. Raises: InputError."""
+        return cls(config_from_dict(Ratio, dict(options), "the reply format interleaved"), styles)
 
     def blocks(self, reply: SpokenReply, table: TokenTable) -> Iterator[tuple[list[int], list[int] | None]]:
         """The text's token ids and the units (None: the voice is over) of each block."""
@@ -144,19 +151,26 @@ class StreamingThoughts:
             voice_over = text_over or len(run) < self.ratio.units
             yield block, run
 
-    def encode(self, reply: SpokenReply, table: TokenTable) -> list[int]:
-        """The token ids of ``reply``, end of turn included; its transcript is not written."""
-        ids = table.encode(_header(reply.emotion, reply.pitch))
-        for block, run in self.blocks(reply, table):
-            ids += block
-            if run is not None:
-                ids += [table.speech_start, *table.unit_ids[run].tolist(), table.speech_end]
-        return [*ids, table.end_of_turn]
+    def stretches(self, reply: SpokenReply, table: TokenTable) -> list[tuple[Role, list[int]]]:
+        """The token ids of ``reply``, end of turn included; its transcript is not written.
 
-    def grammar(self, table: TokenTable, wish: ReplyConstraints) -> Grammar:
+        A mark that ends a stretch belongs to it where the model chooses it, and is frame where the ratio forces it.
+        """
+        cut: list[tuple[Role, list[int]]] = [("style", table.encode(_header(reply.emotion, reply.pitch)))]
+        blocks = list(self.blocks(reply, table))
+        for block, run in blocks:
+            cut.append(("answer", block))
+            if run is not None:
+                last = len(block) < self.ratio.text_tokens
+                ended = last or len(run) < self.ratio.units
+                cut.append(("answer" if last else "frame", [table.speech_start]))
+                cut.append(("speech", table.unit_ids[run].tolist()))
+                cut.append(("speech" if ended else "frame", [table.speech_end]))
+        return [*cut, ("frame" if blocks[-1][1] is not None else "answer", [table.end_of_turn])]
+
+    def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
         """A reply is always a style, some text and some units."""
-        emotions = EMOTIONS if wish.emotion is None else (wish.emotion,)
-        pitches = PITCHES if wish.pitch is None else (wish.pitch,)
+        emotions, pitches = wish.emotions(self.styles), wish.pitches(self.styles)
         headers = [table.encode(_header(emotion, pitch)) for emotion in emotions for pitch in pitches]
         limits = wish.limits
         body = _Alternating(table, self.ratio, max(1, limits.max_text_tokens), max(1, limits.max_units))
@@ -164,21 +178,23 @@ class StreamingThoughts:
 
     def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
-        header = max(len(table.encode(_header(e, p))) for e in EMOTIONS for p in PITCHES)
+        styles = self.styles
+        header = max(len(table.encode(_header(e, p))) for e in styles.emotions for p in styles.pitches)
         # Two marks a block; a block that is not the last holds text_tokens of the text.
         blocks = 2 + wish.limits.max_text_tokens // self.ratio.text_tokens
         return header + 2 * blocks + 3 + 1
 
-    def parser(self, gender: str = DEFAULT_VOICE) -> ThoughtsParser:
+    def parser(self, voice: str | None = None) -> InterleavedParser:
         """A fresh parser for the pieces of one reply."""
-        return ThoughtsParser(gender)
+        return InterleavedParser(voice, self.styles)
 
 
-class ThoughtsParser:
+class InterleavedParser:
     """Pieces of one reply to events; any split of the stream gives the same events."""
 
-    def __init__(self, gender: str = DEFAULT_VOICE) -> None:
-        self._gender = gender
+    def __init__(self, voice: str | None = None, styles: StyleSet = DEFAULT_STYLES) -> None:
+        self._voice = styles.voices[0] if voice is None else voice
+        self._styles = styles
         self._header: str | None = ""
         self._speaking = False
         self._spoken = False
@@ -228,5 +244,5 @@ class ThoughtsParser:
             return []
         self._header = None
         emotion, _, pitch = head.removeprefix("(").partition(", ")
-        events: list[ReplyEvent] = [StyleChosen(*style_from_model(self._gender, emotion, pitch))]
+        events: list[ReplyEvent] = [StyleChosen(*self._styles.from_model(self._voice, emotion, pitch))]
         return [*events, TextDelta(rest)] if rest else events

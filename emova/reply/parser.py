@@ -10,7 +10,7 @@ from enum import Enum
 from emova.core.errors import InputError
 from emova.core.tokens import SPEECH_END, SPEECH_START
 from emova.reply.grammar import TokenTable
-from emova.speech.style import DEFAULT_VOICE, Style, style_from_model
+from emova.speech.style import DEFAULT_STYLES, Style, StyleSet
 
 TRANSCRIPT_KEY = "user question text"
 TEXT_KEY = "assistant response text"
@@ -196,10 +196,15 @@ class ReplyParser:
     """A state machine over the pieces of one JSON reply: any split of the stream gives the same events.
 
     A stream that breaks the schema gives the events up to there, then nothing until ``ReplyDone`` tells the problem.
+
+    Args:
+        voice: who speaks; the default voice of ``styles`` if None.
+        styles: the words that are understood.
     """
 
-    def __init__(self, gender: str = DEFAULT_VOICE) -> None:
-        self._gender = gender
+    def __init__(self, voice: str | None = None, styles: StyleSet = DEFAULT_STYLES) -> None:
+        self._voice = styles.voices[0] if voice is None else voice
+        self._styles = styles
         self._at = _At.OPEN
         self._string = _StringReader()
         self._next_key = 0
@@ -315,7 +320,7 @@ class ReplyParser:
         if key == EMOTION_KEY:
             self._emotion = self._buffer
         if key == PITCH_KEY:
-            return [StyleChosen(*style_from_model(self._gender, self._emotion, self._buffer))]
+            return [StyleChosen(*self._styles.from_model(self._voice, self._emotion, self._buffer))]
         return []
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from emova.events import AudioChunk, Event, Reply, Timings
-from emova.reply.json import ReplyDone, StyleChosen, TextDelta, TranscriptDelta, UnitsDelta
-from emova.speech.style import Style
+from emova.reply.parser import ReplyDone, StyleChosen, TextDelta, TranscriptDelta, UnitsDelta
 from emova.speech.voice import DEFAULT_PLAN, ChunkPlan, Voice
 
 
@@ -24,7 +23,7 @@ class ReplyAssembler:
         self.voice, self.in_chunks = voice, in_chunks
         self.transcript = self.text = ""
         self.units: list[int] = []
-        self.chosen = StyleChosen(Style(gender), understood=False)
+        self.chosen = StyleChosen(voice.styles.plain(gender), understood=False)
         self.audio: list[np.ndarray] = []
         self.speaking = voice.start(plan) if in_chunks else None
         self.spoken_for = 0.0

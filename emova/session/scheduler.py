@@ -13,7 +13,6 @@ from emova.core.errors import InputError
 from emova.engine.engine import EngineDecoder
 from emova.session.generation import GenerationTask
 from emova.session.session import Session
-from emova.speech.style import DEFAULT_VOICE, check_voice
 from emova.speech.voice import ChunkPlan
 
 if TYPE_CHECKING:
@@ -75,13 +74,13 @@ class Scheduler:
         """How many sessions are open."""
         return len(self._sessions)
 
-    def open(self, voice: str = DEFAULT_VOICE, instructions: str = "") -> Session:
+    def open(self, voice: str | None = None, instructions: str = "") -> Session:
         """A new session, with a system message if ``instructions`` has one.
 
         Raises:
             InputError: the voice is unknown, or all places are taken.
         """
-        check_voice(voice)
+        voice = self.assistant.styles.parse(voice).gender
         with self.lock:
             self._check_room()
             session = Session(self, voice, instructions)

@@ -15,12 +15,12 @@ from emova.decoding.sampling import Sampling
 from emova.engine.engine import GenerationRequest
 from emova.engine.streams import EventStream
 from emova.events import AudioChunk, Done
-from emova.reply.json import ReplyConstraints, ReplyLimits, SpokenReply, merge_deltas
+from emova.reply.format import ReplyConstraints, ReplyLimits
+from emova.reply.parser import SpokenReply, merge_deltas
 from emova.session.events import Cancelled, Failed, SessionEvent
 from emova.session.history import Turn, newest, not_read, text_heard
 from emova.session.input import Question
 from emova.session.output import ReplyAssembler
-from emova.speech.style import check_emotion, check_pitch
 from emova.vision.image import load_image
 
 if TYPE_CHECKING:
@@ -326,8 +326,8 @@ class Session:
         sampling: Sampling | None,
     ) -> None:
         assistant, self._started = self.scheduler.assistant, time.perf_counter()
-        emotion = None if emotion is None else check_emotion(emotion)
-        pitch = None if pitch is None else check_pitch(pitch)
+        emotion = None if emotion is None else assistant.styles.check_emotion(emotion)
+        pitch = None if pitch is None else assistant.styles.check_pitch(pitch)
         text = None if text is None else assistant._check_text(text)
         ears = self._question.ears
         if ears is None and text is None:

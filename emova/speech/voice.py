@@ -1,4 +1,4 @@
-"""Units to sound in one of the 24 styles, whole or while the units come in.
+"""Units to sound in a style, whole or while the units come in.
 
 Shape letters: B batch, U units, N new units, T samples, S style channels.
 """
@@ -9,14 +9,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from emova.core.errors import InputError
-from emova.speech.style import Style, StylePrototypes
+from emova.speech.detokenizer.protocol import SpeechDetokenizer, SpeechStream
+from emova.speech.style import Style, StylePrototypes, StyleSet
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,24 @@ DEFAULT_PLAN = ChunkPlan()
 class Voice:
     """A speech detokenizer and its style vectors."""
 
-    def __init__(self, detokenizer: Any, prototypes: StylePrototypes) -> None:
+    def __init__(self, detokenizer: SpeechDetokenizer, prototypes: StylePrototypes) -> None:
         assert prototypes.size == detokenizer.style_size
         self.detokenizer = detokenizer
         self.prototypes = prototypes
-        self.device = next(detokenizer.parameters()).device
+        self.device = detokenizer.device
 
     @property
     def sample_rate(self) -> int:
         """Hz of what is spoken."""
         return self.detokenizer.sample_rate
 
+    @property
+    def styles(self) -> StyleSet:
+        """What it can sound like."""
+        return self.prototypes.styles
+
     def vector(self, style: Style) -> Tensor:
-        """The style's vector, ``[1, S]``."""
+        """The style's vector, ``[1, S]``. Raises: InputError: there is no such style."""
         return self.prototypes[style][None].to(self.device)
 
     @torch.inference_mode()
@@ -87,11 +92,11 @@ class Speaking:
     ) -> None:
         self._voice, self._plan, self._clock = voice, plan, clock
         self._heard_until = 0.0
-        self._stream: Any = None
+        self._stream: SpeechStream | None = None
         self._waiting: list[int] = []
         self._chunk = plan.first
         # What the detokenizer holds back makes no sound yet, so the first chunk waits for it too.
-        self._held_back: int = getattr(voice.detokenizer, "lookahead_units", 0)
+        self._held_back = voice.detokenizer.lookahead_units
 
     @torch.inference_mode()
     def step(self, units: Sequence[int], style: Style) -> np.ndarray:
@@ -118,7 +123,7 @@ class Speaking:
         stream, units_BN = self._take(style)
         return _samples(stream.finish(units_BN))
 
-    def _take(self, style: Style) -> tuple[Any, Tensor]:
+    def _take(self, style: Style) -> tuple[SpeechStream, Tensor]:
         """The stream and what it is to speak next."""
         if self._stream is None:
             self._stream = self._voice.detokenizer.streaming(self._voice.vector(style))

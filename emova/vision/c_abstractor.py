@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import emova.core.compat  # noqa: F401  (torchvision must import before timm)
 
 # isort: split
+import torch
 from timm.layers import LayerNorm2d
 from timm.models.regnet import RegStage
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ class CAbstractorConfig:
     """Tokens a side of a tile."""
     depth: int = 2
     """Blocks in each of the two stages."""
+    kind: str = "c_abstractor"
 
     @property
     def tokens(self) -> int:
@@ -45,6 +48,8 @@ class CAbstractorConfig:
 
 class CAbstractor(nn.Module):
     """Patch features [B, P, E] to visual tokens [B, S, D]."""
+
+    config_class: ClassVar = CAbstractorConfig
 
     def __init__(self, config: CAbstractorConfig) -> None:
         super().__init__()
@@ -66,4 +71,11 @@ class CAbstractor(nn.Module):
         return grid_BWss.flatten(2).transpose(1, 2)
 
     def forward(self, patches_BPE: Tensor) -> Tensor:
+        """[B, P, E] to [B, S, D]."""
         return self.readout(self.trunk(patches_BPE))
+
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Make all visual tokens ``factor`` times as large."""
+        for parameter in self.readout[-1].parameters():
+            parameter.mul_(factor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import emova.core.compat  # noqa: F401  (torchvision must import before timm)
 
@@ -59,6 +59,11 @@ class InternViTConfig:
             raise ValueError(f"vision norm is {self.norm!r}; it is 'layernorm' or 'rmsnorm'")
         if self.width % self.heads or self.image_size % self.patch_size:
             raise ValueError("vision width must be a multiple of heads, image_size of patch_size")
+
+    @property
+    def side(self) -> int:
+        """Patches a side of a tile."""
+        return self.image_size // self.patch_size
 
 
 class WideNormAttention(Attention):
@@ -126,6 +131,8 @@ class InternViT(VisionTransformer):
         config: the shape.
     """
 
+    config_class: ClassVar = InternViTConfig
+
     def __init__(self, config: InternViTConfig) -> None:
         norm = partial(RmsNorm, eps=1e-6) if config.norm == "rmsnorm" else partial(LayerNorm, eps=1e-6)
         super().__init__(
@@ -151,7 +158,7 @@ class InternViT(VisionTransformer):
             block.attn.fused_attn = config.fused_attention
         self.config = config
         self.width = config.width
-        self.side = config.image_size // config.patch_size
+        self.side = config.side
         # timm rounds width * ratio down; a ratio that is not a clean fraction would lose a unit.
         assert self.blocks[0].mlp.fc1.out_features == config.ffn_width, "ffn_width must survive the ratio"
 

@@ -1,108 +1,68 @@
-"""Vision towers by configuration: InternViT of any shape, or an open_clip image tower.
-
-A tower maps normalised pixels [B, 3, image_size, image_size] to patch features [B, P, D] without the class token, and
-has ``width`` (D), ``side`` (P = side * side) and ``layers`` (blocks, first to last).
-
-Shape letters: B tiles, P patches, D width.
-"""
+"""Which vision tower a model has, and its shape; ``emova.checkpoint.registry`` finds the class of a kind."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import emova.core.compat  # noqa: F401  (torchvision must import before timm and open_clip)
-
-# isort: split
-from torch import Tensor, nn
-
-from emova.core.errors import InputError
-from emova.vision.internvit import InternViT, InternViTConfig
+from emova.checkpoint.registry import TOWERS
+from emova.core.config import config_from_dict
+from emova.vision.internvit import InternViTConfig
+from emova.vision.open_clip import OpenClipConfig
+from emova.vision.protocol import TowerConfig, VisionTower
 
 INTERNVIT, OPEN_CLIP = "internvit", "open_clip"
 
 
 @dataclass(frozen=True)
-class OpenClipConfig:
-    """An image tower of open_clip: a model name it knows, or its ``vision_cfg`` fields."""
-
-    model: str = ""
-    vision: dict[str, Any] = field(default_factory=dict)
-
-    def vision_cfg(self) -> dict[str, Any]:
-        """The ``vision_cfg`` of the named model, with ``vision``'s fields over it."""
-        import open_clip
-
-        base: dict[str, Any] = {}
-        if self.model:
-            known = open_clip.get_model_config(self.model)
-            if known is None:
-                raise InputError(f"vision model {self.model!r}: open_clip has no such model; see its list of models")
-            base = known["vision_cfg"]
-        return {**base, **self.vision, "output_tokens": True}
-
-
-@dataclass(frozen=True)
 class VisionConfig:
-    """Which tower, and its shape; ``open_clip`` counts only for that kind."""
+    """Which tower, and its shape: that of its kind counts.
+
+    Attributes:
+        kind: ``internvit``, ``open_clip``, or one that is registered from outside.
+        options: the shape of a kind from outside: the fields of its config class.
+
+    Raises:
+        InputError: the kind is unknown.
+    """
 
     kind: str = INTERNVIT
     internvit: InternViTConfig = field(default_factory=InternViTConfig)
     open_clip: OpenClipConfig = field(default_factory=OpenClipConfig)
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in (INTERNVIT, OPEN_CLIP):
-            raise ValueError(f"vision kind is {self.kind!r}; it is 'internvit' or 'open_clip'")
+        TOWERS.find(self.kind)
+
+    @property
+    def tower(self) -> TowerConfig:
+        """The shape of the kind."""
+        if self.kind == INTERNVIT:
+            return self.internvit
+        if self.kind == OPEN_CLIP:
+            return self.open_clip
+        made: TowerConfig = config_from_dict(TOWERS.find(self.kind).config_class, self.options, self.kind)
+        return made
 
     @property
     def image_size(self) -> int:
         """Side of a tile in pixels."""
-        return self.internvit.image_size if self.kind == INTERNVIT else int(self.open_clip.vision_cfg()["image_size"])
+        return self.tower.image_size
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> VisionConfig:
-        """The inverse of ``dataclasses.asdict``; unknown keys raise TypeError."""
+    def from_dict(cls, values: Mapping[str, Any]) -> VisionConfig:
+        """The inverse of ``to_dict``; unknown keys raise TypeError."""
         values = dict(values)
-        return cls(
-            **{
-                **values,
-                "internvit": InternViTConfig(**values.get("internvit", {})),
-                "open_clip": OpenClipConfig(**values.get("open_clip", {})),
-            }
-        )
+        values["internvit"] = InternViTConfig(**values.get("internvit", {}))
+        values["open_clip"] = OpenClipConfig(**values.get("open_clip", {}))
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for ``config.json``."""
         return asdict(self)
 
 
-class OpenClipTower(nn.Module):
-    """The patch tokens of an open_clip VisionTransformer."""
-
-    def __init__(self, config: OpenClipConfig) -> None:
-        super().__init__()
-        from open_clip.model import CLIPVisionCfg, _build_vision_tower
-
-        fields = config.vision_cfg()
-        if fields.get("timm_model_name") or not isinstance(fields.get("layers", 12), int):
-            raise InputError("vision tower: only open_clip's own VisionTransformer models are supported")
-        vision = CLIPVisionCfg(**fields)
-        self.visual = _build_vision_tower(vision.width, vision)
-        # The projection into CLIP's joint space has no use here, and an unused parameter would stop DDP.
-        self.visual.proj = None
-        self.width = vision.width
-        self.side = self.visual.grid_size[0]
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        return list(self.visual.transformer.resblocks)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.visual.set_grad_checkpointing(enable)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.visual(pixels)[1]
-
-
-def build_tower(config: VisionConfig) -> InternViT | OpenClipTower:
+def build_tower(config: VisionConfig) -> VisionTower:
     """Build the tower; its weights are random."""
-    return InternViT(config.internvit) if config.kind == INTERNVIT else OpenClipTower(config.open_clip)
+    return TOWERS.find(config.kind)(config.tower)  # type: ignore[call-arg]  # a protocol says nothing of __init__

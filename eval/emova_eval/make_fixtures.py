@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from emova.speech.style import EMOTIONS, PITCHES
+from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import measure
 from emova_eval.nano.data import ShardSample, held_out_questions, read_lines, read_shards
 
@@ -124,7 +124,7 @@ def voices(out: Path) -> None:
     from emova_data.nano.voices.voices import Voices
 
     speaker, rows = Voices(Path()), []
-    for voice, emotion, (number, text) in product(_LEAK_VOICES, EMOTIONS, enumerate(_LEAK_SENTENCES)):
+    for voice, emotion, (number, text) in product(_LEAK_VOICES, DEFAULT_STYLES.emotions, enumerate(_LEAK_SENTENCES)):
         said = speaker.speak(voice, text, emotion, "normal")
         name = f"voices/{voice.split('/')[1]}-{emotion}-{number}.ogg"
         write_ogg(out / name, soxr.resample(said.samples, said.sample_rate, RATE))
@@ -149,7 +149,7 @@ def emotions(data: Path, out: Path, per_style: int) -> None:
         seen[style] = seen.get(style, 0) + 1
         if seen[style] <= 3:
             add("check", sample.facts["emotion"], sample.audio(RATE))
-    assert len(seen) == 2 * len(EMOTIONS) * len(PITCHES)
+    assert len(seen) == 2 * len(DEFAULT_STYLES.emotions) * len(DEFAULT_STYLES.pitches)
     (out / "emotions.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

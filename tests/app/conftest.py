@@ -12,7 +12,7 @@ import pytest
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.reply.json import ReplyLimits
+from emova.reply.format import ReplyLimits
 from emova.speech.audio import AudioLimits
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
 
 from emova.core.errors import InputError
 from emova.speech.detokenizer.vits import LOG_F0_CENTRE
-from emova.speech.style import ALL_STYLES, Style
+from emova.speech.style import DEFAULT_STYLES, Style
 from emova_app.demo import cli, render
 from emova_app.demo.draw import f0_curve, mel_image, waterfall
 from emova_app.demo.hearing import RATE, Endpointer, VoiceActivity, decode_chunk
@@ -38,7 +38,7 @@ def activity():
 @pytest.fixture(scope="module")
 def assistant(tiny_checkpoint):
     from emova.assistant import Assistant, AssistantConfig
-    from emova.reply.json import ReplyLimits
+    from emova.reply.format import ReplyLimits
 
     limits = ReplyLimits(max_text_tokens=8, max_units=20)
     return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=limits))
@@ -200,7 +200,7 @@ def test_an_own_voice_keeps_the_offsets_of_the_styles(assistant):
     vector = prototypes[Style("male")] + 0.01
     own = own_prototypes(prototypes, vector)
     assert torch.equal(own[Style("female")], own[Style("male")]) and torch.allclose(own[Style()], vector)
-    for style in ALL_STYLES:
+    for style in DEFAULT_STYLES.all:
         male = Style("male", style.emotion, style.pitch)
         assert torch.allclose(own[style] - vector, prototypes[male] - prototypes[Style("male")], atol=1e-6)
 

@@ -157,7 +157,7 @@ def test_the_command_serves_and_ends() -> None:
 
 
 def test_spoken_replies_are_forgotten(monkeypatch) -> None:
-    from emova.reply.json import SpokenReply
+    from emova.reply.parser import SpokenReply
     from emova_app.server import service
     from emova_app.server.errors import ApiError
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from emova.speech.style import EMOTIONS, PITCHES
+from emova.speech.style import DEFAULT_STYLES
 from emova_data.nano.speech.augment import augment, band_limit, coloured_noise, reverberate
 from emova_data.nano.voices.styles import PITCH_FACTORS, rendering
 
@@ -32,13 +32,13 @@ def _f0(utterance: Utterance) -> float:
 @pytest.mark.parametrize("voice", [FEMALE, MALE], ids=["female", "male"])
 def test_tempo_and_alignment_are_the_same_in_every_style(voice) -> None:
     neutral = _speak(voice)
-    for emotion in EMOTIONS:
+    for emotion in DEFAULT_STYLES.emotions:
         styled = _speak(voice, emotion, "high")
         assert styled.alignment == neutral.alignment and len(styled.samples) == len(neutral.samples)
 
 
 def test_pitch_moves_f0_and_the_male_voice_is_lower() -> None:
-    heard = {pitch: _f0(_speak(FEMALE, "neutral", pitch)) for pitch in PITCHES}
+    heard = {pitch: _f0(_speak(FEMALE, "neutral", pitch)) for pitch in DEFAULT_STYLES.pitches}
     assert heard["low"] < 0.88 * heard["normal"] < 0.88 * 0.92 * heard["high"]
     assert heard["low"] / heard["normal"] == pytest.approx(PITCH_FACTORS["low"], rel=0.06)
     assert _f0(_speak(MALE)) < 0.85 * heard["normal"]
@@ -50,7 +50,7 @@ def test_emotions_differ_in_level_and_tilt() -> None:
         hertz = np.fft.rfftfreq(len(samples), 1 / 24000)
         return float(power[hertz > 1000].sum() / power.sum())
 
-    said = {emotion: _speak(FEMALE, emotion).samples for emotion in EMOTIONS}
+    said = {emotion: _speak(FEMALE, emotion).samples for emotion in DEFAULT_STYLES.emotions}
     assert active_rms(said["sad"]) < active_rms(said["neutral"]) < active_rms(said["happy"]) < active_rms(said["angry"])
     assert high_share(said["sad"]) < high_share(said["neutral"]) < high_share(said["happy"]) < high_share(said["angry"])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from emova.speech.audio import save_wav
-from emova.speech.style import EMOTIONS, Style
+from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import Acoustics, shipped_judge
 from emova_eval.report.run_report import confusion
@@ -139,14 +139,16 @@ def test_styles_by_hand(items: list[Example], tmp_path: Path) -> None:
     assert figure.extra["units_again"] == pytest.approx((18 * 0.5 + 6 * 1.0) / 24)
     assert "units_other" not in figure.extra  # one recording has no other
     found = confusion(records, "emotion")
-    assert found is not None and found[1] == [*EMOTIONS, "none"]
+    assert found is not None and found[1] == [*DEFAULT_STYLES.emotions, "none"]
     assert found[0][:4].tolist() == [[0, 6, 0, 0, 0], [0, 6, 0, 0, 0], [0, 0, 0, 0, 6], [0, 6, 0, 0, 0]]
 
 
 def test_a_confusion_of_whole_answers_is_four_by_four() -> None:
-    rows = [Record("t", e, "", [], "", 1, 1, notes={"asked_emotion": e, "emotion": e}) for e in EMOTIONS[:2]]
+    rows = [
+        Record("t", e, "", [], "", 1, 1, notes={"asked_emotion": e, "emotion": e}) for e in DEFAULT_STYLES.emotions[:2]
+    ]
     found = confusion(rows, "emotion")
-    assert found is not None and found[0].shape == (4, 4) and found[1] == list(EMOTIONS)
+    assert found is not None and found[0].shape == (4, 4) and found[1] == list(DEFAULT_STYLES.emotions)
 
 
 def test_the_shipped_judge_tells_what_it_is_and_how_good() -> None:

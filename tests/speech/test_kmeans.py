@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from emova.checkpoint.registry import load_tokenizer
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.speech.audio import AudioLimits
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
-from emova.speech.tokenizer.loading import load_tokenizer
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.speech.tokenizer.streaming import listen
 from emova_data.nano.speech.shards import encode_flac

@@ -19,8 +19,9 @@ from emova.engine.cuda_graph import ReplayedStep
 from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
 from emova.engine.llama import Llama
 from emova.native.compiled import STEP
+from emova.reply.format import ReplyConstraints, ReplyLimits, speech_grammar, text_grammar
 from emova.reply.grammar import TokenTable
-from emova.reply.json import JsonReply, ReplyConstraints, ReplyLimits, speech_grammar, text_grammar
+from emova.reply.json import JsonReply
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 

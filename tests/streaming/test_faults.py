@@ -11,7 +11,7 @@ from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.core.errors import InputError
 from emova.events import AudioChunk, Done
-from emova.reply.json import ReplyLimits
+from emova.reply.format import ReplyLimits
 from emova.session.events import Cancelled, Failed
 from emova.session.scheduler import Scheduler
 

@@ -13,13 +13,13 @@ import torch
 
 import emova
 from emova.checkpoint.loading import load_speech_tokenizer, load_voice
+from emova.checkpoint.registry import build_reply_format
 from emova.engine.engine import Engine
 from emova.engine.streams import EventStream, ScoreStream, Stream, run
-from emova.reply.format import make_reply_format
 from emova.reply.grammar import TokenTable
-from emova.reply.json import SpokenReply, merge_deltas
+from emova.reply.parser import SpokenReply, merge_deltas
 from emova.speech.audio import load_audio
-from emova.speech.style import Style
+from emova.speech.style import DEFAULT_STYLES, Style
 
 EXAMPLES = Path(emova.__file__).parent / "checkpoints" / "examples"
 
@@ -63,7 +63,7 @@ def case(request, tiny_model, tiny_tokenizer) -> Case:
         return Case(lambda: voice.streaming(style), units, voice.decode(units, style), columns, beside, 1e-4)
     table = TokenTable.from_tokenizer(tiny_tokenizer)
     if request.param.endswith("parser"):
-        reply_format = make_reply_format(request.param.split()[0])
+        reply_format = build_reply_format(request.param.split()[0], {}, DEFAULT_STYLES)
         reply = SpokenReply('Is it "red"? 😀', "Yes.\n你好, and more words to say.", "happy", "low", (1, 4095, 7) * 15)
         ids = reply_format.encode(reply, table)
         opened = lambda: EventStream(table, reply_format.parser("male"))  # noqa: E731

@@ -18,8 +18,8 @@ from emova.assistant import AssistantConfig
 from emova.core.errors import InputError
 from emova.engine.engine import EngineConfig
 from emova.events import AudioChunk, Done
-from emova.reply.format import make_reply_format
-from emova.reply.json import ReplyLimits, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
+from emova.reply.format import ReplyLimits
+from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.session.events import Cancelled, Failed
 from emova.session.scheduler import Scheduler, SchedulerConfig
 
@@ -75,7 +75,7 @@ def test_a_session_equals_a_conversation(assistant, scheduler) -> None:
 
 def test_streaming_thoughts_in_a_session(assistant, scheduler) -> None:
     """The other reply format, chosen at run time, behind the same protocol; the voice starts before the text ends."""
-    thoughts = Assistant(assistant.parts, assistant.config, make_reply_format("thoughts"))
+    thoughts = Assistant(assistant.parts, assistant.config, assistant.parts.model.config.reply_format("thoughts"))
     session, chat = Scheduler(thoughts).open(), thoughts.conversation()
     speak(session, image=RED)
     events, wanted = list(session.ask()), chat.chat(audio=question(), image=RED)
@@ -95,7 +95,7 @@ def test_streaming_thoughts_in_a_session(assistant, scheduler) -> None:
     assert sum(int(thoughts.table.unit_of[token]) >= 0 for token in answer) == 2 and len(session) == 3
     assert isinstance(list(session.ask("Hello?"))[-1], Done)
     with pytest.raises(InputError, match="unknown"):
-        make_reply_format("xml")
+        assistant.parts.model.config.reply_format("xml")
 
 
 def test_thoughts_are_written_in_the_ratio_that_the_model_was_taught(tiny_checkpoint, tmp_path) -> None:

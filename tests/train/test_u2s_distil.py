@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
-from emova.speech.style import ALL_STYLES, StylePrototypes
+from emova.speech.style import DEFAULT_STYLES, StylePrototypes
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_train.core.config import RunConfig
 from emova_train.u2s.distil import UnitDistilConfig, UnitDistillation, UnitPairs, collate, phone_table, sentences, train
@@ -38,7 +38,9 @@ def config(tmp_path: Path) -> UnitDistilConfig:
     make_speech_tokenizer().save_pretrained(tmp_path / "tokenizer")
     make_speech_detokenizer().save_pretrained(tmp_path / "teacher")
     generator = torch.Generator().manual_seed(0)
-    StylePrototypes({style.key: torch.randn(8, generator=generator) for style in ALL_STYLES}).save(tmp_path / "teacher")
+    StylePrototypes({style.key: torch.randn(8, generator=generator) for style in DEFAULT_STYLES.all}).save(
+        tmp_path / "teacher"
+    )
     heard = [(t, "hibari/female", u) for t, u in plain.items()] + [(t, "flite/rms", u) for t, u in slow.items()]
     rough = [(t, "hibari/female", u[1:]) for t, u in plain.items()]
     return UnitDistilConfig(

@@ -22,7 +22,7 @@ from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.unit_encoder import UnitEncoderConfig
 from emova.speech.detokenizer.vits import PitchConfig, PosteriorEncoderConfig, VITSConfig
 from emova.speech.detokenizer.waveform_heads import ISTFTHeadConfig, WaveformHeadConfig
-from emova.speech.style import ALL_STYLES
+from emova.speech.style import DEFAULT_STYLES
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_train.core.config import RunConfig
 from emova_train.u2s.data import (
@@ -311,14 +311,14 @@ def test_prototypes_cover_all_styles(data: Path) -> None:
     base = store.utterances[0]
     store.utterances = [
         replace(base, key=f"{style.key}-{n}", gender=style.gender, emotion=style.emotion, pitch=style.pitch)
-        for style in ALL_STYLES
+        for style in DEFAULT_STYLES.all
         for n in range(4)
     ]
     store.utterances = [replace(u, units=14) for u in store.utterances]
     prototypes, report = choose_prototypes(
         detokenizer, store, candidates=2, shortlist=1, sentences=1, min_units=10
     )  # fmt: skip
-    assert prototypes.size == 8 and set(report.keys) == {style.key for style in ALL_STYLES}
+    assert prototypes.size == 8 and set(report.keys) == {style.key for style in DEFAULT_STYLES.all}
 
 
 def test_prototypes_go_to_a_folder(capsys, monkeypatch) -> None:

@@ -11,7 +11,8 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 from emova.core.errors import InputError
 from emova.vision.c_abstractor import CAbstractor, CAbstractorConfig
 from emova.vision.internvit import InternViT, InternViTConfig
-from emova.vision.towers import OPEN_CLIP, OpenClipConfig, VisionConfig, build_tower
+from emova.vision.open_clip import OpenClipConfig
+from emova.vision.towers import OPEN_CLIP, VisionConfig, build_tower
 
 MINIATURE = InternViTConfig(image_size=56, width=32, depth=2, heads=2, ffn_width=128)
 

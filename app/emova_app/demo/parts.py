@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from emova.core.errors import InputError
-from emova.speech.style import EMOTIONS, PITCHES
+from emova.speech.style import StyleSet
 from emova_app.demo.theme import script
 
 log = logging.getLogger(__name__)
@@ -75,15 +75,15 @@ def recorder(word: str, note: str, seconds: float, *, rate: int = 16_000, clean:
     )
 
 
-def emotion_choice(free: bool) -> gr.Radio:
+def emotion_choice(styles: StyleSet, free: bool) -> gr.Radio:
     """Emotion; ``free`` offers to leave it to the assistant, and is then the default."""
-    choices = [FREE, *EMOTIONS] if free else list(EMOTIONS)
+    choices = [FREE, *styles.emotions] if free else list(styles.emotions)
     return gr.Radio(choices, value=choices[0], label="Emotion", min_width=160)
 
 
-def pitch_choice(free: bool) -> gr.Radio:
+def pitch_choice(styles: StyleSet, free: bool) -> gr.Radio:
     """Pitch; as ``emotion_choice``."""
-    choices = [FREE, *PITCHES] if free else list(PITCHES)
+    choices = [FREE, *styles.pitches] if free else list(styles.pitches)
     return gr.Radio(choices, value=choices[0], label="Pitch", min_width=160)
 
 

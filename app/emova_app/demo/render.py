@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 
 from emova.events import Reply, Speech
-from emova.speech.style import ALL_STYLES, Style
+from emova.speech.style import Style, StyleSet
 from emova_app.demo.draw import f0_curve, mel_image, unit_strip, waterfall
 from emova_app.demo.pitch import estimate_f0
 from emova_app.demo.talk import Trace
@@ -83,9 +83,9 @@ def sounds(*cards: str) -> str:
 
 
 # --- same words, other styles -----------------------------------------------------------------------------------------
-def style_cards(spoken: dict[str, Speech], chosen: Style | None) -> str:
+def style_cards(styles: StyleSet, spoken: dict[str, Speech], chosen: Style | None) -> str:
     """One card a style: mel, F0, and a button that plays it; those that are not spoken yet are empty."""
-    cards = "".join(_style_card(style, spoken.get(style.key), style == chosen) for style in ALL_STYLES)
+    cards = "".join(_style_card(style, spoken.get(style.key), style == chosen) for style in styles)
     return f'<div class="em-styles">{cards}</div>'
 
 

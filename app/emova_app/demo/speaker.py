@@ -14,7 +14,7 @@ import torch
 from emova.core.errors import InputError
 from emova.speech.audio import is_silent
 from emova.speech.detokenizer.vits import LOG_F0_CENTRE
-from emova.speech.style import ALL_STYLES, GENDERS, Style, StylePrototypes
+from emova.speech.style import Style, StylePrototypes
 from emova.speech.voice import Voice
 from emova_app.demo.pitch import estimate_f0
 
@@ -24,7 +24,7 @@ MOST_LOG_F0 = 0.5  # that the pitch is moved by, about 9 semitones
 
 @torch.inference_mode()
 def voice_from_recording(voice: Voice, samples: np.ndarray, speech_share: float) -> Voice:
-    """A voice that sounds like the recording, in all 24 styles; the gender of a style makes no difference in it.
+    """A voice that sounds like the recording, in all styles; the gender of a style makes no difference in it.
 
     Args:
         voice: whose detokenizer and prototypes are used; it is not changed.
@@ -64,11 +64,10 @@ def with_pitch_of(voice: Voice, vector_S: torch.Tensor, samples: np.ndarray) -> 
 
 def own_prototypes(prototypes: StylePrototypes, vector_S: torch.Tensor) -> StylePrototypes:
     """The vector ``[S]`` as neutral, and the offsets of the nearer of the two shipped voices around it."""
-    nearer = min(GENDERS, key=lambda gender: float((prototypes[Style(gender)] - vector_S).norm()))
-    neutral_S = prototypes[Style(nearer)]
+    styles = prototypes.styles
+    nearer = min(styles.voices, key=lambda voice: float((prototypes[styles.plain(voice)] - vector_S).norm()))
+    neutral_S = prototypes[styles.plain(nearer)]
     return StylePrototypes(
-        {
-            style.key: vector_S + prototypes[Style(nearer, style.emotion, style.pitch)] - neutral_S
-            for style in ALL_STYLES
-        }
+        {style.key: vector_S + prototypes[Style(nearer, style.emotion, style.pitch)] - neutral_S for style in styles},
+        styles,
     )

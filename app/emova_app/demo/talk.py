@@ -11,13 +11,11 @@ import numpy as np
 from emova.core.errors import InputError
 from emova.decoding.sampling import Sampling
 from emova.events import AudioChunk, Done, Timings
-from emova.reply.json import StyleChosen, TextDelta, TranscriptDelta
+from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
 from emova.session.events import Cancelled, Failed, SessionEvent
-from emova.speech.style import DEFAULT_VOICE, GENDERS
 from emova_app.demo.visits import Asked, Line, Visit
 
 OWN = "mine"
-VOICES = (*GENDERS, OWN)
 REDRAW_SECONDS = 0.05
 # The likeliest answer would come again; this one may differ.
 AGAIN = Sampling(text_temperature=0.8, style_temperature=0.8, unit_temperature=0.6)
@@ -27,7 +25,7 @@ AGAIN = Sampling(text_temperature=0.8, style_temperature=0.8, unit_temperature=0
 class Wish:
     """How the user wants the answer; the assistant chooses what is None."""
 
-    voice: str = DEFAULT_VOICE
+    voice: str = ""
     emotion: str | None = None
     pitch: str | None = None
 
@@ -71,7 +69,8 @@ def ask(visit: Visit, question: Asked, wish: Wish, *, heard: bool = False, again
     own = visit.own_voice if wish.voice == OWN else None
     if wish.voice == OWN and own is None:
         raise InputError("my voice: none has been recorded yet; record 5 seconds under My voice")
-    session.voice = wish.voice if wish.voice in GENDERS else DEFAULT_VOICE
+    styles = visit.assistant.styles
+    session.voice = wish.voice if wish.voice in styles.voices else styles.default.gender
     session.speaker = own or visit.assistant.voice
     visit.asked = question
     user = Line("user", question.text or "", question.samples is not None, visit.take_thumbnail())

@@ -12,14 +12,13 @@ from emova.cli.common import EXAMPLES
 from emova.core.errors import InputError
 from emova.events import Speech
 from emova.speech.audio import AudioLimits, load_audio
-from emova.speech.style import ALL_STYLES, Style
 from emova.vision.image import ImageLimits, load_image
 from emova_app.demo import render
 from emova_app.demo.hearing import RATE, decode_chunk
 from emova_app.demo.parts import chosen, emotion_choice, pitch_choice, recorder, shown_errors
 from emova_app.demo.service import Service
 from emova_app.demo.speaker import voice_from_recording
-from emova_app.demo.talk import OWN, VOICES, Wish, ask, ask_again, say
+from emova_app.demo.talk import OWN, Wish, ask, ask_again, say
 from emova_app.demo.theme import script
 from emova_app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
 from emova_app.demo.visits import Asked, Visit, Visits
@@ -63,6 +62,7 @@ class TalkTab:
 
     def __init__(self, visits: Visits, ticket: gr.State) -> None:
         self._visits = visits
+        styles = self._style_set = visits.scheduler.assistant.styles
         with gr.Row(equal_height=False, elem_id="talk-tab"):
             with gr.Column(scale=5, min_width=300):
                 self.picture = unread(
@@ -77,9 +77,9 @@ class TalkTab:
                     )
                 )
                 with gr.Group(elem_id="style-choice"):
-                    self.voice = gr.Radio([*VOICES], value=VOICES[0], label="Voice", elem_id="voice")
-                    self.emotion = emotion_choice(free=True)
-                    self.pitch = pitch_choice(free=True)
+                    self.voice = gr.Radio([*styles.voices, OWN], value=styles.voices[0], label="Voice", elem_id="voice")
+                    self.emotion = emotion_choice(styles, free=True)
+                    self.pitch = pitch_choice(styles, free=True)
                 with gr.Accordion("My voice", open=False, elem_id="my-voice"):
                     gr.Markdown("Read a sentence or two aloud for 5 seconds, and hear the assistant in your voice.")
                     self.own = recorder("Record 5 seconds", PRIVATE, 5, rate=24_000, clean=False, private=True)
@@ -115,10 +115,13 @@ class TalkTab:
                     self.new = gr.Button("New conversation", size="sm", min_width=120, elem_id="new")
         with gr.Accordion("Same words, other styles", open=False, elem_id="styles"):
             gr.Markdown(
-                "The last answer's units in all 24 styles: mel spectrogram, and F0 with lines at 100, 200 and 400 Hz."
+                f"The last answer's units in all {len(styles)} styles: mel spectrogram, and F0 with lines at 100, 200 "
+                "and 400 Hz."
             )
-            self.speak_styles = gr.Button("Speak the last answer in 24 styles", elem_id="speak-styles")
-            self.cards = gr.HTML(render.style_cards({}, None), apply_default_css=False, elem_id="cards")
+            self.speak_styles = gr.Button(f"Speak the last answer in {len(styles)} styles", elem_id="speak-styles")
+            self.cards = gr.HTML(
+                render.style_cards(self._style_set, {}, None), apply_default_css=False, elem_id="cards"
+            )
         with gr.Accordion("Under the hood", open=False, elem_id="hood"):
             self.hood = gr.HTML(
                 render.HOOD_EMPTY, html_template='<div class="em-hood">${value}</div>', apply_default_css=False
@@ -213,7 +216,7 @@ class TalkTab:
     def _new(self, ticket: str, heard: float) -> tuple[Any, ...]:
         visit = self._ready(ticket, heard)
         visit.restart()
-        return *self._told(visit, True), render.style_cards({}, None)
+        return *self._told(visit, True), render.style_cards(self._style_set, {}, None)
 
     def _ready(self, ticket: str, heard: float) -> Visit:
         """The visit, silent and ready to be asked."""
@@ -257,7 +260,7 @@ class TalkTab:
         units = visit.reply.units if visit.reply is not None else visit.assistant.speak("Hello, how are you?").units
         if visit.session.request is None:
             visit.interrupt(None)
-            say(visit, own.synthesize(units, Style()), own.sample_rate)
+            say(visit, own.synthesize(units, own.styles.default), own.sample_rate)
         gr.Info("The assistant speaks in your voice from now on.", title="My voice")
         return gr.Radio(value=OWN), {"ticket": visit.ticket, "generation": visit.reel.tape.generation}
 
@@ -265,7 +268,7 @@ class TalkTab:
     def _forget(self, ticket: str) -> Any:
         self._visits.find(ticket).own_voice = None
         gr.Info("Your voice is forgotten.", title="My voice")
-        return gr.Radio(value=VOICES[0])
+        return gr.Radio(value=self._style_set.voices[0])
 
     @shown_errors(gr.skip())
     def _styles(self, ticket: str) -> Iterator[Any]:
@@ -273,16 +276,16 @@ class TalkTab:
         reply = visit.reply
         if reply is None:
             raise InputError("nothing has been answered yet; ask something first")
-        chosen_style = Style.parse(reply.voice, reply.emotion, reply.pitch)
+        chosen_style = self._style_set.parse(reply.voice, reply.emotion, reply.pitch)
         spoken: dict[str, Speech] = {}
         visit.styles = spoken
-        yield render.style_cards(spoken, chosen_style)
-        for done, style in enumerate(ALL_STYLES, 1):
+        yield render.style_cards(self._style_set, spoken, chosen_style)
+        for done, style in enumerate(self._style_set, 1):
             if visit.styles is not spoken:
                 return  # another answer has come
             spoken[style.key] = visit.assistant.render(reply.units, style)
             if done % 4 == 0:
-                yield render.style_cards(spoken, chosen_style)
+                yield render.style_cards(self._style_set, spoken, chosen_style)
 
 
 def _hush(inputs: list[Any]) -> str:

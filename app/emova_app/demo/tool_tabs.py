@@ -11,7 +11,6 @@ import numpy as np
 from emova.assistant import Assistant
 from emova.cli.common import EXAMPLES
 from emova.speech.audio import AudioLimits, check_samples, load_audio
-from emova.speech.style import GENDERS, Style
 from emova_app.demo import render
 from emova_app.demo.draw import unit_strip
 from emova_app.demo.hearing import RATE, decode_chunk
@@ -87,19 +86,19 @@ def speak_tab(assistant: Assistant) -> None:
 
     @shown_errors(gr.skip())
     def speak(text: str, voice: str, emotion: str, pitch: str) -> str:
-        speech = assistant.speak(text, Style.parse(voice, emotion, pitch))
+        speech = assistant.speak(text, assistant.styles.parse(voice, emotion, pitch))
         seconds = len(speech.audio) / speech.sample_rate
         return render.sounds(
             render.sound(f"{voice}, {emotion}, {pitch}", speech.audio, speech.sample_rate, f"{seconds:.1f} s")
         )
 
-    gr.Markdown("Text to speech in one of 24 styles.")
+    gr.Markdown(f"Text to speech in one of {len(assistant.styles)} styles.")
     text = gr.Textbox(
         "The train to the coast is on time.", label="Text", lines=2, max_length=assistant.config.max_text_characters
     )
     with gr.Row():
-        voice = gr.Radio([*GENDERS], value=GENDERS[0], label="Voice", min_width=160)
-        emotion, pitch = emotion_choice(free=False), pitch_choice(free=False)
+        voice = gr.Radio([*assistant.styles.voices], value=assistant.styles.voices[0], label="Voice", min_width=160)
+        emotion, pitch = emotion_choice(assistant.styles, free=False), pitch_choice(assistant.styles, free=False)
     button = gr.Button("Speak", variant="primary", elem_id="speak")
     out = gr.HTML(apply_default_css=False, min_height=120, elem_id="spoken")
     button.click(speak, [text, voice, emotion, pitch], out, **WORK)
@@ -110,7 +109,7 @@ def resynthesise_tab(assistant: Assistant) -> None:
     """The same words again in another style."""
 
     def again(samples: np.ndarray, voice: str, emotion: str, pitch: str) -> str:
-        speech = assistant.resynthesize(samples, Style.parse(voice, emotion, pitch))
+        speech = assistant.resynthesize(samples, assistant.styles.parse(voice, emotion, pitch))
         return render.sounds(
             render.sound("Before", samples, RATE, f"{len(samples) / RATE:.1f} s"),
             render.sound("After", speech.audio, speech.sample_rate, f"{voice}, {emotion}, {pitch}"),
@@ -130,8 +129,8 @@ def resynthesise_tab(assistant: Assistant) -> None:
 
     gr.Markdown("Speech to units and back: what is said stays, how it is said changes.")
     with gr.Row():
-        voice = gr.Radio([*GENDERS], value=GENDERS[1], label="Voice", min_width=160)
-        emotion, pitch = emotion_choice(free=False), pitch_choice(free=False)
+        voice = gr.Radio([*assistant.styles.voices], value=assistant.styles.voices[-1], label="Voice", min_width=160)
+        emotion, pitch = emotion_choice(assistant.styles, free=False), pitch_choice(assistant.styles, free=False)
     style = [voice, emotion, pitch]
     sources = _Sources()
     out = gr.HTML(apply_default_css=False, min_height=120)

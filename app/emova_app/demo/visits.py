@@ -17,7 +17,6 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.events import Reply, Speech
-from emova.speech.style import DEFAULT_VOICE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,7 +133,7 @@ class Visit:
         from emova_app.demo.hearing import Hearing
 
         self.ticket, self.scheduler = ticket, scheduler
-        self.session: Session = scheduler.open(DEFAULT_VOICE)
+        self.session: Session = scheduler.open()
         self.reel = Reel()
         self.hearing: Hearing = Hearing(self, activity)
         self.lines: list[Line] = []
@@ -185,7 +184,7 @@ class Visit:
         self.reel.drop()
         self.hearing.drop()
         self.session.close()
-        self.session = self.scheduler.open(DEFAULT_VOICE)
+        self.session = self.scheduler.open()
         self.lines, self.asked, self.reply, self.trace, self.styles = [], None, None, None, {}
         self.shown, self.thumbnail_due = False, ""
 

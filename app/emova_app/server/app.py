@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from emova import __version__
 from emova_app.server.api import audio, chat
+from emova_app.server.api.styles import show_styles
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, described, handle_errors
 from emova_app.server.http.fetch import Fetcher
@@ -92,5 +93,6 @@ def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | No
     app.include_router(chat.router(service))
     app.include_router(audio.router(service))
     app.include_router(realtime.router(service))
+    show_styles(app, assistant.styles)
     app.add_middleware(Guard, service=service)
     return app

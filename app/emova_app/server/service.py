@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from emova.reply.json import SpokenReply
+from emova.reply.parser import SpokenReply
 from emova.session.scheduler import Scheduler, SchedulerConfig
 from emova.session.session import Session
-from emova.speech.style import GENDERS
+from emova.speech.style import StyleSet
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError
 from emova_app.server.http.fetch import Fetcher
@@ -29,15 +29,25 @@ ALIASES = {
     "female": ("alloy", "coral", "marin", "nova", "sage", "shimmer"),
     "male": ("ash", "ballad", "cedar", "echo", "fable", "onyx", "verse"),
 }
-VOICES = {alias: gender for gender, aliases in ALIASES.items() for alias in aliases} | {each: each for each in GENDERS}
+VOICES = {alias: voice for voice, aliases in ALIASES.items() for alias in aliases}
 
 
-def find_voice(name: str, param: str = "voice") -> str:
-    """Our voice for a client's. Raises: ApiError."""
-    voice = VOICES.get(name.strip().lower())
-    if voice is None:
-        raise ApiError(400, f"{param}: no such voice; choose one of {', '.join(GENDERS)}", param=param)
+def find_voice(styles: StyleSet, name: str | None, param: str = "voice") -> str:
+    """Our voice for a client's; the first if None. Raises: ApiError."""
+    if name is None:
+        return styles.voices[0]
+    wanted = name.strip().lower()
+    voice = wanted if wanted in styles.voices else VOICES.get(wanted)
+    if voice not in styles.voices:
+        raise ApiError(400, f"{param}: no such voice; choose one of {', '.join(styles.voices)}", param=param)
     return voice
+
+
+def check_style(styles: StyleSet, emotion: str | None, pitch: str | None) -> None:
+    """See that the checkpoint has the words of a wish. Raises: ApiError."""
+    for param, word, words in (("emotion", emotion, styles.emotions), ("pitch", pitch, styles.pitches)):
+        if word is not None and word not in words:
+            raise ApiError(400, f"{param}: no such {param}; choose one of {', '.join(words)}", param=param)
 
 
 class ReplyStore:

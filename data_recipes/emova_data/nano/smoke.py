@@ -12,11 +12,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from emova.speech.style import EMOTIONS, PITCHES
 from emova_data.nano.pictures.make import make_picture, write_pictures
 from emova_data.nano.recipe import Progress
 from emova_data.nano.speech.sets import SPEECH_RATE, STYLE_RATE
 from emova_data.nano.speech.shards import Item, ShardInfo, make_set
+from emova_data.nano.voices.styles import NANO_STYLES
 from emova_data.nano.voices.voices import PSEUDO_VOICES
 
 KIND = "tables"
@@ -107,7 +107,7 @@ def _spoken(name: str, split: str, texts: list[str], seed: int) -> list[Item]:
 
 
 def _styles(split: str, texts: list[str], seed: int) -> list[Item]:
-    ways = product(enumerate(texts), _VOICES[:2], EMOTIONS, PITCHES)
+    ways = product(enumerate(texts), _VOICES[:2], NANO_STYLES.emotions, NANO_STYLES.pitches)
     return [
         Item(f"style_{split}_{at:03d}_{voice.split('/')[1]}_{emotion}_{pitch}", text, voice, "style", split, STYLE_RATE,
              emotion, pitch, seed)

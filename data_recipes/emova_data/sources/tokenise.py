@@ -45,7 +45,7 @@ def _start(config: TokeniseConfig) -> None:
     global _loaded
     import torch
 
-    from emova.speech.tokenizer.loading import load_tokenizer
+    from emova.checkpoint.registry import load_tokenizer
 
     torch.set_num_threads(1)
     _loaded = config, load_tokenizer(config.tokenizer)

@@ -21,7 +21,7 @@ import numpy as np
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.seeding import generator
-from emova.speech.style import EMOTIONS, PITCHES
+from emova.speech.style import DEFAULT_STYLES
 from emova_data.records.parallel import in_pool, in_ray
 from emova_data.records.records import BadRecord, Draft, Media, Record, message, plain_text, reject
 from emova_data.records.shard_writer import read_set
@@ -104,7 +104,7 @@ def load_tokenizer(folder: str) -> Tokenise | None:
         return None
     import torch
 
-    from emova.speech.tokenizer.loading import load_tokenizer as load
+    from emova.checkpoint.registry import load_tokenizer as load
 
     model = load(folder)
 
@@ -264,7 +264,11 @@ def statistics(folder: Path) -> dict[str, dict[str, int]]:
     for sample in read_set(folder):
         table = tables.setdefault(f"{sample['set']} ({sample['split']})", Counter())
         table.update(["examples", f"emotion {sample['emotion']}", f"pitch {sample['pitch']}"])
-    columns = ["examples", *(f"emotion {e}" for e in EMOTIONS), *(f"pitch {p}" for p in PITCHES)]
+    columns = [
+        "examples",
+        *(f"emotion {e}" for e in DEFAULT_STYLES.emotions),
+        *(f"pitch {p}" for p in DEFAULT_STYLES.pitches),
+    ]
     return {name: {column: table[column] for column in columns} for name, table in sorted(tables.items())}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from emova.core.errors import InputError
-from emova.speech.style import EMOTIONS, GENDERS, PITCHES
+from emova.speech.style import DEFAULT_STYLES
 from emova_data.records.records import BadRecord
 
 
@@ -77,7 +77,7 @@ class RuleLabeller:
         user = emotion_of(question)
         own = emotion_of(answer)
         emotion = "sad" if user == "sad" and own != "happy" else "neutral" if own == "angry" else own
-        gender = GENDERS[hashlib.sha256(question.encode()).digest()[0] % len(GENDERS)]
+        gender = DEFAULT_STYLES.voices[hashlib.sha256(question.encode()).digest()[0] % len(DEFAULT_STYLES.voices)]
         return Labels(gender, user, pitch_of(question, user), emotion, pitch_of(answer, emotion))
 
 
@@ -102,9 +102,12 @@ class EndpointLabeller:
 
     def label(self, question: str, answer: str) -> Labels:
         prompt = PROMPT.format(
-            genders=", ".join(GENDERS), emotions=", ".join(EMOTIONS), pitches=", ".join(PITCHES), question=question,
+            genders=", ".join(DEFAULT_STYLES.voices),
+            emotions=", ".join(DEFAULT_STYLES.emotions),
+            pitches=", ".join(DEFAULT_STYLES.pitches),
+            question=question,
             answer=answer,
-        )  # fmt: skip
+        )
         for attempt in range(self.attempts):
             if attempt:
                 time.sleep(self.wait * 2 ** (attempt - 1))
@@ -139,8 +142,9 @@ def parse_labels(content: str) -> Labels | None:
         return None
     if not isinstance(raw, dict):
         return None
-    keys = {"user gender": GENDERS, "user emotion": EMOTIONS, "user pitch": PITCHES, "assistant emotion": EMOTIONS,
-            "assistant pitch": PITCHES}  # fmt: skip
+    emotions, pitches = DEFAULT_STYLES.emotions, DEFAULT_STYLES.pitches
+    keys = {"user gender": DEFAULT_STYLES.voices, "user emotion": emotions, "user pitch": pitches}
+    keys |= {"assistant emotion": emotions, "assistant pitch": pitches}
     values = [str(raw.get(key, "")).strip().lower() for key in keys]
     if any(value not in options for value, options in zip(values, keys.values(), strict=True)):
         return None

@@ -40,8 +40,11 @@ class U2SConfig:
     silence: int | None = None
     lead_in: int = 6
     lead_out: int = 2
+    kind: str = "u2s"
 
     def __post_init__(self) -> None:
+        if self.kind != "u2s":
+            raise InputError(f"kind={self.kind}: these are the fields of u2s; give kind=u2s")
         size = self.vits.units.codebook_size
         if self.silence is not None and not 0 <= self.silence < size:
             raise InputError(f"silence={self.silence}: there is no such unit; give one of 0..{size - 1}")
@@ -119,6 +122,11 @@ class U2SDetokenizer(nn.Module):
     ) -> U2SStream:
         """A new stream of B voices in step; many streams can share this module."""
         return U2SStream(self, style_BS, temperature=temperature, pitch_scale=pitch_scale, seed=seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
 
     @property
     def lookahead_units(self) -> int:

@@ -38,6 +38,10 @@ class KMeansConfig:
     """Principal components that distances are measured in."""
     clusters: int = 4096
 
+    def __post_init__(self) -> None:
+        if self.kind != KIND:
+            raise InputError(f"kind={self.kind}: these are the fields of {KIND}; give kind={KIND}")
+
 
 class KMeansTokenizer(MelTokenizer):
     """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by

@@ -6,7 +6,8 @@ Shapes: B batch, T samples, U units.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -47,6 +48,19 @@ class SpeechTokenizer(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it wants the samples."""
+        ...
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load a folder that ``save_pretrained`` wrote, ready for inference. Raises: InputError."""
+        ...
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json``, which names the kind, and the weights as safetensors."""
+        ...
+
+    def to(self, device: str) -> Self:
+        """Compute on ``device``."""
         ...
 
     def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:

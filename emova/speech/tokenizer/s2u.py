@@ -47,6 +47,11 @@ class S2UConfig:
     levels: list[int] = field(default_factory=lambda: [8, 8, 8, 8])
     bottleneck: int = 0  # width of a layer before the code's dimensions; 0 = none
     decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
+    kind: str = "s2u"
+
+    def __post_init__(self) -> None:
+        if self.kind != "s2u":
+            raise InputError(f"kind={self.kind}: these are the fields of s2u; give kind=s2u")
 
 
 class S2UTokenizer(MelTokenizer):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor
 from emova.core.errors import InputError
 from emova.core.io import Source
 from emova.speech.audio import AudioLimits, check_samples, is_silent, load_audio
+from emova.speech.tokenizer.protocol import SpeechTokenizer
 
 Audio: TypeAlias = Source | np.ndarray | Tensor | Iterable[np.ndarray]
 
 
-def listen(tokenizer: Any, audio: Audio, limits: AudioLimits, reject_silence: bool) -> list[int]:
+def listen(tokenizer: SpeechTokenizer, audio: Audio, limits: AudioLimits, reject_silence: bool) -> list[int]:
     """The units of ``audio``.
 
     Args:
-        tokenizer: a SpeechTokenizer.
         audio: a path, a file's bytes, a binary stream; or samples ``[T]`` at the tokenizer's rate, or chunks of them.
         reject_silence: refuse audio without sound.
 
@@ -44,7 +44,9 @@ def listen(tokenizer: Any, audio: Audio, limits: AudioLimits, reject_silence: bo
     return tokenizer.encode(torch.from_numpy(samples)[None].to(tokenizer.device))[0].tolist()
 
 
-def _listen_to_chunks(tokenizer: Any, chunks: Iterable[Any], limits: AudioLimits, reject_silence: bool) -> list[int]:
+def _listen_to_chunks(
+    tokenizer: SpeechTokenizer, chunks: Iterable[np.ndarray], limits: AudioLimits, reject_silence: bool
+) -> list[int]:
     rate = tokenizer.sample_rate
     units: list[int] = []
     heard: list[np.ndarray] = []

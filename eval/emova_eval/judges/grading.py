@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.choices import contains_answer
 from emova_eval.metrics.maths import mmvet_grade
 from emova_eval.metrics.text import normalize_english
@@ -46,7 +47,7 @@ It is correct when it says the same as at least one reference; form and tone do 
 {{answer}}
 <<<end>>>"""
 STYLE_PROMPT = f"""You decide whether a voice's style suits what it says. {_DATA}
-The emotion is one of neutral, happy, sad, angry; the pitch one of normal, low, high.
+The emotion is one of {", ".join(DEFAULT_STYLES.emotions)}; the pitch one of {", ".join(DEFAULT_STYLES.pitches)}.
 {_JSON_ONLY} Form: {{{{"emotion": "right" or "wrong", "pitch": "right" or "wrong"}}}}
 
 <<<instruction>>>

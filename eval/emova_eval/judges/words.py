@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.speech.style import EMOTIONS
+from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import Acoustics
 
 JUDGE_RATE = 16000
@@ -100,7 +100,7 @@ class Emotion2vecJudge:
         scores = {
             name: score
             for name, score in zip(names, found[0]["scores"] if found else [], strict=True)
-            if name in EMOTIONS
+            if name in DEFAULT_STYLES.emotions
         }
         if not scores or not np.isfinite(list(scores.values())).all():
             raise RuntimeError(f"{self.name}: no verdict")

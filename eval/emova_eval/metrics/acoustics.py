@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from emova.speech.style import EMOTIONS
+from emova.speech.style import DEFAULT_STYLES
 
 RATE = 16000
 HOP_SECONDS = 0.01
@@ -117,7 +117,7 @@ class EmotionClassifier:
 
     def fit(self, features_ND: np.ndarray, emotions: Sequence[str]) -> EmotionClassifier:
         """Train on features [N, D] and their labels."""
-        self._model.fit(features_ND, [EMOTIONS.index(emotion) for emotion in emotions])
+        self._model.fit(features_ND, [DEFAULT_STYLES.emotions.index(emotion) for emotion in emotions])
         return self
 
     def hear(self, samples: np.ndarray, acoustics: Acoustics) -> str:
@@ -126,7 +126,7 @@ class EmotionClassifier:
 
     def predict(self, features_ND: np.ndarray) -> list[str]:
         """The likeliest emotion of each row [N, D]."""
-        return [EMOTIONS[int(index)] for index in self._model.predict(features_ND)]
+        return [DEFAULT_STYLES.emotions[int(index)] for index in self._model.predict(features_ND)]
 
 
 FEATURES = Path(__file__).parents[1] / "fixtures" / "emotions.csv"

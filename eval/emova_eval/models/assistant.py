@@ -85,7 +85,7 @@ class AssistantModel:
 
     def speak(self, text: str, voice: str = "female") -> Output:
         """``text`` read aloud in the neutral style."""
-        return _spoken(self.assistant.speak(text, Style(voice, "neutral", "normal")), text)
+        return _spoken(self.assistant.speak(text, self.assistant.styles.plain(voice)), text)
 
     def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
         """The units [U] of a file, or of samples [T] at 16 kHz."""

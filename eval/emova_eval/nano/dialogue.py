@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
-from emova.speech.style import DEFAULT_VOICE, GENDERS
+from emova.speech.style import DEFAULT_STYLES
 from emova_eval.judges.voices import Rater
 from emova_eval.metrics.compare import confidence_interval
 from emova_eval.metrics.text import word_errors
@@ -54,8 +54,10 @@ class NanoDialogue:
         self.right = right
         self.ears = ears
         self.raters = raters
-        listened = items[:: max(1, len(items) // (len(GENDERS) * heard))] if heard and ears else ()
-        self.heard = {item.id: GENDERS[number % len(GENDERS)] for number, item in enumerate(listened)}
+        listened = items[:: max(1, len(items) // (len(DEFAULT_STYLES.voices) * heard))] if heard and ears else ()
+        self.heard = {
+            item.id: DEFAULT_STYLES.voices[number % len(DEFAULT_STYLES.voices)] for number, item in enumerate(listened)
+        }
         self.judge = "the recipe's judges" + (f"; heard by {ears.name}" if ears else "")
 
     def examples(self) -> Iterable[Example]:
@@ -66,7 +68,9 @@ class NanoDialogue:
     def ask(self, model: Any, example: Example) -> Output:
         """The reply to the recording; its sound is kept where it will be heard."""
         item = self.items[example.id]
-        reply = model.chat(audio=item.audio, image=item.image, voice=self.heard.get(item.id, DEFAULT_VOICE))
+        reply = model.chat(
+            audio=item.audio, image=item.image, voice=self.heard.get(item.id, DEFAULT_STYLES.default.gender)
+        )
         return Output(
             text=reply.text,
             transcript=reply.transcript,
@@ -233,6 +237,6 @@ def dialogue_rows(records: Sequence[Record], items: Sequence[DialogueItem], kind
                 f"spoken reply, word error, {voice}", part(records, f"speech_{voice}"), 12,
                 "what is heard of the replies to these questions, against their text", False,
             )
-            for voice in GENDERS
+            for voice in DEFAULT_STYLES.voices
         ),
     ]  # fmt: skip

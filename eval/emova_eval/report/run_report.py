@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emova.speech.style import EMOTIONS
+from emova.speech.style import DEFAULT_STYLES
 from emova_eval.report.published import TABLES, PublishedTable
 from emova_eval.suite.run_folder import RunFolder, write_text
 from emova_eval.suite.runner import Figure
@@ -127,7 +127,7 @@ def markdown(title: str, figures: Sequence[Figure], facts: dict[str, Any], recor
     return "\n".join(parts)
 
 
-LABELS = {"emotion": EMOTIONS, "pitch": ("low", "normal", "high")}
+LABELS = {"emotion": DEFAULT_STYLES.emotions, "pitch": ("low", "normal", "high")}
 
 
 def confusion(records: Sequence[Record], key: str) -> tuple[np.ndarray, list[str]] | None:

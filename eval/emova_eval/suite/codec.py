@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from emova.speech.style import EMOTIONS, GENDERS, PITCHES, Style
+from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import EmotionJudge, measure
 from emova_eval.metrics.text import token_errors
@@ -120,7 +120,9 @@ class StylesTask(MetricTask):
     rendering; and to compare with, ``units_other``, between the units of two recordings.
     """
 
-    styles: ClassVar[tuple[Style, ...]] = tuple(Style(g, e, p) for g, e, p in product(GENDERS, EMOTIONS, PITCHES))
+    styles: ClassVar[tuple[Style, ...]] = tuple(
+        Style(g, e, p) for g, e, p in product(DEFAULT_STYLES.voices, DEFAULT_STYLES.emotions, DEFAULT_STYLES.pitches)
+    )
 
     def __init__(self, name: str, items: Sequence[Example], judge: EmotionJudge) -> None:
         metric = Metric("styles", lambda said, example: Score(0.0), cluster=lambda record: record.notes["recording"])
@@ -173,14 +175,17 @@ class StylesTask(MetricTask):
         f0 = {_place(record): record.notes["f0"] for record in records}
         recordings = {record.notes["recording"]: record for record in records}
         keys = [
-            [(r, g, e, p) for p in ("low", "normal", "high")] for r in recordings for g in GENDERS for e in EMOTIONS
+            [(r, g, e, p) for p in ("low", "normal", "high")]
+            for r in recordings
+            for g in DEFAULT_STYLES.voices
+            for e in DEFAULT_STYLES.emotions
         ]
         triples = [[f0[key] for key in triple] for triple in keys if all(key in f0 for key in triple)]
         pairs = [
             (f0[r, "female", e, p], f0[r, "male", e, p])
             for r in recordings
-            for e in EMOTIONS
-            for p in PITCHES
+            for e in DEFAULT_STYLES.emotions
+            for p in DEFAULT_STYLES.pitches
             if (r, "female", e, p) in f0 and (r, "male", e, p) in f0
         ]
         both = [pair for pair in pairs if min(pair) > 0]

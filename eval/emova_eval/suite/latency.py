@@ -150,7 +150,7 @@ class AssistantTalker:
     def talk(self, audio: str) -> Iterator[Moment]:
         """What the assistant writes and says, as it comes."""
         from emova.events import AudioChunk
-        from emova.reply.json import TextDelta
+        from emova.reply.parser import TextDelta
 
         begun = time.perf_counter()
         for event in self.assistant.conversation().stream(audio=audio):

@@ -17,7 +17,8 @@ from PIL import Image
 
 from emova.core.errors import InputError
 from emova.core.tar_samples import Member, read_shard
-from emova.speech.style import EMOTIONS, PITCHES
+from emova.speech.style import DEFAULT_STYLES, StyleSet
+from emova_train.core.renamed import AUGMENTED, REGIONS, set_names
 
 PICTURE_ENDINGS = ("png", "jpg", "jpeg", "webp")
 
@@ -44,7 +45,7 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Mark:
+class Region:
     """A thing in a picture: its name or what is written there, and where, ``left, top, right, bottom`` in 0..1."""
 
     text: str
@@ -63,7 +64,7 @@ class Picture:
     kind: str
     caption: str
     exchanges: tuple[Exchange, ...]
-    marks: tuple[Mark, ...] = ()
+    regions: tuple[Region, ...] = ()
     reordered: tuple[str, ...] = ()
 
     def load(self) -> Image.Image:
@@ -105,31 +106,37 @@ class Recipe:
         pictures: with their exchanges.
         questions: spoken questions, several voices a text.
         answers: spoken answers, one rendering a text, in the canonical voice.
-        heard: utterances for transcription.
-        said: utterances for reading aloud.
+        asr: utterances for transcription.
+        tts: utterances for reading aloud.
     """
 
     talk: tuple[Exchange, ...]
     pictures: tuple[Picture, ...]
     questions: Voices
     answers: Voices
-    heard: Voices
-    said: Voices
+    asr: Voices
+    tts: Voices
 
 
-def _exchange(row: dict[str, Any], source: Path) -> Exchange:
-    emotion, pitch = row.get("emotion", "neutral"), row.get("pitch", "normal")
-    if emotion not in EMOTIONS or pitch not in PITCHES:
-        raise InputError(f"{source}: a row has emotion {emotion!r}, pitch {pitch!r}; make the data again")
+def _exchange(row: dict[str, Any], source: Path, styles: StyleSet) -> Exchange:
+    emotion, pitch = row.get("emotion", styles.emotions[0]), row.get("pitch", styles.pitches[0])
+    if emotion not in styles.emotions or pitch not in styles.pitches:
+        raise InputError(
+            f"{source}: a row has emotion {emotion!r}, pitch {pitch!r}, and the model has not; make the data again, or "
+            "name them in the model's styles"
+        )
     kind = row.get("type") or row.get("intent") or ""
     return Exchange(row["question"].strip(), row["answer"].strip(), emotion, pitch, kind)
 
 
-def _mark(row: dict[str, Any], source: Path) -> Mark:
-    left, top, right, bottom = row["box"]
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise InputError(f"{source}: the mark {row['text']!r} lies outside its picture; make the pictures again")
-    return Mark(row["text"], (left, top, right, bottom))
+def _regions(record: dict[str, Any], source: Path) -> tuple[Region, ...]:
+    regions = []
+    for row in next((record[name] for name in REGIONS if name in record), ()):
+        left, top, right, bottom = row["box"]
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise InputError(f"{source}: the region {row['text']!r} lies outside its picture; make the pictures again")
+        regions.append(Region(row["text"], (left, top, right, bottom)))
+    return tuple(regions)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -147,10 +154,10 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def read_talk(root: Path, split: str) -> tuple[Exchange, ...]:
+def read_talk(root: Path, split: str, styles: StyleSet = DEFAULT_STYLES) -> tuple[Exchange, ...]:
     """The exchanges of ``text/talk.jsonl``."""
     path = root / "text" / "talk.jsonl"
-    return tuple(_exchange(row, path) for row in read_rows(path) if row.get("split") == split)
+    return tuple(_exchange(row, path, styles) for row in read_rows(path) if row.get("split") == split)
 
 
 def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str = "units") -> Voices:
@@ -161,9 +168,10 @@ def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str =
     """
     rows: list[Utterance] = []
     for name in sets:
-        path = root / folder / f"{name}.jsonl"
+        paths = [root / folder / f"{each}.jsonl" for each in set_names(name)]
+        path = next((path for path in paths if path.is_file()), paths[0])
         if not path.is_file():
-            raise InputError(f"{path}: missing; run `python -m emova_train.data.units --set {name}` first")
+            raise InputError(f"{path}: missing; run `emova train units --set {name.removesuffix(AUGMENTED)}` first")
         for row in read_rows(path):
             if (split is None or row["split"] == split) and row["units"]:
                 units = np.asarray(row["units"], dtype=np.uint16)
@@ -171,7 +179,7 @@ def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str =
     return Voices(rows)
 
 
-def read_pictures(root: Path, split: str) -> tuple[Picture, ...]:
+def read_pictures(root: Path, split: str, styles: StyleSet = DEFAULT_STYLES) -> tuple[Picture, ...]:
     """The pictures of ``pictures/{kind}-{split}-{n}.tar``; only their records are read now.
 
     Raises:
@@ -189,12 +197,12 @@ def read_pictures(root: Path, split: str) -> tuple[Picture, ...]:
                 record = json.loads(members["json"].read())
             except ValueError:
                 raise InputError(f"{shard}: the record of {key} is damaged; make the pictures again") from None
-            exchanges = tuple(_exchange(row, shard) for row in record["questions"])
-            marks = tuple(_mark(row, shard) for row in record.get("marks", ()))
+            exchanges = tuple(_exchange(row, shard, styles) for row in record["questions"])
+            regions = _regions(record, shard)
             kind, caption = record["kind"], record.get("caption", "").strip()
             reordered = tuple(record.get("reordered", ()))
             pictures.append(
-                Picture(key, shard, picture.offset, picture.size, kind, caption, exchanges, marks, reordered)
+                Picture(key, shard, picture.offset, picture.size, kind, caption, exchanges, regions, reordered)
             )
     return tuple(pictures)
 
@@ -205,19 +213,21 @@ def read_recipe(
     *,
     speech: bool = True,
     questions: Sequence[str] = ("question",),
-    heard: Sequence[str] = ("question",),
-    said: Sequence[str] = ("answer",),
+    asr: Sequence[str] = ("question",),
+    tts: Sequence[str] = ("answer",),
     units: str = "units",
+    styles: StyleSet = DEFAULT_STYLES,
 ) -> Recipe:
     """Read one split of a recipe's data.
 
     Args:
         speech: without it no units are read and the tasks that need them have no samples.
         questions: the sets of units that ask.
-        heard: the sets of units for transcription.
-        said: the sets of units for reading aloud; all of them where none is of the split (one voice says each text
+        asr: the sets of units for transcription.
+        tts: the sets of units for reading aloud; all of them where none is of the split (one voice says each text
             once, so there may be none to hold out).
         units: the folder that the units are in.
+        styles: the emotions and pitches that the model has.
 
     Raises:
         InputError: the folder or a set of units is missing, or a file is damaged.
@@ -227,11 +237,11 @@ def read_recipe(
         raise InputError(f"{root}: no such folder; run `emova data nano` first")
     nobody = Voices([])
     return Recipe(
-        talk=read_talk(root, split),
-        pictures=read_pictures(root, split),
+        talk=read_talk(root, split, styles),
+        pictures=read_pictures(root, split, styles),
         questions=read_units(root, questions, split, units) if speech else nobody,
         # The answers' texts are shared by the splits: what is held out are questions, pictures and voices.
         answers=read_units(root, ["answer"], None, units) if speech else nobody,
-        heard=read_units(root, heard, split, units) if speech else nobody,
-        said=(read_units(root, said, split, units) or read_units(root, said, None, units)) if speech else nobody,
+        asr=read_units(root, asr, split, units) if speech else nobody,
+        tts=(read_units(root, tts, split, units) or read_units(root, tts, None, units)) if speech else nobody,
     )

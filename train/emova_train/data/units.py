@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from emova.core.seeding import generator
 from emova.core.errors import InputError
+from emova.core.seeding import generator
 from emova_train.core.program import run_module
 from emova_train.data.recordings import Recording, read_recordings
 from emova_train.s2u.data import faster, from_a_stranger, perturb
@@ -127,7 +127,7 @@ def _job(job: tuple[str, Path, Path, bool, str]) -> ShardResult:
     if folder not in _loaded:
         import torch
 
-        from emova.speech.tokenizer.loading import load_tokenizer
+        from emova.checkpoint.registry import load_tokenizer
 
         torch.set_num_threads(1)
         _loaded[folder] = load_tokenizer(folder).to("cuda" if torch.cuda.is_available() else "cpu")

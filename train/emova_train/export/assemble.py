@@ -57,7 +57,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
     Raises:
         InputError: a part is missing, does not fit the others, or the whole is too large.
     """
-    from emova.checkpoint.loading import load_parts
+    from emova.checkpoint.loading import checkpoint_styles, load_parts
 
     with staged_folder(config.out) as staged:
         _write_model(config.model, staged)
@@ -65,7 +65,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
         prototypes = config.prototypes or config.speech_detokenizer / StylePrototypes.FILE_NAME
         if not prototypes.is_file():
             raise InputError(f"{prototypes}: no style prototypes there; make them first, or give --prototypes")
-        StylePrototypes.load(prototypes).save(staged)
+        StylePrototypes.load(prototypes, checkpoint_styles(staged)).save(staged)
         load_parts(staged)
         sizes = part_sizes(staged)
         total = sum(sizes.values())
@@ -96,17 +96,24 @@ def _write_model(source: Path, folder: Path) -> None:
 
 
 def _write_speech(config: AssembleConfig, folder: Path) -> None:
+    from emova.checkpoint.registry import load_detokenizer, load_tokenizer
     from emova.core.weights import save_folder
     from emova.speech.detokenizer.u2s import U2SDetokenizer
     from emova.speech.tokenizer.s2u import S2UTokenizer
 
-    tokenizer = S2UTokenizer.from_pretrained(config.speech_tokenizer)
-    state = tokenizer.state_dict()
-    if not config.phone_decoder:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(PHONE_DECODER)}
-    save_folder(folder / "speech_tokenizer", tokenizer.config, state, config.tokenizer_storage)
-    detokenizer = U2SDetokenizer.from_pretrained(config.speech_detokenizer)
-    detokenizer.save_pretrained(folder / "speech_detokenizer", config.detokenizer_storage)
+    tokenizer = load_tokenizer(config.speech_tokenizer)
+    if isinstance(tokenizer, S2UTokenizer):
+        state = tokenizer.state_dict()
+        if not config.phone_decoder:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(PHONE_DECODER)}
+        save_folder(folder / "speech_tokenizer", tokenizer.config, state, config.tokenizer_storage)
+    else:  # other kinds have a storage of their own
+        tokenizer.save_pretrained(folder / "speech_tokenizer")
+    detokenizer = load_detokenizer(config.speech_detokenizer)
+    if isinstance(detokenizer, U2SDetokenizer):
+        detokenizer.save_pretrained(folder / "speech_detokenizer", config.detokenizer_storage)
+    else:
+        detokenizer.save_pretrained(folder / "speech_detokenizer")
 
 
 def part_sizes(folder: Path) -> dict[str, int]:

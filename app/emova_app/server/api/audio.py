@@ -13,7 +13,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from emova.assistant import Assistant
-from emova.reply.json import PieceReader
+from emova.reply.parser import PieceReader
 from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
 from emova.speech.style import Style
@@ -22,7 +22,7 @@ from emova_app.server.api.encode import MEDIA_TYPES, Encoder, Format
 from emova_app.server.api.media import to_base64
 from emova_app.server.errors import as_api_error, described
 from emova_app.server.http.streams import Stream, event, event_stream
-from emova_app.server.service import Service, find_voice
+from emova_app.server.service import Service, check_style, find_voice
 
 
 class SpeechRequest(BaseModel):
@@ -32,10 +32,10 @@ class SpeechRequest(BaseModel):
 
     model: Short
     input: Text
-    voice: Short | VoiceId = "female"
+    voice: Short | VoiceId | None = None
     response_format: Format = "mp3"
-    emotion: Emotion = "neutral"
-    pitch: Pitch = "normal"
+    emotion: Emotion | None = None
+    pitch: Pitch | None = None
     speed: Annotated[float, Field(ge=1, le=1)] | None = None  # the only one
     stream_format: Literal["audio", "sse"] = "audio"
 
@@ -91,8 +91,10 @@ def router(service: Service) -> APIRouter:
     async def speech(request: Request, wish: SpeechRequest) -> Response:
         """Read a text aloud; the sound comes while it is made."""
         service.check_model(wish.model)
-        voice = find_voice(wish.voice if isinstance(wish.voice, str) else wish.voice.id)
-        return await _speech(service, wish, Style(voice, wish.emotion, wish.pitch), request.state.deadline)
+        styles = service.assistant.styles
+        voice = find_voice(styles, wish.voice.id if isinstance(wish.voice, VoiceId) else wish.voice)
+        check_style(styles, wish.emotion, wish.pitch)
+        return await _speech(service, wish, styles.parse(voice, wish.emotion, wish.pitch), request.state.deadline)
 
     @routes.post(
         "/v1/audio/transcriptions",

@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from emova.events import AudioChunk, Done, Event
-from emova.reply.json import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
+from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
 from emova_app.server.api.chat_types import AnswerChoice, AnswerMessage, ChatAnswer, ChatRequest, SpokenAudio, Usage
 from emova_app.server.api.encode import Encoder, encode
 from emova_app.server.api.media import to_base64

@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Emotion = Literal["neutral", "happy", "sad", "angry"]
-Pitch = Literal["normal", "low", "high"]
+from emova_app.server.api.styles import STYLE_WORD
+
+# Which words there are, the loaded checkpoint says: ``styles.show_styles`` writes them into the document.
+Emotion = Annotated[str, Field(max_length=200, json_schema_extra={STYLE_WORD: "emotions"})]
+Pitch = Annotated[str, Field(max_length=200, json_schema_extra={STYLE_WORD: "pitches"})]
 Text = Annotated[str, Field(max_length=100_000)]
 Short = Annotated[str, Field(max_length=200)]
 
@@ -82,8 +85,8 @@ class AssistantMessage(_Strict):
     role: Literal["assistant"]
     content: Text | Annotated[list[TextPart], Field(max_length=64)] | None = None
     audio: AudioReference | None = None
-    emotion: Emotion = "neutral"
-    pitch: Pitch = "normal"
+    emotion: Emotion | None = None
+    pitch: Pitch | None = None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
@@ -98,7 +101,7 @@ class VoiceId(_Strict):
 class AudioWish(_Strict):
     """How the answer should sound."""
 
-    voice: Short | VoiceId = "female"
+    voice: Short | VoiceId | None = None
     format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"] = "wav"
 
 

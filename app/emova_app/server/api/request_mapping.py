@@ -12,10 +12,12 @@ import numpy as np
 from emova.core.errors import InputError
 from emova.decoding.sampling import Sampling
 from emova.events import Event
-from emova.reply.json import ReplyLimits, SpokenReply
+from emova.reply.format import ReplyLimits
+from emova.reply.parser import SpokenReply
 from emova.session.events import Cancelled, Failed, SessionEvent
 from emova.session.session import FAULT, Session
 from emova.speech.audio import load_audio
+from emova.speech.style import StyleSet
 from emova_app.server.api.chat_types import (
     AssistantMessage,
     ChatRequest,
@@ -23,10 +25,11 @@ from emova_app.server.api.chat_types import (
     SystemMessage,
     TextPart,
     UserMessage,
+    VoiceId,
 )
 from emova_app.server.api.media import from_base64, read_picture
 from emova_app.server.errors import INTERNAL, ApiError
-from emova_app.server.service import Service, find_voice
+from emova_app.server.service import Service, check_style, find_voice
 
 
 @dataclass
@@ -101,7 +104,10 @@ def _recalled(service: Service, message: AssistantMessage, question: Question) -
     text = content if isinstance(content, str) else "".join(part.text for part in content or ())
     if not text.strip():
         raise InputError("messages: an earlier answer is empty; send its text or the id of its audio")
-    return SpokenReply(question.text or "", service.assistant._check_text(text), message.emotion, message.pitch, ())
+    styles = service.assistant.styles
+    check_style(styles, message.emotion, message.pitch)
+    style = styles.parse(None, message.emotion, message.pitch)
+    return SpokenReply(question.text or "", service.assistant._check_text(text), style.emotion, style.pitch, ())
 
 
 def _sampling(request: ChatRequest, usual: Sampling) -> Sampling:
@@ -121,20 +127,19 @@ def limits_of(request: ChatRequest, usual: ReplyLimits) -> ReplyLimits:
     return usual if most is None else replace(usual, max_text_tokens=min(most, usual.max_text_tokens))
 
 
-def voice_of(request: ChatRequest) -> str:
+def voice_of(request: ChatRequest, styles: StyleSet) -> str:
     """Raises: ApiError: there is no such voice."""
-    if request.audio is None:
-        return find_voice("female")
-    voice = request.audio.voice
-    return find_voice(voice if isinstance(voice, str) else voice.id, "audio.voice")
+    voice = None if request.audio is None else request.audio.voice
+    return find_voice(styles, voice.id if isinstance(voice, VoiceId) else voice, "audio.voice")
 
 
 async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple[Event, Session], None]:
     """The events of the answer to a request's conversation. Raises: InputError, ApiError."""
+    check_style(service.assistant.styles, request.emotion, request.pitch)
     instructions = _system(request)
     if len(instructions) > service.assistant.config.max_text_characters:
         raise InputError("messages: the instructions are too long; shorten them")
-    async with service.session(voice_of(request), instructions) as session:
+    async with service.session(voice_of(request, service.assistant.styles), instructions) as session:
         question = Question()
         for message in request.messages:
             if isinstance(message, UserMessage):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emova.events import AudioChunk, Done
-from emova.reply.json import StyleChosen, TextDelta, TranscriptDelta
+from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
 from emova.session.events import Cancelled, Failed, SessionEvent
 from emova.session.session import FAULT
 from emova_app.server.api.encode import pcm16

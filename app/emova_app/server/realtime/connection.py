@@ -18,7 +18,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from emova.core.errors import InputError
-from emova.reply.json import SpokenReply
+from emova.reply.parser import SpokenReply
 from emova.session.session import Session
 from emova.speech.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
 from emova_app.server.api.media import from_base64, read_picture
@@ -27,7 +27,7 @@ from emova_app.server.http.front import new_id
 from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import RATE, Answering
 from emova_app.server.realtime.settings import Settings, chosen_voice
-from emova_app.server.service import Service, find_voice
+from emova_app.server.service import Service, check_style
 
 MAX_ITEMS = 256
 MAX_DEFERRED = 64
@@ -44,7 +44,8 @@ class Connection:
     def __init__(self, socket: WebSocket, service: Service, session: Session) -> None:
         self.socket, self.service, self.session = socket, service, session
         self.id, self.conversation = new_id("sess"), new_id("conv")
-        self.settings = Settings()
+        styles = service.assistant.styles
+        self.settings = Settings(styles, styles.voices[0])
         self.rate: int = service.assistant.speech_tokenizer.sample_rate
         self.max_samples = int(service.assistant.config.audio_limits.max_seconds * self.rate)
         self.items: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -371,7 +372,8 @@ class Connection:
         chosen, usual = self.settings, self.service.assistant.config.reply_limits
         voice = chosen.voice
         if wish.audio is not None and wish.audio.output is not None and wish.audio.output.voice is not None:
-            voice = chosen_voice(wish.audio.output.voice)
+            voice = chosen_voice(chosen.styles, wish.audio.output.voice)
+        check_style(chosen.styles, wish.emotion, wish.pitch)
         spoken = "audio" in (wish.output_modalities or chosen.modalities)
         wanted = self._spoken_item if chosen.transcription else None
         self.answering = answering = Answering(
@@ -456,7 +458,7 @@ def router(service: Service) -> APIRouter:
             await socket.send_denial_response(error.response())
             return
         offered = socket.scope.get("subprotocols", ())
-        async with service.session(find_voice("female")) as session:
+        async with service.session(service.assistant.styles.voices[0]) as session:
             await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
             with contextlib.suppress(WebSocketDisconnect):
                 await Connection(socket, service, session).serve()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from emova.speech.style import StyleSet
 from emova.speech.vad import TurnConfig
 from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import RATE
-from emova_app.server.service import find_voice
+from emova_app.server.service import check_style, find_voice
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class Settings:
     """What a client has chosen.
 
     Attributes:
+        styles: what the checkpoint has; a client cannot change it.
         turns: None leaves it to the client when a question ends.
         transcription: a name if the client wants to read what it said.
     """
 
+    styles: StyleSet
+    voice: str
     instructions: str = ""
-    voice: str = "female"
     modalities: tuple[str, ...] = ("audio",)
     turns: TurnConfig | None = field(default_factory=TurnConfig)
     transcription: str | None = None
@@ -29,15 +32,16 @@ class Settings:
     pitch: str | None = None
 
     def changed(self, wish: types.SessionWish, model: str) -> Settings:
-        """With what ``wish`` says; what it does not name stays. Raises: ApiError: there is no such voice."""
+        """With what ``wish`` says; what it does not name stays. Raises: ApiError: there is no such voice or style."""
         changes: dict[str, Any] = {name: getattr(wish, name) for name in {"emotion", "pitch"} & wish.model_fields_set}
+        check_style(self.styles, changes.get("emotion"), changes.get("pitch"))
         if wish.instructions is not None:
             changes["instructions"] = wish.instructions
         if wish.output_modalities is not None:
             changes["modalities"] = tuple(wish.output_modalities)
         sound = wish.audio or types.Audio()
         if sound.output is not None and sound.output.voice is not None:
-            changes["voice"] = chosen_voice(sound.output.voice)
+            changes["voice"] = chosen_voice(self.styles, sound.output.voice)
         if sound.input is not None:
             if "turn_detection" in sound.input.model_fields_set:
                 changes["turns"] = _turn_config(sound.input.turn_detection)
@@ -74,9 +78,9 @@ class Settings:
         }
 
 
-def chosen_voice(wanted: str | types.VoiceId) -> str:
+def chosen_voice(styles: StyleSet, wanted: str | types.VoiceId) -> str:
     """Our voice for a client's. Raises: ApiError: there is no such voice."""
-    return find_voice(wanted if isinstance(wanted, str) else wanted.id)
+    return find_voice(styles, wanted if isinstance(wanted, str) else wanted.id)
 
 
 def _turn_config(wish: types.ServerVad | None) -> TurnConfig | None:

@@ -17,8 +17,8 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
-from emova.speech.style import EMOTIONS, PITCHES
 from emova_data.nano.speech.shards import Item
+from emova_data.nano.voices.styles import NANO_STYLES
 from emova_data.nano.voices.voices import FLITE_VOICES, KOKORO_ALL, KOKORO_VOICES, PSEUDO_VOICES
 
 SPEECH_RATE = 16000
@@ -28,7 +28,7 @@ _FLITE = tuple(f"flite/{name}" for name in FLITE_VOICES)
 _KOKORO = tuple(f"kokoro/{name}" for name in KOKORO_VOICES)
 _CANONICAL = ("hibari/female", "hibari/male")
 _FESTIVAL = ("festival/kal_diphone", "festival/ked_diphone", "festival/cmu_us_slt_arctic_hts")
-_ALL_STYLES = tuple((emotion, pitch) for emotion in EMOTIONS for pitch in PITCHES)
+_ALL_STYLES = tuple((emotion, pitch) for emotion in NANO_STYLES.emotions for pitch in NANO_STYLES.pitches)
 _NEUTRAL = ("neutral", "normal")
 
 

@@ -51,9 +51,9 @@ import yaml
 from emova.core.levenshtein import edit_distance
 from emova_data.nano.text.sentences import write_jsonl
 from emova_data.nano.text.spoken_text import number_words, words
+from emova_data.nano.voices.styles import NANO_STYLES
 
-EMOTIONS = ("neutral", "happy", "sad", "angry")
-PITCHES = ("normal", "low", "high")
+EMOTIONS, PITCHES = NANO_STYLES.emotions, NANO_STYLES.pitches
 MAX_WORDS = 14
 MORE_FOLDERS = {"talk_more": "more", "talk_more_2": "more 1"}
 """Folders of further phrasings, in the order in which they came, and what names each one's random choices."""

@@ -13,7 +13,7 @@ import numpy as np
 import soxr
 
 from emova.core.seeding import generator
-from emova.speech.style import EMOTIONS, PITCHES
+from emova_data.nano.voices.styles import NANO_STYLES
 from emova_data.nano.voices.voices import PSEUDO_VOICES, Voices
 
 _FIRST = PSEUDO_VOICES + 100  # far from the numbers of the training voices
@@ -34,7 +34,7 @@ _SENTENCES = (
 def render_judge_voices(per_style: int, seed: int, sample_rate: int) -> Iterator[tuple[str, np.ndarray]]:
     """``per_style`` utterances of each (emotion, pitch), each by another voice: (emotion, samples [T])."""
     voices = Voices(Path())
-    for emotion, pitch in product(EMOTIONS, PITCHES):
+    for emotion, pitch in product(NANO_STYLES.emotions, NANO_STYLES.pitches):
         for index in range(per_style):
             rng = generator("judge", emotion, pitch, index, seed)
             voice = f"hibari/p{_FIRST + index}"

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emova.speech.style import EMOTIONS, PITCHES
+from emova.speech.style import StyleSet
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ EMOTION_RENDERINGS: dict[str, Rendering] = {
                        jitter=0.02),
 }  # fmt: skip
 PITCH_FACTORS: dict[str, float] = {"normal": 1.0, "low": 0.80, "high": 1.25}
-assert tuple(EMOTION_RENDERINGS) == EMOTIONS and tuple(PITCH_FACTORS) == PITCHES
+NANO_STYLES = StyleSet(emotions=tuple(EMOTION_RENDERINGS), pitches=tuple(PITCH_FACTORS))
+"""The styles that the recipe has data for; the first emotion and pitch are the plain ones."""
 
 
 def rendering(emotion: str, pitch: str) -> Rendering:

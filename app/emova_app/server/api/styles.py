@@ -1,0 +1,40 @@
+"""The loaded checkpoint's styles in the OpenAPI document: fields that hold such a word list what it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+
+from emova.speech.style import StyleSet
+
+STYLE_WORD = "x-emova-words"
+"""Marks a field in the schema: ``emotions`` or ``pitches``."""
+
+
+def show_styles(app: FastAPI, styles: StyleSet) -> None:
+    """Let the application's document say which words its checkpoint has."""
+    plain: Callable[[], dict[str, Any]] = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = plain()
+            _fill(app.openapi_schema, styles.to_dict())
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to change the document
+
+
+def _fill(node: Any, words: dict[str, list[str]]) -> None:
+    """Each marked schema below ``node`` gets an ``enum``."""
+    if isinstance(node, list):
+        for each in node:
+            _fill(each, words)
+    elif isinstance(node, dict):
+        name = node.pop(STYLE_WORD, None)
+        if name is not None:
+            node.pop("maxLength", None)
+            node["enum"] = words[name]
+        for each in node.values():
+            _fill(each, words)
