@@ -11,7 +11,7 @@ import soundfile
 from emova.core.errors import InputError
 from emova_data.nano.speech.actors import Container, Script
 from emova_data.nano.speech.labelled import Recordings, is_test
-from emova_train.data.recordings import read_recordings
+from emova_data.records.recordings import read_recordings
 
 
 def mp3(seconds: float, rate: int = 11025) -> bytes:

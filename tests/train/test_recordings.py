@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from emova.core.errors import InputError
-from emova_train.data.recordings import Recording, read_recordings
+from emova_data.records.recordings import Recording, read_recordings
 from emova_train.s2u.data import ClipStore
 from emova_train.u2s.data import cache_shard
 from tests.train.test_tokenize_shards import flac, write_shard

@@ -18,7 +18,7 @@ from emova.speech.features import MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStageConfig
-from emova_train.data.recordings import read_recordings
+from emova_data.records.recordings import read_recordings
 from emova_train.data.units import batches, main, tokenize_set
 
 

@@ -24,8 +24,8 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
+from emova_data.records.recordings import Recording, read_recordings
 from emova_train.core.program import run_module
-from emova_train.data.recordings import Recording, read_recordings
 from emova_train.s2u.data import faster, from_a_stranger, perturb
 
 MAX_SPEED = 0.13

@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from emova.core.errors import InputError
 from emova.speech.tokenizer.phones import BLANK, phone_ids
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova_train.data.recordings import read_recordings
+from emova_data.records.recordings import read_recordings
 from emova_train.s2u.alignment import align
 
 SAMPLE_RATE = 16000

@@ -18,8 +18,8 @@ import torch
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
+from emova_data.records.recordings import read_recordings
 from emova_train.core.program import run_module
-from emova_train.data.recordings import read_recordings
 
 
 @dataclass(frozen=True)

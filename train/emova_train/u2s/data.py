@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
-from emova_train.data.recordings import read_recordings
+from emova_data.records.recordings import read_recordings
 from emova_train.s2u.data import from_a_stranger, perturb
 
 SAMPLE_RATE = 24000

@@ -115,7 +115,7 @@ def make_changed(
 
 
 def _change_shard(job: tuple[Path, Path, int]) -> ShardInfo:
-    from emova_train.data.recordings import read_recordings
+    from emova_data.records.recordings import read_recordings
 
     path, shard, seed = job
     made_of = read_info(shard)
