@@ -1,7 +1,8 @@
 """lmms-eval's own command line, started so that it runs beside a CPU build of torch: ``python -m`` this module.
 
 ``python -m emova_eval.adapters.run_lmms_eval --model emova --model_args pretrained=emova-nano --tasks ai2d``; all
-words after the module's name are lmms-eval's. A task of your own on local data is a YAML file in the folder of ``--include_path``.
+words after the module's name are lmms-eval's. A task of your own on local data is a YAML file in the folder of
+``--include_path``.
 """
 
 from __future__ import annotations
