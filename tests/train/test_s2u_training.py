@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from scipy.signal import lfilter
 from emova.core.errors import InputError
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
-from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES, PHONES, collapse, phone_ids, phone_names
+from emova.speech.tokenizer.phones import BLANK, PHONES, PhoneInventory, collapse, is_mark, told_unknown
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
@@ -69,10 +70,34 @@ def shards(tmp_path: Path) -> str:
 
 
 def test_phone_names_invert_and_unknown_marks_are_left_out() -> None:
-    assert len(set(PHONES)) == len(PHONES) == NUM_CLASSES - 1
-    assert phone_names(phone_ids(PHONES)) == list(PHONES)
-    assert phone_names(phone_ids(["ˈ", "g", "O", ",", "zh:ang1", "zh:ang5"])) == ["ɡ", "O", "zh:ang1", "zh:ang5"]
+    inventory = PhoneInventory()
+    assert len(set(PHONES)) == len(PHONES) == inventory.classes - 1
+    assert inventory.names(inventory.ids(PHONES).ids) == list(PHONES)
+    ids, unknown = inventory.ids(["ˈ", "g", "O", ",", "zh:ang1", "zh:ang5"])
+    assert inventory.names(ids) == ["ɡ", "O", "zh:ang1", "zh:ang5"] and not unknown
     assert collapse([0, 3, 3, 0, 3, 5, 5, 0]) == [3, 3, 5]
+
+
+FRENCH = "bɔ̃ʒuʁ, ʒə nə sɛ pɑ lœvʁ ø yn ɲ ɥ kɔmɑ̃ sa va"  # what a French text to phones gives
+
+
+def test_phones_that_the_inventory_lacks_are_counted_and_a_language_is_added_by_the_config() -> None:
+    sounds = [symbol for symbol in FRENCH if not is_mark(symbol)]
+    ids, unknown = PhoneInventory().ids(FRENCH)
+    assert unknown.total() + len(ids) == len(sounds), "every sound is mapped or counted"
+    assert dict(unknown) == {"ʁ": 2, "œ": 1, "ø": 1, "y": 1, "ɲ": 1, "ɥ": 1, "\u0303": 2}
+    line = told_unknown(unknown)
+    assert "9 phones of 7 kinds" in line and "ʁ 2" in line and "\n" not in line and told_unknown(Counter()) == ""
+    french = S2UConfig(stages=TINY.stages, phones=[*PHONES, *unknown])
+    model = S2UTokenizer(french)
+    assert not model.inventory.ids(FRENCH).unknown
+    assert model.inventory.names(model.inventory.ids(FRENCH).ids) == sounds
+    assert model.phone_decoder.ctc_head.out_features == 2 * (len(PHONES) + len(unknown) + 1)
+    # A spelling that the inventory has for itself is not taken for its English neighbour.
+    assert PhoneInventory(("e", "ɛ")).ids("eɛ").ids == [1, 2] and PhoneInventory(("ɛ",)).ids("eɛ").ids == [1, 1]
+    for wrong in ((), ("a", "a"), ("a", ""), ("a", "ˈ")):
+        with pytest.raises(InputError, match="phones"):
+            PhoneInventory(wrong)
 
 
 def test_the_store_decodes_once_to_16_khz(shards: str, tmp_path: Path) -> None:
@@ -193,6 +218,31 @@ def test_a_short_run_exports_a_tokenizer(shards: str, tmp_path: Path) -> None:
     model = S2UTokenizer.from_pretrained(tmp_path / "run" / "export")
     store = ClipStore([shards], tmp_path / "cache")
     assert phone_errors(model, store, store.clips[:1])["phone_error/two"] >= 0
+
+
+def test_phones_without_a_class_are_told_and_teach_nothing(tmp_path: Path, capsys) -> None:
+    """Their stretches are neither silence nor another sound."""
+    meta = {"phones": ["h", "ʁ", "ˈ", "O"], "alignment": [["h", 0.1, 0.2], ["ʁ", 0.2, 0.4], ["O", 0.4, 0.9]]}
+    with tarfile.open(tmp_path / "fr-000000.tar", "w") as tar:
+        for clip in range(2):
+            flac = io.BytesIO()
+            soundfile.write(flac, np.random.default_rng(clip).standard_normal(16000) * 0.1, 16000, format="FLAC")
+            for kind, data in (("flac", flac.getvalue()), ("json", json.dumps(meta).encode())):
+                member = tarfile.TarInfo(f"clip{clip}.{kind}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    pattern = str(tmp_path / "fr-*.tar")
+    store = ClipStore([pattern], tmp_path / "cache")
+    assert store.unknown == {"ʁ": 2} and len(store.clips[0].phones) == 2
+    labels = frame_labels(store.clips[0], 0, 16000).tolist()
+    assert labels[12:18] == [IGNORED] * 6 and labels[0] == BLANK and IGNORED not in labels[25:]
+    french = PhoneInventory((*PHONES, "ʁ"))
+    again = ClipStore([pattern], tmp_path / "cache", inventory=french)
+    assert not again.unknown and french.names(again.clips[0].phones) == ["h", "ʁ", "O"]
+    run = RunConfig(str(tmp_path / "run"), max_steps=1, batch_size=1, eval_every=5, save_every=5, log_every=1)
+    config = {"run": run, "train": [SourceConfig(pattern, 1.0)], "cache": str(tmp_path / "cache"), "batch_seconds": 2.0}
+    train(S2UTrainConfig(model=TINY, **config))
+    assert "2 phones of 1 kinds are not in the inventory" in capsys.readouterr().err
 
 
 def test_no_shards_and_a_misfit_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from emova.speech.tokenizer.phones import NUM_CLASSES, collapse
+from emova.speech.tokenizer.phones import collapse
 from emova.speech.tokenizer.spiral import Block, block_causal_mask
 
 
@@ -41,16 +41,19 @@ class PhoneDecoder(nn.Module):
     are the phones, but for doubled ones) and learns what the context changes in it.
     """
 
-    def __init__(self, code_dim: int, config: PhoneDecoderConfig, block_units: int, left_blocks: int) -> None:
+    def __init__(
+        self, code_dim: int, config: PhoneDecoderConfig, block_units: int, left_blocks: int, classes: int
+    ) -> None:
         super().__init__()
+        self.classes = classes  # phones, and the blank
         self.config, self.block_units, self.left_blocks = config, block_units, left_blocks
         self.lift = nn.Sequential(
             nn.Linear(5 * code_dim, config.width), nn.GELU(), nn.Linear(config.width, config.width), nn.GELU()
         )
-        self.frame_head = nn.Linear(config.width, config.labels_per_unit * NUM_CLASSES)
+        self.frame_head = nn.Linear(config.width, config.labels_per_unit * classes)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.ffn) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.ctc_head = nn.Linear(config.width, config.labels_per_unit * NUM_CLASSES)
+        self.ctc_head = nn.Linear(config.width, config.labels_per_unit * classes)
 
     def forward(self, codes_BUC: Tensor, lengths_B: Tensor | None = None) -> PhoneLogits:
         """Codes ``[B, U, C]`` to logits."""
@@ -61,8 +64,8 @@ class PhoneDecoder(nn.Module):
         frames_BUW = lifted_BUW
         for block in self.blocks:
             frames_BUW, _ = block(frames_BUW, mask)
-        frame = self.frame_head(lifted_BUW).unflatten(-1, (-1, NUM_CLASSES)).flatten(1, 2)
-        context = self.ctc_head(self.norm(frames_BUW)).unflatten(-1, (-1, NUM_CLASSES)).flatten(1, 2)
+        frame = self.frame_head(lifted_BUW).unflatten(-1, (-1, self.classes)).flatten(1, 2)
+        context = self.ctc_head(self.norm(frames_BUW)).unflatten(-1, (-1, self.classes)).flatten(1, 2)
         return PhoneLogits(ctc=frame.detach() + context, frame=frame)
 
     @torch.inference_mode()

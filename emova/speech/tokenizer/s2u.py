@@ -22,7 +22,7 @@ from emova.core.weights import Storage, load_state, read_folder, save_folder
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
-from emova.speech.tokenizer.phones import phone_names
+from emova.speech.tokenizer.phones import PHONES, PhoneInventory
 from emova.speech.tokenizer.quantizers import EvenProjection, FiniteScalarQuantizer
 from emova.speech.tokenizer.spiral import EncoderState, SpiralConvConfig, SpiralEncoder, SpiralStage, SpiralStageConfig
 
@@ -48,8 +48,11 @@ class S2UConfig:
     bottleneck: int = 0  # width of a layer before the code's dimensions; 0 = none
     decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
     kind: str = "s2u"
+    phones: list[str] = field(default_factory=lambda: list(PHONES))
+    """What the phone decoder tells apart; adding a language is adding its phones here."""
 
     def __post_init__(self) -> None:
+        PhoneInventory(tuple(self.phones))
         if self.kind != "s2u":
             raise InputError(f"kind={self.kind}: these are the fields of s2u; give kind=s2u")
 
@@ -63,7 +66,10 @@ class S2UTokenizer(MelTokenizer):
         self.encoder = SpiralEncoder(config.mel.n_mels, config.stages, config.block_units, config.left_blocks)
         self.quantizer = FiniteScalarQuantizer(config.levels)
         self.project = EvenProjection(self.encoder.width, self.quantizer.dim, config.bottleneck)
-        self.phone_decoder = PhoneDecoder(self.quantizer.dim, config.decoder, config.block_units, config.left_blocks)
+        self.inventory = PhoneInventory(tuple(config.phones))
+        self.phone_decoder = PhoneDecoder(
+            self.quantizer.dim, config.decoder, config.block_units, config.left_blocks, self.inventory.classes
+        )
         self.unit_samples = config.mel.hop_length * self.encoder.stride
 
     @property
@@ -96,7 +102,9 @@ class S2UTokenizer(MelTokenizer):
         """What the phone decoder reads in each row of units (for measuring; generation does not use it)."""
         lengths_B = torch.tensor([len(row) for row in units], device=self.device)
         padded_BU = nn.utils.rnn.pad_sequence(units, batch_first=True)
-        return [phone_names(row) for row in self.phone_decoder.read(self.quantizer.codes(padded_BU), lengths_B)]
+        return [
+            self.inventory.names(row) for row in self.phone_decoder.read(self.quantizer.codes(padded_BU), lengths_B)
+        ]
 
     @contextmanager
     def streaming(self, batch_size: int = 1) -> Iterator[S2UStream]:

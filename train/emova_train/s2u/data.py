@@ -8,8 +8,10 @@ Shapes: B clips, T samples, L phones of a transcript, N frame labels (50 a secon
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
-from emova.speech.tokenizer.phones import BLANK, phone_ids
+from emova.speech.tokenizer.phones import BLANK, DEFAULT_PHONES, PhoneInventory
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_data.records.recordings import read_recordings
 from emova_train.s2u.alignment import align
@@ -60,9 +62,12 @@ class Clip:
 
 
 def _cache_shard(path: str, folder: Path) -> Path:
-    """Decode ``path`` into ``folder`` unless that is done already; gives the index file."""
+    """Decode ``path`` into ``folder`` unless that is done already; gives the index file.
+
+    The index names the phones, so that it serves every inventory.
+    """
     stat = os.stat(path)
-    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}"
+    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}-named"
     index_path = stem.with_suffix(".json")
     if index_path.is_file():
         return index_path
@@ -72,10 +77,9 @@ def _cache_shard(path: str, folder: Path) -> Path:
         alignment = meta.get("alignment")
         index.append(
             {
-                "key": recording.key, "start": start, "length": len(samples), "phones": phone_ids(meta["phones"]),
+                "key": recording.key, "start": start, "length": len(samples), "phones": list(meta["phones"]),
                 "alignment": alignment and [
-                    ((phone_ids([phone]) or [BLANK])[0], round(a * SAMPLE_RATE), round(b * SAMPLE_RATE))
-                    for phone, a, b in alignment
+                    (phone, round(a * SAMPLE_RATE), round(b * SAMPLE_RATE)) for phone, a, b in alignment
                 ],
                 "family": meta.get("family") or "", "voice": meta.get("voice") or "",
             }
@@ -92,12 +96,24 @@ def _cache_shard(path: str, folder: Path) -> Path:
 
 
 class ClipStore:
-    """All clips of some shards, decoded once, in memory-mapped int16."""
+    """All clips of some shards, decoded once, in memory-mapped int16.
 
-    def __init__(self, patterns: Sequence[str], cache: str | Path, max_seconds: float = 20.0) -> None:
-        """Raises:
+    Attributes:
+        unknown: phones that the inventory lacks, and how often they came; they teach nothing.
+
+    Raises:
         InputError: a pattern matches no shard.
-        """
+    """
+
+    def __init__(
+        self,
+        patterns: Sequence[str],
+        cache: str | Path,
+        max_seconds: float = 20.0,
+        inventory: PhoneInventory = DEFAULT_PHONES,
+    ) -> None:
+        self.inventory = inventory
+        self.unknown: Counter[str] = Counter()
         folder = Path(cache)
         folder.mkdir(parents=True, exist_ok=True)
         self.waves: list[np.ndarray] = []
@@ -112,20 +128,41 @@ class ClipStore:
                 shard = len(self.waves)
                 self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
                 for entry in json.loads(index_path.read_text(encoding="utf-8")):
-                    alignment = entry.pop("alignment")
+                    phones, unknown = inventory.ids(entry["phones"])
+                    self.unknown += unknown
+                    alignment = entry["alignment"]
                     clip = Clip(
-                        shard=shard, alignment=alignment and tuple(map(tuple, alignment)), **{
-                            **entry, "phones": tuple(entry["phones"])},
-                    )  # fmt: skip
+                        key=entry["key"],
+                        shard=shard,
+                        start=entry["start"],
+                        length=entry["length"],
+                        phones=tuple(phones),
+                        alignment=alignment and tuple((self._label(phone), a, b) for phone, a, b in alignment),
+                        family=entry["family"],
+                        voice=entry["voice"],
+                    )
                     # CTC needs a label for each phone, and one more between equal neighbours.
                     room = clip.length // LABEL_SAMPLES > len(clip.phones) * 1.1
                     if clip.phones and room and clip.length <= max_seconds * SAMPLE_RATE:
                         self.clips.append(clip)
                         self.source.append(number)
 
+    def _label(self, phone: str) -> int:
+        """What a stretch of an alignment teaches; silence is the blank."""
+        ids, unknown = self.inventory.ids([phone])
+        return ids[0] if ids else IGNORED if unknown else BLANK
+
     @torch.inference_mode()
-    def align(self, model: S2UTokenizer, path: Path) -> None:
-        """Give each clip without times those that ``model`` finds; they are kept in ``path`` for the next run."""
+    def align(self, model: S2UTokenizer, folder: Path) -> None:
+        """Give each clip without times those that ``model`` finds; they are kept in ``folder`` for the next run.
+
+        Raises:
+            InputError: the model tells other phones apart.
+        """
+        if model.inventory != self.inventory:
+            raise InputError("the aligner tells other phones apart than model.phones; take one of the same inventory")
+        digest = hashlib.sha256(" ".join(self.inventory.phones).encode()).hexdigest()[:8]
+        path = folder / ("alignments.json" if self.inventory == DEFAULT_PHONES else f"alignments-{digest}.json")
         known: dict[str, list[list[int]]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         unknown = [clip for clip in self.clips if clip.alignment is None and clip.key not in known]
         for clip in track(unknown, description="aligning", disable=not unknown):
@@ -248,12 +285,12 @@ class TwoViews(Dataset):
     ) -> None:  # fmt: skip
         self.store, self.seed, self.max_silence = store, seed, max_silence
         self.max_start, self.max_warp, self.max_speed, self.anchored = max_start, max_warp, max_speed, anchored
-        self.batches: list[list[int]] = []
+        self.chosen: list[list[int]] = []
         epoch = 0
-        while len(self.batches) < batches:
-            self.batches += self._epoch(repeats, batch_seconds, np.random.default_rng([seed, epoch]))
+        while len(self.chosen) < batches:
+            self.chosen += self._epoch(repeats, batch_seconds, np.random.default_rng([seed, epoch]))
             epoch += 1
-        self.batches = self.batches[:batches]
+        self.chosen = self.chosen[:batches]
 
     def _epoch(self, repeats: Sequence[float], seconds: float, rng: np.random.Generator) -> list[list[int]]:
         share = np.asarray([repeats[source] for source in self.store.source])
@@ -272,12 +309,12 @@ class TwoViews(Dataset):
         return [batches[index] for index in rng.permutation(len(batches))]
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.chosen)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, index])
         clean, rough, labels, phones, anchored = [], [], [], [], []
-        for number in self.batches[index]:
+        for number in self.chosen[index]:
             clip = self.store.clips[number]
             samples = self.store.samples(clip)
             if self.max_speed > 0:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.core.levenshtein import edit_distance
 from emova.speech.features import MelConfig, hz_to_mel, mel_edges
-from emova.speech.tokenizer.phones import BLANK, NUM_CLASSES
+from emova.speech.tokenizer.phones import BLANK, told_unknown
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
@@ -106,7 +106,9 @@ class S2UTraining(nn.Module):
         self.model, self.weights = model, config
         self.anchor = [anchor.eval().requires_grad_(False)] if anchor else []  # in a list: it is not learnt or saved
         # Read from the encoder before the bottleneck: it learns phones at once, and the bottleneck follows.
-        self.wide_head = nn.Linear(model.encoder.width, model.config.decoder.labels_per_unit * 2 * NUM_CLASSES)
+        self.wide_head = nn.Linear(
+            model.encoder.width, model.config.decoder.labels_per_unit * 2 * model.inventory.classes
+        )
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(
@@ -128,7 +130,7 @@ class S2UTraining(nn.Module):
         config, ramp = self.weights, (self.steps / max(1, self.weights.ramp)).clamp(max=1)
         # Behind a trained encoder the head is new: what it gets wrong at first must not teach the encoder.
         seen_BUD = hidden_BUD.detach().lerp(hidden_BUD, ramp) if config.start_from else hidden_BUD
-        wide = self.wide_head(seen_BUD).unflatten(-1, (-1, 2 * NUM_CLASSES)).flatten(1, 2)
+        wide = self.wide_head(seen_BUD).unflatten(-1, (-1, 2 * model.inventory.classes)).flatten(1, 2)
         wide_ctc, wide_frame = wide.chunk(2, dim=-1)
         labels = labels.repeat(2, 1)
         known = labels != IGNORED
@@ -242,11 +244,15 @@ def train(config: S2UTrainConfig) -> FitResult:
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     model = build(config)
-    store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds)
+    store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds, model.inventory)
     if config.aligner:
-        store.align(S2UTokenizer.from_pretrained(config.aligner), Path(config.cache) / "alignments.json")
-    held_out = ClipStore(config.validation, config.cache, config.max_seconds) if config.validation else None
+        store.align(S2UTokenizer.from_pretrained(config.aligner), Path(config.cache))
+    held_out = None
+    if config.validation:
+        held_out = ClipStore(config.validation, config.cache, config.max_seconds, model.inventory)
     clips = select(held_out.clips, config.validation_clips) if held_out else []
+    if missing := told_unknown(store.unknown + (held_out.unknown if held_out else Counter())):
+        print(missing, file=sys.stderr)
     hours = sum(clip.length for clip in store.clips) / SAMPLE_RATE / 3600
     print(f"{len(store.clips)} clips, {hours:.1f} h; {len(clips)} for validation", file=sys.stderr)
     batches = TwoViews(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emova.core.errors import InputError
 from emova.speech.tokenizer.s2u import S2UTokenizer
 
 
@@ -50,7 +51,12 @@ def carried_over(trained_VH: Tensor, before: S2UTokenizer, after: S2UTokenizer, 
 
     Args:
         trained_VH: the learnt embeddings of the units of ``before``.
+
+    Raises:
+        InputError: the two have different phones.
     """
+    if before.config.phones != after.config.phones:
+        raise InputError("the tokenizers tell different phones apart; embeddings carry over between equal inventories")
     old_VP, new_VP = (torch.nn.functional.pad(phone_profile(each), (0, 1), value=1.0) for each in (before, after))
     penalty_PP = 1e-2 * len(old_VP) / old_VP.shape[1] * torch.eye(old_VP.shape[1])
     map_PH = torch.linalg.solve(old_VP.T @ old_VP + penalty_PP, old_VP.T @ trained_VH.float())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from emova.speech.tokenizer.phones import PHONE_IDS
+from emova.speech.tokenizer.phones import is_mark
 
 
 @functools.lru_cache(maxsize=1)
@@ -31,9 +31,9 @@ def phonemes(text: str) -> str:
 
 def is_phone(symbol: str) -> bool:
     """Whether ``symbol`` is a sound: not stress, length, a space or punctuation."""
-    return symbol in PHONE_IDS
+    return not is_mark(symbol)
 
 
 def phones(text: str) -> list[str]:
-    """The phones of ``text``: sounds only."""
+    """The phones of ``text``: sounds only. None is left out: whoever learns from them counts what it does not know."""
     return [symbol for symbol in phonemes(text) if is_phone(symbol)]
