@@ -99,6 +99,7 @@ def _decoded(opened: Image.Image, limits: ImageLimits) -> Image.Image:
     image = _flatten(opened, _factor(opened.size, limits))
     # How the picture is turned stands there; what was transparent is white now.
     image.info = {name: value for name, value in opened.info.items() if name != "transparency"}
+    opened.close()  # frees its pixels now, before the next large picture's turn
     ImageOps.exif_transpose(image, in_place=True)
     return image
 
