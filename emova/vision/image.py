@@ -7,8 +7,10 @@ many pixels.
 from __future__ import annotations
 
 import io
-import threading
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from emova.errors import InputError
@@ -26,7 +28,6 @@ _WEBP_BYTES = 16  # four canvases of four channels
 _PROGRESSIVE_BYTES = 6  # a progressive JPEG's coefficients, all of which are kept until its end
 _STRIP_PIXELS = 1 << 20  # converted at once
 _LARGE_PIXELS = 4_000_000  # from here on, one at a time
-_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,23 @@ def load_image(source: Source | Image.Image, limits: ImageLimits = ImageLimits()
         try:
             if width * height < _LARGE_PIXELS:
                 return _decoded(opened, limits)
-            with _one_large:
-                return _decoded(opened, limits)
+            return _large_ones().submit(_decoded, opened, limits).result()
         except Exception:
             raise InputError(f"{name}: the picture is damaged or truncated; copy or save it again") from None
+
+
+@lru_cache(maxsize=1)
+def _large_ones() -> ThreadPoolExecutor:
+    """One thread for all large pictures.
+
+    A lock would do for one at a time, but glibc gives each thread a heap and keeps it: every thread of a server would
+    come to hold the pixels of a large picture.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="large-picture")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_large_ones.cache_clear)  # threads do not live on in a forked process
 
 
 def _decoded(opened: Image.Image, limits: ImageLimits) -> Image.Image:
