@@ -21,6 +21,7 @@ import numpy as np
 
 from emova.config import load_config
 from emova.errors import InputError
+from emova.writing import make_folder, staged_output, write_text
 from train.paradigms import COMMON, FOLDER, ComparisonConfig, Outcome, ParadigmConfig, is_done, paradigms, plan
 
 TOKENS_PER_S = 1000.0
@@ -123,7 +124,8 @@ def draw(outcomes: Sequence[Outcome], titles: Mapping[str, str], path: Path) -> 
     # Not the bars: a paradigm without pictures has none in the first panel.
     handles = [Patch(color=f"C{number}", label=titles[name]) for number, name in enumerate(table)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=8)
-    figure.savefig(path, dpi=120)
+    with staged_output(path) as file:
+        figure.savefig(file, dpi=120, format="png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -144,7 +146,7 @@ def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], 
     """Run every paradigm with every seed, writing table, figure and ``results.json`` anew after each."""
     from train.paradigms import run_paradigm
 
-    output = Path(comparison.output)
+    output = make_folder(comparison.output)
     titles = {name: paradigm.title for name, paradigm in chosen.items()}
     outcomes: list[Outcome] = []
     # Seed by seed, so that there is a whole comparison early.
@@ -156,8 +158,8 @@ def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], 
             print(f"{name}, seed {seed}: {shown} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
             rows = [{"paradigm": each.paradigm, "seed": each.seed, **each.scores} for each in outcomes]
             facts = {"steps": comparison.steps, "rows": rows}
-            (output / "results.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            (output / "table.md").write_text(markdown(outcomes, titles), encoding="utf-8")
+            write_text(output / "results.json", json.dumps(facts, indent=1) + "\n")
+            write_text(output / "table.md", markdown(outcomes, titles))
             draw(outcomes, titles, output / "figure2.png")
     print(markdown(outcomes, titles), end="")
     return outcomes

@@ -20,6 +20,7 @@ import numpy as np
 from data_recipes.records import BadRecord, Draft, Record, fingerprint
 from data_recipes.shard_writer import Shard, write_json, write_shard
 from emova.errors import InputError
+from emova.writing import write_text
 
 PROGRESS, SKIPPED, SEEN = "progress.json", "skipped.jsonl", "seen.u64"
 _COPY = "a copy of another record"
@@ -85,7 +86,7 @@ def _cut(path: Path, lines: int) -> None:
     """Keep the first ``lines`` lines: what a killed run wrote after its last finished shard goes."""
     if path.is_file():
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
-        path.write_text("".join(kept), encoding="utf-8")
+        write_text(path, "".join(kept))
 
 
 def _load_seen(path: Path) -> np.ndarray:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emova.errors import InputError
+from emova.writing import write_text
 
 ConfigT = TypeVar("ConfigT")
 
@@ -94,4 +95,4 @@ def config_dict(config: Any) -> dict[str, Any]:
 
 def save_config(config: Any, path: str | Path) -> None:
     """Write the resolved dataclass ``config`` as YAML."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(config_dict(config))), encoding="utf-8")
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(config_dict(config))))

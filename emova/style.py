@@ -5,7 +5,6 @@ Shape letters: S style channels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,12 +145,10 @@ class StylePrototypes:
             raise InputError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write all vectors as float32; the file appears whole or not at all."""
-        from safetensors.torch import save_file
+        """Write all vectors as float32; the file appears whole or not at all. Raises: InputError."""
+        from emova.writing import save_tensors
 
         path = Path(path)
         if path.is_dir():
             path = path / self.FILE_NAME
-        staged = path.with_name(path.name + ".partial")
-        save_file({key: vector.float().contiguous() for key, vector in self._vectors.items()}, staged)
-        os.replace(staged, path)
+        save_tensors(path, {key: vector.float().contiguous() for key, vector in self._vectors.items()})

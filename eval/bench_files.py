@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from emova.writing import write_text
 from eval.metrics.choices import CIRCULAR_STEP, LETTERS
 
 Row = dict[str, Any]
@@ -83,7 +84,7 @@ class Writer:
     def save(self, name: str, content: Any) -> Path:
         """A JSON file."""
         path = self.folder / name
-        path.write_text(json.dumps(content), encoding="utf-8")
+        write_text(path, json.dumps(content))
         return path
 
     def picture(self, asked: Asked, ending: str = ".png", folder: str = "images") -> str:
@@ -117,7 +118,7 @@ class Writer:
             wrong = next(choice for choice in a.choices if choice != a.key)
             lines = [f"{a.question} Is it {said}? Please answer yes or no.\t{yes}"
                      for said, yes in ((a.key, "Yes"), (wrong, "No"))]  # fmt: skip
-            (place / f"{a.picture.stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_text(place / f"{a.picture.stem}.txt", "\n".join(lines) + "\n")
         return self.folder / "mme"
 
     def mmbench(self) -> Path:

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emova.errors import InputError
+from emova.writing import write_bytes
 from eval.metrics.choices import LETTERS
 from eval.runfolder import check_unique
 from eval.samples import Example
@@ -133,7 +134,7 @@ def _store_image(data: str, media: Path, where: str) -> str:
     path = media / f"{hashlib.sha256(content).hexdigest()[:32]}.img"
     if not path.exists():
         media.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_bytes(path, content)
     return str(path)
 
 

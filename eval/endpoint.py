@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from emova.errors import InputError
-from eval.runfolder import UNREACHED, write_text
+from emova.writing import write_text
+from eval.runfolder import UNREACHED
 
 MAX_ANSWER_BYTES = 4 << 20
 

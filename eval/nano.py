@@ -16,6 +16,7 @@ from emova.commands.common import EXAMPLES
 from emova.errors import InputError
 from emova.parts import find_checkpoint
 from emova.speech.audio import AudioLimits
+from emova.writing import write_bytes, write_text
 from eval import dialogue, system
 from eval.acoustics import shipped_judge
 from eval.codec import PhoneTask, ReconstructionTask, StylesTask
@@ -25,7 +26,7 @@ from eval.nano_data import DialogueItem, ShardSample, held_out_questions, load_d
 from eval.page import page
 from eval.report import HEADER, Row, plot_bars, plot_confusion, write_report
 from eval.run_report import confusion
-from eval.runfolder import RunFolder, hash_files, hash_model, safe_name, write_text
+from eval.runfolder import RunFolder, hash_files, hash_model, safe_name
 from eval.runner import Figure, figure_of, part, run_task
 from eval.samples import Example, Record, mean
 from eval.tasks import TtsTask
@@ -148,7 +149,7 @@ class NanoRun:
         items = []
         for sample in samples:
             path = media / f"{safe_name(sample.key)}.flac"
-            path.write_bytes(sample.media["flac"])
+            write_bytes(path, sample.media["flac"])
             items.append(Example(sample.key, sample.facts["text"], str(path), answers=(answers(sample),)))
         return items
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from emova.errors import InputError
+from emova.writing import write_text
 from eval.bench_files import write_benchmarks
 from eval.codec import PhoneTask, ReconstructionTask, StylesTask
 from eval.latency import AssistantTalker, LatencyTask
@@ -120,7 +121,7 @@ def write_seed_tts(folder: Path, asked: Sequence[Example]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{item.id}|{item.text}|{Path(item.audio).name}|{item.answers[0]}" for item in asked[:SENTENCES]]
     path = folder / "meta.lst"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -133,7 +134,7 @@ def write_own(folder: Path, asked: Sequence[Example]) -> Path:
             shutil.copy(file, folder / Path(file).name)
         lines.append({"id": item.id, "audio": Path(item.audio).name, "image": Path(item.images[0]).name,
                       "answer": item.facts.get("key", item.answers[0])})  # fmt: skip
-    (folder / "meta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_text(folder / "meta.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 

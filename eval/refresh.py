@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emova.errors import InputError
-from eval.runfolder import write_text
+from emova.writing import write_text
 
 END = "<!-- end of figures -->"
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from emova.style import EMOTIONS
+from emova.writing import write_text
 from eval.published import TABLES, PublishedTable
-from eval.runfolder import RunFolder, write_text
+from eval.runfolder import RunFolder
 from eval.runner import Figure
 from eval.samples import Record
 

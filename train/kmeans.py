@@ -18,6 +18,7 @@ import torch
 from emova.config import load_config, save_config
 from emova.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
+from emova.writing import write_text
 from train.program import run_module
 from train.recordings import read_recordings
 
@@ -98,7 +99,7 @@ def train(config: KMeansRun) -> dict[str, float]:
         "codebook_perplexity": float(np.exp(-(used[used > 0] * np.log(used[used > 0])).sum())),
         "seconds": time.monotonic() - started,
     }
-    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(output / "report.json", json.dumps(report, indent=1) + "\n")
     return report
 
 

@@ -18,6 +18,7 @@ from data_recipes.nano.shards import Item, ShardInfo, make_set
 from data_recipes.nano.speech import SPEECH_RATE, STYLE_RATE
 from data_recipes.nano.voices import PSEUDO_VOICES
 from emova.style import EMOTIONS, PITCHES
+from emova.writing import write_text
 
 KIND = "tables"
 _VOICES = ("hibari/female", "hibari/male", *(f"hibari/p{index:02d}" for index in range(PSEUDO_VOICES)))
@@ -120,4 +121,4 @@ def _unique(texts: list[str]) -> list[str]:
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -51,6 +51,7 @@ import yaml
 from data_recipes.nano.sentences import write_jsonl
 from data_recipes.nano.spoken_text import number_words, words
 from emova.edits import edit_distance
+from emova.writing import write_text
 
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 PITCHES = ("normal", "low", "high")
@@ -401,7 +402,7 @@ def main() -> None:
     sentences = args.out.with_name("sentences.jsonl")
     if sentences.is_file():
         vocabulary |= {w for text in _texts(sentences) for w in words(text)}
-    args.out.with_name("words.txt").write_text("\n".join(sorted(vocabulary)) + "\n", encoding="utf-8")
+    write_text(args.out.with_name("words.txt"), "\n".join(sorted(vocabulary)) + "\n")
     splits = Counter(r["split"] + (f" ({r['held_out']})" if r["held_out"] else "") for r in records)
     print(f"{args.out}: {len(records)} exchanges of {len(load_intents())} intents, {dict(splits)}")
     print(f"{len({r['answer'] for r in records})} distinct answers\n{distribution(records)}")

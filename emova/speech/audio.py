@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from emova.errors import InputError
-from emova.sources import Source, read_source, shown, staged_output
+from emova.sources import Source, read_source, shown
+from emova.writing import staged_output
 
 SUPPORTED = "wav, flac, mp3, ogg, m4a or webm"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data_recipes.nano.pictures import vocabulary as v
 from data_recipes.nano.pictures.vocabulary import PLAIN, Mood
+from emova.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -407,6 +408,4 @@ def write_texts(folder: Path) -> tuple[int, int]:
 
 
 def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
-    stage = path.with_suffix(".stage")
-    stage.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    stage.replace(path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
