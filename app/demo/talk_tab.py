@@ -15,7 +15,7 @@ from app.demo.service import Service
 from app.demo.speaker import voice_from_recording
 from app.demo.talk import OWN, VOICES, Wish, ask, ask_again, say
 from app.demo.theme import script
-from app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
+from app.demo.uploads import MAX_SECONDS, delete, read_upload, uploaded
 from app.demo.visits import Asked, Visit, Visits
 from emova.commands.common import EXAMPLES
 from emova.errors import InputError
@@ -65,16 +65,14 @@ class TalkTab:
         self._visits = visits
         with gr.Row(equal_height=False, elem_id="talk-tab"):
             with gr.Column(scale=5, min_width=300):
-                self.picture = unread(
-                    gr.Image(
-                        label="Picture",
-                        sources=["upload", "clipboard", "webcam"],
-                        type="filepath",
-                        image_mode=None,
-                        height=250,
-                        buttons=[],
-                        elem_id="picture",
-                    )
+                self.picture = gr.Image(
+                    label="Picture",
+                    sources=["upload", "clipboard", "webcam"],
+                    type="filepath",
+                    image_mode=None,
+                    height=250,
+                    buttons=[],
+                    elem_id="picture",
                 )
                 with gr.Group(elem_id="style-choice"):
                     self.voice = gr.Radio([*VOICES], value=VOICES[0], label="Voice", elem_id="voice")
@@ -108,9 +106,7 @@ class TalkTab:
                     self.send = gr.Button("Send", variant="primary", scale=1, min_width=80, elem_id="send")
                 with gr.Row():
                     self.example = gr.Button("Try the example", size="sm", min_width=120, elem_id="example")
-                    self.audio = unread(
-                        gr.UploadButton("Ask with a file", size="sm", file_types=["audio"], min_width=120)
-                    )
+                    self.audio = gr.UploadButton("Ask with a file", size="sm", file_types=["audio"], min_width=120)
                     self.again = gr.Button("Answer again", size="sm", min_width=120, elem_id="again")
                     self.new = gr.Button("New conversation", size="sm", min_width=120, elem_id="new")
         with gr.Accordion("Same words, other styles", open=False, elem_id="styles"):
@@ -232,10 +228,7 @@ class TalkTab:
         if path is None:
             return gr.skip()
         try:
-            with open(path, "rb") as file:
-                visit.new_picture(load_image(file, IMAGE_LIMITS))
-        except OSError:
-            raise InputError("the picture: the file did not arrive; choose it again") from None
+            visit.new_picture(load_image(read_upload(path, "the picture"), IMAGE_LIMITS))
         except InputError:
             delete(path)
             raise

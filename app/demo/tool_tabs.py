@@ -12,7 +12,7 @@ from app.demo import render
 from app.demo.draw import unit_strip
 from app.demo.hearing import RATE, decode_chunk
 from app.demo.parts import emotion_choice, pitch_choice, recorder, shown_errors
-from app.demo.uploads import MAX_SECONDS, unread, uploaded
+from app.demo.uploads import MAX_SECONDS, uploaded
 from emova.assistant import Assistant
 from emova.commands.common import EXAMPLES
 from emova.speech.audio import AudioLimits, check_samples, load_audio
@@ -46,7 +46,7 @@ class _Sources:
     def __init__(self) -> None:
         self.record = recorder("Record", NOTE, MAX_SECONDS)
         with gr.Row():
-            self.file = unread(gr.UploadButton("Upload a file", size="sm", file_types=["audio"], min_width=120))
+            self.file = gr.UploadButton("Upload a file", size="sm", file_types=["audio"], min_width=120)
             self.example = gr.Button("Use the example", size="sm", min_width=120)
 
 
