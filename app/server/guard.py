@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from app.addresses import host_of, host_of_origin, is_loopback
 from app.server.errors import ApiError, as_api_error, busy
 from app.server.front import Front, new_id
 
@@ -20,7 +20,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 log = logging.getLogger(__name__)
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz",)
 WORK_PATHS = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions")
 PATHS = (*WORK_PATHS, *OPEN_PATHS, "/v1/models", "/metrics", "/openapi.json", "/v1/realtime")
@@ -75,7 +74,8 @@ class Guard:
         # Without a key, pages in this machine's browser must not reach the server: neither by a name that leads here
         # (DNS rebinding) nor across sites.
         origin = headers.get(b"origin")
-        if not _is_loopback(b"//" + headers.get(b"host", b"")) or (origin is not None and not _is_loopback(origin)):
+        host = host_of(headers.get(b"host", b"").decode("latin-1"))
+        if not is_loopback(host) or (origin is not None and not is_loopback(host_of_origin(origin.decode("latin-1")))):
             raise ApiError(403, "this server takes requests from its own machine only", code="forbidden")
 
     def _check_open(self) -> None:
@@ -220,10 +220,3 @@ async def _first(*tasks: asyncio.Task[None], seconds: float) -> None:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _is_loopback(origin: bytes) -> bool:
-    try:
-        return urlsplit(origin.decode("ascii")).hostname in LOOPBACK
-    except ValueError:
-        return False
