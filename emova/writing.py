@@ -40,7 +40,7 @@ def unwritable(path: str | Path, error: Exception) -> InputError:
     elif number == errno.EROFS:
         reason = "the disk is read-only, so it cannot be written; give a place on another one"
     elif number in DISK_FULL:
-        reason = "the disk is full; make room, check the space on the disk, and run the same command again"
+        reason = "the disk is full; check the space on the disk, make room and run the same command again"
     elif number in _FORBIDDEN:
         reason = "the file cannot be written; check the name and the permissions"
     else:
