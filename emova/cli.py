@@ -14,12 +14,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from emova import __version__
 from emova.errors import InputError, disk_full
 from emova.extras import missing_package
-from emova.process import Stopped, end_by, open_streams, settle_streams, stoppable, tell
+from emova.process import Stopped, end_by, open_streams, settle_streams, stoppable, tell, unread_stderr
 from emova.sources import shown
 
 GROUP = "emova.commands"
@@ -51,6 +51,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse passes over a disk that is full and a pipe that broke.
+        (file or sys.stderr).write(message)
 
 
 def find_commands() -> dict[str, str]:
@@ -113,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``emova`` and return its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 when interrupted."""
     open_streams()
     try:
-        with stoppable():
+        with stoppable(), unread_stderr():
             try:
                 code = dispatch(sys.argv[1:] if arguments is None else arguments)
             except SystemExit:  # argparse has printed its help

@@ -34,6 +34,36 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
+class _Unread:
+    """stderr whose reader may go: what is told there is never worth breaking off the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def unread_stderr() -> Iterator[None]:
+    """Inside, progress and warnings go to stderr as long as somebody takes them, and nowhere afterwards."""
+    before = sys.stderr
+    sys.stderr = _Unread(before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
 def tell(line: str) -> None:
     """Write a line to stderr, if anybody still reads it."""
     with contextlib.suppress(OSError, ValueError):

@@ -38,7 +38,7 @@ def test_a_full_disk_is_507(running, monkeypatch) -> None:
     assert write_down(running, large()).status_code == 200
     with monkeypatch.context() as patched:
         # What does not fit is put into such a file; the kernel itself refuses each byte.
-        patched.setattr(tempfile, "TemporaryFile", lambda *_, **__: Path("/dev/full").open("w+b", buffering=0))
+        patched.setattr(tempfile, "TemporaryFile", lambda *_, **__: open("/dev/full", "w+b", buffering=0))  # noqa: SIM115
         refused = write_down(running, large())
         assert refused.status_code == 507, refused.text
         error = refused.json()["error"]
