@@ -20,14 +20,13 @@ API = "/gradio_api"
 UPLOAD = f"{API}/upload"
 # gradio brings more routes than the page uses: some keep files, some fetch addresses. Only these are open.
 READ = frozenset(
-    ("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout")
-    + tuple(f"{API}/{name}" for name in ("app_id", "info", "info/", "login_check", "queue/data", "queue/status"))
+    ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout")
+    + tuple(f"{API}/{name}" for name in ("app_id", "info", "login_check", "queue/data", "queue/status"))
     + tuple(f"{API}/{name}" for name in ("startup-events", "theme.css", "token", "user"))
 )
 READ_BELOW = ("/static/", "/assets/", f"{API}/file=", f"{API}/heartbeat/")
 CHANGE = frozenset(
-    ("/login", "/login/", UPLOAD)
-    + tuple(f"{API}/{name}" for name in ("queue/join", "cancel", "component_server", "reset", "reset/"))
+    ("/login", UPLOAD) + tuple(f"{API}/{name}" for name in ("queue/join", "cancel", "component_server", "reset"))
 )
 
 
@@ -63,10 +62,11 @@ class Doors:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, reading = scope["path"], scope["method"] in ("GET", "HEAD")
+        name = path.rstrip("/") or "/"  # gradio's pages call some routes with a slash at their end
         if not from_own_page(scope):
             refusal = "this address takes requests of its own page only; a proxy must hand on the name in Host"
             await _refuse(403, refusal)(scope, receive, send)
-        elif not (path in READ or path.startswith(READ_BELOW) if reading else path in CHANGE):
+        elif not (name in READ or path.startswith(READ_BELOW) if reading else name in CHANGE):
             await _refuse(404, "there is nothing here")(scope, receive, send)
         elif reading or path == UPLOAD:  # an upload is counted while it comes
             await self.app(scope, receive, send)

@@ -242,6 +242,16 @@ def test_a_server_function_takes_no_file(caller, tmp_path):
                 "session_hash": "x",
                 "data": file_data("/etc/passwd"),
             }
-            response = caller.http.post("/gradio_api/component_server", json=body)
-            assert response.status_code == 404 or set(response.json()) == {"error"}, (block["type"], function)
-            assert "root:" not in response.text
+            for slash in ("", "/"):  # with and without one at its end
+                response = caller.http.post(f"/gradio_api/component_server{slash}", json=body)
+                assert response.status_code == 404 or set(response.json()) == {"error"}, (block["type"], function)
+                assert "root:" not in response.text
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_page_s_scripts_reach_their_functions(caller, slash):
+    components = caller.http.get("/config").json()["components"]
+    (bar,) = [each["id"] for each in components if each["props"].get("elem_id") == "bar"]
+    body = {"component_id": bar, "fn_name": "interrupt", "session_hash": caller.page, "data": {"ticket": "no"}}
+    response = caller.http.post(f"/gradio_api/component_server{slash}", json=body)
+    assert response.status_code == 200 and "reload" in response.json()["error"]

@@ -52,7 +52,7 @@ FOREIGN = (
 def test_another_page_changes_nothing(caller, folder, headers):
     before = files_below(folder)
     assert caller.upload(PHOTO, "x.png", headers=headers).status_code == 403
-    for path in ("queue/join", "component_server", "cancel", "reset", "process_recording"):
+    for path in ("queue/join", "component_server", "component_server/", "cancel", "reset", "process_recording"):
         simple = {**headers, "content-type": "text/plain"}
         response = caller.http.post(f"/gradio_api/{path}", content='{"data": []}', headers=simple)
         assert response.status_code == 403 and "access-control-allow-origin" not in response.headers
@@ -160,7 +160,7 @@ def test_bodies_are_bounded_and_nothing_is_left_of_them(caller, folder):
     ):
         response = caller.http.post("/gradio_api/upload", content=content, headers=headers)
         assert response.status_code == 400 and len(response.text) < 100, content
-    for path in ("queue/join", "component_server"):
+    for path in ("queue/join", "component_server", "component_server/"):
         with contextlib.suppress(httpx.WriteError):
             assert caller.http.post(f"/gradio_api/{path}", content=bytes(5 << 20)).status_code == 413
     assert files_below(folder) == before
