@@ -21,6 +21,7 @@ from typing import Any
 from data_recipes.registry import DataSource, RemoteFile
 from data_recipes.shard_writer import write_json
 from emova.errors import InputError
+from emova.writing import write_text
 
 CHECKSUMS = "checksums.json"
 _BLOCK = 1 << 18
@@ -200,7 +201,7 @@ def fetch(source: DataSource, folder: Path, *, report: Report = _quiet) -> list[
         marker = path.with_name(path.name + ".unpacked")
         if not marker.is_file():
             unpack(path, path.parent)
-            marker.write_text("", encoding="utf-8")
+            write_text(marker, "")
     return paths
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -98,7 +99,7 @@ class Writer:
     def tsv(self, name: str, asked: Sequence[Asked], rotations: int = 1, free: bool = False) -> Path:
         """VLMEvalKit's table with the pictures inside; ``free`` leaves the choices out."""
         path = self.folder / f"{name}.tsv"
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with io.StringIO(newline="") as file:
             table = csv.writer(file, delimiter="\t")
             table.writerow(["index", "image", "question", *([] if free else "ABCD"), "answer", "category"])
             for number, a in enumerate(asked):
@@ -108,6 +109,7 @@ class Writer:
                     cells = [] if free else [*choices, *[""] * (4 - len(choices))]
                     answer = str([a.key]) if free else LETTERS[choices.index(a.key)]
                     table.writerow([turn * CIRCULAR_STEP + number, image, a.question, *cells, answer, a.kind])
+            write_text(path, file.getvalue())
         return path
 
     def mme(self) -> Path:

@@ -77,15 +77,14 @@ def test_what_a_soak_finds() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_short_soak(tmp_path, capsys) -> None:
-    """The real server and all kinds of clients, for seconds; and it fails where more is held than is allowed."""
+    """The real server and all kinds of clients, for seconds. It holds more than it may, since it may hold nothing."""
     from benchmarks.soak import main
 
     pytest.importorskip("fastapi")
-    options = ["--output", str(tmp_path), "--quick", "--max-rss", "300"]
-    main(options)
+    options = ["--output", str(tmp_path), "--quick", "--max-rss", "300", "--max-fds", "-1000"]
+    with pytest.raises(SystemExit, match="soak: descriptors: [0-9]+ before, [0-9]+ after, -1000 more were allowed$"):
+        main(options)
     content = json.loads((tmp_path / "soak.json").read_text())
     done = {row["clients"]: row["done"] for row in content["rows"]}
     assert all(done[kind] for kind in ("chat", "speech", "transcription", "realtime", "health")), done
-    assert content["faults"] == "none" and "file descriptors" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="descriptors: .* before"):
-        main([*options, "--max-fds", "-1000"])
+    assert "file descriptors" in capsys.readouterr().out
