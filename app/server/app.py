@@ -14,7 +14,7 @@ from app.server.config import ServerConfig
 from app.server.errors import ApiError, described, handle_errors
 from app.server.fetch import Fetcher
 from app.server.guard import Guard
-from app.server.realtime import connection as realtime
+from app.server.realtime import routing as realtime
 from app.server.service import Service
 from emova import __version__
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.server.chat_types import Emotion, Pitch, Short, Text, VoiceId
 from app.server.encode import MEDIA_TYPES, Encoder, Format
 from app.server.errors import as_api_error, described
+from app.server.json_body import JsonLimits, UploadRoute, json_route
 from app.server.media import to_base64
 from app.server.service import Service, find_voice
 from app.server.streams import Stream, event, event_stream
@@ -81,9 +82,11 @@ def write_down(hub: Hub, samples: np.ndarray) -> Iterator[str]:
 def router(service: Service) -> APIRouter:
     """The routes on ``service``."""
     routes = APIRouter()
+    spoken = APIRouter(route_class=json_route(JsonLimits(service.config.max_json_bytes)))
+    heard = APIRouter(route_class=UploadRoute)
     sounds: dict[str, Any] = {kind: {} for kind in sorted({*MEDIA_TYPES.values(), "text/event-stream"})}
 
-    @routes.post(
+    @spoken.post(
         "/v1/audio/speech",
         response_class=Response,
         responses={200: {"content": sounds, "description": "The sound"}, **described(404)},
@@ -94,7 +97,7 @@ def router(service: Service) -> APIRouter:
         voice = find_voice(wish.voice if isinstance(wish.voice, str) else wish.voice.id)
         return await _speech(service, wish, Style(voice, wish.emotion, wish.pitch), request.state.deadline)
 
-    @routes.post(
+    @heard.post(
         "/v1/audio/transcriptions",
         response_model=Transcription | LongTranscription,
         responses={
@@ -127,6 +130,8 @@ def router(service: Service) -> APIRouter:
             return Transcription(text=text)
         return LongTranscription(text=text, duration=len(samples) / rate)
 
+    routes.include_router(spoken)
+    routes.include_router(heard)
     return routes
 
 

@@ -6,7 +6,9 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 
+from app.server.bodies import Bodies
 from app.server.config import ServerConfig
+from app.server.doors import Doors
 from app.server.metrics import Metrics
 from app.server.queueing import Queue
 
@@ -20,6 +22,8 @@ class Front(ABC):
     """Who is inside, and whether more may come.
 
     Attributes:
+        doors: who is connected.
+        bodies: what is being read of the requests.
         queue: of the requests.
         realtime: how many realtime sessions are open.
         draining: set when the server ends.
@@ -28,6 +32,8 @@ class Front(ABC):
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
+        self.doors = Doors(config.max_connections, config.max_connections_per_address)
+        self.bodies = Bodies(config)
         self.queue = queue = Queue(config.max_active, config.max_waiting)
         self.realtime = 0
         self.draining = asyncio.Event()

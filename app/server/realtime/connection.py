@@ -6,39 +6,37 @@ import asyncio
 import contextlib
 import functools
 import json
-import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import soxr
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from app.server.errors import ApiError, as_api_error
 from app.server.front import new_id
+from app.server.json_body import JsonLimits, read_json
 from app.server.media import from_base64, read_picture
 from app.server.realtime import types
 from app.server.realtime.answering import RATE, Answering
+from app.server.realtime.backlog import MAX_PIECES, Action, Backlog, Flooded
 from app.server.realtime.settings import Settings, chosen_voice
 from app.server.realtime.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
-from app.server.service import Service, find_voice
+from app.server.service import Service
 from emova.errors import InputError
 from emova.reply import SpokenReply
 from emova.streaming.session import Session
 
 MAX_ITEMS = 256
-MAX_DEFERRED = 64
-MAX_PIECES = 4096  # of sound that waits
 
 
 class Connection:
     """Talks with one client on one session.
 
-    Its own memory is bounded: sound that waits (as long as one question may be), items (the last 256), events that
-    wait for an answer's end (64).
+    Its own memory is bounded: sound (as long as one question may be), items (the last 256), and what waits for an
+    answer's end (a Backlog). All of it is let go when the talk ends, without waiting for the garbage collector.
     """
 
     def __init__(self, socket: WebSocket, service: Service, session: Session) -> None:
@@ -53,8 +51,8 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
         self._busy = False  # whether an answer is being given, or what waited for its end is being done
         self._sending = asyncio.Lock()
-        self._waiting = 0  # samples among what is deferred
-        self._deferred: deque[Callable[[], Awaitable[None]]] = deque()
+        self._deferred = Backlog(service.config.max_deferred_bytes, self.max_samples)
+        self._event_bytes = 0  # of the event that is being taken
         self._turns: TurnTaking | None = None
         self._resampler = soxr.ResampleStream(RATE, self.rate, 1, dtype="float32")
         self._words: list[str] = []
@@ -79,22 +77,38 @@ class Connection:
                     [reading, draining], timeout=self.service.config.idle_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 if reading in done:
+                    # Raised here, the task's error would hold this frame, and with it the task.
+                    error = reading.exception()
+                    if isinstance(error, WebSocketDisconnect | KeyError):  # KeyError: a binary message
+                        return
                     text, reading = reading.result(), None
+                    done.clear()
                     await self._take(text)
+                    del text  # it may be large, and the next one may be long in coming
                 elif draining in done:
                     await self._end("the server is shutting down", 1001)
                     return
                 elif not self._busy:
                     await self._end("the session was idle for too long", 1000)
                     return
-        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
+        except WebSocketDisconnect:
             pass
+        except Flooded:
+            message = "too much was sent during an answer, and more after the refusals; wait for response.done"
+            refusal = ApiError(429, message, kind="rate_limit_error", code="rate_limit_exceeded")
+            with contextlib.suppress(WebSocketDisconnect):
+                await self._error(refusal, None)
+                await self.socket.close(1008, message)
         finally:
-            for task in (draining, reading, self._task):
-                if task is not None:
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await task
+            await _ended([task for task in (draining, reading, self._task) if task is not None])
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget all that leads back here, so that the connection's memory is free at once."""
+        self._deferred.clear()
+        self.items.clear()
+        self.answering = self._task = None
+        self._drop_question()
 
     async def _end(self, message: str, code: int) -> None:
         if self._task is not None:
@@ -117,12 +131,15 @@ class Connection:
     async def _take(self, text: str) -> None:
         event_id: str | None = None
         try:
-            content = json.loads(text)
+            data = text.encode()
+            self._event_bytes = len(data)
+            content = await read_json(data, JsonLimits(self.service.config.max_json_bytes))
+            del data
             given = content.get("event_id") if isinstance(content, dict) else None
             event_id = given if isinstance(given, str) and len(given) <= 200 and given.isprintable() else None
             event = types.CLIENT_EVENT.validate_python(content)
             await self._handle(event)
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, Flooded):
             raise
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
@@ -130,10 +147,6 @@ class Connection:
             what = ".".join(place) or "type"
             message = f"{what}: missing, unknown, or not a value that it can have"
             await self._error(ApiError(400, message, param=what, code="invalid_event"), event_id)
-        except (ValueError, RecursionError) as error:
-            known = isinstance(error, InputError)
-            told = as_api_error(error) if known else ApiError(400, "the event: not valid JSON", code="invalid_json")
-            await self._error(told, event_id)
         except Exception as error:
             await self._error(as_api_error(error), event_id)
 
@@ -179,7 +192,7 @@ class Connection:
         return soxr.resample(samples, RATE, self.rate)
 
     async def _append(self, event: types.Append) -> None:
-        samples = self._samples(event.audio, self._resampler)
+        samples = await self.service.run(self._samples, event.audio, self._resampler)
         if self.settings.turns is None:
             await self._hear(samples)
             return
@@ -209,15 +222,8 @@ class Connection:
         """Let the session hear; while it answers, the sound waits. Raises: InputError: there is too much of it."""
         if not self._busy:
             await self._hear_now(samples)
-            return
-        if self._waiting + len(samples) > self.max_samples or len(self._deferred) >= MAX_PIECES:
-            raise InputError("the audio: more than one question may have, while an answer is given; this is not heard")
-        self._waiting += len(samples)
-        self._deferred.append(functools.partial(self._hear_waiting, samples))
-
-    async def _hear_waiting(self, samples: np.ndarray) -> None:
-        self._waiting -= len(samples)
-        await self._hear_now(samples)
+        elif len(samples):
+            self._deferred.add_sound(functools.partial(self._hear_now, samples), len(samples), samples.nbytes)
 
     async def _hear_now(self, samples: np.ndarray) -> None:
         try:
@@ -227,6 +233,8 @@ class Connection:
             self._drop_question()
             raise
         self._buffer.append(samples)
+        if len(self._buffer) > MAX_PIECES:  # an array takes a hundred bytes, however short
+            self._buffer = [np.concatenate(self._buffer)]
 
     def _drop_question(self) -> None:
         self._new_buffer()
@@ -315,7 +323,7 @@ class Connection:
             await self.service.run(self.session.show, picture)
             return {"type": "input_image"}
         if part.type == "input_audio" and part.audio:
-            samples = self._samples(part.audio)
+            samples = await self.service.run(self._samples, part.audio)
             await self.service.run(self.session.hear, samples)
             self._committed.append(samples)
             return {"type": "input_audio", "transcript": None}
@@ -342,17 +350,15 @@ class Connection:
     def _answering_now(self) -> bool:
         return self._busy and self.answering is not None and not self.answering.done
 
-    async def _when_free(self, action: Callable[[], Awaitable[None]]) -> None:
+    async def _when_free(self, action: Action) -> None:
         """Now, or when the answer that is being given has ended."""
         if not self._busy:
             await action()
-        elif len(self._deferred) >= MAX_PIECES + MAX_DEFERRED:
-            raise ApiError(429, "too many events wait for the end of the answer", kind="rate_limit_error")
         else:
-            self._deferred.append(action)
+            self._deferred.add(action, self._event_bytes)
 
     async def _create_response(self, event: types.ResponseCreate) -> None:
-        if self._answering_now and not self._deferred:
+        if self._answering_now and not len(self._deferred):
             raise ApiError(
                 400,
                 "an answer is being given; cancel it or wait for its end",
@@ -365,8 +371,8 @@ class Connection:
             raise ApiError(400, "there is no question; add an item or commit sound first", code="empty_conversation")
         # What is not committed is no part of this question: it is heard again after the answer.
         await self._take_back()
-        self._waiting += sum(map(len, self._buffer))
-        self._deferred.extendleft(functools.partial(self._hear_waiting, samples) for samples in reversed(self._buffer))
+        for samples in reversed(self._buffer):
+            self._deferred.put_first(functools.partial(self._hear_now, samples), len(samples), samples.nbytes)
         self._buffer = []
         chosen, usual = self.settings, self.service.assistant.config.reply_limits
         voice = chosen.voice
@@ -413,9 +419,10 @@ class Connection:
     async def _go_on(self) -> None:
         """What waited for the answer's end, in its order; what comes meanwhile waits behind it."""
         ended = self.answering
-        while self._deferred:
+        self._deferred.forgive()
+        while len(self._deferred):
             try:
-                await self._deferred.popleft()()
+                await self._deferred.next()()
             except WebSocketDisconnect:
                 raise
             except Exception as error:
@@ -443,23 +450,11 @@ class Connection:
         await self._interrupt("client_cancelled")
 
 
-def router(service: Service) -> APIRouter:
-    """The route on ``service``."""
-    routes = APIRouter()
-
-    @routes.websocket("/v1/realtime")
-    async def realtime(socket: WebSocket) -> None:
-        started = time.perf_counter()
-        try:
-            service.check_model(socket.query_params.get("model", service.config.model_name))
-        except ApiError as error:
-            await socket.send_denial_response(error.response())
-            return
-        offered = socket.scope.get("subprotocols", ())
-        async with service.session(find_voice("female")) as session:
-            await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
-            with contextlib.suppress(WebSocketDisconnect):
-                await Connection(socket, service, session).serve()
-        service.metrics.seconds.labels("/v1/realtime").observe(time.perf_counter() - started)
-
-    return routes
+async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their ends; what they raise has been told, or is of the client's leaving."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
