@@ -26,6 +26,9 @@ TO_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class OwnFolder:
     """A new folder under the system's temporary one, for this user alone; what killed demos left there goes.
 
+    ``path`` is the folder in it for what the demo keeps, without links in its name: gradio names files so, and paths
+    are compared as they are written.
+
     Raises:
         InputError: the temporary folder cannot be written.
     """
@@ -35,11 +38,11 @@ class OwnFolder:
         sweep(parent)
         try:
             self._folder, self._lock = _make(parent)
+            self.path = Path(self._folder.name) / "uploads"
+            self.path.mkdir(mode=0o700)
         except OSError as error:
             why = error.strerror or "it cannot be written"
             raise InputError(f"the temporary folder {parent}: {why}; set TMPDIR to another one") from None
-        # Without links in it: gradio names files so, and paths are compared as they are written.
-        self.path = Path(self._folder.name)
 
     def close(self) -> None:
         """Delete it."""

@@ -130,9 +130,9 @@ def test_uploads_over_http_have_a_quota(tiny_assistant):
             folder, caller = Path(os.environ["GRADIO_TEMP_DIR"]), Caller(address)
             for number in range(30):
                 assert Path(caller.uploaded(bytes(MAX_UPLOAD_BYTES if number < 10 else 5))).exists()
-                found = files_below(folder) - {folder / ".emova-demo.lock"}
+                found = files_below(folder)
                 assert len(found) <= 9 and sum(path.stat().st_size for path in found) <= limits.max_bytes
-        assert not folder.exists()
+        assert not folder.parent.exists()
 
 
 def test_bodies_are_bounded_and_nothing_is_left_of_them(caller, folder):
@@ -175,7 +175,7 @@ def test_a_visitor_who_leaves_in_the_middle_of_an_upload_leaves_nothing(caller, 
                 b"content-type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
                 b'content-disposition: form-data; name="files"; filename="x"\r\n\r\n' + bytes(100_000)
             )
-    assert caller.uploaded(PHOTO)  # their places are free again
+    wait_until(lambda: caller.upload(PHOTO).status_code == 200)  # their places are free again
     wait_until(lambda: len(files_below(folder)) == len(before) + 1)
 
 
@@ -254,7 +254,7 @@ def test_a_device_holds_nobody_up_and_a_killed_demo_is_tidied_up(tiny_checkpoint
     finally:
         first.process.kill()
         first.process.wait()
-    own = left.parent.parent
+    own = left.parents[2]
     assert left.exists() and own.parent == temporary and own.name.startswith("emova-demo-")
     # Names like the demo's that are not its own: without its lock, of others, links, with anything else for a lock.
     keep = [precious / "file", temporary / "emova-demo-other" / "file", temporary / "notes" / ".emova-demo.lock"]
