@@ -335,3 +335,29 @@ def test_a_refused_request_is_freed_at_once(open_server, fields: dict) -> None:
     finally:
         gc.enable()
     assert peak.grown < 120, "twenty times ten were sent"
+
+
+def test_one_client_has_one_address() -> None:
+    from app.server.doors import Doors, address_of
+
+    assert address_of("2001:db8:1:2::5") == address_of("2001:db8:1:2:ffff::1") != address_of("2001:db8:1:3::5")
+    assert address_of("::ffff:10.0.0.1") == address_of("10.0.0.1") != address_of("10.0.0.2")
+    doors, out = Doors(most=4, most_of_one=2), []
+
+    def enter(host: str, port: int) -> None:
+        doors.enter((host, port), lambda: out.append(port))
+
+    enter("10.0.0.1", 1)
+    with doors.placed(("10.0.0.1", 1)):
+        enter("10.0.0.1", 2)
+        enter("10.0.0.1", 3)
+        assert out == [2], "the oldest that has no place"
+    enter("10.0.0.1", 4)
+    assert out == [2, 3], "who had a place waits anew"
+    for port in (5, 6):
+        enter("10.0.0.2", port)
+    enter("10.0.0.3", 7)
+    assert out[:2] == [2, 3] and len(out) == 3 and len(doors) == 4
+    for host, port in (("10.0.0.1", 1), ("10.0.0.1", 4), ("10.0.0.2", 5), ("10.0.0.2", 6), ("10.0.0.3", 7)):
+        doors.leave((host, port))
+    assert not len(doors)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
-from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +20,13 @@ from app.server.media import from_base64, read_picture
 from app.server.realtime import types
 from app.server.realtime.answering import RATE, Answering
 from app.server.realtime.backlog import MAX_PIECES, Action, Backlog, Flooded
+from app.server.realtime.sending import Items, Sender
 from app.server.realtime.settings import Settings, chosen_voice
 from app.server.realtime.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
 from app.server.service import Service
 from emova.errors import InputError
 from emova.reply import SpokenReply
 from emova.streaming.session import Session
-
-MAX_ITEMS = 256
 
 
 class Connection:
@@ -45,12 +42,11 @@ class Connection:
         self.settings = Settings()
         self.rate: int = service.assistant.speech_tokenizer.sample_rate
         self.max_samples = int(service.assistant.config.audio_limits.max_seconds * self.rate)
-        self.items: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self.last_item: str | None = None
+        self.sender = Sender(socket, service.metrics)
+        self.items = Items(self.sender)
         self.answering: Answering | None = None
         self._task: asyncio.Task[None] | None = None
         self._busy = False  # whether an answer is being given, or what waited for its end is being done
-        self._sending = asyncio.Lock()
         self._deferred = Backlog(service.config.max_deferred_bytes, self.max_samples)
         self._event_bytes = 0  # of the event that is being taken
         self._turns: TurnTaking | None = None
@@ -67,7 +63,7 @@ class Connection:
     # --- the loop -----------------------------------------------------------------------------------------------------
     async def serve(self) -> None:
         """Until the client leaves, is idle for too long, or the server ends."""
-        await self.emit("session.created", session=self._session())
+        await self.sender.emit("session.created", session=self._session())
         draining = asyncio.create_task(self.service.draining.wait())
         reading: asyncio.Task[str] | None = None
         try:
@@ -97,7 +93,7 @@ class Connection:
             message = "too much was sent during an answer, and more after the refusals; wait for response.done"
             refusal = ApiError(429, message, kind="rate_limit_error", code="rate_limit_exceeded")
             with contextlib.suppress(WebSocketDisconnect):
-                await self._error(refusal, None)
+                await self.sender.error(refusal, None)
                 await self.socket.close(1008, message)
         finally:
             await _ended([task for task in (draining, reading, self._task) if task is not None])
@@ -106,27 +102,14 @@ class Connection:
     def _let_go(self) -> None:
         """Forget all that leads back here, so that the connection's memory is free at once."""
         self._deferred.clear()
-        self.items.clear()
         self.answering = self._task = None
         self._drop_question()
 
     async def _end(self, message: str, code: int) -> None:
         if self._task is not None:
             await asyncio.wait([self._task])
-        await self._error(ApiError(503, message, kind="server_error", code="session_ended"), None)
+        await self.sender.error(ApiError(503, message, kind="server_error", code="session_ended"), None)
         await self.socket.close(code)
-
-    async def emit(self, kind: str, **fields: Any) -> None:
-        """Send an event."""
-        text = json.dumps({"type": kind, "event_id": new_id("event"), **fields}, ensure_ascii=False)
-        async with self._sending:
-            await self.socket.send_text(text)
-
-    async def _error(self, error: ApiError, event_id: str | None) -> None:
-        self.service.metrics.errors.labels(str(error.status)).inc()
-        details = {**error.body["error"], "event_id": event_id}
-        details["code"] = details["code"] or "invalid_value"
-        await self.emit("error", error=details)
 
     async def _take(self, text: str) -> None:
         event_id: str | None = None
@@ -146,9 +129,9 @@ class Connection:
             place = [str(part) for part in first["loc"][1:] if len(str(part)) < 40 and str(part).isidentifier()]
             what = ".".join(place) or "type"
             message = f"{what}: missing, unknown, or not a value that it can have"
-            await self._error(ApiError(400, message, param=what, code="invalid_event"), event_id)
+            await self.sender.error(ApiError(400, message, param=what, code="invalid_event"), event_id)
         except Exception as error:
-            await self._error(as_api_error(error), event_id)
+            await self.sender.error(as_api_error(error), event_id)
 
     async def _handle(self, event: Any) -> None:
         handlers: dict[Any, Any] = {
@@ -177,7 +160,7 @@ class Connection:
         if chosen.turns != self.settings.turns:
             self._turns = None
         self.settings, self.session.voice = chosen, chosen.voice
-        await self.emit("session.updated", session=self._session())
+        await self.sender.emit("session.updated", session=self._session())
 
     # --- sound --------------------------------------------------------------------------------------------------------
     def _samples(self, audio: str, resampler: Any = None) -> np.ndarray:
@@ -202,14 +185,18 @@ class Connection:
 
     async def _take_turn(self, turn: Turn, config: TurnConfig) -> None:
         if isinstance(turn, Started):
-            await self.emit("input_audio_buffer.speech_started", audio_start_ms=turn.at_ms, item_id=self._buffer_item)
+            await self.sender.emit(
+                "input_audio_buffer.speech_started", audio_start_ms=turn.at_ms, item_id=self._buffer_item
+            )
             if config.interrupt_response:
                 await self._interrupt("turn_detected")
             await self._hear(turn.samples)
         elif isinstance(turn, Going):
             await self._hear(turn.samples)
         elif isinstance(turn, Stopped):
-            await self.emit("input_audio_buffer.speech_stopped", audio_end_ms=turn.at_ms, item_id=self._buffer_item)
+            await self.sender.emit(
+                "input_audio_buffer.speech_stopped", audio_end_ms=turn.at_ms, item_id=self._buffer_item
+            )
             await self._when_free(lambda: self._end_turn(config.create_response))
 
     async def _end_turn(self, answer: bool) -> None:
@@ -249,9 +236,9 @@ class Connection:
         item_id = self._spoken_item = self._buffer_item
         self._committed += self._buffer
         self._new_buffer()
-        previous = self.last_item
-        await self.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
-        await self._add_item(item_id, "user", [{"type": "input_audio", "transcript": None}])
+        previous = self.items.last
+        await self.sender.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
+        await self.items.add(item_id, "user", [{"type": "input_audio", "transcript": None}])
 
     async def _clear(self, event: types.Clear) -> None:
         self._turns = None
@@ -260,7 +247,7 @@ class Connection:
     async def _clear_now(self) -> None:
         await self._take_back()
         self._new_buffer()
-        await self.emit("input_audio_buffer.cleared")
+        await self.sender.emit("input_audio_buffer.cleared")
 
     async def _take_back(self) -> None:
         """Let the session forget the sound that was not committed."""
@@ -270,22 +257,8 @@ class Connection:
                 await self.service.run(self.session.hear, samples)
 
     # --- items --------------------------------------------------------------------------------------------------------
-    async def _add_item(self, item_id: str, role: str, content: list[dict[str, Any]]) -> None:
-        item = {"id": item_id, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
-        item["content"] = content  # type: ignore[assignment]
-        previous = self.last_item
-        self._remember(item)
-        await self.emit("conversation.item.added", previous_item_id=previous, item=item)
-        await self.emit("conversation.item.done", previous_item_id=previous, item=item)
-
-    def _remember(self, item: dict[str, Any]) -> None:
-        self.items[item["id"]] = item
-        self.last_item = item["id"]
-        while len(self.items) > MAX_ITEMS:
-            self.items.popitem(last=False)
-
     async def _create_item(self, event: types.ItemCreate) -> None:
-        if event.previous_item_id is not None and event.previous_item_id != self.last_item:
+        if event.previous_item_id is not None and event.previous_item_id != self.items.last:
             raise ApiError(400, "previous_item_id: items are added at the end only", param="previous_item_id")
         if event.item.id in self.items:
             raise ApiError(400, "item.id: there is such an item already", param="item.id")
@@ -311,7 +284,7 @@ class Connection:
             await self.service.run(self.session.recall, said, asked or None)
             self._drop_question()
             shown = [{"type": "output_text", "text": text}]
-        await self._add_item(item.id or new_id("item"), item.role, shown)
+        await self.items.add(item.id or new_id("item"), item.role, shown)
 
     async def _add_content(self, part: types.Content) -> dict[str, Any]:
         if part.type == "input_text" and part.text:
@@ -338,12 +311,12 @@ class Connection:
         answering.stop("client_cancelled")
         await self.service.run(self.session.truncate, event.audio_end_ms / 1000)
         place = {"content_index": event.content_index, "audio_end_ms": event.audio_end_ms}
-        await self.emit("conversation.item.truncated", item_id=event.item_id, **place)
+        await self.sender.emit("conversation.item.truncated", item_id=event.item_id, **place)
 
     async def _retrieve(self, event: types.ItemRetrieve) -> None:
         if event.item_id not in self.items:
             raise ApiError(404, "item_id: no such item", param="item_id", code="item_not_found")
-        await self.emit("conversation.item.retrieved", item=self.items[event.item_id])
+        await self.sender.emit("conversation.item.retrieved", item=self.items[event.item_id])
 
     # --- answers ------------------------------------------------------------------------------------------------------
     @property
@@ -381,7 +354,7 @@ class Connection:
         spoken = "audio" in (wish.output_modalities or chosen.modalities)
         wanted = self._spoken_item if chosen.transcription else None
         self.answering = answering = Answering(
-            self.service, self.emit, self.conversation, spoken, wish.metadata, wanted, self.last_item
+            self.service, self.sender.emit, self.conversation, spoken, wish.metadata, wanted, self.items.last
         )
         text = "\n".join(self._words) or None
         self._words, self._committed, self._spoken_item = [], [], None
@@ -406,12 +379,14 @@ class Connection:
             except WebSocketDisconnect:
                 raise
             except TimeoutError:
-                await self._error(ApiError(504, "the answer took too long", kind="server_error", code="timeout"), None)
+                await self.sender.error(
+                    ApiError(504, "the answer took too long", kind="server_error", code="timeout"), None
+                )
             except Exception as error:
-                await self._error(as_api_error(error), None)
+                await self.sender.error(as_api_error(error), None)
             finally:
                 answering.done = True
-                self._remember(answering.item)
+                self.items.remember(answering.item)
             await self._go_on()
 
         self._busy, self._task = True, asyncio.create_task(answer())
@@ -426,7 +401,7 @@ class Connection:
             except WebSocketDisconnect:
                 raise
             except Exception as error:
-                await self._error(as_api_error(error), None)
+                await self.sender.error(as_api_error(error), None)
             if self.answering is not ended:
                 return  # another answer has begun, and goes on with the rest
         self._busy = False
