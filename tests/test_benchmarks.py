@@ -19,7 +19,7 @@ SMALL = {
 
 
 def test_each_benchmark_is_tried() -> None:
-    assert set(SMALL) | {"loader", "paradigms"} == set(BENCHMARKS)  # these two are tried in tests/train
+    assert set(SMALL) | {"soak"} | {"loader", "paradigms"} == set(BENCHMARKS)  # the last two are tried in tests/train
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -35,3 +35,56 @@ def test_it_runs(name, tiny_checkpoint, tmp_path, capsys) -> None:
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert all(column in printed for column in content["rows"][0])
+
+
+# --- soak -------------------------------------------------------------------------------------------------------------
+def soaked(**changes):
+    """The soak's options, what its clients saw, and what the server held: all well but for ``changes``."""
+    import argparse
+
+    from emova_bench.soak_clients import MIX, Health, Tally
+    from emova_bench.soak_process import Held
+
+    options = argparse.Namespace(max_rss=100.0, max_threads=4, max_fds=8)
+    tallies = {each.kind: Tally([1.0]) for each in (*MIX, Health)}
+    held = {"rss_mb": 800.0, "threads": 26, "descriptors": 7}
+    more = {name: held[name] + changes.pop(name, 0) for name in held}
+    ended = changes.pop("ended", True)
+    for kind, tally in changes.items():
+        tallies[kind] = tally
+    return options, tallies, Held(**held), Held(**more), ended
+
+
+def test_what_a_soak_finds() -> None:
+    from collections import Counter
+
+    from emova_bench.soak import faults
+    from emova_bench.soak_clients import Tally
+
+    assert faults(*soaked()) == []
+    assert faults(*soaked(rss_mb=99.0, threads=4, descriptors=8)) == []
+    assert faults(*soaked(chat=Tally([1.0], busy=1000))) == [], "to be told when to come again is an answer"
+    unlucky = {"slow reader": Tally([], 0, Counter({"OSError": 9})), "half-open": Tally()}
+    assert faults(*soaked(**unlucky)) == [], "who misbehaves may be refused"
+    for name in ("rss_mb", "threads", "descriptors"):
+        assert name in faults(*soaked(**{name: 101}))[0]
+    for kind in ("chat", "speech", "transcription", "realtime", "health"):
+        assert "status 500" in faults(*soaked(**{kind: Tally([1.0], 0, Counter({"status 500": 1}))}))[0]
+        assert "none was answered" in faults(*soaked(**{kind: Tally([], busy=9)}))[0]
+    assert "did not end" in faults(*soaked(ended=False))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_short_soak(tmp_path, capsys) -> None:
+    """The real server and all kinds of clients, for seconds. It holds more than it may, since it may hold nothing."""
+    from emova_bench.soak import main
+
+    pytest.importorskip("fastapi")
+    options = ["--output", str(tmp_path), "--quick", "--max-rss", "300", "--max-fds", "-1000"]
+    with pytest.raises(SystemExit, match="soak: descriptors: [0-9]+ before, [0-9]+ after, -1000 more were allowed$"):
+        main(options)
+    content = json.loads((tmp_path / "soak.json").read_text())
+    done = {row["clients"]: row["done"] for row in content["rows"]}
+    assert all(done[kind] for kind in ("chat", "speech", "transcription", "realtime", "health")), done
+    assert "file descriptors" in capsys.readouterr().out

@@ -151,7 +151,7 @@ def test_commands_of_other_packages_are_found_and_missing_packages_named(monkeyp
     assert commands["chat"] == "emova.cli.chat:register"
     assert main(["data"]) == 2
     assert capsys.readouterr().err == (
-        "emova: data: the package no_such_package is not installed; run pip install 'emova[train,data,eval]'\n"
+        "emova: data: the package no_such_package is not installed; run pip install 'emova[data]'\n"
     )
 
 

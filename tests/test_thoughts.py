@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from emova.engine.streams import EventStream, run
 from emova.reply.format import ReplyConstraints, ReplyLimits
 from emova.reply.grammar import TokenTable
 from emova.reply.interleaved import InterleavedReply, Ratio
-from emova.reply.parser import ReplyDone, SpokenReply, StyleChosen, UnitsDelta, collect, merge_deltas
+from emova.reply.parser import (
+    Marker,
+    Piece,
+    ReplyDone,
+    ReplyParser,
+    SpokenReply,
+    StyleChosen,
+    UnitsDelta,
+    collect,
+    merge_deltas,
+)
 from emova_train.data.examples import ANSWER, NOTHING, SKELETON, STYLE, UNITS
 from emova_train.stages.interleaved import interleaved_message, only
 from emova_train.stages.replies import reply_kinds
@@ -111,3 +123,53 @@ def test_what_tokens_teach(table) -> None:
             assert sorted((one, other)) == sorted((NOTHING, both)), "each position is learnt in exactly one sub-task"
         message, own = interleaved_message(thoughts, reply, table, "speech")
         assert message["content"][0]["ids"] == ids[:-1] and own == speech
+
+
+# --- any split gives the same events ----------------------------------------------------------------------------------
+JSON = (
+    '{"user question text": "a\\u00e9\\ud83d\\ude00", "assistant response text": "b\\n", '
+    '"assistant response emotion": "'
+)
+WORDS = st.sampled_from(
+    ["(", ")", "(happy, low)", "(happy, ", "low)", " " * 64, "x" * 63, '"', "\\", JSON, 'sad"', "é😀"]
+)
+STREAM = st.lists(st.one_of(WORDS, st.text(max_size=70), st.integers(0, 40), st.sampled_from(Marker)), max_size=12)
+
+
+def split(pieces: list[Piece], cut: st.DataObject) -> list[Piece]:
+    """The same stream, its text cut or joined elsewhere."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if not isinstance(piece, str):
+            found.append(piece)
+            continue
+        places = cut.draw(st.lists(st.integers(0, len(piece)), max_size=4).map(sorted))
+        edges = [0, *places, len(piece)]
+        found += [piece[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return found
+
+
+def events_of(parser, pieces: list[Piece]) -> list:
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    return merge_deltas([*events, *parser.finish()])
+
+
+@pytest.mark.parametrize("make", [InterleavedReply().parser, ReplyParser], ids=["interleaved", "json"])
+@settings(max_examples=300, deadline=None)
+@given(stream=STREAM, cut=st.data())
+def test_any_split_gives_the_same_events(make, stream, cut) -> None:
+    """However the text is cut into pieces, also one character each, and wherever it breaks the schema."""
+    events = events_of(make(), stream)
+    assert events_of(make(), split(stream, cut)) == events
+    single = [each for piece in stream for each in (piece if isinstance(piece, str) else [piece])]
+    assert events_of(make(), single) == events
+
+
+@settings(max_examples=200, deadline=None)
+@given(length=st.integers(60, 80), cut=st.integers(1, 79))
+@example(length=65, cut=1)
+def test_a_long_style_is_none_however_it_comes(length, cut) -> None:
+    text = "(" + "x" * (length - 1) + ")Hi"
+    whole = events_of(InterleavedReply().parser(), [text])
+    assert events_of(InterleavedReply().parser(), [text[:cut], text[cut:]]) == whole
+    assert any(isinstance(event, StyleChosen) for event in whole) == (length <= 64)

@@ -15,6 +15,7 @@ import torch
 
 from emova import Assistant
 from emova.cli.common import EXAMPLES
+from emova.core.writing import check_writable, make_folder, staged_output, write_text
 from emova.events import AudioChunk, Done, Reply
 from emova.session.events import Failed
 from emova.speech.audio import load_audio
@@ -33,10 +34,15 @@ def arguments(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, given: Sequence[str] | None, **quick: Any) -> argparse.Namespace:
-    """The options; with ``--quick``, ``quick`` takes the place of the defaults. Sets the number of threads."""
+    """The options; with ``--quick``, ``quick`` takes the place of the defaults. Sets the number of threads.
+
+    Raises:
+        InputError: the report's folder cannot be written to.
+    """
     if parser.parse_known_args(given)[0].quick:
         parser.set_defaults(repeats=1, **quick)
     options = parser.parse_args(given)
+    check_writable(make_folder(options.output) / "report")  # before the long work
     torch.set_num_threads(options.threads)
     return options
 
@@ -108,7 +114,7 @@ def report(
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     for key, value in facts.items():
         print(f"{key}: {_cell(value)}")
-    options.output.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output)
     content = {
         "benchmark": name,
         "options": {key: str(value) for key, value in vars(options).items()},
@@ -117,7 +123,7 @@ def report(
         "rows": rows,
         **facts,
     }
-    (options.output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(options.output / f"{name}.json", json.dumps(content, indent=2) + "\n")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -126,7 +132,8 @@ def report(
     figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
     draw(axes)
     axes.set_title(name)
-    figure.savefig(options.output / f"{name}.png", dpi=120)
+    with staged_output(options.output / f"{name}.png") as file:
+        figure.savefig(file, dpi=120, format="png")
     pyplot.close(figure)
 
 

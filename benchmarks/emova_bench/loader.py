@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from emova.core.errors import InputError
+from emova.core.writing import make_folder, write_text
 
 GOAL = 5.0
 
@@ -153,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Measure, print, and write ``loader.json``. Raises: InputError."""
     options = parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
+    make_folder(options.output)  # before the long work
     with tempfile.TemporaryDirectory() as made:
         root = options.sets or Path(made)
         try:
@@ -164,9 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
         found = measure(options, root, passes if options.sets else make_sets(root))
     for name, value in found.items():
         print(f"{name}: {value:.4g}" + (f" (goal {GOAL:g})" if name == "ratio" else ""))
-    options.output.mkdir(parents=True, exist_ok=True)
     facts = {"benchmark": "loader", "workers": options.workers, "threads": options.threads, **found}
-    (options.output / "loader.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_text(options.output / "loader.json", json.dumps(facts, indent=1) + "\n")
     return found
 
 

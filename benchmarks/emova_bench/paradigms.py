@@ -21,6 +21,7 @@ import numpy as np
 
 from emova.core.config import load_config
 from emova.core.errors import InputError
+from emova.core.writing import make_folder, staged_output, write_text
 from emova_train.experiments.paradigms import (
     COMMON,
     FOLDER,
@@ -132,7 +133,8 @@ def draw(outcomes: Sequence[Outcome], titles: Mapping[str, str], path: Path) -> 
     # Not the bars: a paradigm without pictures has none in the first panel.
     handles = [Patch(color=f"C{number}", label=titles[name]) for number, name in enumerate(table)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=8)
-    figure.savefig(path, dpi=120)
+    with staged_output(path) as file:
+        figure.savefig(file, dpi=120, format="png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -153,7 +155,7 @@ def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], 
     """Run every paradigm with every seed, writing table, figure and ``results.json`` anew after each."""
     from emova_train.experiments.paradigms import run_paradigm
 
-    output = Path(comparison.output)
+    output = make_folder(comparison.output)
     titles = {name: paradigm.title for name, paradigm in chosen.items()}
     outcomes: list[Outcome] = []
     # Seed by seed, so that there is a whole comparison early.
@@ -165,8 +167,8 @@ def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], 
             print(f"{name}, seed {seed}: {shown} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
             rows = [{"paradigm": each.paradigm, "seed": each.seed, **each.scores} for each in outcomes]
             facts = {"steps": comparison.steps, "rows": rows}
-            (output / "results.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            (output / "table.md").write_text(markdown(outcomes, titles), encoding="utf-8")
+            write_text(output / "results.json", json.dumps(facts, indent=1) + "\n")
+            write_text(output / "table.md", markdown(outcomes, titles))
             draw(outcomes, titles, output / "figure2.png")
     print(markdown(outcomes, titles), end="")
     return outcomes

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from emova.core.errors import InputError
-from emova.core.io import shown, staged_output
+from emova.core.writing import staged_path
 
 DType = Literal["f32", "f16", "bf16"]
 LLAMA3_SPLIT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -41,9 +41,8 @@ def export_gguf(model: Any, tokenizer: Any, path: str | Path, dtype: DType = "f1
     config = model.config.text_config
     if config.model_type != "llama" or config.attention_bias or config.mlp_bias:
         raise InputError(f"export: a GGUF file is written of plain LLaMA models, and this one is {config.model_type}")
-    with staged_output(path) as file:
-        # The writer opens its file by name.
-        writer = gguf.GGUFWriter(file.name, "llama")
+    with staged_path(path) as staged:
+        writer = gguf.GGUFWriter(staged, "llama")
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         writer.add_name(name)
         writer.add_context_length(config.max_position_embeddings)
@@ -66,13 +65,10 @@ def export_gguf(model: Any, tokenizer: Any, path: str | Path, dtype: DType = "f1
             array = weight.detach().float().cpu().contiguous().numpy()
             kind = gguf.GGMLQuantizationType[dtype.upper() if array.ndim == 2 else "F32"]
             writer.add_tensor(tensor_name, gguf.quants.quantize(array, kind), raw_dtype=kind)
-        try:
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-        except OSError:
-            raise InputError(f"{shown(path)}: the file cannot be written; check the space on the disk") from None
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
 
 
 def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:

@@ -73,17 +73,14 @@ def read_style(arguments: argparse.Namespace) -> Style:
 
 def check_output(path: str) -> None:
     """See that a WAV can be written, before the long work. Raises: InputError."""
-    from emova.core.io import staged_output
+    from emova.core.writing import check_writable
 
     if Path(path).suffix.lower() != ".wav":
         raise InputError(f"{shown(path)}: only WAV is written; give a name that ends in .wav")
     before = Path(path).exists()
     if before and not Path(path).is_file():
         raise InputError(f"{shown(path)}: not a file; give the name of a file to write")
-    probe = Path(path).with_name(f".{Path(path).name}.probe")
-    with staged_output(probe):
-        pass
-    probe.unlink(missing_ok=True)
+    check_writable(path)
 
 
 def check_audio(path: str, max_seconds: float, reject_silence: bool) -> None:

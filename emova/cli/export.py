@@ -26,6 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.suffix != ".gguf":
         raise InputError(f"{shown(out)}: llama.cpp reads files that end in .gguf; give such a name")
+    from emova.core.writing import check_writable
+
+    check_writable(out)
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")
         from emova.checkpoint.gguf import export_gguf

@@ -14,10 +14,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from emova import __version__
-from emova.core.errors import InputError
+from emova.core.errors import InputError, disk_full
+from emova.core.extras import missing_package
+from emova.core.io import shown
+from emova.core.process import Stopped, end_by, open_streams, settle_streams, stoppable, tell, unread_stderr
 
 GROUP = "emova.commands"
 OWN = ("chat", "transcribe", "speak", "tokenize", "resynthesize", "info")
@@ -35,7 +38,7 @@ HELP = {
     "eval": "measure a checkpoint on held-out data",
     "bench": "measure speed against peers",
 }
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 EXAMPLES = """examples:
   emova chat
   emova chat --image photo.png --audio question.wav --out answer.wav
@@ -48,6 +51,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse passes over a disk that is full and a pipe that broke.
+        (file or sys.stderr).write(message)
 
 
 def find_commands() -> dict[str, str]:
@@ -73,15 +80,9 @@ def overview(commands: dict[str, str]) -> str:
     )
 
 
-def _register(name: str, value: str) -> Callable[[argparse.ArgumentParser], None]:
+def _register(value: str) -> Callable[[argparse.ArgumentParser], None]:
     module, _, function = value.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        missing = (error.name or module).split(".")[0]
-        raise InputError(
-            f"{name}: the package {missing} is not installed; run pip install 'emova[train,data,eval]'"
-        ) from None
+    return getattr(importlib.import_module(module), function)
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -101,36 +102,64 @@ def dispatch(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog=f"emova {name}", description=HELP.get(name), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    _register(name, commands[name])(parser)
-    parsed = parser.parse_args(rest)
-    return int(parsed.run(parsed) or 0)
+    try:
+        _register(commands[name])(parser)
+        parsed = parser.parse_args(rest)
+        return int(parsed.run(parsed) or 0)
+    except ImportError as error:
+        told = missing_package(error, name)
+        if told is None or os.environ.get("EMOVA_DEBUG"):
+            raise
+        raise told from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``emova`` and return its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 when interrupted."""
+    open_streams()
     try:
-        return dispatch(sys.argv[1:] if arguments is None else arguments)
+        with stoppable(), unread_stderr():
+            try:
+                code = dispatch(sys.argv[1:] if arguments is None else arguments)
+            except SystemExit:  # argparse has printed its help
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return code
     except InputError as error:
-        print(f"emova: {' '.join(str(error).split())}", file=sys.stderr)
+        tell(f"emova: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
-        print("emova: interrupted", file=sys.stderr)
+        tell("emova: interrupted")
         return 130
+    except Stopped as stopped:
+        settle_streams()
+        end_by(stopped.number)
+        return 128 + stopped.number
     except BrokenPipeError:
-        # The reader of our output has gone; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # the reader of our output has gone
     except Exception as error:
         if os.environ.get("EMOVA_DEBUG"):
             raise
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            print(f"emova: {os.strerror(error.errno)}; make room and run the same command again", file=sys.stderr)
+        told = _told(error)
+        if told is not None:
+            tell(f"emova: {told}")
             return 2
-        print(
-            f"emova: an internal error ({type(error).__name__}); set EMOVA_DEBUG=1 and report what it then prints",
-            file=sys.stderr,
-        )
+        tell(f"emova: an internal error ({type(error).__name__}); set EMOVA_DEBUG=1 and report what it then prints")
         return 1
+    finally:
+        settle_streams()
+
+
+def _told(error: Exception) -> str | None:
+    """What a user can mend of a system's error, in a line; None if nothing."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    where = f"{shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+    if disk_full(error):
+        return f"{where}{os.strerror(error.errno)}; make room and run the same command again"
+    if where and error.errno in FORBIDDEN:
+        return f"{where}{os.strerror(error.errno)}; give another place, or change its permissions"
+    return None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 
 ConfigT = TypeVar("ConfigT")
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -166,4 +167,4 @@ def config_dict(config: Any) -> dict[str, Any]:
 
 def save_config(config: Any, path: str | Path) -> None:
     """Write the resolved dataclass ``config`` as YAML."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(config_dict(config))), encoding="utf-8")
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(config_dict(config))))

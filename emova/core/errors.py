@@ -1,5 +1,9 @@
 """Errors as types: a caller that must tell cases apart asks for the class, never for words of the message."""
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class InputError(ValueError):
     """Bad input: the message is one line that names the thing, the reason and the fix.
@@ -27,3 +31,12 @@ class UnsupportedModelError(InputError):
 
 class InternalFault(RuntimeError):
     """A fault inside that is no user's doing, after it was logged: the message is one line fit to be shown."""
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether ``error``, or what caused it, is that a disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

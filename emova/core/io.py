@@ -1,10 +1,7 @@
-"""Reading what a user handed over, a path or bytes, up to a limit; and writing a file whole or not at all."""
+"""Reading what a user handed over, a path or bytes, up to a limit."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,30 +57,3 @@ def read_source(source: Source, what: str, max_bytes: int) -> tuple[bytes, str]:
     if len(data) > max_bytes:
         raise InputError(f"{name}: larger than {max_bytes / 2**20:.0f} MiB; give a smaller file or raise max_bytes")
     return data, name
-
-
-@contextmanager
-def staged_output(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write to; it gets the name ``path`` when the block ends well, and vanishes otherwise.
-
-    Raises:
-        InputError: the folder is missing or may not be written to.
-    """
-    path = Path(path)
-    staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if path.is_dir():
-            raise InputError(f"{shown(path)}: this is a folder; give the name of a file to write")
-        file = staged.open("wb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{shown(path)}: its folder does not exist; make it first") from None
-    except (OSError, ValueError):
-        raise InputError(f"{shown(path)}: the file cannot be written; check the name and the permissions") from None
-    try:
-        with file:
-            yield file
-        os.replace(staged, path)
-    except OSError:
-        raise InputError(f"{shown(path)}: the file cannot be written; check the space on the disk") from None
-    finally:
-        staged.unlink(missing_ok=True)

@@ -7,17 +7,17 @@ not a floating-point matrix stays as it is. Loading gives float32 again, so the 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from emova.core.errors import InputError
+from emova.core.writing import make_folder, save_tensors, write_text
 
 Storage = Literal["float32", "float16", "int8"]
 SCALE_SUFFIX = ".int8_scale"
@@ -54,15 +54,14 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_folder(folder: str | Path, config: Any, state: dict[str, Tensor], storage: Storage = "float32") -> None:
-    """Write the dataclass ``config`` and the tensors ``state``; each file appears whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / "model.safetensors.partial"
-    save_file(pack(state, storage), staged)
-    os.replace(staged, folder / "model.safetensors")
-    staged = folder / "config.json.partial"
-    staged.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(staged, folder / "config.json")
+    """Write the dataclass ``config`` and the tensors ``state``; each file appears whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = make_folder(folder)
+    save_tensors(folder / "model.safetensors", pack(state, storage))
+    write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
 
 
 def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -210,7 +210,7 @@ class InterleavedParser:
         if self._problem is not None:
             return []
         if isinstance(piece, str):
-            return self._text(piece)
+            return self._text(piece) if piece else []
         if isinstance(piece, int):
             self._check(self._speaking, "a speech unit outside of speech")
             return [] if self._problem else [UnitsDelta((piece,))]
@@ -239,8 +239,8 @@ class InterleavedParser:
             return [TextDelta(text)]
         self._header += text
         head, end, rest = self._header.partition(")")
-        if not end:
-            self._check(len(head) <= _LONGEST_HEADER, "no style before the text")
+        self._check(len(head) <= _LONGEST_HEADER, "no style before the text")
+        if not end or self._problem is not None:
             return []
         self._header = None
         emotion, _, pitch = head.removeprefix("(").partition(", ")

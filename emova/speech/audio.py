@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.core.io import Source, read_source, shown, staged_output
+from emova.core.io import Source, read_source, shown
+from emova.core.writing import staged_output
 
 SUPPORTED = "wav, flac, mp3, ogg, m4a or webm"
 
@@ -93,7 +94,7 @@ def load_audio(
     """Decode an audio file to one channel of float32, ``[T]``, at ``sample_rate`` Hz, within -1 to 1.
 
     Args:
-        source: a path, the file's bytes, or a binary stream; wav, flac, mp3, ogg by libsndfile, m4a and webm by FFmpeg.
+        source: a path, the file's bytes, or a binary stream; wav, flac, ogg by libsndfile, mp3, m4a and webm by FFmpeg.
         reject_silence: refuse audio without sound, as a question must have some.
 
     Raises:
@@ -185,17 +186,32 @@ def _decode_sndfile(data: bytes, name: str, limits: AudioLimits) -> _Collector:
 
 
 def _ffmpeg_container(data: bytes) -> str | None:
-    """FFmpeg's name of the container, for the few that libsndfile cannot read.
+    """FFmpeg's name of the container, for the few that libsndfile cannot read, and for MP3.
 
-    The demuxer is named, never guessed by FFmpeg: some of its formats are lists of other files and addresses.
+    libsndfile's decoder of MP3 writes its complaints to the terminal, whoever is looking; FFmpeg's gives the same
+    samples. The demuxer is named, never guessed by FFmpeg: some of its formats are lists of other files and addresses.
     """
     if data[4:8] == b"ftyp":
         return "mp4"
     if data[:4] == b"\x1aE\xdf\xa3":
         return "matroska"
-    if data[:2] in (b"\xff\xf1", b"\xff\xf9"):
-        return "aac"
+    start = data[_tag_bytes(data) :][:2]
+    if len(start) == 2 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0:
+        # The two bits of the layer are 0 in AAC alone.
+        if start[1] & 0x06:
+            return "mp3"
+        return "aac" if start[1] & 0xF0 == 0xF0 else None
     return None
+
+
+def _tag_bytes(data: bytes) -> int:
+    """How many bytes the ID3v2 tag before the sound takes."""
+    if data[:3] != b"ID3" or len(data) < 10:
+        return 0
+    size = 0
+    for byte in data[6:10]:
+        size = size << 7 | byte & 0x7F
+    return 10 + size + (10 if data[5] & 0x10 else 0)
 
 
 def _decode_ffmpeg(data: bytes, name: str, container: str, limits: AudioLimits) -> _Collector:
@@ -207,7 +223,7 @@ def _decode_ffmpeg(data: bytes, name: str, container: str, limits: AudioLimits) 
             if not opened.streams.audio:
                 raise InputError(f"{name}: a film or picture without sound; give {SUPPORTED}")
             stream = opened.streams.audio[0]
-            for block, rate in _ffmpeg_blocks(opened, stream):
+            for block, rate in _ffmpeg_blocks(opened, stream, skip_damaged=container == "mp3"):
                 if collector is None:
                     collector = _Collector(name, rate, block.shape[1], limits)
                 collector.add(block)
@@ -220,15 +236,22 @@ def _decode_ffmpeg(data: bytes, name: str, container: str, limits: AudioLimits) 
     return collector
 
 
-def _ffmpeg_blocks(opened: Any, stream: Any) -> Iterator[tuple[np.ndarray, int]]:
+def _ffmpeg_blocks(opened: Any, stream: Any, skip_damaged: bool) -> Iterator[tuple[np.ndarray, int]]:
     import av
 
     resampler = None
-    for frame in opened.decode(stream):
-        if resampler is None:
-            resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
-        for converted in resampler.resample(frame):
-            yield converted.to_ndarray().T, converted.sample_rate
+    for packet in opened.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            if not skip_damaged:
+                raise
+            continue  # each frame of an MP3 stands alone; every player passes over a bad one
+        for frame in frames:
+            if resampler is None:
+                resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+            for converted in resampler.resample(frame):
+                yield converted.to_ndarray().T, converted.sample_rate
 
 
 # --- truncation -------------------------------------------------------------------------------------------------------

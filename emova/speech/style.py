@@ -8,7 +8,6 @@ Shape letters: S style channels.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -225,12 +224,10 @@ class StylePrototypes:
             raise InputError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write all vectors as float32; the file appears whole or not at all."""
-        from safetensors.torch import save_file
+        """Write all vectors as float32; the file appears whole or not at all. Raises: InputError."""
+        from emova.core.writing import save_tensors
 
         path = Path(path)
         if path.is_dir():
             path = path / self.FILE_NAME
-        staged = path.with_name(path.name + ".partial")
-        save_file({style.key: vector.float().contiguous() for style, vector in self._vectors.items()}, staged)
-        os.replace(staged, path)
+        save_tensors(path, {style.key: vector.float().contiguous() for style, vector in self._vectors.items()})

@@ -104,8 +104,8 @@ def _nano(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from emova.core.writing import make_folder, write_text
     from emova_eval.metrics.compare import as_json, compare_runs, comparison_table
-    from emova_eval.suite.run_folder import write_text
 
     if len(arguments.overrides) != 2:
         raise InputError("compare: give the folders of two runs")
@@ -114,8 +114,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     table = comparison_table(found, a, b)
     print(table)
     if arguments.out:
-        folder = Path(arguments.out)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(arguments.out)
         write_text(folder / "compare.md", table)
         write_text(folder / "compare.json", as_json(found))
     return 0

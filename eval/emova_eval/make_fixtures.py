@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from emova.core.writing import write_bytes, write_text
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import measure
 from emova_eval.nano.data import ShardSample, held_out_questions, read_lines, read_shards
@@ -58,7 +59,7 @@ def write_ogg(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """JSON Lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def pictures(data: Path, out: Path, each: int, rng: random.Random) -> Iterator[tuple[dict[str, Any], str]]:
@@ -71,7 +72,7 @@ def pictures(data: Path, out: Path, each: int, rng: random.Random) -> Iterator[t
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()
             sample.image().quantize(64).save(buffer, "PNG", optimize=True)
-            (out / name).write_bytes(buffer.getvalue())
+            write_bytes(out / name, buffer.getvalue())
             for question in sample.facts["questions"]:
                 yield {**question, "kind": kind}, name
 
@@ -150,7 +151,7 @@ def emotions(data: Path, out: Path, per_style: int) -> None:
         if seen[style] <= 3:
             add("check", sample.facts["emotion"], sample.audio(RATE))
     assert len(seen) == 2 * len(DEFAULT_STYLES.emotions) * len(DEFAULT_STYLES.pitches)
-    (out / "emotions.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(out / "emotions.csv", "\n".join(lines) + "\n")
 
 
 def main() -> None:

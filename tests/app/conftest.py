@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,3 +78,50 @@ def running(nano, serving) -> Iterator[Running]:
 def client(running) -> Any:
     openai = pytest.importorskip("openai")
     return openai.OpenAI(base_url=running.url, api_key="secret-of-tests", max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def tiny_assistant(tiny_checkpoint) -> Assistant:
+    """A model without training, whose answers are short."""
+    limits = ReplyLimits(max_text_tokens=8, max_units=20)
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=limits))
+
+
+@pytest.fixture(scope="module")
+def demo(tiny_assistant) -> Iterator[tuple[Any, str, Path]]:
+    """The demo in a thread: its application, its address, its own folder."""
+    from emova_app.demo.page import build_app
+    from tests.app.fixtures_demo import serving_demo
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", "")  # the page sets it; put back at the end
+        app = build_app(tiny_assistant)
+        with serving_demo(app) as address:
+            yield app, address, Path(os.environ["GRADIO_TEMP_DIR"])
+
+
+@pytest.fixture()
+def folder(demo) -> Iterator[Path]:
+    """The demo's own folder, put back to what it was."""
+    from tests.app.fixtures_demo import files_below
+
+    before = files_below(demo[2])
+    yield demo[2]
+    for path in files_below(demo[2]) - before:
+        path.unlink()
+        if path.parent != demo[2]:
+            with contextlib.suppress(OSError):  # there is more in it
+                path.parent.rmdir()
+
+
+@pytest.fixture()
+def caller(demo, folder, request) -> Iterator[Any]:
+    """One page of the demo, as a program."""
+    from tests.app.fixtures_demo import Caller
+
+    app, address, _ = demo
+    caller = Caller(address, request.node.name)
+    caller.fire("load")
+    yield caller
+    caller.http.close()
+    app.state.visits.close_all()

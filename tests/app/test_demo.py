@@ -21,12 +21,12 @@ from emova.speech.style import DEFAULT_STYLES, Style
 from emova_app.demo import cli, render
 from emova_app.demo.draw import f0_curve, mel_image, waterfall
 from emova_app.demo.hearing import RATE, Endpointer, VoiceActivity, decode_chunk
+from emova_app.demo.page_sessions import Asked, Line, Reel, Visits, from_pcm, to_pcm
 from emova_app.demo.pitch import estimate_f0
 from emova_app.demo.service import Service
 from emova_app.demo.speaker import own_prototypes, voice_from_recording, with_pitch_of
 from emova_app.demo.talk import OWN, Wish, ask, ask_again
-from emova_app.demo.uploads import MAX_UPLOAD_BYTES, delete, uploaded
-from emova_app.demo.visits import Asked, Line, Reel, Visits, from_pcm, to_pcm
+from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, delete, uploaded
 from tests.app.fixtures_browser import EXAMPLES, question
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gc
 import time
+import weakref
 from pathlib import Path
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 
 import emova
 from tests.app.conftest import running_server
+from tests.app.test_server_doors import connected, eventually, prompt_answers
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
@@ -197,3 +200,38 @@ def test_at_the_end_an_answer_is_finished_and_the_talk_told(replica, slow) -> No
             event = talk.recv()
             kinds.append(event.type)
         assert "response.done" in kinds and event.error.code == "session_ended"
+
+
+def test_the_front_keeps_its_doors(front, replica) -> None:
+    """Slow bodies and idle connections at the front keep nobody out; heavy JSON is refused by the replica."""
+    slow = "POST /v1/chat/completions HTTP/1.1\nHost: a\nAuthorization: Bearer key-of-clients\nContent-Length: 9\n\n"
+    with connected(front.port, 60, slow), connected(front.port, 250):
+        prompt_answers(front, "key-of-clients")
+    heavy = '{"x": [' + "{}," * (6 << 20) + "{}]}"
+    headers = {"authorization": "Bearer key-of-clients", "content-type": "application/json"}
+    refused = httpx.post(f"{front.url}/chat/completions", content=heavy, headers=headers, timeout=60)
+    assert refused.status_code == 413 and "apart from pictures" in refused.json()["error"]["message"]
+
+
+def test_a_joined_connection_is_freed_at_once(front, monkeypatch) -> None:
+    """Without the garbage collector, as the replica's."""
+    from emova_app.server import gateway
+
+    made = []
+    usual = gateway._Joined.__init__
+
+    def remembered(self, *arguments) -> None:
+        usual(self, *arguments)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(gateway._Joined, "__init__", remembered)
+    gc.collect()
+    gc.disable()
+    try:
+        with client_of(front).realtime.connect(model=MODEL) as talk:
+            talk.conversation.item.create(item=WRITTEN)
+            while talk.recv().type != "conversation.item.done":
+                pass
+        assert made and eventually(lambda: made[0]() is None)
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 
@@ -140,6 +141,31 @@ def test_random_damage_never_escapes_as_another_error() -> None:
                 assert np.isfinite(samples).all()
             except InputError as error:
                 assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3", "OGG", "mp4", "adts", "webm"])
+def test_decoders_say_nothing_on_the_terminal(kind: str, capfd) -> None:
+    """What a decoder thinks of a damaged file is told by our error, not by its own notes on stderr."""
+    codecs = {"mp4": "aac", "adts": "aac", "webm": "libopus"}
+    whole = encoded_by_ffmpeg(tone(1.0), codecs[kind], kind) if kind in codecs else encoded(tone(1.0), kind=kind)
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        data = bytearray(whole)
+        for position in rng.integers(0, len(data), 1 + number % 40):
+            data[position] = rng.integers(256)
+        with contextlib.suppress(InputError):
+            load_audio(bytes(data[: rng.integers(1, len(data))] if number % 3 == 0 else data), 16_000)
+    said = capfd.readouterr()
+    assert said.err == "" and said.out == ""
+
+
+@pytest.mark.parametrize("tag", [0, 300, 200_000])
+def test_mp3_after_a_tag_is_the_same_sound(tag: int) -> None:
+    """The tag may be as long as the picture of a cover; the sound is that of libsndfile's decoder."""
+    data = encoded(tone(1.0), kind="MP3")
+    head = b"ID3\4\0\0" + bytes(tag >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes(tag) if tag else b""
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    np.testing.assert_allclose(load_audio(head + data, 16_000), expected, atol=1e-5)
 
 
 def test_length_limits_hold_while_decoding() -> None:

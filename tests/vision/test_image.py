@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -124,3 +127,99 @@ def test_random_damage_never_escapes_as_another_error() -> None:
                 assert load_image(bytes(data)).mode == "RGB"
             except InputError as error:
                 assert "\n" not in str(error)
+
+
+# --- many pixels in a small file --------------------------------------------------------------------------------------
+_PEAK = """
+import re, sys
+from concurrent.futures import ThreadPoolExecutor
+from emova.core.errors import InputError
+from emova.vision.image import load_image
+import numpy, PIL.Image
+data = sys.stdin.buffer.read()
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) >> 10
+before = peak()
+try:
+    with ThreadPoolExecutor() as pool:
+        told = {image.size for image in pool.map(load_image, [data] * int(sys.argv[1]))}
+except InputError as error:
+    told = error
+print(peak() - before, told)
+"""
+
+
+def peak_of(data: bytes, at_once: int = 1) -> tuple[int, str]:
+    """By how many MiB a process grows that decodes ``data``, and what it says."""
+    command = [sys.executable, "-c", _PEAK, str(at_once)]
+    done = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True)
+    peak, told = done.stdout.decode().strip().split(" ", 1)
+    return int(peak), told
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", "I;16", {}),
+        ("PNG", "LA", {}),
+        ("PNG", "P", {"transparency": 0}),
+        ("PNG", "RGBA", {}),
+        ("JPEG", "CMYK", {}),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+        ("WEBP", "RGBA", {}),
+        ("GIF", "P", {"transparency": 0}),
+        ("BMP", "1", {}),
+    ],
+)
+def test_no_small_file_takes_much_memory(kind: str, mode: str, options: dict) -> None:
+    """40 megapixels in any format are decoded in a bounded space, or refused by their head."""
+    data = encoded(Image.new(mode, (8000, 5000)), kind, **options)
+    peak, told = peak_of(data)
+    assert peak < 290, peak
+    assert told == "{(4000, 2500)}" or "MiB to decode; make it smaller" in told
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+def test_large_pictures_are_decoded_one_after_the_other() -> None:
+    """Three at once take no more than one of them and the results."""
+    data = encoded(Image.new("RGBA", (8000, 5000)))
+    (one, _), (three, told) = peak_of(data), peak_of(data, at_once=3)
+    assert told == "{(4000, 2500)}" and three < one + 2 * 40 + 60, (one, three)
+
+
+def test_what_a_decoder_would_hold_is_limited_by_the_head() -> None:
+    data = encoded(Image.new("RGB", (100, 100)), "WEBP")
+    limits = ImageLimits(max_decoded_bytes=159_999)
+    assert re.search("100x100 pixels take .* to decode; make it smaller", refusal(data, limits))
+    assert load_image(data, ImageLimits(max_decoded_bytes=160_000)).size == (100, 100)
+    assert load_image(encoded(Image.new("RGB", (100, 100))), limits).size == (100, 100)
+
+
+def test_a_large_picture_is_the_mean_of_its_pixels() -> None:
+    """Made smaller in strips, it is what it would be in one piece; turned, flattened and scaled as small ones are."""
+    rng = np.random.default_rng(0)
+    limits = ImageLimits(max_kept_pixels=1_000_000)
+    noise = Image.fromarray(rng.integers(0, 255, (1501, 1203, 4), dtype=np.uint8), "RGBA")
+    for image in (noise, noise.convert("RGB"), noise.convert("L")):
+        exif = Image.Exif()
+        exif[0x0112] = 8
+        whole = load_image(encoded(image, exif=exif))
+        small = load_image(encoded(image, exif=exif), limits)
+        assert whole.size == (1501, 1203) and small.size == (751, 602)
+        upright = load_image(encoded(image)).reduce(2).transpose(Image.Transpose.ROTATE_90)
+        assert np.array_equal(np.asarray(small), np.asarray(upright))
+        assert np.array_equal(np.asarray(load_image(image, limits)), np.asarray(load_image(image).reduce(2)))
+
+
+def test_a_large_jpeg_is_decoded_small() -> None:
+    ramp = np.linspace(0, 255, 2000, dtype=np.uint8)[None].repeat(1000, 0)
+    data = encoded(Image.fromarray(np.stack([ramp, ramp[:, ::-1], ramp], -1)), "JPEG", quality=95)
+    small = load_image(data, ImageLimits(max_kept_pixels=500_000))
+    assert small.size == (1000, 500)
+    wanted = np.asarray(load_image(data).reduce(2)).astype(int)
+    assert np.abs(np.asarray(small) - wanted).max() < 8
+
+
+def test_pictures_of_usual_size_keep_each_pixel() -> None:
+    values = np.random.default_rng(0).integers(0, 255, (3000, 4000, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(load_image(encoded(Image.fromarray(values), compress_level=1))), values)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 
 LAUNCHERS = ("slurm", "torchrun", "deepspeed")
 PROGRAMS = ("stage0", "stage1", "stage2", "stage3")
@@ -62,7 +63,7 @@ def write(plan: LaunchPlan) -> list[Path]:
     paths = []
     for name, text in texts.items():
         path = plan.folder / name
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         if path.suffix == ".sh":
             path.chmod(0o755)
         paths.append(path)

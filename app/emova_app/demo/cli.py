@@ -10,8 +10,8 @@ import webbrowser
 
 from emova.cli.common import add_common, progress
 from emova.core.errors import InputError
+from emova_app.addresses import is_loopback
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "EMOVA_DEMO_PASSWORD"
 
 
@@ -28,7 +28,7 @@ emova demo --port 8000 --open""",
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help=f"%(default)s; any other needs a password in {PASSWORD}, and HTTPS in front of it for the microphone",
+        help=f"%(default)s; where others reach it, it needs a password in {PASSWORD}, and HTTPS for the microphone",
     )
     parser.add_argument("--open", action="store_true", help="open the page in the default browser")
     parser.set_defaults(run=run)
@@ -37,7 +37,7 @@ emova demo --port 8000 --open""",
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     host, port, password = arguments.host, arguments.port, os.environ.get(PASSWORD)
-    if host not in LOOPBACK and not password:
+    if not is_loopback(host) and not password:
         raise InputError(f"--host {host}: others could reach the demo; set a password in {PASSWORD}, or leave --host")
     _check_port(host, port)
     try:
@@ -53,9 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         assistant = Assistant.from_pretrained(arguments.model)
         tell("Building the page")
-        hosts = ("127.0.0.1", "localhost", "[::1]") if host in LOOPBACK else ("*",)
-        app = build_app(assistant, hosts=hosts, password=password)
-    address = f"http://{'[::1]' if host == '::1' else host}:{port}"
+        app = build_app(assistant, hosts=() if is_loopback(host) else ("*",), password=password)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"emova demo on {address} (Ctrl+C ends it)", flush=True)
     if arguments.open:
         threading.Timer(1.0, webbrowser.open, [address]).start()

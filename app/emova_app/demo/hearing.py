@@ -17,7 +17,7 @@ import numpy as np
 from emova.core.errors import InputError
 
 if TYPE_CHECKING:
-    from emova_app.demo.visits import Visit
+    from emova_app.demo.page_sessions import Visit
 
 RATE = 16_000  # Hz, of silero-vad
 WINDOW = 512  # samples that silero-vad judges at once
@@ -213,7 +213,7 @@ class Hearing:
 
 def decode_chunk(pcm: Any, rate: Any) -> tuple[np.ndarray, int]:
     """Samples ``[T]`` and rate of what the page's microphone sent. Raises: InputError: it is no sound."""
-    from emova_app.demo.visits import from_pcm
+    from emova_app.demo.page_sessions import from_pcm
 
     if not isinstance(pcm, str) or len(pcm) > 2 * MAX_CHUNK_BYTES or not isinstance(rate, int | float):
         raise InputError("the microphone: no sound came; check it and try again")

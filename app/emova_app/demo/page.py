@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,22 +16,30 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.routing import APIRoute
+from gradio.routes import App
+from starlette.routing import Mount
 
 from emova.assistant import Assistant
 from emova.core.errors import InputError
 from emova.session.scheduler import Scheduler, SchedulerConfig
 from emova_app.demo.hearing import VoiceActivity
+from emova_app.demo.inputs import Page
+from emova_app.demo.page_sessions import Visits
 from emova_app.demo.talk_tab import TalkTab
 from emova_app.demo.theme import css, head, theme
 from emova_app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
-from emova_app.demo.uploads import MAX_UPLOAD_BYTES
-from emova_app.demo.visits import Visits
+from emova_app.demo.uploads.doors import Doors
+from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store, UploadLimits
+from emova_app.demo.uploads.folder import OwnFolder
+from emova_app.demo.uploads.own_hosts import OwnHosts
+from emova_app.demo.uploads.upload_routes import upload_routes
 
 HEAD = """
 <div class="em-head"><div class="em-logo" aria-hidden="true"></div>
 <div><h1>emova</h1><p>It sees, hears, and answers in a voice with feeling. All of it on this machine.</p></div>
 <button type="button" class="em-theme" aria-label="light or dark" title="light or dark">◐</button></div>"""
+TIDY_SECONDS = 60.0
 SWITCH_THEME = """
 element.querySelector(".em-theme").addEventListener("click", () => document.body.classList.toggle("dark"));
 """
@@ -43,12 +52,12 @@ class DemoConfig:
     Attributes:
         max_visits: pages open at once; each holds one cache of the model's context.
         max_queue: events that wait; more are refused with a message.
-        file_seconds: uploads that a page forgot to delete are deleted when they are so old, in s.
+        uploads: what they may take together, and for how long.
     """
 
     max_visits: int = 8
     max_queue: int = 32
-    file_seconds: int = 3600
+    uploads: UploadLimits = UploadLimits()
 
 
 def build_page(visits: Visits, config: DemoConfig = DemoConfig()) -> gr.Blocks:
@@ -66,7 +75,7 @@ def build_page(visits: Visits, config: DemoConfig = DemoConfig()) -> gr.Blocks:
     def leave(request: gr.Request) -> None:
         visits.leave(str(request.session_hash))
 
-    with gr.Blocks(title="emova", analytics_enabled=False, delete_cache=(60, config.file_seconds)) as page:
+    with Page(title="emova", analytics_enabled=False) as page:
         gr.HTML(html_template=HEAD, js_on_load=SWITCH_THEME, apply_default_css=False)
         ticket = gr.State("")
         with gr.Tabs():
@@ -88,13 +97,13 @@ def build_app(
     assistant: Assistant,
     *,
     config: DemoConfig = DemoConfig(),
-    hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
+    hosts: tuple[str, ...] = (),
     password: str | None = None,
 ) -> FastAPI:
-    """The web application. Its uploads lie in a temporary folder that is deleted when it ends.
+    """The web application. Its uploads lie in a temporary folder that is deleted when it ends, or at the next start.
 
     Args:
-        hosts: names by which a browser may call it. A page of another site cannot reach it by a name of its own.
+        hosts: further names, beside this machine's own, by which a browser may call it; see ``OwnHosts``.
         password: asked for, with the user name ``emova``.
 
     Raises:
@@ -102,22 +111,26 @@ def build_app(
     """
     scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=config.max_visits, idle_seconds=1800.0))
     visits = Visits(scheduler, VoiceActivity())
-    folder = tempfile.TemporaryDirectory(prefix="emova-demo-")
-    os.environ["GRADIO_TEMP_DIR"] = folder.name
+    folder = OwnFolder()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
+    store = Store(folder.path, config.uploads)
     page = build_page(visits, config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(_tidy(store))
         try:
             yield
         finally:
+            tidying.cancel()
             visits.close_all()
-            folder.cleanup()
+            folder.close()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    app.add_middleware(Doors)
+    app.add_middleware(OwnHosts, hosts=hosts)
     app.state.visits = visits
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         page,
         path="/",
@@ -132,3 +145,26 @@ def build_app(
         css=css(),
         head=head(),
     )
+    # Only mounted, not launched, gradio would not check where a path leads.
+    page.has_launched = True
+    mount = app.router.routes[-1]
+    assert isinstance(mount, Mount) and isinstance(mount.app, App)
+    app.router.routes.pop()
+    app.include_router(upload_routes(store, _who_may_ask(mount.app)))
+    app.router.routes.append(mount)
+    return app
+
+
+def _who_may_ask(inner: App) -> list[Any]:
+    """Gradio's own check of the password, for routes beside it."""
+    found = [route.dependencies for route in inner.routes if isinstance(route, APIRoute) and route.path == "/config"]
+    assert len(found) == 1 and found[0], "gradio's route /config asks nobody for the password"
+    return list(found[0])
+
+
+async def _tidy(store: Store) -> None:
+    """Forget old uploads, as long as the demo runs."""
+    while True:
+        await asyncio.sleep(TIDY_SECONDS)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(store.forget_old)

@@ -12,9 +12,9 @@ import numpy as np
 from emova.events import Reply, Speech
 from emova.speech.style import Style, StyleSet
 from emova_app.demo.draw import f0_curve, mel_image, unit_strip, waterfall
+from emova_app.demo.page_sessions import Line, Visit
 from emova_app.demo.pitch import estimate_f0
 from emova_app.demo.talk import Trace
-from emova_app.demo.visits import Line, Visit
 
 EMPTY = """
 <div class="em-empty"><div class="em-empty-mark" aria-hidden="true"></div>

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from emova.core.errors import InputError
 from emova_app.demo.hearing import decode_chunk
-from emova_app.demo.visits import Visits, to_pcm
+from emova_app.demo.page_sessions import Visits, to_pcm
 
 log = logging.getLogger(__name__)
 HOLD_SECONDS = 8.0  # how long a request for sound waits for some

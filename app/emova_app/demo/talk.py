@@ -13,7 +13,7 @@ from emova.decoding.sampling import Sampling
 from emova.events import AudioChunk, Done, Timings
 from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
 from emova.session.events import Cancelled, Failed, SessionEvent
-from emova_app.demo.visits import Asked, Line, Visit
+from emova_app.demo.page_sessions import Asked, Line, Visit
 
 OWN = "mine"
 REDRAW_SECONDS = 0.05

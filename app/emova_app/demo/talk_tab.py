@@ -15,13 +15,13 @@ from emova.speech.audio import AudioLimits, load_audio
 from emova.vision.image import ImageLimits, load_image
 from emova_app.demo import render
 from emova_app.demo.hearing import RATE, decode_chunk
+from emova_app.demo.page_sessions import Asked, Visit, Visits
 from emova_app.demo.parts import chosen, emotion_choice, pitch_choice, recorder, shown_errors
 from emova_app.demo.service import Service
 from emova_app.demo.speaker import voice_from_recording
 from emova_app.demo.talk import OWN, Wish, ask, ask_again, say
 from emova_app.demo.theme import script
-from emova_app.demo.uploads import MAX_SECONDS, delete, unread, uploaded
-from emova_app.demo.visits import Asked, Visit, Visits
+from emova_app.demo.uploads.files import MAX_SECONDS, delete, read_upload, uploaded
 
 BAR = """
 <div class="em-bar" role="group" aria-label="voice">
@@ -65,16 +65,14 @@ class TalkTab:
         styles = self._style_set = visits.scheduler.assistant.styles
         with gr.Row(equal_height=False, elem_id="talk-tab"):
             with gr.Column(scale=5, min_width=300):
-                self.picture = unread(
-                    gr.Image(
-                        label="Picture",
-                        sources=["upload", "clipboard", "webcam"],
-                        type="filepath",
-                        image_mode=None,
-                        height=250,
-                        buttons=[],
-                        elem_id="picture",
-                    )
+                self.picture = gr.Image(
+                    label="Picture",
+                    sources=["upload", "clipboard", "webcam"],
+                    type="filepath",
+                    image_mode=None,
+                    height=250,
+                    buttons=[],
+                    elem_id="picture",
                 )
                 with gr.Group(elem_id="style-choice"):
                     self.voice = gr.Radio([*styles.voices, OWN], value=styles.voices[0], label="Voice", elem_id="voice")
@@ -108,9 +106,7 @@ class TalkTab:
                     self.send = gr.Button("Send", variant="primary", scale=1, min_width=80, elem_id="send")
                 with gr.Row():
                     self.example = gr.Button("Try the example", size="sm", min_width=120, elem_id="example")
-                    self.audio = unread(
-                        gr.UploadButton("Ask with a file", size="sm", file_types=["audio"], min_width=120)
-                    )
+                    self.audio = gr.UploadButton("Ask with a file", size="sm", file_types=["audio"], min_width=120)
                     self.again = gr.Button("Answer again", size="sm", min_width=120, elem_id="again")
                     self.new = gr.Button("New conversation", size="sm", min_width=120, elem_id="new")
         with gr.Accordion("Same words, other styles", open=False, elem_id="styles"):
@@ -235,10 +231,7 @@ class TalkTab:
         if path is None:
             return gr.skip()
         try:
-            with open(path, "rb") as file:
-                visit.new_picture(load_image(file, IMAGE_LIMITS))
-        except OSError:
-            raise InputError("the picture: the file did not arrive; choose it again") from None
+            visit.new_picture(load_image(read_upload(path, "the picture"), IMAGE_LIMITS))
         except InputError:
             delete(path)
             raise

@@ -15,7 +15,7 @@ from emova_app.demo import render
 from emova_app.demo.draw import unit_strip
 from emova_app.demo.hearing import RATE, decode_chunk
 from emova_app.demo.parts import emotion_choice, pitch_choice, recorder, shown_errors
-from emova_app.demo.uploads import MAX_SECONDS, unread, uploaded
+from emova_app.demo.uploads.files import MAX_SECONDS, uploaded
 
 LIMITS = AudioLimits(max_seconds=MAX_SECONDS, max_bytes=16 << 20)
 NOTE = f"Up to {MAX_SECONDS:g} seconds. Nothing is kept."
@@ -45,7 +45,7 @@ class _Sources:
     def __init__(self) -> None:
         self.record = recorder("Record", NOTE, MAX_SECONDS)
         with gr.Row():
-            self.file = unread(gr.UploadButton("Upload a file", size="sm", file_types=["audio"], min_width=120))
+            self.file = gr.UploadButton("Upload a file", size="sm", file_types=["audio"], min_width=120)
             self.example = gr.Button("Use the example", size="sm", min_width=120)
 
 

@@ -16,7 +16,7 @@ from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, described, handle_errors
 from emova_app.server.http.fetch import Fetcher
 from emova_app.server.http.middleware import Guard
-from emova_app.server.realtime import connection as realtime
+from emova_app.server.realtime import routing as realtime
 from emova_app.server.service import Service
 
 if TYPE_CHECKING:

@@ -47,6 +47,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-active", type=int, default=4, metavar="N", help="requests at once (%(default)s)")
     parser.add_argument("--max-waiting", type=int, default=28, metavar="N", help="requests that wait (%(default)s)")
     parser.add_argument("--max-realtime", type=int, default=8, metavar="N", help="realtime sessions (%(default)s)")
+    parser.add_argument("--max-connections", type=int, default=256, metavar="N", help="open connections (%(default)s)")
+    parser.add_argument(
+        "--max-connections-per-address",
+        type=int,
+        default=128,
+        metavar="N",
+        help="open connections of one address; raise it behind a proxy (%(default)s)",
+    )
     parser.add_argument(
         "--deadline", type=float, default=120.0, metavar="S", help="longest time of a request, in s (%(default)g)"
     )
@@ -67,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from emova_app.server.config import ServerConfig
 
-    for name in ("max_active", "max_realtime", "deadline"):
+    for name in ("max_active", "max_realtime", "max_connections", "max_connections_per_address", "deadline"):
         if not 0 < getattr(arguments, name) <= 10_000:  # also refuses what is no number
             raise InputError(f"--{name.replace('_', '-')}: give a number above 0, up to 10000")
     if arguments.max_waiting < 0:
@@ -85,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         max_active=arguments.max_active,
         max_waiting=arguments.max_waiting,
         max_realtime=arguments.max_realtime,
+        max_connections=arguments.max_connections,
+        max_connections_per_address=arguments.max_connections_per_address,
         deadline_seconds=arguments.deadline,
     )
     try:

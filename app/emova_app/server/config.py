@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
 from emova.core.errors import InputError
+from emova_app.addresses import is_loopback
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,19 @@ class ServerConfig:
         model_name: how clients call the model.
         image_hosts: hosts whose http(s) pictures may be fetched; none by default.
         max_body_bytes: largest request, in bytes; also the largest message of a realtime session.
+        max_json_bytes: most of a request's or an event's JSON that is neither picture nor sound, in bytes.
+        max_bodies_bytes: most that all bodies together may hold, in bytes.
         body_seconds: time to send a request's body, in s.
+        body_stall_seconds: how long nothing of a body may come, in s.
         header_seconds: time to send a request's head, in s.
         stall_seconds: how long a client may stop reading before its connection is cut, in s.
         deadline_seconds: how long a request may wait and run in all, in s.
         max_active: requests that are worked on at once.
         max_waiting: requests that wait for their turn; more are sent away with 429.
-        max_connections: open connections; more are sent away with 503.
+        max_connections: open connections; of more, the one that has waited longest without a place is closed.
+        max_connections_per_address: the same of one address; behind a proxy, all clients have the proxy's.
         max_realtime: realtime sessions at once.
+        max_deferred_bytes: what a realtime client may send ahead while it is answered, in bytes.
         idle_seconds: a realtime session in which nothing happens for so long is closed.
         drain_seconds: at shutdown, how long what is open may go on.
         kept_replies: spoken replies that a later request can refer to by their id.
@@ -37,14 +42,19 @@ class ServerConfig:
     model_name: str = "emova-nano"
     image_hosts: tuple[str, ...] = ()
     max_body_bytes: int = 25 << 20
+    max_json_bytes: int = 1 << 20
+    max_bodies_bytes: int = 256 << 20
     body_seconds: float = 30.0
+    body_stall_seconds: float = 10.0
     header_seconds: float = 10.0
     stall_seconds: float = 30.0
     deadline_seconds: float = 120.0
     max_active: int = 4
     max_waiting: int = 28
     max_connections: int = 256
+    max_connections_per_address: int = 128
     max_realtime: int = 8
+    max_deferred_bytes: int = 32 << 20
     idle_seconds: float = 600.0
     drain_seconds: float = 20.0
     kept_replies: int = 256
@@ -58,9 +68,4 @@ class ServerConfig:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)

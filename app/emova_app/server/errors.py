@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from emova.core.errors import InputError
+from emova.core.errors import InputError, disk_full
 
 log = logging.getLogger(__name__)
 INTERNAL = "a fault inside of the server; try again"
+DISK = "the server has no room on its disk for the upload; try again later, or send less"
 
 
 class ApiError(Exception):
@@ -74,6 +75,9 @@ def as_api_error(error: BaseException) -> ApiError:
     """What a client is told about ``error``; what is not its own doing is logged and told as a fault inside."""
     if isinstance(error, ApiError):
         return error
+    if disk_full(error):
+        log.error("the disk for temporary files is full")
+        return ApiError(507, DISK, kind="server_error", code="insufficient_storage", headers={"retry-after": "30"})
     if isinstance(error, InputError):
         return ApiError(400, str(error))
     log.error("a request failed", exc_info=error)
@@ -110,6 +114,8 @@ def _plain(part: Any) -> bool:
 
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if disk_full(error.__cause__):  # while an upload was put on the disk, not what the client sent
+        return as_api_error(error).response()
     reason = "the body: it cannot be parsed" if error.status_code == 400 else http.HTTPStatus(error.status_code).phrase
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
     return ApiError(error.status_code, reason, code=code, headers=dict(error.headers or {})).response()
@@ -130,5 +136,5 @@ def handle_errors(app: Starlette) -> None:
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The error responses of a route, for the OpenAPI document."""
-    always = (400, 401, 403, 408, 413, 429, 500, 503, 504)
+    always = (400, 401, 403, 408, 413, 429, 500, 503, 504, 507)
     return {status: {"model": ErrorBody, "description": http.HTTPStatus(status).phrase} for status in always + statuses}

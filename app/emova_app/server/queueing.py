@@ -14,7 +14,7 @@ class Queue:
 
     Args:
         max_active: how many run at once.
-        max_waiting: how many more may wait (or still send their bodies).
+        max_waiting: how many more may wait.
     """
 
     def __init__(self, max_active: int, max_waiting: int) -> None:
@@ -23,11 +23,15 @@ class Queue:
         self.inside = 0
         self.running = 0
 
+    def check_room(self) -> None:
+        """Raises: ApiError: there is no place left."""
+        if self.inside >= self._most:
+            raise busy("the server is busy; try again in a moment")
+
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """A place in the queue. Raises: ApiError: there is none."""
-        if self.inside >= self._most:
-            raise busy("the server is busy; try again in a moment")
+        self.check_room()
         self.inside += 1
         try:
             yield

@@ -156,4 +156,5 @@ def together(config: ServerConfig, replicas: ReplicaConfig) -> ServerConfig:
         max_waiting=most * config.max_waiting,
         max_realtime=most * config.max_realtime,
         max_connections=most * config.max_connections,
+        max_connections_per_address=most * config.max_connections_per_address,
     )

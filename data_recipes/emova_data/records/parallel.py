@@ -29,12 +29,15 @@ def in_pool(jobs: int, start: Callable[[Any], None], argument: Any) -> Build:
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(jobs, context, start, (argument,)) as pool:
             waiting: deque[concurrent.futures.Future[Built]] = deque()
-            for draft in todo:
-                waiting.append(pool.submit(build_one, draft))
-                if len(waiting) >= 4 * jobs:
+            try:
+                for draft in todo:
+                    waiting.append(pool.submit(build_one, draft))
+                    if len(waiting) >= 4 * jobs:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # who breaks off does not wait for what had not begun
 
     return build
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from emova.core.errors import InputError
-from emova.core.io import staged_output
 from emova.core.tar_samples import read_shard as read_tar
+from emova.core.writing import staged_output, write_text
 from emova_data.records.records import Record, safe_key
 
 
@@ -29,11 +28,8 @@ class Shard:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON, whole or not at all."""
-    with staged_output(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    """JSON, whole or not at all. Raises: InputError."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def members_of(record: Record, source: str, key: str) -> Iterator[tuple[str, bytes]]:
@@ -53,21 +49,16 @@ def write_shard(path: Path, records: Sequence[Record], source: str, first: int) 
         InputError: the folder cannot be written to or the disk is full.
     """
     with staged_output(path) as file:
-        try:
-            if path.suffix == ".jsonl":
-                for record in records:
-                    file.write(json.dumps(record.as_json(source), ensure_ascii=False).encode() + b"\n")
-            else:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                    for number, record in enumerate(records, first):
-                        for name, content in members_of(record, source, safe_key(number)):
-                            entry = tarfile.TarInfo(name)
-                            entry.size, entry.mode = len(content), 0o644
-                            tar.addfile(entry, io.BytesIO(content))
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            raise InputError(f"{path}: the shard cannot be written; check the space on the disk") from None
+        if path.suffix == ".jsonl":
+            for record in records:
+                file.write(json.dumps(record.as_json(source), ensure_ascii=False).encode() + b"\n")
+        else:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for number, record in enumerate(records, first):
+                    for name, content in members_of(record, source, safe_key(number)):
+                        entry = tarfile.TarInfo(name)
+                        entry.size, entry.mode = len(content), 0o644
+                        tar.addfile(entry, io.BytesIO(content))
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):

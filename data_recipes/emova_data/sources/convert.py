@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova_data.records.records import BadRecord, Draft, Record, fingerprint
 from emova_data.records.shard_writer import Shard, write_json, write_shard
 
@@ -85,7 +86,7 @@ def _cut(path: Path, lines: int) -> None:
     """Keep the first ``lines`` lines: what a killed run wrote after its last finished shard goes."""
     if path.is_file():
         kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
-        path.write_text("".join(kept), encoding="utf-8")
+        write_text(path, "".join(kept))
 
 
 def _load_seen(path: Path) -> np.ndarray:

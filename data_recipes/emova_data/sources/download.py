@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova_data.records.shard_writer import write_json
 from emova_data.sources.registry import DataSource, RemoteFile
 
@@ -200,7 +201,7 @@ def fetch(source: DataSource, folder: Path, *, report: Report = _quiet) -> list[
         marker = path.with_name(path.name + ".unpacked")
         if not marker.is_file():
             unpack(path, path.parent)
-            marker.write_text("", encoding="utf-8")
+            write_text(marker, "")
     return paths
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from emova.core.errors import InputError
-from emova_eval.suite.run_folder import UNREACHED, write_text
+from emova.core.writing import write_text
+from emova_eval.suite.run_folder import UNREACHED
 
 MAX_ANSWER_BYTES = 4 << 20
 

@@ -15,6 +15,7 @@ from typing import Any
 from emova.checkpoint.loading import find_checkpoint
 from emova.cli.common import EXAMPLES
 from emova.core.errors import InputError
+from emova.core.writing import write_bytes, write_text
 from emova.speech.audio import AudioLimits
 from emova_eval.judges.voices import VoiceJudges, find_judges
 from emova_eval.judges.words import WhisperJudge
@@ -26,7 +27,7 @@ from emova_eval.report.page import page
 from emova_eval.report.run_report import confusion
 from emova_eval.report.tables import HEADER, Row, plot_bars, plot_confusion, write_report
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
-from emova_eval.suite.run_folder import RunFolder, hash_files, hash_model, safe_name, write_text
+from emova_eval.suite.run_folder import RunFolder, hash_files, hash_model, safe_name
 from emova_eval.suite.runner import Figure, figure_of, part, run_task
 from emova_eval.suite.samples import Example, Record, mean
 from emova_eval.suite.tasks import TtsTask
@@ -148,7 +149,7 @@ class NanoRun:
         items = []
         for sample in samples:
             path = media / f"{safe_name(sample.key)}.flac"
-            path.write_bytes(sample.media["flac"])
+            write_bytes(path, sample.media["flac"])
             items.append(Example(sample.key, sample.facts["text"], str(path), answers=(answers(sample),)))
         return items
 

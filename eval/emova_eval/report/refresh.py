@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emova.core.errors import InputError
-from emova_eval.suite.run_folder import write_text
+from emova.core.writing import write_text
 
 END = "<!-- end of figures -->"
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from emova.core.writing import write_text
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.report.published import TABLES, PublishedTable
-from emova_eval.suite.run_folder import RunFolder, write_text
+from emova_eval.suite.run_folder import RunFolder
 from emova_eval.suite.runner import Figure
 from emova_eval.suite.samples import Record
 

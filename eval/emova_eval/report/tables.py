@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from emova_eval.suite.run_folder import write_text
+from emova.core.writing import make_folder, staged_output, write_text
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def write_report(
     folder: Path, rows: Sequence[Row], settings: dict[str, Any], figures: Sequence[dict[str, Any]] = ()
 ) -> None:
     """Write ``report.md`` and ``results.json`` into ``folder``; ``figures`` are what the rows stand on."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lines = [{**asdict(row), "reached": row.reached} for row in rows]
     results = {"settings": settings, "rows": lines, "figures": list(figures)}
     write_text(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -119,7 +119,8 @@ def plot_confusion(path: Path, matrix_NN: np.ndarray, labels: Sequence[str], tit
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="% of the row", fraction=0.046)
     figure.tight_layout()
-    figure.savefig(path)
+    with staged_output(path) as file:
+        figure.savefig(file, format="png")
     plt.close(figure)
 
 
@@ -141,5 +142,6 @@ def plot_bars(path: Path, shares: dict[str, float], title: str, goal: float) -> 
     axes.set_title(title, fontsize=10)
     axes.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    with staged_output(path) as file:
+        figure.savefig(file, format="png")
     plt.close(figure)

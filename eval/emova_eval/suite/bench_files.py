@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from emova.core.writing import write_text
 from emova_eval.metrics.choices import CIRCULAR_STEP, LETTERS
 
 Row = dict[str, Any]
@@ -83,7 +85,7 @@ class Writer:
     def save(self, name: str, content: Any) -> Path:
         """A JSON file."""
         path = self.folder / name
-        path.write_text(json.dumps(content), encoding="utf-8")
+        write_text(path, json.dumps(content))
         return path
 
     def picture(self, asked: Asked, ending: str = ".png", folder: str = "images") -> str:
@@ -97,7 +99,7 @@ class Writer:
     def tsv(self, name: str, asked: Sequence[Asked], rotations: int = 1, free: bool = False) -> Path:
         """VLMEvalKit's table with the pictures inside; ``free`` leaves the choices out."""
         path = self.folder / f"{name}.tsv"
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with io.StringIO(newline="") as file:
             table = csv.writer(file, delimiter="\t")
             table.writerow(["index", "image", "question", *([] if free else "ABCD"), "answer", "category"])
             for number, a in enumerate(asked):
@@ -107,6 +109,7 @@ class Writer:
                     cells = [] if free else [*choices, *[""] * (4 - len(choices))]
                     answer = str([a.key]) if free else LETTERS[choices.index(a.key)]
                     table.writerow([turn * CIRCULAR_STEP + number, image, a.question, *cells, answer, a.kind])
+            write_text(path, file.getvalue())
         return path
 
     def mme(self) -> Path:
@@ -117,7 +120,7 @@ class Writer:
             wrong = next(choice for choice in a.choices if choice != a.key)
             lines = [f"{a.question} Is it {said}? Please answer yes or no.\t{yes}"
                      for said, yes in ((a.key, "Yes"), (wrong, "No"))]  # fmt: skip
-            (place / f"{a.picture.stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_text(place / f"{a.picture.stem}.txt", "\n".join(lines) + "\n")
         return self.folder / "mme"
 
     def mmbench(self) -> Path:

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emova.core.errors import InputError
+from emova.core.writing import write_bytes
 from emova_eval.metrics.choices import LETTERS
 from emova_eval.suite.run_folder import check_unique
 from emova_eval.suite.samples import Example
@@ -133,7 +134,7 @@ def _store_image(data: str, media: Path, where: str) -> str:
     path = media / f"{hashlib.sha256(content).hexdigest()[:32]}.img"
     if not path.exists():
         media.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_bytes(path, content)
     return str(path)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova_eval.judges.voices import find_judges
 from emova_eval.suite.bench_files import write_benchmarks
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
@@ -121,7 +122,7 @@ def write_seed_tts(folder: Path, asked: Sequence[Example]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{item.id}|{item.text}|{Path(item.audio).name}|{item.answers[0]}" for item in asked[:SENTENCES]]
     path = folder / "meta.lst"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -134,7 +135,7 @@ def write_own(folder: Path, asked: Sequence[Example]) -> Path:
             shutil.copy(file, folder / Path(file).name)
         lines.append({"id": item.id, "audio": Path(item.audio).name, "image": Path(item.images[0]).name,
                       "answer": item.facts.get("key", item.answers[0])})  # fmt: skip
-    (folder / "meta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_text(folder / "meta.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova_eval.suite.samples import Record
 
 PACKAGES = (
@@ -34,13 +35,6 @@ PACKAGES = (
 _FREE = {"versions", "tasks", "limit", "asked"}
 # A judge that could not be reached may be reached when the run goes on: such a question is judged again.
 UNREACHED = "judge: no answer from the endpoint"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    staged = path.with_name(path.name + ".partial")
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, path)
 
 
 def hash_path(path: str | Path) -> str:

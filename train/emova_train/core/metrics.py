@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emova.core.writing import staged_output, write_text
 from emova_train.core.reporting import Reporter
 
 FILE_NAME = "metrics.jsonl"
@@ -45,9 +45,7 @@ class MetricsFile:
     def drop_after(self, step: int) -> None:
         """Forget rows later than ``step``: a resumed run writes them again."""
         kept = [row for row in read(self.path) if row["step"] <= step]
-        staged = self.path.with_suffix(".partial")
-        staged.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(staged, self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -94,7 +92,6 @@ def plot(metrics_path: str | Path, target: str | Path | None = None) -> Path | N
         if len(kinds) > 1:
             axes.legend(fontsize=7)
     path = Path(target) if target is not None else Path(metrics_path).with_name(PLOT_NAME)
-    staged = path.with_name(path.stem + ".partial.png")
-    figure.savefig(staged, dpi=72)
-    os.replace(staged, path)
+    with staged_output(path) as file:
+        figure.savefig(file, dpi=72, format="png")
     return path

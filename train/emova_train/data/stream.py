@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova_train.core.config import RunConfig
 from emova_train.core.protocols import Batch
 from emova_train.data.bin_packing import balance
@@ -419,4 +420,4 @@ class ShardLoader:
         if self.rank == 0 and self.skipped_path.is_file():
             lines = self.skipped_path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["batch"] < position]
-            self.skipped_path.write_text("".join(kept), encoding="utf-8")
+            write_text(self.skipped_path, "".join(kept))

@@ -24,6 +24,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
+from emova.core.writing import make_folder, staged_output
 from emova_data.records.recordings import Recording, read_recordings
 from emova_train.core.program import run_module
 from emova_train.s2u.data import faster, from_a_stranger, perturb
@@ -95,13 +96,12 @@ def tokenize_shard(
         encoded = tokenizer.encode(padded.to(tokenizer.device), lengths.to(tokenizer.device))
         for clip, row_units in zip(batch, encoded, strict=True):
             units[clip.key] = row_units.tolist()
-    staged = part.with_name(f"{part.name}.{os.getpid()}.partial")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with staged.open("w", encoding="utf-8") as file:
+    make_folder(part.parent)
+    with staged_output(part) as file:
         for clip in clips:
             record = {name: clip.record[name] for name in ROW_FIELDS if name in clip.record}
-            file.write(json.dumps({"key": clip.key, "units": units[clip.key], **record}, ensure_ascii=False) + "\n")
-    os.replace(staged, part)
+            line = {"key": clip.key, "units": units[clip.key], **record}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     seconds = sum(len(clip.samples) for clip in clips) / tokenizer.sample_rate
     return ShardResult(part, len(clips), seconds)
 
@@ -165,14 +165,12 @@ def tokenize_set(
             flush=True,
         )
     target = data / folder / f"{name}{'_rough' if rough else ''}.jsonl"
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
     rows = 0
-    with staged.open("w", encoding="utf-8") as file:
+    with staged_output(target) as file:
         for part in parts:
-            text = part.read_text(encoding="utf-8")
-            rows += text.count("\n")
+            text = part.read_bytes()
+            rows += text.count(b"\n")
             file.write(text)
-    os.replace(staged, target)
     current = set(parts)
     for shard in shards:  # rows of an older tokenizer
         for old in kept.glob(f"{shard.stem}.*.jsonl"):

@@ -20,6 +20,7 @@ import torch
 
 from emova.core.config import load_config
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.data.recipe import Recipe, read_recipe
 from emova_train.stages.program import InitConfig, RatesConfig, StageConfig, train
@@ -191,7 +192,7 @@ def run_phase(phase: Phase) -> None:
         result = train(phase.config)
         facts = {"steps": result.steps, "seconds": result.seconds, "terms": dict(result.train_terms)}
         facts["held_out"] = dict(result.eval_terms)
-        (phase.folder / "done.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_text(phase.folder / "done.json", json.dumps(facts, indent=1) + "\n")
 
 
 def _held_out_terms(phase: Phase) -> dict[str, float]:
@@ -225,7 +226,7 @@ def run_paradigm(comparison: ComparisonConfig, name: str, paradigm: ParadigmConf
         scores["asr"] = asr_score(aligned.export, held_out, comparison.utterances)
         scores["tokens: asr"] = _held_out_terms(aligned)["transcript_accuracy"]
     known.parent.mkdir(parents=True, exist_ok=True)
-    known.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    write_text(known, json.dumps(scores, indent=1) + "\n")
     return Outcome(name, seed, scores)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
+from emova.core.writing import staged_output, write_text
 from emova.speech.tokenizer.phones import BLANK, DEFAULT_PHONES, PhoneInventory
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_data.records.recordings import read_recordings
@@ -86,12 +87,9 @@ def _cache_shard(path: str, folder: Path) -> Path:
         )  # fmt: skip
         chunks.append(samples)
         start += len(samples)
-    staged = stem.with_suffix(".partial.npy")
-    np.save(staged, np.concatenate(chunks) if chunks else np.zeros(0, np.int16))
-    os.replace(staged, stem.with_suffix(".npy"))
-    staged = stem.with_suffix(".json.partial")
-    staged.write_text(json.dumps(index), encoding="utf-8")
-    os.replace(staged, index_path)
+    with staged_output(stem.with_suffix(".npy")) as file:
+        np.save(file, np.concatenate(chunks) if chunks else np.zeros(0, np.int16))
+    write_text(index_path, json.dumps(index))
     return index_path
 
 
@@ -171,9 +169,7 @@ class ClipStore:
             rows = align(logits.frame[0].float().log_softmax(-1).numpy(), clip.phones)
             known[clip.key] = [[phone, first * LABEL_SAMPLES, end * LABEL_SAMPLES] for phone, first, end in rows]
         if unknown:
-            staged = path.with_suffix(".partial")
-            staged.write_text(json.dumps(known), encoding="utf-8")
-            os.replace(staged, path)
+            write_text(path, json.dumps(known))
         self.clips = [
             clip
             if clip.alignment is not None

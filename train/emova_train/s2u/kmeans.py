@@ -17,6 +17,7 @@ import torch
 
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from emova_data.records.recordings import read_recordings
 from emova_train.core.program import run_module
@@ -98,7 +99,7 @@ def train(config: KMeansRun) -> dict[str, float]:
         "codebook_perplexity": float(np.exp(-(used[used > 0] * np.log(used[used > 0])).sum())),
         "seconds": time.monotonic() - started,
     }
-    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(output / "report.json", json.dumps(report, indent=1) + "\n")
     return report
 
 

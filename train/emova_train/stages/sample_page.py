@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emova.core.writing import write_text
+from emova.speech.audio import save_wav
 from emova.speech.style import Style
 
 _HEAD = """<!doctype html><meta charset="utf-8"><title>{title}</title>
@@ -54,11 +56,9 @@ def write_page(folder: Path, title: str, shown: Sequence[Shown], voice: Any = No
                 parts.append(f'<dt>{name}</dt><dd><audio controls src="{number:03d}-{name}.wav"></audio></dd>')
         parts.append("</dl></section>")
     page = folder / "index.html"
-    page.write_text("\n".join(parts), encoding="utf-8")
+    write_text(page, "\n".join(parts))
     return page
 
 
 def _save_sound(path: Path, voice: Any, units: Sequence[int], style: Style) -> None:
-    import soundfile
-
-    soundfile.write(path, voice.synthesize(units, style), voice.sample_rate)
+    save_wav(path, voice.synthesize(units, style), voice.sample_rate)

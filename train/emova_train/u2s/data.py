@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
+from emova.core.writing import staged_output, write_text
 from emova_data.records.recordings import read_recordings
 from emova_train.s2u.data import from_a_stranger, perturb
 
@@ -101,9 +102,8 @@ def shard_folder(path: str, cache: str) -> Path:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    staged = path.with_name(path.name + ".partial.npy")
-    np.save(staged, array)
-    os.replace(staged, path)
+    with staged_output(path) as file:
+        np.save(file, array)
 
 
 def cache_shard(path: str, cache: str) -> Path:
@@ -126,9 +126,7 @@ def cache_shard(path: str, cache: str) -> Path:
         start += units
     _save(folder / "audio.npy", np.concatenate(audio) if audio else np.zeros(0, np.int16))
     _save(folder / "f0.npy", np.concatenate(pitch) if pitch else np.zeros(0, np.float32))
-    staged = folder / "index.json.partial"
-    staged.write_text(json.dumps(index), encoding="utf-8")
-    os.replace(staged, folder / "index.json")
+    write_text(folder / "index.json", json.dumps(index))
     return folder
 
 

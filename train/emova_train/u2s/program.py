@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
+from emova.speech.audio import save_wav
 from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder, PosteriorEncoderConfig
@@ -278,7 +279,6 @@ def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, f
     Returns the median distance of predicted and measured F0 in cents, where both are voiced, and the share of frames
     whose voicing differs.
     """
-    import soundfile
 
     folder.mkdir(parents=True, exist_ok=True)
     cents, voicing = [], []
@@ -288,9 +288,9 @@ def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, f
         samples = detokenizer.decode(units, style)[0]
         utterance = store.utterances[index]
         name = f"{number}-{utterance.gender}-{utterance.emotion}-{utterance.pitch}"
-        soundfile.write(folder / f"{name}.wav", samples.numpy(), detokenizer.sample_rate)
+        save_wav(folder / f"{name}.wav", samples.numpy(), detokenizer.sample_rate)
         if not (folder / f"{name}-real.wav").is_file():
-            soundfile.write(folder / f"{name}-real.wav", store.samples(index), detokenizer.sample_rate)
+            save_wav(folder / f"{name}-real.wav", store.samples(index), detokenizer.sample_rate)
         prior = detokenizer.vits.prior(units, style)
         if prior.log_f0_BF is not None and prior.voicing_BF is not None:
             f0 = torch.from_numpy(store.f0(index))

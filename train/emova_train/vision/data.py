@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from emova.core.writing import make_folder, staged_output, write_text
 from emova.vision.slicing import letterbox
 from emova_train.data.recipe import Picture
 from emova_train.vision.regions import MarkClasses, boxes_in_square, cell_targets
@@ -41,18 +41,15 @@ class PixelCache:
         stamp = path.with_suffix(".json")
         found = json.loads(stamp.read_text()) if path.is_file() and stamp.is_file() else {}
         if found.get("digest") != digest or "sizes" not in found:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staged = path.with_suffix(".partial")
-            pixels = np.memmap(staged, dtype=np.uint8, mode="w+", shape=shape)
+            make_folder(path.parent)
             sizes = []
-            for place, picture in enumerate(track(pictures, description=f"decoding {path.stem}")):
-                image = picture.load()
-                sizes.append(image.size)
-                pixels[place] = np.asarray(letterbox(image, size, size, fill))
-            pixels.flush()
-            os.replace(staged, path)
+            with staged_output(path) as file:
+                for picture in track(pictures, description=f"decoding {path.stem}"):
+                    image = picture.load()
+                    sizes.append(image.size)
+                    file.write(np.asarray(letterbox(image, size, size, fill), dtype=np.uint8).tobytes())
             found = {"digest": digest, "shape": shape, "sizes": sizes}
-            stamp.write_text(json.dumps(found), encoding="utf-8")
+            write_text(stamp, json.dumps(found))
         self.sizes: list[tuple[int, int]] = [(width, height) for width, height in found["sizes"]]
         self.pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 

@@ -21,6 +21,7 @@ from emova_app.server.api.chat_types import Emotion, Pitch, Short, Text, VoiceId
 from emova_app.server.api.encode import MEDIA_TYPES, Encoder, Format
 from emova_app.server.api.media import to_base64
 from emova_app.server.errors import as_api_error, described
+from emova_app.server.http.json_body import JsonLimits, UploadRoute, json_route
 from emova_app.server.http.streams import Stream, event, event_stream
 from emova_app.server.service import Service, check_style, find_voice
 
@@ -81,9 +82,11 @@ def write_down(scheduler: Scheduler, samples: np.ndarray) -> Iterator[str]:
 def router(service: Service) -> APIRouter:
     """The routes on ``service``."""
     routes = APIRouter()
+    spoken = APIRouter(route_class=json_route(JsonLimits(service.config.max_json_bytes)))
+    heard = APIRouter(route_class=UploadRoute)
     sounds: dict[str, Any] = {kind: {} for kind in sorted({*MEDIA_TYPES.values(), "text/event-stream"})}
 
-    @routes.post(
+    @spoken.post(
         "/v1/audio/speech",
         response_class=Response,
         responses={200: {"content": sounds, "description": "The sound"}, **described(404)},
@@ -96,7 +99,7 @@ def router(service: Service) -> APIRouter:
         check_style(styles, wish.emotion, wish.pitch)
         return await _speech(service, wish, styles.parse(voice, wish.emotion, wish.pitch), request.state.deadline)
 
-    @routes.post(
+    @heard.post(
         "/v1/audio/transcriptions",
         response_model=Transcription | LongTranscription,
         responses={
@@ -129,6 +132,8 @@ def router(service: Service) -> APIRouter:
             return Transcription(text=text)
         return LongTranscription(text=text, duration=len(samples) / rate)
 
+    routes.include_router(spoken)
+    routes.include_router(heard)
     return routes
 
 

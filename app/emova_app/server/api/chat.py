@@ -20,6 +20,7 @@ from emova_app.server.api.media import to_base64
 from emova_app.server.api.request_mapping import answer, limits_of
 from emova_app.server.errors import ApiError, as_api_error, described
 from emova_app.server.http.front import new_id
+from emova_app.server.http.json_body import JsonLimits, json_route
 from emova_app.server.http.streams import event as sse
 from emova_app.server.http.streams import event_stream
 from emova_app.server.service import Service
@@ -55,7 +56,7 @@ class Told:
 
 def router(service: Service) -> APIRouter:
     """The route on ``service``."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=json_route(JsonLimits(service.config.max_json_bytes)))
     content = {"text/event-stream": {"schema": {"type": "string"}}}
     streamed: dict[int | str, dict[str, Any]] = {200: {"content": content, "description": "The answer"}}
 
@@ -157,10 +158,13 @@ class Answering:
                 self.service.metrics.cancelled.labels("deadline").inc()
                 yield sse(late.body)
             except Exception as error:
-                told = as_api_error(error)
-                self.service.metrics.errors.labels(str(told.status)).inc()
-                yield sse(told.body)
+                yield self._refusal(error)
             yield b"data: [DONE]\n\n"
+
+    def _refusal(self, error: Exception) -> bytes:
+        told = as_api_error(error)
+        self.service.metrics.errors.labels(str(told.status)).inc()
+        return sse(told.body)
 
     async def _deltas(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[dict[str, Any], None]:
         encoder = Encoder(self.format, self.rate) if self.spoken else None

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from emova_app.addresses import host_of, host_of_origin, is_loopback
 from emova_app.server.errors import ApiError, as_api_error, busy
+from emova_app.server.http.bodies import Gone, too_large
 from emova_app.server.http.front import Front, new_id
 
 Scope = MutableMapping[str, Any]
@@ -20,15 +21,10 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 log = logging.getLogger(__name__)
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/healthz",)
 WORK_PATHS = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions")
 PATHS = (*WORK_PATHS, *OPEN_PATHS, "/v1/models", "/metrics", "/openapi.json", "/v1/realtime")
 GRACE = 2.0  # s after the deadline for a stream to say so itself
-
-
-class _Gone(Exception):
-    """The client has left."""
 
 
 @dataclass
@@ -42,8 +38,8 @@ class _Progress:
 class Guard:
     """An ASGI middleware.
 
-    The body is read here, in bounded size and time, before anything else happens; then the application runs until it
-    is done, the client leaves, or the deadline passes.
+    The body of a client that may ask is read here, in bounded size and time; only then the request takes a place, and
+    the application runs until it is done, the client leaves, or the deadline passes.
     """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], service: Front) -> None:
@@ -75,7 +71,8 @@ class Guard:
         # Without a key, pages in this machine's browser must not reach the server: neither by a name that leads here
         # (DNS rebinding) nor across sites.
         origin = headers.get(b"origin")
-        if not _is_loopback(b"//" + headers.get(b"host", b"")) or (origin is not None and not _is_loopback(origin)):
+        host = host_of(headers.get(b"host", b"").decode("latin-1"))
+        if not is_loopback(host) or (origin is not None and not is_loopback(host_of_origin(origin.decode("latin-1")))):
             raise ApiError(403, "this server takes requests from its own machine only", code="forbidden")
 
     def _check_open(self) -> None:
@@ -99,7 +96,7 @@ class Guard:
         metrics = self.service.metrics
         try:
             await self._answer(scope, receive, told, progress)
-        except _Gone:
+        except Gone:
             metrics.cancelled.labels("disconnect").inc()
         except TimeoutError:
             metrics.cancelled.labels("deadline").inc()
@@ -107,9 +104,10 @@ class Guard:
                 late = ApiError(504, "the answer took too long; ask for less", kind="server_error", code="timeout")
                 await late.response()(scope, receive, told)
         except Exception as error:
-            refusal = as_api_error(error)
+            # An error in a local variable would hold this frame, and all that the request holds, in a ring.
+            refusal = as_api_error(error).response()
             if not progress.status:
-                await refusal.response()(scope, receive, told)
+                await refusal(scope, receive, told)
         finally:
             metrics.requests.labels(route, str(progress.status or "none")).inc()
             metrics.seconds.labels(route).observe(time.perf_counter() - started)
@@ -120,12 +118,15 @@ class Guard:
         self._check_client(scope)
         self._check_length(scope)
         scope["state"] = state = {**scope.get("state", {})}
-        async with AsyncExitStack() as held:
-            working = scope["path"] in WORK_PATHS and scope["method"] == "POST"
+        working = scope["path"] in WORK_PATHS and scope["method"] == "POST"
+        if working:
+            self._check_open()
+            self.service.queue.check_room()
+        async with self.service.bodies.read(receive) as body, AsyncExitStack() as held:
             if working:
                 self._check_open()
                 await held.enter_async_context(self.service.queue.place())
-            body = await self._body(receive)
+                held.enter_context(self.service.doors.placed(scope.get("client")))
             state["deadline"] = asyncio.get_running_loop().time() + self.config.deadline_seconds
             gone = asyncio.create_task(_until_gone(receive))
             work = asyncio.create_task(self._work(scope, body, gone, send, working))
@@ -136,7 +137,7 @@ class Guard:
                 if gone.done() and progress.complete:
                     await _first(work, seconds=GRACE)  # all was sent, only tidying is left
                 elif gone.done() and not work.done():
-                    raise _Gone
+                    raise Gone
                 if not work.done() or work.cancelled():
                     raise TimeoutError
                 work.result()
@@ -144,6 +145,7 @@ class Guard:
                 work.cancel()
                 gone.cancel()
                 await asyncio.wait([work, gone])
+                del work, gone  # their errors hold this frame
 
     async def _work(self, scope: Scope, body: bytes, gone: asyncio.Task[None], send: Send, working: bool) -> None:
         unread = [body]
@@ -165,31 +167,7 @@ class Guard:
     def _check_length(self, scope: Scope) -> None:
         for name, value in scope["headers"]:
             if name == b"content-length" and int(value) > self.config.max_body_bytes:
-                raise self._too_large()
-
-    def _too_large(self) -> ApiError:
-        most = self.config.max_body_bytes >> 20
-        # What is still on its way is not read, so the connection cannot serve another request.
-        close = {"connection": "close"}
-        return ApiError(413, f"the request: larger than {most} MiB", code="request_too_large", headers=close)
-
-    async def _body(self, receive: Receive) -> bytes:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.config.body_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    body += message.get("body", b"")
-                    if len(body) > self.config.max_body_bytes:
-                        raise self._too_large()
-                    if not message.get("more_body", False):
-                        return bytes(body)
-        except TimeoutError:
-            raise ApiError(
-                408, "the request: its body came too slowly", code="timeout", headers={"connection": "close"}
-            ) from None
+                raise too_large(self.config.max_body_bytes)
 
     # --- WebSocket ----------------------------------------------------------------------------------------------------
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -208,7 +186,8 @@ class Guard:
             return
         self.service.realtime += 1
         try:
-            await self.app(scope, receive, send)
+            with self.service.doors.placed(scope.get("client")):
+                await self.app(scope, receive, send)
         finally:
             self.service.realtime -= 1
 
@@ -220,10 +199,3 @@ async def _first(*tasks: asyncio.Task[None], seconds: float) -> None:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _is_loopback(origin: bytes) -> bool:
-    try:
-        return urlsplit(origin.decode("ascii")).hostname in LOOPBACK
-    except ValueError:
-        return False

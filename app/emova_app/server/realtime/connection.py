@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
-import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import soxr
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from emova.core.errors import InputError
@@ -24,21 +20,20 @@ from emova.speech.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaki
 from emova_app.server.api.media import from_base64, read_picture
 from emova_app.server.errors import ApiError, as_api_error
 from emova_app.server.http.front import new_id
+from emova_app.server.http.json_body import JsonLimits, read_json
 from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import RATE, Answering
+from emova_app.server.realtime.backlog import MAX_PIECES, Action, Backlog, Flooded
+from emova_app.server.realtime.sending import Items, Sender
 from emova_app.server.realtime.settings import Settings, chosen_voice
 from emova_app.server.service import Service, check_style
-
-MAX_ITEMS = 256
-MAX_DEFERRED = 64
-MAX_PIECES = 4096  # of sound that waits
 
 
 class Connection:
     """Talks with one client on one session.
 
-    Its own memory is bounded: sound that waits (as long as one question may be), items (the last 256), events that
-    wait for an answer's end (64).
+    Its own memory is bounded: sound (as long as one question may be), items (the last 256), and what waits for an
+    answer's end (a Backlog). All of it is let go when the talk ends, without waiting for the garbage collector.
     """
 
     def __init__(self, socket: WebSocket, service: Service, session: Session) -> None:
@@ -48,14 +43,13 @@ class Connection:
         self.settings = Settings(styles, styles.voices[0])
         self.rate: int = service.assistant.speech_tokenizer.sample_rate
         self.max_samples = int(service.assistant.config.audio_limits.max_seconds * self.rate)
-        self.items: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self.last_item: str | None = None
+        self.sender = Sender(socket, service.metrics)
+        self.items = Items(self.sender)
         self.answering: Answering | None = None
         self._task: asyncio.Task[None] | None = None
         self._busy = False  # whether an answer is being given, or what waited for its end is being done
-        self._sending = asyncio.Lock()
-        self._waiting = 0  # samples among what is deferred
-        self._deferred: deque[Callable[[], Awaitable[None]]] = deque()
+        self._deferred = Backlog(service.config.max_deferred_bytes, self.max_samples)
+        self._event_bytes = 0  # of the event that is being taken
         self._turns: TurnTaking | None = None
         self._resampler = soxr.ResampleStream(RATE, self.rate, 1, dtype="float32")
         self._words: list[str] = []
@@ -70,7 +64,7 @@ class Connection:
     # --- the loop -----------------------------------------------------------------------------------------------------
     async def serve(self) -> None:
         """Until the client leaves, is idle for too long, or the server ends."""
-        await self.emit("session.created", session=self._session())
+        await self.sender.emit("session.created", session=self._session())
         draining = asyncio.create_task(self.service.draining.wait())
         reading: asyncio.Task[str] | None = None
         try:
@@ -80,63 +74,65 @@ class Connection:
                     [reading, draining], timeout=self.service.config.idle_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 if reading in done:
+                    # Raised here, the task's error would hold this frame, and with it the task.
+                    error = reading.exception()
+                    if isinstance(error, WebSocketDisconnect | KeyError):  # KeyError: a binary message
+                        return
                     text, reading = reading.result(), None
+                    done.clear()
                     await self._take(text)
+                    del text  # it may be large, and the next one may be long in coming
                 elif draining in done:
                     await self._end("the server is shutting down", 1001)
                     return
                 elif not self._busy:
                     await self._end("the session was idle for too long", 1000)
                     return
-        except (WebSocketDisconnect, KeyError):  # KeyError: a binary message
+        except WebSocketDisconnect:
             pass
+        except Flooded:
+            message = "too much was sent during an answer, and more after the refusals; wait for response.done"
+            refusal = ApiError(429, message, kind="rate_limit_error", code="rate_limit_exceeded")
+            with contextlib.suppress(WebSocketDisconnect):
+                await self.sender.error(refusal, None)
+                await self.socket.close(1008, message)
         finally:
-            for task in (draining, reading, self._task):
-                if task is not None:
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await task
+            await _ended([task for task in (draining, reading, self._task) if task is not None])
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget all that leads back here, so that the connection's memory is free at once."""
+        self._deferred.clear()
+        self.answering = self._task = None
+        self._drop_question()
 
     async def _end(self, message: str, code: int) -> None:
         if self._task is not None:
             await asyncio.wait([self._task])
-        await self._error(ApiError(503, message, kind="server_error", code="session_ended"), None)
+        await self.sender.error(ApiError(503, message, kind="server_error", code="session_ended"), None)
         await self.socket.close(code)
-
-    async def emit(self, kind: str, **fields: Any) -> None:
-        """Send an event."""
-        text = json.dumps({"type": kind, "event_id": new_id("event"), **fields}, ensure_ascii=False)
-        async with self._sending:
-            await self.socket.send_text(text)
-
-    async def _error(self, error: ApiError, event_id: str | None) -> None:
-        self.service.metrics.errors.labels(str(error.status)).inc()
-        details = {**error.body["error"], "event_id": event_id}
-        details["code"] = details["code"] or "invalid_value"
-        await self.emit("error", error=details)
 
     async def _take(self, text: str) -> None:
         event_id: str | None = None
         try:
-            content = json.loads(text)
+            data = text.encode()
+            self._event_bytes = len(data)
+            content = await read_json(data, JsonLimits(self.service.config.max_json_bytes))
+            del data
             given = content.get("event_id") if isinstance(content, dict) else None
             event_id = given if isinstance(given, str) and len(given) <= 200 and given.isprintable() else None
             event = types.CLIENT_EVENT.validate_python(content)
             await self._handle(event)
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, Flooded):
             raise
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             place = [str(part) for part in first["loc"][1:] if len(str(part)) < 40 and str(part).isidentifier()]
             what = ".".join(place) or "type"
             message = f"{what}: missing, unknown, or not a value that it can have"
-            await self._error(ApiError(400, message, param=what, code="invalid_event"), event_id)
-        except (ValueError, RecursionError) as error:
-            known = isinstance(error, InputError)
-            told = as_api_error(error) if known else ApiError(400, "the event: not valid JSON", code="invalid_json")
-            await self._error(told, event_id)
+            await self.sender.error(ApiError(400, message, param=what, code="invalid_event"), event_id)
         except Exception as error:
-            await self._error(as_api_error(error), event_id)
+            await self.sender.error(as_api_error(error), event_id)
 
     async def _handle(self, event: Any) -> None:
         handlers: dict[Any, Any] = {
@@ -165,7 +161,7 @@ class Connection:
         if chosen.turns != self.settings.turns:
             self._turns = None
         self.settings, self.session.voice = chosen, chosen.voice
-        await self.emit("session.updated", session=self._session())
+        await self.sender.emit("session.updated", session=self._session())
 
     # --- sound --------------------------------------------------------------------------------------------------------
     def _samples(self, audio: str, resampler: Any = None) -> np.ndarray:
@@ -180,7 +176,7 @@ class Connection:
         return soxr.resample(samples, RATE, self.rate)
 
     async def _append(self, event: types.Append) -> None:
-        samples = self._samples(event.audio, self._resampler)
+        samples = await self.service.run(self._samples, event.audio, self._resampler)
         if self.settings.turns is None:
             await self._hear(samples)
             return
@@ -190,14 +186,18 @@ class Connection:
 
     async def _take_turn(self, turn: Turn, config: TurnConfig) -> None:
         if isinstance(turn, Started):
-            await self.emit("input_audio_buffer.speech_started", audio_start_ms=turn.at_ms, item_id=self._buffer_item)
+            await self.sender.emit(
+                "input_audio_buffer.speech_started", audio_start_ms=turn.at_ms, item_id=self._buffer_item
+            )
             if config.interrupt_response:
                 await self._interrupt("turn_detected")
             await self._hear(turn.samples)
         elif isinstance(turn, Going):
             await self._hear(turn.samples)
         elif isinstance(turn, Stopped):
-            await self.emit("input_audio_buffer.speech_stopped", audio_end_ms=turn.at_ms, item_id=self._buffer_item)
+            await self.sender.emit(
+                "input_audio_buffer.speech_stopped", audio_end_ms=turn.at_ms, item_id=self._buffer_item
+            )
             await self._when_free(lambda: self._end_turn(config.create_response))
 
     async def _end_turn(self, answer: bool) -> None:
@@ -210,15 +210,8 @@ class Connection:
         """Let the session hear; while it answers, the sound waits. Raises: InputError: there is too much of it."""
         if not self._busy:
             await self._hear_now(samples)
-            return
-        if self._waiting + len(samples) > self.max_samples or len(self._deferred) >= MAX_PIECES:
-            raise InputError("the audio: more than one question may have, while an answer is given; this is not heard")
-        self._waiting += len(samples)
-        self._deferred.append(functools.partial(self._hear_waiting, samples))
-
-    async def _hear_waiting(self, samples: np.ndarray) -> None:
-        self._waiting -= len(samples)
-        await self._hear_now(samples)
+        elif len(samples):
+            self._deferred.add_sound(functools.partial(self._hear_now, samples), len(samples), samples.nbytes)
 
     async def _hear_now(self, samples: np.ndarray) -> None:
         try:
@@ -228,6 +221,8 @@ class Connection:
             self._drop_question()
             raise
         self._buffer.append(samples)
+        if len(self._buffer) > MAX_PIECES:  # an array takes a hundred bytes, however short
+            self._buffer = [np.concatenate(self._buffer)]
 
     def _drop_question(self) -> None:
         self._new_buffer()
@@ -242,9 +237,9 @@ class Connection:
         item_id = self._spoken_item = self._buffer_item
         self._committed += self._buffer
         self._new_buffer()
-        previous = self.last_item
-        await self.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
-        await self._add_item(item_id, "user", [{"type": "input_audio", "transcript": None}])
+        previous = self.items.last
+        await self.sender.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
+        await self.items.add(item_id, "user", [{"type": "input_audio", "transcript": None}])
 
     async def _clear(self, event: types.Clear) -> None:
         self._turns = None
@@ -253,7 +248,7 @@ class Connection:
     async def _clear_now(self) -> None:
         await self._take_back()
         self._new_buffer()
-        await self.emit("input_audio_buffer.cleared")
+        await self.sender.emit("input_audio_buffer.cleared")
 
     async def _take_back(self) -> None:
         """Let the session forget the sound that was not committed."""
@@ -263,22 +258,8 @@ class Connection:
                 await self.service.run(self.session.hear, samples)
 
     # --- items --------------------------------------------------------------------------------------------------------
-    async def _add_item(self, item_id: str, role: str, content: list[dict[str, Any]]) -> None:
-        item = {"id": item_id, "object": "realtime.item", "type": "message", "status": "completed", "role": role}
-        item["content"] = content  # type: ignore[assignment]
-        previous = self.last_item
-        self._remember(item)
-        await self.emit("conversation.item.added", previous_item_id=previous, item=item)
-        await self.emit("conversation.item.done", previous_item_id=previous, item=item)
-
-    def _remember(self, item: dict[str, Any]) -> None:
-        self.items[item["id"]] = item
-        self.last_item = item["id"]
-        while len(self.items) > MAX_ITEMS:
-            self.items.popitem(last=False)
-
     async def _create_item(self, event: types.ItemCreate) -> None:
-        if event.previous_item_id is not None and event.previous_item_id != self.last_item:
+        if event.previous_item_id is not None and event.previous_item_id != self.items.last:
             raise ApiError(400, "previous_item_id: items are added at the end only", param="previous_item_id")
         if event.item.id in self.items:
             raise ApiError(400, "item.id: there is such an item already", param="item.id")
@@ -304,7 +285,7 @@ class Connection:
             await self.service.run(self.session.recall, said, asked or None)
             self._drop_question()
             shown = [{"type": "output_text", "text": text}]
-        await self._add_item(item.id or new_id("item"), item.role, shown)
+        await self.items.add(item.id or new_id("item"), item.role, shown)
 
     async def _add_content(self, part: types.Content) -> dict[str, Any]:
         if part.type == "input_text" and part.text:
@@ -316,7 +297,7 @@ class Connection:
             await self.service.run(self.session.show, picture)
             return {"type": "input_image"}
         if part.type == "input_audio" and part.audio:
-            samples = self._samples(part.audio)
+            samples = await self.service.run(self._samples, part.audio)
             await self.service.run(self.session.hear, samples)
             self._committed.append(samples)
             return {"type": "input_audio", "transcript": None}
@@ -331,29 +312,27 @@ class Connection:
         answering.stop("client_cancelled")
         await self.service.run(self.session.truncate, event.audio_end_ms / 1000)
         place = {"content_index": event.content_index, "audio_end_ms": event.audio_end_ms}
-        await self.emit("conversation.item.truncated", item_id=event.item_id, **place)
+        await self.sender.emit("conversation.item.truncated", item_id=event.item_id, **place)
 
     async def _retrieve(self, event: types.ItemRetrieve) -> None:
         if event.item_id not in self.items:
             raise ApiError(404, "item_id: no such item", param="item_id", code="item_not_found")
-        await self.emit("conversation.item.retrieved", item=self.items[event.item_id])
+        await self.sender.emit("conversation.item.retrieved", item=self.items[event.item_id])
 
     # --- answers ------------------------------------------------------------------------------------------------------
     @property
     def _answering_now(self) -> bool:
         return self._busy and self.answering is not None and not self.answering.done
 
-    async def _when_free(self, action: Callable[[], Awaitable[None]]) -> None:
+    async def _when_free(self, action: Action) -> None:
         """Now, or when the answer that is being given has ended."""
         if not self._busy:
             await action()
-        elif len(self._deferred) >= MAX_PIECES + MAX_DEFERRED:
-            raise ApiError(429, "too many events wait for the end of the answer", kind="rate_limit_error")
         else:
-            self._deferred.append(action)
+            self._deferred.add(action, self._event_bytes)
 
     async def _create_response(self, event: types.ResponseCreate) -> None:
-        if self._answering_now and not self._deferred:
+        if self._answering_now and not len(self._deferred):
             raise ApiError(
                 400,
                 "an answer is being given; cancel it or wait for its end",
@@ -366,8 +345,8 @@ class Connection:
             raise ApiError(400, "there is no question; add an item or commit sound first", code="empty_conversation")
         # What is not committed is no part of this question: it is heard again after the answer.
         await self._take_back()
-        self._waiting += sum(map(len, self._buffer))
-        self._deferred.extendleft(functools.partial(self._hear_waiting, samples) for samples in reversed(self._buffer))
+        for samples in reversed(self._buffer):
+            self._deferred.put_first(functools.partial(self._hear_now, samples), len(samples), samples.nbytes)
         self._buffer = []
         chosen, usual = self.settings, self.service.assistant.config.reply_limits
         voice = chosen.voice
@@ -377,7 +356,7 @@ class Connection:
         spoken = "audio" in (wish.output_modalities or chosen.modalities)
         wanted = self._spoken_item if chosen.transcription else None
         self.answering = answering = Answering(
-            self.service, self.emit, self.conversation, spoken, wish.metadata, wanted, self.last_item
+            self.service, self.sender.emit, self.conversation, spoken, wish.metadata, wanted, self.items.last
         )
         text = "\n".join(self._words) or None
         self._words, self._committed, self._spoken_item = [], [], None
@@ -402,12 +381,14 @@ class Connection:
             except WebSocketDisconnect:
                 raise
             except TimeoutError:
-                await self._error(ApiError(504, "the answer took too long", kind="server_error", code="timeout"), None)
+                await self.sender.error(
+                    ApiError(504, "the answer took too long", kind="server_error", code="timeout"), None
+                )
             except Exception as error:
-                await self._error(as_api_error(error), None)
+                await self.sender.error(as_api_error(error), None)
             finally:
                 answering.done = True
-                self._remember(answering.item)
+                self.items.remember(answering.item)
             await self._go_on()
 
         self._busy, self._task = True, asyncio.create_task(answer())
@@ -415,13 +396,14 @@ class Connection:
     async def _go_on(self) -> None:
         """What waited for the answer's end, in its order; what comes meanwhile waits behind it."""
         ended = self.answering
-        while self._deferred:
+        self._deferred.forgive()
+        while len(self._deferred):
             try:
-                await self._deferred.popleft()()
+                await self._deferred.next()()
             except WebSocketDisconnect:
                 raise
             except Exception as error:
-                await self._error(as_api_error(error), None)
+                await self.sender.error(as_api_error(error), None)
             if self.answering is not ended:
                 return  # another answer has begun, and goes on with the rest
         self._busy = False
@@ -445,23 +427,11 @@ class Connection:
         await self._interrupt("client_cancelled")
 
 
-def router(service: Service) -> APIRouter:
-    """The route on ``service``."""
-    routes = APIRouter()
-
-    @routes.websocket("/v1/realtime")
-    async def realtime(socket: WebSocket) -> None:
-        started = time.perf_counter()
-        try:
-            service.check_model(socket.query_params.get("model", service.config.model_name))
-        except ApiError as error:
-            await socket.send_denial_response(error.response())
-            return
-        offered = socket.scope.get("subprotocols", ())
-        async with service.session(service.assistant.styles.voices[0]) as session:
-            await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
-            with contextlib.suppress(WebSocketDisconnect):
-                await Connection(socket, service, session).serve()
-        service.metrics.seconds.labels("/v1/realtime").observe(time.perf_counter() - started)
-
-    return routes
+async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their ends; what they raise has been told, or is of the client's leaving."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()

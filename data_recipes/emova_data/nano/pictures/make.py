@@ -16,6 +16,7 @@ import numpy as np
 from rich.progress import Progress
 
 from emova.core.errors import InputError
+from emova.core.writing import staged_output, write_text
 from emova_data.nano.pictures import charts, faces, objects, posters, price_tags, questions, scenes, signs, tables
 from emova_data.nano.pictures.drawn import Ask, Drawn
 from emova_data.nano.pictures.library import Library, load_library
@@ -133,18 +134,16 @@ def _write_shard(path: str, kind: str, seed: int, first: int, count: int, split:
 
 
 def write_pictures(target: Path, samples: Iterable[PictureSample]) -> int:
-    """Write a shard, to a stage file that is renamed when it is whole. Returns its questions' number."""
+    """Write a shard, whole or not at all. Returns its questions' number. Raises: InputError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.with_suffix(".stage")
     total = 0
-    with tarfile.open(stage, "w") as tar:
+    with staged_output(target) as file, tarfile.open(fileobj=file, mode="w") as tar:
         for sample in samples:
             buffer = io.BytesIO()
             sample.drawn.image.save(buffer, "PNG", compress_level=4)
             _add(tar, f"{sample.key}.png", buffer.getvalue())
             _add(tar, f"{sample.key}.json", json.dumps(sample.record, ensure_ascii=False).encode())
             total += len(sample.questions)
-    os.replace(stage, target)
     return total
 
 
@@ -219,7 +218,7 @@ def _missing(out: Path, seed: int, shares: Mapping[str, int], split: str) -> lis
     if not marker.is_file() or marker.read_text() != stamp:
         for old in out.glob(f"*-{split}-*.tar"):
             old.unlink()
-        marker.write_text(stamp)
+        write_text(marker, stamp)
     work = []
     for kind, number in shares.items():
         for n, first in enumerate(range(0, number, PER_SHARD)):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from emova.core.writing import write_text
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.vocabulary import PLAIN, Mood
 
@@ -407,6 +408,4 @@ def write_texts(folder: Path) -> tuple[int, int]:
 
 
 def _write_lines(path: Path, rows: list[dict[str, str]]) -> None:
-    stage = path.with_suffix(".stage")
-    stage.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    stage.replace(path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

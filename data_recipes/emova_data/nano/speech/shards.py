@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from emova.core.writing import staged_output, write_text
 from emova_data.nano.voices.hibari_voice import Utterance
 from emova_data.nano.voices.voices import Voices, family_of, gender_of, recipe_of
 
@@ -107,23 +108,18 @@ def record(item: Item, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
 
 def write_tar(path: Path, samples: Sequence[tuple[str, bytes, dict[str, Any]]]) -> str:
     """Write ``KEY.flac`` and ``KEY.json`` members atomically; returns the SHA-256. Same content, same bytes."""
-    stage = path.with_name(f".{path.name}.{os.getpid()}")
-    with tarfile.open(stage, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with staged_output(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, flac, meta in samples:
             for suffix, content in (("flac", flac), ("json", json.dumps(meta, ensure_ascii=False).encode())):
                 entry = tarfile.TarInfo(f"{key}.{suffix}")
                 entry.size, entry.mode = len(content), 0o644
                 tar.addfile(entry, io.BytesIO(content))
-    digest = hashlib.sha256(stage.read_bytes()).hexdigest()
-    stage.replace(path)
-    return digest
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_info(path: Path, info: ShardInfo) -> None:
     """Write the sidecar of the shard ``path`` atomically."""
-    stage = path.with_name(f".{path.name}.json.{os.getpid()}")
-    stage.write_text(json.dumps(asdict(info)), encoding="utf-8")
-    stage.replace(path.with_name(path.name + ".json"))
+    write_text(path.with_name(path.name + ".json"), json.dumps(asdict(info)))
 
 
 def read_info(path: Path) -> ShardInfo | None:

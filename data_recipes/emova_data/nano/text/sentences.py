@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova_data.nano.text.sentence_words import PATTERNS, WORDS
 from emova_data.nano.text.spoken_text import to_spoken, words
 
@@ -230,9 +231,7 @@ def build(count: int = 6000, seed: int = 0, wordnet: Path | None = WORDNET) -> l
 def write_jsonl(path: Path, records: Iterable[dict]) -> None:
     """Write one JSON object a line, whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    stage = path.with_suffix(".stage")
-    stage.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
-    stage.replace(path)
+    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
 
 def main() -> None:

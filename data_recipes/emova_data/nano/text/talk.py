@@ -49,6 +49,7 @@ from typing import Any
 import yaml
 
 from emova.core.levenshtein import edit_distance
+from emova.core.writing import write_text
 from emova_data.nano.text.sentences import write_jsonl
 from emova_data.nano.text.spoken_text import number_words, words
 from emova_data.nano.voices.styles import NANO_STYLES
@@ -401,7 +402,7 @@ def main() -> None:
     sentences = args.out.with_name("sentences.jsonl")
     if sentences.is_file():
         vocabulary |= {w for text in _texts(sentences) for w in words(text)}
-    args.out.with_name("words.txt").write_text("\n".join(sorted(vocabulary)) + "\n", encoding="utf-8")
+    write_text(args.out.with_name("words.txt"), "\n".join(sorted(vocabulary)) + "\n")
     splits = Counter(r["split"] + (f" ({r['held_out']})" if r["held_out"] else "") for r in records)
     print(f"{args.out}: {len(records)} exchanges of {len(load_intents())} intents, {dict(splits)}")
     print(f"{len({r['answer'] for r in records})} distinct answers\n{distribution(records)}")

@@ -207,7 +207,7 @@ class Visit:
 
     def drop_picture_file(self) -> None:
         """Delete the uploaded picture's file."""
-        from emova_app.demo.uploads import delete
+        from emova_app.demo.uploads.files import delete
 
         if self.picture_file is not None:
             delete(self.picture_file)
@@ -234,19 +234,31 @@ class Visits:
         return len(self._visits)
 
     def open(self, page: str = "") -> Visit:
-        """A new visit of gradio's ``page``. Raises: InputError: all places are taken."""
+        """A new visit of gradio's ``page``; an older one of the same page, if it has a name, ends first.
+
+        Raises:
+            InputError: all places are taken.
+        """
         with self._lock:
             latest = time.monotonic() - self.idle_seconds
-            for ticket in [each.ticket for each in self._visits.values() if each.touched < latest]:
-                self._visits.pop(ticket).close()
+            over = [each.ticket for each in self._visits.values() if each.touched < latest]
+            if page in self._pages:
+                over.append(self._pages[page])
+            for ticket in over:
+                if visit := self._visits.pop(ticket, None):
+                    visit.close()
+            self._pages = {name: ticket for name, ticket in self._pages.items() if ticket in self._visits}
             visit = Visit(secrets.token_urlsafe(24), self.scheduler, self.activity)
             self._visits[visit.ticket] = visit
-            self._pages[page] = visit.ticket
+            if page:
+                self._pages[page] = visit.ticket
             return visit
 
     def leave(self, page: str) -> None:
         """Gradio's ``page`` was closed."""
-        self.close(self._pages.pop(page, None))
+        with self._lock:
+            ticket = self._pages.pop(page, None)
+        self.close(ticket)
 
     def find(self, ticket: Any) -> Visit:
         """The visit of a ticket. Raises: InputError: there is none."""

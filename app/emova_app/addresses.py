@@ -1,0 +1,36 @@
+"""Names by which this machine, and nobody else, is called; the server and the demo decide by them who may ask."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine itself: ``localhost``, or an address of the whole loopback range.
+
+    No other name counts, wherever it leads: the owner of a name decides that anew each time it is looked up.
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def host_of(header: str) -> str:
+    """The name or address, without port and brackets, of a ``Host`` header; empty if it is none."""
+    return host_of_origin(f"//{header}") if "/" not in header else ""
+
+
+def host_of_origin(origin: str) -> str:
+    """The same of an ``Origin`` header."""
+    try:
+        parts = urlsplit(origin)
+        parts.port  # noqa: B018  (a ValueError where it is none)
+        return parts.hostname or "" if parts.username is None else ""
+    except ValueError:
+        return ""

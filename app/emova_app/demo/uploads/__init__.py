@@ -1,0 +1,1 @@
+"""What visitors upload: who may, how much, and how it is opened."""

@@ -1,0 +1,257 @@
+"""What an attacker of the demo gets: no file that was not uploaded, no disk, no place that is others'."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="pip install 'emova[demo]'")
+pytest.importorskip("onnxruntime", reason="pip install 'emova[demo]'")
+pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
+
+from tests.app.fixtures_browser import EXAMPLES
+from tests.app.fixtures_demo import (
+    FILE_EVENTS,
+    canary,
+    essence,
+    file_data,
+    files_below,
+)
+
+SPOKEN = (EXAMPLES / "question.wav").read_bytes()
+PHOTO = (EXAMPLES / "photo.png").read_bytes()
+ELSEWHERE = "http://evil.example"
+
+
+# --- files that were not uploaded -------------------------------------------------------------------------------------
+def planted(folder: Path, outside: Path) -> dict[str, str]:
+    """Paths that are no uploads, by what lies there."""
+    outside.mkdir()
+    (outside / "secret.wav").write_bytes(SPOKEN)
+    (outside / "secret.png").write_bytes(PHOTO)
+    os.mkfifo(outside / "fifo")
+    for name in ("link", "hard", "pipe", "folder"):
+        (folder / name).mkdir()
+    (folder / "link" / "x.wav").symlink_to(outside / "secret.wav")
+    os.link(outside / "secret.png", folder / "hard" / "x.png")
+    os.mkfifo(folder / "pipe" / "x.wav")
+    (folder / "folder" / "x.wav").mkdir()
+    (folder / "linked").symlink_to(outside)
+    return {
+        "sound": str(outside / "secret.wav"),
+        "picture": str(outside / "secret.png"),
+        "text": "/etc/passwd",
+        "unreadable": "/etc/shadow",
+        "folder elsewhere": "/etc",
+        "FIFO": str(outside / "fifo"),
+        "device": "/dev/zero",
+        "own terminal": "/dev/tty",
+        "memory": "/proc/self/environ",
+        "relative": os.path.relpath(outside / "secret.wav"),
+        "around": f"{folder}/{os.path.relpath(outside, folder)}/secret.wav",
+        "around from inside": f"{folder}/link/{os.path.relpath(outside, folder / 'link')}/secret.wav",
+        "beside": f"{folder}x/link/x.wav",
+        "link": f"{folder}/link/x.wav",
+        "linked folder": f"{folder}/linked/secret.png",
+        "second name": f"{folder}/hard/x.png",
+        "FIFO inside": f"{folder}/pipe/x.wav",
+        "folder inside": f"{folder}/folder/x.wav",
+        "the folder": str(folder),
+        "lock": f"{folder.parent}/.emova-demo.lock",
+        "file address": f"file://{outside}/secret.wav",
+        "zero byte": f"{folder}/link/x.wav\0",
+        "nothing": "",
+        "stream": "/gradio_api/stream/x",
+    }
+
+
+@pytest.mark.parametrize("event", FILE_EVENTS)
+@pytest.mark.timeout(180)
+def test_a_file_that_was_not_uploaded_is_as_good_as_none(caller, folder, tmp_path, event):
+    missing = essence(caller.fire_file(event, file_data(f"{folder}/{'0' * 32}/x.wav")))
+    assert [each for each in missing if "did not arrive" in str(each)]
+    paths = planted(folder, tmp_path / "outside")
+    outside = files_below(tmp_path)
+    terminal, device = pty.openpty()
+    try:
+        paths["terminal"] = os.ttyname(device)
+        for what, path in paths.items():
+            assert essence(caller.fire_file(event, file_data(path))) == missing, what
+    finally:
+        os.close(terminal), os.close(device)
+        shutil.rmtree(folder / "folder")
+        (folder / "linked").unlink()
+    assert files_below(tmp_path) == outside
+
+
+@pytest.mark.parametrize("event", FILE_EVENTS)
+def test_no_field_of_a_file_is_believed(caller, folder, tmp_path, event):
+    missing = essence(caller.fire_file(event, file_data(f"{folder}/{'0' * 32}/x.wav")))
+    (tmp_path / "secret.wav").write_bytes(SPOKEN)
+    nowhere, secret = f"{folder}/{'1' * 32}/x.wav", str(tmp_path / "secret.wav")
+    before = files_below(folder)
+    with canary() as (address, asked):
+        for data in (
+            file_data(f"{address}/x.wav"),
+            file_data(nowhere, url=f"{address}/x.wav"),
+            file_data(nowhere, url=f"/gradio_api/file={secret}"),
+            file_data(nowhere, url=f"file://{secret}", orig_name=secret),
+            file_data(secret, is_stream=True),
+            file_data(secret, mime_type="image/svg+xml", orig_name="x.svg", size=-1),
+            file_data(nowhere, orig_name=f"../../{secret}", stream=secret, is_stream=True),
+            {"path": secret},
+            {"path": secret, "meta": {"_type": "other"}},
+            {"path": nowhere, "meta": file_data(secret)},
+            {"url": f"{address}/x.wav", "meta": {"_type": "gradio.FileData"}},
+        ):
+            assert essence(caller.fire_file(event, data)) == missing, data
+        # Such as no page sends, and so without a kind word.
+        for forged in (secret, [file_data(secret)], [[secret]], {"files": [file_data(secret)]}, 3, True):
+            told = essence(caller.fire_file(event, forged))
+            assert "secret" not in str(told) and (told == missing or not told[-1][0]), forged
+        assert not asked
+    assert files_below(folder) == before
+
+
+def test_a_file_in_a_value_that_is_none_is_refused(caller, folder, tmp_path):
+    (tmp_path / "secret.wav").write_bytes(SPOKEN)
+    before = files_below(folder)
+    with canary() as (address, asked):
+        for path in (str(tmp_path / "secret.wav"), f"{address}/x"):
+            for value in (file_data(path), [file_data(path)], {"deep": [file_data(path)]}):
+                for event, given in (
+                    ("_written", (None, value, "male", "auto", "auto", -1)),
+                    ("_written", (None, "Hello.", value, "auto", "auto", -1)),
+                    ("_again", (None, "male", "auto", "auto", value)),
+                    ("speak", (value, "male", "neutral", "normal")),
+                    ("from_example_1", (value, "neutral", "normal")),
+                    ("_own_voice", (None,)),
+                ):
+                    sent = {"pcm": value, "rate": value} if event == "_own_voice" else None
+                    told = caller.fire(event, *given, event_data=sent)
+                    assert str(folder) not in str(told), (event, value)
+                    assert sent or not told[-1]["success"], (event, value)
+        assert not asked
+    assert files_below(folder) == before
+
+
+def test_every_input_of_the_page_is_plain_or_a_guarded_file(demo):
+    import gradio as gr
+
+    from emova_app.demo.inputs import FILES, Page
+
+    page = demo[0].routes[-1].app.get_blocks()
+    taken = {block for event in page.fns.values() for block in event.inputs}
+    assert isinstance(page, Page) and page.has_launched and len(taken) > 10
+    for block in taken:
+        assert isinstance(block, (*FILES, gr.State, gr.Textbox, gr.Radio, gr.Number)), block
+    files = {event.api_name for event in page.fns.values() if any(isinstance(block, FILES) for block in event.inputs)}
+    assert files == set(FILE_EVENTS)
+
+
+def test_what_was_uploaded_is_used_and_gone(caller, folder):
+    before = files_below(folder)
+    for event in ("from_file", "from_file_1", "_sent"):
+        path = caller.uploaded(SPOKEN)
+        data = file_data(path, url=f"{caller.address}/gradio_api/file={path}", orig_name="x.wav", size=len(SPOKEN))
+        told = essence(caller.fire_file(event, data))
+        assert told[-1][0] and "did not arrive" not in str(told) and not Path(path).exists(), told
+    path = caller.uploaded(PHOTO, "photo.png")
+    assert caller.http.get(f"/gradio_api/file={path}").content == PHOTO
+    assert "log" not in str([each["msg"] for each in caller.fire_file("_picture", file_data(path))])
+    assert caller.fire("_picture", None, None) and files_below(folder) == before
+
+
+def test_an_upload_is_known_to_its_page_alone(caller, folder):
+    first, second = Path(caller.uploaded(PHOTO, "a.png")), Path(caller.uploaded(PHOTO, "a.png"))
+    assert first.parent != second.parent and first.parent.parent == second.parent.parent == folder
+    assert len(first.parent.name) == 32 and first.stat().st_mode & 0o077 == 0
+    first.unlink()
+    assert caller.http.get(f"/gradio_api/file={first}").status_code == 404
+    assert caller.http.get(f"/gradio_api/file={second}").content == PHOTO
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x.png", "/etc/passwd", ".", "..", "a\\..\\b", "", "é\n.png", "x" * 900, "a%00"]
+)
+def test_the_name_of_an_upload_leads_nowhere(caller, folder, name):
+    response = caller.upload(PHOTO, name)
+    if response.status_code == 200:
+        (path,) = response.json()
+        assert Path(path).resolve().parent.parent == folder.resolve() and Path(path).read_bytes() == PHOTO
+    else:
+        assert response.status_code == 400
+
+
+# --- gradio's other routes --------------------------------------------------------------------------------------------
+def test_no_route_shows_or_keeps_what_is_elsewhere(caller, folder):
+    links = planted_links(folder)
+    before = files_below(folder) | files_below(Path("/tmp/gradio"))
+    with canary() as (address, asked):
+        elsewhere = [f"{address}/x.png", "/etc/passwd", "/proc/self/environ", cli_path(), *links]
+        for path in elsewhere:
+            for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/gradio_api/proxy=", "/proxy=",
+                          "/static/", "/assets/", "/svelte/", "/static/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f..",
+                          "/pwa_icon/",
+                          "/gradio_api/custom_component/1/client/x/"):  # fmt: skip
+                response = caller.http.get(f"{route}{path}")
+                assert response.status_code in (403, 404, 422), (route, path)
+                assert "root:" not in response.text and "passwd" not in response.text
+        assert not asked
+    for path in ("deep_link?session_hash=a", "upload_progress?upload_id=a", "stream/a/b/1/playlist.m3u8",
+                 "vibe-code", "stream/a/b/1/playlist-file", "runs", "run-history/records", "openapi.json",
+                 "dev/reload"):  # fmt: skip
+        assert caller.http.get(f"/gradio_api/{path}").status_code == 404, path
+    for path in ("run/from_file", "api/from_file", "call/from_file", "call/v2/from_file", "process_recording",
+                 "vibe-edit", "stream/a", "stream/a/close", "vibe-code", "undo-vibe-edit",
+                 "profiling/clear"):  # fmt: skip
+        files = {"video": ("x.mp4", b"1")} if path == "process_recording" else None
+        body = None if files else {"data": [file_data("/etc/passwd")]}
+        assert caller.http.post(f"/gradio_api/{path}", json=body, files=files).status_code == 404, path
+    assert caller.http.get("/monitoring").status_code == 404
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert caller.http.request(method, "/gradio_api/upload").status_code in (404, 405)
+    assert files_below(folder) | files_below(Path("/tmp/gradio")) == before
+
+
+def cli_path() -> str:
+    from emova_app.demo import cli
+
+    return cli.__file__
+
+
+def planted_links(folder: Path) -> list[str]:
+    for name, target in (("photo.png", EXAMPLES / "photo.png"), ("passwd.png", Path("/etc/passwd"))):
+        (folder / f"d{name}").mkdir(exist_ok=True)
+        (folder / f"d{name}" / name).symlink_to(target)
+    os.mkfifo(folder / "dphoto.png" / "pipe.png")
+    return [f"{folder}/dphoto.png/photo.png", f"{folder}/dpasswd.png/passwd.png", f"{folder}/dphoto.png/pipe.png"]
+
+
+def test_a_server_function_takes_no_file(caller, tmp_path):
+    blocks = caller.http.get("/config").json()["components"]
+    for block in blocks:
+        for function in ("feed", "hear", "interrupt", "style", "ls", "preprocess", "read"):
+            body = {
+                "component_id": block["id"],
+                "fn_name": function,
+                "session_hash": "x",
+                "data": file_data("/etc/passwd"),
+            }
+            for slash in ("", "/"):  # with and without one at its end
+                response = caller.http.post(f"/gradio_api/component_server{slash}", json=body)
+                assert response.status_code == 404 or set(response.json()) == {"error"}, (block["type"], function)
+                assert "root:" not in response.text
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_page_s_scripts_reach_their_functions(caller, slash):
+    components = caller.http.get("/config").json()["components"]
+    (bar,) = [each["id"] for each in components if each["props"].get("elem_id") == "bar"]
+    body = {"component_id": bar, "fn_name": "interrupt", "session_hash": caller.page, "data": {"ticket": "no"}}
+    response = caller.http.post(f"/gradio_api/component_server{slash}", json=body)
+    assert response.status_code == 200 and "reload" in response.json()["error"]

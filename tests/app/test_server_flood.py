@@ -1,0 +1,208 @@
+"""A realtime client that sends and sends: what waits is bounded, refused, and gone with its connection."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gc
+import json
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from tests.app.test_server_doors import Peak, eventually
+
+pytest.importorskip("fastapi")
+pytest.importorskip("websockets")
+
+MANUAL = {"type": "session.update", "session": {"audio": {"input": {"turn_detection": None}}}}
+SECOND = base64.b64encode(np.zeros(24_000, "<i2").tobytes()).decode()
+
+
+def written(text: str) -> dict:
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": content}}
+
+
+def shown(data: bytes) -> dict:
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    content = [{"type": "input_image", "image_url": url}]
+    return {"type": "conversation.item.create", "item": {"type": "message", "role": "user", "content": content}}
+
+
+class Client:
+    """Speaks the protocol, one event after the other."""
+
+    def __init__(self, socket) -> None:
+        self.socket = socket
+
+    def send(self, event: dict) -> None:
+        self.socket.send(json.dumps(event))
+
+    def until(self, *kinds: str) -> dict:
+        while True:
+            event = json.loads(self.socket.recv(60))
+            if event["type"] in kinds:
+                return event
+
+    def ask(self) -> None:
+        """An answer is being given from now on."""
+        self.send(MANUAL)
+        self.send(written("Hello, how are you?"))
+        self.send({"type": "response.create"})
+        self.until("response.created")
+
+
+@contextlib.contextmanager
+def talking(server):
+    from websockets.sync.client import connect
+
+    # The client takes everything that comes, so that it never holds up the server.
+    with connect(f"ws://127.0.0.1:{server.port}/v1/realtime", max_queue=None, max_size=None) as socket:
+        yield Client(socket)
+
+
+@pytest.fixture(scope="module")
+def server(nano, serving):
+    from emova_app.server.config import ServerConfig
+
+    with serving(nano, ServerConfig(port=0, drain_seconds=1, max_deferred_bytes=32 << 20)) as server:
+        yield server
+
+
+@pytest.fixture()
+def slow(server, monkeypatch):
+    """Answers take their time, so that what is sent meanwhile has to wait."""
+    engine = server.service.scheduler.engine
+    step = engine.step
+
+    def later(writers):
+        time.sleep(0.2)
+        return step(writers)
+
+    monkeypatch.setattr(engine, "step", later)
+
+
+def test_what_waits_is_bounded_in_bytes(server, slow) -> None:
+    """Pictures of many megabytes during an answer: refused beyond the bound, and the connection ends if they go on."""
+    from websockets.exceptions import ConnectionClosed
+
+    event = json.dumps(shown(bytes(9 << 20)))
+    with talking(server) as client, Peak() as peak:
+        client.ask()
+        with pytest.raises(ConnectionClosed) as closed:
+            for _ in range(100):
+                client.socket.send(event)
+            while True:
+                client.until("error")
+    assert closed.value.rcvd.code == 1008 and "response.done" in closed.value.rcvd.reason
+    assert peak.grown < 350
+
+
+def test_a_refusal_is_told_and_the_talk_goes_on(server, slow) -> None:
+    event = shown(bytes(9 << 20))
+    with talking(server) as client:
+        client.ask()
+        for _ in range(3):
+            client.send(event)
+        told = client.until("error", "response.done")
+        assert told["error"]["code"] == "rate_limit_exceeded" and "wait for response.done" in told["error"]["message"]
+        client.until("response.done")
+        for _ in range(2):  # the ones that waited: no pictures
+            assert "not a picture" in client.until("error")["error"]["message"]
+        client.send(written("And now?"))
+        client.until("conversation.item.done")
+
+
+def test_small_events_and_sound_that_wait_are_bounded_too(server, slow) -> None:
+    with talking(server) as client:
+        client.ask()
+        for _ in range(70):
+            client.send({"type": "input_audio_buffer.clear"})
+        assert client.until("error", "response.done")["error"]["code"] == "rate_limit_exceeded"
+        for _ in range(12):
+            client.send({"type": "input_audio_buffer.append", "audio": SECOND})
+        while "the audio" not in client.until("error", "response.done")["error"]["message"]:
+            pass
+        client.until("response.done")
+
+
+def test_heavy_events_are_refused(server) -> None:
+    with talking(server) as client:
+        client.until("session.created")
+        for kind in ("session.update", "conversation.item.create", "input_audio_buffer.append", "nothing"):
+            text = f'{{"type": "{kind}", "x": [' + "{}," * (6 << 20) + "{}]}"
+            with Peak() as peak:
+                client.socket.send(text)
+                told = client.until("error")["error"]
+            assert told["code"] == "request_too_large" and "apart from pictures" in told["message"]
+            assert peak.grown < 170
+        client.send(MANUAL)
+        client.until("session.updated")
+
+
+@pytest.fixture()
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def leave_at_once(client: Client) -> None:
+    client.until("session.created")
+
+
+def leave_after_an_answer(client: Client) -> None:
+    client.ask()
+    client.until("response.done")
+
+
+def leave_in_an_answer(client: Client) -> None:
+    client.ask()
+    client.send(shown(bytes(1 << 20)))
+    for _ in range(3):
+        client.send({"type": "input_audio_buffer.append", "audio": SECOND})
+
+
+def be_cut_in_an_answer(client: Client) -> None:
+    leave_in_an_answer(client)
+    client.socket.socket.close()
+
+
+def send_nonsense(client: Client) -> None:
+    client.ask()
+    client.socket.send(b"binary")
+
+
+def flood(client: Client) -> None:
+    client.ask()
+    event = json.dumps(shown(bytes(9 << 20)))
+    with contextlib.suppress(Exception):
+        for _ in range(100):
+            client.socket.send(event)
+
+
+WAYS = [leave_at_once, leave_after_an_answer, leave_in_an_answer, be_cut_in_an_answer, send_nonsense, flood]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_closed_connection_is_freed_at_once(server, slow, monkeypatch, no_collector, way) -> None:
+    """Without the garbage collector: nothing that a connection holds leads back to it once it is closed."""
+    from emova_app.server.realtime.connection import Connection
+
+    made: list[weakref.ref] = []
+    usual = Connection.__init__
+
+    def remembered(self, socket, service, session) -> None:
+        usual(self, socket, service, session)
+        made.extend(map(weakref.ref, (self, session, socket)))
+
+    monkeypatch.setattr(Connection, "__init__", remembered)
+    with contextlib.suppress(Exception), talking(server) as client:
+        way(client)
+    assert len(made) == 3
+    assert eventually(lambda: not any(each() for each in made)), [each() for each in made]
+    assert not server.service.realtime
