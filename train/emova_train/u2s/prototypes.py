@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
-from emova.speech.style import Style, StylePrototypes, StyleSet, DEFAULT_STYLES
+from emova.speech.style import DEFAULT_STYLES, Style, StylePrototypes, StyleSet
 from emova_train.core.program import run_module
 from emova_train.u2s.data import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
 
@@ -141,9 +141,7 @@ def choose_prototypes(
     def features(indices: Sequence[int]) -> np.ndarray:
         return np.stack([acoustic_features(store.samples(index), store.f0(index)) for index in indices])
 
-    classifier = StyleClassifier(
-        features([index for index, _ in fitted]), [label for _, label in fitted], len(styles)
-    )
+    classifier = StyleClassifier(features([index for index, _ in fitted]), [label for _, label in fitted], len(styles))
     neutral = [index for index in by_style[styles.default] if index not in set(tried[0])]  # the default comes first
     spoken = [torch.from_numpy(store.units(index)) for index in neutral[:sentences]]
 
@@ -190,7 +188,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--detokenizer", required=True, help="folder of the trained detokenizer")
     parser.add_argument("--out", help="folder for style_prototypes.safetensors; the detokenizer's if not given")
-    parser.add_argument("--styles", help="a checkpoint or a stage's export whose styles are wanted; EMOVA's 24 if not given")
+    parser.add_argument(
+        "--styles", help="a checkpoint or a stage's export whose styles are wanted; EMOVA's 24 if not given"
+    )
     parser.add_argument("--candidates", type=int, default=40, help="recordings tried for each style")
     parser.set_defaults(run=run)
 
