@@ -24,7 +24,8 @@ from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from emova_data.records.records import Draft
 from emova_data.sources.convert import ConvertConfig, convert
 from emova_train.data.stream import SKIPPED
-from emova_train.stages.program import build, export
+from emova_train.stages.program import export
+from emova_train.stages.start import build
 from tests.train.fixtures_sets import pictured, write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 from tests.train.test_tokenize_shards import flac, write_shard

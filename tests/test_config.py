@@ -106,7 +106,7 @@ def test_a_file_goes_before_a_shipped_config_and_may_build_on_one(
     assert find_config("nano/stage1").parent.name == "nano" and find_config("nano/stage1").is_absolute()
     (tmp_path / "mine.yaml").write_text("base: nano/stage1.yaml\ninner: {width: 9}\n")
     assert load_config(Outer, "mine.yaml") == Outer("own", Inner(9))
-    from emova_train.stages.program import StageConfig
+    from emova_train.stages.config import StageConfig
 
     (tmp_path / "mine.yaml").write_text("base: nano/stage3\nrun: {max_steps: 7}\n")
     mine, base = load_config(StageConfig, "mine.yaml"), load_config(StageConfig, "nano/stage3")

@@ -21,7 +21,7 @@ from emova_train.experiments.paradigms import (
     paradigms,
     plan,
 )
-from emova_train.stages.program import RatesConfig
+from emova_train.stages.config import RatesConfig
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from emova.reply.parser import (
 )
 from emova_train.data.examples import ANSWER, NOTHING, SKELETON, STYLE, UNITS
 from emova_train.stages.interleaved import interleaved_message, only
-from emova_train.stages.replies import reply_kinds
+from emova_train.data.replies import reply_kinds
 from tests.fixtures_speech import make_tokenizer
 
 RATIO = Ratio(text_tokens=3, units=4)

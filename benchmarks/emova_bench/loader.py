@@ -88,8 +88,9 @@ def consumption(checkpoint: Path, batches: Sequence[Any]) -> float:
     from emova.model import EmovaForConditionalGeneration
     from emova_train.core.precision import autocast
     from emova_train.stages.attention import PACKED_ATTENTION
+    from emova_train.stages.config import RatesConfig
     from emova_train.stages.losses.packed import packed_loss
-    from emova_train.stages.program import RatesConfig, freeze
+    from emova_train.stages.start import freeze
 
     model = EmovaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
     freeze(model.train(), RatesConfig(llm=1e-4, projector=1e-4, vision=1e-4, vision_share=0.5))

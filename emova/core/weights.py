@@ -1,7 +1,7 @@
 """A module's folder: ``config.json`` and ``model.safetensors``, in full, 16-bit or 8-bit storage.
 
-8-bit storage keeps a matrix as int8 rows with one float16 scale a row (``NAME.int8_scale``); everything that is
-not a floating-point matrix stays as it is. Loading gives float32 again, so the rest of the code does not know.
+8-bit storage keeps a matrix as int8 rows with one scale a row (``NAME.int8_scale``); a floating-point tensor that is no
+matrix is kept in 16 bits. Loading gives float32 again, so the rest of the code does not know.
 """
 
 from __future__ import annotations
@@ -23,20 +23,44 @@ Storage = Literal["float32", "float16", "int8"]
 SCALE_SUFFIX = ".int8_scale"
 
 
-def pack(state: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
-    """The tensors of ``state`` as they are stored; the inverse is ``unpack``."""
+def pack(state: dict[str, Tensor], storage: Storage, int8: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """The tensors of ``state`` as they are stored; the inverse is ``unpack``. What was stored so before is stored so
+    again, to the last bit.
+
+    Args:
+        int8: of 8-bit storage, only the names that begin with one of these; the others have 16 bits.
+    """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not tensor.is_floating_point() or storage == "float32":
             packed[name] = tensor.contiguous()
-        elif storage == "float16" or tensor.dim() < 2:
+        elif storage == "float16" or tensor.dim() < 2 or not name.startswith(int8):
             packed[name] = tensor.half().contiguous()
         else:
-            rows = tensor.float().flatten(1)
-            scale = rows.abs().amax(dim=1).clamp(min=1e-6).div(127).half()
-            packed[name] = (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
-            packed[name + SCALE_SUFFIX] = scale
+            packed[name], packed[name + SCALE_SUFFIX] = int8_rows(tensor)
     return packed
+
+
+def int8_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """``tensor`` as int8 and a scale for each of its rows ``[R]``; numbers that are int8 rows already stay as they are.
+
+    A scale is a bfloat16 number: its range is that of float32, and 127 times it is a float32 number, so that rows that
+    were read are stored as before. Earlier versions wrote float16 scales, which stay too.
+    """
+    rows = tensor.detach().float().flatten(1)
+    widest = rows.abs().amax(dim=1)
+    widest = torch.where(widest > 1e-30, widest / 127, 1.0)  # a row of zeros has any scale
+    made = []
+    for kind in (torch.bfloat16, torch.float16):
+        scale = widest.to(kind)
+        wide = scale.float()[:, None]
+        whole = (rows / wide).round().clamp(-127, 127)
+        made.append((whole, scale))
+        if torch.equal(whole * wide, rows):
+            break
+    else:
+        whole, scale = made[0]
+    return whole.to(torch.int8).view(tensor.shape), scale
 
 
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:

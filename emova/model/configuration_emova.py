@@ -16,6 +16,8 @@ from emova.vision.projectors import projector_from_dict
 from emova.vision.protocol import ProjectorConfig
 from emova.vision.towers import VisionConfig
 
+PLAIN, INT8_ROWS = "plain", "int8 rows"
+"""Of ``EmovaConfig.weight_storage``."""
 VOCABULARY_MULTIPLE = 128
 
 
@@ -32,6 +34,8 @@ class EmovaConfig(PreTrainedConfig):
         vision_config: the fields of ``emova.vision.towers.VisionConfig``; ``vision`` gives the dataclass.
         projector_config: ``kind`` and the fields of its config class; ``projector`` gives the dataclass.
         token_count: tokens in use; rows of the embedding above it are padding and never predicted.
+        weight_storage: how the checkpoint's weights lie in their file: plain tensors, or the language model in int8 rows
+            (``emova.model.storage``). A model in memory is always plain.
         always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
         ctc_layer: CTC reads transcripts from the hidden states after so many layers (``emova.decoding.ctc``);
@@ -70,6 +74,7 @@ class EmovaConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     always_run_vision: bool = False
+    weight_storage: str = PLAIN
     ctc_layer: int = 0
     reply_config: Any = None
     styles: Any = None

@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from emova.core.tokens import TokenIds
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.fusion import packed_mask, packed_positions, scatter_images
+from emova.model.storage import read_int8
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 from emova.vision.projectors import build_projector
 from emova.vision.protocol import ProjectorConfig
@@ -267,6 +268,20 @@ class EmovaForConditionalGeneration(EmovaPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
         )
         return result if return_dict is not False else result.to_tuple()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', of int8 rows too, which become float32 unless ``dtype`` says otherwise."""
+        plain = super().from_pretrained
+        if (
+            kwargs.get("state_dict") is None
+            and (stored := read_int8(pretrained_model_name_or_path, kwargs)) is not None
+        ):
+            config, state, generation = stored
+            loaded = plain(None, *args, **{"dtype": torch.float32, **kwargs, "config": config, "state_dict": state})
+            (loaded[0] if isinstance(loaded, tuple) else loaded).generation_config = generation
+            return loaded
+        return plain(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_parts(

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from emova.core.weights import int8_rows
 from emova.native.kernel import Scratch
 
 SOURCE = Path(__file__).with_name("step.c")
@@ -139,10 +140,18 @@ def bind(lib: CDLL) -> CDLL:
     return lib
 
 
-def packed(weight_OI: Tensor) -> Tensor:
-    """The weight as float16 if that changes no number of it, else as float32."""
+def packed(weight_OI: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The weight in the fewest bytes that change no number of it: int8 with a scale a row, float16 or float32."""
+    weight_OI = weight_OI.float()
+    if _is_int8(weight_OI[:4]) and _is_int8(weight_OI):  # a glance tells most weights
+        return int8_rows(weight_OI)
     half = weight_OI.half()
-    return (half if torch.equal(half.float(), weight_OI.float()) else weight_OI.float()).contiguous()
+    return (half if torch.equal(half.float(), weight_OI) else weight_OI).contiguous(), None
+
+
+def _is_int8(weight_OI: Tensor) -> bool:
+    whole, scale = int8_rows(weight_OI)
+    return torch.equal(whole.float() * scale.float()[:, None], weight_OI)
 
 
 class _Workspace(threading.local):
@@ -198,9 +207,11 @@ class NativeLlama:
         return self._kept[-1].data_ptr()
 
     def _matrix(self, linear: Linear) -> _Matrix:
-        weight = linear.weight.contiguous() if linear.scale is not None else packed(linear.weight)
+        weight, scale_O = linear.weight.contiguous(), linear.scale
+        if scale_O is None:
+            weight, scale_O = packed(weight)
         self._kept.append(weight)
-        scale = None if linear.scale is None else self._vector(linear.scale)
+        scale = None if scale_O is None else self._vector(scale_O)
         return _Matrix(weight.data_ptr(), scale, _KINDS[weight.dtype], *weight.shape)
 
     def step(

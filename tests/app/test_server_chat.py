@@ -188,9 +188,14 @@ def test_errors_have_openais_shape(client, wrong: dict, stream: bool) -> None:
 
 
 def test_a_wrong_key(running) -> None:
-    for key in ("wrong", "secret-of-testsx", "ü" * 5):
-        with pytest.raises((openai.AuthenticationError, UnicodeEncodeError)):
+    import httpx
+
+    for key in ("wrong", "secret-of-testsx"):
+        with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=running.url, api_key=key, max_retries=0).models.list()
+    for key in ("ü" * 5, "secret-of-testsü"):  # openai's client sends none of these; others do
+        answer = httpx.get(f"{running.url}/models", headers={"Authorization": f"Bearer {key}".encode()})
+        assert answer.status_code == 401 and answer.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_metrics_and_health(client, running) -> None:

@@ -142,7 +142,7 @@ def test_save_and_load_agree(tiny_model, sliced_processor, tmp_path):
     options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
     before = sliced_processor.apply_chat_template(messages, **options)
     after = loaded.apply_chat_template(messages, **options)
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_calling_with_a_rendered_prompt_agrees(sliced_processor):

@@ -26,23 +26,17 @@ from emova.vision.internvit import InternViTConfig
 from emova.vision.towers import VisionConfig
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import fit
-from emova_train.data.packing import (
-    NOTHING,
-    PACKED_ATTENTION,
-    PROMPT_UNITS,
-    TEXT,
-    TRANSCRIPT,
-    UNITS,
-    Example,
-    LossWeights,
-    collate,
-)
+from emova_train.data.examples import NOTHING, PROMPT_UNITS, TEXT, TRANSCRIPT, UNITS, Example
+from emova_train.data.packing import collate
 from emova_train.distributed import world as parallel
-from emova_train.stages.losses.ctc import HeardTextConfig
+from emova_train.stages.attention import PACKED_ATTENTION
+from emova_train.stages.losses.ctc import CTC, CTCConfig
+from emova_train.stages.losses.tokens import LossWeights
 from emova_train.stages.program import StageModule
 
 TEXTS, UNITS_COUNT = 40, 16
 IMAGE = TEXTS + 5
+LOSSES = [CTC(CTCConfig(weight=0.5, layer=1))]
 TILE, SIDE = 28, 2
 
 
@@ -111,7 +105,7 @@ class Stopping(StageModule):
     """Sends its process SIGTERM in the middle of a step, or spoils the step's loss."""
 
     def __init__(self, model: EmovaForConditionalGeneration, stop_at: int, poison: int) -> None:
-        super().__init__(model, HeardTextConfig(weight=0.5, layer=1))
+        super().__init__(model, LOSSES)
         self.stop_at, self.poison, self.calls = stop_at, poison, 0
 
     def forward(self, **batch: torch.Tensor) -> dict[str, Any]:
@@ -132,7 +126,7 @@ def train(job: dict[str, Any]) -> None:
         fit(
             Stopping(tiny_model(bool(noise)), stop_at if last else 0, poison if last else 0),
             Pieces(bool(split)),  # type: ignore[arg-type]
-            lambda packs: collate(packs, LossWeights()),
+            lambda packs: collate(packs, LossWeights(), LOSSES),
             run,
         )
     except SystemExit as stopped:

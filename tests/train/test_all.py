@@ -27,7 +27,7 @@ def test_the_smoke_profile_runs_the_programs_of_the_row(monkeypatch: pytest.Monk
 def test_what_the_smoke_profile_overrides_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     from emova.core.config import load_config
     from emova_train.s2u.program import S2UTrainConfig
-    from emova_train.stages.program import StageConfig
+    from emova_train.stages.config import StageConfig
     from emova_train.u2s.program import U2SRecipe
 
     monkeypatch.chdir(ROOT)

@@ -9,8 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from emova_train.core.mfu import add_mfu, peak_flops, step_cost
-from emova_train.data.packing import NOTHING, TEXT, Example, LossWeights, collate, packed_loss
-from emova_train.stages.program import RatesConfig, freeze
+from emova_train.data.examples import NOTHING, TEXT, Example
+from emova_train.data.packing import collate
+from emova_train.stages.config import RatesConfig
+from emova_train.stages.losses.packed import packed_loss
+from emova_train.stages.losses.tokens import LossWeights
+from emova_train.stages.start import freeze
 
 
 def batch_of(processor, pictures: int):

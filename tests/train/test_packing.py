@@ -11,30 +11,20 @@ import torch
 
 from emova.core.errors import InputError
 from emova.engine.streams import EventStream, run
-from emova.reply.json import collect
+from emova.reply.parser import collect
+from emova_train.data.examples import ANSWER, KINDS, NOTHING, PROMPT_TEXT, STYLE, UNITS, Example, runs
 from emova_train.data.mixture import PackedMixture
-from emova_train.data.packing import (
-    ANSWER,
-    KINDS,
-    NOTHING,
-    PACKED_ATTENTION,
-    PROMPT_TEXT,
-    STYLE,
-    UNITS,
-    Example,
-    LossWeights,
-    collate,
-    packed_attention,
-    packed_loss,
-)
+from emova_train.data.packing import collate
 from emova_train.data.recipe import read_recipe
-from emova_train.stages.interleaved import ThoughtsConfig
-from emova_train.stages.losses.ctc import runs
-from emova_train.stages.tasks import TOLD_TASKS, ConversationConfig, Conversations
+from emova_train.stages.attention import PACKED_ATTENTION, packed_attention
+from emova_train.stages.interleaved import InterleavedConfig
+from emova_train.stages.losses.packed import packed_loss
+from emova_train.stages.losses.tokens import LossWeights
+from emova_train.stages.tasks import TEACHER_FORCED_TASKS, ConversationConfig, Conversations
 from tests.train.fixtures_recipe import write_recipe
 
 TASKS = ("caption", "picture_text", "talk_text", "asr", "tts", "spoken_talk", "spoken_picture")
-MIXTURE = dict.fromkeys((*TASKS, *TOLD_TASKS, "thoughts_talk", "thoughts_picture"), 1.0)
+MIXTURE = dict.fromkeys((*TASKS, *TEACHER_FORCED_TASKS, "interleaved_talk", "interleaved_picture"), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,7 @@ def test_packed_loss_is_the_mean_over_separate_samples(conversations, tiny_model
     tiny_model.set_attn_implementation(attention)
     packed = packed_loss(tiny_model, collate([examples[:5], examples[5:]], weights))
     assert torch.allclose(packed["loss"], total / share, rtol=1e-5)
-    assert {"text", "transcript", "answer", "style", "units", "frame", "prompt_units"} <= packed.keys()
+    assert {"text", "transcript", "answer", "style", "units", "skeleton", "prompt_units"} <= packed.keys()
 
 
 def test_a_sample_does_not_see_its_neighbours(conversations, tiny_model) -> None:
@@ -138,7 +128,7 @@ def test_thoughts_teach_text_or_speech(conversations, tiny_processor) -> None:
     """Over many samples both sub-tasks come up, each with its own half of the reply's tokens, of one exchange."""
     ids, table, seen = tiny_processor.token_ids, conversations.table, set()
     for seed in range(24):
-        for task in ("thoughts_talk", "thoughts_picture"):
+        for task in ("interleaved_talk", "interleaved_picture"):
             sample = conversations.tasks[task].draw(np.random.default_rng(seed))
             drawn = conversations.render(sample)
             taught = drawn.ids[drawn.kinds >= 0]
@@ -157,7 +147,7 @@ def test_thoughts_teach_text_or_speech(conversations, tiny_processor) -> None:
             assert sample.messages[0]["content"] == reply_format.system_prompt
     assert len(seen) == 4
     with pytest.raises(InputError, match="shares"):
-        ThoughtsConfig(text_share=0.7, speech_share=0.7)
+        InterleavedConfig(text_share=0.7, speech_share=0.7)
 
 
 def test_prompts_may_be_sampled(conversations) -> None:
@@ -183,7 +173,7 @@ def test_a_told_exchange_teaches_what_a_spoken_one_does_after_its_transcript(rec
     exchanges = (*recipe.talk, *(each for picture in recipe.pictures for each in picture.exchanges))
     known = {(each.answer, each.emotion, each.pitch) for each in exchanges}
     first, units = tiny_processor.token_ids.first_unit, tiny_processor.token_ids.codebook_size
-    for task in TOLD_TASKS:
+    for task in TEACHER_FORCED_TASKS:
         typed = set()
         for seed in range(8):
             sample = conversations.tasks[task].draw(np.random.default_rng(seed))
@@ -230,7 +220,7 @@ def test_an_unspoken_reply_is_the_whole_one_up_to_its_last_units(recipe, tiny_pr
             full, short = (each.render(each.tasks[task].draw(np.random.default_rng(seed))) for each in (whole, cut))
             assert np.array_equal(full.ids[: len(short)], short.ids)
             assert np.array_equal(full.kinds[: len(short)], short.kinds)
-            assert full.kinds[len(short)] == UNITS and short.kinds[-1] == KINDS.index("frame")
+            assert full.kinds[len(short)] == UNITS and short.kinds[-1] == KINDS.index("skeleton")
             rest = full.kinds[len(short) :]
             assert np.flatnonzero(rest == UNITS)[-1] == (rest == UNITS).sum() - 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape, emova_config
 from emova_train.core.config import RunConfig
-from emova_train.data.packing import LossWeights, collate, packed_loss
+from emova_train.data.packing import collate
 from emova_train.data.recipe import read_recipe
+from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
 from emova_train.stages.lora import LoraConfig, add_adapters, merge_adapters
-from emova_train.stages.losses.ctc import HeardTextConfig
-from emova_train.stages.program import InitConfig, RatesConfig, StageConfig, build, freeze, train, use_liger
+from emova_train.stages.losses.ctc import CTC, CTCConfig
+from emova_train.stages.losses.packed import packed_loss
+from emova_train.stages.losses.tokens import LossWeights
+from emova_train.stages.program import train
+from emova_train.stages.start import build, freeze, use_liger
 from emova_train.stages.tasks import ConversationConfig, Conversations
 from emova_train.stages.validation import SampleConfig
 from tests.train.fixtures_recipe import write_recipe
@@ -49,7 +54,7 @@ def tiny(config: StageConfig, folder: Path, name: str) -> StageConfig:
         config,
         run=run,
         init=InitConfig(model=str(folder / "model.yaml"), tokenizer=str(folder / "tokenizer")),
-        data=replace(config.data, root=str(folder / "data"), heard=["question"], said=["answer"]),
+        data=replace(config.data, root=str(folder / "data"), asr=["question"], tts=["answer"]),
         samples=SampleConfig(answers=0, losses_over=1),
     )
 
@@ -132,21 +137,26 @@ def test_recomputed_activations_give_the_same_gradients(folder: Path, tiny_proce
         )
         model, _ = build(config)
         model.train()
-        heard_text = HeardTextConfig(weight=0.5, layer=1)
-        packed_loss(model, collate([examples], LossWeights()), heard_text)["loss"].backward()
+        losses = [CTC(CTCConfig(weight=0.5, layer=1))]
+        packed_loss(model, collate([examples], LossWeights(), losses), losses)["loss"].backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert gradient is not None and torch.allclose(gradient, gradients[1][name], atol=1e-6), name
 
 
-def test_liger_is_never_needed(folder: Path) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_liger_is_never_needed(folder: Path, gpu: bool, monkeypatch) -> None:
+    """Without the package too, whether there is a GPU or none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     config = StageConfig(
         run=RunConfig(output_dir=str(folder / "liger")),
         init=InitConfig(model=str(folder / "model.yaml"), tokenizer=str(folder / "tokenizer")),
     )
     model, _ = build(config)
     assert not use_liger(model, "never")
-    assert use_liger(model, "auto") is False or torch.cuda.is_available()
+    assert use_liger(model, "auto") is False
     with pytest.raises(InputError, match="liger"):
         StageConfig(liger="sometimes")
 

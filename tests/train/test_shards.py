@@ -16,10 +16,13 @@ import torch
 
 from emova.core.errors import InputError
 from emova_train.data.bin_packing import balance
-from emova_train.data.packing import NOTHING, TEXT, TRANSCRIPT, UNITS, LossWeights, collate
+from emova_train.data.examples import NOTHING, TEXT, TRANSCRIPT, UNITS
+from emova_train.data.packing import collate
 from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
 from emova_train.data.shards import Bad, Raw, SetReader, Shard, find_mixture, find_set, own_shards, read_shard
 from emova_train.data.stream import SKIPPED, ShardConfig, ShardLoader
+from emova_train.stages.losses.ctc import CTC, CTCConfig
+from emova_train.stages.losses.tokens import LossWeights
 from tests.train.fixtures_sets import write_sets
 
 MIXTURE = {"pictures": 1.0, "speech": 1.0, "text": 2.0, "omni": 0.5}
@@ -251,7 +254,7 @@ def test_records_become_what_the_tasks_are(sets: Path, tiny_processor) -> None:
     ids = tiny_processor.token_ids
     hears = renderer(tiny_processor, speak_share=0.0).render(raw(sets, "speech"), 0)
     assert set(hears.kinds[hears.ids == ids.speech_end].tolist()) == {NOTHING} and TRANSCRIPT in hears.kinds
-    heard = collate([[hears]], LossWeights())["heard"]
+    heard = collate([[hears]], LossWeights(), [CTC(CTCConfig(0.5))])["ctc_spans"]
     assert (
         len(heard) == 1 and heard[0, 1] - heard[0, 0] == 11
     )  # ten units and their end, for emova_train.stages.losses.ctc

@@ -12,8 +12,9 @@ from emova.core.errors import InputError
 from emova_train.core.metrics import read
 from emova_train.core.reporting import open_reporters
 from emova_train.data.stream import ShardConfig
+from emova_train.stages.config import RatesConfig
 from emova_train.stages.data import DataConfig
-from emova_train.stages.program import RatesConfig, train
+from emova_train.stages.program import train
 from emova_train.stages.validation import SampleConfig
 from tests.train.fixtures_sets import write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
@@ -85,7 +86,7 @@ def test_an_unknown_set_is_named(folder: Path, sets: Path) -> None:  # noqa: F81
 def test_the_papers_stages_name_the_registrys_sets(stage_name: str) -> None:
     from emova.core.config import load_config
     from emova_data.sources.registry import mixture, registry
-    from emova_train.stages.program import StageConfig
+    from emova_train.stages.config import StageConfig
 
     config = load_config(StageConfig, ROOT / "configs" / "sets" / "paper" / f"stage{stage_name}.yaml")
     wanted = {

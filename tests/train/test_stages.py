@@ -15,9 +15,13 @@ from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcess
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
 from emova.reply.interleaved import Ratio
 from emova_train.core.config import RunConfig
-from emova_train.stages.interleaved import ThoughtsConfig
-from emova_train.stages.losses.ctc import HeardTextConfig
-from emova_train.stages.program import DataConfig, InitConfig, RatesConfig, StageConfig, build, freeze, main, train
+from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
+from emova_train.stages.data import DataConfig
+from emova_train.stages.interleaved import InterleavedConfig
+from emova_train.stages.losses.ctc import CTCConfig
+from emova_train.stages.losses.registry import LossesConfig
+from emova_train.stages.program import main, train
+from emova_train.stages.start import build, freeze
 from emova_train.stages.validation import SampleConfig, rates, word_edits
 from tests.train.fixtures_recipe import write_recipe
 
@@ -96,22 +100,25 @@ def test_three_stages_in_a_row(folder: Path) -> None:
         "three",
         init=InitConfig(checkpoint=str(folder / "two" / "export")),
         rates=RatesConfig(llm=1e-3, projector=1e-3, vision=1e-3),
-        heard_text=HeardTextConfig(weight=0.5, layer=1),
+        losses=LossesConfig(ctc=CTCConfig(weight=0.5, layer=1)),
         data=replace(
             data,
-            mixture={"spoken_talk": 1, "spoken_picture": 1, "thoughts_picture": 1},
-            conversations=replace(data.conversations, thoughts=ThoughtsConfig(ratio=Ratio(5, 20))),
+            mixture={"spoken_talk": 1, "spoken_picture": 1, "interleaved_picture": 1},
+            conversations=replace(data.conversations, interleaved=InterleavedConfig(ratio=Ratio(5, 20))),
         ),
     )
     result = train(three)
     fourth = weights(folder / "three")
     assert any("patch_embed" in name for name in fourth if not torch.equal(fourth[name], third[name]))
-    assert {"transcript", "answer", "style", "units", "heard_text", "spoken_picture_wer"} <= result.eval_terms.keys()
+    assert {"transcript", "answer", "style", "units", "ctc", "spoken_picture_wer"} <= result.eval_terms.keys()
     rows = [json.loads(line) for line in (folder / "three" / "samples.jsonl").read_text().splitlines()]
-    assert {row["task"] for row in rows} == {"spoken_talk", "spoken_picture", "thoughts_picture"}
+    assert {row["task"] for row in rows} == {"spoken_talk", "spoken_picture", "interleaved_picture"}
     assert all(row["units"] > 0 and row["style"] and row["expected"] for row in rows)
-    assert EmovaConfig.from_pretrained(folder / "three" / "export").thoughts_ratio == [5, 20]
-    assert EmovaConfig.from_pretrained(folder / "two" / "export").thoughts_ratio is None
+    assert EmovaConfig.from_pretrained(folder / "three" / "export").reply_config == {
+        "kind": "json",
+        "interleaved": {"text_tokens": 5, "units": 20},
+    }
+    assert EmovaConfig.from_pretrained(folder / "two" / "export").reply_config == {"kind": "json"}
     processor = EmovaProcessor.from_pretrained(folder / "three" / "export")
     assert processor.token_ids.codebook_size == 4096
 

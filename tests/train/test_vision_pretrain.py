@@ -10,10 +10,10 @@ from emova.core.errors import InputError
 from emova.core.tokens import TokenIds
 from emova.core.weights import save_folder
 from emova.model.building import VisionExport, load_vision
-from emova_train.data.recipe import Exchange, Mark, Picture
+from emova_train.data.recipe import Exchange, Picture, Region
 from emova_train.vision.data import CaptionCollate, CaptionData, PixelCache, TextIds, View, vary
 from emova_train.vision.program import DecoderShape, VisionCaptioner, go_on, read_words, right_answers
-from emova_train.vision.regions import MarkClasses
+from emova_train.vision.regions import RegionClasses
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 
@@ -27,14 +27,14 @@ def data(tmp_path, tiny_tokenizer):
             start = file.tell()
             Image.new("RGB", (28, 28), colour).save(file, "PNG")
             asked = (Exchange("What colour is it?", f"It is {name}.", "neutral", "normal", "colour"),)
-            marks = (Mark(name, (0.0, 0.0, 1.0, 0.5)),)
-            picture = Picture(name, shard, start, file.tell() - start, "signs", f"A {name} picture.", asked, marks)
+            regions = (Region(name, (0.0, 0.0, 1.0, 0.5)),)
+            picture = Picture(name, shard, start, file.tell() - start, "signs", f"A {name} picture.", asked, regions)
             pictures.append(picture)
     cache = PixelCache(pictures, 28, tmp_path / "cache" / "train.u8", (0, 0, 0))
     again = PixelCache(pictures, 28, tmp_path / "cache" / "train.u8", (0, 0, 0))
     assert np.array_equal(cache.pixels, again.pixels) and tuple(cache.pixels[1, 0, 0]) == COLOURS["blue"]
     ids = TextIds(TokenIds.from_tokenizer(tiny_tokenizer).pad)
-    return CaptionData(pictures, cache, tiny_tokenizer, ids, MarkClasses(pictures, tiny_tokenizer), (2, 4), 0.5)
+    return CaptionData(pictures, cache, tiny_tokenizer, ids, RegionClasses(pictures, tiny_tokenizer), (2, 4), 0.5)
 
 
 @pytest.fixture()
@@ -42,7 +42,7 @@ def captioner(data, tiny_parts):
     torch.manual_seed(0)
     shape = DecoderShape(width=16, layers=1, heads=2, positions=64)
     export, classes = VisionExport(*tiny_parts), len(data.classes)
-    return VisionCaptioner(export, shape, data.ids, [0.5] * 3, [0.25] * 3, data.rarity(), mark_classes=classes)
+    return VisionCaptioner(export, shape, data.ids, [0.5] * 3, [0.25] * 3, data.rarity(), region_classes=classes)
 
 
 def test_the_captioner_learns_colours_and_hands_its_tower_on(data, captioner, tiny_model, tmp_path):
@@ -120,16 +120,16 @@ def test_calibrated_patches_leave_room_for_positions(data, captioner):
 def test_visual_tokens_learn_what_is_marked(data, captioner):
     data.train = False
     batch = CaptionCollate(data.ids)([data[0], data[1]])
-    assert batch["marks"].shape == (2, 2 * 2 + 4 * 4, len(data.classes))
+    assert batch["regions"].shape == (2, 2 * 2 + 4 * 4, len(data.classes))
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=1e-2)
     logged = []
     for _ in range(80):
         terms = captioner(**batch)
-        logged.append(terms["mark_loss"].item())
+        logged.append(terms["region_loss"].item())
         terms["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert logged[-1] < logged[0] / 2 and terms["marks_right"] > 0.9
+    assert logged[-1] < logged[0] / 2 and terms["regions_right"] > 0.9
 
 
 def test_a_run_goes_on_from_an_export_or_with_its_decoder_from_a_checkpoint(data, captioner, tiny_parts, tmp_path):

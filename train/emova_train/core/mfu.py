@@ -69,17 +69,15 @@ class StepCost:
     patches: int
     """Positions of the tower a tile."""
 
-    def flops(self, batch: Mapping[str, Tensor], listens: bool = False) -> float:
+    def flops(self, batch: Mapping[str, Tensor], asked: int = 0) -> float:
         """Operations of a forward and backward pass over a batch of ``emova_train.data.packing.collate``.
 
         Args:
-            listens: whether the loss of ``emova_train.stages.losses.ctc`` is taken.
+            asked: positions that auxiliary losses put through the vocabulary head too.
         """
         bounds = batch["cu_seq_lens"].double()
         squares = float(((bounds[1:] - bounds[:-1]) ** 2).sum())
-        positions, kept = batch["input_ids"].shape[1], len(batch["keep"])
-        if listens:
-            kept += int((batch["heard"][:, 1] - batch["heard"][:, 0]).sum())
+        positions, kept = batch["input_ids"].shape[1], len(batch["keep"]) + asked
         tiles = len(batch["pixel_values"]) if "pixel_values" in batch else 0
         patches = tiles * self.patches
         # Attention: two products of every position with all (in the language model: half of) the others.

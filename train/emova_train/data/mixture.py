@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from emova.core.errors import InputError
-from emova_train.stages.tasks import Conversations, Task
-from emova_train.data.packing import Example
+from emova_train.data.examples import Example
 
 _TRIES = 20
+
+
+class Task(Protocol):
+    """A kind of sample."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """How many there are to draw from."""
+        ...
+
+    def draw(self, rng: np.random.Generator, /) -> Any:
+        """A sample, for ``TaskSource.render``."""
+        ...
+
+
+class TaskSource(Protocol):
+    """Tasks, and what makes examples of their samples."""
+
+    def chosen(self, mixture: Mapping[str, float]) -> Sequence[tuple[Task, float]]:
+        """The tasks of a mixture with their shares, which sum to one. Raises: InputError: one has no data."""
+        ...
+
+    def render(self, sample: Any, task: str = "") -> Example: ...
 
 
 class PackedMixture:
@@ -20,7 +46,7 @@ class PackedMixture:
     being short. Nothing is stored: a pack is a function of (seed, epoch, index).
 
     Args:
-        conversations: the tasks.
+        source: the tasks.
         mixture: weight of each task, in samples.
         pack_tokens: positions a pack at least.
         max_tokens: conversations longer than this are left out (the model's context).
@@ -29,18 +55,18 @@ class PackedMixture:
 
     def __init__(
         self,
-        conversations: Conversations,
-        mixture: dict[str, float],
+        source: TaskSource,
+        mixture: Mapping[str, float],
         *,
         pack_tokens: int,
         max_tokens: int,
         size: int,
         seed: int,
     ) -> None:
-        self.conversations = conversations
+        self.source = source
         self.tasks: list[Task] = []
         shares: list[float] = []
-        for task, share in conversations.chosen(mixture):
+        for task, share in source.chosen(mixture):
             self.tasks.append(task)
             shares.append(share)
         self.shares = np.asarray(shares) / np.sum(shares)
@@ -60,7 +86,7 @@ class PackedMixture:
         too_long = 0
         while total < self.pack_tokens:
             task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
-            drawn = self.conversations.render(task.draw(rng), task.name)
+            drawn = self.source.render(task.draw(rng), task.name)
             if len(drawn) > self.max_tokens:
                 too_long += 1
                 if too_long >= _TRIES:

@@ -1,4 +1,4 @@
-"""From a record of a converted set to one example of a pack (the form of a record is in ``data_recipes/emova_data/records/records.py``)."""
+"""From a record of a converted set to one example of a pack; ``emova_data.records.records`` says what a record is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from zlib import crc32
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.model import EmovaProcessor
 from emova.reply.grammar import TokenTable
-from emova.reply.json import SPOKEN_SYSTEM, JsonReply, SpokenReply
-from emova.speech.style import EMOTIONS, PITCHES
+from emova.reply.parser import SpokenReply
 from emova.vision.image import load_image
-from emova_train.stages.tasks import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, Conversations, reply_kinds
-from emova_train.data.packing import TEXT, TRANSCRIPT, UNITS, Example, example
+from emova_train.data.examples import TEXT, TRANSCRIPT, UNITS, Example, example
+from emova_train.data.phrasings import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, draw_phrase
 from emova_train.data.shards import Raw
+from emova_train.data.replies import reply_format_of, reply_kinds
 
 Message = dict[str, Any]
 TEMPLATES = ("qa", "plain")
@@ -50,13 +51,13 @@ class RecordConfig:
 class RecordRenderer:
     """Renders records with a processor; random choices follow from the record's id, the seed and the epoch."""
 
-    def __init__(self, processor: Any, config: RecordConfig, *, seed: int, max_tokens: int) -> None:
+    def __init__(self, processor: EmovaProcessor, config: RecordConfig, *, seed: int, max_tokens: int) -> None:
         self.processor = processor
         self.config = config
         self.seed = seed
         self.max_tokens = max_tokens
         self.table = TokenTable.from_tokenizer(processor.tokenizer)
-        self.reply_format = JsonReply()
+        self.reply_format = reply_format_of(processor)
 
     def render(self, raw: Raw, epoch: int, task: str = "") -> Example:
         """The example of a record.
@@ -104,7 +105,7 @@ class RecordRenderer:
         replies: dict[int, tuple[int, ...]] = {}
         spoken = any(part["type"] == "reply" for message in recorded for part in message["content"])
         if spoken and recorded[0]["role"] != "system":
-            messages.append({"role": "system", "content": SPOKEN_SYSTEM})
+            messages.append({"role": "system", "content": self.reply_format.system_prompt})
         for message in recorded:
             content = message["content"]
             if content[0]["type"] == "reply":
@@ -120,9 +121,9 @@ class RecordRenderer:
         heard: Message = {"type": "audio", "units": self._units(recorded[0]["content"][0])}
         words = raw.fields["text"]
         if rng.random() < self.config.speak_share:
-            asked = Conversations._phrase(SPEAK_PHRASINGS, rng) + words
+            asked = draw_phrase(SPEAK_PHRASINGS, rng) + words
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": [heard]}]
-        asked = Conversations._phrase(TRANSCRIBE_PHRASINGS, rng)
+        asked = draw_phrase(TRANSCRIBE_PHRASINGS, rng)
         question = {"role": "user", "content": [heard, {"type": "text", "text": asked}]}
         return [question, {"role": "assistant", "content": words}]
 
@@ -155,7 +156,8 @@ class RecordRenderer:
         return units
 
     def _reply(self, part: Mapping[str, Any]) -> tuple[list[int], tuple[int, ...]]:
-        if part["emotion"] not in EMOTIONS or part["pitch"] not in PITCHES:
+        styles = self.reply_format.styles
+        if part["emotion"] not in styles.emotions or part["pitch"] not in styles.pitches:
             raise BadSample("an unknown style")
         units = tuple(self._units(part))
         reply = SpokenReply(part["transcript"], part["text"], part["emotion"], part["pitch"], units)

@@ -27,7 +27,7 @@ from emova_train.core.config import RunConfig
 from emova_train.core.protocols import Batch
 from emova_train.data.bin_packing import balance
 from emova_train.data.batches import derived_seed, isolated_rng
-from emova_train.data.packing import Example
+from emova_train.data.examples import Example
 from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
 from emova_train.data.shards import Bad, SetReader, ShardSet
 

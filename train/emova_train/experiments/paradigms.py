@@ -23,7 +23,8 @@ from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.data.recipe import Recipe, read_recipe
-from emova_train.stages.program import InitConfig, RatesConfig, StageConfig, train
+from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
+from emova_train.stages.program import train
 from emova_train.stages.tasks import ConversationConfig, Conversations
 from emova_train.stages.validation import SampleConfig, Samples, Try, Writer, draw_tries, plain_words, word_edits
 
@@ -213,8 +214,8 @@ def run_paradigm(comparison: ComparisonConfig, name: str, paradigm: ParadigmConf
         comparison.data,
         "test",
         speech=paradigm.sees("speech"),
-        heard=phases[-1].config.data.heard,
-        said=phases[-1].config.data.said,
+        asr=phases[-1].config.data.asr,
+        tts=phases[-1].config.data.tts,
         units=paradigm.units,
     )
     scores: dict[str, float] = {}

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
+from emova_train.data.examples import Example
 from emova_train.data.mixture import PackedMixture
-from emova_train.data.packing import Example
 from emova_train.data.recipe import read_recipe
 from emova_train.data.records import RecordRenderer
+from emova_train.data.replies import reply_format_of
 from emova_train.data.shards import Raw, find_mixture, find_set, read_shard
 from emova_train.data.stream import ShardConfig, ShardPacks
 from emova_train.stages.tasks import SPEECH_TASKS, ConversationConfig, Conversations
@@ -28,12 +29,12 @@ class DataConfig:
     root: str = "data/nano"
     mixture: dict[str, float] = field(default_factory=dict)
     """Weight of each task, in samples: caption, caption_reordered, picture_text, talk_text, asr, tts, spoken_talk,
-    spoken_picture, told_talk, told_picture, thoughts_talk, thoughts_picture."""
+    spoken_picture, teacher_forced_talk, teacher_forced_picture, interleaved_talk, interleaved_picture."""
     questions: list[str] = field(default_factory=lambda: ["question"])
-    """Sets of units that ask the questions of the tasks ``spoken_*`` and ``thoughts_*``."""
-    heard: list[str] = field(default_factory=lambda: ["question"])
+    """Sets of units that ask the questions of the tasks ``spoken_*`` and ``interleaved_*``."""
+    asr: list[str] = field(default_factory=lambda: ["question"])
     """Sets of units for ``asr``."""
-    said: list[str] = field(default_factory=lambda: ["answer"])
+    tts: list[str] = field(default_factory=lambda: ["answer"])
     """Sets of units for ``tts``."""
     units: str = "units"
     """The folder below ``root`` that the units are in; another tokenizer's lie in another."""
@@ -92,8 +93,8 @@ def _from_recipe(
 ) -> StageData:
     speech = any(weight > 0 for task, weight in config.mixture.items() if task in SPEECH_TASKS)
     read = partial(
-        read_recipe, config.root, speech=speech, questions=config.questions, heard=config.heard, said=config.said,
-        units=config.units,
+        read_recipe, config.root, speech=speech, questions=config.questions, asr=config.asr, tts=config.tts,
+        units=config.units, styles=reply_format_of(processor).styles,
     )  # fmt: skip
     mixture = PackedMixture(
         Conversations(read("train"), processor, config.conversations),
@@ -106,18 +107,18 @@ def _from_recipe(
     held_out = Conversations(read("test"), processor, ConversationConfig(unit_noise=0.0))
     return StageData(
         train_set=mixture,
-        held_out=evaluation_pieces(held_out, config.mixture, samples.losses_over),
+        held_out=held_out_examples(held_out, config.mixture, samples.losses_over),
         tries=draw_tries(samples, held_out, config.mixture),
         writer=Writer(held_out.processor, held_out.table, held_out.reply_format),
         shares={task.name: float(share) for task, share in zip(mixture.tasks, mixture.shares, strict=True)},
     )
 
 
-def evaluation_pieces(conversations: Conversations, mixture: Mapping[str, float], count: int) -> list[Example]:
+def held_out_examples(conversations: Conversations, mixture: Mapping[str, float], count: int) -> list[Example]:
     """``count`` held-out samples of every task in the mixture that has any."""
     examples = []
     for number, (name, weight) in enumerate(mixture.items()):
-        task = conversations.tasks[name]
+        task = conversations.task(name)
         rng = np.random.default_rng([7, number])
         examples += [
             conversations.render(task.draw(rng), name) for _ in range(count if weight > 0 and task.size else 0)
@@ -129,7 +130,7 @@ def _from_sets(config: DataConfig, samples: SampleConfig, processor: Any, limit:
     root = Path(config.shards.root)
     mixture = find_mixture(root, config.sets)
     make = partial(RecordRenderer, processor, config.shards.records, seed=seed, max_tokens=limit)
-    # A held-out transcript is to be found, not to be said.
+    # Held-out speech is to be transcribed, not its transcript to be spoken.
     render = RecordRenderer(processor, replace(config.shards.records, speak_share=0.0), seed=seed, max_tokens=limit)
     examples, tries = [], []
     for name in config.held_out:

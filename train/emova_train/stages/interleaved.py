@@ -13,15 +13,16 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.reply.grammar import TokenTable
-from emova.reply.interleaved import Ratio, StreamingThoughts
-from emova.reply.json import SpokenReply
-from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, UNITS
+from emova.reply.interleaved import InterleavedReply, Ratio
+from emova.reply.parser import SpokenReply
+from emova_train.data.examples import NOTHING, UNITS
+from emova_train.data.replies import reply_message
 
 Subtask = Literal["text", "speech"]
 
 
 @dataclass(frozen=True)
-class ThoughtsConfig:
+class InterleavedConfig:
     """How replies are written as streaming thoughts.
 
     Attributes:
@@ -36,7 +37,9 @@ class ThoughtsConfig:
 
     def __post_init__(self) -> None:
         if min(self.text_share, self.speech_share) < 0 or self.text_share + self.speech_share > 1 + 1e-6:
-            raise InputError("thoughts: text_share and speech_share are shares; give two from 0 whose sum is at most 1")
+            raise InputError(
+                "interleaved: text_share and speech_share are shares; give two from 0 whose sum is at most 1"
+            )
 
     def subtask(self, rng: np.random.Generator) -> Subtask | None:
         """What one sample teaches; None is both."""
@@ -46,41 +49,18 @@ class ThoughtsConfig:
         return "speech" if drawn < self.text_share + self.speech_share else None
 
 
-def thought_kinds(reply_format: StreamingThoughts, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:
-    """What each token of ``reply_format.encode(reply, table)`` teaches.
-
-    A mark that ends a stretch is part of what the stretch teaches where the model chooses it, and frame where the
-    ratio forces it.
-    """
-    blocks = list(reply_format.blocks(reply, table))
-    length = len(reply_format.encode(reply, table))
-    body = sum(len(text) + (0 if run is None else len(run) + 2) for text, run in blocks) + 1
-    kinds = [STYLE] * (length - body)
-    ratio = reply_format.ratio
-    for text, run in blocks:
-        kinds += [ANSWER] * len(text)
-        if run is not None:
-            last = len(text) < ratio.text_tokens
-            ended = last or len(run) < ratio.units
-            kinds += [ANSWER if last else FRAME, *[UNITS] * len(run), UNITS if ended else FRAME]
-    return (*kinds, FRAME if blocks[-1][1] is not None else ANSWER)
-
-
 def only(subtask: Subtask, kinds: tuple[int, ...]) -> tuple[int, ...]:
     """The kinds of one of the two sub-tasks: "text" learns all but the speech, "speech" learns the speech alone."""
     return tuple(kind if (kind == UNITS) == (subtask == "speech") else NOTHING for kind in kinds)
 
 
-def thought_message(
-    reply_format: StreamingThoughts, reply: SpokenReply, table: TokenTable, subtask: Subtask | None = None
+def interleaved_message(
+    reply_format: InterleavedReply, reply: SpokenReply, table: TokenTable, subtask: Subtask | None = None
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
     """The assistant's message of trusted tokens, and what each of them (the end of turn included) teaches.
 
     Args:
         subtask: keep the loss of one sub-task only; both at once if None.
     """
-    ids = reply_format.encode(reply, table)[:-1]  # the rendering adds the end of turn
-    kinds = thought_kinds(reply_format, reply, table)
-    assert len(kinds) == len(ids) + 1
-    message = {"role": "assistant", "content": [{"type": "tokens", "ids": ids}]}
+    message, kinds = reply_message(reply_format, reply, table)
     return message, kinds if subtask is None else only(subtask, kinds)

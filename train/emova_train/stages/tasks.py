@@ -5,7 +5,7 @@ A task draws a sample with the generator it is given, so a sample is a function 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,45 +13,33 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.core.tokens import SPEECH_START
+from emova.model import EmovaProcessor
+from emova.reply.format import TRANSCRIBE_PROMPT, ReplyFormat
 from emova.reply.grammar import TokenTable
-from emova.reply.interleaved import StreamingThoughts
-from emova.reply.json import SPEAK_PROMPT, TRANSCRIBE_PROMPT, JsonReply, ReplyFormat, SpokenReply
-from emova_train.data.packing import ANSWER, FRAME, NOTHING, STYLE, TEXT, TRANSCRIPT, UNITS, Example, example
+from emova.reply.interleaved import InterleavedReply
+from emova.reply.parser import SpokenReply
+from emova_train.core import renamed
+from emova_train.data.examples import SKELETON, TEXT, TRANSCRIPT, UNITS, Example, ShownPicture, example, runs
+from emova_train.data.phrasings import (
+    CAPTION_PHRASINGS,
+    REORDERED_PHRASING,
+    SPEAK_PHRASINGS,
+    TRANSCRIBE_PHRASINGS,
+    draw_phrase,
+)
 from emova_train.data.recipe import Exchange, Picture, Recipe
-from emova_train.stages.interleaved import Subtask, ThoughtsConfig, thought_message
-from emova_train.stages.losses.ctc import runs
-from emova_train.stages.losses.grounding import SeenWords, seen_words
-from emova_train.stages.transcript_noise import Mishearing
+from emova_train.data.replies import reply_format_of, reply_message
+from emova_train.stages.interleaved import InterleavedConfig, Subtask, interleaved_message
+from emova_train.stages.transcript_noise import TranscriptNoise
 
 Message = dict[str, Any]
 Turn = tuple[Message, tuple[Message, tuple[int, ...]]]
 """A question's part, the reply to it, and what each of the reply's tokens teaches."""
-THOUGHTS_TASKS = ("thoughts_talk", "thoughts_picture")
-SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", *THOUGHTS_TASKS)
+INTERLEAVED_TASKS = ("interleaved_talk", "interleaved_picture")
+SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", *INTERLEAVED_TASKS)
 """The tasks that need units."""
-TOLD_TASKS = ("told_talk", "told_picture")
-"""The tasks whose transcripts are given: nothing was said that could be heard."""
-
-# The first of each is what the assistant itself uses; the others keep the model from depending on one wording.
-TRANSCRIBE_PHRASINGS = (
-    TRANSCRIBE_PROMPT,
-    "What is said here?",
-    "Write what you hear.",
-    "Please transcribe the speech.",
-    "Turn this speech into text.",
-)
-SPEAK_PHRASINGS = (SPEAK_PROMPT, "Read this aloud: ", "Speak this: ", "Please say: ", "Turn this text into speech: ")
-CAPTION_PHRASINGS = (
-    "Describe the picture.",
-    "What does the picture show?",
-    "Tell me all about this picture.",
-    "What is in the image?",
-    "Please describe what you see in detail.",
-)
-REORDERED_PHRASING = "Describe the picture in any order."
-FIRST_PHRASING = 0.6
-"""How often the first phrasing is used."""
+TEACHER_FORCED_TASKS = ("teacher_forced_talk", "teacher_forced_picture")
+"""The tasks whose transcripts are given (teacher forcing): there is no speech to hear."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +47,22 @@ class ConversationConfig:
     """How samples are made.
 
     Attributes:
-        turns: most plain or told questions in one sample.
+        turns: most plain or teacher-forced questions in one sample.
         described: the share of samples with plain questions about a picture that begin with its description: in its
             words the answers are easy to find, and how to find them is then known for the picture too.
-        listed: the share of samples with plain or told questions about a picture that are about one with names and
-            their values, which have to be looked up.
+        listed: the share of samples with plain or teacher-forced questions about a picture that are about one with
+            names and their values, which have to be looked up.
         two_turns: the share of spoken picture samples that hold two exchanges about the picture.
-        typed: the share of spoken-reply samples whose question is typed, and of told questions that are typed too.
+        typed: the share of spoken-reply samples whose question is typed, and of teacher-forced questions that are.
         unspoken: the share of spoken-reply samples that end before the last reply's units, half of their tokens.
-        misheard: the share of spoken questions whose transcript has wrong words, which teach nothing; the answer is the
-            right one (``emova_train.stages.transcript_noise``).
+        transcript_noise: the share of spoken questions whose transcript has wrong words, which teach nothing; the
+            answer is the right one (``emova_train.stages.transcript_noise``).
         unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
         unit_stretch: the share of heard units that are dropped or said twice: others speak faster or slower.
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
         template: ``qa`` asks for a caption in words; ``plain`` shows the picture alone, as LLaVA's first stage does
             (EMOVA's Table 7 compares them).
-        thoughts: how the tasks ``thoughts_talk`` and ``thoughts_picture`` write replies.
+        interleaved: how the tasks ``interleaved_talk`` and ``interleaved_picture`` write replies.
     """
 
     turns: int = 3
@@ -83,11 +71,11 @@ class ConversationConfig:
     two_turns: float = 0.08
     typed: float = 0.12
     unspoken: float = 0.0
-    misheard: float = 0.0
+    transcript_noise: float = 0.0
     unit_noise: float = 0.0
     unit_stretch: float = 0.0
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
-    thoughts: ThoughtsConfig = field(default_factory=ThoughtsConfig)
+    interleaved: InterleavedConfig = field(default_factory=InterleavedConfig)
     template: str = "qa"
 
     def __post_init__(self) -> None:
@@ -121,19 +109,19 @@ class Conversations:
 
     Args:
         recipe: the data.
-        processor: renders conversations.
+        processor: renders conversations; its reply format is the one that is taught.
         config: how samples are made.
     """
 
-    def __init__(self, recipe: Recipe, processor: Any, config: ConversationConfig) -> None:
+    def __init__(self, recipe: Recipe, processor: EmovaProcessor, config: ConversationConfig) -> None:
         self.recipe = recipe
         self.processor = processor
         self.config = config
         table = TokenTable.from_tokenizer(processor.tokenizer)
         self.table = replace(table, tokenizer=_Remembering(table.tokenizer))
-        self.json = JsonReply()
-        self.thoughts = StreamingThoughts(config.thoughts.ratio)
-        self.mishearing = Mishearing(each.question for each in recipe.talk)
+        self.spoken = reply_format_of(processor)
+        self.interleaved = InterleavedReply(config.interleaved.ratio, self.spoken.styles)
+        self.transcript_noise = TranscriptNoise(each.question for each in recipe.talk)
         self.captioned = [picture for picture in recipe.pictures if picture.caption]
         self.asked = [picture for picture in recipe.pictures if picture.exchanges]
         self.listed = [picture for picture in self.asked if picture.reordered]
@@ -149,14 +137,14 @@ class Conversations:
             Task("caption_reordered", len(self.listed), self.caption_reordered),
             Task("picture_text", len(self.asked), self.picture_text),
             Task("talk_text", len(recipe.talk), self.talk_text),
-            Task("asr", len(recipe.heard), self.asr),
-            Task("tts", len(recipe.said), self.tts),
+            Task("asr", len(recipe.asr), self.asr),
+            Task("tts", len(recipe.tts), self.tts),
             Task("spoken_talk", len(self.spoken_talk), self.talk_reply),
             Task("spoken_picture", len(self.spoken_pictures), self.picture_reply),
-            Task("told_talk", len(recipe.talk), self.told_talk),
-            Task("told_picture", len(self.asked), self.told_picture),
-            Task("thoughts_talk", len(self.spoken_talk), partial(self.talk_reply, thoughts=True)),
-            Task("thoughts_picture", len(self.spoken_pictures), partial(self.picture_reply, thoughts=True)),
+            Task("teacher_forced_talk", len(recipe.talk), self.teacher_forced_talk),
+            Task("teacher_forced_picture", len(self.asked), self.teacher_forced_picture),
+            Task("interleaved_talk", len(self.spoken_talk), partial(self.talk_reply, interleaved=True)),
+            Task("interleaved_picture", len(self.spoken_pictures), partial(self.picture_reply, interleaved=True)),
         ]
         self.tasks = {task.name: task for task in tasks}
 
@@ -182,12 +170,6 @@ class Conversations:
             units = np.repeat(units, np.where(chance < 0.5, 0, np.where(chance < 1, 2, 1)))
         return {"type": "audio", "units": units.tolist()}
 
-    @staticmethod
-    def _phrase(phrasings: Sequence[str], rng: np.random.Generator) -> str:
-        if rng.random() < FIRST_PHRASING:
-            return phrasings[0]
-        return phrasings[int(rng.integers(1, len(phrasings)))]
-
     def _question(self, exchange: Exchange, typed: bool, rng: np.random.Generator) -> Message:
         if typed:
             return {"type": "text", "text": exchange.question}
@@ -195,31 +177,23 @@ class Conversations:
 
     def reply_format(self, task: str) -> ReplyFormat:
         """How a task writes spoken replies."""
-        return self.thoughts if task in THOUGHTS_TASKS else self.json
+        return self.interleaved if task in INTERLEAVED_TASKS else self.spoken
 
     def reply(
         self,
         exchange: Exchange,
         rng: np.random.Generator,
-        thoughts: bool = False,
+        interleaved: bool = False,
         subtask: Subtask | None = None,
-        misheard: bool = False,
+        noisy: bool = False,
     ) -> tuple[Message, tuple[int, ...]]:
         """The assistant's spoken reply as a message of trusted tokens, and what each of them teaches."""
         units = tuple(self.recipe.answers.draw(exchange.answer, rng).units.tolist())
-        question = self.mishearing(exchange.question, rng) if misheard else exchange.question
+        question = self.transcript_noise(exchange.question, rng) if noisy else exchange.question
         reply = SpokenReply(question, exchange.answer, exchange.emotion, exchange.pitch, units)
-        if thoughts:
-            return thought_message(self.thoughts, reply, self.table, subtask)
-        return self._json_message(reply, (TRANSCRIPT,) if misheard else ())
-
-    def _json_message(self, reply: SpokenReply, untaught: Sequence[int] = ()) -> tuple[Message, tuple[int, ...]]:
-        """``reply`` as JSON, and what each token teaches: those of the kinds ``untaught`` nothing."""
-        ids = self.json.encode(reply, self.table)[:-1]  # the rendering adds the end of turn
-        kinds = reply_kinds(self.json, reply, self.table)
-        assert len(kinds) == len(ids) + 1
-        kinds = tuple(NOTHING if kind in untaught else kind for kind in kinds)
-        return {"role": "assistant", "content": [{"type": "tokens", "ids": ids}]}, kinds
+        if interleaved:
+            return interleaved_message(self.interleaved, reply, self.table, subtask)
+        return reply_message(self.spoken, reply, self.table, (TRANSCRIPT,) if noisy else ())
 
     # Tasks --------------------------------------------------------------------------------------------------------
 
@@ -251,7 +225,7 @@ class Conversations:
     def _described(self, picture: Picture, rng: np.random.Generator) -> tuple[Message, Message]:
         content: list[Message] = [{"type": "image", "image": picture.load()}]
         if self.config.template == "qa":
-            content.append({"type": "text", "text": self._phrase(CAPTION_PHRASINGS, rng)})
+            content.append({"type": "text", "text": draw_phrase(CAPTION_PHRASINGS, rng)})
         return _user(content), _assistant(picture.caption)
 
     def picture_text(self, rng: np.random.Generator) -> Sample:
@@ -271,16 +245,18 @@ class Conversations:
         count = min(self.config.turns, len(exchanges))
         return [exchanges[int(index)] for index in rng.choice(len(exchanges), size=count, replace=False)]
 
-    def told_talk(self, rng: np.random.Generator) -> Sample:
+    def teacher_forced_talk(self, rng: np.random.Generator) -> Sample:
         """Questions without a picture whose transcripts are given, and the replies up to their speech."""
-        return self._told(None, self._some(self.recipe.talk, rng), rng)
+        return self._teacher_forced(None, self._some(self.recipe.talk, rng), rng)
 
-    def told_picture(self, rng: np.random.Generator) -> Sample:
+    def teacher_forced_picture(self, rng: np.random.Generator) -> Sample:
         """Questions about a picture whose transcripts are given, and the replies up to their speech."""
         picture = self._picture(rng)
-        return self._told(picture, self._some(picture.exchanges, rng), rng)
+        return self._teacher_forced(picture, self._some(picture.exchanges, rng), rng)
 
-    def _told(self, picture: Picture | None, exchanges: Sequence[Exchange], rng: np.random.Generator) -> Sample:
+    def _teacher_forced(
+        self, picture: Picture | None, exchanges: Sequence[Exchange], rng: np.random.Generator
+    ) -> Sample:
         # What a spoken exchange teaches after the transcript, at two fifths of its tokens: they have no units.
         def turns() -> Iterator[Turn]:
             for exchange in exchanges:
@@ -289,9 +265,9 @@ class Conversations:
                     {"type": "text", "text": exchange.question} if typed else {"type": "audio", "units": []}
                 )
                 reply = SpokenReply(exchange.question, exchange.answer, exchange.emotion, exchange.pitch, ())
-                yield question, self._json_message(reply, (TRANSCRIPT, UNITS, FRAME))
+                yield question, reply_message(self.spoken, reply, self.table, (TRANSCRIPT, UNITS, SKELETON))
 
-        return _dialogue(self.json.system_prompt, picture, turns())
+        return _dialogue(self.spoken.system_prompt, picture, turns())
 
     def talk_text(self, rng: np.random.Generator) -> Sample:
         """A typed question and its plain answer, without a picture."""
@@ -300,8 +276,8 @@ class Conversations:
 
     def asr(self, rng: np.random.Generator) -> Sample:
         """Speech to text."""
-        utterance = self.recipe.heard.all[int(rng.integers(len(self.recipe.heard)))]
-        instruction: Message = {"type": "text", "text": self._phrase(TRANSCRIBE_PHRASINGS, rng)}
+        utterance = self.recipe.asr.all[int(rng.integers(len(self.recipe.asr)))]
+        instruction: Message = {"type": "text", "text": draw_phrase(TRANSCRIBE_PHRASINGS, rng)}
         content: list[Message] = [self._hear(utterance.units, rng), instruction]
         if instruction["text"] != TRANSCRIBE_PROMPT and rng.random() < 0.5:
             content.reverse()
@@ -309,22 +285,22 @@ class Conversations:
 
     def tts(self, rng: np.random.Generator) -> Sample:
         """Text to speech."""
-        utterance = self.recipe.said.all[int(rng.integers(len(self.recipe.said)))]
-        text = self._phrase(SPEAK_PHRASINGS, rng) + utterance.text
+        utterance = self.recipe.tts.all[int(rng.integers(len(self.recipe.tts)))]
+        text = draw_phrase(SPEAK_PHRASINGS, rng) + utterance.text
         said = {"role": "assistant", "content": [{"type": "audio", "units": utterance.units.tolist()}]}
         return Sample((_user([{"type": "text", "text": text}]), said), (UNITS,))
 
-    def talk_reply(self, rng: np.random.Generator, thoughts: bool = False) -> Sample:
+    def talk_reply(self, rng: np.random.Generator, interleaved: bool = False) -> Sample:
         """A spoken (now and then typed) question without a picture, and the spoken reply."""
         exchange = self.spoken_talk[int(rng.integers(len(self.spoken_talk)))]
-        return self.reply_sample(None, [exchange], rng.random() < self.config.typed, rng, thoughts)
+        return self.reply_sample(None, [exchange], rng.random() < self.config.typed, rng, interleaved)
 
-    def picture_reply(self, rng: np.random.Generator, thoughts: bool = False) -> Sample:
+    def picture_reply(self, rng: np.random.Generator, interleaved: bool = False) -> Sample:
         """A question about a picture, sometimes two, and the spoken reply."""
         picture, spoken = self.spoken_pictures[int(rng.integers(len(self.spoken_pictures)))]
         count = 2 if len(spoken) > 1 and rng.random() < self.config.two_turns else 1
         chosen = [spoken[int(index)] for index in rng.choice(len(spoken), size=count, replace=False)]
-        return self.reply_sample(picture, chosen, rng.random() < self.config.typed, rng, thoughts)
+        return self.reply_sample(picture, chosen, rng.random() < self.config.typed, rng, interleaved)
 
     def reply_sample(
         self,
@@ -332,21 +308,22 @@ class Conversations:
         exchanges: Sequence[Exchange],
         typed: bool,
         rng: np.random.Generator,
-        thoughts: bool = False,
+        interleaved: bool = False,
     ) -> Sample:
-        """Exchanges with spoken replies, as JSON or as streaming thoughts; the picture stands in the first question."""
-        subtask = self.config.thoughts.subtask(rng) if thoughts else None
-        system = self.thoughts.system_prompt if thoughts else self.json.system_prompt
+        """Exchanges with spoken replies; the picture stands in the first question."""
+        subtask = self.config.interleaved.subtask(rng) if interleaved else None
+        system = self.interleaved.system_prompt if interleaved else self.spoken.system_prompt
 
         def turns() -> Iterator[Turn]:
             for exchange in exchanges:
                 question = self._question(exchange, typed, rng)
-                misheard = not typed and bool(self.config.misheard) and rng.random() < self.config.misheard
-                yield question, self.reply(exchange, rng, thoughts, subtask, misheard)
+                noise = self.config.transcript_noise
+                noisy = not typed and bool(noise) and rng.random() < noise
+                yield question, self.reply(exchange, rng, interleaved, subtask, noisy)
 
         sample = _dialogue(system, picture, turns())
-        # Streaming thoughts have no units that come after all else.
-        return replace(sample, unspoken=not thoughts and rng.random() < self.config.unspoken)
+        # Interleaved replies have no units that come after all else.
+        return replace(sample, unspoken=not interleaved and rng.random() < self.config.unspoken)
 
     # Rendering ----------------------------------------------------------------------------------------------------
 
@@ -363,37 +340,42 @@ class Conversations:
             kinds.extend(own)
         whole = example(rendered, kinds, self.processor.token_ids, task)
         if sample.picture is not None:
-            whole = replace(whole, seen=self._seen(whole.ids, sample))
+            whole = replace(whole, shown=self._shown(sample))
         if not sample.unspoken:
             return whole
         said = np.flatnonzero(whole.kinds == UNITS)
         last = said[np.flatnonzero(np.diff(said, prepend=-2) > 1)[-1]]
-        return replace(whole, ids=whole.ids[:last], kinds=whole.kinds[:last], seen=whole.seen.before(last))
+        return replace(whole, ids=whole.ids[:last], kinds=whole.kinds[:last])
 
-    def _seen(self, ids: np.ndarray, sample: Sample) -> SeenWords:
+    @staticmethod
+    def _shown(sample: Sample) -> ShownPicture:
         assert sample.picture is not None
         parts = [part for message in sample.messages if message["role"] == "user" for part in message["content"]]
-        shown = next(part["image"] for part in parts if part["type"] == "image")
-        side, image = self.processor.image_processor.tile_side, self.processor.image_token_id
-        return seen_words(ids, sample.picture, shown.size, side, image, self.table.tokenizer)
+        image = next(part["image"] for part in parts if part["type"] == "image")
+        return ShownPicture(image.size, sample.picture.regions)
 
-    def chosen(self, mixture: dict[str, float]) -> list[tuple[Task, float]]:
+    def task(self, name: str) -> Task:
+        """A task by its name of any version. Raises: InputError: there is none."""
+        found = self.tasks.get(renamed.task(name))
+        if found is None:
+            raise InputError(f"mixture: {name} is no task; the tasks are {', '.join(self.tasks)}")
+        return found
+
+    def chosen(self, mixture: Mapping[str, float]) -> list[tuple[Task, float]]:
         """The tasks of a mixture with their shares, which sum to one.
 
         Raises:
             InputError: a task is unknown, has no data, or no weight is positive.
         """
         for name, weight in mixture.items():
-            if name not in self.tasks:
-                raise InputError(f"mixture: {name} is no task; the tasks are {', '.join(self.tasks)}")
             if weight < 0:
                 raise InputError(f"mixture: {name} has weight {weight:g}; give 0 or more")
-            if weight > 0 and not self.tasks[name].size:
+            if not self.task(name).size and weight > 0:
                 raise InputError(f"mixture: {name} has no data; make it with the recipe, or give mixture.{name}=0")
         total = sum(mixture.values())
         if not total > 0:
             raise InputError("mixture: every weight is 0; give one task a weight")
-        return [(self.tasks[name], weight / total) for name, weight in mixture.items() if weight > 0]
+        return [(self.task(name), weight / total) for name, weight in mixture.items() if weight > 0]
 
 
 class _Remembering:
@@ -408,24 +390,6 @@ class _Remembering:
         if text not in self.known:
             self.known[text] = tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
         return list(self.known[text])
-
-
-def reply_kinds(reply_format: JsonReply, reply: SpokenReply, table: TokenTable) -> tuple[int, ...]:
-    """What each token of ``reply_format.encode(reply, table)`` teaches."""
-    head = reply_format.format(reply).partition(SPEECH_START)[0]
-    examples = reply_format.split(head)
-    # The examples are (what stands before, the string, its quote and what follows ...): every third from 1 is a string.
-    strings = (TRANSCRIPT, ANSWER, STYLE, STYLE)
-    kinds: list[int] = []
-    for index, text in enumerate(examples):
-        kind = strings[index // 3] if index % 3 == 1 else FRAME
-        length = len(table.encode(text))
-        kinds += [kind] * length
-        if index % 3 == 2:
-            # Where the string ends is the model's choice, so its quote is part of what the string teaches.
-            kinds[-length] = strings[index // 3]
-    kinds += [FRAME, *[UNITS] * len(reply.units), UNITS]
-    return (*kinds, *[FRAME] * len(table.encode('"}')), FRAME)
 
 
 def _dialogue(system: str, picture: Picture | None, turns: Iterable[Turn]) -> Sample:

@@ -18,7 +18,7 @@ WORDS = 0.25
 """The share of a transcript's words that is misheard."""
 
 
-class Mishearing:
+class TranscriptNoise:
     """Mishears words for others of a vocabulary.
 
     Args:

@@ -18,23 +18,13 @@ import torch
 from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY
+from emova.reply.format import ReplyConstraints, ReplyFormat, ReplyLimits, speech_grammar, text_grammar
 from emova.reply.grammar import Grammar, TokenTable
-from emova.reply.json import (
-    PieceReader,
-    ReplyConstraints,
-    ReplyEvent,
-    ReplyFormat,
-    ReplyLimits,
-    StyleChosen,
-    TextDelta,
-    TranscriptDelta,
-    speech_grammar,
-    text_grammar,
-)
+from emova.reply.parser import PieceReader, ReplyEvent, StyleChosen, TextDelta, TranscriptDelta
 from emova.speech.style import Style
 from emova_train.data.shards import Raw
 from emova_train.stages.sample_page import Shown, write_page
-from emova_train.stages.tasks import TOLD_TASKS, Conversations
+from emova_train.stages.tasks import TEACHER_FORCED_TASKS, Conversations
 
 Message = Mapping[str, Any]
 
@@ -93,13 +83,13 @@ class Writer:
 def draw_tries(config: SampleConfig, conversations: Conversations, mixture: Mapping[str, float]) -> list[Try]:
     """Held-out samples of the tasks in a mixture, the same ones each time.
 
-    Tasks without weight or data have none, nor have told ones, whose transcripts cannot be heard.
+    Tasks without weight or data have none, nor have teacher-forced ones, whose transcripts cannot be heard.
     """
     tries = []
     for number, (name, weight) in enumerate(mixture.items()):
-        task = conversations.tasks[name]
+        task = conversations.task(name)
         rng = np.random.default_rng([11, number])
-        tried = weight > 0 and task.size and name not in TOLD_TASKS
+        tried = weight > 0 and task.size and task.name not in TEACHER_FORCED_TASKS
         for index in range(config.answers if tried else 0):
             whole = index < config.spoken
             if name != "tts" or whole:

@@ -1,6 +1,6 @@
 """Pictures and their texts for vision pre-training: decoded once into a memory map, lightly varied at every reading.
 
-Shape letters: N pictures, S pixels a side, T text positions of a row, V cells of all grids, C classes of marks.
+Shape letters: N pictures, S pixels a side, T text positions of a row, V cells of all grids, C classes of regions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from emova.core.writing import make_folder, staged_output, write_text
 from emova.vision.slicing import letterbox
 from emova_train.data.recipe import Picture
-from emova_train.vision.regions import MarkClasses, boxes_in_square, cell_targets
+from emova_train.vision.regions import RegionClasses, boxes_in_square, cell_targets
 
 IGNORED = -100
 
@@ -146,13 +146,13 @@ def answer_segment(question: Sequence[int], answer: Sequence[int], ids: TextIds)
 class CaptionSample:
     """A picture [S, S, 3] uint8 and its texts.
 
-    ``parallel`` says that the caption is written all at once; ``marks`` what each cell shows, see ``CaptionData``.
+    ``parallel`` says that the caption is written all at once; ``regions`` what each cell shows, see ``CaptionData``.
     """
 
     pixels: np.ndarray
     segments: tuple[Segment, ...]
     parallel: bool
-    marks: np.ndarray
+    regions: np.ndarray
 
 
 class CaptionData:
@@ -163,8 +163,8 @@ class CaptionData:
         cache: their pixels, in the same order.
         tokenizer: text to ids.
         ids: the decoder's vocabulary.
-        classes: of the marks.
-        grids: cells a side of each grid that marks are laid on; a sample's ``marks`` [V, C] are those grids' cells,
+        classes: of the regions.
+        grids: cells a side of each grid that regions are laid on; a sample's ``regions`` [V, C] are those grids' cells,
             row by row, one grid behind the other.
         parallel_ratio: share of captions written all at once from the picture alone (CapPa); training only.
         train: vary the pictures.
@@ -177,7 +177,7 @@ class CaptionData:
         cache: PixelCache,
         tokenizer: Any,
         ids: TextIds,
-        classes: MarkClasses,
+        classes: RegionClasses,
         grids: Sequence[int],
         parallel_ratio: float = 0.0,
         train: bool = True,
@@ -226,13 +226,13 @@ class CaptionData:
         pixels = self.cache.pixels[index]
         view = View.draw(len(pixels), rng) if self.train else View.plain(len(pixels))
         parallel = self.train and bool(rng.random() < self.parallel_ratio)
-        return CaptionSample(vary(pixels, view), self.segments[index], parallel, self.marks(index, view))
+        return CaptionSample(vary(pixels, view), self.segments[index], parallel, self.regions(index, view))
 
-    def marks(self, index: int, view: View) -> np.ndarray:
+    def regions(self, index: int, view: View) -> np.ndarray:
         """What each cell of a picture shows when it is looked at so, [V, C]."""
         picture = self.pictures[index]
-        boxes_M4 = boxes_in_square(picture, self.cache.sizes[index], len(view.rows))
-        bags_MC = np.array([self.classes.bag(mark.text) for mark in picture.marks]).reshape(-1, len(self.classes))
+        boxes_M4 = boxes_in_square(picture.regions, self.cache.sizes[index], len(view.rows))
+        bags_MC = np.array([self.classes.bag(region.text) for region in picture.regions]).reshape(-1, len(self.classes))
         grids = (cell_targets(boxes_M4, bags_MC, view.rows, view.columns, cells) for cells in self.grids)
         return np.concatenate(list(grids)).astype(np.float32)
 
@@ -243,7 +243,7 @@ class CaptionCollate:
 
     Gives pixels [B, 3, S, S] uint8; inputs, targets (-100 where nothing is written), segments (0 is padding),
     positions and answers (true at answers' targets), each [B, T]; parallel [B, T], true inside a caption that is
-    written all at once; marks [B, V, C].
+    written all at once; regions [B, V, C].
     """
 
     ids: TextIds
@@ -267,7 +267,7 @@ class CaptionCollate:
                 parallel[place] = at_once
                 start += len(segment.inputs)
         pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples])).permute(0, 3, 1, 2)
-        marks = np.stack([sample.marks for sample in samples])
-        rest = (inputs, targets, segments, positions, answers, parallel, marks)
-        names = ("inputs", "targets", "segments", "positions", "answers", "parallel", "marks")
+        regions = np.stack([sample.regions for sample in samples])
+        rest = (inputs, targets, segments, positions, answers, parallel, regions)
+        names = ("inputs", "targets", "segments", "positions", "answers", "parallel", "regions")
         return {"pixels": pixels, **{n: torch.from_numpy(value) for n, value in zip(names, rest, strict=True)}}

@@ -39,7 +39,7 @@ from emova_train.core.precision import AUTO, autocast
 from emova_train.core.program import run_module
 from emova_train.data.recipe import read_pictures
 from emova_train.vision.data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
-from emova_train.vision.regions import ClassNames, ClassWords, MarkClasses, MarkHead
+from emova_train.vision.regions import ClassNames, ClassWords, RegionClasses, RegionHead
 from emova_train.vision.trunk_init import load_trunk, trunk_of
 
 
@@ -79,8 +79,8 @@ class VisionTrainConfig:
     """Of the answers' loss over the caption's."""
     bag_weight: float = 1.0
     """Of the loss that pooled visual tokens have in naming the caption's tokens."""
-    mark_weight: float = 1.0
-    """Of the loss that visual tokens and patches have in naming what is drawn there; 0 needs no marks."""
+    region_weight: float = 1.0
+    """Of the loss that visual tokens and patches have in naming what is drawn there; 0 needs no regions."""
     position_scale: float = 0.5
     """Amplitude of the waves that the tower's positions start as; noise of 0.02 is found too late."""
     max_validation: int = 400
@@ -140,8 +140,8 @@ class VisionCaptioner(nn.Module):
         rarity: weight of each token in the bag loss, see ``CaptionData.rarity``.
         answer_weight, bag_weight: of the answers' and the bag's loss.
         position_scale: amplitude of the tower's first positions.
-        mark_classes, mark_weight: of the marks, see ``emova_train.vision.regions``, and of their loss.
-        words: a language model's embeddings of the marks' tokens, for ``ClassWords``.
+        region_classes, region_weight: of the regions, see ``emova_train.vision.regions``, and of their loss.
+        words: a language model's embeddings of the regions' tokens, for ``ClassWords``.
     """
 
     mean: Tensor
@@ -159,15 +159,15 @@ class VisionCaptioner(nn.Module):
         answer_weight: float = 1.0,
         bag_weight: float = 1.0,
         position_scale: float = 0.5,
-        mark_classes: int = 1,
-        mark_weight: float = 1.0,
+        region_classes: int = 1,
+        region_weight: float = 1.0,
         words: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.export = export
         self.answer_weight = answer_weight
         self.bag_weight = bag_weight
-        self.mark_weight = mark_weight
+        self.region_weight = region_weight
         self.parts = VisionParts(export)
         self.memory = nn.Sequential(
             nn.Linear(export.projector.output_width, decoder.width), nn.LayerNorm(decoder.width)
@@ -177,9 +177,9 @@ class VisionCaptioner(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(decoder.width, decoder.heads) for _ in range(decoder.layers))
         self.norm = nn.LayerNorm(decoder.width)
         self.bag = nn.Linear(2 * decoder.width, ids.size)
-        own_names = ClassNames(export.projector.output_width, mark_classes) if words is None else ClassWords(words)
-        self.token_marks = MarkHead(own_names)
-        self.patch_marks = MarkHead(ClassNames(export.projector.input_width, mark_classes))
+        own_names = ClassNames(export.projector.output_width, region_classes) if words is None else ClassWords(words)
+        self.token_regions = RegionHead(own_names)
+        self.patch_regions = RegionHead(ClassNames(export.projector.input_width, region_classes))
         self.register_buffer("rarity", rarity, persistent=False)
         self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std)[:, None, None], persistent=False)
@@ -258,17 +258,17 @@ class VisionCaptioner(nn.Module):
         positions: Tensor,
         answers: Tensor,
         parallel: Tensor,
-        marks: Tensor,
+        regions: Tensor,
     ) -> dict[str, Tensor]:
         """Losses of the captions, word by word and all at once, and of the answers, each a mean over tokens.
 
-        And of the marks: ``marks_right`` is the visual tokens' share, ``patch_marks_right`` the patches'.
+        And of the regions: ``regions_right`` is the visual tokens' share, ``patch_regions_right`` the patches'.
         """
         patches, tokens = self.see(pixels)
         memory_BVD = self.memory(tokens)
-        named = self.token_marks(tokens, marks[:, : tokens.shape[1]])
-        named_patches = self.patch_marks(patches, marks[:, tokens.shape[1] :])
-        mark_loss = (named.loss + named_patches.loss) / 2
+        named = self.token_regions(tokens, regions[:, : tokens.shape[1]])
+        named_patches = self.patch_regions(patches, regions[:, tokens.shape[1] :])
+        region_loss = (named.loss + named_patches.loss) / 2
         hidden_BTD = self.hidden(memory_BVD, inputs, segments, positions, parallel)
         bag_loss = self.bag_loss(memory_BVD, torch.where(answers, IGNORED, targets))
         wanted = targets != IGNORED
@@ -283,11 +283,14 @@ class VisionCaptioner(nn.Module):
         answer = mean(losses, answers)
         caption = mean(losses, ~answers)
         return {
-            "loss": caption + self.answer_weight * answer + self.bag_weight * bag_loss + self.mark_weight * mark_loss,
+            "loss": caption
+            + self.answer_weight * answer
+            + self.bag_weight * bag_loss
+            + self.region_weight * region_loss,
             "bag_loss": bag_loss.detach(),
-            "mark_loss": mark_loss.detach(),
-            "marks_right": named.right,
-            "patch_marks_right": named_patches.right,
+            "region_loss": region_loss.detach(),
+            "regions_right": named.right,
+            "patch_regions_right": named_patches.right,
             "caption_loss": mean(losses, ~answers & ~parallel).detach(),
             "parallel_loss": mean(losses, parallel).detach(),
             "answer_loss": answer.detach(),
@@ -341,8 +344,8 @@ def some_pixels(data: CaptionData, count: int = 64) -> Tensor:
     return CaptionCollate(data.ids)([data[place] for place in places])["pixels"]
 
 
-def read_words(checkpoint: Path, classes: MarkClasses) -> Tensor:
-    """A checkpoint's embeddings of the marks' tokens, [C - 1, D].
+def read_words(checkpoint: Path, classes: RegionClasses) -> Tensor:
+    """A checkpoint's embeddings of the regions' tokens, [C - 1, D].
 
     Raises:
         InputError: it is missing or damaged, or holds no language model of ours.
@@ -362,7 +365,7 @@ def go_on(module: VisionCaptioner, folder: Path) -> None:
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"{folder}: neither an export nor a checkpoint of a run; start_from is to be one")
     own = module.state_dict()
-    # Heads over the marks' classes belong to the pictures that they were counted on.
+    # Heads over the regions' classes belong to the pictures that they were counted on.
     fitting = {
         name: value for name, value in read_state(folder).items() if name in own and own[name].shape == value.shape
     }
@@ -392,11 +395,11 @@ def train(config: VisionTrainConfig) -> FitResult:
         if split == "test":
             pictures = pictures[:: max(1, len(pictures) // config.max_validation)][: config.max_validation]
         if split == "train":
-            if config.mark_weight and not any(picture.marks for picture in pictures):
+            if config.region_weight and not any(picture.regions for picture in pictures):
                 raise InputError(
-                    f"{config.data}/pictures: no marks; run `emova data make nano --only pictures` or set mark_weight=0"
+                    f"{config.data}/pictures: no regions; run `emova data make nano` or give region_weight=0"
                 )
-            classes = MarkClasses(pictures if config.mark_weight else (), tokenizer)
+            classes = RegionClasses(pictures if config.region_weight else (), tokenizer)
         path = Path(config.cache) / f"{split}.u8"
         pixels = PixelCache(pictures, model.vision.image_size, path, (red, green, blue))
         ratio = config.parallel_ratio if split == "train" else 0.0
@@ -416,7 +419,7 @@ def train(config: VisionTrainConfig) -> FitResult:
         config.bag_weight,
         config.position_scale,
         len(classes),
-        config.mark_weight,
+        config.region_weight,
         read_words(Path(config.words), classes) if config.words else None,
     )
     if config.start_from:

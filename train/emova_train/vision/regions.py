@@ -1,10 +1,10 @@
-"""What each cell of a picture shows: dense targets from the recipe's marks, and the heads that learn them.
+"""What each cell of a picture shows: dense targets from annotated regions, and the heads that learn them.
 
-A mark is a text and a box. Every cell of a grid over the picture (the projector's visual tokens, the tower's patches)
-shall name the tokenizer's tokens of the marks that lie on it, or say that nothing does. The classes are only the
-tokens that occur in marks of the training pictures, so the heads stay small.
+A region is a text and a box around it. Every cell of a grid over the picture (the projector's visual tokens, the
+tower's patches) shall name the tokenizer's tokens of the regions that lie on it, or say that nothing does. The classes
+are only the tokens that occur in regions of the training pictures, so the heads stay small.
 
-Shape letters: B pictures, M marks of a picture, S pixels a side, G cells a side, V cells of a grid, C classes.
+Shape letters: B pictures, M regions of a picture, S pixels a side, G cells a side, V cells of a grid, C classes.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova_train.data.recipe import Picture
+from emova_train.data.recipe import Picture, Region
 
 NOTHING = 0
 LEAST_COVER = 1 / 16
-"""Share of a cell that a mark must cover to count there: a small digit on the corner of four cells just does."""
+"""Share of a cell that a region must cover to count there: a small digit on the corner of four cells just does."""
 
 
-def mark_tokens(text: str, tokenizer: Any) -> list[int]:
-    """The tokens of a mark's text, with a space before it, as it stands inside a caption."""
+def region_tokens(text: str, tokenizer: Any) -> list[int]:
+    """The tokens of a region's text, with a space before it, as it stands inside a caption."""
     return list(tokenizer.encode(f" {text}", add_special_tokens=False, split_special_tokens=True))
 
 
-class MarkClasses:
-    """The tokens that marks are written in, as classes 1, 2, ...; class 0 is nothing.
+class RegionClasses:
+    """The tokens that regions are written in, as classes 1, 2, ...; class 0 is nothing.
 
     Args:
         pictures: the training pictures.
@@ -45,7 +45,7 @@ class MarkClasses:
         self._bags: dict[str, np.ndarray] = {}
         counts: Counter[int] = Counter()
         for picture in pictures:
-            counts.update(frozenset().union(*(self._tokens(mark.text) for mark in picture.marks)))
+            counts.update(frozenset().union(*(self._tokens(region.text) for region in picture.regions)))
         self.tokens = tuple(sorted(counts))
         self._class = {token: number for number, token in enumerate(self.tokens, 1)}
         # As the bag loss weighs captions' tokens, but a token that all pictures share keeps a weight.
@@ -56,11 +56,11 @@ class MarkClasses:
 
     def _tokens(self, text: str) -> frozenset[int]:
         if text not in self._known:
-            self._known[text] = frozenset(mark_tokens(text, self._tokenizer))
+            self._known[text] = frozenset(region_tokens(text, self._tokenizer))
         return self._known[text]
 
     def bag(self, text: str) -> np.ndarray:
-        """Weights of the classes in a mark's text, [C]; tokens that training marks never had are left out."""
+        """Weights of the classes in a region's text, [C]; tokens that training regions never had are left out."""
         if text not in self._bags:
             bag = np.zeros(len(self), np.float32)
             for token in self._tokens(text):
@@ -71,13 +71,13 @@ class MarkClasses:
         return self._bags[text]
 
 
-def boxes_in_square(picture: Picture, size: tuple[int, int], side: int) -> np.ndarray:
-    """The boxes of a picture's marks in pixels after ``letterbox`` to ``side`` x ``side``, [M, 4].
+def boxes_in_square(regions: Sequence[Region], size: tuple[int, int], side: int) -> np.ndarray:
+    """The boxes of regions in pixels after ``letterbox`` to ``side`` x ``side``, [M, 4].
 
     Args:
         size: width and height of the picture before.
     """
-    boxes_M4 = np.array([mark.box for mark in picture.marks], np.float32).reshape(-1, 4)
+    boxes_M4 = np.array([region.box for region in regions], np.float32).reshape(-1, 4)
     scale = min(side / size[0], side / size[1])
     fitted = np.array([max(1, round(value * scale)) for value in size])
     return boxes_M4 * np.tile(fitted, 2) + np.tile((side - fitted) // 2, 2)
@@ -91,7 +91,7 @@ def _cover(low_M: np.ndarray, high_M: np.ndarray, source_S: np.ndarray, cells: i
 
 
 def cell_cover(boxes_M4: np.ndarray, rows_S: np.ndarray, columns_S: np.ndarray, cells: int) -> np.ndarray:
-    """The share of each cell that each mark covers, [M, G * G]; less than ``LEAST_COVER`` counts as nothing.
+    """The share of each cell that each region covers, [M, G * G]; less than ``LEAST_COVER`` counts as nothing.
 
     Args:
         boxes_M4: left, top, right, bottom in pixels of the unvaried picture.
@@ -111,10 +111,10 @@ def cell_targets(
 
     Args:
         boxes_M4, rows_S, columns_S, cells: as of ``cell_cover``.
-        bags_MC: each mark's class weights.
+        bags_MC: each region's class weights.
 
     Returns:
-        [G * G, C], each row a distribution: the marks' classes by rarity and covered share, or all on ``NOTHING``.
+        [G * G, C], each row a distribution: the regions' classes by rarity and covered share, or all on ``NOTHING``.
     """
     wanted_VC = cell_cover(boxes_M4, rows_S, columns_S, cells).T @ bags_MC
     total_V1 = wanted_VC.sum(-1, keepdims=True)
@@ -124,8 +124,8 @@ def cell_targets(
 
 
 @dataclass(frozen=True)
-class MarkTerms:
-    """Scalars: the loss, and the share of marked cells whose likeliest class is one of theirs."""
+class RegionTerms:
+    """Scalars: the loss, and the share of covered cells whose likeliest class is one of theirs."""
 
     loss: Tensor
     right: Tensor
@@ -156,7 +156,7 @@ class ClassWords(nn.Module):
     from pictures alone.
 
     Args:
-        words: the embeddings of ``MarkClasses.tokens``, [C - 1, width].
+        words: the embeddings of ``RegionClasses.tokens``, [C - 1, width].
     """
 
     words: Tensor
@@ -176,7 +176,7 @@ class ClassWords(nn.Module):
         return self.scale * functional.linear(shape_BVD, directions_CD) + self.bias
 
 
-class MarkHead(nn.Module):
+class RegionHead(nn.Module):
     """Names what a cell shows, from its features alone.
 
     Args:
@@ -187,17 +187,17 @@ class MarkHead(nn.Module):
         super().__init__()
         self.names = names
 
-    def forward(self, features: Tensor, wanted: Tensor) -> MarkTerms:
+    def forward(self, features: Tensor, wanted: Tensor) -> RegionTerms:
         """Features [B, V, width] against ``cell_targets`` [B, V, C].
 
-        Cells with nothing weigh together at most as much as the marked ones; without any mark the loss is 0.
+        Cells with nothing weigh together at most as much as the covered ones; without any region the loss is 0.
         """
         logits_BVC = self.names(features).float()
         losses_BV = -(wanted * logits_BVC.log_softmax(-1)).sum(-1)
         empty_BV = wanted[..., NOTHING] > 0
-        marked = (~empty_BV).sum()
-        share = (marked / empty_BV.sum().clamp(min=1)).clamp(max=1)
+        covered = (~empty_BV).sum()
+        share = (covered / empty_BV.sum().clamp(min=1)).clamp(max=1)
         weights_BV = torch.where(empty_BV, share, torch.ones_like(share))
         loss = (weights_BV * losses_BV).sum() / weights_BV.sum().clamp(min=1e-6)
         hits_BV = wanted.gather(-1, logits_BVC.argmax(-1, keepdim=True))[..., 0] > 0
-        return MarkTerms(loss, (hits_BV & ~empty_BV).sum() / marked.clamp(min=1))
+        return RegionTerms(loss, (hits_BV & ~empty_BV).sum() / covered.clamp(min=1))

@@ -1,1 +1,1 @@
-"""Losses beside that of the next token."""
+"""The losses of the stages."""

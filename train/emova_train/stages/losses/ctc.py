@@ -14,7 +14,7 @@ the blank, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from emova.core.errors import InputError
+from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+from emova_train.data.examples import PROMPT_UNITS, TRANSCRIPT, Example, runs
+from emova_train.stages.losses.auxiliary import AuxiliaryLoss, HiddenStates, check_layer
 
 
 @dataclass(frozen=True)
-class HeardTextConfig:
+class CTCConfig:
     """The loss's weight over that of the replies, 0 for none, and the layers that a unit goes through before it."""
 
     weight: float = 0.0
@@ -34,13 +37,41 @@ class HeardTextConfig:
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.layer < 1:
-            raise InputError(f"heard_text: weight={self.weight}, layer={self.layer}; give 0 or more, and 1 or more")
+            raise InputError(f"losses.ctc: weight={self.weight}, layer={self.layer}; give 0 or more, and 1 or more")
+
+    def build(self, model: EmovaForConditionalGeneration, processor: EmovaProcessor) -> CTC:
+        """The loss; the model remembers the layer, of which a transcript is read again when it is written."""
+        check_layer("losses.ctc.layer", self.layer, model)
+        model.config.ctc_layer = self.layer
+        return CTC(self)
 
 
-def runs(mask: Sequence[bool] | np.ndarray) -> np.ndarray:
-    """[R, 2]: where each run of true values begins, and where it has ended."""
-    padded = np.concatenate([[0], np.asarray(mask, dtype=np.int8), [0]])
-    return np.flatnonzero(np.diff(padded)).reshape(-1, 2)
+class CTC(AuxiliaryLoss):
+    """Each heard utterance against its transcript; a batch has ``ctc_spans`` [P, 4] of ``heard_spans``."""
+
+    name = "ctc"
+
+    def __init__(self, config: CTCConfig) -> None:
+        self.weight = config.weight
+        self.layer = config.layer
+
+    def targets(self, examples: Sequence[Example], bounds: np.ndarray) -> dict[str, Tensor]:
+        spans = [
+            heard_spans(each.kinds == PROMPT_UNITS, each.kinds == TRANSCRIPT) + first
+            for each, first in zip(examples, bounds, strict=False)
+        ]
+        return {"ctc_spans": torch.from_numpy(np.concatenate(spans))}
+
+    def head_positions(self, batch: Mapping[str, Tensor]) -> int:
+        return int((batch["ctc_spans"][:, 1] - batch["ctc_spans"][:, 0]).sum())
+
+    def __call__(self, states: HiddenStates, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        spans_P4 = batch["ctc_spans"]
+        blank = states.model.config.pad_token_id  # text tokens lie below it
+        logits_KC = states.logits(self.layer, heard_positions(spans_P4))[:, : blank + 1]
+        if not len(spans_P4):
+            return {}
+        return {"ctc": ctc_loss(logits_KC, batch["input_ids"][0], spans_P4)}
 
 
 def heard_spans(heard: np.ndarray, transcript: np.ndarray) -> np.ndarray:
@@ -64,7 +95,7 @@ def heard_positions(spans_P4: Tensor) -> Tensor:
     return torch.cat([spans_P4.new_zeros(0), *stretches])
 
 
-def heard_text_loss(logits_KC: Tensor, input_ids_N: Tensor, spans_P4: Tensor) -> Tensor:
+def ctc_loss(logits_KC: Tensor, input_ids_N: Tensor, spans_P4: Tensor) -> Tensor:
     """CTC of the transcripts, a mean over their tokens; the last class is the blank.
 
     Args:

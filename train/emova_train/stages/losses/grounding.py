@@ -1,38 +1,47 @@
-"""What is seen where, asked of the language model's middle: the words of a picture's marks at its visual tokens.
+"""What is seen where, asked of the language model's middle: the words of a picture's regions at its visual tokens.
 
 A question for the value beside a name is answered in two steps: find the name, then what belongs to it. A small model
 that learns from answers alone takes neither, since one is worth nothing without the other; it counts off what it lists
-in order, and guesses. So a middle layer is asked, at each visual token, for all the words of the marks that lie there
-(``emova_data.nano.pictures.marks`` joins what belongs together: a row's name and its score), and at each such word in
-the text for what else is in its mark, which some heads of the layer before are told where to find (as in Liu et al.
-2016, Neural Machine Translation with Supervised Attention). The answer is then one look away. It is to pictures what
+in order, and guesses. So a middle layer is asked, at each visual token, for all the words of the regions that lie there
+(the recipe joins what belongs together: a row's name and its score), and at each such word in the text for what else is
+in its region, which some heads of the layer before are told where to find (as in Liu et al. 2016, Neural Machine
+Translation with Supervised Attention). The answer is then one look away. It is to pictures what
 ``emova_train.stages.losses.ctc`` is to speech, and like it has no weights of its own.
 
-Shape letters: N positions of the row, E entries, P their positions, G cells a side, M marks, V text tokens, H heads,
+Shape letters: N positions of the row, E entries, P their positions, G cells a side, M regions, V text tokens, H heads,
 C head width, S sequences, L positions of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+import emova.core.compat  # noqa: F401
+
+# isort: split
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from emova.core.errors import InputError
-from emova_train.data.recipe import Picture
-from emova_train.vision.regions import boxes_in_square, cell_cover, mark_tokens
+from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+from emova_train.data.examples import Example, ShownPicture
+from emova_train.stages.losses.auxiliary import AuxiliaryLoss, HiddenStates, check_layer
+from emova_train.vision.regions import boxes_in_square, cell_cover, region_tokens
 
 PLACE, WORD, LOOK = range(3)
 """Kinds of entries: what a visual token shows, what belongs to a word of the text, and where that word is drawn."""
 
 
 @dataclass(frozen=True)
-class SeenWordsConfig:
+class GroundingConfig:
     """The losses' weight over that of the replies, 0 for none; the layers before each of the two questions; how many
     heads of the last of them look from a word at its places."""
 
@@ -44,13 +53,104 @@ class SeenWordsConfig:
     def __post_init__(self) -> None:
         if self.weight < 0 or not 1 <= self.layer <= self.word_layer or self.heads < 0:
             raise InputError(
-                f"seen_words: weight={self.weight}, layer={self.layer}, word_layer={self.word_layer}, "
+                f"losses.grounding: weight={self.weight}, layer={self.layer}, word_layer={self.word_layer}, "
                 f"heads={self.heads}; give 0 or more, 1 or more, at least as many, and 0 or more"
             )
 
+    def build(self, model: EmovaForConditionalGeneration, processor: EmovaProcessor) -> Grounding:
+        """The loss for a model and the processor that renders its conversations."""
+        check_layer("losses.grounding.word_layer", self.word_layer, model)
+        heads = model.config.text_config.num_attention_heads
+        if self.heads > heads:
+            raise InputError(
+                f"losses.grounding.heads={self.heads}: the language model has {heads} in a layer; give at most these"
+            )
+        return Grounding(self, processor)
+
+
+class Grounding(AuxiliaryLoss):
+    """The three terms; a batch has ``grounding`` [E, 3] (kind, position, target) and ``grounding_shares`` [E]."""
+
+    name = "grounding"
+
+    def __init__(self, config: GroundingConfig, processor: EmovaProcessor) -> None:
+        self.weight = config.weight
+        self.config = config
+        self.processor = processor
+        self.tokens_of = functools.cache(functools.partial(region_tokens, tokenizer=processor.tokenizer))
+        self._projected: dict[str, Tensor] = {}
+
+    def of(self, example: Example) -> GroundingTargets:
+        """What the positions of one conversation see."""
+        if example.shown is None:
+            return GroundingTargets.none()
+        side, image = self.processor.image_processor.tile_side, self.processor.image_token_id
+        return grounding_targets(example.ids, example.shown, side, image, self.tokens_of)
+
+    def targets(self, examples: Sequence[Example], bounds: np.ndarray) -> dict[str, Tensor]:
+        entries, shares = [], []
+        for each, first in zip(examples, bounds, strict=False):
+            own = self.of(each)
+            moved = own.targets + np.where(own.kinds == LOOK, first, 0)
+            entries.append(np.stack([own.kinds, own.positions + first, moved], axis=1))
+            shares.append(own.shares)
+        return {
+            "grounding": torch.from_numpy(np.concatenate(entries)),
+            "grounding_shares": torch.from_numpy(np.concatenate(shares)),
+        }
+
+    @contextmanager
+    def observe(self, model: EmovaForConditionalGeneration) -> Iterator[None]:
+        """Keep the queries and keys of the layer whose heads learn to look."""
+        if not self.config.heads:
+            yield
+            return
+        attention = self._attention(model)
+        with projections(attention) as self._projected:
+            yield
+
+    def head_positions(self, batch: Mapping[str, Tensor]) -> int:
+        asked = batch["grounding"][batch["grounding"][:, 0] != LOOK, :2]
+        return len(torch.unique(asked, dim=0))
+
+    def __call__(self, states: HiddenStates, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        entries_E3, shares_E, config = batch["grounding"], batch["grounding_shares"], self.config
+        terms: dict[str, Tensor] = {}
+        for name, kind, layer in (("places", PLACE, config.layer), ("words", WORD, config.word_layer)):
+            own = entries_E3[:, 0] == kind
+            positions_P, row_E = torch.unique(entries_E3[own, 1], return_inverse=True)
+            logits_PV = states.logits(layer, positions_P)[:, : states.model.config.pad_token_id]  # text tokens
+            if len(positions_P):
+                terms[f"grounding_{name}"] = naming_loss(logits_PV, row_E, entries_E3[own, 2], shares_E[own])
+        own = entries_E3[:, 0] == LOOK
+        if config.heads and bool(own.any()):
+            query_HNC, key_HNC = self._rotated(states.model)
+            terms["grounding_attention"] = attention_loss(
+                query_HNC, key_HNC, batch["cu_seq_lens"].tolist(), entries_E3[own]
+            )
+        self._projected = {}
+        return terms
+
+    def _attention(self, model: EmovaForConditionalGeneration) -> nn.Module:
+        return model.model.language_model.layers[self.config.word_layer - 1].self_attn
+
+    def _rotated(self, model: EmovaForConditionalGeneration) -> tuple[Tensor, Tensor]:
+        """Queries and keys of the layer's first heads as it compares them, [H, N, C] each.
+
+        The rotation counts from the row's beginning: within a sequence only distances matter.
+        """
+        width: Any = self._attention(model).head_dim
+        query, key = (self._projected[name].unflatten(-1, (-1, width)).transpose(1, 2) for name in ("q_proj", "k_proj"))
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        places = torch.arange(query.shape[2], device=query.device)[None]
+        cosine, sine = model.model.language_model.rotary_emb(query, places)
+        heads = self.config.heads
+        query, key = apply_rotary_pos_emb(query[:, :heads], key[:, :heads], cosine, sine)
+        return query[0], key[0]
+
 
 @dataclass(frozen=True)
-class SeenWords:
+class GroundingTargets:
     """What is to be named where.
 
     Attributes:
@@ -66,70 +166,64 @@ class SeenWords:
     shares: np.ndarray
 
     @classmethod
-    def none(cls) -> SeenWords:
+    def none(cls) -> GroundingTargets:
         """Nothing to be named."""
         empty = np.zeros(0, np.int64)
         return cls(empty, empty, empty, np.zeros(0, np.float32))
 
-    def before(self, length: int) -> SeenWords:
-        """Those of the first ``length`` positions."""
-        kept = self.positions < length
-        return SeenWords(self.kinds[kept], self.positions[kept], self.targets[kept], self.shares[kept])
 
-
-def seen_words(
-    ids: np.ndarray, picture: Picture, size: tuple[int, int], side: int, image_token: int, tokenizer: Any
-) -> SeenWords:
-    """What a rendered conversation's positions see of its picture's marks.
+def grounding_targets(
+    ids: np.ndarray, shown: ShownPicture, side: int, image_token: int, tokens_of: Callable[[str], Sequence[int]]
+) -> GroundingTargets:
+    """What a rendered conversation's positions see of its picture's regions.
 
     Args:
         ids: [N], with one picture of one tile; with another number of visual tokens nothing is seen.
-        size: the picture's width and height.
         side: G, visual tokens a side of the tile.
         image_token: the placeholder's id.
-        tokenizer: text to ids.
+        tokens_of: the tokens of a region's text.
     """
     places = np.flatnonzero(ids == image_token)
-    if not picture.marks or len(places) != side * side:
-        return SeenWords.none()
-    marked = [mark_tokens(mark.text, tokenizer) for mark in picture.marks]
+    if not shown.regions or len(places) != side * side:
+        return GroundingTargets.none()
+    words = [tokens_of(region.text) for region in shown.regions]
     straight = np.arange(16 * side)
-    cover_MP = cell_cover(boxes_in_square(picture, size, len(straight)), straight, straight, side)
+    cover_MP = cell_cover(boxes_in_square(shown.regions, shown.size, len(straight)), straight, straight, side)
     found: dict[tuple[int, int, int], float] = {}
-    for tokens, cover_P in zip(marked, cover_MP, strict=True):
+    for tokens, cover_P in zip(words, cover_MP, strict=True):
         for place in np.flatnonzero(cover_P):
             for token in tokens:
                 entry = (PLACE, int(places[place]), token)
                 found[entry] = found.get(entry, 0.0) + float(cover_P[place])
-    cover_of = {mark.box: cover_P for mark, cover_P in zip(picture.marks, cover_MP, strict=True)}
-    for word, (others, box) in _beside(marked, picture).items():
+    cover_of = {region.box: cover_P for region, cover_P in zip(shown.regions, cover_MP, strict=True)}
+    for word, (others, box) in _beside(words, shown).items():
         for position in _ends(word, ids, int(places[-1]) + 1):
             for token in others:
                 found[WORD, position, token] = 1.0
             for place in np.flatnonzero(cover_of[box]):
                 found[LOOK, position, int(places[place])] = float(cover_of[box][place])
     if not found:
-        return SeenWords.none()
+        return GroundingTargets.none()
     kinds, positions, targets = (np.asarray(column, np.int64) for column in zip(*found, strict=True))
     shares = np.asarray(list(found.values()), np.float32)
     total = np.zeros((3, len(ids)), np.float32)
     np.add.at(total, (kinds, positions), shares)
-    return SeenWords(kinds, positions, targets, shares / total[kinds, positions])
+    return GroundingTargets(kinds, positions, targets, shares / total[kinds, positions])
 
 
 Box = tuple[float, float, float, float]
 Word = tuple[int, ...]
 
 
-def _beside(marked: Sequence[Sequence[int]], picture: Picture) -> dict[Word, tuple[set[int], Box]]:
+def _beside(words: Sequence[Sequence[int]], shown: ShownPicture) -> dict[Word, tuple[set[int], Box]]:
     """For each word, as its tokens, that one box alone has: the tokens of the others in the box, and the box."""
     boxes: dict[Box, list[Word]] = {}
-    for tokens, mark in zip(marked, picture.marks, strict=True):
-        boxes.setdefault(mark.box, []).append(tuple(tokens))
+    for tokens, region in zip(words, shown.regions, strict=True):
+        boxes.setdefault(region.box, []).append(tuple(tokens))
     where: dict[Word, list[tuple[set[int], Box]]] = {}
-    for box, words in boxes.items():
-        for word in words:
-            where.setdefault(word, []).append(({token for other in words if other != word for token in other}, box))
+    for box, own in boxes.items():
+        for word in own:
+            where.setdefault(word, []).append(({token for other in own if other != word for token in other}, box))
     return {word: found[0] for word, found in where.items() if len(found) == 1 and found[0][0]}
 
 
@@ -140,15 +234,14 @@ def _ends(word: Word, ids: np.ndarray, start: int) -> list[int]:
 
 
 @contextmanager
-def projections(attention: Any) -> Iterator[dict[str, Tensor]]:
-    """What an attention's ``q_proj`` and ``k_proj`` give in the forward pass inside, [1, N, heads * C] each; of no
-    attention (None) nothing."""
+def projections(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What an attention's ``q_proj`` and ``k_proj`` give in the forward pass inside, [1, N, heads * C] each."""
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
+    def keep(name: str) -> RemovableHandle:
         return attention.get_submodule(name).register_forward_hook(lambda _, __, out: found.__setitem__(name, out))
 
-    handles = [keep(name) for name in ("q_proj", "k_proj") if attention is not None]
+    handles = [keep(name) for name in ("q_proj", "k_proj")]
     try:
         yield found
     finally:
@@ -156,15 +249,15 @@ def projections(attention: Any) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def looking_loss(query_HNC: Tensor, key_HNC: Tensor, bounds: Sequence[int], seen_E3: Tensor) -> Tensor:
+def attention_loss(query_HNC: Tensor, key_HNC: Tensor, bounds: Sequence[int], entries_E3: Tensor) -> Tensor:
     """The negative logarithm of the share of attention that lies on a word's places, a mean over words and heads.
 
     Args:
         query_HNC, key_HNC: rotated.
         bounds: [S + 1], where the sequences begin and end; a position attends to those of its sequence up to itself.
-        seen_E3: entries of LOOK: kind, position, visual token's position.
+        entries_E3: entries of LOOK: kind, position, visual token's position.
     """
-    positions_P, row_E = torch.unique(seen_E3[:, 1], return_inverse=True)
+    positions_P, row_E = torch.unique(entries_E3[:, 1], return_inverse=True)
     losses = []
     for first, last in zip(bounds, bounds[1:], strict=False):
         own = (positions_P >= first) & (positions_P < last)
@@ -173,7 +266,7 @@ def looking_loss(query_HNC: Tensor, key_HNC: Tensor, bounds: Sequence[int], seen
         at_P = positions_P[own]
         inside = own[row_E]
         there = torch.zeros(len(at_P), last - first, dtype=torch.bool, device=at_P.device)
-        there[torch.searchsorted(at_P, seen_E3[inside, 1]), seen_E3[inside, 2] - first] = True
+        there[torch.searchsorted(at_P, entries_E3[inside, 1]), entries_E3[inside, 2] - first] = True
         scores_HPL = query_HNC[:, at_P] @ key_HNC[:, first:last].transpose(1, 2) * query_HNC.shape[-1] ** -0.5
         later = torch.arange(first, last, device=at_P.device)[None] > at_P[:, None]
         shares_HPL = scores_HPL.float().masked_fill(later, -torch.inf).log_softmax(-1)
@@ -181,7 +274,7 @@ def looking_loss(query_HNC: Tensor, key_HNC: Tensor, bounds: Sequence[int], seen
     return torch.cat(losses, dim=1).mean()
 
 
-def seen_words_loss(logits_PV: Tensor, place_E: Tensor, tokens_E: Tensor, shares_E: Tensor) -> Tensor:
+def naming_loss(logits_PV: Tensor, place_E: Tensor, tokens_E: Tensor, shares_E: Tensor) -> Tensor:
     """Cross entropy with the words of each position, a mean over the positions.
 
     Args:

@@ -1,4 +1,4 @@
-"""Laws of the marks: targets lie where things are seen, classes are the marks' tokens, the heads learn."""
+"""Laws of the regions: targets lie where things are seen, classes are the regions' tokens, the heads learn."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from PIL import Image
 
 from emova.vision.slicing import letterbox
-from emova_train.data.recipe import Mark, Picture
+from emova_train.data.recipe import Picture, Region
 from emova_train.vision.data import View, vary
 from emova_train.vision.regions import (
     LEAST_COVER,
     NOTHING,
     ClassNames,
     ClassWords,
-    MarkClasses,
-    MarkHead,
+    RegionClasses,
+    RegionHead,
     boxes_in_square,
     cell_targets,
 )
 
 
-def picture(*marks: Mark) -> Picture:
-    return Picture("a", Path("a.tar"), 0, 0, "signs", "", (), marks)
+def picture(*regions: Region) -> Picture:
+    return Picture("a", Path("a.tar"), 0, 0, "signs", "", (), regions)
 
 
 @pytest.mark.parametrize("size", [(224, 224), (300, 150), (90, 120)])
@@ -41,9 +41,9 @@ def test_the_marked_cells_are_the_coloured_ones(size, seed, cells):
     red = vary(square, view)[..., 0] > 130
     coloured = red.reshape(cells, 224 // cells, cells, 224 // cells).mean((1, 3)).reshape(-1)
 
-    marked = picture(Mark("red", (left / width, top / height, right / width, bottom / height)))
+    covered = picture(Region("red", (left / width, top / height, right / width, bottom / height)))
     bags = np.array([[0.0, 1.0]], np.float32)
-    targets = cell_targets(boxes_in_square(marked, size, 224), bags, view.rows, view.columns, cells)
+    targets = cell_targets(boxes_in_square(covered.regions, size, 224), bags, view.rows, view.columns, cells)
     assert np.allclose(targets.sum(-1), 1) and set(np.unique(targets)) == {0.0, 1.0}
     # Scaling a picture blurs its edges by about a pixel.
     slack = 2.5 * cells / 224
@@ -64,8 +64,8 @@ def test_a_cell_names_its_marks_by_share_and_a_picture_without_marks_names_nothi
 
 def test_classes_are_the_tokens_of_marks_and_rare_ones_weigh_more(tiny_tokenizer):
     box = (0.1, 0.1, 0.9, 0.9)
-    pictures = [picture(Mark("red ball", box)), picture(Mark("blue ball", box))]
-    classes = MarkClasses(pictures, tiny_tokenizer)
+    pictures = [picture(Region("red ball", box)), picture(Region("blue ball", box))]
+    classes = RegionClasses(pictures, tiny_tokenizer)
     ids = {text: set(tiny_tokenizer.encode(text, add_special_tokens=False)) for text in (" red ball", " blue ball")}
     assert set(classes.tokens) == ids[" red ball"] | ids[" blue ball"] and len(classes) == 1 + len(classes.tokens)
     bag = dict(zip(classes.tokens, classes.bag("red ball")[1:], strict=True))
@@ -83,7 +83,7 @@ def test_a_head_learns_what_cells_show_and_counts_only_marked_ones():
     wanted = torch.zeros(4, 16, 3)
     shown = torch.where(features[..., 0] > 1, 1, torch.where(features[..., 0] < -1, 2, NOTHING))
     wanted.scatter_(-1, shown[..., None], 1.0)
-    head = MarkHead(ClassNames(12, 3))
+    head = RegionHead(ClassNames(12, 3))
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.05)
     first = head(features, wanted)
     for _ in range(150):
@@ -100,7 +100,7 @@ def test_a_head_learns_what_cells_show_and_counts_only_marked_ones():
 
 def test_empty_cells_weigh_no_more_than_marked_ones():
     names = ClassNames(2, 2)
-    head = MarkHead(names)
+    head = RegionHead(names)
     torch.nn.init.zeros_(names.out.weight)
     with torch.no_grad():
         names.out.bias.copy_(torch.tensor([2.0, 0.0]))
@@ -116,7 +116,7 @@ def test_with_a_model_s_words_features_come_to_point_where_the_words_do():
     features = torch.randn(1, 8, 12, requires_grad=True)
     wanted = torch.zeros(1, 8, 3)
     wanted[:, :4, 1] = wanted[:, 4:, 2] = 1
-    head = MarkHead(ClassWords(words))
+    head = RegionHead(ClassWords(words))
     optimizer = torch.optim.AdamW([features, *head.parameters()], lr=0.05)
     for _ in range(200):
         head(features, wanted).loss.backward()

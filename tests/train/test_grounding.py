@@ -1,17 +1,23 @@
-"""Laws of the words that a middle layer sees in a picture: they lie where the marks lie, and they can be learnt."""
+"""Laws of the words that a middle layer sees in a picture: they lie where the regions lie, and they can be learnt."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from emova.core.errors import InputError
-from emova_train.data.packing import LossWeights, collate, packed_loss
+from emova_train.data.packing import collate
 from emova_train.data.recipe import read_recipe
-from emova_train.stages.losses.grounding import LOOK, PLACE, WORD, SeenWordsConfig, seen_words_loss
+from emova_train.stages.losses.grounding import LOOK, PLACE, WORD, Grounding, GroundingConfig, naming_loss
+from emova_train.stages.losses.packed import packed_loss
+from emova_train.stages.losses.tokens import LossWeights
 from emova_train.stages.tasks import ConversationConfig, Conversations
 from tests.train.fixtures_recipe import write_recipe
+
+LOOKS = GroundingConfig(weight=1.0, layer=1, word_layer=2, heads=2)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +33,13 @@ def conversations(recipe, tiny_processor) -> Conversations:
 def test_places_name_the_marks_that_lie_there_and_words_what_is_beside_them(conversations, tiny_processor) -> None:
     sample = conversations.caption_reordered(np.random.default_rng(0))
     drawn = conversations.render(sample)
-    seen, tokenizer = drawn.seen, tiny_processor.tokenizer
+    grounding, tokenizer = Grounding(LOOKS, tiny_processor), tiny_processor.tokenizer
+    seen = grounding.of(drawn)
     side, places = tiny_processor.image_processor.tile_side, np.flatnonzero(drawn.ids == tiny_processor.image_token_id)
     assert sample.picture is not None
-    words = {mark.text: tokenizer.encode(f" {mark.text}", add_special_tokens=False) for mark in sample.picture.marks}
+    words = {
+        region.text: tokenizer.encode(f" {region.text}", add_special_tokens=False) for region in sample.picture.regions
+    }
     here = seen.kinds == PLACE
     left = {int(places[row * side + column]) for row in range(side) for column in range(-(-side // 2))}
     assert set(seen.positions[here].tolist()) <= left and len(set(seen.positions[here].tolist())) >= side
@@ -46,24 +55,25 @@ def test_places_name_the_marks_that_lie_there_and_words_what_is_beside_them(conv
     assert set(seen.positions[look].tolist()) == set(seen.positions[said].tolist())
     for position, place in zip(seen.positions[look], seen.targets[look], strict=True):
         assert int(drawn.ids[position]) in seen.targets[here & (seen.positions == place)]  # the word is drawn there
-    unmarked = next(each for each in conversations.recipe.pictures if not each.marks)
+    unmarked = next(each for each in conversations.recipe.pictures if not each.regions)
     none = conversations.render(type(sample)(conversations._described(unmarked, np.random.default_rng(0)), (0,)))
-    assert not len(none.seen.kinds)
+    assert not len(grounding.of(none).kinds)
 
 
-def test_packing_moves_what_is_seen_with_its_conversation(conversations, tiny_model) -> None:
+def test_packing_moves_what_is_seen_with_its_conversation(conversations, tiny_model, tiny_processor) -> None:
     rng = np.random.default_rng(1)
     examples = [conversations.render(conversations.caption_reordered(rng)) for _ in range(8)]
-    looks, total, count = SeenWordsConfig(weight=1.0, layer=1, word_layer=2, heads=2), torch.zeros(3), [0, 0, 0]
-    names = {PLACE: "seen_places", WORD: "seen_words", LOOK: "looking"}
+    looks, total, count = [Grounding(LOOKS, tiny_processor)], torch.zeros(3), [0, 0, 0]
+    names = {PLACE: "grounding_places", WORD: "grounding_words", LOOK: "grounding_attention"}
     tiny_model.train()
     for each in examples:
-        terms = packed_loss(tiny_model, collate([[each]], LossWeights()), None, looks)
+        terms = packed_loss(tiny_model, collate([[each]], LossWeights(), looks), looks)
         for kind, name in names.items():
-            positions = len(set(each.seen.positions[each.seen.kinds == kind].tolist()))
+            seen = looks[0].of(each)
+            positions = len(set(seen.positions[seen.kinds == kind].tolist()))
             if positions:
                 total[kind], count[kind] = total[kind] + terms[name] * positions, count[kind] + positions
-    packed = packed_loss(tiny_model, collate([examples[:3], examples[3:]], LossWeights()), None, looks)
+    packed = packed_loss(tiny_model, collate([examples[:3], examples[3:]], LossWeights(), looks), looks)
     for kind, name in names.items():
         assert torch.allclose(packed[name], total[kind] / count[kind], rtol=1e-4)
     plain = packed_loss(tiny_model, collate([examples], LossWeights()))
@@ -71,31 +81,33 @@ def test_packing_moves_what_is_seen_with_its_conversation(conversations, tiny_mo
     assert torch.allclose(packed["loss"], plain["loss"] + beside, rtol=1e-4) and not names.values() & plain.keys()
 
 
-def test_it_is_learnt(conversations, tiny_model) -> None:
+def test_it_is_learnt(conversations, tiny_model, tiny_processor) -> None:
     rng = np.random.default_rng(2)
-    batch = collate([[conversations.render(conversations.caption_reordered(rng)) for _ in range(4)]], LossWeights())
-    looks = SeenWordsConfig(weight=1.0, layer=1, word_layer=1)
+    looks = [Grounding(GroundingConfig(weight=1.0, layer=1, word_layer=1), tiny_processor)]
+    examples = [conversations.render(conversations.caption_reordered(rng)) for _ in range(4)]
+    batch = collate([examples], LossWeights(), looks)
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=3e-3)
     losses = []
     tiny_model.train()
     for _ in range(24):
-        terms = packed_loss(tiny_model, batch, None, looks)
+        terms = packed_loss(tiny_model, batch, looks)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
-        losses.append([float(terms[name]) for name in ("seen_places", "seen_words", "looking")])
+        losses.append([float(terms[name]) for name in ("grounding_places", "grounding_words", "grounding_attention")])
     assert all(last < 0.7 * first for first, last in zip(losses[0], losses[-1], strict=True))
 
 
-def test_the_heads_that_look_are_those_that_attend(conversations, tiny_model) -> None:
-    batch = collate([[conversations.render(conversations.caption_reordered(np.random.default_rng(3)))]], LossWeights())
-    looks = SeenWordsConfig(weight=1.0, layer=1, word_layer=2, heads=2)
+def test_the_heads_that_look_are_those_that_attend(conversations, tiny_model, tiny_processor) -> None:
+    looks = [Grounding(LOOKS, tiny_processor)]
+    example = conversations.render(conversations.caption_reordered(np.random.default_rng(3)))
+    batch = collate([[example]], LossWeights(), looks)
     tiny_model.eval()
-    found = packed_loss(tiny_model, batch, None, looks)["looking"]
+    found = packed_loss(tiny_model, batch, looks)["grounding_attention"]
     tiny_model.set_attn_implementation("eager")
     pictures = {name: batch[name] for name in ("pixel_values", "image_grids")}
     shares_HNN = tiny_model.model(input_ids=batch["input_ids"], output_attentions=True, **pictures).attentions[1][0]
-    entries = batch["seen"][batch["seen"][:, 0] == LOOK]
+    entries = batch["grounding"][batch["grounding"][:, 0] == LOOK]
     wanted = [
         -shares_HNN[:2, position, entries[entries[:, 1] == position, 2]].sum(-1).log()
         for position in torch.unique(entries[:, 1])
@@ -107,20 +119,22 @@ def test_the_loss_is_least_where_the_words_are_named() -> None:
     logits = torch.full((2, 5), -9.0)
     logits[0, 1] = logits[0, 3] = logits[1, 4] = 9.0
     place, tokens, shares = torch.tensor([0, 0, 1]), torch.tensor([1, 3, 4]), torch.tensor([0.5, 0.5, 1.0])
-    assert float(seen_words_loss(logits, place, tokens, shares)) == pytest.approx(np.log(2) / 2, abs=1e-3)
-    assert float(seen_words_loss(logits, place, tokens.flip(0), shares)) > 5
+    assert float(naming_loss(logits, place, tokens, shares)) == pytest.approx(np.log(2) / 2, abs=1e-3)
+    assert float(naming_loss(logits, place, tokens.flip(0), shares)) > 5
 
 
 def test_impossible_layers_are_refused() -> None:
     for wrong in ({"weight": -1.0}, {"layer": 0}, {"layer": 4, "word_layer": 3}, {"heads": -1}):
-        with pytest.raises(InputError, match="seen_words"):
-            SeenWordsConfig(**wrong)
+        with pytest.raises(InputError, match="losses.grounding"):
+            GroundingConfig(**wrong)
 
 
-def test_a_cut_conversation_sees_what_is_left_of_it(conversations) -> None:
+def test_a_cut_conversation_sees_what_is_left_of_it(conversations, tiny_processor) -> None:
     drawn = conversations.render(conversations.caption_reordered(np.random.default_rng(4)))
-    length = int(drawn.seen.positions.max())  # the last word is cut off
-    cut, kept = drawn.seen.before(length), drawn.seen.positions < length
-    assert 0 < len(cut.kinds) < len(drawn.seen.kinds)
+    grounding = Grounding(LOOKS, tiny_processor)
+    whole = grounding.of(drawn)
+    length = int(whole.positions.max())  # the last word is cut off
+    cut, kept = grounding.of(replace(drawn, ids=drawn.ids[:length])), whole.positions < length
+    assert 0 < len(cut.kinds) < len(whole.kinds)
     for name in ("kinds", "positions", "targets", "shares"):
-        assert np.array_equal(getattr(cut, name), getattr(drawn.seen, name)[kept])
+        assert np.array_equal(getattr(cut, name), getattr(whole, name)[kept])

@@ -1,0 +1,148 @@
+"""What a stage starts from: the model and its processor, and which of its parameters learn."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import emova.core.compat  # noqa: F401
+
+# isort: split
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+from emova.model.building import ModelConfig, build_model, build_processor, load_vision
+from emova_train.core import renamed
+from emova_train.data.batches import isolated_rng
+from emova_train.data.shape_padding import fill_up
+from emova_train.distributed.sharding import partitioned
+from emova_train.distributed.world import World
+from emova_train.stages.attention import choose_attention
+from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
+from emova_train.stages.lora import LoraConfig, add_adapters, learns
+from emova_train.stages.losses.registry import build_losses
+from emova_train.stages.tasks import INTERLEAVED_TASKS
+from emova_train.vision.internvit_weights import load_internvit
+
+
+def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForConditionalGeneration, EmovaProcessor]:
+    """The model and processor that the stage starts from.
+
+    Args:
+        world: the processes that train together. Where ZeRO-3 splits the weights over them, a checkpoint's are split
+            while they are read, so that no process ever holds all.
+
+    Raises:
+        InputError: a folder is missing, damaged, or does not fit.
+    """
+    init = config.init
+    changed = bool(init.vision or init.internvit or init.speech_tokenizer)  # which needs whole weights
+    spread = partitioned(config.run, world) if world is not None and not changed else nullcontext()
+    with isolated_rng(config.run.seed):
+        if init.checkpoint:
+            if not (Path(init.checkpoint) / "config.json").is_file():
+                raise InputError(f"{init.checkpoint}: no checkpoint there; run the stage before, or name its export")
+            with spread:
+                model = EmovaForConditionalGeneration.from_pretrained(
+                    init.checkpoint, dtype=torch.float32, local_files_only=True
+                )
+            processor = EmovaProcessor.from_pretrained(init.checkpoint, local_files_only=True)
+        else:
+            if not (Path(init.tokenizer) / "tokenizer.json").is_file():
+                raise InputError(f"{init.tokenizer}: no tokenizer there; run `emova train tokenizer` first")
+            shapes = load_config(ModelConfig, init.model, kind="model")
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(init.tokenizer)
+            model, processor = build_model(shapes, tokenizer), build_processor(shapes, tokenizer)
+        if init.speech_tokenizer:
+            start_units(model, init, config.run.seed)
+        if init.vision:
+            load_vision(model, init.vision)
+        if init.internvit:
+            load_internvit(model.model.vision_tower, init.internvit)
+        if config.lora.rank:
+            add_adapters(model, config.lora)
+    build_losses(config.losses, model, processor)  # which checks that the model has their layers
+    if any(weight > 0 and renamed.task(task) in INTERLEAVED_TASKS for task, weight in config.data.mixture.items()):
+        ratio = config.data.conversations.interleaved.ratio
+        options = {"text_tokens": ratio.text_tokens, "units": ratio.units}
+        model.config.reply_config = {**model.config.reply_config, "interleaved": options}
+    model.set_attn_implementation(choose_attention(config.attention))
+    use_liger(model, config.liger)
+    if config.tiles_at_once:
+        for part in (model.model.vision_tower, model.model.projector):
+            fill_up(part, config.tiles_at_once)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if world is not None and world.size > 1:
+        # A process without a picture still runs tower and projector: the others wait for it (DeepSpeed issue 7170).
+        model.config.always_run_vision = True
+    return model, processor
+
+
+def start_units(model: EmovaForConditionalGeneration, init: InitConfig, seed: int) -> None:
+    """Start the units' embeddings from the phones that they stand for."""
+    from emova.speech.tokenizer.s2u import S2UTokenizer
+    from emova_train.stages.unit_embeddings import carried_over, unit_embeddings
+
+    tokenizer = S2UTokenizer.from_pretrained(init.speech_tokenizer)
+    wanted = model.config.speech_codebook_size
+    if tokenizer.codebook_size != wanted:
+        raise InputError(f"{init.speech_tokenizer}: its codebook has {tokenizer.codebook_size} units, not {wanted}")
+    table = model.get_input_embeddings().weight
+    own = slice(model.config.speech_first_token_id, model.config.speech_first_token_id + wanted)
+    if init.speech_tokenizer_before:
+        before = S2UTokenizer.from_pretrained(init.speech_tokenizer_before)
+        rows = carried_over(table[own].detach(), before, tokenizer, seed)
+    else:
+        rows = unit_embeddings(tokenizer, table.shape[1], model.config.text_config.initializer_range, seed)
+    with torch.no_grad():
+        table[own] = rows.to(table.dtype)
+
+
+def freeze(
+    model: EmovaForConditionalGeneration, rates: RatesConfig, lora: LoraConfig | None = None
+) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Freeze what has no rate; the trainable parameters of each part, by name."""
+    lora = lora or LoraConfig()
+    model.requires_grad_(False)
+    tower = model.model.vision_tower
+    frozen = 0 if rates.vision_share >= 1 else round(len(tower.layers) * (1 - rates.vision_share))
+    shallow: set[int] = set()
+    if frozen:
+        deep = {id(parameter) for block in tower.layers[frozen:] for parameter in block.parameters()}
+        # A last norm comes after the blocks: it is deep too.
+        deep |= {id(p) for name, p in tower.named_parameters() if name.startswith(("norm.", "vit.norm.", "fc_norm."))}
+        shallow = {id(parameter) for parameter in tower.parameters()} - deep
+    parts: dict[str, list[tuple[str, nn.Parameter]]] = {"llm": [], "projector": [], "vision": []}
+    for name, parameter in model.named_parameters():
+        part = "vision" if ".vision_tower." in name else "projector" if ".projector." in name else "llm"
+        if getattr(rates, part) > 0 and id(parameter) not in shallow and (part != "llm" or learns(name, lora)):
+            parameter.requires_grad_(True)
+            parts[part].append((name, parameter))
+    trained = {part: own for part, own in parts.items() if own}
+    if not trained:
+        raise InputError("rates: every part is frozen; give one of projector, llm, vision a learning rate")
+    return trained
+
+
+def use_liger(model: EmovaForConditionalGeneration, wanted: str) -> bool:
+    """Put Liger's fused kernels into the LLaMA where ``wanted`` says so; whether they are used.
+
+    Raises:
+        InputError: they are asked for and not installed.
+    """
+    if wanted == "never" or (wanted == "auto" and not torch.cuda.is_available()):
+        return False
+    try:
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+    except ImportError:
+        if wanted == "always":
+            raise InputError("liger=always: it is not installed; pip install liger-kernel, or give auto") from None
+        return False
+    # The loss stays ours: it weighs each position.
+    apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model.model.language_model)
+    return True
