@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 from emova.core.startup import collector_paused
 
 if TYPE_CHECKING:
-    from emova.assistant import Assistant, Conversation, Reply
+    from emova.assistant import Assistant
     from emova.checkpoint.loading import find_checkpoint
+    from emova.conversation import Conversation
+    from emova.events import Reply
     from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Assistant": "emova.assistant",
-    "Conversation": "emova.assistant",
-    "Reply": "emova.assistant",
+    "Conversation": "emova.conversation",
+    "Reply": "emova.events",
     "EmovaConfig": "emova.model",
     "EmovaForConditionalGeneration": "emova.model",
     "EmovaProcessor": "emova.model",

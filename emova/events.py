@@ -1,4 +1,5 @@
-"""What an assistant gives: a reply, spoken sound, and the events of a reply that is still being written.
+"""What an assistant gives: a reply, spoken sound, and the events of a reply that is still being written; what a session
+gives beside them.
 
 Shape letters: T samples.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emova.core.errors import InputError, InternalFault
 from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
 from emova.speech.audio import save_wav
 from emova.speech.style import Style
@@ -88,3 +90,33 @@ class Done:
 
 
 Event = TranscriptDelta | TextDelta | StyleChosen | AudioChunk | Done
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The reply was broken off: the player drops what it has buffered.
+
+    Attributes:
+        generation: of the session from now on; sound of an earlier one is out of date.
+        heard_units: units of the reply that stay in the conversation, because they were heard.
+    """
+
+    generation: int
+    heard_units: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The turn failed and left no trace; the session goes on. An InputError says what to do, an InternalFault is no
+    user's doing.
+    """
+
+    error: InputError | InternalFault
+
+    @property
+    def message(self) -> str:
+        """One line for the user."""
+        return str(self.error)
+
+
+SessionEvent = Event | Cancelled | Failed

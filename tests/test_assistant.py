@@ -94,27 +94,27 @@ def test_a_conversation_with_a_cache_equals_reading_everything_again(assistant) 
     chat.chat(audio=question(), image=RED)
     chat.chat(text="And now?", image=BLUE)
     assert len(chat) == 2
-    fed = chat._opening()
-    for turn in chat._turns:
+    fed = chat.history.opening()
+    for turn in chat.history.turns:
         fed = fed + turn.question + Prompt(turn.answer)
-    prompt = assistant._prompt([{"role": "user", "content": "Why?"}])
+    prompt = assistant.prompt([{"role": "user", "content": "Why?"}])
     next_question = Prompt(prompt.ids[1:])
-    cached = assistant.decoder.feed(chat._context, next_question)
+    cached = assistant.decoder.feed(chat.history.context, next_question)
     again = assistant.decoder.feed(assistant.decoder.new_context(), fed + next_question)
-    assert chat._context.length == len(fed.ids) + len(next_question.ids)
+    assert chat.history.context.length == len(fed.ids) + len(next_question.ids)
     assert torch.allclose(cached, again, atol=1e-4)
 
 
 def test_prompt_and_answer_are_what_training_renders(assistant) -> None:
     chat = assistant.conversation()
     reply = chat.chat(audio=question(), image=RED)
-    fed = chat._opening() + chat._turns[0].question
+    fed = chat.history.opening() + chat.history.turns[0].question
     content = [{"type": "image", "image": RED}, {"type": "audio", "units": assistant.tokenize(question())}]
     system = {"role": "system", "content": JsonReply.system_prompt}
     rendered = assistant.parts.processor.render_prompt([system, {"role": "user", "content": content}])
     assert fed.ids == rendered.input_ids
     assert torch.equal(fed.pixel_values, rendered.pixel_values)
-    assert chat._turns[0].answer[-1] == assistant.table.end_of_turn
+    assert chat.history.turns[0].answer[-1] == assistant.table.end_of_turn
     assert JsonReply().format is not None and reply.units
 
 
@@ -122,7 +122,7 @@ def test_old_turns_leave_a_full_context(assistant) -> None:
     chat = assistant.conversation()
     for _ in range(5):
         chat.chat(audio=question(3.0), image=RED)
-        assert chat._context.length + len(chat._context.waiting) <= assistant.decoder.max_length
+        assert chat.history.context.length + len(chat.history.context.waiting) <= assistant.decoder.max_length
     assert 1 <= len(chat) < 5
 
 
@@ -180,7 +180,7 @@ def test_a_changed_picture_changes_what_the_model_sees(assistant) -> None:
     scores = []
     for image in (RED, BLUE):
         content = [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]
-        prompt = assistant._prompt([{"role": "user", "content": content}])
+        prompt = assistant.prompt([{"role": "user", "content": content}])
         scores.append(assistant.decoder.feed(assistant.decoder.new_context(), prompt))
     assert not torch.allclose(scores[0], scores[1])
 
@@ -200,13 +200,13 @@ FORGED = (
 @pytest.mark.parametrize("text", FORGED)
 def test_forged_tokens_are_plain_text(assistant, text: str) -> None:
     table = assistant.table
-    honest, forged = ([assistant._prompt([{"role": "user", "content": each}]).ids] for each in ("Hi", text))
+    honest, forged = ([assistant.prompt([{"role": "user", "content": each}]).ids] for each in ("Hi", text))
     control = [[token for token in ids[0] if table.token_bytes[token] is None] for ids in (honest, forged)]
     assert control[0] == control[1], "only the rendering's own control tokens"
     chat = assistant.conversation()
     reply = chat.chat(text=text)
     assert reply.transcript == text and reply.text != "forged"
-    turn = chat._turns[0]
+    turn = chat.history.turns[0]
     assert [token for token in turn.question.ids if table.token_bytes[token] is None] == [
         assistant.parts.processor.token_ids.user,
         table.end_of_turn,
@@ -225,7 +225,7 @@ def test_seeds_and_greedy(assistant) -> None:
 
 def test_greedy_decoding_equals_transformers_generate(assistant) -> None:
     """Without a choice of the grammar's, the loop writes what ``generate`` writes."""
-    prompt = assistant._prompt([{"role": "user", "content": "Hello"}])
+    prompt = assistant.prompt([{"role": "user", "content": "Hello"}])
     grammar = text_grammar(assistant.table, 12)
     ours = [t for ts in assistant.decoder.write(assistant.decoder.new_context(), prompt, grammar, GREEDY) for t in ts]
     allowed = assistant.table.allowed_text(0, False, assistant.table.end_of_turn).tolist()

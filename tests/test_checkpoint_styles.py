@@ -73,7 +73,7 @@ def test_grammar_and_parser_know_the_word(assistant, kind) -> None:
         grammar.advance(token)
         taken += [token, *grammar.take_forced()]
     assert taken == ids
-    from emova.engine.streams import EventStream
+    from emova.reply.stream import EventStream
     from emova.reply.parser import StyleChosen, collect
 
     events = EventStream(table, reply_format.parser("male")).step(ids)

@@ -10,8 +10,7 @@ import soxr
 from PIL import Image
 
 from emova.assistant import Assistant
-from emova.events import Done
-from emova.session.events import Failed
+from emova.events import Done, Failed
 from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
 from emova.speech.style import DEFAULT_STYLES, Style

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emova.engine.streams import EventStream, run
+from emova.core.streams import run
 from emova.reply.format import ReplyConstraints, ReplyLimits
 from emova.reply.grammar import TokenTable
 from emova.reply.interleaved import InterleavedReply, Ratio
@@ -22,6 +22,7 @@ from emova.reply.parser import (
     collect,
     merge_deltas,
 )
+from emova.reply.stream import EventStream
 from emova_train.data.examples import ANSWER, NOTHING, SKELETON, STYLE, UNITS
 from emova_train.stages.interleaved import interleaved_message, only
 from emova_train.data.replies import reply_kinds

@@ -16,8 +16,7 @@ import torch
 from emova import Assistant
 from emova.cli.common import EXAMPLES
 from emova.core.writing import check_writable, make_folder, staged_output, write_text
-from emova.events import AudioChunk, Done, Reply
-from emova.session.events import Failed
+from emova.events import AudioChunk, Done, Failed, Reply
 from emova.speech.audio import load_audio
 
 

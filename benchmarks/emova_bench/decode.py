@@ -127,7 +127,7 @@ def main(given: Sequence[str] | None = None) -> None:
     options = parse(parser, given, tokens=16)
     assistant = load(options)
     model, count = assistant.parts.model, options.tokens
-    prompt = Prompt(assistant._prompt([{"role": "user", "content": "What is in the picture?"}]).ids)
+    prompt = Prompt(assistant.prompt([{"role": "user", "content": "What is in the picture?"}]).ids)
     units = assistant.table.allowed_units(may_end=False)
     engines = {name: Engine(model, config) for name, config in ENGINES.items()}
     ways: dict[str, Any] = {TRANSFORMERS: lambda: generate_seconds(model, prompt, count)}

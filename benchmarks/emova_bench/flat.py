@@ -22,7 +22,7 @@ def one_reply(assistant: Any, seconds: int, style: torch.Tensor) -> list[tuple[f
     engine, detokenizer = assistant.decoder.engine, assistant.voice.detokenizer
     rate, allowed = int(detokenizer.unit_rate), assistant.table.allowed_units(may_end=False)
     cache = engine.new_cache()
-    prompt = Prompt(assistant._prompt([{"role": "user", "content": "Say this: one, two, three."}]).ids)
+    prompt = Prompt(assistant.prompt([{"role": "user", "content": "Say this: one, two, three."}]).ids)
     hidden = engine.read(cache, engine.embed(Prompt((*prompt.ids, assistant.table.speech_start))))
     cache.speech = cache.length  # as the engine's writer notes it
     stream = detokenizer.streaming(style)

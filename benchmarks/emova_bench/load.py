@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from emova.events import Done, Reply
-from emova.session.scheduler import Scheduler, SchedulerConfig
+from emova.session.config import SchedulerConfig
+from emova.session.scheduler import Scheduler
 from emova_bench.common import arguments, checked, load, parse, report
 
 

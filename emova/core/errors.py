@@ -13,8 +13,8 @@ class InputError(ValueError):
     """
 
 
-class QuestionTooLongError(InputError):
-    """A question has more sound, or more tokens, than one may have. Whoever gathers it must drop it and begin anew."""
+class TooLongError(InputError):
+    """A question has more sound, or more tokens, than one may have; no more of it helps, it must begin anew."""
 
 
 class BusyError(InputError):
@@ -30,7 +30,10 @@ class UnsupportedModelError(InputError):
 
 
 class InternalFault(RuntimeError):
-    """A fault inside that is no user's doing, after it was logged: the message is one line fit to be shown."""
+    """A fault inside that is no user's doing, after it was logged; the message is one line fit to be shown."""
+
+    def __init__(self, message: str = "the reply broke off by a fault inside; ask again") -> None:
+        super().__init__(message)
 
 
 def disk_full(error: BaseException | None) -> bool:

@@ -72,6 +72,10 @@ class Decoder:
         context.waiting = []
         return output.logits[0, -1].float()
 
+    def read(self, context: Context[DynamicCache], prompt: Prompt) -> None:
+        """Read ``prompt`` after what waits."""
+        self.feed(context, prompt)
+
     def write(
         self, context: Context[DynamicCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
     ) -> Iterator[list[int]]:

@@ -88,6 +88,10 @@ class DecodingBackend(Protocol[CacheT]):
         """Read ``prompt`` after what waits; the scores ``[V]`` (float32) of the next token."""
         ...
 
+    def read(self, context: Context[CacheT], prompt: Prompt) -> None:
+        """Read ``prompt`` after what waits, without a look at what may follow."""
+        ...
+
     def write(
         self, context: Context[CacheT], prompt: Prompt, grammar: Grammar, sampling: Sampling
     ) -> Iterator[list[int]]:

@@ -316,6 +316,10 @@ class EngineDecoder:
         """Read ``prompt`` after what waits; the scores ``[V]`` of the next token."""
         return self.engine.llama.scores(self.engine.feed(context, prompt))[0]
 
+    def read(self, context: Context[KVCache], prompt: Prompt) -> None:
+        """Read ``prompt`` after what waits."""
+        self.engine.feed(context, prompt)
+
     def write(
         self, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
     ) -> Iterator[list[int]]:

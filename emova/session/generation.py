@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from emova.core.errors import InputError
+from emova.core.errors import ClosedError
 from emova.decoding.protocol import Prompt
 from emova.engine.engine import GenerationRequest
 from emova.reply.grammar import Grammar
-
-if TYPE_CHECKING:
-    from emova.session.scheduler import Scheduler
+from emova.session.protocol import Rounds
 
 
 class GenerationTask:
     """Opened by ``Scheduler.write``; for the scheduler's rounds it is like a session that answers once."""
 
-    def __init__(self, scheduler: Scheduler, prompt: Prompt, grammar: Grammar) -> None:
+    def __init__(self, scheduler: Rounds, prompt: Prompt, grammar: Grammar) -> None:
         self.scheduler = scheduler
         self.touched = scheduler.clock()
         self.closed = False
@@ -36,12 +33,17 @@ class GenerationTask:
         """Take what a round wrote."""
         self._queue.extend(self.request.take_written())
 
-    def fail(self, message: str) -> None:
+    def fail(self, error: Exception) -> None:
         """End with an error."""
-        self.request.error = InputError(message)
+        self.request.error = error
 
     def tokens(self) -> Iterator[int]:
-        """The tokens as they are written. Raises: InputError."""
+        """The tokens as they are written.
+
+        Raises:
+            InputError: the weights are damaged, or (ClosedError) the task was closed.
+            InternalFault: a round failed.
+        """
         while True:
             with self.scheduler.lock:
                 self.touched = self.scheduler.clock()
@@ -50,7 +52,7 @@ class GenerationTask:
                     assert moved or self._queue or self.request.done, "a task that neither moves nor ends"
                     continue
                 if self.closed:
-                    raise InputError("the server stopped this task; try again later")
+                    raise ClosedError("the server stopped this task; try again later")
                 if not self._queue:
                     if self.request.error is not None:
                         raise self.request.error

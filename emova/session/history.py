@@ -1,14 +1,22 @@
-"""What a talk remembers of itself."""
+"""What a dialogue remembers, and what of it stands in the model's context."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from emova.decoding.protocol import Prompt
+from emova.core.errors import InputError, TooLongError
+from emova.decoding.protocol import Context, Mark, Prompt
+from emova.reply.format import ReplyConstraints
+from emova.reply.grammar import Grammar
+from emova.reply.parser import SpokenReply
+from emova.session.protocol import DialogueModel
 
 UNITS_PER_BYTE = 1.7
 """Of spoken English, to guess how much of a text was said."""
+NOTHING = Prompt(())
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,196 @@ class Turn:
         return len(self.question.ids) + len(self.answer)
 
 
+class TurnContext:
+    """The turns of one dialogue and the model's context that holds them: the opening, the turns, and of the question
+    that is being asked what is certain already. The oldest turns leave when there is no room for the next reply.
+
+    A whole question is asked by ``grammar``, then ``rest`` is read, then ``add`` keeps the turn. A question that is
+    still being spoken is read on by ``read_on``; until ``add``, ``rewind`` forgets all of it.
+
+    Args:
+        instructions: a system message beside the one that asks for the reply format.
+
+    Attributes:
+        turns: the oldest first.
+        unread: what stands before the next question and was not read yet.
+    """
+
+    def __init__(self, model: DialogueModel, instructions: str = "") -> None:
+        self._model, self.instructions = model, instructions
+        self.turns: list[Turn] = []
+        self._context: Context[Any] | None = model.decoder.new_context()
+        self._start: Mark = self.context.mark()  # where the question begins
+        self._read: tuple[int, ...] = ()  # of the question
+        self.unread = self.opening()
+
+    def __len__(self) -> int:
+        """How many turns are remembered."""
+        return len(self.turns)
+
+    @property
+    def context(self) -> Context[Any]:
+        """What the model has read."""
+        assert self._context is not None, "a dialogue that was closed reads and writes nothing"
+        return self._context
+
+    @property
+    def length(self) -> int:
+        """Positions before the question."""
+        length, waiting = self._start
+        return length + len(waiting) + len(self.unread.ids)
+
+    @property
+    def sees(self) -> bool:
+        """Whether a picture is in the turns."""
+        return any(turn.question.pixel_values is not None for turn in self.turns)
+
+    def opening(self) -> Prompt:
+        """What stands before the first turn: the start of the text, and a system message."""
+        system = " ".join(filter(None, (self._model.reply_format.system_prompt, self.instructions)))
+        rendered = self._model.prompt([{"role": "system", "content": system}])
+        return Prompt(rendered.ids[:-1])  # without the generation prompt
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+    def read_ahead(self) -> None:
+        """Read what stands before the question now, while nobody waits."""
+        if self.unread.ids:
+            self._model.decoder.read(self.context, self.unread)
+            self.unread = NOTHING
+            self._start = self.context.mark()
+
+    def read_on(self, so_far: Prompt) -> None:
+        """Read what is new in the beginning of a question, while it is being asked.
+
+        Raises:
+            TooLongError: there is no room for it and a reply.
+        """
+        if len(so_far.ids) > len(self._read):  # room is made now, and not when it is to be answered
+            self._make_room_to_answer(so_far, ReplyConstraints(limits=self._model.config.reply_limits))
+        self.read_ahead()
+        new = _after(so_far, self._read)
+        if new.ids:
+            self._model.decoder.read(self.context, new)
+        self._read = so_far.ids
+
+    def rest(self, question: Prompt) -> Prompt:
+        """What must still be read before ``question`` can be answered."""
+        if question.ids[: len(self._read)] != self._read:
+            self.rewind()
+        return self.unread + _after(question, self._read)
+
+    def rewind(self) -> None:
+        """Forget all since the last turn: what was read of a question, or a reply that failed."""
+        self.context.rewind(self._start)
+        self._read = ()
+
+    # --- room ---------------------------------------------------------------------------------------------------------
+    def grammar(self, question: Prompt, constraints: ReplyConstraints) -> Grammar:
+        """What the reply to ``question`` may look like, its limits lowered to the room that there is.
+
+        Forgets the oldest turns if a usual reply would have too little.
+
+        Raises:
+            TooLongError: the question alone is longer than the model's context.
+        """
+        overhead = self._make_room_to_answer(question, constraints)
+        room = self._model.decoder.max_length - self.length - len(question.ids)
+        constraints = dataclasses.replace(constraints, limits=constraints.limits.within(room - overhead))
+        return self._model.reply_format.grammar(self._model.table, constraints)
+
+    def _make_room_to_answer(self, question: Prompt, constraints: ReplyConstraints) -> int:
+        """Room for a question and a usual reply; how many tokens frame the reply's content."""
+        asked, limits = len(question.ids), constraints.limits
+        overhead = self._model.reply_format.overhead(self._model.table, constraints)
+        wanted = min(overhead + limits.usual, self._model.decoder.max_length // 2)
+        self._make_room(asked + wanted, asked + overhead + limits.least)
+        return overhead
+
+    def _make_room(self, wanted: int, least: int) -> None:
+        """Forget the oldest turns until ``wanted`` tokens of question and reply have room.
+
+        Raises:
+            TooLongError: there are not even ``least`` without earlier turns.
+        """
+        most = self._model.decoder.max_length
+        if self.length + wanted <= most or (not self.turns and self.length + least <= most):
+            return
+        opening = len(self.opening().ids)
+        kept = newest(self.turns[1:], most - wanted - opening)
+        if opening + sum(map(len, kept)) + least > most:
+            raise TooLongError("the question: longer than the model's context; make it shorter")
+        self._rebuild(kept)
+
+    def _rebuild(self, kept: list[Turn]) -> None:
+        self.unread = self.opening()
+        for turn in kept:
+            self.unread = self.unread + turn.question + Prompt(turn.answer)
+        self.context.rewind((0, ()))
+        self.turns, self._read, self._start = kept, (), self.context.mark()
+
+    def instruct(self, instructions: str) -> None:
+        """Another system message, from the beginning on; what was read of the question is forgotten.
+
+        Raises:
+            InputError: it has no room; the old one stays.
+        """
+        before, self.instructions = self.instructions, instructions
+        left = self._model.decoder.max_length - self._model.config.reply_limits.usual - len(self.opening().ids)
+        kept = newest(self.turns, left)
+        if not kept and left < 0:
+            self.instructions = before
+            raise InputError("the instructions: longer than the model's context; make them shorter")
+        self._rebuild(kept)
+        self.read_ahead()
+
+    # --- turns --------------------------------------------------------------------------------------------------------
+    def add(self, question: Prompt, answer: Sequence[int]) -> None:
+        """Keep a turn that the model has read and written."""
+        self.turns.append(Turn(question, tuple(answer)))
+        self.unread, self._read, self._start = NOTHING, (), self.context.mark()
+
+    def recall(self, question: Prompt, answer: list[int]) -> None:
+        """Keep a turn of an earlier dialogue. Raises: TooLongError: it is longer than the model's context."""
+        length = len(question.ids) + len(answer)
+        self._make_room(length, length)
+        self.read_ahead()
+        rest = self.rest(question)
+        if rest.ids:
+            self._model.decoder.read(self.context, rest)
+        self.context.waiting = list(answer)
+        self.add(question, answer)
+
+    def break_off(self, question: Prompt, answer: list[int]) -> bool:
+        """Keep ``answer`` instead of what the model is writing; False if it has not even read the question."""
+        asked = self.length + len(question.ids)
+        if self.context.length < asked:
+            return False
+        self.context.rewind((asked, ()))
+        self.context.waiting = list(answer)
+        self.add(question, answer)
+        return True
+
+    def replace_last(self, answer: list[int]) -> None:
+        """Put another answer in the place of the last turn's; without any tokens, forget the turn.
+
+        What was read of a question since is forgotten.
+        """
+        assert not self.unread.ids
+        turn = self.turns.pop()
+        asked = self.length - len(turn.answer)
+        if answer:
+            self.context.rewind((asked, ()))
+            self.context.waiting = list(answer)
+            self.add(turn.question, answer)
+        else:
+            self.context.rewind((asked - len(turn.question.ids), ()))
+            self._read, self._start = (), self.context.mark()
+
+    def close(self) -> None:
+        """Free the memory."""
+        self.turns, self._context = [], None
+
+
 def newest(turns: Sequence[Turn], positions: int) -> list[Turn]:
     """As many of the last turns as fit into so many positions."""
     kept = list(turns)
@@ -31,13 +229,19 @@ def newest(turns: Sequence[Turn], positions: int) -> list[Turn]:
     return kept
 
 
-def not_read(prompt: Prompt, read: Sequence[int]) -> Prompt:
+def _after(prompt: Prompt, read: Sequence[int]) -> Prompt:
     """What of ``prompt`` comes after what was read; a picture is read whole, with the first tokens, or not at all."""
     return Prompt(prompt.ids[len(read) :]) if read else prompt
 
 
+def beginning(reply: SpokenReply, units: float) -> SpokenReply:
+    """The part of ``reply`` that was spoken with its first ``units``."""
+    count = min(max(0, int(units + 1e-6)), len(reply.units))
+    return dataclasses.replace(reply, text=text_heard(reply.text, count, len(reply.units)), units=reply.units[:count])
+
+
 def text_heard(text: str, heard: int, units: int) -> str:
     """The beginning of ``text`` that was spoken with the first ``heard`` of its ``units``, to the end of a word."""
-    share = heard / max(units, UNITS_PER_BYTE * len(text.encode()))
+    share = heard / max(1, units, UNITS_PER_BYTE * len(text.encode()))
     words = text.split(" ")
     return " ".join(words[: max(1, round(share * len(words)))])

@@ -1,4 +1,4 @@
-"""One reply that is being told: it gathers the parser's events, and turns units into sound.
+"""One reply that is being written: its tokens become events, its units become sound.
 
 Shape letters: T samples.
 """
@@ -6,84 +6,135 @@ Shape letters: T samples.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from emova.core.streams import Stream
 from emova.events import AudioChunk, Event, Reply, Timings
-from emova.reply.parser import ReplyDone, StyleChosen, TextDelta, TranscriptDelta, UnitsDelta
+from emova.reply.parser import (
+    ReplyDone,
+    ReplyEvent,
+    SpokenReply,
+    StyleChosen,
+    TextDelta,
+    TranscriptDelta,
+    UnitsDelta,
+    merge_deltas,
+)
+from emova.reply.stream import EventStream
+from emova.session.protocol import DialogueModel
 from emova.speech.voice import DEFAULT_PLAN, ChunkPlan, Voice
 
 
-class ReplyAssembler:
-    """Gathers one reply, and speaks it."""
+class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
+    """Tokens of one reply to its events, sound among them; ``reply`` is all of it at the end.
 
-    def __init__(self, voice: Voice, gender: str, in_chunks: bool, plan: ChunkPlan = DEFAULT_PLAN) -> None:
-        self.voice, self.in_chunks = voice, in_chunks
-        self.transcript = self.text = ""
+    Args:
+        gender: who speaks.
+        in_chunks: speak while the units come in, not all at the end.
+        started, listened: when the question was complete, and when it was turned into units (``time.perf_counter``).
+        voice: another one than the model's.
+        plan: how the sound is cut.
+
+    Attributes:
+        tokens: all that were taken.
+        units: those of its speech so far.
+        prefilled: when the model chose its first token; whoever runs it says so by ``choosing``.
+    """
+
+    def __init__(
+        self,
+        model: DialogueModel,
+        gender: str,
+        in_chunks: bool,
+        started: float,
+        listened: float,
+        voice: Voice | None = None,
+        plan: ChunkPlan = DEFAULT_PLAN,
+    ) -> None:
+        self.voice = voice or model.voice
+        self.tokens: list[int] = []
         self.units: list[int] = []
-        self.chosen = StyleChosen(voice.styles.plain(gender), understood=False)
-        self.audio: list[np.ndarray] = []
-        self.speaking = voice.start(plan) if in_chunks else None
-        self.spoken_for = 0.0
-        self.prefilled = self.first_audio = self.first_speak = 0.0
+        self.speaking = self.voice.start(plan) if in_chunks else None
+        self._events = EventStream(model.table, model.reply_format.parser(gender))
+        self._transcript = self._text = ""
+        self._chosen = StyleChosen(self.voice.styles.plain(gender), understood=False)
+        self._audio: list[np.ndarray] = []
+        self._started, self._listened = started, listened
+        self._spoken_for = self._prefilled = self._first_audio = self._first_speak = 0.0
 
-    def take(self, event: Any) -> Iterator[Event]:
-        """Pass on an event of the parser, or the sound that it makes possible."""
-        if isinstance(event, TranscriptDelta):
-            self.transcript += event.text
-            yield event
-        elif isinstance(event, TextDelta):
-            self.text += event.text
-            yield event
-        elif isinstance(event, StyleChosen):
-            self.chosen = event
-            yield event
-        elif isinstance(event, UnitsDelta):
+    def choosing(self) -> None:
+        """The model has read the question and chooses."""
+        self._prefilled = self._prefilled or time.perf_counter()
+
+    def step(self, tokens: Sequence[int], /) -> Iterator[Event]:
+        """The events that ``tokens`` complete, and the sound that they make possible."""
+        self.tokens += tokens
+        for event in merge_deltas(self._events.step(tokens)):
+            yield from self._take(event)
+
+    def _take(self, event: ReplyEvent) -> Iterator[Event]:
+        if isinstance(event, UnitsDelta):
             self.units += event.units
-            if self.speaking is not None:
-                yield from self._sound(lambda: self.speaking.step(event.units, self.chosen.style))
+            if (speaking := self.speaking) is not None:
+                yield from self._sound(lambda: speaking.step(event.units, self._chosen.style))
+            return
+        if isinstance(event, ReplyDone):
+            assert event.complete, "the grammar lets no broken reply through"
+            return
+        if isinstance(event, TranscriptDelta):
+            self._transcript += event.text
+        elif isinstance(event, TextDelta):
+            self._text += event.text
         else:
-            assert isinstance(event, ReplyDone) and event.complete, "the grammar lets no broken reply through"
+            self._chosen = event
+        yield event
 
     def finish(self) -> Iterator[Event]:
         """The rest of the sound."""
-        if self.speaking is not None:
-            yield from self._sound(lambda: self.speaking.finish(self.chosen.style))
+        style = self._chosen.style
+        if (speaking := self.speaking) is not None:
+            yield from self._sound(lambda: speaking.finish(style))
         else:
-            yield from self._sound(lambda: self.voice.synthesize(tuple(self.units), self.chosen.style))
+            yield from self._sound(lambda: self.voice.synthesize(tuple(self.units), style))
 
-    def _sound(self, make: Any) -> Iterator[Event]:
+    def _sound(self, make: Callable[[], np.ndarray]) -> Iterator[Event]:
         started = time.perf_counter()
         samples = make()
-        self.spoken_for += time.perf_counter() - started
+        self._spoken_for += time.perf_counter() - started
         if len(samples):
-            if not self.first_audio:
-                self.first_audio, self.first_speak = time.perf_counter(), self.spoken_for
-            self.audio.append(samples)
+            if not self._first_audio:
+                self._first_audio, self._first_speak = time.perf_counter(), self._spoken_for
+            self._audio.append(samples)
             yield AudioChunk(samples, self.voice.sample_rate)
 
-    def reply(self, started: float, listened: float) -> Reply:
-        """All of it."""
-        now, style = time.perf_counter(), self.chosen.style
+    @property
+    def written(self) -> SpokenReply:
+        """What was written so far."""
+        style = self._chosen.style
+        return SpokenReply(self._transcript, self._text, style.emotion, style.pitch, tuple(self.units))
+
+    def reply(self) -> Reply:
+        """All of it, after ``finish``."""
+        now, style = time.perf_counter(), self._chosen.style
         return Reply(
-            transcript=self.transcript,
-            text=self.text,
+            transcript=self._transcript,
+            text=self._text,
             emotion=style.emotion,
             pitch=style.pitch,
             voice=style.gender,
             units=tuple(self.units),
-            audio=np.concatenate(self.audio),
+            audio=np.concatenate(self._audio),
             sample_rate=self.voice.sample_rate,
-            style_understood=self.chosen.understood,
+            style_understood=self._chosen.understood,
             timings=Timings(
-                listen=listened - started,
-                prefill=self.prefilled - listened,
-                decode=now - self.prefilled - self.spoken_for,
-                speak=self.spoken_for,
-                first_audio=self.first_audio - started,
-                first_speak=self.first_speak,
-                total=now - started,
+                listen=self._listened - self._started,
+                prefill=self._prefilled - self._listened,
+                decode=now - self._prefilled - self._spoken_for,
+                speak=self._spoken_for,
+                first_audio=self._first_audio - self._started,
+                first_speak=self._first_speak,
+                total=now - self._started,
             ),
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from emova.core.errors import InputError
 from emova.core.io import Source, read_source, shown
@@ -115,7 +116,7 @@ def load_audio(
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def check_samples(samples: Any, sample_rate: int, limits: AudioLimits = AudioLimits()) -> np.ndarray:
+def check_samples(samples: ArrayLike, sample_rate: int, limits: AudioLimits = AudioLimits()) -> np.ndarray:
     """Check samples ``[T]`` that a program hands over at ``sample_rate`` Hz, as ``load_audio`` checks a file.
 
     Raises:
@@ -130,6 +131,23 @@ def check_samples(samples: Any, sample_rate: int, limits: AudioLimits = AudioLim
     collector = _Collector("the audio", sample_rate, 1, limits)
     collector.add(array[:, None])
     return collector.samples()
+
+
+def check_chunk(samples: ArrayLike, limits: AudioLimits = AudioLimits()) -> np.ndarray:
+    """Check the next samples ``[T]`` (T may be 0) of a recording that is still going on; float32 within -1 to 1.
+
+    Raises:
+        InputError: not one row of numbers, or far beyond full scale.
+    """
+    try:
+        chunk = np.atleast_1d(np.asarray(samples, dtype=np.float32))
+    except (TypeError, ValueError):
+        chunk = np.zeros((0, 0), dtype=np.float32)
+    if chunk.ndim != 1 or not np.isfinite(chunk).all():
+        raise InputError("the audio: a chunk is not one row of numbers; give float arrays of shape [T]")
+    if np.abs(chunk).max(initial=0.0) > limits.max_level:
+        raise InputError("the audio: samples far beyond full scale; give float samples within -1 to 1")
+    return chunk.clip(-1.0, 1.0)
 
 
 def is_silent(samples: np.ndarray, sample_rate: int, floor_dbfs: float = AudioLimits.silence_dbfs) -> bool:

@@ -17,7 +17,11 @@ from emova.core.errors import InputError
 from emova.core.io import Source, read_source
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from PIL import Image
+
+    Picture: TypeAlias = Source | Image.Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 SUPPORTED = "png, jpeg, webp, gif or bmp"

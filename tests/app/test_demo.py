@@ -46,7 +46,8 @@ def assistant(tiny_checkpoint):
 
 @pytest.fixture()
 def visits(assistant, activity):
-    from emova.session.scheduler import Scheduler, SchedulerConfig
+    from emova.session.config import SchedulerConfig
+    from emova.session.scheduler import Scheduler
 
     opened = Visits(Scheduler(assistant, SchedulerConfig(max_sessions=2)), activity)
     yield opened
@@ -147,7 +148,7 @@ def test_a_closed_microphone_leaves_nothing(visits):
     spoken = base64.b64encode(to_pcm(question())).decode()
     service.hear({"ticket": visit.ticket, "mode": "push", "pcm": spoken, "rate": RATE})
     service.interrupt({"ticket": visit.ticket, "hush": True})
-    assert visit.hearing.take() is None and visit.session._question.ears is None
+    assert visit.hearing.take() is None and visit.session.question.sound is None
 
 
 # --- conversation -----------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def only_session(running):
     """The session of the connection that is open; earlier ones may still be closing."""
     for _ in range(300):
         with running.service.scheduler.lock:
-            found = list(running.service.scheduler._sessions)
+            found = list(running.service.scheduler._participants)
         if len(found) == 1:
             return found[0]
         time.sleep(0.1)
@@ -145,12 +145,12 @@ def test_sound_that_is_not_committed_is_no_part_of_the_question(talk, running) -
     talk.until("response.done")
     session = only_session(running)
     table = running.service.assistant.table
-    assert not any(int(table.unit_of[token]) >= 0 for token in session._turns[-1].question.ids)
+    assert not any(int(table.unit_of[token]) >= 0 for token in session.history.turns[-1].question.ids)
     talk.connection.input_audio_buffer.commit()
     talk.until("input_audio_buffer.committed")
     talk.connection.response.create(response={"output_modalities": ["text"]})
     talk.until("response.done")
-    assert any(int(table.unit_of[token]) >= 0 for token in session._turns[-1].question.ids)
+    assert any(int(table.unit_of[token]) >= 0 for token in session.history.turns[-1].question.ids)
 
 
 def test_voice_activity_and_barge_in(talk, running) -> None:
@@ -186,7 +186,7 @@ def test_a_cancel_stops_at_once_and_only_what_was_heard_is_remembered(talk, runn
     if done.status == "cancelled":  # it may have been complete already
         assert done.status_details.reason == "client_cancelled"
         session = only_session(running)
-        assert sum(len(turn.answer) for turn in session._turns) < 60
+        assert sum(len(turn.answer) for turn in session.history.turns) < 60
     talk.write("And now?")
     talk.connection.response.create()
     assert talk.until("response.done").response.status == "completed"
@@ -203,7 +203,7 @@ def test_a_truncation_is_remembered(talk, running) -> None:
     table = running.service.assistant.table
     talk.connection.conversation.item.truncate(item_id=item.id, content_index=0, audio_end_ms=120)
     talk.until("conversation.item.truncated")
-    assert sum(int(table.unit_of[token]) >= 0 for token in session._turns[-1].answer) == 3
+    assert sum(int(table.unit_of[token]) >= 0 for token in session.history.turns[-1].answer) == 3
     talk.connection.conversation.item.truncate(item_id=item.id, content_index=0, audio_end_ms=900_000)
     assert talk.connection.recv().error.param == "audio_end_ms"
 

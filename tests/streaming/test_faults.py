@@ -10,9 +10,8 @@ from PIL import Image
 from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.core.errors import InputError
-from emova.events import AudioChunk, Done
+from emova.events import AudioChunk, Cancelled, Done, Failed
 from emova.reply.format import ReplyLimits
-from emova.session.events import Cancelled, Failed
 from emova.session.scheduler import Scheduler
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
@@ -62,10 +61,10 @@ def test_a_second_question_reads_only_what_is_new(assistant, scheduler, read) ->
     assert pictured >= 4, "a picture is read when it is shown"
     for chunk in np.array_split(question(2.0), 9):
         session.hear(chunk)
-    heard = len(session._question.ears.units)
+    heard = len(session.question.sound.units)
     assert sum(read) - pictured >= heard > 30
     first = answers(session)
-    length = session._context.length
+    length = session.history.context.length
     for chunk in np.array_split(question(2.0), 9):
         session.hear(chunk)
     read.clear()
@@ -74,7 +73,7 @@ def test_a_second_question_reads_only_what_is_new(assistant, scheduler, read) ->
     # Units that were held back, the text around them, and the reply's forced beginning.
     assert read[0] < 16 + len(assistant.table.encode('{"user question text": "')) + 8
     last = [event for event in events][-1]
-    assert isinstance(last, Done) and session._context.length > length
+    assert isinstance(last, Done) and session.history.context.length > length
     chat = assistant.conversation()
     assert chat.chat(audio=question(2.0), image=RED).units == first.units
     assert chat.chat(audio=question(2.0)).units == last.reply.units
@@ -123,7 +122,7 @@ def test_a_session_closed_in_mid_chunk(scheduler) -> None:
     session.hear(question()[:333])
     session.close()
     session.close()
-    assert len(scheduler) == 1 and not session._turns
+    assert len(scheduler) == 1 and not session.history.turns
     with pytest.raises(InputError, match="closed"):
         session.hear(question()[:333])
     answers(other, "Hello.")
@@ -152,7 +151,9 @@ def test_silence_and_a_minute_of_noise(assistant, scheduler) -> None:
     session.hear(rng.normal(scale=0.2, size=16_000).astype(np.float32))
     assert isinstance(list(session.ask())[-1], Done), "noise that fits is answered"
     fresh = scheduler.open()
-    assert answers(fresh, "Hello.").units == wanted and session._context.length <= scheduler.engine.llama.max_length
+    assert (
+        answers(fresh, "Hello.").units == wanted and session.history.context.length <= scheduler.engine.llama.max_length
+    )
 
 
 def test_a_picture_replaced_in_mid_turn(assistant, scheduler) -> None:

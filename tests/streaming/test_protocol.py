@@ -14,10 +14,12 @@ import torch
 import emova
 from emova.checkpoint.loading import load_speech_tokenizer, load_voice
 from emova.checkpoint.registry import build_reply_format
+from emova.core.streams import Stream, run
 from emova.engine.engine import Engine
-from emova.engine.streams import EventStream, ScoreStream, Stream, run
+from emova.engine.scores import ScoreStream
 from emova.reply.grammar import TokenTable
 from emova.reply.parser import SpokenReply, merge_deltas
+from emova.reply.stream import EventStream
 from emova.speech.audio import load_audio
 from emova.speech.style import DEFAULT_STYLES, Style
 

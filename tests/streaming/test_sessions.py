@@ -17,11 +17,11 @@ from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.core.errors import InputError
 from emova.engine.engine import EngineConfig
-from emova.events import AudioChunk, Done
+from emova.events import AudioChunk, Cancelled, Done, Failed
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
-from emova.session.events import Cancelled, Failed
-from emova.session.scheduler import Scheduler, SchedulerConfig
+from emova.session.config import SchedulerConfig
+from emova.session.scheduler import Scheduler
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -91,7 +91,7 @@ def test_streaming_thoughts_in_a_session(assistant, scheduler) -> None:
         if isinstance(event, AudioChunk):
             break
     session.cancel(heard_seconds=0.08)
-    answer = session._turns[-1].answer
+    answer = session.history.turns[-1].answer
     assert sum(int(thoughts.table.unit_of[token]) >= 0 for token in answer) == 2 and len(session) == 3
     assert isinstance(list(session.ask("Hello?"))[-1], Done)
     with pytest.raises(InputError, match="unknown"):
@@ -117,10 +117,10 @@ def test_thoughts_are_written_in_the_ratio_that_the_model_was_taught(tiny_checkp
 def test_the_question_is_read_while_it_is_spoken(scheduler) -> None:
     session = scheduler.open()
     session.show(RED)
-    before = session._context.length
+    before = session.history.context.length
     speak(session, 2.0)
-    heard = len(session._question.ears.units)
-    assert heard > 40 and session._context.length >= before + heard
+    heard = len(session.question.sound.units)
+    assert heard > 40 and session.history.context.length >= before + heard
     list(session.ask())
 
 
@@ -150,7 +150,7 @@ def test_a_cancel_keeps_what_was_heard(scheduler) -> None:
     assert list(events) == [Cancelled(generation + 1, 3)]
     assert len(session) == 1 and session.request is None
     table = scheduler.assistant.table
-    answer = session._turns[0].answer
+    answer = session.history.turns[0].answer
     assert sum(int(table.unit_of[token]) >= 0 for token in answer) == 3 and answer[-1] == table.end_of_turn
     assert isinstance(list(session.ask("And?"))[-1], Done) and len(session) == 2
 
@@ -159,7 +159,7 @@ def test_a_cancel_while_the_last_sound_plays(scheduler) -> None:
     session = scheduler.open()
     reply = list(session.ask("Hello."))[-1].reply
     session.cancel(heard_seconds=0.04)
-    answer = session._turns[0].answer
+    answer = session.history.turns[0].answer
     assert len(session) == 1 and sum(int(scheduler.assistant.table.unit_of[token]) >= 0 for token in answer) == 1
     session.cancel()
     assert len(session) == 1 and len(reply.units) > 1
@@ -265,7 +265,7 @@ def test_an_idle_session_ends_while_others_work(assistant) -> None:
     now = [0.0]
     scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=8, idle_seconds=10), clock=lambda: now[0])
     idle, busy = scheduler.open(), scheduler.open()
-    cache = weakref.ref(idle._context.cache.keys)
+    cache = weakref.ref(idle.history.context.cache.keys)
     for _ in range(5):
         now[0] += 3.0
         assert isinstance(list(busy.ask("Hi"))[-1], Done)
@@ -279,7 +279,7 @@ def test_old_turns_leave_and_memory_is_bounded(scheduler) -> None:
     for _ in range(5):
         speak(session, 3.0, RED)
         assert isinstance(list(session.ask())[-1], Done)
-        assert session._context.length <= scheduler.engine.llama.max_length
+        assert session.history.context.length <= scheduler.engine.llama.max_length
     assert 1 <= len(session) < 5
 
 
@@ -306,8 +306,8 @@ def test_a_recalled_turn_equals_one_that_happened(assistant, scheduler) -> None:
     reply = list(lived.ask("What?"))[-1].reply
     said = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
     recalled.recall(said, "What?")
-    assert recalled._turns[0].question.ids == lived._turns[0].question.ids
-    assert recalled._turns[0].answer == lived._turns[0].answer
+    assert recalled.history.turns[0].question.ids == lived.history.turns[0].question.ids
+    assert recalled.history.turns[0].answer == lived.history.turns[0].answer
     assert list(lived.ask("And?"))[-1].reply.units == list(recalled.ask("And?"))[-1].reply.units
     with pytest.raises(InputError, match="without a question"):
         scheduler.open().recall(said)
@@ -332,7 +332,7 @@ def test_a_late_truncation_equals_an_early_one(scheduler, seconds: float) -> Non
     speak(late)
     kept = late.truncate(seconds)
     assert kept == min(round(seconds * 25), len(replies[1].units)) and len(late) == len(early) == bool(kept)
-    assert [turn.answer for turn in late._turns] == [turn.answer for turn in early._turns]
+    assert [turn.answer for turn in late.history.turns] == [turn.answer for turn in early.history.turns]
     assert list(late.ask())[-1].reply.units == list(early.ask())[-1].reply.units
 
 
@@ -354,5 +354,5 @@ def test_single_tasks_run_beside_sessions(assistant, scheduler) -> None:
 
 def test_instructions_are_read_as_a_system_message(scheduler) -> None:
     plain, told = scheduler.open(), scheduler.open(instructions="Be kind.")
-    assert told._context.length > plain._context.length
+    assert told.history.context.length > plain.history.context.length
     assert isinstance(list(told.ask("Hi"))[-1], Done)

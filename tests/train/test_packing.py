@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from emova.core.errors import InputError
-from emova.engine.streams import EventStream, run
+from emova.core.streams import run
 from emova.reply.parser import collect
+from emova.reply.stream import EventStream
 from emova_train.data.examples import ANSWER, KINDS, NOTHING, PROMPT_TEXT, STYLE, UNITS, Example, runs
 from emova_train.data.mixture import PackedMixture
 from emova_train.data.packing import collate

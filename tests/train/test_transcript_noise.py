@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from emova.engine.streams import EventStream, run
+from emova.core.streams import run
 from emova.reply.parser import collect
+from emova.reply.stream import EventStream
 from emova_train.data.examples import ANSWER, STYLE, TRANSCRIPT, UNITS
 from emova_train.data.packing import collate
 from emova_train.data.recipe import read_recipe

@@ -22,7 +22,8 @@ from starlette.routing import Mount
 
 from emova.assistant import Assistant
 from emova.core.errors import InputError
-from emova.session.scheduler import Scheduler, SchedulerConfig
+from emova.session.config import SchedulerConfig
+from emova.session.scheduler import Scheduler
 from emova_app.demo.hearing import VoiceActivity
 from emova_app.demo.inputs import Page
 from emova_app.demo.page_sessions import Visits

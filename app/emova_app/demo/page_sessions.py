@@ -129,7 +129,7 @@ class Asked:
 class Visit:
     """One open page. Its fields are used by one event at a time, but for ``reel`` and ``hearing``."""
 
-    def __init__(self, ticket: str, scheduler: Scheduler, activity: VoiceActivity) -> None:
+    def __init__(self, ticket: str, scheduler: Scheduler[Assistant], activity: VoiceActivity) -> None:
         from emova_app.demo.hearing import Hearing
 
         self.ticket, self.scheduler = ticket, scheduler
@@ -223,7 +223,7 @@ class Visits:
         idle_seconds: a visit that nobody touched for so long gives its place away.
     """
 
-    def __init__(self, scheduler: Scheduler, activity: VoiceActivity, idle_seconds: float = 1800.0) -> None:
+    def __init__(self, scheduler: Scheduler[Assistant], activity: VoiceActivity, idle_seconds: float = 1800.0) -> None:
         self.scheduler, self.activity, self.idle_seconds = scheduler, activity, idle_seconds
         self._visits: dict[str, Visit] = {}
         self._pages: dict[str, str] = {}  # tickets by the name under which gradio knows a page

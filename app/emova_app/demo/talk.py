@@ -10,9 +10,8 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.decoding.sampling import Sampling
-from emova.events import AudioChunk, Done, Timings
+from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent, Timings
 from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
-from emova.session.events import Cancelled, Failed, SessionEvent
 from emova_app.demo.page_sessions import Asked, Line, Visit
 
 OWN = "mine"

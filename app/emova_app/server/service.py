@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from emova.reply.parser import SpokenReply
-from emova.session.scheduler import Scheduler, SchedulerConfig
+from emova.session.config import SchedulerConfig
+from emova.session.scheduler import Scheduler
 from emova.session.session import Session
 from emova.speech.style import StyleSet
 from emova_app.server.config import ServerConfig

@@ -11,15 +11,17 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from emova.core.streams import Stream
+
 
 @runtime_checkable
-class SpeechStream(Protocol):
+class SpeechStream(Stream[Tensor, Tensor], Protocol):
     """One voice (or B voices in step) that is fed units as they are written and gives sound as soon as it is certain.
 
     The pieces, joined, equal the offline ``decode`` of all units within float tolerance.
     """
 
-    def step(self, units_BN: Tensor) -> Tensor:
+    def step(self, units_BN: Tensor, /) -> Tensor:
         """Take N >= 0 new units; give the samples ``[B, t]`` that no later unit can change (t may be 0)."""
         ...
 

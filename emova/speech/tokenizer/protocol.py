@@ -12,12 +12,14 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from emova.core.streams import Stream
+
 
 @runtime_checkable
-class TokenizerStream(Protocol):
+class TokenizerStream(Stream[Tensor, Tensor], Protocol):
     """Units of a recording that is still going on. Its law: all units together equal the offline ones."""
 
-    def step(self, samples: Tensor) -> Tensor:
+    def step(self, samples: Tensor, /) -> Tensor:
         """Take the next ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]`` (U >= 0)."""
         ...
 

@@ -6,19 +6,23 @@ Shape letters: T samples.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from emova.core.errors import InputError
+from emova.core.errors import InputError, TooLongError
 from emova.core.io import Source
-from emova.speech.audio import AudioLimits, check_samples, is_silent, load_audio
+from emova.core.streams import Stream, run
+from emova.speech.audio import AudioLimits, check_chunk, check_samples, is_silent, load_audio
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 
-Audio: TypeAlias = Source | np.ndarray | Tensor | Iterable[np.ndarray]
+Audio: TypeAlias = Source | np.ndarray | Tensor | Iterable[ArrayLike]
+SILENT = "the audio: only silence; check the microphone and record it again"
 
 
 def listen(tokenizer: SpeechTokenizer, audio: Audio, limits: AudioLimits, reject_silence: bool) -> list[int]:
@@ -34,41 +38,72 @@ def listen(tokenizer: SpeechTokenizer, audio: Audio, limits: AudioLimits, reject
     rate = tokenizer.sample_rate
     if isinstance(audio, np.ndarray | Tensor):
         samples = check_samples(audio, rate, limits)
-        _check_sound(samples, rate, limits, reject_silence)
+        if reject_silence and is_silent(samples, rate, limits.silence_dbfs):
+            raise InputError(SILENT)
     elif isinstance(audio, str | Path | bytes | bytearray | memoryview) or hasattr(audio, "read"):
         samples = load_audio(audio, rate, limits, reject_silence=reject_silence)  # type: ignore[arg-type]
     elif isinstance(audio, Iterable):
-        return _listen_to_chunks(tokenizer, audio, limits, reject_silence)
+        with closing(StreamingTokenizer(tokenizer, limits, reject_silence)) as stream:
+            return [unit for units in run(stream, audio) for unit in units]
     else:
         raise InputError("the audio: neither a file nor samples; give a path, bytes, samples or chunks of samples")
     return tokenizer.encode(torch.from_numpy(samples)[None].to(tokenizer.device))[0].tolist()
 
 
-def _listen_to_chunks(
-    tokenizer: SpeechTokenizer, chunks: Iterable[np.ndarray], limits: AudioLimits, reject_silence: bool
-) -> list[int]:
-    rate = tokenizer.sample_rate
-    units: list[int] = []
-    heard: list[np.ndarray] = []
-    count = 0
-    with tokenizer.streaming(1) as stream:
-        for chunk in chunks:
-            try:
-                samples = np.atleast_1d(np.asarray(chunk, dtype=np.float32))
-            except (TypeError, ValueError):
-                samples = np.zeros((0, 0), dtype=np.float32)
-            if samples.ndim != 1 or not np.isfinite(samples).all():
-                raise InputError("the audio: a chunk is not one row of numbers; give float arrays of shape [T]")
-            count += len(samples)
-            if count > limits.max_seconds * rate:
-                raise InputError(f"the audio: longer than {limits.max_seconds:g} s; stop earlier")
-            heard.append(samples)
-            units += stream.step(torch.from_numpy(samples.clip(-1, 1))[None].to(tokenizer.device))[0].tolist()
-        whole = check_samples(np.concatenate(heard) if heard else np.zeros(0), rate, limits)
-        _check_sound(whole, rate, limits, reject_silence)
-        return units + stream.finish()[0].tolist()
+class StreamingTokenizer(Stream[ArrayLike, list[int]]):
+    """One recording that is still going on: chunks of samples to units, within the limits of a recording.
 
+    Args:
+        limits: how long it may be, and what counts as silence.
+        reject_silence: refuse a recording without sound when it ends.
 
-def _check_sound(samples: np.ndarray, rate: int, limits: AudioLimits, reject_silence: bool) -> None:
-    if reject_silence and is_silent(samples, rate, limits.silence_dbfs):
-        raise InputError("the audio: only silence; check the microphone and record it again")
+    Attributes:
+        units: all that are certain so far.
+        samples: how many were taken.
+    """
+
+    def __init__(self, tokenizer: SpeechTokenizer, limits: AudioLimits, reject_silence: bool = True) -> None:
+        self.limits = limits
+        self.units: list[int] = []
+        self.samples = 0
+        self._rate, self._device = tokenizer.sample_rate, tokenizer.device
+        self._silent = reject_silence
+        self._window = int(0.03 * self._rate)
+        self._left = np.zeros(0, dtype=np.float32)  # too few samples to judge their level
+        self._open = ExitStack()
+        self._stream = self._open.enter_context(tokenizer.streaming(1))
+
+    def step(self, samples: ArrayLike, /) -> list[int]:
+        """Take the next ``[T]`` samples at the tokenizer's rate; the units that are certain by now.
+
+        Raises:
+            InputError: they are no samples; the recording stays as it was.
+            TooLongError: the recording is longer than the limit.
+        """
+        chunk = check_chunk(samples, self.limits)
+        if self.samples + len(chunk) > self.limits.max_seconds * self._rate:
+            raise TooLongError(f"the audio: longer than {self.limits.max_seconds:g} s; stop earlier")
+        self.samples += len(chunk)
+        if self._silent:
+            unjudged = np.concatenate([self._left, chunk])
+            whole = len(unjudged) // self._window * self._window
+            self._silent = not whole or is_silent(unjudged[:whole], self._rate, self.limits.silence_dbfs)
+            self._left = unjudged[whole:]
+        return self._take(self._stream.step(torch.from_numpy(chunk)[None].to(self._device)))
+
+    def finish(self) -> list[int]:
+        """The recording is over: its last units. Raises: InputError: it is too short, or silence."""
+        if self.samples < self.limits.min_seconds * self._rate:
+            raise InputError(f"the audio: shorter than {self.limits.min_seconds:g} s; record it again")
+        if self._silent:
+            raise InputError(SILENT)
+        return self._take(self._stream.finish())
+
+    def _take(self, units_BU: Tensor) -> list[int]:
+        new: list[int] = units_BU[0].tolist()
+        self.units += new
+        return new
+
+    def close(self) -> None:
+        """Drop the tokenizer's state."""
+        self._open.close()

@@ -56,7 +56,7 @@ class LongTranscription(Transcription):
     segments: Annotated[list[Any], Field(max_length=0)] = []
 
 
-def read_aloud(scheduler: Scheduler, text: str, style: Style) -> Iterator[np.ndarray]:
+def read_aloud(scheduler: Scheduler[Assistant], text: str, style: Style) -> Iterator[np.ndarray]:
     """Samples of ``text`` while its units are written; joined they equal ``Assistant.speak``. Raises: InputError."""
     assistant = scheduler.assistant
     speaking = assistant.voice.start()
@@ -69,9 +69,9 @@ def read_aloud(scheduler: Scheduler, text: str, style: Style) -> Iterator[np.nda
     yield speaking.finish(style)
 
 
-def write_down(scheduler: Scheduler, samples: np.ndarray) -> Iterator[str]:
+def write_down(scheduler: Scheduler[Assistant], samples: np.ndarray) -> Iterator[str]:
     """Pieces of what is said in ``samples`` ``[T]``. Raises: InputError."""
-    assistant: Assistant = scheduler.assistant
+    assistant = scheduler.assistant
     reader = PieceReader(assistant.table)
     for token in scheduler.write(*assistant.transcribing(assistant.listen(samples))):
         for piece in reader.read(token):

@@ -11,11 +11,10 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.decoding.sampling import Sampling
-from emova.events import Event
+from emova.events import Cancelled, Event, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
-from emova.session.events import Cancelled, Failed, SessionEvent
-from emova.session.session import FAULT, Session
+from emova.session.session import Session
 from emova.speech.audio import load_audio
 from emova.speech.style import StyleSet
 from emova_app.server.api.chat_types import (
@@ -28,7 +27,7 @@ from emova_app.server.api.chat_types import (
     VoiceId,
 )
 from emova_app.server.api.media import from_base64, read_picture
-from emova_app.server.errors import INTERNAL, ApiError
+from emova_app.server.errors import ApiError
 from emova_app.server.service import Service, check_style, find_voice
 
 
@@ -61,13 +60,11 @@ class Question:
 
 
 def told(event: SessionEvent, service: Service) -> Event:
-    """An event of a reply. Raises: ApiError: it is the end of one that failed."""
+    """An event of a reply. Raises: InputError, InternalFault, ApiError: it is the end of one that failed."""
     if isinstance(event, Failed):
         if service.draining.is_set():
             raise ApiError(503, "the server is shutting down", kind="server_error")
-        if event.message == FAULT:
-            raise ApiError(500, INTERNAL, kind="server_error", code="internal_error")
-        raise InputError(event.message)
+        raise event.error
     assert not isinstance(event, Cancelled), "nobody but the reader cancels"
     return event
 
@@ -107,7 +104,7 @@ def _recalled(service: Service, message: AssistantMessage, question: Question) -
     styles = service.assistant.styles
     check_style(styles, message.emotion, message.pitch)
     style = styles.parse(None, message.emotion, message.pitch)
-    return SpokenReply(question.text or "", service.assistant._check_text(text), style.emotion, style.pitch, ())
+    return SpokenReply(question.text or "", service.assistant.check_text(text), style.emotion, style.pitch, ())
 
 
 def _sampling(request: ChatRequest, usual: Sampling) -> Sampling:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from emova.events import AudioChunk, Done
+from emova.core.errors import InternalFault
+from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
 from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
-from emova.session.events import Cancelled, Failed, SessionEvent
-from emova.session.session import FAULT
 from emova_app.server.api.encode import pcm16
 from emova_app.server.api.media import to_base64
 from emova_app.server.errors import INTERNAL
@@ -175,7 +174,7 @@ class Answering:
         return samples if self._to_client is None else self._to_client.resample_chunk(samples)
 
     def _fault(self, event: Failed) -> dict[str, Any]:
-        if event.message == FAULT:
+        if isinstance(event.error, InternalFault):
             return {"type": "server_error", "code": "internal_error", "message": INTERNAL}
         return {"type": "invalid_request_error", "code": "invalid_question", "message": event.message}
 

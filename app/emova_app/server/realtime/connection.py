@@ -281,7 +281,7 @@ class Connection:
             shown = [{"type": "input_text", "text": text}]
         else:
             asked = "\n".join(self._words)
-            said = SpokenReply(asked, self.service.assistant._check_text(text), "neutral", "normal", ())
+            said = SpokenReply(asked, self.service.assistant.check_text(text), "neutral", "normal", ())
             await self.service.run(self.session.recall, said, asked or None)
             self._drop_question()
             shown = [{"type": "output_text", "text": text}]
@@ -289,7 +289,7 @@ class Connection:
 
     async def _add_content(self, part: types.Content) -> dict[str, Any]:
         if part.type == "input_text" and part.text:
-            words = self.service.assistant._check_text("\n".join([*self._words, part.text]))
+            words = self.service.assistant.check_text("\n".join([*self._words, part.text]))
             self._words = [words]
             return {"type": "input_text", "text": part.text}
         if part.type == "input_image" and part.image_url:

@@ -1,0 +1,124 @@
+"""Conversation: several turns with an assistant, each asked as a whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from emova.decoding.protocol import Prompt
+from emova.events import Done, Event, Reply
+from emova.session.history import TurnContext
+from emova.session.input import check_question
+from emova.session.output import ReplyAssembler
+from emova.session.protocol import DialogueModel
+from emova.speech.tokenizer.streaming import Audio
+from emova.vision.image import load_image
+
+if TYPE_CHECKING:
+    from emova.vision.image import Picture
+
+
+class Conversation:
+    """Several turns. Questions, pictures and answers stay in the context; the oldest leave when it is full.
+
+    Not for several threads at once. A turn that fails or is not listened to to its end leaves no trace.
+
+    Args:
+        voice: who answers; the checkpoint's first voice if None.
+
+    Attributes:
+        history: the turns that are remembered.
+
+    Raises:
+        InputError: the voice is unknown.
+    """
+
+    def __init__(self, assistant: DialogueModel, voice: str | None = None) -> None:
+        self.assistant = assistant
+        self.voice = assistant.styles.parse(voice).gender
+        self.history = TurnContext(assistant)
+
+    def __len__(self) -> int:
+        """How many turns are remembered."""
+        return len(self.history)
+
+    def chat(
+        self,
+        *,
+        audio: Audio | None = None,
+        image: Picture | None = None,
+        text: str | None = None,
+        emotion: str | None = None,
+        pitch: str | None = None,
+    ) -> Reply:
+        """Answer a question whole.
+
+        Args:
+            audio: the spoken question: a file, its bytes, samples ``[T]`` at 16 kHz, or chunks of samples.
+            image: a picture for this turn.
+            text: a written question, or a written addition to the spoken one.
+            emotion, pitch: how to answer; the model chooses what is None.
+
+        Raises:
+            InputError: an input is unusable, or there is no question.
+        """
+        for event in self._answer(audio, image, text, emotion, pitch, in_chunks=False):
+            if isinstance(event, Done):
+                return event.reply
+        raise AssertionError("a reply without an end")
+
+    def stream(
+        self,
+        *,
+        audio: Audio | None = None,
+        image: Picture | None = None,
+        text: str | None = None,
+        emotion: str | None = None,
+        pitch: str | None = None,
+    ) -> Iterator[Event]:
+        """Answer while the reply is being written: TranscriptDelta, TextDelta, StyleChosen, AudioChunk, Done.
+
+        Takes what ``chat`` takes and raises what it raises, at the first event.
+        """
+        return self._answer(audio, image, text, emotion, pitch, in_chunks=True)
+
+    def _answer(
+        self,
+        audio: Audio | None,
+        image: Picture | None,
+        text: str | None,
+        emotion: str | None,
+        pitch: str | None,
+        in_chunks: bool,
+    ) -> Iterator[Event]:
+        assistant, history, started = self.assistant, self.history, time.perf_counter()
+        text, constraints = check_question(assistant, text, emotion, pitch, audio is not None)
+        question = self._question(audio, image, text)
+        listened = time.perf_counter()
+        grammar = history.grammar(question, constraints)
+        assembler = ReplyAssembler(assistant, self.voice, in_chunks, started, listened)
+        written = assistant.decoder.write(history.context, history.rest(question), grammar, assistant.config.sampling)
+        try:
+            for tokens in written:
+                if assembler.tokens:  # the first tokens are forced, they come before the model is asked
+                    assembler.choosing()
+                yield from assembler.step(tokens)
+            yield from assembler.finish()
+        except BaseException:
+            history.rewind()
+            raise
+        history.add(question, assembler.tokens)
+        yield Done(assembler.reply())
+
+    def _question(self, audio: Audio | None, image: Picture | None, text: str | None) -> Prompt:
+        """This turn alone, without what stands before a conversation's first turn. Raises: InputError."""
+        content: list[dict[str, Any]] = []
+        if image is not None:
+            content.append({"type": "image", "image": load_image(image, self.assistant.config.image_limits)})
+        if audio is not None:
+            content.append({"type": "audio", "units": self.assistant.listen(audio)})
+        if text is not None:
+            content.append({"type": "text", "text": text})
+        prompt = self.assistant.prompt([{"role": "user", "content": content}])
+        return Prompt(prompt.ids[1:], prompt.pixel_values, prompt.image_grids)

@@ -1,0 +1,127 @@
+"""How the parts of a dialogue know each other: an assistant, the scheduler, and what the scheduler moves on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import RLock
+from typing import Any, Protocol
+
+from emova.core.tokens import TokenIds
+from emova.decoding.protocol import DecodingBackend, Prompt
+from emova.decoding.sampling import Sampling
+from emova.engine.engine import Engine, GenerationRequest
+from emova.reply.format import ReplyFormat, ReplyLimits
+from emova.reply.grammar import TokenTable
+from emova.session.config import SchedulerConfig
+from emova.speech.audio import AudioLimits
+from emova.speech.style import StyleSet
+from emova.speech.tokenizer.protocol import SpeechTokenizer
+from emova.speech.tokenizer.streaming import Audio
+from emova.speech.voice import Voice
+from emova.vision.image import ImageLimits
+
+
+class DialogueConfig(Protocol):
+    """The limits that a dialogue keeps."""
+
+    @property
+    def audio_limits(self) -> AudioLimits: ...
+    @property
+    def image_limits(self) -> ImageLimits: ...
+    @property
+    def reply_limits(self) -> ReplyLimits: ...
+    @property
+    def sampling(self) -> Sampling: ...
+
+
+class DialogueModel(Protocol):
+    """What a conversation or a session needs of an assistant; ``emova.assistant.Assistant`` is one."""
+
+    @property
+    def config(self) -> DialogueConfig: ...
+    @property
+    def table(self) -> TokenTable: ...
+    @property
+    def token_ids(self) -> TokenIds: ...
+    @property
+    def reply_format(self) -> ReplyFormat: ...
+    @property
+    def decoder(self) -> DecodingBackend[Any]: ...
+    @property
+    def speech_tokenizer(self) -> SpeechTokenizer: ...
+    @property
+    def voice(self) -> Voice: ...
+    @property
+    def styles(self) -> StyleSet: ...
+
+    def check_text(self, text: str) -> str:
+        """A user's text, cleaned. Raises: InputError: it is empty or too long."""
+        ...
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+        """Messages as training renders them, up to where the assistant answers."""
+        ...
+
+    def listen(self, audio: Audio, *, reject_silence: bool = True) -> list[int]:
+        """The speech units of a recording. Raises: InputError."""
+        ...
+
+
+class Participant(Protocol):
+    """What the scheduler moves on: a session, or a single task.
+
+    Attributes:
+        touched: when anybody last used it, in s of the scheduler's clock.
+    """
+
+    touched: float
+
+    @property
+    def request(self) -> GenerationRequest | None:
+        """What it is writing."""
+        ...
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether the next round should move it on."""
+        ...
+
+    def advance(self) -> None:
+        """Take what a round wrote."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """End what it is writing with an error."""
+        ...
+
+    def close(self) -> None:
+        """Stop, and free the memory."""
+        ...
+
+
+class Rounds(Protocol):
+    """What a session or a task needs of the scheduler.
+
+    Attributes:
+        lock: whoever changes a participant or makes a round holds it.
+        clock: seconds.
+    """
+
+    @property
+    def assistant(self) -> DialogueModel: ...
+    @property
+    def config(self) -> SchedulerConfig: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def lock(self) -> RLock: ...
+    @property
+    def clock(self) -> Callable[[], float]: ...
+
+    def pump(self) -> bool:
+        """Make one round; whether there was anybody to move on."""
+        ...
+
+    def leave(self, participant: Participant) -> None:
+        """Forget a participant that has ended."""
+        ...
