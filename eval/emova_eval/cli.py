@@ -88,7 +88,7 @@ def _command(arguments: argparse.Namespace) -> str:
 def _nano(arguments: argparse.Namespace) -> int:
     from emova.core.config import load_config
     from emova_eval.nano.program import NanoEvalConfig, evaluate
-    from emova_eval.report.tables import markdown_table, print_table
+    from emova_eval.report.goals import goals_table, print_table
 
     named = {"model": arguments.model, "output_dir": arguments.out, "limit": arguments.limit, "data": arguments.data}
     overrides = [*arguments.overrides, *(f"{key}={value}" for key, value in named.items() if value is not None)]
@@ -99,7 +99,7 @@ def _nano(arguments: argparse.Namespace) -> int:
     said = {"pictures.png": "Picture questions right, by kind", "emotions.png": "Emotion asked and emotion heard"}
     pictures = [(config.folder / name, words) for name, words in said.items() if (config.folder / name).is_file()]
     for document in arguments.refresh:
-        refresh(document, Section("nano", _command(arguments), markdown_table(rows), pictures))
+        refresh(document, Section("nano", _command(arguments), goals_table(rows), pictures))
     return 0
 
 
@@ -146,7 +146,7 @@ def _config(arguments: argparse.Namespace) -> SuiteConfig:
 
 
 def _suite(arguments: argparse.Namespace) -> int:
-    from emova_eval.report.run_report import figures_table
+    from emova_eval.report.tables import figures_table
     from emova_eval.suite.offline import offline_tasks
     from emova_eval.suite.suite import build_task, run_suite, tasks_in
     from emova_eval.suite.tasks import MetricTask
@@ -199,7 +199,7 @@ def _print(figures: list[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from emova_eval.report.run_report import FIGURE_HEADER, FURTHER_HEADER, figure_cells, further_lines
+    from emova_eval.report.tables import FIGURE_HEADER, FURTHER_HEADER, figure_cells, further_lines
 
     further = [line for figure in figures for line in further_lines(figure)]
     for header, lines in ((FIGURE_HEADER, [figure_cells(figure) for figure in figures]), (FURTHER_HEADER, further)):

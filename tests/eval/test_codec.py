@@ -13,7 +13,7 @@ from emova.speech.audio import save_wav
 from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import Acoustics, shipped_judge
-from emova_eval.report.run_report import confusion
+from emova_eval.report.tables import confusion
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask, mean_similarity
 from emova_eval.suite.run_folder import RunFolder
 from emova_eval.suite.runner import figure_of, run_task

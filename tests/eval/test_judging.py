@@ -23,7 +23,7 @@ from emova_eval.judges.grading import (
     word_overlap,
 )
 from emova_eval.models.endpoint import Endpoint, EndpointConfig, EndpointError
-from emova_eval.report.run_report import failures_of
+from emova_eval.report.tables import failures_of
 from emova_eval.suite.run_folder import UNREACHED, RunFolder
 from emova_eval.suite.runner import figure_of, run_task
 from emova_eval.suite.samples import Example, Output

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from emova_eval.metrics.acoustics import EmotionClassifier, measure
-from emova_eval.report.tables import Row, markdown_table, plot_bars, plot_confusion, write_report
+from emova_eval.report.goals import Row, goals_table, write_report
+from emova_eval.report.plots import plot_bars, plot_confusion
 from emova_eval.suite.codec import distance, unit_distances
 
 
@@ -25,7 +26,7 @@ def test_the_report_says_what_is_missing(tmp_path: Path) -> None:
     write_report(tmp_path, rows, {"model": "m"})
     assert "not measured" in (tmp_path / "report.md").read_text()
     assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["reached"] is True
-    assert markdown_table(rows).count("\n") == 4
+    assert goals_table(rows).count("\n") == 4
     plot_confusion(tmp_path / "a.png", np.eye(2), ["x", "y"], "t")
     plot_bars(tmp_path / "b.png", {"x": 50.0}, "t", 75)
     assert (tmp_path / "a.png").stat().st_size > 1000 and (tmp_path / "b.png").stat().st_size > 1000

@@ -20,7 +20,7 @@ from emova_eval import cli
 from emova_eval.adapters.messages import cut_at, to_content
 from emova_eval.report.published import EMOVA_VISION, GLM_QUESTIONS, TABLES
 from emova_eval.report.refresh import END
-from emova_eval.report.run_report import (
+from emova_eval.report.tables import (
     failures_of,
     figure_cells,
     figures_table,

@@ -14,7 +14,7 @@ from emova_eval.judges.grading import OfflineJudge
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import shipped_judge
 from emova_eval.models.assistant import leakage, unit_figures
-from emova_eval.report.run_report import confusion
+from emova_eval.report.tables import confusion
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
 from emova_eval.suite.latency import LatencyTask
 from emova_eval.suite.run_folder import RunFolder, read_records

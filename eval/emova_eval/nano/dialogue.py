@@ -16,7 +16,7 @@ from emova_eval.judges.voices import Rater
 from emova_eval.metrics.compare import confidence_interval
 from emova_eval.metrics.text import word_errors
 from emova_eval.nano.data import DialogueItem
-from emova_eval.report.tables import Row
+from emova_eval.report.goals import Row
 from emova_eval.suite.runner import part
 from emova_eval.suite.samples import Example, Output, Record, Score, pooled
 from emova_eval.suite.tasks import Ears, hear, rated

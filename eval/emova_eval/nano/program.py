@@ -23,9 +23,10 @@ from emova_eval.metrics.acoustics import shipped_judge
 from emova_eval.models.assistant import AssistantModel
 from emova_eval.nano import dialogue, system
 from emova_eval.nano.data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
+from emova_eval.report.goals import HEADER, Row, write_report
 from emova_eval.report.page import page
-from emova_eval.report.run_report import confusion
-from emova_eval.report.tables import HEADER, Row, plot_bars, plot_confusion, write_report
+from emova_eval.report.plots import plot_bars, plot_confusion
+from emova_eval.report.tables import confusion
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
 from emova_eval.suite.run_folder import RunFolder, hash_files, hash_model, safe_name
 from emova_eval.suite.runner import Figure, figure_of, part, run_task

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emova_eval.report.tables import Row
+from emova_eval.report.goals import Row
 
 # A fresh process, so that neither the evaluation's judges nor its warm caches count.
 # getrusage would count what the process that started it held: Linux hands that maximum on.

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emova_eval.report.run_report import Table, confusion, failures_of, figure_cells, group_tables, tables_of, worst_of
+from emova_eval.report.plots import plot_confusion, plot_histogram
+from emova_eval.report.tables import Table, confusion, failures_of, figure_cells, group_tables, tables_of, worst_of
 from emova_eval.suite.run_folder import RunFolder, by_task
 from emova_eval.suite.runner import Figure
 from emova_eval.suite.samples import Record
@@ -48,8 +49,6 @@ def page(
 
 
 def _task(figure: Figure, records: Sequence[Record], folder: RunFolder) -> dict[str, Any]:
-    from emova_eval.report.tables import plot_confusion
-
     histogram = io.BytesIO()
     plot_histogram(histogram, [r.value / r.weight if r.weight else r.value for r in records], figure.task)
     pictures = [(f"scores of {figure.task}", histogram.getvalue())]
@@ -96,20 +95,3 @@ def _sound(path: str | Path) -> str:
     if path.stat().st_size > MAX_PLAYER_BYTES:
         return ""
     return f"data:audio/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def plot_histogram(path: Path | io.BytesIO, values: Sequence[float], title: str) -> None:
-    """How scores are spread."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(4.2, 2.4), dpi=100)
-    axes.hist(values, bins=20, color="#4477aa")
-    axes.set_xlabel("score of a question")
-    axes.set_ylabel("questions")
-    axes.set_title(title, fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path, format="png")
-    plt.close(figure)
