@@ -58,8 +58,8 @@ class AlwaysHappy:
         return "happy"
 
 
-class Ears:
-    name = "ears"
+class Recogniser:
+    name = "recogniser"
 
     def transcribe(self, samples: np.ndarray) -> str:
         return "red green"
@@ -93,11 +93,11 @@ def test_phones_are_compared_one_by_one(tmp_path: Path) -> None:
 
 def test_words_lost_on_the_way_and_a_failed_recording_count(items: list[Example], tmp_path: Path) -> None:
     judges = VoiceJudges((Rater(),), absent={"utmos": "no weights"})
-    figure, records = measure(ReconstructionTask("r", items, Ears(), judges), tmp_path)
+    figure, records = measure(ReconstructionTask("r", items, Recogniser(), judges), tmp_path)
     # "a": one of three words lost; "b": all three.
     assert figure.value == pytest.approx(100 * 4 / 6) and figure.failures == 1
     assert figure.extra["recordings"] == pytest.approx(1 / 3)
-    assert figure.extra["naturalness"] == 2 and figure.judge == "ears; rater"  # 3, and 1 for what did not sound
+    assert figure.extra["naturalness"] == 2 and figure.judge == "recogniser; rater"  # 3, and 1 for what did not sound
     assert records[1].failure == "ValueError: too short"
 
 
@@ -120,12 +120,14 @@ class Nobody:
 
 def test_voices_by_hand_and_a_voice_that_is_not_heard(items: list[Example], tmp_path: Path) -> None:
     same = [items[0], Example("c", items[0].text, items[0].audio, answers=items[0].answers)]
-    figure, _ = measure(ReconstructionTask("r", same, Ears(), VoiceJudges(speaker=Pitch())), tmp_path / "1")  # type: ignore[arg-type]
+    figure, _ = measure(ReconstructionTask("r", same, Recogniser(), VoiceJudges(speaker=Pitch())), tmp_path / "1")  # type: ignore[arg-type]
     assert figure.extra["speaker"] == pytest.approx(0.6)
     assert figure.extra["speaker_recordings"] == pytest.approx(1) and figure.extra[
         "speaker_renderings"
     ] == pytest.approx(1)
-    figure, records = measure(ReconstructionTask("r", items, Ears(), VoiceJudges(speaker=Nobody())), tmp_path / "2")  # type: ignore[arg-type]
+    figure, records = measure(
+        ReconstructionTask("r", items, Recogniser(), VoiceJudges(speaker=Nobody())), tmp_path / "2"
+    )  # type: ignore[arg-type]
     assert figure.extra["speaker"] == 0 and records[0].notes["judge_failures"] == ["nobody: no voice is heard"]
     assert mean_similarity(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])) == pytest.approx(1 / 3)
 

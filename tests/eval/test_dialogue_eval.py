@@ -80,8 +80,8 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
         list(read_shards(tmp_path, "question-test-*.tar"))
 
 
-class Ears:
-    name = "ears"
+class Recogniser:
+    name = "recogniser"
 
     def transcribe(self, samples: np.ndarray) -> str:
         return "what colour is it"
@@ -95,7 +95,7 @@ class Rater:
 
 
 def run(model: Any, items: list[DialogueItem], folder: Path, right: Any = lambda item, answer: True) -> list[Record]:
-    task = NanoDialogue(items, right, Ears(), heard=1, raters=(Rater(),))
+    task = NanoDialogue(items, right, Recogniser(), heard=1, raters=(Rater(),))
     return task.judge_again(run_task(task, model, RunFolder(folder, {"model": "m"})))
 
 

@@ -19,7 +19,7 @@ from emova_eval.nano.data import DialogueItem
 from emova_eval.report.goals import Row
 from emova_eval.suite.runner import part
 from emova_eval.suite.samples import Example, Output, Record, Score, pooled
-from emova_eval.suite.tasks import Ears, hear, rated
+from emova_eval.suite.tasks import Recogniser, hear, rated
 
 Judge = Callable[[DialogueItem, str], bool]
 TALK = "talk"
@@ -31,7 +31,7 @@ class NanoDialogue:
     Args:
         items: what is asked.
         right: whether an answer is right.
-        ears: hears the replies; None hears none.
+        recogniser: hears the replies; None hears none.
         heard: about so many replies of each voice are heard, spread evenly over ``items``; where there are fewer
             questions, one voice has one reply more.
         raters: of how these sound.
@@ -46,19 +46,19 @@ class NanoDialogue:
         self,
         items: Sequence[DialogueItem],
         right: Judge,
-        ears: Ears | None = None,
+        recogniser: Recogniser | None = None,
         heard: int = 0,
         raters: Sequence[Rater] = (),
     ) -> None:
         self.items = {item.id: item for item in items}
         self.right = right
-        self.ears = ears
+        self.recogniser = recogniser
         self.raters = raters
-        listened = items[:: max(1, len(items) // (len(DEFAULT_STYLES.voices) * heard))] if heard and ears else ()
+        listened = items[:: max(1, len(items) // (len(DEFAULT_STYLES.voices) * heard))] if heard and recogniser else ()
         self.heard = {
             item.id: DEFAULT_STYLES.voices[number % len(DEFAULT_STYLES.voices)] for number, item in enumerate(listened)
         }
-        self.judge = "the recipe's judges" + (f"; heard by {ears.name}" if ears else "")
+        self.judge = "the recipe's judges" + (f"; heard by {recogniser.name}" if recogniser else "")
 
     def examples(self) -> Iterable[Example]:
         """All questions."""
@@ -95,8 +95,8 @@ class NanoDialogue:
         notes: dict[str, Any] = {"voice": item.voice, "transcript": output.transcript, "units": len(output.units)}
         notes |= {"emotion": output.emotion, "asked_emotion": item.emotion}
         notes |= {"pitch": output.pitch, "asked_pitch": item.pitch}
-        if self.ears is not None and item.id in self.heard:
-            notes["heard"] = hear(self.ears, output)
+        if self.recogniser is not None and item.id in self.heard:
+            notes["heard"] = hear(self.recogniser, output)
             spoken = word_errors(output.text, notes["heard"])
             # A reply without words that also says nothing is a failure of the form, and one word wrong here.
             wrong = (float(spoken.edits), float(spoken.reference_tokens)) if output.text else (1.0, 1.0)

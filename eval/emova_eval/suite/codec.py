@@ -20,7 +20,7 @@ from emova_eval.metrics.acoustics import EmotionJudge, measure
 from emova_eval.metrics.text import token_errors
 from emova_eval.suite.samples import Example, Output, Record, Score
 from emova_eval.suite.scoring import Metric, find_metric
-from emova_eval.suite.tasks import Ears, MetricTask, hear, rated, resampled
+from emova_eval.suite.tasks import MetricTask, Recogniser, hear, rated, resampled
 
 NEUTRAL_FEMALE = Style("female", "neutral", "normal")
 
@@ -57,15 +57,15 @@ class ReconstructionTask(MetricTask):
         self,
         name: str,
         items: Sequence[Example],
-        ears: Ears,
+        recogniser: Recogniser,
         judges: VoiceJudges | None = None,
         language: str = "en",
     ) -> None:
         judges = judges or VoiceJudges()
         speaker = f"; {judges.speaker.name}" if judges.speaker else ""
         metric = find_metric("wer" if language == "en" else "cer")
-        super().__init__(name, items, metric, ears.name + judges.names + speaker, judges.absent)
-        self.ears, self.raters, self.speaker = ears, judges.raters, judges.speaker
+        super().__init__(name, items, metric, recogniser.name + judges.names + speaker, judges.absent)
+        self.recogniser, self.raters, self.speaker = recogniser, judges.raters, judges.speaker
 
     def ask(self, model: Any, example: Example) -> Output:
         """The recording said again."""
@@ -76,9 +76,9 @@ class ReconstructionTask(MetricTask):
         from emova.speech.audio import load_audio
 
         recording = load_audio(example.audio, 16000)
-        heard = hear(self.ears, output)
+        heard = hear(self.recogniser, output)
         score = self.metric.judge(heard, example)
-        original = self.metric.judge(self.ears.transcribe(recording), example)
+        original = self.metric.judge(self.recogniser.transcribe(recording), example)
         values, notes = rated(self.raters, output)
         values["recordings"] = (original.value, original.weight)
         notes |= {"heard": heard, "units": len(output.units)}

@@ -30,18 +30,18 @@ from emova_eval.suite.suite import (
     UnitsTask,
     build_task,
     leakage_task,
-    make_ears,
     make_emotion_judge,
     make_judge,
+    make_recogniser,
 )  # fmt: skip
 from emova_eval.suite.tasks import (
     DIALOGUE_MODES,
     AsrTask,
     ClozeTask,
     DialogueTask,
-    Ears,
     MetricTask,
     OwnTask,
+    Recogniser,
     SpokenQaTask,
     TtsTask,
     read_seed_tts,
@@ -165,8 +165,8 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
         for i, row in enumerate(read_rows("voices.jsonl"))
     ]
 
-    def ears() -> Ears:
-        return make_ears(config)
+    def recogniser() -> Recogniser:
+        return make_recogniser(config)
 
     sound = find_judges(fetch=False)
     return [
@@ -182,12 +182,14 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
         or_missing("cloze-s2t", lambda: ClozeTask("c", _stories(asked, False), False)),
         or_missing("cloze-s2s", lambda: ClozeTask("c", _stories(asked, True), True)),
         or_missing("own", lambda: OwnTask("own", _own(folder / "own", asked))),
-        or_missing("tts", lambda: TtsTask("tts", texts, ears(), judges=sound)),
-        or_missing("tts-male", lambda: TtsTask("tts", texts, ears(), voice="male", judges=sound)),
-        or_missing("seed-tts", lambda: TtsTask("s", read_seed_tts(write_seed_tts(folder / "seed", asked)), ears())),
-        or_missing("reconstruction", lambda: ReconstructionTask("r", heard[:16], ears(), sound)),
-        or_missing("dialogue-end-to-end", lambda: DialogueTask("d", asked, DIALOGUE_MODES[0], judge, ears())),
-        or_missing("spoken-qa-s2s", lambda: SpokenQaTask("q", known, ears())),
+        or_missing("tts", lambda: TtsTask("tts", texts, recogniser(), judges=sound)),
+        or_missing("tts-male", lambda: TtsTask("tts", texts, recogniser(), voice="male", judges=sound)),
+        or_missing(
+            "seed-tts", lambda: TtsTask("s", read_seed_tts(write_seed_tts(folder / "seed", asked)), recogniser())
+        ),
+        or_missing("reconstruction", lambda: ReconstructionTask("r", heard[:16], recogniser(), sound)),
+        or_missing("dialogue-end-to-end", lambda: DialogueTask("d", asked, DIALOGUE_MODES[0], judge, recogniser())),
+        or_missing("spoken-qa-s2s", lambda: SpokenQaTask("q", known, recogniser())),
     ]
 
 

@@ -31,9 +31,9 @@ from emova_eval.suite.tasks import (
     AsrTask,
     ClozeTask,
     DialogueTask,
-    Ears,
     MetricTask,
     OwnTask,
+    Recogniser,
     SpokenQaTask,
     TtsTask,
     read_aishell,
@@ -231,13 +231,13 @@ def make_judge(config: SuiteConfig) -> AnswerJudge:
     return EndpointJudge(Endpoint(EndpointConfig(config.judge_url, config.judge_model, cache=cache)), config.votes)
 
 
-def make_ears(config: SuiteConfig, language: str = "en") -> Ears:
+def make_recogniser(config: SuiteConfig, language: str = "en") -> Recogniser:
     """The recogniser that hears the model's speech. Raises: InputError: it is not there."""
-    return _ears(config.whisper, config.paraformer if language == "zh" else "", language)
+    return _recogniser(config.whisper, config.paraformer if language == "zh" else "", language)
 
 
 @cache
-def _ears(whisper: str, paraformer: str, language: str) -> Ears:
+def _recogniser(whisper: str, paraformer: str, language: str) -> Recogniser:
     from emova_eval.judges.words import ParaformerJudge, WhisperJudge
 
     return ParaformerJudge(paraformer) if paraformer else WhisperJudge(whisper, language=language)
@@ -272,23 +272,23 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
         language = "zh" if "aishell" in name or name.endswith("-zh") else "en"
         if name.startswith("seed-tts"):
             items = read_seed_tts(data)
-            return TtsTask(name, items, make_ears(config, language), language, judges=find_judges())
+            return TtsTask(name, items, make_recogniser(config, language), language, judges=find_judges())
         items = read_aishell(data) if language == "zh" else read_librispeech(data)
         if name.startswith("asr"):
             return AsrTask(name, items, language)
         items = [dataclasses.replace(item, text=item.answers[0]) for item in items]
-        return TtsTask(name, items, make_ears(config, language), language, judges=find_judges())
+        return TtsTask(name, items, make_recogniser(config, language), language, judges=find_judges())
     items = read_spoken(data)
     if name.startswith("dialogue-"):
         mode = name.removeprefix("dialogue-")
-        ears = make_ears(config, config.language) if mode == "end-to-end" else None
-        return DialogueTask(name, items, mode, make_judge(config), ears, config.language)
+        recogniser = make_recogniser(config, config.language) if mode == "end-to-end" else None
+        return DialogueTask(name, items, mode, make_judge(config), recogniser, config.language)
     spoken = name.endswith("-s2s")
     if name.rsplit("-", 1)[0] in STORIES:
         return ClozeTask(name, items, spoken)
     judge = make_judge(config)
     return SpokenQaTask(
-        name, items, make_ears(config) if spoken else None, judge if isinstance(judge, EndpointJudge) else None
+        name, items, make_recogniser(config) if spoken else None, judge if isinstance(judge, EndpointJudge) else None
     )
 
 
@@ -302,7 +302,7 @@ def _codec(name: str, data: Path, config: SuiteConfig) -> MetricTask:
         return PhoneTask(name, items, "the data set's")
     if name == "styles":
         return StylesTask(name, items, make_emotion_judge(config))
-    return ReconstructionTask(name, items, make_ears(config, config.language), find_judges(), config.language)
+    return ReconstructionTask(name, items, make_recogniser(config, config.language), find_judges(), config.language)
 
 
 def tasks_in(root: Path, config: SuiteConfig) -> list[MetricTask | Figure]:

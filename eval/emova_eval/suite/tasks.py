@@ -26,7 +26,7 @@ YES_NO_PROMPT = "Answer yes or no."
 SPEAKER_CHARACTERS = 11  # BAC009S0764 of BAC009S0764W0121
 
 
-class Ears(Protocol):
+class Recogniser(Protocol):
     """An independent recogniser (``emova_eval.judges.words.WhisperJudge``): samples [T] at 16 kHz to words."""
 
     name: str
@@ -136,9 +136,9 @@ def resampled(output: Output, rate: int = 16000) -> np.ndarray:
     return np.asarray(soxr.resample(output.audio, output.sample_rate, rate), np.float32)
 
 
-def hear(ears: Ears, output: Output) -> str:
+def hear(recogniser: Recogniser, output: Output) -> str:
     """What an independent recogniser hears of an answer; nothing where there is no sound."""
-    return "" if output.audio is None or not len(output.audio) else ears.transcribe(resampled(output))
+    return "" if output.audio is None or not len(output.audio) else recogniser.transcribe(resampled(output))
 
 
 def rated(raters: Sequence[Rater], output: Output) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
@@ -174,14 +174,14 @@ class TtsTask(MetricTask):
         self,
         name: str,
         items: Sequence[Example],
-        ears: Ears,
+        recogniser: Recogniser,
         language: str = "en",
         voice: str = "female",
         judges: VoiceJudges | None = None,
     ) -> None:
         judges = judges or VoiceJudges()
-        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), ears.name + judges.names)
-        self.ears, self.voice, self.raters = ears, voice, judges.raters
+        super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), recogniser.name + judges.names)
+        self.recogniser, self.voice, self.raters = recogniser, voice, judges.raters
         self.absent = {key: why for key, why in judges.absent.items() if key != "speaker"}
 
     def ask(self, model: Any, example: Example) -> Output:
@@ -192,7 +192,7 @@ class TtsTask(MetricTask):
         """Errors of what was heard."""
         if output.audio is None or not len(output.audio):
             return self.worst(example, "no speech came")
-        heard = hear(self.ears, output)
+        heard = hear(self.recogniser, output)
         values, notes = rated(self.raters, output)
         notes |= {"heard": heard, "units": len(output.units)}
         return dataclasses.replace(self.metric.judge(heard, _with_text(example)), values=values, notes=notes)
@@ -225,18 +225,21 @@ class DialogueTask(MetricTask):
         items: Sequence[Example],
         mode: str,
         judge: AnswerJudge,
-        ears: Ears | None = None,
+        recogniser: Recogniser | None = None,
         language: str = "en",
     ) -> None:
         if mode not in DIALOGUE_MODES:
             raise InputError(f"mode: {mode[:40]!r} is unknown; choose from {', '.join(DIALOGUE_MODES)}")
-        if mode == "end-to-end" and ears is None:
+        if mode == "end-to-end" and recogniser is None:
             raise InputError("end-to-end: a recogniser must hear the replies; run `emova data fetch nano`")
         metric = Metric("dialogue", lambda said, example: Score(0.0), unit="of 10", aggregate=mean)
         super().__init__(
-            name, items, metric, judge.name + (f"; heard by {ears.name}" if ears and mode == "end-to-end" else "")
+            name,
+            items,
+            metric,
+            judge.name + (f"; heard by {recogniser.name}" if recogniser and mode == "end-to-end" else ""),
         )
-        self.mode, self.answer_judge, self.ears = mode, judge, ears
+        self.mode, self.answer_judge, self.recogniser = mode, judge, recogniser
         self.count_errors = word_errors if language == "en" else character_errors
 
     def ask(self, model: Any, example: Example) -> Output:
@@ -259,8 +262,8 @@ class DialogueTask(MetricTask):
             notes["transcript"] = output.transcript
             notes |= {"emotion": output.emotion, "pitch": output.pitch, "units": len(output.units)}
             notes |= {f"asked_{key}": label for key, label in self._asked(example).items()}
-        if self.mode == "end-to-end" and self.ears is not None:
-            said = hear(self.ears, output)
+        if self.mode == "end-to-end" and self.recogniser is not None:
+            said = hear(self.recogniser, output)
             errors = self.count_errors(output.text, said)
             values["speech"] = (float(errors.edits), float(errors.reference_tokens))
             notes["heard"] = said
@@ -301,11 +304,17 @@ class SpokenQaTask(MetricTask):
     """
 
     def __init__(
-        self, name: str, items: Sequence[Example], ears: Ears | None = None, judge: AnswerJudge | None = None
+        self,
+        name: str,
+        items: Sequence[Example],
+        recogniser: Recogniser | None = None,
+        judge: AnswerJudge | None = None,
     ) -> None:
         how = judge.name if judge else "contains a reference"
-        super().__init__(name, items, find_metric("contains"), how + (f"; heard by {ears.name}" if ears else ""))
-        self.ears, self.answer_judge = ears, judge
+        super().__init__(
+            name, items, find_metric("contains"), how + (f"; heard by {recogniser.name}" if recogniser else "")
+        )
+        self.recogniser, self.answer_judge = recogniser, judge
 
     def ask(self, model: Any, example: Example) -> Output:
         """A spoken reply."""
@@ -313,9 +322,9 @@ class SpokenQaTask(MetricTask):
 
     def score(self, example: Example, output: Output) -> Score:
         """Whether the written (S→T) or the heard (S→S) answer is right."""
-        said = hear(self.ears, output) if self.ears else output.text
+        said = hear(self.recogniser, output) if self.recogniser else output.text
         values = {}
-        if self.ears:
+        if self.recogniser:
             errors = word_errors(output.text, said)
             values["speech"] = (float(errors.edits), float(errors.reference_tokens))
         if self.answer_judge is None:
@@ -325,7 +334,7 @@ class SpokenQaTask(MetricTask):
 
     def worst(self, example: Example, failure: str) -> Score:
         """Wrong, and one word of the reply lost."""
-        return Score(0.0, values={"speech": (1.0, 1.0)} if self.ears else {}, failure=failure)
+        return Score(0.0, values={"speech": (1.0, 1.0)} if self.recogniser else {}, failure=failure)
 
 
 class ClozeTask(MetricTask):
