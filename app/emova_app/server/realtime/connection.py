@@ -281,7 +281,8 @@ class Connection:
             shown = [{"type": "input_text", "text": text}]
         else:
             asked = "\n".join(self._words)
-            said = SpokenReply(asked, self.service.assistant.check_text(text), "neutral", "normal", ())
+            style = self.settings.styles.parse(None, None, None)
+            said = SpokenReply(asked, self.service.assistant.check_text(text), style.emotion, style.pitch, ())
             await self.service.run(self.session.recall, said, asked or None)
             self._drop_question()
             shown = [{"type": "output_text", "text": text}]

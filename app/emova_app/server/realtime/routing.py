@@ -9,7 +9,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from emova_app.server.errors import ApiError
 from emova_app.server.realtime.connection import Connection
-from emova_app.server.service import Service, find_voice
+from emova_app.server.service import Service
 
 
 def router(service: Service) -> APIRouter:
@@ -25,7 +25,7 @@ def router(service: Service) -> APIRouter:
             await socket.send_denial_response(error.response())
             return
         offered = socket.scope.get("subprotocols", ())
-        async with service.session(find_voice("female")) as session:
+        async with service.session(service.assistant.styles.voices[0]) as session:
             await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
             with contextlib.suppress(WebSocketDisconnect):
                 await Connection(socket, service, session).serve()
