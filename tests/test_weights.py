@@ -43,6 +43,38 @@ def test_narrow_storage_is_stable_and_close(module: nn.Module, storage: str) -> 
         torch.testing.assert_close(twice[name], once[name], rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e-4, 1.0, 1e4])
+def test_what_was_stored_in_int8_rows_is_stored_so_again(size: float) -> None:
+    torch.manual_seed(1)
+    state = {"wide": size * torch.randn(40, 33), "conv": size * torch.randn(6, 3, 2, 2), "zeros": torch.zeros(3, 5)}
+    once = pack(state, "int8")
+    again = pack(unpack(once), "int8")
+    assert once.keys() == again.keys()
+    assert all(once[name].dtype == again[name].dtype and torch.equal(once[name], again[name]) for name in once)
+    assert not unpack(once)["zeros"].any()
+    for name, tensor in state.items():
+        step = tensor.flatten(1).abs().amax(dim=1).div(127)
+        assert ((unpack(once)[name] - tensor).flatten(1).abs() <= 0.51 * step[:, None]).all()
+
+
+def test_float16_scales_of_earlier_versions_stay() -> None:
+    torch.manual_seed(2)
+    whole = torch.randint(-127, 128, (50, 31), dtype=torch.int8)
+    whole[:, 0] = 127
+    stored = {"w": whole, "w.int8_scale": (0.01 + torch.rand(50)).half()}
+    again = pack(unpack(stored), "int8")
+    assert again["w.int8_scale"].dtype == torch.float16
+    assert all(torch.equal(again[name], tensor) for name, tensor in stored.items())
+
+
+def test_only_some_names_are_stored_in_int8() -> None:
+    state = {"a.w": torch.randn(4, 4), "b.w": torch.randn(4, 4), "a.v": torch.randn(4)}
+    packed = pack(state, "int8", ("a.",))
+    assert {name: tensor.dtype for name, tensor in packed.items() if "scale" not in name} == {
+        "a.w": torch.int8, "b.w": torch.float16, "a.v": torch.float16,
+    }  # fmt: skip
+
+
 def test_loading_names_the_first_difference(module: nn.Module, tmp_path: Path) -> None:
     state = dict(module.state_dict())
     state.pop("0.bias")

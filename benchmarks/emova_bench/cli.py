@@ -18,5 +18,5 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; the benchmarks are imported now, not with the command line."""
-    importlib.import_module(f"benchmarks.{arguments.benchmark}").main(arguments.options)
+    importlib.import_module(f"emova_bench.{arguments.benchmark}").main(arguments.options)
     return 0

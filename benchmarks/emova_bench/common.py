@@ -22,7 +22,7 @@ from emova.speech.audio import load_audio
 
 def arguments(name: str, description: str) -> argparse.ArgumentParser:
     """The arguments that all benchmarks take."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser = argparse.ArgumentParser(prog=f"emova bench {name}", description=description)
     parser.add_argument("checkpoint", nargs="?", default="emova-nano", help="a shipped name or a folder")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder of the report")
     parser.add_argument("--threads", type=int, default=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emova import __version__
-from emova.checkpoint.loading import AGAIN, check_files, checkpoint_styles, find_checkpoint, shipped_names
+from emova.checkpoint.loading import AGAIN, check_files, checkpoint_styles, find_checkpoint, read_config, shipped_names
 from emova.cli.common import add_common, show
 from emova.core.errors import InputError
 from emova.core.io import shown
@@ -55,14 +55,24 @@ def describe(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "parameters": {name: count_parameters(path) for name, path in weights.items() if path.exists()},
+        "weights": config.get("weight_storage", "plain"),
         "context": text.get("max_position_embeddings"),
         "layers": text.get("num_hidden_layers"),
         "width": text.get("hidden_size"),
         "tokens": config.get("token_count"),
         "speech_units": config.get("speech_codebook_size"),
+        "kinds": _kinds(folder, config),
         "styles": checkpoint_styles(folder).to_dict(),
         "shipped": shipped_names(),
     }
+
+
+def _kinds(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Which kind of each part the checkpoint names; what it does not name is the kind that it always was."""
+    speech = {"speech_tokenizer": "s2u", "speech_detokenizer": "u2s"}
+    kinds = {name: str(read_config(folder / name).get("kind", usual)) for name, usual in speech.items()}
+    model = {"vision": "internvit", "projector": "c_abstractor", "reply": "json"}
+    return kinds | {name: str((config.get(f"{name}_config") or {}).get("kind", usual)) for name, usual in model.items()}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,8 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
         lines += [f"    {part}: {count / 1e6:.2f}" for part, count in sorted(counts.items())]
     lines.append(
         f"  language model: {facts['layers']} layers x {facts['width']}, {facts['tokens']} tokens, of them "
-        f"{facts['speech_units']} speech units, context {facts['context']}"
+        f"{facts['speech_units']} speech units, context {facts['context']}, weights {facts['weights']}"
     )
+    lines.append(f"  kinds: {', '.join(facts['kinds'].values())}")
     lines += [f"  {name}: {', '.join(words)}" for name, words in facts["styles"].items()]
     lines.append(f"  shipped checkpoints: {', '.join(facts['shipped']) or 'none'}")
     lines += [f"  {name} on this machine's CPU: {status.runs}, {status.why}" for name, status in kernels.items()]

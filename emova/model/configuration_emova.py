@@ -34,7 +34,7 @@ class EmovaConfig(PreTrainedConfig):
         vision_config: the fields of ``emova.vision.towers.VisionConfig``; ``vision`` gives the dataclass.
         projector_config: ``kind`` and the fields of its config class; ``projector`` gives the dataclass.
         token_count: tokens in use; rows of the embedding above it are padding and never predicted.
-        weight_storage: how the checkpoint's weights lie in their file: plain tensors, or the language model in int8 rows
+        weight_storage: how the weights lie in their file: plain tensors, or the language model in int8 rows
             (``emova.model.storage``). A model in memory is always plain.
         always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).

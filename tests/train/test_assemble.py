@@ -37,6 +37,26 @@ def test_the_parts_make_a_checkpoint(parts: AssembleConfig, tiny_checkpoint: Pat
     assert not list(parts.out.parent.glob(".emova-tiny*"))
 
 
+def test_the_language_model_in_int8_rows(parts: AssembleConfig) -> None:
+    plain = assemble(parts)["model.safetensors"]
+    exact = load_parts(parts.out).model.state_dict()
+    narrow = replace(parts, model_storage="int8")
+    small = assemble(narrow)["model.safetensors"]
+    assert small < 0.8 * plain
+    rough = load_parts(parts.out).model.state_dict()
+    assert exact.keys() == rough.keys()
+    for name, tensor in exact.items():
+        if name.startswith(("model.language_model.", "lm_head.")) and tensor.dim() > 1:
+            step = tensor.abs().amax(dim=1, keepdim=True) / 127
+            assert ((rough[name] - tensor).abs() <= 0.51 * step + 1e-6).all() and not torch.equal(rough[name], tensor)
+        else:
+            assert torch.equal(rough[name], tensor), name
+    # Assembled again from what was assembled: the same bytes.
+    written = (parts.out / "model.safetensors").read_bytes()
+    assemble(replace(narrow, model=parts.out, out=parts.out.with_name("again")))
+    assert (parts.out.with_name("again") / "model.safetensors").read_bytes() == written
+
+
 def test_a_written_model_card_stays(parts: AssembleConfig) -> None:
     assemble(parts)
     assert "## Figures" in (parts.out / "README.md").read_text()

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import emova.core.compat  # noqa: F401
 
@@ -35,7 +35,8 @@ class AssembleConfig:
         speech_tokenizer, speech_detokenizer: exports of S2U and U2S.
         prototypes: the style vectors; empty takes the file beside the detokenizer, if there is one.
         out: the checkpoint's folder; an earlier checkpoint there is replaced, its README.md is kept.
-        tokenizer_storage, detokenizer_storage: bits of the speech parts; the model is stored in float16.
+        model_storage: bits of the language model; the model's vision parts have 16.
+        tokenizer_storage, detokenizer_storage: bits of the speech parts.
         phone_decoder: keep the speech tokenizer's phone decoder.
         max_mib: most MiB that all files together may have.
     """
@@ -45,6 +46,7 @@ class AssembleConfig:
     speech_detokenizer: Path
     out: Path
     prototypes: Path | None = None
+    model_storage: Literal["float16", "int8"] = "float16"
     tokenizer_storage: Storage = "int8"
     detokenizer_storage: Storage = "float16"
     phone_decoder: bool = True
@@ -60,7 +62,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
     from emova.checkpoint.loading import checkpoint_styles, load_parts
 
     with staged_folder(config.out) as staged:
-        _write_model(config.model, staged)
+        _write_model(config.model, staged, config.model_storage)
         _write_speech(config, staged)
         prototypes = config.prototypes or config.speech_detokenizer / StylePrototypes.FILE_NAME
         if not prototypes.is_file():
@@ -80,8 +82,9 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
     return sizes
 
 
-def _write_model(source: Path, folder: Path) -> None:
+def _write_model(source: Path, folder: Path, storage: Literal["float16", "int8"]) -> None:
     from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+    from emova.model.storage import save_int8
 
     for name in ("config.json", "tokenizer.json", "processor_config.json"):
         if not (source / name).is_file():
@@ -91,7 +94,10 @@ def _write_model(source: Path, folder: Path) -> None:
     worst = max(float(tensor.abs().max()) for tensor in model.state_dict().values() if tensor.is_floating_point())
     if not worst < torch.finfo(torch.float16).max:
         raise InputError(f"{source}: a weight ({worst:g}) does not fit 16 bits; train with a lower rate")
-    model.half().save_pretrained(folder)
+    if storage == "int8":
+        save_int8(model, folder)
+    else:
+        model.half().save_pretrained(folder)
     EmovaProcessor.from_pretrained(source, local_files_only=True).save_pretrained(folder)
 
 
@@ -183,6 +189,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speech-detokenizer", type=Path, default=Path("runs/u2s-nano/export"))
     parser.add_argument("--prototypes", type=Path, help="style_prototypes.safetensors; default: beside the detokenizer")
     parser.add_argument("--out", type=Path, default=Path("runs/emova-nano"), help="the checkpoint's folder")
+    parser.add_argument("--model-storage", choices=("float16", "int8"), default="float16", help="of the language model")
     parser.add_argument("--tokenizer-storage", choices=("float32", "float16", "int8"), default="int8")
     parser.add_argument("--detokenizer-storage", choices=("float32", "float16", "int8"), default="float16")
     parser.add_argument("--no-phone-decoder", dest="phone_decoder", action="store_false", help="leave it out")
