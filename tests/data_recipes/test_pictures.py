@@ -25,8 +25,8 @@ from emova_data.nano.pictures import (
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.library import Cutout
 from emova_data.nano.pictures.make import PictureSample
-from emova_data.nano.pictures.marks import Mark, opaque_box
 from emova_data.nano.pictures.questions import TYPES, phrasings
+from emova_data.nano.pictures.regions import Region, opaque_box
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,14 @@ def test_same_arguments_same_picture(library: dict[str, list[Cutout]]) -> None:
 
 def test_every_picture_says_what_is_where(samples: list[PictureSample]) -> None:
     for sample in samples:
-        marks = json.loads(json.dumps(sample.record["marks"]))
-        assert marks
-        for mark in marks:
-            left, top, right, bottom = mark["box"]
-            assert mark["text"] and 0 <= left < right <= 1 and 0 <= top < bottom <= 1, (sample.key, mark)
+        regions = json.loads(json.dumps(sample.record["regions"]))
+        assert regions
+        for region in regions:
+            left, top, right, bottom = region["box"]
+            assert region["text"] and 0 <= left < right <= 1 and 0 <= top < bottom <= 1, (sample.key, region)
         # What is named is marked: all of a picture's facts that stand somewhere in it.
-        facts, named = dict(sample.drawn.facts), {mark["text"]: mark["box"] for mark in marks}
-        said = {word for mark in named for word in mark.split()}
+        facts, named = dict(sample.drawn.facts), {region["text"]: region["box"] for region in regions}
+        said = {word for region in named for word in region.split()}
         for name in ("word", "event", "colour", "day", "venue", "product", "feeling", "weather", "name"):
             assert name not in facts or set(facts[name].split()) <= said, (sample.key, name)
         assert {f"{s['colour']} {s['shape']}" for s in facts.get("shapes", ())} <= named.keys()
@@ -90,8 +90,8 @@ def test_boxes_follow_what_is_drawn_when_it_is_tilted() -> None:
         sheet = canvas.layer()
         box = (60.0, 130.0, 100.0, 150.0)
         ImageDraw.Draw(sheet).rectangle([2 * value for value in box], fill=(255, 0, 0, 255))
-        tilted, (mark,) = canvas.tilt(rng, sheet, [Mark("red", box)], 6.0, (0.8, 1.1), 8.0)
-        assert np.allclose(mark.box, opaque_box(tilted), atol=2)
+        tilted, (region,) = canvas.tilt(rng, sheet, [Region("red", box)], 6.0, (0.8, 1.1), 8.0)
+        assert np.allclose(region.box, opaque_box(tilted), atol=2)
 
 
 def test_no_held_out_phrasing_in_training() -> None:
@@ -252,7 +252,7 @@ def test_shards_do_not_depend_on_processes_and_resume(
         assert Image.open(io.BytesIO(picture.read())).size == (224, 224)
         content = json.loads(record.read())
     assert members[0].removesuffix(".png") == members[1].removesuffix(".json")
-    assert set(content) == {"kind", "caption", "reordered", "questions", "facts", "marks", "split"}
+    assert set(content) == {"kind", "caption", "reordered", "questions", "facts", "regions", "split"}
     assert set(content["questions"][0]) == {"question", "answer", "emotion", "pitch", "type", "key"}
 
 

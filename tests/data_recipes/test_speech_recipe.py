@@ -25,9 +25,9 @@ from emova_data.nano.speech.sets import (
     plan_questions_kokoro,
     plan_questions_test,
     plan_s2u,
-    plan_said,
     plan_style,
     plan_style_test,
+    plan_tts,
 )
 from emova_data.nano.speech.shards import Item, make_set, plan_digest, read_info, write_tar
 from emova_data.nano.voices.voices import FESTIVAL_VOICES, HELD_OUT_FAMILIES, family_of, gender_of
@@ -46,7 +46,7 @@ def test_plans_are_a_function_of_the_seed() -> None:
 def test_no_training_item_uses_a_held_out_family() -> None:
     plan = SpeechPlan()
     items = plan_s2u(SENTENCES, plan, 0) + plan_questions(QUESTIONS, plan, 0) + plan_style(TEXTS, plan, 0)
-    items += plan_parallel(TEXTS, plan, 0) + plan_said(TEXTS, plan, 0)
+    items += plan_parallel(TEXTS, plan, 0) + plan_tts(TEXTS, plan, 0)
     assert items and all(family_of(item.voice) not in HELD_OUT_FAMILIES for item in items)
     test = plan_questions_test(QUESTIONS, plan, 0)
     assert {family_of(item.voice) for item in test} >= set(HELD_OUT_FAMILIES)
@@ -80,7 +80,7 @@ def test_parallel_texts_are_said_by_the_canonical_voice_and_by_others_once_each(
 
 
 def test_what_is_read_aloud_is_said_once_in_the_canonical_voice() -> None:
-    items = plan_said([*TEXTS, TEXTS[0]], SpeechPlan(said=30), 0)
+    items = plan_tts([*TEXTS, TEXTS[0]], SpeechPlan(tts=30), 0)
     assert [item.text for item in items] == list(dict.fromkeys(TEXTS))[:30]
     assert {item.voice for item in items} == {"hibari/female"} and {item.split for item in items} == {"train"}
 

@@ -22,9 +22,9 @@ from emova_data.nano.speech.sets import (
     plan_s2u,
     plan_s2u_kokoro,
     plan_s2u_test,
-    plan_said,
     plan_style,
     plan_style_test,
+    plan_tts,
     read_lines,
 )
 from emova_data.nano.speech.shards import Item, ShardInfo, make_set
@@ -189,11 +189,11 @@ def _parallel(recipe: Recipe) -> None:
     recipe.speak(plan_parallel(questions + sentences, recipe.plan, recipe.seed))
 
 
-def _said(recipe: Recipe) -> None:
+def _tts(recipe: Recipe) -> None:
     """Sentences, what Kokoro asks, and other questions."""
     natural = [item.text for item in plan_questions_kokoro(_all_questions(recipe), recipe.plan, recipe.seed)]
     texts = [*_sentences(recipe), *natural, *_shuffled(_asked(recipe), recipe.seed)]
-    recipe.speak(plan_said(texts, recipe.plan, recipe.seed))
+    recipe.speak(plan_tts(texts, recipe.plan, recipe.seed))
 
 
 def _sentences(recipe: Recipe, split: str = "train") -> list[str]:
@@ -234,13 +234,13 @@ def _question(recipe: Recipe) -> None:
     recipe.speak(plan_questions_test(questions, recipe.plan, recipe.seed))
 
 
-def _changed(recipe: Recipe) -> None:
-    from emova_data.nano.voices.voice_conversion import OF_SETS, make_changed
+def _voice_conversion(recipe: Recipe) -> None:
+    from emova_data.nano.voices.voice_conversion import OF_SETS, make_converted
 
     folder = recipe.folder / "speech"
     shards = [path for name in OF_SETS for path in sorted(folder.glob(f"{name}-train-*.tar"))]
-    recipe.progress.start("changed-train", len(shards))
-    make_changed(folder, shards, recipe.seed, recipe.jobs, report=lambda info: recipe.progress.advance())
+    recipe.progress.start("voice_conversion-train", len(shards))
+    make_converted(folder, shards, recipe.seed, recipe.jobs, report=lambda info: recipe.progress.advance())
 
 
 def _manifest(recipe: Recipe) -> None:
@@ -258,11 +258,11 @@ STEPS: dict[str, tuple[str, Callable[[Recipe], None]]] = {
     "actors": ("recordings of many actors, labelled by a recogniser and their script", _actors),
     "style": ("the 24 speaking styles for the detokenizer", _style),
     "parallel": ("the same sentences by the canonical voice and by others, for the detokenizer", _parallel),
-    "said": ("sentences in the canonical voice, to learn reading aloud", _said),
+    "tts": ("sentences in the canonical voice, to learn reading aloud", _tts),
     "answer": ("every answer once in the canonical voice", _answer),
     "question": ("every question in several voices; held-out families for the test", _question),
     "kokoro": ("more training speech from the slowest voices", _kokoro),
-    "changed": ("natural voices' recordings said again by other throats", _changed),
+    "voice_conversion": ("natural voices' recordings, converted to other speakers", _voice_conversion),
     "manifest": ("counts, hours, licences and checksums", _manifest),
 }
 

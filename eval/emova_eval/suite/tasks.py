@@ -233,12 +233,8 @@ class DialogueTask(MetricTask):
         if mode == "end-to-end" and recogniser is None:
             raise InputError("end-to-end: a recogniser must hear the replies; run `emova data fetch nano`")
         metric = Metric("dialogue", lambda said, example: Score(0.0), unit="of 10", aggregate=mean)
-        super().__init__(
-            name,
-            items,
-            metric,
-            judge.name + (f"; heard by {recogniser.name}" if recogniser and mode == "end-to-end" else ""),
-        )
+        heard = f"; heard by {recogniser.name}" if recogniser and mode == "end-to-end" else ""
+        super().__init__(name, items, metric, judge.name + heard)
         self.mode, self.answer_judge, self.recogniser = mode, judge, recogniser
         self.count_errors = word_errors if language == "en" else character_errors
 
@@ -311,9 +307,8 @@ class SpokenQaTask(MetricTask):
         judge: AnswerJudge | None = None,
     ) -> None:
         how = judge.name if judge else "contains a reference"
-        super().__init__(
-            name, items, find_metric("contains"), how + (f"; heard by {recogniser.name}" if recogniser else "")
-        )
+        heard = f"; heard by {recogniser.name}" if recogniser else ""
+        super().__init__(name, items, find_metric("contains"), how + heard)
         self.recogniser, self.answer_judge = recogniser, judge
 
     def ask(self, model: Any, example: Example) -> Output:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from emova_data.nano.pictures.marks import Box, Mark, moved
+from emova_data.nano.pictures.regions import Box, Region, moved
 
 SIZE = 224
 SCALE = 2
@@ -169,14 +169,14 @@ def paste(rng: Rng, ground: Image.Image, top: Image.Image, at: tuple[int, int] =
 def tilt(
     rng: Rng,
     drawing: Image.Image,
-    marks: Iterable[Mark],
+    regions: Iterable[Region],
     degrees: float = 4.0,
     shrink: tuple[float, float] = (0.93, 1.0),
     shift: float = 4.0,
-) -> tuple[Image.Image, tuple[Mark, ...]]:
+) -> tuple[Image.Image, tuple[Region, ...]]:
     """Reduce a 448 x 448 layer, and turn, scale, shear and move it a little, as a hand-held camera would see it.
 
-    The layer's marks move along.
+    The layer's regions move along.
     """
     angle = math.radians(uniform(rng, -degrees, degrees))
     scale = 1 / uniform(rng, *shrink)
@@ -187,7 +187,7 @@ def tilt(
     a, b, d, e = cos, sin + shear, -sin, cos
     matrix = (a, b, c - a * (c + tx) - b * (c + ty), d, e, c - d * (c + tx) - e * (c + ty))
     top = drawing.reduce(SCALE).transform((SIZE, SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-    return top, tuple(moved(marks, matrix))
+    return top, tuple(moved(regions, matrix))
 
 
 def _text(

@@ -8,7 +8,7 @@ from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import SCALE, Colour, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn, listing
-from emova_data.nano.pictures.marks import Box, Mark, together
+from emova_data.nano.pictures.regions import Box, Region, together
 
 
 def _bar(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: Colour, edge: bool) -> None:
@@ -87,13 +87,13 @@ def draw(rng: Rng, split: str) -> Drawn:
     wide = max(len(label) for label, _ in shown)
     stand = wide * count <= 15 and canvas.chance(rng, 0.6)
     boxes = (_standing if stand else _lying)(rng, pen, shown, ink, colours)
-    marks = [
-        Mark(text, together(parts))
+    regions = [
+        Region(text, together(parts))
         for (word, value), parts in zip(bars.items(), boxes, strict=True)
         for text in (word, v.NUMBERS[value])
     ]
     ground = canvas.background(rng)
-    sheet, placed = canvas.tilt(rng, sheet, marks, 3.0, (0.95, 1.0), 2.0)
+    sheet, placed = canvas.tilt(rng, sheet, regions, 3.0, (0.95, 1.0), 2.0)
     canvas.paste(rng, ground, sheet)
     high, low = max(bars, key=lambda w: bars[w]), min(bars, key=lambda w: bars[w])
     parts = [f"{word} {v.NUMBERS[value]}" for word, value in bars.items()]

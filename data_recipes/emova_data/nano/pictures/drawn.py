@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emova_data.nano.pictures.marks import Mark
+from emova_data.nano.pictures.regions import Region
 from emova_data.nano.pictures.vocabulary import PLAIN, Mood
 
 
@@ -28,14 +28,14 @@ class Ask:
 @dataclass(frozen=True)
 class Drawn:
     """``image``: 224 x 224 RGB. ``facts``: what was drawn, as plain JSON values. ``caption``: all of it in words.
-    ``marks``: what is where, in pixels of the image. ``listed``: names with their values, as the caption lists them in
-    the picture's order."""
+    ``regions``: what is where, in pixels of the image. ``listed``: names with their values, as the caption lists them
+    in the picture's order."""
 
     image: Image.Image
     facts: Mapping[str, Any]
     caption: str
     asks: tuple[Ask, ...]
-    marks: tuple[Mark, ...]
+    regions: tuple[Region, ...]
     listed: tuple[str, ...] = ()
 
     def reordered(self, rng: np.random.Generator) -> str:

@@ -8,7 +8,7 @@ from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import BIG, SCALE, Colour, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn
-from emova_data.nano.pictures.marks import Box, Mark, hull
+from emova_data.nano.pictures.regions import Box, Region, hull
 
 _SKINS: tuple[Colour, ...] = (
     (250, 208, 60), (250, 208, 60), (246, 208, 176), (226, 172, 130), (172, 116, 76), (112, 72, 48), (150, 200, 130),
@@ -107,7 +107,7 @@ def draw_face(rng: Rng, split: str) -> Drawn:
     feeling = str(rng.choice(v.FACES))
     ground = canvas.background(rng)
     sheet, box = _face(rng, feeling)
-    face, placed = canvas.tilt(rng, sheet, [Mark(f"{feeling} face", box)], 9.0, (0.8, 1.02), 10.0)
+    face, placed = canvas.tilt(rng, sheet, [Region(f"{feeling} face", box)], 9.0, (0.8, 1.02), 10.0)
     canvas.paste(rng, ground, canvas.light_from_above(rng, face, 0.2))
     mood = v.FACE_MOODS[feeling]
     other = str(rng.choice([f for f in v.FACES if f != feeling]))
@@ -160,7 +160,7 @@ def _sky(rng: Rng, weather: str) -> canvas.Image.Image:
 
 
 def draw_weather(rng: Rng, split: str) -> Drawn:
-    """One of five kinds of weather over a field; the marks are of sun, clouds, lightning, all drops or all flakes."""
+    """One of five kinds of weather over a field; the regions are of sun, clouds, lightning, all drops or all flakes."""
     weather = str(rng.choice(v.WEATHERS))
     picture = _sky(rng, weather)
     pen = canvas.ImageDraw.Draw(picture)
@@ -213,7 +213,7 @@ def draw_weather(rng: Rng, split: str) -> Drawn:
         Ask("is_weather", f"no|{weather}", other, mood),
         Ask("kind", v.KIND_NAMES["weather"], weight=0.6),
     )
-    marks = [Mark(weather, box) for box in boxes]
-    top, placed = canvas.tilt(rng, picture.convert("RGBA"), marks, 3.0, (1.06, 1.15), 3.0)
+    regions = [Region(weather, box) for box in boxes]
+    top, placed = canvas.tilt(rng, picture.convert("RGBA"), regions, 3.0, (1.06, 1.15), 3.0)
     caption = f"A drawing of the weather: it is {weather}."
     return Drawn(canvas.camera(rng, top.convert("RGB")), {"weather": weather}, caption, asks, placed)

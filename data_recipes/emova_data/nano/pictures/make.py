@@ -20,8 +20,8 @@ from emova.core.writing import staged_output, write_text
 from emova_data.nano.pictures import charts, faces, objects, posters, price_tags, questions, scenes, signs, tables
 from emova_data.nano.pictures.drawn import Ask, Drawn
 from emova_data.nano.pictures.library import Library, load_library
-from emova_data.nano.pictures.marks import record as record_marks
 from emova_data.nano.pictures.questions import Question
+from emova_data.nano.pictures.regions import record as record_regions
 
 # A picture's place in this row is part of its seed.
 KINDS = ("objects", "scenes", "charts", "tables", "price_tags", "signs", "posters", "faces", "weather")
@@ -87,7 +87,7 @@ def make_picture(kind: str, seed: int, index: int, split: str, library: Library 
         "reordered": [drawn.reordered(rng) for _ in range(REORDERED)] if drawn.listed else [],
         "questions": [q.record() for q in asked],
         "facts": dict(drawn.facts),
-        "marks": record_marks(drawn.marks, drawn.image.width),
+        "regions": record_regions(drawn.regions, drawn.image.width),
         "split": split,
     }
     return PictureSample(key, drawn, asked, record)

@@ -10,7 +10,7 @@ from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import SIZE, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn
 from emova_data.nano.pictures.library import Library
-from emova_data.nano.pictures.marks import Mark, opaque_box
+from emova_data.nano.pictures.regions import Region, opaque_box
 
 UNSEEN_SHARE = 0.25  # of the test pictures show a source picture that training never used
 
@@ -62,4 +62,4 @@ def draw(rng: Rng, split: str, library: Library) -> Drawn:
     )
     facts = {"name": name, "source": cutout.source, "unseen_source": cutout.held_out}
     caption = f"A picture of one thing: this is {v.with_article(name)}."
-    return Drawn(canvas.camera(rng, ground), facts, caption, asks, (Mark(name, opaque_box(thing, at)),))
+    return Drawn(canvas.camera(rng, ground), facts, caption, asks, (Region(name, opaque_box(thing, at)),))

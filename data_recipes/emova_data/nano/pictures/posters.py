@@ -8,7 +8,7 @@ from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import SCALE, Colour, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn
-from emova_data.nano.pictures.marks import Mark
+from emova_data.nano.pictures.regions import Region
 
 
 def _icon(rng: Rng, pen: canvas.ImageDraw.ImageDraw, venue: str, x: float, y: float) -> None:
@@ -89,10 +89,10 @@ def draw(rng: Rng, split: str) -> Drawn:
     longest = max(lines, key=len)
     face = canvas.fit_font(path, longest, 196, 46 if len(lines) == 1 else 36)
     step = 34.0
-    marks = []
+    regions = []
     for i, (text, name) in enumerate(zip(lines, event.split(" "), strict=True)):
         written = canvas.text_centre(pen, (112, (42 if len(lines) == 1 else 27) + step * i), text, face, ink)
-        marks.append(Mark(name, written))
+        regions.append(Region(name, written))
     below = canvas.chance(rng, 0.7)
     day_y, icon_y = (192, 126) if below else (98, 164)
     word = day.upper() if canvas.chance(rng, 0.5) else day
@@ -101,14 +101,14 @@ def draw(rng: Rng, split: str) -> Drawn:
         half = day_face.getlength(word) / 2 + 16
         band = canvas.shade(paper, 0.45) if canvas.luminance(ink) > 140 else canvas.shade(paper, 1.25)
         pen.rounded_rectangle((224 - half, day_y * 2 - 40, 224 + half, day_y * 2 + 40), 14, fill=band)
-    marks.append(Mark(day, canvas.text_centre(pen, (112, day_y), word, day_face, ink)))
+    regions.append(Region(day, canvas.text_centre(pen, (112, day_y), word, day_face, ink)))
     pen.rounded_rectangle(
         (120, icon_y * 2 - 88, 328, icon_y * 2 + 76), 20, fill=canvas.jitter(rng, (214, 232, 244), 10)
     )
     _icon(rng, pen, venue, 112, icon_y + 1)
-    marks.append(Mark(venue, (60, icon_y - 44, 164, icon_y + 38)))
+    regions.append(Region(venue, (60, icon_y - 44, 164, icon_y + 38)))
     ground = canvas.background(rng)
-    sheet, placed = canvas.tilt(rng, sheet, marks, 3.5, (0.95, 1.0), 2.0)
+    sheet, placed = canvas.tilt(rng, sheet, regions, 3.5, (0.95, 1.0), 2.0)
     canvas.paste(rng, ground, sheet)
     mood = v.EVENT_MOODS.get(event, v.PLAIN)
     other = str(rng.choice([d for d in v.DAYS if d != day]))

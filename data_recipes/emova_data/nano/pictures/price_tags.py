@@ -6,7 +6,7 @@ from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import BIG, SCALE, Colour, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn
-from emova_data.nano.pictures.marks import Mark
+from emova_data.nano.pictures.regions import Region
 
 _PAPERS: tuple[Colour, ...] = (
     (250, 248, 240), (250, 222, 60), (250, 222, 60), (212, 44, 40), (248, 150, 40), (40, 140, 80), (40, 90, 180),
@@ -49,8 +49,8 @@ def draw(rng: Rng, split: str) -> Drawn:
     price_box = canvas.text_centre(pen, (112, bottom - 54), price, canvas.fit_font(path, price, 186, 78), price_ink)
     ground = canvas.background(rng)
     words = v.price_words(cents)
-    marks = (Mark(product, product_box), Mark(words, price_box))
-    sheet, placed = canvas.tilt(rng, sheet, marks, 5.0, (0.93, 1.0), 4.0)
+    regions = (Region(product, product_box), Region(words, price_box))
+    sheet, placed = canvas.tilt(rng, sheet, regions, 5.0, (0.93, 1.0), 4.0)
     canvas.paste(rng, ground, sheet)
     mood = v.price_mood(cents)
     asks = [

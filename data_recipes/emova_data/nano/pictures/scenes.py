@@ -10,7 +10,7 @@ from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import SCALE, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn, listing
-from emova_data.nano.pictures.marks import Mark, opaque_box
+from emova_data.nano.pictures.regions import Region, opaque_box
 
 _CENTRES = {
     "top left": (56, 56),
@@ -81,14 +81,14 @@ def draw(rng: Rng, split: str) -> Drawn:
         places = [str(p) for p in rng.permutation(v.PLACES)[:count]]
         centres = [_CENTRES[p] for p in places]
     ground = canvas.background(rng, light=None)
-    marks = []
+    regions = []
     for (colour, shape), (x, y) in zip(pairs, centres, strict=True):
         radius = canvas.uniform(rng, 26, 33)
         tile = draw_shape(rng, shape, colour, radius)
         dx, dy = canvas.uniform(rng, -7, 7), canvas.uniform(rng, -7, 7) * (2.5 if row else 1)
         at = (round(x + dx - tile.width / 2), round(y + dy - tile.height / 2))
         canvas.paste(rng, ground, tile, at, shadow=canvas.uniform(rng, 0.1, 0.45))
-        marks.append(Mark(f"{colour} {shape}", opaque_box(tile, at)))
+        regions.append(Region(f"{colour} {shape}", opaque_box(tile, at)))
     facts = {
         "shapes": [
             {"colour": c, "shape": s, "place": p} for (c, s), p in zip(pairs, places, strict=True)
@@ -105,7 +105,7 @@ def draw(rng: Rng, split: str) -> Drawn:
         ]
         number = f"{v.NUMBERS[count]} {v.plural('shape', count)}"
         caption = f"There {'is' if count == 1 else 'are'} {number}: {listing(parts)}."
-    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(_asks(rng, pairs, places, row)), tuple(marks))
+    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(_asks(rng, pairs, places, row)), tuple(regions))
 
 
 def _asks(rng: Rng, pairs: list[tuple[str, str]], places: list[str], row: bool) -> list[Ask]:

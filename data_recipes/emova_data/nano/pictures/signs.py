@@ -8,7 +8,7 @@ from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import BIG, SCALE, Colour, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn
-from emova_data.nano.pictures.marks import Box, Mark
+from emova_data.nano.pictures.regions import Box, Region
 
 
 def _plate(
@@ -61,12 +61,12 @@ def draw(rng: Rng, split: str) -> Drawn:
     longest = max(lines, key=len)
     face = canvas.fit_font(path, longest, room, 66 if len(lines) == 1 else 50)
     step = face.size / SCALE * 1.08
-    marks = [Mark(f"{name} sign", plate)]
+    regions = [Region(f"{name} sign", plate)]
     for i, (text, said) in enumerate(zip(lines, word.split(" "), strict=True)):
         written = canvas.text_centre(pen, (112, 112 + step * (i - (len(lines) - 1) / 2)), text, face, ink)
-        marks.append(Mark(said, written))
+        regions.append(Region(said, written))
     ground = canvas.background(rng)
-    sheet, placed = canvas.tilt(rng, sheet, marks, 5.0, (0.9, 1.0), 4.0)
+    sheet, placed = canvas.tilt(rng, sheet, regions, 5.0, (0.9, 1.0), 4.0)
     canvas.paste(rng, ground, canvas.light_from_above(rng, sheet, canvas.uniform(rng, 0, 0.24)))
     mood = v.SIGN_MOODS.get(word, v.PLAIN)
     other = str(rng.choice([s for s in v.SIGNS if s != word]))

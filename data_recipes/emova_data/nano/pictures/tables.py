@@ -6,7 +6,7 @@ from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import SCALE, Rng
 from emova_data.nano.pictures.drawn import Ask, Drawn, listing
-from emova_data.nano.pictures.marks import Mark, together
+from emova_data.nano.pictures.regions import Region, together
 
 
 def draw(rng: Rng, split: str) -> Drawn:
@@ -29,7 +29,7 @@ def draw(rng: Rng, split: str) -> Drawn:
     band = canvas.shade(paper, 0.93) if canvas.luminance(paper) > 110 else canvas.shade(paper, 1.15)
     striped, ruled = canvas.chance(rng, 0.5), canvas.chance(rng, 0.7)
     tint = canvas.vivid(rng)
-    marks = []
+    regions = []
     for i, (left, right) in enumerate(rows):
         top = 9 + height * i
         box = (9 * SCALE, int(top * SCALE), 215 * SCALE, int((top + height) * SCALE))
@@ -43,17 +43,17 @@ def draw(rng: Rng, split: str) -> Drawn:
         name_box = canvas.text_left(pen, (16, top + height / 2), left, used, colour)
         score_box = canvas.text_centre(pen, ((split_at + 215) / 2, top + height / 2), right, used, colour)
         if head:
-            marks += [Mark(left, name_box), Mark(right, score_box)]
+            regions += [Region(left, name_box), Region(right, score_box)]
         else:
             row = together((name_box, score_box))
-            marks += [Mark(left, row), Mark(v.NUMBERS[scores[left]], row)]
+            regions += [Region(left, row), Region(v.NUMBERS[scores[left]], row)]
         if ruled and i:
             pen.line((9 * SCALE, box[1], 215 * SCALE, box[1]), fill=line, width=3)
     if ruled:
         pen.line((int(split_at * SCALE), 9 * SCALE, int(split_at * SCALE), 215 * SCALE), fill=line, width=3)
         pen.rectangle((9 * SCALE, 9 * SCALE, 215 * SCALE, 215 * SCALE), outline=line, width=4)
     ground = canvas.background(rng)
-    sheet, placed = canvas.tilt(rng, sheet, marks, 3.0, (0.95, 1.0), 2.0)
+    sheet, placed = canvas.tilt(rng, sheet, regions, 3.0, (0.95, 1.0), 2.0)
     canvas.paste(rng, ground, sheet)
     best, last = max(scores, key=lambda n: scores[n]), min(scores, key=lambda n: scores[n])
     parts = [f"{name} {v.NUMBERS[score]}" for name, score in scores.items()]

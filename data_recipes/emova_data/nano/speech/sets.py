@@ -1,4 +1,4 @@
-"""What is spoken by whom: the plans of the speech sets ``s2u``, ``style``, ``parallel``, ``said``, ``answer`` and
+"""What is spoken by whom: the plans of the speech sets ``s2u``, ``style``, ``parallel``, ``tts``, ``answer`` and
 ``question``.
 
 A plan is a list of items and depends on the texts and the seed alone. Every random choice is drawn from a generator
@@ -46,7 +46,7 @@ class SpeechPlan:
         question_kokoro: training questions that Kokoro asks too, by its voices and by voices between two of them.
         question_test: (piper, festival, training-voice) renderings of held-out questions.
         answers: at most so many answers.
-        said: sentences, and as far as they do not suffice questions, that the canonical voice reads aloud.
+        tts: sentences, and as far as they do not suffice questions, that the canonical voice reads aloud.
         parallel_texts: sentences and training questions that the canonical voice and others say.
         parallel_voices: other voices that say each of them.
     """
@@ -60,7 +60,7 @@ class SpeechPlan:
     question_kokoro: int = 1200
     question_test: tuple[int, int, int] = (340, 115, 345)
     answers: int = 20000
-    said: int = 12000
+    tts: int = 12000
     parallel_texts: int = 3000
     parallel_voices: int = 4
 
@@ -171,11 +171,11 @@ def plan_parallel(texts: Sequence[str], plan: SpeechPlan, seed: int) -> list[Ite
     return items
 
 
-def plan_said(texts: Sequence[str], plan: SpeechPlan, seed: int) -> list[Item]:
+def plan_tts(texts: Sequence[str], plan: SpeechPlan, seed: int) -> list[Item]:
     """The first texts in the canonical female voice."""
     return [
-        Item(f"said_{number:06d}", text, _CANONICAL[0], "said", "train", SPEECH_RATE, seed=seed)
-        for number, text in enumerate(_unique(texts)[: plan.said])
+        Item(f"tts_{number:06d}", text, _CANONICAL[0], "tts", "train", SPEECH_RATE, seed=seed)
+        for number, text in enumerate(_unique(texts)[: plan.tts])
     ]
 
 

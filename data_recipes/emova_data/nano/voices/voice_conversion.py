@@ -1,4 +1,4 @@
-"""Recordings said again by other throats: analysed and resynthesised by WORLD, so that few voices become many.
+"""Voice conversion: recordings analysed and resynthesised by WORLD as other speakers, so that few voices become many.
 
 Of a clip's voice everything changes but its words: F0 level and range, vocal tract, tempo, breath, and how finely the
 envelope follows the harmonics, as other speakers' and as vocoders' and diphone synthesizers' do (WORLD: Morise et al.
@@ -30,7 +30,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Throat:
+class VoiceChange:
     """How a voice is changed.
 
     Args:
@@ -52,9 +52,9 @@ class Throat:
     tilt_db: float
 
 
-def draw_throat(rng: np.random.Generator) -> Throat:
-    """A random throat."""
-    return Throat(
+def draw_change(rng: np.random.Generator) -> VoiceChange:
+    """A random change."""
+    return VoiceChange(
         f0=float(np.exp(rng.uniform(-0.5, 0.5))),
         f0_range=float(rng.uniform(0.0, 1.7)),
         tract=float(np.exp(rng.uniform(-0.18, 0.18))),
@@ -65,8 +65,8 @@ def draw_throat(rng: np.random.Generator) -> Throat:
     )
 
 
-def change(samples: np.ndarray, throat: Throat) -> np.ndarray:
-    """``samples`` [T] float32 at 16 kHz, said by ``throat``; the level stays, the length changes by the tempo."""
+def convert(samples: np.ndarray, change: VoiceChange) -> np.ndarray:
+    """``samples`` [T] float32 at 16 kHz in another voice; the level stays, the length changes by the tempo."""
     import pyworld
 
     signal = samples.astype(np.float64)
@@ -78,43 +78,46 @@ def change(samples: np.ndarray, throat: Throat) -> np.ndarray:
     if voiced.any():
         pitch_F = np.log(f0_F[voiced])
         mean = pitch_F.mean()
-        f0_F[voiced] = np.exp(mean + np.log(throat.f0) + (pitch_F - mean) * throat.f0_range).clip(50.0, 700.0)
+        f0_F[voiced] = np.exp(mean + np.log(change.f0) + (pitch_F - mean) * change.f0_range).clip(50.0, 700.0)
     log_FN = np.log(envelope_FN + 1e-12)
     bins_N = np.arange(log_FN.shape[1])
-    source_N = np.minimum(bins_N / throat.tract, bins_N[-1])
+    source_N = np.minimum(bins_N / change.tract, bins_N[-1])
     low_N = np.minimum(source_N.astype(int), bins_N[-1] - 1)
     part_N = source_N - low_N
     log_FN = log_FN[:, low_N] * (1 - part_N) + log_FN[:, low_N + 1] * part_N
-    if throat.smooth:
+    if change.smooth:
         cepstrum = np.fft.irfft(log_FN, axis=1)
-        cepstrum[:, throat.smooth : -throat.smooth + 1] = 0
+        cepstrum[:, change.smooth : -change.smooth + 1] = 0
         log_FN = np.fft.rfft(cepstrum, axis=1).real
-    log_FN = log_FN + bins_N / bins_N[-1] * throat.tilt_db * np.log(10) / 10
-    noise_FN = noise_FN**throat.aperiodicity
-    at_F = np.minimum(np.arange(0, len(f0_F), throat.tempo).astype(int), len(f0_F) - 1)
-    said = pyworld.synthesize(
+    log_FN = log_FN + bins_N / bins_N[-1] * change.tilt_db * np.log(10) / 10
+    noise_FN = noise_FN**change.aperiodicity
+    at_F = np.minimum(np.arange(0, len(f0_F), change.tempo).astype(int), len(f0_F) - 1)
+    converted = pyworld.synthesize(
         f0_F[at_F], np.exp(log_FN[at_F]), np.ascontiguousarray(noise_FN[at_F]).clip(0, 1), RATE, FRAME_MS
     )
-    level = np.sqrt(np.mean(signal**2) / max(float(np.mean(said**2)), 1e-12))
-    said = said * level
-    peak = float(np.abs(said).max(initial=0.0))
-    return (said * (0.99 / peak if peak > 0.99 else 1.0)).astype(np.float32)
+    level = np.sqrt(np.mean(signal**2) / max(float(np.mean(converted**2)), 1e-12))
+    converted = converted * level
+    peak = float(np.abs(converted).max(initial=0.0))
+    return (converted * (0.99 / peak if peak > 0.99 else 1.0)).astype(np.float32)
 
 
-def make_changed(
+def make_converted(
     folder: Path, shards: Sequence[Path], seed: int, jobs: int = 1, report: Callable[[ShardInfo], None] = lambda i: None
 ) -> list[ShardInfo]:
-    """Write ``changed-train`` shards, one for each of ``shards`` (training shards of ``folder``)."""
-    work = [(folder / f"changed-train-{number:06d}.tar", shard, seed) for number, shard in enumerate(sorted(shards))]
+    """Write ``voice_conversion-train`` shards, one for each of ``shards`` (training shards of ``folder``)."""
+    work = [
+        (folder / f"voice_conversion-train-{number:06d}.tar", shard, seed)
+        for number, shard in enumerate(sorted(shards))
+    ]
     infos = []
-    for info in in_processes(_change_shard, work, jobs):
+    for info in in_processes(_convert_shard, work, jobs):
         infos.append(info)
         report(info)
-    remove_others(folder, "changed-train", {info.name for info in infos})
+    remove_others(folder, "voice_conversion-train", {info.name for info in infos})
     return infos
 
 
-def _change_shard(job: tuple[Path, Path, int]) -> ShardInfo:
+def _convert_shard(job: tuple[Path, Path, int]) -> ShardInfo:
     from emova_data.records.recordings import read_recordings
 
     path, shard, seed = job
@@ -125,11 +128,11 @@ def _change_shard(job: tuple[Path, Path, int]) -> ShardInfo:
         return info
     samples: list[tuple[str, bytes, dict[str, Any]]] = []
     for recording in read_recordings(shard, RATE):
-        throat = draw_throat(generator("throat", seed, recording.key))
-        said = change(recording.samples, throat)
+        change = draw_change(generator("throat", seed, recording.key))  # the name is part of the seed
+        converted = convert(recording.samples, change)
         meta = {
-            **recording.record, "alignment": None, "set": "changed", "family": "changed", "throat": asdict(throat),
-            "seconds": round(len(said) / RATE, 4),
+            **recording.record, "alignment": None, "set": "voice_conversion", "family": "voice_conversion",
+            "change": asdict(change), "seconds": round(len(converted) / RATE, 4),
         }  # fmt: skip
-        samples.append((f"changed_{recording.key}", encode_flac(said, RATE), meta))
+        samples.append((f"converted_{recording.key}", encode_flac(converted, RATE), meta))
     return write_shard(path, plan, samples)

@@ -1,4 +1,4 @@
-"""Other throats: what was asked is what is heard, words' times follow the tempo, and shards repeat bit for bit."""
+"""Voice conversion: what was asked is what is heard, words' times follow the tempo, and shards repeat bit for bit."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from emova_data.nano.speech.labelled import Recordings, is_test
-from emova_data.nano.voices.voice_conversion import Throat, change, make_changed
+from emova_data.nano.voices.voice_conversion import VoiceChange, convert, make_converted
 
-SAME = Throat(f0=1.0, f0_range=1.0, tract=1.0, tempo=1.0, aperiodicity=1.0, smooth=0, tilt_db=0.0)
+SAME = VoiceChange(f0=1.0, f0_range=1.0, tract=1.0, tempo=1.0, aperiodicity=1.0, smooth=0, tilt_db=0.0)
 pyworld = pytest.importorskip("pyworld")
 
 
@@ -34,20 +34,20 @@ def heard(samples: np.ndarray) -> tuple[float, float, float]:
 
 def test_each_change_is_heard_and_the_rest_stays() -> None:
     before = vowel(150.0, 1200.0)
-    f0, spread, formant = heard(change(before, SAME))
+    f0, spread, formant = heard(convert(before, SAME))
     assert f0 == pytest.approx(150, rel=0.03) and formant == pytest.approx(1200, rel=0.08)
-    higher = heard(change(before, replace(SAME, f0=1.4)))
+    higher = heard(convert(before, replace(SAME, f0=1.4)))
     assert higher[0] == pytest.approx(210, rel=0.03) and higher[2] == pytest.approx(formant, rel=0.1)
-    assert heard(change(before, replace(SAME, f0_range=0.0)))[1] < 0.5 * spread
-    longer = heard(change(before, replace(SAME, tract=1.2)))
+    assert heard(convert(before, replace(SAME, f0_range=0.0)))[1] < 0.5 * spread
+    longer = heard(convert(before, replace(SAME, tract=1.2)))
     assert longer[2] == pytest.approx(formant * 1.2, rel=0.08) and longer[0] == pytest.approx(150, rel=0.03)
-    slow = change(before, replace(SAME, tempo=0.8))
+    slow = convert(before, replace(SAME, tempo=0.8))
     assert len(slow) == pytest.approx(len(before) / 0.8, rel=0.02)
     assert np.sqrt(np.mean(slow**2)) == pytest.approx(np.sqrt(np.mean(before**2)), rel=0.05)
 
 
 def test_silence_stays_silent() -> None:
-    assert np.abs(change(np.zeros(8000, np.float32), SAME)).max() < 1e-3
+    assert np.abs(convert(np.zeros(8000, np.float32), SAME)).max() < 1e-3
 
 
 def test_shards_repeat_and_leave_out_what_is_held_out(tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_shards_repeat_and_leave_out_what_is_held_out(tmp_path: Path) -> None:
     labels = {f"{i}.x": {"name": f"{i}.x", "text": "good day to you", "score": 0.0} for i in range(8)}
     recordings.write(tmp_path, labels)
     shards = sorted(tmp_path.glob("real-train-*.tar"))
-    (first,) = make_changed(tmp_path, shards, seed=0)
+    (first,) = make_converted(tmp_path, shards, seed=0)
     assert first.items == sum(not is_test(name) for name in labels)
-    assert make_changed(tmp_path, shards, seed=0) == [first]
+    assert make_converted(tmp_path, shards, seed=0) == [first]
     (tmp_path / first.name).unlink()
-    assert make_changed(tmp_path, shards, seed=0) == [first]
-    (other,) = make_changed(tmp_path, shards, seed=1)
+    assert make_converted(tmp_path, shards, seed=0) == [first]
+    (other,) = make_converted(tmp_path, shards, seed=1)
     assert other.sha256 != first.sha256

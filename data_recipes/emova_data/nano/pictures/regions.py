@@ -1,4 +1,4 @@
-"""What is drawn where: a mark names one thing of a picture and gives its box.
+"""What is drawn where: a region names one thing of a picture and gives its box.
 
 Figures are named in words, as captions and answers name them. What belongs together, as the name and the score of a
 table's row, has one box, so that each place in it tells of both.
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Mark:
+class Region:
     """``text``: how a caption or an answer names the thing, or what is written there. ``box``: where it is."""
 
     text: str
@@ -43,8 +43,8 @@ def opaque_box(image: Image.Image, at: tuple[int, int] = (0, 0)) -> Box:
     return box[0] + at[0], box[1] + at[1], box[2] + at[0], box[3] + at[1]
 
 
-def moved(marks: Iterable[Mark], matrix: tuple[float, float, float, float, float, float]) -> list[Mark]:
-    """Marks after ``Image.transform`` with an affine ``matrix``, which maps finished places to those drawn on."""
+def moved(regions: Iterable[Region], matrix: tuple[float, float, float, float, float, float]) -> list[Region]:
+    """Regions after ``Image.transform`` with an affine ``matrix``, which maps finished places to those drawn on."""
     a, b, c, d, e, f = matrix
     back = np.linalg.inv([[a, b], [d, e]])
 
@@ -53,16 +53,16 @@ def moved(marks: Iterable[Mark], matrix: tuple[float, float, float, float, float
         return float(px), float(py)
 
     return [
-        replace(mark, box=hull(place(x, y) for x in mark.box[::2] for y in mark.box[1::2]))
-        for mark in marks
+        replace(region, box=hull(place(x, y) for x in region.box[::2] for y in region.box[1::2]))
+        for region in regions
     ]  # fmt: skip
 
 
-def record(marks: Iterable[Mark], size: int) -> list[dict[str, object]]:
+def record(regions: Iterable[Region], size: int) -> list[dict[str, object]]:
     """As written into a shard: fractions of a picture of ``size`` pixels a side; what lies outside is cut off."""
     rows: list[dict[str, object]] = []
-    for mark in marks:
-        left, top, right, bottom = (round(min(max(value / size, 0.0), 1.0), 4) for value in mark.box)
+    for region in regions:
+        left, top, right, bottom = (round(min(max(value / size, 0.0), 1.0), 4) for value in region.box)
         if left < right and top < bottom:
-            rows.append({"text": mark.text, "box": [left, top, right, bottom]})
+            rows.append({"text": region.text, "box": [left, top, right, bottom]})
     return rows
