@@ -23,14 +23,14 @@ class Clock:
 def test_pieces_are_the_whole_at_any_pace(tiny_checkpoint, pace: float) -> None:
     voice, clock = Assistant.from_pretrained(tiny_checkpoint).voice, Clock()
     units = np.random.default_rng(0).integers(0, voice.detokenizer.codebook_size, 90).tolist()
-    speaking, pieces, spoken = voice.start(ChunkPlan(), clock), [], []
+    speaking, pieces, spoken = voice.start(Style(), ChunkPlan(), clock), [], []
     for number, unit in enumerate(units, 1):
         clock.now += 1 / pace
-        piece = speaking.step([unit], Style())
+        piece = speaking.step([unit])
         if len(piece):
             pieces.append(piece)
             spoken.append(number)
-    pieces.append(speaking.finish(Style()))
+    pieces.append(speaking.finish())
     whole = voice.synthesize(units, Style())
     assert np.allclose(np.concatenate(pieces), whole, atol=1e-4)
     if pace == 1e9:  # all units are there before the first piece is heard
@@ -42,13 +42,13 @@ def test_pieces_are_the_whole_at_any_pace(tiny_checkpoint, pace: float) -> None:
 def test_a_chunk_waits_for_the_listener_but_not_for_ever(tiny_checkpoint) -> None:
     voice, clock = Assistant.from_pretrained(tiny_checkpoint).voice, Clock()
     plan = ChunkPlan(first=5, growth=2.0, largest=40, reserve=0.1)
-    speaking = voice.start(plan, clock)
-    first = speaking.step([0] * 30, Style())
+    speaking = voice.start(Style(), plan, clock)
+    first = speaking.step([0] * 30)
     until = len(first) / voice.sample_rate
     assert until > plan.reserve
     clock.now = until - plan.reserve - 0.01
-    assert not len(speaking.step([0] * 20, Style()))
+    assert not len(speaking.step([0] * 20))
     clock.now = until - plan.reserve
-    assert len(speaking.step([0], Style()))
-    assert not len(speaking.step([0] * 39, Style()))  # what was just spoken lasts
-    assert len(speaking.step([0], Style()))
+    assert len(speaking.step([0]))
+    assert not len(speaking.step([0] * 39))  # what was just spoken lasts
+    assert len(speaking.step([0]))

@@ -121,11 +121,11 @@ class Streamed(Whole):
 
     def __call__(self, units: list[int]) -> np.ndarray:
         started, written, pieces = time.perf_counter(), 0, []
-        speaking = self.voice.start(ChunkPlan(), lambda: time.perf_counter() - started + written / self.pace)
+        speaking = self.voice.start(Style(), ChunkPlan(), lambda: time.perf_counter() - started + written / self.pace)
         for unit in units:
             written += 1
-            pieces.append(speaking.step([unit], Style()))
-        return np.concatenate([*pieces, speaking.finish(Style())])
+            pieces.append(speaking.step([unit]))
+        return np.concatenate([*pieces, speaking.finish()])
 
 
 def canonical(text: str) -> Sound:

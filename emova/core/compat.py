@@ -21,8 +21,8 @@ _OPERATORS = (
 def _import_torchvision() -> torch.library.Library | None:
     try:
         importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
+    except RuntimeError:
+        if hasattr(torch.ops.torchvision, "nms"):  # its operators are there: the failure is another one
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]

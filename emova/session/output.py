@@ -56,10 +56,10 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         self.voice = voice or model.voice
         self.tokens: list[int] = []
         self.units: list[int] = []
-        self.speaking = self.voice.start(plan) if in_chunks else None
         self._events = EventStream(model.table, model.reply_format.parser(gender))
         self._transcript = self._text = ""
         self._chosen = StyleChosen(self.voice.styles.plain(gender), understood=False)
+        self.speaking = self.voice.start(self._chosen.style, plan) if in_chunks else None
         self._audio: list[np.ndarray] = []
         self._started, self._listened = started, listened
         self._spoken_for = self._prefilled = self._first_audio = self._first_speak = 0.0
@@ -78,7 +78,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         if isinstance(event, UnitsDelta):
             self.units += event.units
             if (speaking := self.speaking) is not None:
-                yield from self._sound(lambda: speaking.step(event.units, self._chosen.style))
+                yield from self._sound(lambda: speaking.step(event.units))
             return
         if isinstance(event, ReplyDone):
             assert event.complete, "the grammar lets no broken reply through"
@@ -89,15 +89,16 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             self._text += event.text
         else:
             self._chosen = event
+            if self.speaking is not None:
+                self.speaking.style = event.style
         yield event
 
     def finish(self) -> Iterator[Event]:
         """The rest of the sound."""
-        style = self._chosen.style
-        if (speaking := self.speaking) is not None:
-            yield from self._sound(lambda: speaking.finish(style))
+        if self.speaking is not None:
+            yield from self._sound(self.speaking.finish)
         else:
-            yield from self._sound(lambda: self.voice.synthesize(tuple(self.units), style))
+            yield from self._sound(lambda: self.voice.synthesize(tuple(self.units), self._chosen.style))
 
     def _sound(self, make: Callable[[], np.ndarray]) -> Iterator[Event]:
         started = time.perf_counter()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from emova.core.errors import InputError
+from emova.core.streams import Stream
 from emova.speech.detokenizer.protocol import SpeechDetokenizer, SpeechStream
 from emova.speech.style import Style, StylePrototypes, StyleSet
 
@@ -75,21 +76,31 @@ class Voice:
         units_BU = torch.tensor([list(units)], device=self.device)
         return _samples(self.detokenizer.decode(units_BU, self.vector(style)))
 
-    def start(self, plan: ChunkPlan = DEFAULT_PLAN, clock: Callable[[], float] = time.perf_counter) -> Speaking:
+    def start(
+        self, style: Style, plan: ChunkPlan = DEFAULT_PLAN, clock: Callable[[], float] = time.perf_counter
+    ) -> Speaking:
         """Speak while the units come in; see ``Speaking``."""
-        return Speaking(self, plan, clock)
+        return Speaking(self, style, plan, clock)
 
 
-class Speaking:
+class Speaking(Stream[Sequence[int], np.ndarray]):
     """One utterance that is still being written; the pieces together equal ``Voice.synthesize`` of all units.
 
     Args:
         clock: seconds; the listener is taken to hear each piece as soon as it is there.
+
+    Attributes:
+        style: of the whole utterance; it may be changed until there is sound.
     """
 
     def __init__(
-        self, voice: Voice, plan: ChunkPlan = DEFAULT_PLAN, clock: Callable[[], float] = time.perf_counter
+        self,
+        voice: Voice,
+        style: Style,
+        plan: ChunkPlan = DEFAULT_PLAN,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self.style = style
         self._voice, self._plan, self._clock = voice, plan, clock
         self._heard_until = 0.0
         self._stream: SpeechStream | None = None
@@ -99,13 +110,13 @@ class Speaking:
         self._held_back = voice.detokenizer.lookahead_units
 
     @torch.inference_mode()
-    def step(self, units: Sequence[int], style: Style) -> np.ndarray:
+    def step(self, units: Sequence[int], /) -> np.ndarray:
         """Take units; give the samples ``[T]`` that are certain by now (T may be 0)."""
         self._waiting += units
         if not self._due():
             return np.zeros(0, dtype=np.float32)
         self._chunk, self._held_back = self._plan.after(self._chunk), 0
-        stream, units_BN = self._take(style)
+        stream, units_BN = self._take()
         samples = _samples(stream.step(units_BN))
         self._heard_until = max(self._heard_until, self._clock()) + len(samples) / self._voice.sample_rate
         return samples
@@ -118,15 +129,15 @@ class Speaking:
         return count >= self._plan.largest or self._clock() >= self._heard_until - self._plan.reserve
 
     @torch.inference_mode()
-    def finish(self, style: Style) -> np.ndarray:
+    def finish(self) -> np.ndarray:
         """The rest of the samples."""
-        stream, units_BN = self._take(style)
+        stream, units_BN = self._take()
         return _samples(stream.finish(units_BN))
 
-    def _take(self, style: Style) -> tuple[SpeechStream, Tensor]:
+    def _take(self) -> tuple[SpeechStream, Tensor]:
         """The stream and what it is to speak next."""
         if self._stream is None:
-            self._stream = self._voice.detokenizer.streaming(self._voice.vector(style))
+            self._stream = self._voice.detokenizer.streaming(self._voice.vector(self.style))
         units_BN = torch.tensor([self._waiting], dtype=torch.long, device=self._voice.device)
         self._waiting = []
         return self._stream, units_BN

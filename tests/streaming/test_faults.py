@@ -9,7 +9,7 @@ from PIL import Image
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.core.errors import InputError
+from emova.core.errors import BusyError, ClosedError, InputError, InternalFault, TooLongError
 from emova.events import AudioChunk, Cancelled, Done, Failed
 from emova.reply.format import ReplyLimits
 from emova.session.scheduler import Scheduler
@@ -208,3 +208,40 @@ def test_reading_goes_on_after_a_long_pause(assistant) -> None:
         answers(quick, "Hello.")
     assert len(slow._queue) <= scheduler.config.max_events + 3
     assert [event for event in waiting][-1].reply.units == assistant.chat(text="Who is it?").units
+
+
+def test_a_round_that_fails_is_no_users_doing(assistant, scheduler, monkeypatch) -> None:
+    """Whoever wrote in it gets an InternalFault, not an InputError; all go on after it."""
+    session = scheduler.open()
+    wanted = answers(session, "Hello.").units
+    fresh, (prompt, grammar) = scheduler.open(), assistant.reading("Hello.")[0]
+    events, task = fresh.ask("Hello."), scheduler.write(prompt, grammar)
+    next(events)
+    next(task)
+    with monkeypatch.context() as planted:
+        planted.setattr(scheduler.engine, "step", lambda _: 1 / 0)
+        *_, failed = events
+        with pytest.raises(InternalFault):
+            list(task)
+    assert isinstance(failed, Failed) and isinstance(failed.error, InternalFault) and "division" not in failed.message
+    assert answers(fresh, "Hello.").units == wanted and len(scheduler) == 2
+
+
+def test_what_is_wrong_with_a_question_is_a_type(scheduler) -> None:
+    """A chunk that is no sound leaves the question as it was; one too many ends it; a full house says to come again."""
+    session = scheduler.open()
+    session.hear(question())
+    heard = len(session.question.sound.units)
+    for chunk in (np.zeros((2, 5)), "loud", np.full(5, np.nan), np.full(5, 3e4)):
+        with pytest.raises(InputError) as wrong:
+            session.hear(chunk)
+        assert not isinstance(wrong.value, TooLongError) and len(session.question.sound.units) == heard > 0
+    with pytest.raises(TooLongError):
+        session.hear(question(61.0))
+    assert session.question.empty and isinstance(list(session.ask("Hello."))[-1], Done)
+    others = [scheduler.open() for _ in range(scheduler.config.max_sessions - 1)]
+    with pytest.raises(BusyError):
+        scheduler.open()
+    others[0].close()
+    with pytest.raises(ClosedError):
+        others[0].hear(question())

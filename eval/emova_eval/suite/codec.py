@@ -12,8 +12,8 @@ from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
+from emova.core.levenshtein import edit_distance
 from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import EmotionJudge, measure
@@ -226,7 +226,8 @@ def _place(record: Record) -> tuple[str, str, str, str]:
 
 def distance(left: Sequence[int] | np.ndarray, right: Sequence[int] | np.ndarray) -> float:
     """Edit distance of two unit sequences over the longer length."""
-    return float(Levenshtein.normalized_distance(list(map(int, left)), list(map(int, right))))
+    longer = max(len(left), len(right))
+    return edit_distance(list(map(int, left)), list(map(int, right))) / longer if longer else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

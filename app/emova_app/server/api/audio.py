@@ -59,14 +59,14 @@ class LongTranscription(Transcription):
 def read_aloud(scheduler: Scheduler[Assistant], text: str, style: Style) -> Iterator[np.ndarray]:
     """Samples of ``text`` while its units are written; joined they equal ``Assistant.speak``. Raises: InputError."""
     assistant = scheduler.assistant
-    speaking = assistant.voice.start()
+    speaking = assistant.voice.start(style)
     for prompt, grammar in assistant.reading(text):
         for token in scheduler.write(prompt, grammar):
             unit = int(assistant.table.unit_of[token])
-            samples = speaking.step([unit] if unit >= 0 else [], style)
+            samples = speaking.step([unit] if unit >= 0 else [])
             if len(samples):
                 yield samples
-    yield speaking.finish(style)
+    yield speaking.finish()
 
 
 def write_down(scheduler: Scheduler[Assistant], samples: np.ndarray) -> Iterator[str]:
