@@ -6,57 +6,73 @@ Shape letters: T samples.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from emova.core.errors import InputError
 
-RATE = 16_000
+RATE = 16_000  # Hz
 WINDOW = 512  # samples that the network judges at once: 32 ms
 _CONTEXT = 64  # samples before them that it sees too
+_INSTALL = "run pip install 'emova[serve]' (or 'emova[demo]')"
+
+Detector = Callable[[np.ndarray], float]
+"""The probability that the next window ``[512]`` at 16 kHz is speech."""
 
 
 @dataclass(frozen=True)
 class TurnConfig:
-    """When a turn begins and ends (OpenAI's ``server_vad``).
+    """When a turn begins and ends (the first three as in OpenAI's ``server_vad``).
 
     Attributes:
         threshold: probability above which a window is speech.
         prefix_ms: sound before the start that belongs to the turn.
         silence_ms: silence that ends it.
-        create_response: whether its end asks for an answer.
-        interrupt_response: whether its start breaks off an answer.
+        start_windows: windows of speech in a row that make a start; a click is shorter.
+        echo_windows: the same while the program's own voice sounds, which the microphone may hear.
     """
 
     threshold: float = 0.5
     prefix_ms: int = 300
     silence_ms: int = 500
-    create_response: bool = True
-    interrupt_response: bool = True
+    start_windows: int = 2
+    echo_windows: int = 6
+
+
+class _Network(Protocol):
+    """What of onnxruntime's session is used."""
+
+    def run(self, outputs: None, inputs: dict[str, np.ndarray], /) -> list[np.ndarray]: ...
 
 
 @lru_cache(maxsize=1)
-def _network() -> Any:
+def _network() -> _Network:
     """The network, once a process. The package itself is not imported: only its ONNX file is read."""
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise InputError("voice activity detection needs onnxruntime; run pip install 'emova[serve]'") from None
+        raise InputError(f"voice activity detection needs onnxruntime; {_INSTALL}") from None
     found = importlib.util.find_spec("silero_vad")
     if found is None or not found.submodule_search_locations:
-        raise InputError("voice activity detection needs silero-vad; run pip install 'emova[serve]'")
+        raise InputError(f"voice activity detection needs silero-vad; {_INSTALL}")
     path = Path(found.submodule_search_locations[0]) / "data" / "silero_vad.onnx"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    network: _Network = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return network
 
 
 class SpeechDetector:
-    """The probability of speech, window by window."""
+    """The probability of speech, window by window.
+
+    Raises:
+        InputError: the packages silero-vad or onnxruntime are missing.
+    """
 
     def __init__(self) -> None:
         self._network = _network()
@@ -70,11 +86,18 @@ class SpeechDetector:
 
     def __call__(self, window: np.ndarray) -> float:
         """The probability that the window ``[512]`` at 16 kHz is speech."""
-        seen = np.concatenate([self._before, window])
+        seen = np.concatenate([self._before, window], dtype=np.float32)
         self._before = seen[-_CONTEXT:]
-        inputs = {"input": seen[None], "state": self._state, "sr": self._rate}
+        inputs: dict[str, np.ndarray] = {"input": seen[None], "state": self._state, "sr": self._rate}
         probability, self._state = self._network.run(None, inputs)
         return float(probability[0, 0])
+
+
+def speech_share(samples: np.ndarray, threshold: float = TurnConfig.threshold) -> float:
+    """How much of ``[T]`` samples at 16 kHz is speech, 0 to 1; a rest shorter than a window is not looked at."""
+    windows = samples[: len(samples) // WINDOW * WINDOW].reshape(-1, WINDOW)
+    detector = SpeechDetector()
+    return float(np.mean([detector(window) > threshold for window in windows])) if len(windows) else 0.0
 
 
 @dataclass(frozen=True)
@@ -109,9 +132,7 @@ class TurnTaking:
         detector: gives a window's probability of speech; silero-vad if None.
     """
 
-    _FIRST = 2  # windows of speech in a row that make a start: a click is shorter
-
-    def __init__(self, config: TurnConfig, detector: Any = None) -> None:
+    def __init__(self, config: TurnConfig, detector: Detector | None = None) -> None:
         self.config = config
         self._detector = detector or SpeechDetector()
         self.speaking = False
@@ -120,24 +141,25 @@ class TurnTaking:
         self._position = 0  # samples judged
         self._speech = self._silence = 0  # windows in a row
 
-    def step(self, samples: np.ndarray) -> list[Turn]:
-        """Take ``[T]`` samples at 16 kHz."""
+    def step(self, samples: np.ndarray, *, echo: bool = False) -> list[Turn]:
+        """Take ``[T]`` samples at 16 kHz. ``echo``: the program's own voice sounds while they are heard."""
         turns: list[Turn] = []
         heard = np.concatenate([self._left, samples])
         whole = len(heard) // WINDOW * WINDOW
         self._left = heard[whole:]
+        needed = self.config.echo_windows if echo else self.config.start_windows
         for window in heard[:whole].reshape(-1, WINDOW):
             self._position += WINDOW
-            turns += self._judge(window, self._detector(window))
+            turns += self._judge(window, self._detector(window), needed)
         return turns
 
-    def _judge(self, window: np.ndarray, probability: float) -> list[Turn]:
+    def _judge(self, window: np.ndarray, probability: float, needed: int) -> list[Turn]:
         at_ms = self._position * 1000 // RATE
         if not self.speaking:
             self._speech = self._speech + 1 if probability >= self.config.threshold else 0
-            most = self.config.prefix_ms * RATE // 1000 + self._FIRST * WINDOW
+            most = self.config.prefix_ms * RATE // 1000 + needed * WINDOW
             self._kept = np.concatenate([self._kept, window])[-most:]
-            if self._speech < self._FIRST:
+            if self._speech < needed:
                 return []
             self.speaking, self._silence = True, 0
             kept, self._kept = self._kept, np.zeros(0, dtype=np.float32)

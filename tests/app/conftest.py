@@ -124,4 +124,4 @@ def caller(demo, folder, request) -> Iterator[Any]:
     caller.fire("load")
     yield caller
     caller.http.close()
-    app.state.visits.close_all()
+    app.state.pages.close_all()

@@ -55,7 +55,7 @@ class Served:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.app = build_app(Assistant.from_pretrained())
-        self.visits = self.app.state.visits
+        self.pages = self.app.state.pages
         self.address = f"http://127.0.0.1:{port}"
         self._server = uvicorn.Server(
             uvicorn.Config(self.app, port=port, log_level="error", timeout_graceful_shutdown=2)
@@ -64,10 +64,10 @@ class Served:
         self._thread.start()
         wait_for(lambda: self._server.started)
 
-    def visit(self) -> Any:
-        """The only open visit."""
-        assert len(self.visits) == 1
-        return next(iter(self.visits._visits.values()))
+    def page_session(self) -> Any:
+        """The only open page's session."""
+        (session,) = self.pages.all
+        return session
 
     def close(self) -> None:
         """End, and see that it ends."""
@@ -126,7 +126,7 @@ def opened(served: Served, microphone: Path, **context: Any) -> Iterator[Any]:
             page.on("pageerror", lambda error: faults.append(str(error)))
             page.goto(served.address)
             page.wait_for_selector("#bar .em-bar")
-            wait_for(lambda: len(served.visits) == 1)
+            wait_for(lambda: len(served.pages) == 1)
             page.wait_for_function("window.emova && window.emova.ticketed")
             yield page
             foreign = {url for url in asked if urlsplit(url).scheme in ("http", "https", "ws", "wss")}
@@ -134,7 +134,7 @@ def opened(served: Served, microphone: Path, **context: Any) -> Iterator[Any]:
             assert not faults
         finally:
             browser.close()
-    wait_for(lambda: len(served.visits) == 0)  # a page that is left is forgotten
+    wait_for(lambda: len(served.pages) == 0)  # a page that is left is forgotten
 
 
 def shoot(page: Any, name: str, **options: Any) -> None:

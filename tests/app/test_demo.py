@@ -18,21 +18,19 @@ pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
 from emova.core.errors import InputError
 from emova.speech.detokenizer.vits import LOG_F0_CENTRE
 from emova.speech.style import DEFAULT_STYLES, Style
+from emova.speech.vad import RATE, WINDOW, TurnTaking
 from emova_app.demo import cli, render
 from emova_app.demo.draw import f0_curve, mel_image, waterfall
-from emova_app.demo.hearing import RATE, Endpointer, VoiceActivity, decode_chunk
-from emova_app.demo.page_sessions import Asked, Line, Reel, Visits, from_pcm, to_pcm
+from emova_app.demo.microphone import TURNS, Microphone, decode_chunk
+from emova_app.demo.page_sessions import Asked, Line, PageSessions
 from emova_app.demo.pitch import estimate_f0
+from emova_app.demo.playback import PlaybackBuffer
 from emova_app.demo.service import Service
 from emova_app.demo.speaker import own_prototypes, voice_from_recording, with_pitch_of
-from emova_app.demo.talk import OWN, Wish, ask, ask_again
+from emova_app.demo.talk import OWN, ReplyStyle, ask, ask_again
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, delete, uploaded
+from emova_app.pcm import from_pcm, to_pcm
 from tests.app.fixtures_browser import EXAMPLES, question
-
-
-@pytest.fixture(scope="module")
-def activity():
-    return VoiceActivity()
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +43,22 @@ def assistant(tiny_checkpoint):
 
 
 @pytest.fixture()
-def visits(assistant, activity):
+def pages(assistant):
     from emova.session.config import SchedulerConfig
     from emova.session.scheduler import Scheduler
 
-    opened = Visits(Scheduler(assistant, SchedulerConfig(max_sessions=2)), activity)
+    opened = PageSessions(Scheduler(assistant, SchedulerConfig(max_sessions=2)))
     yield opened
     opened.close_all()
 
 
-def tell(visit, text="Hello.", **wish):
-    assert list(ask(visit, Asked(None, text), Wish(**wish)))[-1] is True
-    return visit.reply
+def tell(page, text="Hello.", **wish):
+    assert list(ask(page, Asked(None, text), ReplyStyle(**wish)))[-1] is True
+    return page.reply
 
 
-def fetch(service, visit, **request):
-    return asyncio.run(service.feed({"ticket": visit.ticket, "generation": 0, "position": 0, **request}))
+def fetch(service, page, **request):
+    return asyncio.run(service.feed({"ticket": page.ticket, "generation": 0, "position": 0, **request}))
 
 
 # --- sound ------------------------------------------------------------------------------------------------------------
@@ -70,33 +68,33 @@ def test_pcm_there_and_back():
 
 
 def test_sound_of_an_earlier_reply_is_dropped():
-    reel = Reel()
-    first = reel.begin()
-    reel.add(first, np.ones(4), 24_000)
-    reel.drop()
-    reel.add(first, np.ones(4), 24_000)
-    assert reel.tape.ended and not reel.tape.chunks
-    second = reel.begin()
-    reel.add(first, np.ones(4), 24_000)
-    reel.end(first)
-    assert second > first and not reel.tape.chunks and not reel.tape.ended
+    playback = PlaybackBuffer()
+    first = playback.begin()
+    playback.add(first, np.ones(4), 24_000)
+    playback.drop()
+    playback.add(first, np.ones(4), 24_000)
+    assert playback.sound.ended and not playback.sound.chunks
+    second = playback.begin()
+    playback.add(first, np.ones(4), 24_000)
+    playback.end(first)
+    assert second > first and not playback.sound.chunks and not playback.sound.ended
 
 
-def test_the_page_gets_the_whole_sound_of_a_reply_in_pieces(visits):
-    visit, service = visits.open(), Service(visits)
-    reply = tell(visit)
-    whole = fetch(service, visit)
+def test_the_page_gets_the_whole_sound_of_a_reply_in_pieces(pages):
+    page, service = pages.open(), Service(pages)
+    reply = tell(page)
+    whole = fetch(service, page)
     assert whole["ended"] and whole["generation"] == 1
     heard = from_pcm(base64.b64decode(whole["pcm"]))
     assert np.abs(heard - reply.audio).max() < 1e-4
-    later = fetch(service, visit, generation=1, position=1)
+    later = fetch(service, page, generation=1, position=1)
     assert base64.b64decode(whole["pcm"]).endswith(base64.b64decode(later["pcm"]))
-    assert later["position"] == whole["position"] == len(visit.reel.tape.chunks)
+    assert later["position"] == whole["position"] == len(page.playback.sound.chunks)
 
 
 @pytest.mark.parametrize("request_", [None, [], {}, {"ticket": 3}, {"ticket": "no"}, {"ticket": "x", "pcm": "%"}])
-def test_a_forged_request_gets_one_line(visits, request_):
-    service = Service(visits)
+def test_a_forged_request_gets_one_line(pages, request_):
+    service = Service(pages)
     for function in (service.hear, service.interrupt, service.style):
         assert set(function(request_)) == {"error"}
     assert set(asyncio.run(service.feed(request_))) == {"error"}
@@ -111,88 +109,120 @@ def test_a_forged_microphone_gets_one_line(pcm, rate):
 
 
 # --- hearing ----------------------------------------------------------------------------------------------------------
-def test_a_question_is_found_between_silences(activity):
-    spoken, endpointer = question(), Endpointer(activity)
+class Listener:
+    """A page that takes down what its microphone does."""
+
+    def __init__(self, session):
+        self.session, self.interrupted = session, []
+
+    def alive(self):
+        return True
+
+    def interrupt(self, heard_seconds):
+        self.interrupted.append(heard_seconds)
+
+    def show_picture(self):
+        return False
+
+
+@pytest.mark.parametrize("block", [1600, 9000, 400_000])
+def test_questions_are_found_between_silences_however_the_sound_is_cut(pages, block):
+    page = pages.open()
+    listener = Listener(page.session)
+    microphone, spoken = Microphone(listener), question()
     rng = np.random.default_rng(0)
     silence = 1e-4 * rng.standard_normal(RATE * 2).astype(np.float32)
-    heard, events = [], []
-    stream = np.concatenate([silence, spoken, silence])
-    for start in range(0, len(stream), 1600):
-        part, began, ended = endpointer.step(stream[start : start + 1600])
-        heard.append(part)
-        events += ["began"] * began + ["ended"] * ended
-    assert events == ["began", "ended"]
-    found = np.concatenate(heard)
-    # All of the question, not much more: the lead before it, the pause after it.
-    assert len(spoken) * 0.9 < len(found) < len(spoken) + 1.4 * RATE
-    assert np.square(found).sum() > 0.98 * np.square(spoken).sum()
+    stream = np.concatenate([silence, spoken, silence, spoken, silence])
+    found = []
+    for start in range(0, len(stream), block):
+        got = microphone.step("free", RATE, stream[start : start + block], None)
+        while True:
+            assert got.began <= (len(microphone) > 0)
+            if not got.ended:
+                break
+            found.append(microphone.take())
+            page.session.unhear()
+            got = microphone.step("free", RATE, np.zeros(0, np.float32), None)
+    assert len(found) == 2 and listener.interrupted == [None, None] and len(microphone) == 0
+    for heard in found:
+        # All of the question, not much more: the sound before it, the pause after it.
+        assert len(spoken) * 0.9 < len(heard) < len(spoken) + 1.4 * RATE
+        assert np.square(heard).sum() > 0.98 * np.square(spoken).sum()
 
 
-def test_the_microphone_reaches_the_session_and_interrupts(visits):
-    visit, service = visits.open(), Service(visits)
-    told = ask(visit, Asked(None, "Hello."), Wish())
+def test_the_page_s_own_voice_must_be_spoken_over_for_longer():
+    def windows_until_start(echo):
+        taking = TurnTaking(TURNS, detector=lambda window: 1.0)
+        return next(n for n in range(1, 20) if taking.step(np.zeros(WINDOW, np.float32), echo=echo))
+
+    assert windows_until_start(False) == TURNS.start_windows < TURNS.echo_windows == windows_until_start(True)
+
+
+def test_the_microphone_reaches_the_session_and_interrupts(pages):
+    page, service = pages.open(), Service(pages)
+    told = ask(page, Asked(None, "Hello."), ReplyStyle())
     next(told)
     spoken = base64.b64encode(to_pcm(question())).decode()
-    got = service.hear({"ticket": visit.ticket, "mode": "push", "pcm": spoken, "rate": RATE, "heard": 0.0})
-    assert got == {"began": True, "ended": False} and visit.reel.tape.ended
+    got = service.hear({"ticket": page.ticket, "mode": "push", "pcm": spoken, "rate": RATE, "heard": 0.0})
+    assert got == {"began": True, "ended": False} and page.playback.sound.ended
     list(told)
-    assert visit.lines[1].state == "cut"
-    samples = visit.hearing.take()
+    assert page.lines[1].state == "cut"
+    samples = page.microphone.take()
     assert samples is not None and len(samples) == len(question())
-    list(ask(visit, Asked(samples, None), Wish(), heard=True))
-    assert visit.lines[-1].state == "done" and visit.lines[-2].spoken and visit.reply.transcript is not None
+    list(ask(page, Asked(samples, None), ReplyStyle(), heard=True))
+    assert page.lines[-1].state == "done" and page.lines[-2].spoken and page.reply.transcript is not None
 
 
-def test_a_closed_microphone_leaves_nothing(visits):
-    visit, service = visits.open(), Service(visits)
+def test_a_closed_microphone_leaves_nothing(pages):
+    page, service = pages.open(), Service(pages)
     spoken = base64.b64encode(to_pcm(question())).decode()
-    service.hear({"ticket": visit.ticket, "mode": "push", "pcm": spoken, "rate": RATE})
-    service.interrupt({"ticket": visit.ticket, "hush": True})
-    assert visit.hearing.take() is None and visit.session.question.sound is None
+    service.hear({"ticket": page.ticket, "mode": "push", "pcm": spoken, "rate": RATE})
+    service.interrupt({"ticket": page.ticket, "hush": True})
+    assert page.microphone.take() is None and page.session.question.sound is None
 
 
 # --- conversation -----------------------------------------------------------------------------------------------------
-def test_the_picture_stays_until_it_is_changed(visits):
+def test_the_picture_stays_until_it_is_changed(pages):
     from PIL import Image
 
-    visit = visits.open()
-    visit.new_picture(Image.new("RGB", (28, 28), "red"))
+    page = pages.open()
+    page.new_picture(Image.new("RGB", (28, 28), "red"))
     for _ in range(8):
-        tell(visit)
-        assert visit.session.sees
+        tell(page)
+        assert page.session.sees
     # The context holds fewer turns, so the picture had to be shown again.
-    assert len(visit.session) < 8
-    assert 1 < sum(bool(line.thumbnail) for line in visit.lines) < 8
+    assert len(page.session) < 8
+    assert 1 < sum(bool(line.thumbnail) for line in page.lines) < 8
 
 
-def test_answering_again_replaces_the_last_turn(visits):
-    visit = visits.open()
-    tell(visit)
-    tell(visit, "And now?")
-    remembered = len(visit.session)
-    list(ask_again(visit, Wish(emotion="sad")))
-    assert len(visit.session) == remembered and len(visit.lines) == 4
-    assert visit.reply.emotion == "sad" and visit.lines[-2].text == "And now?"
+def test_answering_again_replaces_the_last_turn(pages):
+    page = pages.open()
+    tell(page)
+    tell(page, "And now?")
+    remembered = len(page.session)
+    list(ask_again(page, ReplyStyle(emotion="sad")))
+    assert len(page.session) == remembered and len(page.lines) == 4
+    assert page.reply.emotion == "sad" and page.lines[-2].text == "And now?"
 
 
-def test_visits_are_bounded_and_leave_nothing_behind(visits):
-    first, second = visits.open(), visits.open()
+def test_pages_are_bounded_and_leave_nothing_behind(pages):
+    first, second = pages.open(), pages.open()
     with pytest.raises(InputError, match="in use"):
-        visits.open()
-    visits.close(first.ticket)
-    assert first.session.closed and len(visits) == len(visits.scheduler) == 1
+        pages.open()
+    pages.close(first.ticket)
+    assert first.session.closed and len(pages) == len(pages.scheduler) == 1
     with pytest.raises(InputError, match="reload"):
-        visits.find(first.ticket)
-    assert visits.find(second.ticket) is second
+        pages.find(first.ticket)
+    assert pages.find(second.ticket) is second
 
 
-def test_a_session_that_was_closed_for_idleness_begins_anew(visits):
-    visit = visits.open()
-    tell(visit)
-    visit.session.close()
-    assert not visit.alive() and visit.alive() and not visit.lines
-    tell(visit)
-    assert len(visit.session) == 1
+def test_a_session_that_was_closed_for_idleness_begins_anew(pages):
+    page = pages.open()
+    tell(page)
+    page.session.close()
+    assert not page.alive() and page.alive() and not page.lines
+    tell(page)
+    assert len(page.session) == 1
 
 
 # --- voices -----------------------------------------------------------------------------------------------------------
@@ -222,24 +252,24 @@ def test_an_own_voice_has_the_level_of_the_recording(assistant, hertz):
     assert abs(float(torch.cosine_similarity(change, level.weight[0], dim=0))) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_an_own_voice_is_used_and_needs_speech(visits):
-    visit = visits.open()
+def test_an_own_voice_is_used_and_needs_speech(pages):
+    page = pages.open()
     with pytest.raises(InputError, match="my voice"):
-        list(ask(visit, Asked(None, "Hello."), Wish(OWN)))
-    voice = visit.assistant.voice
+        list(ask(page, Asked(None, "Hello."), ReplyStyle(OWN)))
+    voice = page.assistant.voice
     rng = np.random.default_rng(0)
     noise = 0.1 * rng.standard_normal(3 * voice.sample_rate).astype(np.float32)
     for samples, share in ((noise, 0.1), (noise[:9000], 1.0), (0 * noise, 1.0)):
         with pytest.raises(InputError, match="the recording"):
             voice_from_recording(voice, samples, share)
-    visit.own_voice = voice_from_recording(voice, noise, 1.0)
+    page.own_voice = voice_from_recording(voice, noise, 1.0)
     quieter = voice_from_recording(voice, 0.3 * noise, 1.0)
-    assert torch.allclose(visit.own_voice.vector(Style()), quieter.vector(Style()), atol=1e-4)
-    reply = tell(visit, voice=OWN)
+    assert torch.allclose(page.own_voice.vector(Style()), quieter.vector(Style()), atol=1e-4)
+    reply = tell(page, voice=OWN)
     style = Style(reply.voice, reply.emotion, reply.pitch)
-    offline = visit.own_voice.synthesize(reply.units, style)
+    offline = page.own_voice.synthesize(reply.units, style)
     assert np.abs(offline - reply.audio).max() < 1e-3
-    assert "my voice" in visit.lines[-1].labels
+    assert "my voice" in page.lines[-1].labels
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
@@ -259,13 +289,13 @@ def test_figures_of_any_length(length):
     assert "no voice found" in f0_curve(estimate_f0(samples, 24_000))
 
 
-def test_what_was_said_is_escaped(visits):
-    visit = visits.open()
+def test_what_was_said_is_escaped(pages):
+    page = pages.open()
     evil = "<img src=x onerror=alert(1)>"
-    visit.lines = [Line("user", evil, state="done"), Line("assistant", evil, labels=(evil,), state="done")]
-    reply = tell(visit, "<script>alert(1)</script>")
+    page.lines = [Line("user", evil, state="done"), Line("assistant", evil, labels=(evil,), state="done")]
+    reply = tell(page, "<script>alert(1)</script>")
     object.__setattr__(reply, "text", evil)
-    for shown in (render.conversation(visit), render.hood(visit), waterfall([(evil, "read", [(0, 1)])], 1, 0.5)):
+    for shown in (render.conversation(page), render.hood(page), waterfall([(evil, "read", [(0, 1)])], 1, 0.5)):
         assert "<script" not in shown and "<img src=x" not in shown
 
 

@@ -85,10 +85,10 @@ def answers(page):
 def ask_aloud(page, served):
     """Show the picture, play the question into the microphone; what the page plays of the answer, at 24 kHz."""
     upload_picture(page)
-    wait_for(lambda: served.visit().picture is not None)
+    wait_for(lambda: served.page_session().picture is not None)
     page.evaluate(RECORD)
     page.click("[data-do=talk]")
-    wait_for(lambda: sum(map(len, served.visit().hearing._heard)) > 32_000)
+    wait_for(lambda: len(served.page_session().microphone) > 32_000)
     page.click("[data-do=talk]")
     page.wait_for_function(TOLD)
     return load_audio(base64.b64decode(page.evaluate("window.recorded()")), 24_000)
@@ -99,8 +99,8 @@ def test_a_spoken_question_about_a_picture_and_a_second_turn(served, tmp_path):
     with opened(served, microphone) as page:
         shoot(page, "empty")
         played = ask_aloud(page, served)
-        visit, reply = served.visit(), served.visit().reply
-        assert visit.lines[0].thumbnail and visit.lines[0].spoken
+        session, reply = served.page_session(), served.page_session().reply
+        assert session.lines[0].thumbnail and session.lines[0].spoken
         assert page.inner_text(".em-line.em-user p").strip() == reply.transcript.strip() != ""
         assert page.inner_text(".em-line.em-assistant p").strip() == reply.text.strip() != ""
         labels = page.locator(".em-line.em-assistant .em-label").all_inner_texts()
@@ -114,20 +114,20 @@ def test_a_spoken_question_about_a_picture_and_a_second_turn(served, tmp_path):
         write(page, "What is in the picture?")
         page.wait_for_function("document.querySelectorAll('.em-line.em-assistant footer').length == 2")
         page.wait_for_function(TOLD)
-        assert len(visit.session) == 2 and visit.session.sees and not visit.lines[2].thumbnail
+        assert len(session.session) == 2 and session.session.sees and not session.lines[2].thumbnail
         shoot(page, "desktop")
         page.click("#hood button")
         page.locator("#hood .em-waterfall").scroll_into_view_if_needed()
-        assert page.locator("#hood .em-units i").count() == len(visit.reply.units)
+        assert page.locator("#hood .em-units i").count() == len(session.reply.units)
         shoot(page, "under-the-hood")
 
         page.click("#again")
         page.wait_for_function("document.querySelectorAll('.em-label.em-state').length == 0")
-        wait_for(lambda: visit.reel.tape.ended and visit.lines[-1].state == "done")
-        assert len(visit.session) == 2 and len(visit.lines) == 4
+        wait_for(lambda: session.playback.sound.ended and session.lines[-1].state == "done")
+        assert len(session.session) == 2 and len(session.lines) == 4
         page.click("#new")
         page.wait_for_selector(".em-empty")
-        assert len(visit.session) == 0 and visit.picture is not None
+        assert len(session.session) == 0 and session.picture is not None
 
 
 @pytest.mark.skipif(not WHISPER.is_dir(), reason="no Whisper model here (emova data fetch nano)")
@@ -139,7 +139,7 @@ def test_what_sounds_is_heard_by_whisper_as_the_reply(served, tmp_path):
 
     microphone = recording(tmp_path / "question.wav", 0.4, question(), 20.0)
     with opened(served, microphone) as page:
-        played, reply = ask_aloud(page, served), served.visit().reply
+        played, reply = ask_aloud(page, served), served.page_session().reply
     ears = WhisperJudge(WHISPER)
     heard, wanted = (ears.transcribe(soxr.resample(sound, 24_000, 16_000)) for sound in (played, reply.audio))
     assert heard.strip()
@@ -153,26 +153,31 @@ def test_speaking_over_the_answer_stops_it_at_once(served, tmp_path):
         write(page, "Tell me a joke.")
         page.wait_for_function("window.emova.player.sounding")
         page.click("[data-do=free]")
-        visit = served.visit()
+        session = served.page_session()
         wait_for(
-            lambda: visit.lines[1].state == "cut" or visit.reel.tape.generation == 2 or len(visit.hearing._heard) > 0
+            lambda: (
+                session.lines[1].state == "cut" or session.playback.sound.generation == 2 or len(session.microphone) > 0
+            )
         )
         page.wait_for_function("!window.emova.player.sounding")
         # The pause after the question ends it, without a button.
-        wait_for(lambda: len(visit.lines) >= 4 and visit.lines[3].state == "done")
-        assert visit.lines[2].spoken and visit.lines[2].text
+        wait_for(lambda: len(session.lines) >= 4 and session.lines[3].state == "done")
+        assert session.lines[2].spoken and session.lines[2].text
         page.wait_for_function(TOLD)
         page.click("[data-do=free]")
 
 
 def test_stop_and_escape_silence_the_voice(served, quiet):
     with opened(served, quiet) as page:
+        session = served.page_session()
         for silence in (lambda: page.click("[data-do=stop]"), lambda: page.keyboard.press("Escape")):
             write(page, "Tell me a story about the sea.")
             page.wait_for_function("window.emova.player.sounding")
             silence()
             assert not page.evaluate("window.emova.player.sounding")
-            wait_for(lambda: served.visit().reel.tape.ended and served.visit().session.request is None)
+            wait_for(
+                lambda: served.page_session().playback.sound.ended and served.page_session().session.request is None
+            )
 
 
 def test_a_picture_from_the_camera_and_none(served, quiet):
@@ -181,11 +186,11 @@ def test_a_picture_from_the_camera_and_none(served, quiet):
         page.click("#picture button:has(.icon-wrap)")
         page.wait_for_function("document.querySelector('#picture video').readyState == 4")
         page.click("#picture button[aria-label='capture photo']")
-        picture = wait_for(lambda: served.visit().picture)
+        picture = wait_for(lambda: served.page_session().picture)
         assert min(picture.size) > 100 and len(np.unique(np.asarray(picture))) > 10
-        assert Path(served.visit().picture_file).is_file()
+        assert Path(served.page_session().picture_file).is_file()
         page.click("#picture button[aria-label='Remove Image']")
-        wait_for(lambda: served.visit().picture is None and served.visit().picture_file is None)
+        wait_for(lambda: served.page_session().picture is None and served.page_session().picture_file is None)
 
 
 def test_a_pasted_picture(served, quiet):
@@ -193,7 +198,7 @@ def test_a_pasted_picture(served, quiet):
         photo = EXAMPLES / "photo.png"
         page.evaluate(COPY, base64.b64encode(photo.read_bytes()).decode())
         page.locator("#picture button[aria-label='Paste from clipboard']").first.click()
-        picture = wait_for(lambda: served.visit().picture)
+        picture = wait_for(lambda: served.page_session().picture)
         difference = np.asarray(picture).astype(int) - np.asarray(Image.open(photo).convert("RGB"))
         assert np.abs(difference).mean() < 2
 
@@ -205,9 +210,9 @@ def test_the_same_words_in_24_styles(served, quiet):
         page.click("#styles button")
         page.click("#speak-styles")
         page.wait_for_function("document.querySelectorAll('#cards .em-style:not([disabled])').length == 24")
-        visit = served.visit()
-        sounds = {style: speech.audio for style, speech in visit.styles.items()}
-        assert len({speech.units for speech in visit.styles.values()}) == 1
+        session = served.page_session()
+        sounds = {style: speech.audio for style, speech in session.styles.items()}
+        assert len({speech.units for speech in session.styles.values()}) == 1
         assert len({audio.tobytes() for audio in sounds.values()}) == 24
         page.click("[data-style='gender-male_emotion-angry_pitch-low']")
         page.wait_for_function("window.emova.player.sounding")
@@ -222,7 +227,7 @@ def test_my_voice_is_made_of_five_seconds(served, tmp_path):
         page.click("#my-voice button")
         page.click("#my-voice .em-record button")
         page.wait_for_function("document.querySelector('#voice input[value=mine]').checked")
-        assert served.visit().own_voice is not None
+        assert served.page_session().own_voice is not None
         shoot(page, "my-voice")
         write(page, "Hello.")
         page.wait_for_selector(".em-label >> text=my voice")
@@ -238,14 +243,14 @@ def test_a_broken_upload_gives_a_message_and_a_whole_one_is_answered(served, qui
     with opened(served, quiet) as page:
         upload_picture(page, broken)
         page.wait_for_selector(".toast-body >> text=damaged or truncated")
-        assert served.visit().picture is None
+        assert served.page_session().picture is None
         shoot(page, "message")
         page.set_input_files("#talk-tab input[type=file][accept*=audio]", sound)
         page.wait_for_selector(".toast-body >> text=truncated; copy or record it again")
         text = page.inner_text("body")
         assert "Traceback" not in text and str(tmp_path) not in text and "/tmp" not in text
         page.set_input_files("#talk-tab input[type=file][accept*=audio]", EXAMPLES / "question.wav")
-        wait_for(lambda: served.visit().lines and served.visit().lines[0].spoken)
+        wait_for(lambda: served.page_session().lines and served.page_session().lines[0].spoken)
         page.wait_for_function(TOLD)
 
 

@@ -197,25 +197,25 @@ def test_the_routes_of_uploads_ask_for_the_password(tiny_assistant):
 
 # --- places -----------------------------------------------------------------------------------------------------------
 def test_a_page_that_loads_again_takes_one_place(demo, caller):
-    visits, sessions = demo[0].state.visits, set()
+    pages, sessions = demo[0].state.pages, set()
     for _ in range(30):
         caller.fire("load")
-        assert len(visits) == len(visits.scheduler) == 1 and len(visits._pages) == 1
-        sessions.add(next(iter(visits._visits)))
+        assert len(pages) == len(pages.scheduler) == 1 and len(pages.names) == 1
+        sessions.add(pages.all[0].ticket)
     assert len(sessions) == 30  # the conversation before is over
     other = Caller(caller.address, "another-page")
-    assert "Please wait" not in str(other.fire("load")) and len(visits) == 2
+    assert "Please wait" not in str(other.fire("load")) and len(pages) == 2
     other.http.close()
 
 
-def test_a_page_without_a_name_has_no_older_visit(demo, caller):
-    visits = demo[0].state.visits
-    first, second = visits.open(), visits.open()
-    assert visits.find(first.ticket) is first and visits.find(second.ticket) is second
-    again = visits.open("named"), visits.open("named")
+def test_a_page_without_a_name_has_no_older_session(demo, caller):
+    pages = demo[0].state.pages
+    first, second = pages.open(), pages.open()
+    assert pages.find(first.ticket) is first and pages.find(second.ticket) is second
+    again = pages.open("named"), pages.open("named")
     assert again[0].session.closed and not again[1].session.closed
-    visits.leave("named")
-    assert again[1].session.closed and "named" not in visits._pages
+    pages.leave("named")
+    assert again[1].session.closed and "named" not in pages.names
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

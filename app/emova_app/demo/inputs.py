@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.blocks import Block
@@ -23,8 +21,8 @@ class Page(gr.Blocks):
     """
 
     async def preprocess_data(
-        self, block_fn: BlockFunction, inputs: list[Any], state: SessionState | None, explicit_call: bool = False
-    ) -> list[Any]:
+        self, block_fn: BlockFunction, inputs: list[object], state: SessionState | None, explicit_call: bool = False
+    ) -> list[object]:
         """As gradio's, of checked ``inputs``."""
         self.validate_inputs(block_fn, inputs)
         given = list(zip(block_fn.inputs, inputs, strict=False))
@@ -34,7 +32,7 @@ class Page(gr.Blocks):
         return [files.get(place, value) for place, value in enumerate(processed)]
 
 
-def _plain(block: Block, value: Any) -> str | int | float | None:
+def _plain(block: Block, value: object) -> str | int | float | None:
     """A value without parts. Raises: gr.Error: no page of ours sent it."""
     if isinstance(block, gr.State):
         return None  # the server's own is used
@@ -43,7 +41,7 @@ def _plain(block: Block, value: Any) -> str | int | float | None:
     raise _forged()
 
 
-def _path(value: Any) -> str | None:
+def _path(value: object) -> str | None:
     """The path that an upload's data names. Nothing else in them (an address, a name) is used. Raises: gr.Error."""
     if value is None:
         return None

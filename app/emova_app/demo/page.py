@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 # Read by gradio when it is imported and when a page is opened: nothing leaves this machine.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -16,6 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from gradio.routes import App
 from starlette.routing import Mount
@@ -24,9 +24,8 @@ from emova.assistant import Assistant
 from emova.core.errors import InputError
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
-from emova_app.demo.hearing import VoiceActivity
 from emova_app.demo.inputs import Page
-from emova_app.demo.page_sessions import Visits
+from emova_app.demo.page_sessions import BarValue, PageSessions
 from emova_app.demo.talk_tab import TalkTab
 from emova_app.demo.theme import css, head, theme
 from emova_app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
@@ -51,47 +50,47 @@ class DemoConfig:
     """Bounds of the demo.
 
     Attributes:
-        max_visits: pages open at once; each holds one cache of the model's context.
+        max_pages: pages open at once; each holds one cache of the model's context.
         max_queue: events that wait; more are refused with a message.
         uploads: what they may take together, and for how long.
     """
 
-    max_visits: int = 8
+    max_pages: int = 8
     max_queue: int = 32
     uploads: UploadLimits = UploadLimits()
 
 
-def build_page(visits: Visits, config: DemoConfig = DemoConfig()) -> gr.Blocks:
+def build_page(pages: PageSessions, config: DemoConfig = DemoConfig()) -> gr.Blocks:
     """All tabs, with their events."""
-    assistant = visits.scheduler.assistant
+    assistant = pages.scheduler.assistant
 
-    def arrive(request: gr.Request) -> tuple[str, dict[str, Any]]:
+    def arrive(request: gr.Request) -> tuple[str, BarValue]:
         try:
-            visit = visits.open(str(request.session_hash))
+            page = pages.open(str(request.session_hash))
         except InputError as error:
             gr.Warning(str(error).capitalize(), title="Please wait")
             return "", {}
-        return visit.ticket, {"ticket": visit.ticket, "generation": 0}
+        return page.ticket, page.bar_value
 
     def leave(request: gr.Request) -> None:
-        visits.leave(str(request.session_hash))
+        pages.leave(str(request.session_hash))
 
-    with Page(title="emova", analytics_enabled=False) as page:
+    with Page(title="emova", analytics_enabled=False) as blocks:
         gr.HTML(html_template=HEAD, js_on_load=SWITCH_THEME, apply_default_css=False)
         ticket = gr.State("")
         with gr.Tabs():
             with gr.Tab("Talk"):
-                talk = TalkTab(visits, ticket)
+                talk = TalkTab(pages, ticket)
             with gr.Tab("Transcribe"):
                 transcribe_tab(assistant)
             with gr.Tab("Speak"):
                 speak_tab(assistant)
             with gr.Tab("Resynthesise"):
                 resynthesise_tab(assistant)
-        page.load(arrive, None, [ticket, talk.bar], show_progress="hidden")
-        page.unload(leave)
-    page.queue(max_size=config.max_queue, default_concurrency_limit=2, api_open=False)
-    return page
+        blocks.load(arrive, None, [ticket, talk.bar], show_progress="hidden")
+        blocks.unload(leave)
+    blocks.queue(max_size=config.max_queue, default_concurrency_limit=2, api_open=False)
+    return blocks
 
 
 def build_app(
@@ -110,12 +109,12 @@ def build_app(
     Raises:
         InputError: a package is missing, or the model cannot stream.
     """
-    scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=config.max_visits, idle_seconds=1800.0))
-    visits = Visits(scheduler, VoiceActivity())
+    scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=config.max_pages, idle_seconds=1800.0))
+    pages = PageSessions(scheduler)
     folder = OwnFolder()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
     store = Store(folder.path, config.uploads)
-    page = build_page(visits, config)
+    blocks = build_page(pages, config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -124,16 +123,16 @@ def build_app(
             yield
         finally:
             tidying.cancel()
-            visits.close_all()
+            pages.close_all()
             folder.close()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Doors)
     app.add_middleware(OwnHosts, hosts=hosts)
-    app.state.visits = visits
+    app.state.pages = pages
     gr.mount_gradio_app(
         app,
-        page,
+        blocks,
         path="/",
         auth=("emova", password) if password else None,
         allowed_paths=[],
@@ -147,7 +146,7 @@ def build_app(
         head=head(),
     )
     # Only mounted, not launched, gradio would not check where a path leads.
-    page.has_launched = True
+    blocks.has_launched = True
     mount = app.router.routes[-1]
     assert isinstance(mount, Mount) and isinstance(mount.app, App)
     app.router.routes.pop()
@@ -156,7 +155,7 @@ def build_app(
     return app
 
 
-def _who_may_ask(inner: App) -> list[Any]:
+def _who_may_ask(inner: App) -> list[Depends]:
     """Gradio's own check of the password, for routes beside it."""
     found = [route.dependencies for route in inner.routes if isinstance(route, APIRoute) and route.path == "/config"]
     assert len(found) == 1 and found[0], "gradio's route /config asks nobody for the password"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Literal, ParamSpec, TypedDict, TypeVar, cast
 
 import gradio as gr
 
@@ -17,6 +17,19 @@ from emova_app.demo.theme import script
 log = logging.getLogger(__name__)
 FAULT = "Something went wrong inside; try again. The terminal says more."
 FREE = "auto"
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+Update = object
+"""What gradio shows in a component: a value, ``gr.skip()``, or the component itself with other properties."""
+
+
+class EventOptions(TypedDict, total=False):
+    """How gradio runs an event: events of one ``concurrency_id`` share ``concurrency_limit`` threads."""
+
+    concurrency_id: str
+    concurrency_limit: int
+    trigger_mode: Literal["once", "multiple", "always_last"]
+    show_progress: Literal["full", "minimal", "hidden"]
 
 
 def warn(error: InputError) -> None:
@@ -25,11 +38,11 @@ def warn(error: InputError) -> None:
     gr.Warning(message[:1].upper() + message[1:].replace("<", "‹").replace(">", "›"), title="Please note", duration=8)
 
 
-def shown_errors(*fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def shown_errors(*fallback: object) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
     """Errors of an event become messages, and the outputs ``fallback``; a generator just ends."""
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        def tell(error: Exception) -> Any:
+    def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
+        def tell(error: Exception) -> object:
             if isinstance(error, InputError):
                 warn(error)
             else:
@@ -38,25 +51,27 @@ def shown_errors(*fallback: Any) -> Callable[[Callable[..., Any]], Callable[...,
             return fallback[0] if len(fallback) == 1 else fallback
 
         @functools.wraps(function)
-        def once(*arguments: Any) -> Any:
+        def once(*arguments: Given.args, **options: Given.kwargs) -> object:
             try:
-                return function(*arguments)
+                return function(*arguments, **options)
             except Exception as error:
                 return tell(error)
 
         @functools.wraps(function)
-        def often(*arguments: Any) -> Any:
+        def often(*arguments: Given.args, **options: Given.kwargs) -> Iterator[object]:
             try:
-                yield from function(*arguments)
+                yield from cast(Iterator[object], function(*arguments, **options))
             except Exception as error:
                 yield tell(error)
 
-        return often if inspect.isgeneratorfunction(function) else once
+        return cast(Callable[Given, Result], often if inspect.isgeneratorfunction(function) else once)
 
     return decorate
 
 
-def recorder(word: str, note: str, seconds: float, *, rate: int = 16_000, clean: bool = True, private: bool = False):
+def recorder(
+    word: str, note: str, seconds: float, *, rate: int = 16_000, clean: bool = True, private: bool = False
+) -> gr.HTML:
     """A button that records up to ``seconds`` and fires ``recorded`` with ``pcm`` (base64) and ``rate``.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the page shows of a visit, as HTML; everything that a user or a model said is escaped."""
+"""What a page shows, as HTML; everything that a user or a model said is escaped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from emova.events import Reply, Speech
 from emova.speech.style import Style, StyleSet
 from emova_app.demo.draw import f0_curve, mel_image, unit_strip, waterfall
-from emova_app.demo.page_sessions import Line, Visit
+from emova_app.demo.page_sessions import Line, PageSession
 from emova_app.demo.pitch import estimate_f0
-from emova_app.demo.talk import Trace
+from emova_app.demo.trace import Trace
 
 EMPTY = """
 <div class="em-empty"><div class="em-empty-mark" aria-hidden="true"></div>
@@ -23,11 +23,11 @@ EMPTY = """
 STATES = {"cut": "interrupted", "failed": "no answer"}
 
 
-def conversation(visit: Visit) -> str:
+def conversation(page: PageSession) -> str:
     """The bubbles."""
-    if not visit.lines:
+    if not page.lines:
         return EMPTY
-    return f'<div class="em-lines" role="log" aria-live="polite">{"".join(map(_bubble, visit.lines))}</div>'
+    return f'<div class="em-lines" role="log" aria-live="polite">{"".join(map(_bubble, page.lines))}</div>'
 
 
 def _bubble(line: Line) -> str:
@@ -106,12 +106,12 @@ def _style_card(style: Style, speech: Speech | None, chosen: bool) -> str:
 HOOD_EMPTY = '<p class="em-note">Ask something: the transcript, units, JSON and timing of the answer will be here.</p>'
 
 
-def hood(visit: Visit) -> str:
+def hood(page: PageSession) -> str:
     """Transcript, units, JSON and the waterfall of the last whole reply."""
-    reply, trace = visit.reply, visit.trace
+    reply, trace = page.reply, page.trace
     if reply is None or trace is None:
         return HOOD_EMPTY
-    codebook = visit.assistant.voice.detokenizer.codebook_size
+    codebook = page.assistant.voice.detokenizer.codebook_size
     seconds = len(reply.audio) / reply.sample_rate
     return (
         f"<h4>Where the time went</h4>{waterfall(_bars(trace), trace.timings.total, trace.timings.first_audio)}"

@@ -10,24 +10,62 @@ import base64
 import functools
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypedDict, TypeVar
 
 import anyio.to_thread
 
 from emova.core.errors import InputError
-from emova_app.demo.hearing import decode_chunk
-from emova_app.demo.page_sessions import Visits, to_pcm
+from emova_app.demo.microphone import Mode, decode_chunk
+from emova_app.demo.page_sessions import PageSessions
+from emova_app.pcm import to_pcm
 
 log = logging.getLogger(__name__)
 HOLD_SECONDS = 8.0  # how long a request for sound waits for some
 LOOK_SECONDS = 0.02
 FAULT = "something went wrong inside; reload the page"
+Request = Mapping[str, object]
+"""What a page sent, of which only this is known: it is an object of JSON."""
+Answer = TypeVar("Answer")
 
 
-def _guarded(function: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+class Refusal(TypedDict):
+    """Why there is no answer, in one line."""
+
+    error: str
+
+
+class SoundAnswer(TypedDict):
+    """Sound from ``position`` on, as base64 of 16-bit PCM at ``rate`` Hz."""
+
+    generation: int
+    position: int
+    pcm: str
+    rate: int
+    ended: bool
+
+
+class HeardAnswer(TypedDict):
+    """Whether a question began (what sounds must stop) and whether it is over (it can be asked)."""
+
+    began: bool
+    ended: bool
+
+
+class InterruptAnswer(TypedDict):
+    """Nothing but that it was done."""
+
+
+class StyleAnswer(TypedDict):
+    """Sound as base64 of 16-bit PCM at ``rate`` Hz."""
+
+    pcm: str
+    rate: int
+
+
+def _safe(function: Callable[[Service, Request], Answer]) -> Callable[[Service, object], Answer | Refusal]:
     @functools.wraps(function)
-    def guarded(self: Any, request: Any) -> dict[str, Any]:
+    def safe(self: Service, request: object) -> Answer | Refusal:
         try:
             return function(self, request if isinstance(request, dict) else {})
         except InputError as error:
@@ -36,10 +74,10 @@ def _guarded(function: Callable[[Any, dict[str, Any]], dict[str, Any]]) -> Calla
             log.exception("a request of the page failed")
             return {"error": FAULT}
 
-    return guarded
+    return safe
 
 
-def _seconds(value: Any) -> float | None:
+def _seconds(value: object) -> float | None:
     """A number of seconds that a page sent; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 3600:
         return None
@@ -49,83 +87,83 @@ def _seconds(value: Any) -> float | None:
 class Service:
     """The functions that ``bar.js`` calls."""
 
-    def __init__(self, visits: Visits) -> None:
-        self._visits = visits
+    def __init__(self, pages: PageSessions) -> None:
+        self._pages = pages
 
     @property
-    def functions(self) -> list[Callable[..., Any]]:
+    def functions(self) -> list[Callable[[object], object | Awaitable[object]]]:
         """For ``gr.HTML(server_functions=...)``, which wants plain functions with names."""
 
-        async def feed(request: Any) -> dict[str, Any]:
+        async def feed(request: object) -> SoundAnswer | Refusal:
             return await self.feed(request)
 
-        async def hear(request: Any) -> dict[str, Any]:
+        async def hear(request: object) -> HeardAnswer | Refusal:
             return await anyio.to_thread.run_sync(self.hear, request)
 
-        async def interrupt(request: Any) -> dict[str, Any]:
+        async def interrupt(request: object) -> InterruptAnswer | Refusal:
             return await anyio.to_thread.run_sync(self.interrupt, request)
 
-        def style(request: Any) -> dict[str, Any]:
+        def style(request: object) -> StyleAnswer | Refusal:
             return self.style(request)
 
         return [feed, hear, interrupt, style]
 
-    async def feed(self, request: Any) -> dict[str, Any]:
+    async def feed(self, request: object) -> SoundAnswer | Refusal:
         """The sound of the newest reply from a position on; waits a while for some.
 
         ``fresh``: only that of a reply after ``generation`` is wanted.
         """
-        request = request if isinstance(request, dict) else {}
+        given: Request = request if isinstance(request, dict) else {}
         try:
-            reel = self._visits.find(request.get("ticket")).reel
+            playback = self._pages.find(given.get("ticket")).playback
         except InputError as error:
             return {"error": str(error)}
-        generation, position = request.get("generation"), request.get("position")
-        fresh = bool(request.get("fresh"))
+        generation, position, fresh = given.get("generation"), given.get("position"), bool(given.get("fresh"))
         if not isinstance(generation, int) or not isinstance(position, int) or position < 0:
             return {"error": FAULT}
         until = time.monotonic() + HOLD_SECONDS
         while time.monotonic() < until:
-            tape = reel.tape
-            if tape.generation != generation or (not fresh and (tape.ended or len(tape.chunks) > position)):
+            sound = playback.sound
+            if sound.generation != generation or (not fresh and (sound.ended or len(sound.chunks) > position)):
                 break
             await asyncio.sleep(LOOK_SECONDS)
-        tape = reel.tape
-        ended = tape.ended  # before the chunks are looked at: if it has ended, all of them are there
-        chunks = tape.chunks[0 if tape.generation != generation else position :]
-        if fresh and tape.generation == generation:
+        sound = playback.sound
+        ended = sound.ended  # before the chunks are looked at: if it has ended, all of them are there
+        chunks = sound.chunks[0 if sound.generation != generation else position :]
+        if fresh and sound.generation == generation:
             chunks, ended = [], False
         return {
-            "generation": tape.generation,
-            "position": len(chunks) + (position if tape.generation == generation else 0),
+            "generation": sound.generation,
+            "position": len(chunks) + (position if sound.generation == generation else 0),
             "pcm": base64.b64encode(b"".join(chunks)).decode(),
-            "rate": tape.rate,
+            "rate": sound.rate,
             "ended": ended,
         }
 
-    @_guarded
-    def hear(self, request: dict[str, Any]) -> dict[str, Any]:
+    @_safe
+    def hear(self, request: Request) -> HeardAnswer:
         """The next block of the microphone."""
-        visit = self._visits.find(request.get("ticket"))
+        page = self._pages.find(request.get("ticket"))
         samples, rate = decode_chunk(request.get("pcm"), request.get("rate"))
-        mode = "free" if request.get("mode") == "free" else "push"
-        return dict(visit.hearing.step(mode, rate, samples, _seconds(request.get("heard"))))
+        mode: Mode = "free" if request.get("mode") == "free" else "push"
+        heard = page.microphone.step(mode, rate, samples, _seconds(request.get("heard")))
+        return {"began": heard.began, "ended": heard.ended}
 
-    @_guarded
-    def interrupt(self, request: dict[str, Any]) -> dict[str, Any]:
+    @_safe
+    def interrupt(self, request: Request) -> InterruptAnswer:
         """Stop telling; with ``hush``, close the microphone."""
-        visit = self._visits.find(request.get("ticket"))
+        page = self._pages.find(request.get("ticket"))
         if request.get("hush"):
-            visit.hearing.drop()
+            page.microphone.drop()
         else:
-            visit.interrupt(_seconds(request.get("heard")))
+            page.interrupt(_seconds(request.get("heard")))
         return {}
 
-    @_guarded
-    def style(self, request: dict[str, Any]) -> dict[str, Any]:
+    @_safe
+    def style(self, request: Request) -> StyleAnswer:
         """The last reply's sound in another style, if the panel has made it."""
-        visit = self._visits.find(request.get("ticket"))
-        speech = visit.styles.get(str(request.get("style")))
+        page = self._pages.find(request.get("ticket"))
+        speech = page.styles.get(str(request.get("style")))
         if speech is None:
             raise InputError("this style has not been spoken yet; press the button above")
         return {"pcm": base64.b64encode(to_pcm(speech.audio)).decode(), "rate": speech.sample_rate}

@@ -13,6 +13,7 @@ import torch
 
 from emova.core.errors import InputError
 from emova.speech.audio import is_silent
+from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.vits import LOG_F0_CENTRE
 from emova.speech.style import Style, StylePrototypes
 from emova.speech.voice import Voice
@@ -50,7 +51,7 @@ def with_pitch_of(voice: Voice, vector_S: torch.Tensor, samples: np.ndarray) -> 
     The encoder was trained on few voices and draws strangers towards them. The level of F0 is linear in the style, so
     the shortest way to the measured one is known.
     """
-    pitch = getattr(voice.detokenizer.vits, "pitch", None)
+    pitch = voice.detokenizer.vits.pitch if isinstance(voice.detokenizer, U2SDetokenizer) else None
     f0_F = estimate_f0(samples, voice.sample_rate)
     f0_F = f0_F[np.isfinite(f0_F)]
     if pitch is None or len(f0_F) < 20:

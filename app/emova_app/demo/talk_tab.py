@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import gradio as gr
-import numpy as np
+import soxr
+from gradio.components import Component
 
 from emova.cli.common import EXAMPLES
 from emova.core.errors import InputError
 from emova.events import Speech
 from emova.speech.audio import AudioLimits, load_audio
+from emova.speech.vad import RATE, speech_share
 from emova.vision.image import ImageLimits, load_image
 from emova_app.demo import render
-from emova_app.demo.hearing import RATE, decode_chunk
-from emova_app.demo.page_sessions import Asked, Visit, Visits
-from emova_app.demo.parts import chosen, emotion_choice, pitch_choice, recorder, shown_errors
+from emova_app.demo.microphone import decode_chunk
+from emova_app.demo.page_sessions import Asked, PageSession, PageSessions
+from emova_app.demo.parts import EventOptions, Update, chosen, emotion_choice, pitch_choice, recorder, shown_errors
 from emova_app.demo.service import Service
 from emova_app.demo.speaker import voice_from_recording
-from emova_app.demo.talk import OWN, Wish, ask, ask_again, say
+from emova_app.demo.talk import OWN, ReplyStyle, ask, ask_again, say
 from emova_app.demo.theme import script
 from emova_app.demo.uploads.files import MAX_SECONDS, delete, read_upload, uploaded
 
@@ -49,6 +50,8 @@ PRIVATE = (
     "Record only a voice that you may use."
 )
 IMAGE_LIMITS = ImageLimits(max_bytes=16 << 20)
+Told = tuple[Update, Update, Update]
+"""Of the conversation, the voice bar and what is under the hood."""
 AUDIO_LIMITS = AudioLimits(max_seconds=MAX_SECONDS, max_bytes=16 << 20)
 
 
@@ -56,13 +59,13 @@ class TalkTab:
     """Builds the tab inside an open ``gr.Tab`` and wires its events.
 
     Args:
-        visits: all open pages.
+        pages: all open pages.
         ticket: the state that holds this page's ticket.
     """
 
-    def __init__(self, visits: Visits, ticket: gr.State) -> None:
-        self._visits = visits
-        styles = self._style_set = visits.scheduler.assistant.styles
+    def __init__(self, pages: PageSessions, ticket: gr.State) -> None:
+        self._pages = pages
+        styles = self._style_set = pages.scheduler.assistant.styles
         with gr.Row(equal_height=False, elem_id="talk-tab"):
             with gr.Column(scale=5, min_width=300):
                 self.picture = gr.Image(
@@ -95,7 +98,7 @@ class TalkTab:
                     html_template=BAR,
                     js_on_load=script("bar.js"),
                     apply_default_css=False,
-                    server_functions=Service(visits).functions,
+                    server_functions=Service(pages).functions,
                     elem_id="bar",
                 )
                 with gr.Row():
@@ -129,25 +132,27 @@ class TalkTab:
     # --- events -------------------------------------------------------------------------------------------------------
     def _wire(self, ticket: gr.State) -> None:
         told = [self.lines, self.bar, self.hood]
-        wish = [self.voice, self.emotion, self.pitch]
+        style = [self.voice, self.emotion, self.pitch]
         # A question may come while the answer to the one before is still being told.
-        talking: dict[str, Any] = {
+        talking: EventOptions = {
             "concurrency_id": "talk", "concurrency_limit": 8, "trigger_mode": "multiple", "show_progress": "hidden",
         }  # fmt: skip
-        small: dict[str, Any] = {"concurrency_id": "small", "concurrency_limit": 4, "show_progress": "hidden"}
-        self.bar.spoken(self._spoken, [ticket, *wish], told, **talking)
-        asking = (
-            (self.text.submit, self._written, [ticket, self.text, *wish, self.heard], [self.text, *told]),
-            (self.send.click, self._written, [ticket, self.text, *wish, self.heard], [self.text, *told]),
-            (self.audio.upload, self._sent, [ticket, self.audio, *wish, self.heard], told),
-            (self.again.click, self._again, [ticket, *wish, self.heard], told),
-            (self.example.click, self._example, [ticket, *wish, self.heard], [self.picture, *told]),
+        small: EventOptions = {"concurrency_id": "small", "concurrency_limit": 4, "show_progress": "hidden"}
+        self.bar.spoken(self._spoken, [ticket, *style], told, **talking)
+        questions = (
+            (self.text.submit, self._written, [ticket, self.text, *style, self.heard], [self.text, *told]),
+            (self.send.click, self._written, [ticket, self.text, *style, self.heard], [self.text, *told]),
+            (self.audio.upload, self._sent, [ticket, self.audio, *style, self.heard], told),
+            (self.again.click, self._again, [ticket, *style, self.heard], told),
+            (self.example.click, self._example, [ticket, *style, self.heard], [self.picture, *told]),
         )
-        for event, function, given, changed in asking:
+        for event, function, given, changed in questions:
             event(function, given, changed, js=_hush(given), **talking)
         self.new.click(self._new, [ticket, self.heard], [*told, self.cards], js=_hush([ticket, self.heard]), **small)
         # One after the other: a picture that is taken off and the next one must not overtake each other.
-        one = {**small, "concurrency_id": "picture", "concurrency_limit": 1, "trigger_mode": "multiple"}
+        one: EventOptions = {
+            "concurrency_id": "picture", "concurrency_limit": 1, "trigger_mode": "multiple", "show_progress": "hidden",
+        }  # fmt: skip
         self.picture.input(self._picture, [ticket, self.picture], [self.picture], **one)
         self.own.recorded(self._own_voice, [ticket], [self.voice, self.bar], **small)
         self.forget.click(self._forget, [ticket], [self.voice], **small)
@@ -155,137 +160,135 @@ class TalkTab:
             self._styles, [ticket], [self.cards], concurrency_id="styles", concurrency_limit=1, show_progress="hidden"
         )
 
-    def _told(self, visit: Visit, whole: bool) -> tuple[Any, Any, Any]:
-        hood = render.hood(visit) if whole else gr.skip()
-        return render.conversation(visit), {"ticket": visit.ticket, "generation": visit.reel.tape.generation}, hood
+    def _told(self, page: PageSession, whole: bool) -> Told:
+        hood = render.hood(page) if whole else gr.skip()
+        return render.conversation(page), page.bar_value, hood
 
-    def _tell(self, visit: Visit, told: Iterator[bool]) -> Iterator[tuple[Any, Any, Any]]:
+    def _tell(self, page: PageSession, told: Iterator[bool]) -> Iterator[Told]:
         try:
             for whole in told:
-                yield self._told(visit, whole)
+                yield self._told(page, whole)
         except InputError:
-            yield self._told(visit, False)
+            yield self._told(page, False)
             raise
 
     @shown_errors(gr.skip(), gr.skip(), gr.skip())
-    def _spoken(self, ticket: str, *wish: str) -> Iterator[Any]:
-        visit = self._visits.find(ticket)
-        samples = visit.hearing.take()
+    def _spoken(self, ticket: str, *style: str) -> Iterator[object]:
+        page = self._pages.find(ticket)
+        samples = page.microphone.take()
         if samples is None:
             raise InputError("nothing was heard; check the microphone and speak again")
-        yield from self._tell(visit, ask(visit, Asked(samples, None), _wish(*wish), heard=True))
+        yield from self._tell(page, ask(page, Asked(samples, None), _style(*style), heard=True))
 
     @shown_errors(gr.skip(), gr.skip(), gr.skip(), gr.skip())
-    def _written(self, ticket: str, text: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
-        visit = self._ready(ticket, heard)
+    def _written(self, ticket: str, text: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[object]:
+        page = self._ready(ticket, heard)
         if not text.strip():
             raise InputError("the question is empty; write something, or press Talk")
-        question = ask(visit, Asked(None, text.strip()), _wish(voice, emotion, pitch))
-        for told in self._tell(visit, question):
+        question = ask(page, Asked(None, text.strip()), _style(voice, emotion, pitch))
+        for told in self._tell(page, question):
             yield "", *told
 
     @shown_errors(gr.skip(), gr.skip(), gr.skip())
-    def _sent(self, ticket: str, path: str | None, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
+    def _sent(
+        self, ticket: str, path: str | None, voice: str, emotion: str, pitch: str, heard: float
+    ) -> Iterator[object]:
         with uploaded(path, "the recording") as data:
-            visit = self._ready(ticket, heard)
+            page = self._ready(ticket, heard)
             samples = load_audio(data, RATE, AUDIO_LIMITS, reject_silence=True)
-        yield from self._tell(visit, ask(visit, Asked(samples, None), _wish(voice, emotion, pitch)))
+        yield from self._tell(page, ask(page, Asked(samples, None), _style(voice, emotion, pitch)))
 
     @shown_errors(gr.skip(), gr.skip(), gr.skip())
-    def _again(self, ticket: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
-        visit = self._ready(ticket, heard)
-        yield from self._tell(visit, ask_again(visit, _wish(voice, emotion, pitch)))
+    def _again(self, ticket: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[object]:
+        page = self._ready(ticket, heard)
+        yield from self._tell(page, ask_again(page, _style(voice, emotion, pitch)))
 
     @shown_errors(gr.skip(), gr.skip(), gr.skip(), gr.skip())
-    def _example(self, ticket: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[Any]:
-        visit = self._ready(ticket, heard)
+    def _example(self, ticket: str, voice: str, emotion: str, pitch: str, heard: float) -> Iterator[object]:
+        page = self._ready(ticket, heard)
         picture = load_image(EXAMPLES / "photo.png")
-        visit.new_picture(picture)
-        visit.drop_picture_file()
+        page.new_picture(picture)
+        page.drop_picture_file()
         samples = load_audio(EXAMPLES / "question.wav", RATE, AUDIO_LIMITS)
-        image: Any = picture
-        for told in self._tell(visit, ask(visit, Asked(samples, None), _wish(voice, emotion, pitch))):
+        image: Update = picture
+        for told in self._tell(page, ask(page, Asked(samples, None), _style(voice, emotion, pitch))):
             yield image, *told
             image = gr.skip()
 
     @shown_errors(gr.skip(), gr.skip(), gr.skip(), gr.skip())
-    def _new(self, ticket: str, heard: float) -> tuple[Any, ...]:
-        visit = self._ready(ticket, heard)
-        visit.restart()
-        return *self._told(visit, True), render.style_cards(self._style_set, {}, None)
+    def _new(self, ticket: str, heard: float) -> tuple[Update, ...]:
+        page = self._ready(ticket, heard)
+        page.restart()
+        return *self._told(page, True), render.style_cards(self._style_set, {}, None)
 
-    def _ready(self, ticket: str, heard: float) -> Visit:
-        """The visit, silent and ready to be asked."""
-        visit = self._visits.find(ticket)
-        if not visit.alive():
+    def _ready(self, ticket: str, heard: float) -> PageSession:
+        """The page, silent and ready to be asked."""
+        page = self._pages.find(ticket)
+        if not page.alive():
             gr.Info("Nothing was said for long, so the conversation was closed. A new one begins.", title="New")
-        visit.hearing.drop()
-        visit.interrupt(heard if heard is not None and heard >= 0 else None)
-        return visit
+        page.microphone.drop()
+        page.interrupt(heard if heard is not None and heard >= 0 else None)
+        return page
 
     @shown_errors(None)
-    def _picture(self, ticket: str, path: str | None) -> Any:
-        visit = self._visits.find(ticket)
-        visit.drop_picture_file()
-        visit.new_picture(None)
+    def _picture(self, ticket: str, path: str | None) -> Update:
+        page = self._pages.find(ticket)
+        page.drop_picture_file()
+        page.new_picture(None)
         if path is None:
             return gr.skip()
         try:
-            visit.new_picture(load_image(read_upload(path, "the picture"), IMAGE_LIMITS))
+            page.new_picture(load_image(read_upload(path, "the picture"), IMAGE_LIMITS))
         except InputError:
             delete(path)
             raise
-        visit.picture_file = path
+        page.picture_file = path
         return gr.skip()
 
     @shown_errors(gr.skip(), gr.skip())
-    def _own_voice(self, ticket: str, event: gr.EventData) -> tuple[Any, Any]:
-        import soxr
-
-        visit = self._visits.find(ticket)
+    def _own_voice(self, ticket: str, event: gr.EventData) -> tuple[Update, Update]:
+        page = self._pages.find(ticket)
         samples, rate = decode_chunk(event.pcm, event.rate)
-        voice = visit.assistant.voice
-        heard = soxr.resample(samples, rate, RATE)
-        windows = self._visits.activity.probabilities(heard)
-        share = float(np.mean([probability > 0.5 for probability in windows])) if windows else 0.0
+        voice = page.assistant.voice
+        share = speech_share(soxr.resample(samples, rate, RATE))
         own = voice_from_recording(voice, soxr.resample(samples, rate, voice.sample_rate), share)
-        visit.own_voice = own
-        units = visit.reply.units if visit.reply is not None else visit.assistant.speak("Hello, how are you?").units
-        if visit.session.request is None:
-            visit.interrupt(None)
-            say(visit, own.synthesize(units, own.styles.default), own.sample_rate)
+        page.own_voice = own
+        units = page.reply.units if page.reply is not None else page.assistant.speak("Hello, how are you?").units
+        if page.session.request is None:
+            page.interrupt(None)
+            say(page, own.synthesize(units, own.styles.default), own.sample_rate)
         gr.Info("The assistant speaks in your voice from now on.", title="My voice")
-        return gr.Radio(value=OWN), {"ticket": visit.ticket, "generation": visit.reel.tape.generation}
+        return gr.Radio(value=OWN), page.bar_value
 
     @shown_errors(gr.skip())
-    def _forget(self, ticket: str) -> Any:
-        self._visits.find(ticket).own_voice = None
+    def _forget(self, ticket: str) -> Update:
+        self._pages.find(ticket).own_voice = None
         gr.Info("Your voice is forgotten.", title="My voice")
         return gr.Radio(value=self._style_set.voices[0])
 
     @shown_errors(gr.skip())
-    def _styles(self, ticket: str) -> Iterator[Any]:
-        visit = self._visits.find(ticket)
-        reply = visit.reply
+    def _styles(self, ticket: str) -> Iterator[object]:
+        page = self._pages.find(ticket)
+        reply = page.reply
         if reply is None:
             raise InputError("nothing has been answered yet; ask something first")
         chosen_style = self._style_set.parse(reply.voice, reply.emotion, reply.pitch)
         spoken: dict[str, Speech] = {}
-        visit.styles = spoken
+        page.styles = spoken
         yield render.style_cards(self._style_set, spoken, chosen_style)
         for done, style in enumerate(self._style_set, 1):
-            if visit.styles is not spoken:
+            if page.styles is not spoken:
                 return  # another answer has come
-            spoken[style.key] = visit.assistant.render(reply.units, style)
+            spoken[style.key] = page.assistant.render(reply.units, style)
             if done % 4 == 0:
                 yield render.style_cards(self._style_set, spoken, chosen_style)
 
 
-def _hush(inputs: list[Any]) -> str:
+def _hush(inputs: Sequence[Component]) -> str:
     """JavaScript that silences the page before a question leaves, and fills in the last input: what was heard."""
     last = len(inputs) - 1
     return f"(...given) => [...given.slice(0, {last}), window.emova.hush()]"
 
 
-def _wish(voice: str, emotion: str, pitch: str) -> Wish:
-    return Wish(voice, chosen(emotion), chosen(pitch))
+def _style(voice: str, emotion: str, pitch: str) -> ReplyStyle:
+    return ReplyStyle(voice, chosen(emotion), chosen(pitch))

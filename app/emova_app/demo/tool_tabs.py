@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 import gradio as gr
 import numpy as np
+import soxr
 
 from emova.assistant import Assistant
 from emova.cli.common import EXAMPLES
 from emova.speech.audio import AudioLimits, check_samples, load_audio
+from emova.speech.vad import RATE
 from emova_app.demo import render
 from emova_app.demo.draw import unit_strip
-from emova_app.demo.hearing import RATE, decode_chunk
-from emova_app.demo.parts import emotion_choice, pitch_choice, recorder, shown_errors
+from emova_app.demo.microphone import decode_chunk
+from emova_app.demo.parts import EventOptions, emotion_choice, pitch_choice, recorder, shown_errors
 from emova_app.demo.uploads.files import MAX_SECONDS, uploaded
 
 LIMITS = AudioLimits(max_seconds=MAX_SECONDS, max_bytes=16 << 20)
 NOTE = f"Up to {MAX_SECONDS:g} seconds. Nothing is kept."
 # These share the models with the conversations, so few run at once.
-WORK: dict[str, Any] = {"concurrency_id": "tools", "concurrency_limit": 1, "show_progress": "full"}
+WORK: EventOptions = {"concurrency_id": "tools", "concurrency_limit": 1, "show_progress": "full"}
 
 
 def _from_file(path: str | None) -> np.ndarray:
@@ -29,8 +30,6 @@ def _from_file(path: str | None) -> np.ndarray:
 
 
 def _from_page(event: gr.EventData) -> np.ndarray:
-    import soxr
-
     samples, rate = decode_chunk(event.pcm, event.rate)
     return check_samples(samples if rate == RATE else soxr.resample(samples, rate, RATE), RATE, LIMITS)
 

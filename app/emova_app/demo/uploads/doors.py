@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 API = "/gradio_api"
 UPLOAD = f"{API}/upload"
@@ -46,9 +40,7 @@ class DoorLimits:
 class Doors:
     """An ASGI middleware; the address by which the page may be called is checked before it."""
 
-    def __init__(
-        self, app: Callable[[Scope, Receive, Send], Awaitable[None]], limits: DoorLimits = DoorLimits()
-    ) -> None:
+    def __init__(self, app: ASGIApp, limits: DoorLimits = DoorLimits()) -> None:
         self.app, self.limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

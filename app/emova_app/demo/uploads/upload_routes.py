@@ -11,10 +11,10 @@ import logging
 import mimetypes
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import PurePath
-from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
+from fastapi.params import Depends
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -39,7 +39,9 @@ class _TooLarge(Exception):
     """More came than an upload may have."""
 
 
-def upload_routes(store: Store, dependencies: Sequence[Any], *, at_once: int = 8, seconds: float = 120.0) -> APIRouter:
+def upload_routes(
+    store: Store, dependencies: Sequence[Depends], *, at_once: int = 8, seconds: float = 120.0
+) -> APIRouter:
     """The two routes.
 
     Args:

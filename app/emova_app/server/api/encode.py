@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from emova_app.pcm import to_pcm
+
 Format = Literal["wav", "mp3", "flac", "opus", "aac", "pcm16", "pcm"]
 MEDIA_TYPES = {
     "wav": "audio/wav",
@@ -29,11 +31,6 @@ _CODECS: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
     "opus": ("ogg", "libopus", {"page_duration": "200000"}, {}),
     "aac": ("adts", "aac", {}, {}),
 }
-
-
-def pcm16(samples: np.ndarray) -> bytes:
-    """Samples ``[T]`` within -1 to 1 as 16-bit little-endian integers."""
-    return (samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes()
 
 
 class _Sink:
@@ -76,12 +73,12 @@ class Encoder:
     def add(self, samples: np.ndarray) -> bytes:
         """Take ``[T]``; give what is final."""
         if self._container is None:
-            return pcm16(samples)
+            return to_pcm(samples)
         if not len(samples):
             return b""
         import av
 
-        frame = av.AudioFrame.from_ndarray(np.frombuffer(pcm16(samples), "<i2")[None], format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.frombuffer(to_pcm(samples), "<i2")[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = self._rate, self._position
         self._position += len(samples)
         for packet in self._stream.encode(frame):

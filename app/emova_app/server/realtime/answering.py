@@ -12,7 +12,7 @@ import numpy as np
 from emova.core.errors import InternalFault
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
 from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
-from emova_app.server.api.encode import pcm16
+from emova_app.pcm import to_pcm
 from emova_app.server.api.media import to_base64
 from emova_app.server.errors import INTERNAL
 from emova_app.server.http.front import new_id
@@ -158,7 +158,7 @@ class Answering:
             samples = self._resampled(event.samples)
             self._first_sent = self._first_sent or time.monotonic()
             self.sent_seconds += len(samples) / RATE
-            await self._emit("response.output_audio.delta", **place, delta=to_base64(pcm16(samples)))
+            await self._emit("response.output_audio.delta", **place, delta=to_base64(to_pcm(samples)))
 
     async def _tell_transcript(self) -> None:
         if self._asked_item is not None:

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from emova.core.errors import InputError
 from emova.reply.parser import SpokenReply
 from emova.session.session import Session
-from emova.speech.vad import Going, Started, Stopped, Turn, TurnConfig, TurnTaking
+from emova.speech.vad import Going, Started, Stopped, Turn, TurnTaking
+from emova_app.pcm import from_pcm
 from emova_app.server.api.media import from_base64, read_picture
 from emova_app.server.errors import ApiError, as_api_error
 from emova_app.server.http.front import new_id
@@ -25,7 +26,7 @@ from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import RATE, Answering
 from emova_app.server.realtime.backlog import MAX_PIECES, Action, Backlog, Flooded
 from emova_app.server.realtime.sending import Items, Sender
-from emova_app.server.realtime.settings import Settings, chosen_voice
+from emova_app.server.realtime.settings import Settings, TurnDetection, chosen_voice
 from emova_app.server.service import Service, check_style
 
 
@@ -170,7 +171,7 @@ class Connection:
         data = from_base64(audio, "the audio")
         if len(data) % 2:
             raise InputError("the audio: half a sample; send 16-bit samples")
-        samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+        samples = from_pcm(data)
         if resampler is not None:
             return resampler.resample_chunk(samples)
         return soxr.resample(samples, RATE, self.rate)
@@ -180,16 +181,16 @@ class Connection:
         if self.settings.turns is None:
             await self._hear(samples)
             return
-        self._turns = self._turns or TurnTaking(self.settings.turns)
+        self._turns = self._turns or TurnTaking(self.settings.turns.config)
         for turn in await self.service.run(self._turns.step, samples):
             await self._take_turn(turn, self.settings.turns)
 
-    async def _take_turn(self, turn: Turn, config: TurnConfig) -> None:
+    async def _take_turn(self, turn: Turn, detection: TurnDetection) -> None:
         if isinstance(turn, Started):
             await self.sender.emit(
                 "input_audio_buffer.speech_started", audio_start_ms=turn.at_ms, item_id=self._buffer_item
             )
-            if config.interrupt_response:
+            if detection.interrupt_response:
                 await self._interrupt("turn_detected")
             await self._hear(turn.samples)
         elif isinstance(turn, Going):
@@ -198,7 +199,7 @@ class Connection:
             await self.sender.emit(
                 "input_audio_buffer.speech_stopped", audio_end_ms=turn.at_ms, item_id=self._buffer_item
             )
-            await self._when_free(lambda: self._end_turn(config.create_response))
+            await self._when_free(lambda: self._end_turn(detection.create_response))
 
     async def _end_turn(self, answer: bool) -> None:
         if self._buffer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from emova.speech.style import StyleSet
@@ -10,6 +10,21 @@ from emova.speech.vad import TurnConfig
 from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import RATE
 from emova_app.server.service import check_style, find_voice
+
+
+@dataclass(frozen=True)
+class TurnDetection:
+    """Turns by voice activity.
+
+    Attributes:
+        config: when one begins and ends.
+        create_response: whether its end asks for an answer.
+        interrupt_response: whether its start breaks off an answer.
+    """
+
+    config: TurnConfig = TurnConfig()
+    create_response: bool = True
+    interrupt_response: bool = True
 
 
 @dataclass(frozen=True)
@@ -26,7 +41,7 @@ class Settings:
     voice: str
     instructions: str = ""
     modalities: tuple[str, ...] = ("audio",)
-    turns: TurnConfig | None = field(default_factory=TurnConfig)
+    turns: TurnDetection | None = TurnDetection()
     transcription: str | None = None
     emotion: str | None = None
     pitch: str | None = None
@@ -44,7 +59,7 @@ class Settings:
             changes["voice"] = chosen_voice(self.styles, sound.output.voice)
         if sound.input is not None:
             if "turn_detection" in sound.input.model_fields_set:
-                changes["turns"] = _turn_config(sound.input.turn_detection)
+                changes["turns"] = _turn_detection(sound.input.turn_detection)
             if "transcription" in sound.input.model_fields_set:
                 wanted = sound.input.transcription
                 changes["transcription"] = (wanted.model or model) if wanted else None
@@ -55,9 +70,9 @@ class Settings:
         pcm = {"type": "audio/pcm", "rate": RATE}
         detection = self.turns and {
             "type": "server_vad",
-            "threshold": self.turns.threshold,
-            "prefix_padding_ms": self.turns.prefix_ms,
-            "silence_duration_ms": self.turns.silence_ms,
+            "threshold": self.turns.config.threshold,
+            "prefix_padding_ms": self.turns.config.prefix_ms,
+            "silence_duration_ms": self.turns.config.silence_ms,
             "create_response": self.turns.create_response,
             "interrupt_response": self.turns.interrupt_response,
         }
@@ -83,13 +98,8 @@ def chosen_voice(styles: StyleSet, wanted: str | types.VoiceId) -> str:
     return find_voice(styles, wanted if isinstance(wanted, str) else wanted.id)
 
 
-def _turn_config(wish: types.ServerVad | None) -> TurnConfig | None:
+def _turn_detection(wish: types.ServerVad | None) -> TurnDetection | None:
     if wish is None:
         return None
-    return TurnConfig(
-        wish.threshold,
-        wish.prefix_padding_ms,
-        wish.silence_duration_ms,
-        wish.create_response,
-        wish.interrupt_response,
-    )
+    config = TurnConfig(wish.threshold, wish.prefix_padding_ms, wish.silence_duration_ms)
+    return TurnDetection(config, wish.create_response, wish.interrupt_response)
