@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emova.cli.main import Parser
-from emova.core.errors import InputError
+from emova.core.errors import BusyError, ClosedError, InputError, InternalFault, TooLongError
 from emova.speech.audio import load_audio
 
 pytest.importorskip("fastapi")
@@ -170,3 +170,21 @@ def test_spoken_replies_are_forgotten(monkeypatch) -> None:
     monkeypatch.setattr(service.time, "time", lambda: later)
     with pytest.raises(ApiError):
         store.find(names[2])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (InputError("the audio: silent"), 400, "invalid_request_error"),
+        (TooLongError("the question: too long"), 400, "invalid_request_error"),
+        (BusyError("all places are taken"), 429, "rate_limit_error"),
+        (ClosedError("the server stopped this task"), 503, "server_error"),
+        (InternalFault(), 500, "server_error"),
+    ],
+)
+def test_an_error_is_answered_by_its_type(error: Exception, status: int, kind: str) -> None:
+    from emova_app.server.errors import as_api_error
+
+    answer = as_api_error(error)
+    assert (answer.status, answer.kind) == (status, kind)
+    assert ("retry-after" in answer.headers) == (status in (429, 503))

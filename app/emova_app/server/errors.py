@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from emova.core.errors import InputError, disk_full
+from emova.core.errors import BusyError, ClosedError, InputError, disk_full
 
 log = logging.getLogger(__name__)
 INTERNAL = "a fault inside of the server; try again"
@@ -78,6 +78,10 @@ def as_api_error(error: BaseException) -> ApiError:
     if disk_full(error):
         log.error("the disk for temporary files is full")
         return ApiError(507, DISK, kind="server_error", code="insufficient_storage", headers={"retry-after": "30"})
+    if isinstance(error, BusyError):
+        return busy(str(error))
+    if isinstance(error, ClosedError):
+        return ApiError(503, str(error), kind="server_error", headers={"retry-after": "1"})
     if isinstance(error, InputError):
         return ApiError(400, str(error))
     log.error("a request failed", exc_info=error)
