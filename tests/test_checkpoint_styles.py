@@ -15,7 +15,8 @@ from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.events import Done
 from emova.reply.format import ReplyConstraints, ReplyLimits
-from emova.reply.parser import SpokenReply
+from emova.reply.parser import SpokenReply, StyleChosen, collect
+from emova.reply.stream import EventStream
 from emova.session.scheduler import Scheduler
 from emova.speech.style import DEFAULT_STYLES, Style, StylePrototypes, StyleSet
 
@@ -73,14 +74,11 @@ def test_grammar_and_parser_know_the_word(assistant, kind) -> None:
         grammar.advance(token)
         taken += [token, *grammar.take_forced()]
     assert taken == ids
-    from emova.reply.stream import EventStream
-    from emova.reply.parser import StyleChosen, collect
-
     events = EventStream(table, reply_format.parser("male")).step(ids)
     chosen = next(event for event in events if isinstance(event, StyleChosen))
     assert chosen.understood and chosen.style == Style("male", "surprised", "high") and collect(events) == reply
-    shortest = ReplyConstraints(emotion="surprised", pitch="low", limits=LIMITS)
-    assert len(ids) > 0 and reply_format.overhead(table, shortest) > 0
+    content = sum(len(table.encode(words)) for words in (reply.transcript, reply.text)) + len(reply.units)
+    assert len(ids) - content <= reply_format.overhead(table, ReplyConstraints(limits=ReplyLimits(40, 40, 40)))
 
 
 def test_the_command_line_follows_the_checkpoint(folder, tmp_path, capsys, monkeypatch) -> None:

@@ -210,6 +210,8 @@ def _load_model(folder: Path) -> EmovaForConditionalGeneration:
             model, report = EmovaForConditionalGeneration.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
             )
+    except InputError as error:
+        raise InputError(f"{shown(folder)}: {error}") from None
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError):
         raise InputError(f"{shown(folder)}: the model's weights or configuration are damaged; {AGAIN}") from None
     for problem, key in (("lack", "missing_keys"), ("have an unknown", "unexpected_keys")):

@@ -41,12 +41,12 @@ class Registry(Generic[Part]):
         self, socket: Socket, title: str, built_in: Mapping[str, str], renamed: Mapping[str, str] = {}
     ) -> None:
         self.socket, self.title = socket, title
-        self._built_in, self._renamed = built_in, renamed
+        self.built_in, self._renamed = built_in, renamed
         self._classes: dict[str, type[Part]] = {}
 
     def kinds(self) -> list[str]:
         """All that are known, from outside too."""
-        return sorted({*self._built_in, *self._classes, *self._entries()})
+        return sorted({*self.built_in, *self._classes, *self._entries()})
 
     def add(self, kind: str, part: type[Part]) -> None:
         """Let checkpoints name ``part`` by ``kind``.
@@ -54,7 +54,7 @@ class Registry(Generic[Part]):
         Raises:
             ValueError: the kind is taken by another class.
         """
-        taken = kind in self._built_in or kind in self._renamed or self._classes.get(kind, part) is not part
+        taken = kind in self.built_in or kind in self._renamed or self._classes.get(kind, part) is not part
         if taken or not kind.isidentifier():
             reason = "is taken" if taken else "is no identifier"
             raise ValueError(f"{self.socket} {kind!r} {reason}; choose another name")
@@ -69,8 +69,8 @@ class Registry(Generic[Part]):
         name = self.name(kind) if isinstance(kind, str) else ""
         if name in self._classes:
             return self._classes[name]
-        if name in self._built_in:
-            module, _, class_name = self._built_in[name].partition(":")
+        if name in self.built_in:
+            module, _, class_name = self.built_in[name].partition(":")
             self._classes[name] = getattr(importlib.import_module(module), class_name)
             return self._classes[name]
         entry = self._entries().get(name)
@@ -113,6 +113,8 @@ PROJECTORS: Registry[Projector] = Registry(
     "projector", "projector kind", {"c_abstractor": "emova.vision.c_abstractor:CAbstractor"}
 )
 
+REGISTRIES = (TOKENIZERS, DETOKENIZERS, REPLY_FORMATS, TOWERS, PROJECTORS)
+
 
 def register(socket: Socket, kind: str) -> Callable[[PartClass], PartClass]:
     """A decorator that lets checkpoints name a class: ``@register("projector", "linear")``.
@@ -120,10 +122,9 @@ def register(socket: Socket, kind: str) -> Callable[[PartClass], PartClass]:
     Raises:
         ValueError: there is no such socket, or the kind is taken by another class.
     """
-    registries = (TOKENIZERS, DETOKENIZERS, REPLY_FORMATS, TOWERS, PROJECTORS)
-    registry = next((each for each in registries if each.socket == socket), None)
+    registry = next((each for each in REGISTRIES if each.socket == socket), None)
     if registry is None:
-        raise ValueError(f"there is no socket {socket!r}; there are {', '.join(each.socket for each in registries)}")
+        raise ValueError(f"there is no socket {socket!r}; there are {', '.join(each.socket for each in REGISTRIES)}")
 
     def join(part: PartClass) -> PartClass:
         registry.add(kind, part)

@@ -18,8 +18,8 @@ from emova.speech.style import StyleSet
 TRANSCRIBE_PROMPT = "Write down what is said."
 SPEAK_PROMPT = "Say this: "
 
-Role = Literal["frame", "transcript", "answer", "style", "speech"]
-"""What a stretch of a reply's tokens says; ``frame`` is the same in every reply."""
+Role = Literal["skeleton", "transcript", "answer", "style", "speech"]
+"""What a stretch of a reply's tokens says; ``skeleton`` is the same in every reply."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class InterleavedReply(ReplyFormat):
     def stretches(self, reply: SpokenReply, table: TokenTable) -> list[tuple[Role, list[int]]]:
         """The token ids of ``reply``, end of turn included; its transcript is not written.
 
-        A mark that ends a stretch belongs to it where the model chooses it, and is frame where the ratio forces it.
+        A mark that ends a stretch belongs to it where the model chooses it, and is skeleton where the ratio forces it.
         """
         cut: list[tuple[Role, list[int]]] = [("style", table.encode(_header(reply.emotion, reply.pitch)))]
         blocks = list(self.blocks(reply, table))
@@ -163,10 +163,10 @@ class InterleavedReply(ReplyFormat):
             if run is not None:
                 last = len(block) < self.ratio.text_tokens
                 ended = last or len(run) < self.ratio.units
-                cut.append(("answer" if last else "frame", [table.speech_start]))
+                cut.append(("answer" if last else "skeleton", [table.speech_start]))
                 cut.append(("speech", table.unit_ids[run].tolist()))
-                cut.append(("speech" if ended else "frame", [table.speech_end]))
-        return [*cut, ("frame" if blocks[-1][1] is not None else "answer", [table.end_of_turn])]
+                cut.append(("speech" if ended else "skeleton", [table.speech_end]))
+        return [*cut, ("skeleton" if blocks[-1][1] is not None else "answer", [table.end_of_turn])]
 
     def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
         """A reply is always a style, some text and some units."""

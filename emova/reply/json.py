@@ -67,11 +67,11 @@ class JsonReply(ReplyFormat):
         cut: list[tuple[Role, list[int]]] = []
         strings = (reply.transcript, reply.text, reply.emotion, reply.pitch)
         for index, (role, value) in enumerate(zip(_ROLES, strings, strict=True)):
-            cut.append(("frame", table.encode(self._before(index))))
+            cut.append(("skeleton", table.encode(self._before(index))))
             cut.append((role, [*table.encode(_inside(value)), table.quote]))
-        cut.append(("frame", [*table.encode(self._before(4)), table.speech_start]))
+        cut.append(("skeleton", [*table.encode(self._before(4)), table.speech_start]))
         cut.append(("speech", [*table.unit_ids[list(reply.units)].tolist(), table.speech_end]))
-        return [*cut, ("frame", [*table.encode('"}'), table.end_of_turn])]
+        return [*cut, ("skeleton", [*table.encode('"}'), table.end_of_turn])]
 
     def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
         """What a reply may look like."""

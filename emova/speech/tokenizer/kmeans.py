@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emova.core.config import config_from_dict
 from emova.core.errors import InputError
-from emova.core.weights import load_state, read_folder, save_folder
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 
@@ -43,17 +41,17 @@ class KMeansConfig:
             raise InputError(f"kind={self.kind}: these are the fields of {KIND}; give kind={KIND}")
 
 
-class KMeansTokenizer(MelTokenizer):
+class KMeansTokenizer(MelTokenizer[KMeansConfig]):
     """Speech to the nearest centres, whole or as a stream; a ``SpeechTokenizer``, trained by
     ``emova_train.s2u.kmeans``."""
 
+    config_class: ClassVar = KMeansConfig
     mean: Tensor
     projection: Tensor
     centres: Tensor
 
     def __init__(self, config: KMeansConfig) -> None:
-        super().__init__(config.mel)
-        self.config = config
+        super().__init__(config, config.mel)
         width = config.frames * config.mel.n_mels
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("projection", torch.zeros(width, config.dimensions))
@@ -81,22 +79,6 @@ class KMeansTokenizer(MelTokenizer):
     def streaming(self, batch_size: int = 1) -> Iterator[KMeansStream]:
         """Units while the recording goes on."""
         yield KMeansStream(self, batch_size)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> KMeansTokenizer:
-        """Load a folder that ``save_pretrained`` wrote.
-
-        Raises:
-            InputError: a file is missing, damaged, or does not match the config.
-        """
-        values, state = read_folder(folder)
-        model = cls(config_from_dict(KMeansConfig, values, Path(folder) / "config.json"))
-        load_state(model, state, folder)
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        save_folder(folder, self.config, self.state_dict(), "float32")
 
 
 class KMeansStream:

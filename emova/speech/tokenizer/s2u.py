@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.core.config import config_from_dict
 from emova.core.errors import InputError
-from emova.core.weights import Storage, load_state, read_folder, save_folder
+from emova.core.weights import Storage, save_folder
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
@@ -57,12 +57,14 @@ class S2UConfig:
             raise InputError(f"kind={self.kind}: these are the fields of s2u; give kind=s2u")
 
 
-class S2UTokenizer(MelTokenizer):
+class S2UTokenizer(MelTokenizer[S2UConfig]):
     """Speech to units, whole or as a stream; a ``SpeechTokenizer``."""
 
+    config_class: ClassVar = S2UConfig
+    optional: ClassVar = ("phone_decoder.",)
+
     def __init__(self, config: S2UConfig) -> None:
-        super().__init__(config.mel)
-        self.config = config
+        super().__init__(config, config.mel)
         self.encoder = SpiralEncoder(config.mel.n_mels, config.stages, config.block_units, config.left_blocks)
         self.quantizer = FiniteScalarQuantizer(config.levels)
         self.project = EvenProjection(self.encoder.width, self.quantizer.dim, config.bottleneck)
@@ -117,18 +119,6 @@ class S2UTokenizer(MelTokenizer):
             yield stream
         finally:
             stream.close()
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> S2UTokenizer:
-        """Load a folder that ``save_pretrained`` wrote, ready for inference. The phone decoder may be absent.
-
-        Raises:
-            InputError: a file is missing, damaged, or does not match the config.
-        """
-        values, state = read_folder(folder)
-        model = cls(config_from_dict(S2UConfig, values, Path(folder) / "config.json"))
-        load_state(model, state, folder, optional=("phone_decoder.",))
-        return model.eval()
 
     def save_pretrained(self, folder: str | Path, storage: Storage = "int8") -> None:
         """Write ``config.json`` and ``model.safetensors``."""

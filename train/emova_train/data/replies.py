@@ -14,7 +14,7 @@ from emova_train.data.examples import ANSWER, NOTHING, SKELETON, STYLE, TRANSCRI
 
 Message = dict[str, Any]
 _TEACHES: dict[Role, int] = {
-    "frame": SKELETON,
+    "skeleton": SKELETON,
     "transcript": TRANSCRIPT,
     "answer": ANSWER,
     "style": STYLE,
