@@ -107,8 +107,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file as UTF-8. Raises: InputError."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a file as UTF-8; half of a character (a lone surrogate) as its escape. Raises: InputError."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

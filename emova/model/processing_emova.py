@@ -99,7 +99,13 @@ class EmovaProcessor(ProcessorMixin):
     # Parts ---------------------------------------------------------------------------------------------------------
 
     def encode_text(self, text: str) -> list[int]:
-        """Plain text's ids; control tokens in it become ordinary characters."""
+        """Plain text's ids; control tokens in it become ordinary characters.
+
+        Raises:
+            InputError: the text holds half of a surrogate pair, which is no character.
+        """
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError("text: holds half of a character (a lone surrogate); give it in UTF-8")
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
     def encode_units(self, units: Sequence[int]) -> list[int]:

@@ -20,6 +20,7 @@ import base64
 import binascii
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -50,20 +51,38 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def read_text(path: Path) -> str:
-    """A text file. Raises: InputError: missing, unreadable, or not UTF-8."""
+    """A text file, without the mark of UTF-8 that some programs begin it with.
+
+    Raises:
+        InputError: missing, unreadable, or not UTF-8; then the line is named.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: not a text file in UTF-8 that can be read") from None
+    except OSError:
+        raise InputError(f"{path}: not a file that can be read") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: not in UTF-8; save the file in that encoding") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, by line feeds alone: other separators may stand inside of a text.
+
+    Raises:
+        InputError: as ``read_text``.
+    """
+    return [line.removesuffix("\r") for line in read_text(path).split("\n")]
 
 
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError:
-        raise InputError(f"{path}: not a JSON file that can be read") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not a JSON file ({error.msg})") from None
 
 
 def read_own(folder: str | Path) -> list[Example]:
@@ -73,7 +92,7 @@ def read_own(folder: str | Path) -> list[Example]:
     if not meta.is_file():
         raise InputError(f"{folder}: no meta.jsonl in this folder")
     examples = []
-    for number, line in enumerate(read_text(meta).splitlines(), start=1):
+    for number, line in enumerate(read_lines(meta), start=1):
         if not line.strip():
             continue
         where = f"{meta}, line {number}"
@@ -83,6 +102,7 @@ def read_own(folder: str | Path) -> list[Example]:
             raise InputError(f"{where}: not JSON") from None
         if not isinstance(facts, dict):
             raise InputError(f"{where}: not an object")
+        facts = {name: value for name, value in facts.items() if value is not None}
         if unknown := sorted(facts.keys() - COLUMNS):
             raise InputError(f"{where}: unknown column {unknown[0]!r}; known are {', '.join(sorted(COLUMNS))}")
         if not any(facts.get(name) for name in ("text", "audio", "image")):
@@ -151,12 +171,11 @@ def read_tsv(path: str | Path, metric: str, media: str | Path) -> list[Example]:
         raise InputError(f"{path}: no such file")
     csv.field_size_limit(2**31 - 1)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise InputError(f"{path}: not a table in UTF-8 that can be read") from None
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t", strict=True)
+        columns = set(reader.fieldnames or ())
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not a table ({error}); is a quotation mark open?") from None
     for needed in ("index", "question", "answer"):
         if needed not in columns:
             raise InputError(f"{path}: the column {needed!r} is missing")
@@ -203,7 +222,7 @@ def read_mme(folder: str | Path) -> list[Example]:
         places = [text.parent, folder / subtask / "images"]
         found = [p / f"{text.stem}{end}" for p in places for end in (".jpg", ".png", ".jpeg")]
         image = next((path for path in found if path.exists()), found[0])
-        for number, line in enumerate(read_text(text).splitlines()):
+        for number, line in enumerate(read_lines(text)):
             question, tab, answer = line.partition("\t")
             if not tab:
                 continue

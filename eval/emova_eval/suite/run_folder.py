@@ -129,7 +129,7 @@ class RunFolder:
         if self.find(*key) is not None:
             return
         self._records[key] = record
-        with self.log.open("a", encoding="utf-8") as out:
+        with self.log.open("a", encoding="utf-8", errors="backslashreplace") as out:  # half of a character stays JSON
             out.write(json.dumps(record.as_json(), ensure_ascii=False) + "\n")
             out.flush()
             os.fsync(out.fileno())

@@ -115,6 +115,12 @@ class OwnTask(MetricTask):
             )
         super().__init__(name, items, find_metric(found[0]))
 
+    def ask(self, model: Any, example: Example) -> Output:
+        """A spoken question is answered in the form of a spoken reply: a written answer to it is its transcript."""
+        if example.audio and not example.choices:
+            return model.reply(example.audio, example.images, example.text)
+        return super().ask(model, example)
+
 
 class AsrTask(MetricTask):
     """Speech recognition: word errors (English) or character errors (Chinese), pooled."""

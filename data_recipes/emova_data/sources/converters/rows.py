@@ -15,49 +15,91 @@ from emova_data.records.records import BadRecord, read_member
 Row = dict[str, Any] | None
 """None stands for a row that cannot be read."""
 
-_BETWEEN = re.compile(r"[\s,]*")
+_BETWEEN = re.compile(rb"[\s,]*")
+_NEXT = re.compile(rb"\}\s*,\s*\{")
+_TOKEN = re.compile(rb'["\\{}\[\]]')
 _BLOCK = 1 << 20
-_LONGEST = 64 << 20  # characters of one JSON object: beyond it the array is taken to be damaged
+_LONGEST = 64 << 20  # bytes of one JSON object: beyond it the array is taken to be damaged
+_BOM = b"\xef\xbb\xbf"
+
+
+def parse(raw: bytes) -> Row:
+    """One JSON object; None where it is damaged, not in UTF-8, or holds half of a surrogate pair."""
+    try:
+        value = json.loads(raw.decode("utf-8"))
+        if b"\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # what was escaped may be no character
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _end_of_object(buffer: bytes, start: int) -> int:
+    """Where the object or array at ``start`` ends, by its brackets outside of strings alone; -1: not in ``buffer``."""
+    depth, position, in_string = 0, start, False
+    while (match := _TOKEN.search(buffer, position)) is not None:
+        token, position = match[0], match.end()
+        if token == b"\\":
+            position += in_string
+        elif token == b'"':
+            in_string = not in_string
+        elif not in_string:
+            depth += 1 if token in b"{[" else -1
+            if depth <= 0:
+                return position
+    return -1
 
 
 def array_rows(path: Path) -> Iterator[Row]:
-    """Objects of a JSON file that holds one array. A file cut short ends in None."""
-    decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8", errors="replace") as file:
-        buffer = file.read(_BLOCK).lstrip("\ufeff \t\r\n")
-        if not buffer.startswith("["):
-            raise InputError(f"{path}: a JSON array of records is expected")
-        position = 1
+    """Objects of a JSON file that holds one array.
+
+    An object with a slip in it (a raw line break in a string, a missing colon, bytes that are no UTF-8) is None, and
+    the next one is read. A file that ends within an object ends in None.
+
+    Raises:
+        InputError: no array, or a slip behind which no object can be found (a quotation mark too many).
+    """
+    with path.open("rb") as file:
+        buffer = file.read(_BLOCK).removeprefix(_BOM).lstrip()
+        if not buffer.startswith(b"["):
+            raise InputError(f"{path}: a JSON array of records in UTF-8 is expected")
+        position, line, divided = 1, 1, True
         while True:
             match = _BETWEEN.match(buffer, position)
             assert match is not None
+            line += match[0].count(b"\n")
+            divided = divided or b"," in match[0]
             position = match.end()
-            if buffer.startswith("]", position):
+            if buffer.startswith(b"]", position):
                 return
-            try:
-                value, position = decoder.raw_decode(buffer, position)
-            except json.JSONDecodeError:
-                # Either the object goes on in the next block, or it is damaged.
+            bracket = buffer.startswith((b"{", b"["), position)
+            end = _end_of_object(buffer, position) if bracket else -1
+            if end < 0 and (bracket or position == len(buffer)):
                 rest = buffer[position:]
-                more = file.read(max(_BLOCK, len(rest))) if len(rest) < _LONGEST else ""
-                if not more:
+                more = file.read(max(_BLOCK, len(rest))) if len(rest) < _LONGEST else b""
+                if more:
+                    buffer, position = rest + more, 0
+                    continue
+                if not _NEXT.search(rest):
                     yield None
                     return
-                buffer, position = rest + more, 0
-                continue
-            yield value if isinstance(value, dict) else None
+            if end < 0 or not divided:
+                raise InputError(
+                    f"{path}, line {line}: a slip (a quotation mark too many, a missing comma) behind which no record "
+                    "can be told from the next; repair it"
+                )
+            yield parse(buffer[position:end])
+            line += buffer.count(b"\n", position, end)
+            position, divided = end, False
 
 
 def line_rows(path: Path) -> Iterator[Row]:
-    """Objects of a JSONL file; a damaged line is None."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.strip():
-                try:
-                    value = json.loads(line)
-                except json.JSONDecodeError:
-                    value = None
-                yield value if isinstance(value, dict) else None
+    """Objects of a JSONL file; a damaged line, or one that is not in UTF-8, is None."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines):
+            content = (line.removeprefix(_BOM) if number == 0 else line).strip()
+            if content:
+                yield parse(content)
 
 
 def parquet_rows(path: Path, batch: int = 64) -> Iterator[Row]:
