@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 import emova.core.compat  # noqa: F401  (before any test imports transformers' image parts)
+from emova.native.compiled import CONVOLUTION, STEP
+from emova.native.kernel import SWITCH
 
 torch.set_num_threads(1)
+
+
+def pytest_sessionstart() -> None:
+    """Compiled code is there before the first test, as after loading a checkpoint; on CI nothing is tested without."""
+    if os.environ.get("CI"):
+        os.environ.setdefault(SWITCH, "require")
+    STEP.prepare()
+    CONVOLUTION.prepare()
+
 
 TINY_TEXT = [
     "What colour is the ball? It is red.",

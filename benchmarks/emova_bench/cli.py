@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-BENCHMARKS = ("decode", "vocoder", "latency", "flat", "load", "loader", "paradigms", "soak")
+BENCHMARKS = ("decode", "storage", "vocoder", "runtimes", "latency", "flat", "load", "loader", "paradigms", "soak")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
