@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emova.core.config import load_config, save_config
+from emova.core.config import find_config, load_config, save_config
 from emova.core.errors import InputError
 from emova_bench import paradigms as bench
 from emova_train.experiments import paradigms as program
@@ -50,7 +50,7 @@ def test_the_six_paradigms_are_the_papers() -> None:
     }
     assert [name for name, each in found.items() if each.units != "units"] == ["joint_entangled"]
     common = load_config(ComparisonConfig, SHIPPED / COMMON)
-    assert (ROOT / common.stage).is_file() and (ROOT / common.model).is_file()
+    assert find_config(common.stage).is_file() and find_config(common.model).is_file()
     with pytest.raises(InputError, match="'jiont' is unknown; there are joint, "):
         paradigms(["jiont"], SHIPPED)
 

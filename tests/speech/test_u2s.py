@@ -353,7 +353,7 @@ def test_stft_and_overlap_add_invert() -> None:
 
 def test_shipped_sizes() -> None:
     """The nano decoder is small; the paper's sizes build on the meta device."""
-    from emova_train.u2s.program import U2SRecipe
+    from emova_train.u2s.config import U2SRecipe
 
     nano = load_config(U2SRecipe, "configs/u2s/nano.yaml").model
     with torch.device("meta"):

@@ -33,8 +33,8 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def write_recipe(root: Path) -> Path:
-    """Write the data under ``root`` in the layout of ``data/nano``."""
+def write_recipe(root: Path, *, regions: str = "regions") -> Path:
+    """Write the data under ``root`` in the layout of ``data/nano``; ``regions`` names their field in a record."""
     for folder in ("text", "pictures", "units"):
         (root / folder).mkdir(parents=True)
     with (root / "text" / "talk.jsonl").open("w") as file:
@@ -53,7 +53,7 @@ def write_recipe(root: Path) -> Path:
                 size = {"question": SIZE, "answer": "It is big.", "emotion": "happy", "pitch": "high"}
                 record = {"kind": "ball", "caption": f"A {name} ball.", "split": split}
                 record["reordered"] = [f"A ball, {name}."] if index % 2 else []
-                record["marks"] = (
+                record[regions] = (
                     [{"text": text, "box": [0, 0, 0.5, 1]} for text in (name, "ball")] if index % 2 else []
                 )
                 record["questions"] = [{**ask, "type": "colour"}, {**size, "type": "size"}]

@@ -28,7 +28,7 @@ def test_what_the_smoke_profile_overrides_is_there(monkeypatch: pytest.MonkeyPat
     from emova.core.config import load_config
     from emova_train.s2u.program import S2UTrainConfig
     from emova_train.stages.config import StageConfig
-    from emova_train.u2s.program import U2SRecipe
+    from emova_train.u2s.config import U2SRecipe
 
     monkeypatch.chdir(ROOT)
     configs: dict[str, type] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "prototypes": U2SRecipe}

@@ -62,8 +62,8 @@ def tiny(config: StageConfig, folder: Path, name: str) -> StageConfig:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_config_builds_on_the_meta_device(path: Path, tiny_tokenizer) -> None:
     config = load_config(StageConfig, path)
-    shapes = load_config(ModelConfig, ROOT / config.init.model)
-    assert config.init.model == f"configs/model/{MODELS[path.parent.name]}.yaml"
+    shapes = load_config(ModelConfig, config.init.model)
+    assert config.init.model == f"model/{MODELS[path.parent.name]}"
     with torch.device("meta"):
         model = EmovaForConditionalGeneration(emova_config(shapes, tiny_tokenizer))
     trained = freeze(model, config.rates, config.lora)

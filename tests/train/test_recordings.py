@@ -12,7 +12,7 @@ import soundfile
 from emova.core.errors import InputError
 from emova_data.records.recordings import Recording, read_recordings
 from emova_train.s2u.data import ClipStore
-from emova_train.u2s.data import cache_shard
+from emova_train.u2s.cache import cache_shard
 from tests.train.test_tokenize_shards import flac, write_shard
 
 

@@ -32,8 +32,8 @@ from emova_train.s2u.data import (
     TwoViews,
     faster_clip,
     frame_labels,
-    other_throat,
     perturb,
+    warp_formants,
 )
 from emova_train.s2u.distil import DistilConfig, Distillation
 from emova_train.s2u.distil import train as distil
@@ -351,7 +351,7 @@ def test_a_damaged_model_file_is_refused(cut: int, tmp_path: Path) -> None:
         read_ctranslate2(tmp_path / "nowhere.bin")
 
 
-def test_another_throat_moves_the_formants_and_nothing_else() -> None:
+def test_another_vocal_tract_moves_the_formants_and_nothing_else() -> None:
     pulses = np.zeros(32000, np.float32)
     pulses[::125] = 1.0  # a voice of 128 Hz
     sound = lfilter([1.0], [1, -1.92 * np.cos(2 * np.pi * 1500 / 16000), 0.9216], pulses).astype(np.float32)
@@ -360,10 +360,10 @@ def test_another_throat_moves_the_formants_and_nothing_else() -> None:
     def peak(samples: np.ndarray) -> float:
         return float(frequencies[np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax()])
 
-    assert np.allclose(other_throat(sound, 1.0), sound, atol=1e-4)
+    assert np.allclose(warp_formants(sound, 1.0), sound, atol=1e-4)
     assert peak(sound) == pytest.approx(1500, abs=70)
     for factor in (0.8, 1.25):
-        moved = other_throat(sound, factor)
+        moved = warp_formants(sound, factor)
         assert moved.shape == sound.shape and moved.dtype == np.float32
         assert peak(moved) == pytest.approx(1500 * factor, abs=128)  # the nearest harmonics
         assert peak(moved) % 128 == pytest.approx(0, abs=1)  # the harmonics stay where they are

@@ -185,7 +185,7 @@ def test_damage_is_skipped_counted_and_logged_by_id(sets: Path, tmp_path: Path, 
         "t10": "an unknown role, robot",
         "t11": "a missing turn",
     }
-    numbers = read.numbers()
+    numbers = read.counts()
     assert numbers["samples_skipped"] == len(rows) and numbers["samples_tried"] > 100
     # An interrupted run notes each of them once as well.
     again = loader(

@@ -77,15 +77,15 @@ def test_units_are_those_of_each_clip_alone(tokenizer_folder: Path, data: Path) 
     assert rows[0].keys() >= {"text", "voice", "gender", "emotion", "pitch", "set", "split"}
 
 
-def test_rough_clips_have_units_of_their_own_that_are_the_same_again(tokenizer_folder: Path, data: Path) -> None:
+def test_augmented_clips_have_units_of_their_own_that_are_the_same_again(tokenizer_folder: Path, data: Path) -> None:
     plain = tokenize_set(tokenizer_folder, data, "question", jobs=1).read_text()
-    rough = tokenize_set(tokenizer_folder, data, "question", jobs=1, rough=True)
-    assert rough.name == "question_rough.jsonl" and (data / "units" / "question.jsonl").read_text() == plain
-    rows, before = ([json.loads(line) for line in text.splitlines()] for text in (rough.read_text(), plain))
+    augmented = tokenize_set(tokenizer_folder, data, "question", jobs=1, augmented=True)
+    assert augmented.name == "question_augmented.jsonl" and (data / "units" / "question.jsonl").read_text() == plain
+    rows, before = ([json.loads(line) for line in text.splitlines()] for text in (augmented.read_text(), plain))
     assert [row["text"] for row in rows] == [row["text"] for row in before]
     assert any(row["units"] != other["units"] for row, other in zip(rows, before, strict=True))
     shutil.rmtree(data / "units")
-    assert tokenize_set(tokenizer_folder, data, "question", jobs=1, rough=True).read_text().splitlines() == [
+    assert tokenize_set(tokenizer_folder, data, "question", jobs=1, augmented=True).read_text().splitlines() == [
         json.dumps(row, ensure_ascii=False) for row in rows
     ]
 

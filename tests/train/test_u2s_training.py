@@ -25,21 +25,12 @@ from emova.speech.detokenizer.waveform_heads import ISTFTHeadConfig, WaveformHea
 from emova.speech.style import DEFAULT_STYLES
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_train.core.config import RunConfig
-from emova_train.u2s.data import (
-    SpeechStore,
-    U2SDataConfig,
-    Windows,
-    cache_shard,
-    cache_units,
-    collate,
-    continuous,
-    find_shards,
-    place,
-    shake_digits,
-)
+from emova_train.u2s.cache import SpeechStore, cache_shard, cache_units, find_shards
+from emova_train.u2s.config import U2SDataConfig, U2SLossConfig, U2SRecipe
+from emova_train.u2s.data import Windows, collate, continuous, place, shake_digits
 from emova_train.u2s.discriminators import DiscriminatorConfig
 from emova_train.u2s.losses import SpectralLoss, kl_term
-from emova_train.u2s.program import U2SLossConfig, U2SRecipe, U2STraining, parameter_groups
+from emova_train.u2s.program import U2STraining, parameter_groups
 from emova_train.u2s.prototypes import StyleClassifier, acoustic_features, choose_prototypes
 from emova_train.u2s.prototypes import main as prototypes_main
 

@@ -30,9 +30,9 @@ def _overview() -> str:
     width = max(map(len, PROGRAMS)) + 2
     lines = [f"  {name:<{width}}{what}" for name, (_, what) in PROGRAMS.items()]
     examples = [
-        "  emova train stage3 configs/stages/nano/stage3.yaml run.max_steps=500",
-        "  emova train --launch torchrun --processes 2 stage3 configs/stages/nano/stage3.yaml run.batch_size=1",
-        "  emova train --launch slurm --nodes 16 stage2 configs/stages/paper/stage2.yaml",
+        "  emova train stage3 nano/stage3 run.max_steps=500",
+        "  emova train --launch torchrun --processes 2 stage3 nano/stage3 run.batch_size=1",
+        "  emova train --launch slurm --nodes 16 stage2 paper/stage2",
     ]
     return "\n".join(["programs:", *lines, "", "examples:", *examples])
 

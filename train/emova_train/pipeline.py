@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from emova.core.config import shipped_configs
 from emova.core.errors import InputError
 
 STAGES = range(4)
@@ -20,11 +21,11 @@ STAGES = range(4)
 
 def _configs(size: str) -> tuple[dict[str, str], list[str]]:
     """The configs of a size: of the codec and the vision tower by name, of the stages in order."""
-    parts = {name: f"configs/{name}/{size}.yaml" for name in ("s2u", "u2s", "vision")}
-    stages = [f"configs/stages/{size}/stage{number}.yaml" for number in STAGES]
-    missing = [path for path in (*parts.values(), *stages) if not Path(path).is_file()]
+    parts = {name: f"{name}/{size}" for name in ("s2u", "u2s", "vision")}
+    stages = [f"stages/{size}/stage{number}" for number in STAGES]
+    missing = [name for name in (*parts.values(), *stages) if name not in shipped_configs()]
     if missing:
-        raise InputError(f"{missing[0]}: no such config; the size {size} has none, or this is not the project's folder")
+        raise InputError(f"--size {size}: no config {missing[0]} is shipped; give nano, or run the programs singly")
     return parts, stages
 
 

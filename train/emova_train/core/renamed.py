@@ -6,6 +6,8 @@ looked up by ``task`` and ``set_names``; a picture's record may call its ``regio
 
 from __future__ import annotations
 
+import glob
+
 TASKS = {
     "told_talk": "teacher_forced_talk",
     "told_picture": "teacher_forced_picture",
@@ -25,6 +27,8 @@ STAGE_KEYS = {
 }
 U2S_KEYS = {"data.rough": "data.augmented"}
 VISION_KEYS = {"mark_weight": "region_weight"}
+VISION_WEIGHTS = {"token_marks": "token_regions", "patch_marks": "patch_regions"}
+"""Beginnings of the names of weights in checkpoints."""
 
 AUGMENTED = "_augmented"
 """What ends the name of a set of units that were heard through noise, rooms, other speeds and vocal tracts."""
@@ -50,8 +54,9 @@ def set_names(name: str) -> tuple[str, ...]:
     return tuple(f"{each}{end}" for each in bases for end in endings)
 
 
-def shard_patterns(pattern: str) -> tuple[str, ...]:
-    """The glob patterns of a set's shards, ``.../SET-SPLIT-*.tar``, with the set by its names of all versions."""
+def find_shards(pattern: str) -> list[str]:
+    """The files of a glob pattern ``.../SET-SPLIT-*.tar``, sorted, with the set by the first name that has any."""
     folder, slash, file = pattern.rpartition("/")
     name, dash, rest = file.partition("-")
-    return tuple(f"{folder}{slash}{each}{dash}{rest}" for each in set_names(name))
+    named = [f"{folder}{slash}{each}{dash}{rest}" for each in set_names(name)] if dash else []
+    return next((sorted(found) for each in (pattern, *named) if (found := glob.glob(each))), [])

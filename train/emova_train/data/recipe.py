@@ -171,7 +171,7 @@ def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str =
         paths = [root / folder / f"{each}.jsonl" for each in set_names(name)]
         path = next((path for path in paths if path.is_file()), paths[0])
         if not path.is_file():
-            raise InputError(f"{path}: missing; run `emova train units --set {name.removesuffix(AUGMENTED)}` first")
+            raise InputError(f"{path}: missing; run `emova train units --set {paths[0].stem.removesuffix(AUGMENTED)}` first")
         for row in read_rows(path):
             if (split is None or row["split"] == split) and row["units"]:
                 units = np.asarray(row["units"], dtype=np.uint16)

@@ -27,9 +27,11 @@ from emova.core.seeding import generator
 from emova.core.writing import make_folder, staged_output
 from emova_data.records.recordings import Recording, read_recordings
 from emova_train.core.program import run_module
-from emova_train.s2u.data import faster, from_a_stranger, perturb
+from emova_train.core.renamed import AUGMENTED, find_shards
+from emova_train.s2u.data import faster, other_vocal_tract, perturb
 
 MAX_SPEED = 0.13
+_AUGMENTATION = b"rough: throats, rooms"  # names the kind in digests of what is there
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
 
 
@@ -54,27 +56,27 @@ def batches(clips: Sequence[Recording], max_samples: int) -> Iterator[list[Recor
         yield batch
 
 
-def roughened(clips: Sequence[Recording]) -> list[Recording]:
+def augmented_clips(clips: Sequence[Recording]) -> list[Recording]:
     """The clips as others might say them elsewhere: up to a seventh faster or slower (and higher or lower), from other
-    vocal tracts, in rooms and noise, the same at each call. Their units are misheard as a stranger's are."""
+    vocal tracts, in rooms and noise, the same at each call: their units are like those of an unseen speaker."""
     made = []
     for number, clip in enumerate(clips):
-        rng = generator("rough", clip.key)
+        rng = generator("rough", clip.key)  # the seed's name decides the units: it stays
         samples = faster(clip.samples, np.exp(rng.uniform(-MAX_SPEED, MAX_SPEED)))
-        samples = from_a_stranger(samples, rng)
+        samples = other_vocal_tract(samples, rng)
         babble = clips[number - 1].samples  # other speech, where there is any
         made.append(replace(clip, samples=perturb(samples, babble, rng)))
     return made
 
 
 def tokenize_shard(
-    tokenizer: Any, shard: Path, part: Path, rough: bool = False, voice: str = "", batch_seconds: float = 40.0
+    tokenizer: Any, shard: Path, part: Path, augmented: bool = False, voice: str = "", batch_seconds: float = 40.0
 ) -> ShardResult:
     """Write the rows of ``shard`` to ``part``, whole or not at all, in the shard's order.
 
     Args:
-        tokenizer: a MelTokenizer.
-        rough: tokenise the clips ``roughened``.
+        tokenizer: a TokenizerModule.
+        augmented: tokenise ``augmented_clips`` of them.
         voice: only this voice's clips; empty takes all.
 
     Raises:
@@ -85,8 +87,8 @@ def tokenize_shard(
     clips = [
         clip for clip in read_recordings(shard, tokenizer.sample_rate) if not voice or clip.record.get("voice") == voice
     ]
-    if rough:
-        clips = roughened(clips)
+    if augmented:
+        clips = augmented_clips(clips)
     units: dict[str, list[int]] = {}
     for batch in batches(clips, int(batch_seconds * tokenizer.sample_rate)):
         lengths = torch.tensor([len(clip.samples) for clip in batch])
@@ -106,9 +108,9 @@ def tokenize_shard(
     return ShardResult(part, len(clips), seconds)
 
 
-def digest_of(tokenizer: Path, shard: Path, rough: bool = False, voice: str = "") -> str:
+def digest_of(tokenizer: Path, shard: Path, augmented: bool = False, voice: str = "") -> str:
     """A name for the pair of a tokenizer's files and a shard."""
-    digest = hashlib.sha256((b"rough: throats, rooms" if rough else b"") + voice.encode())
+    digest = hashlib.sha256((_AUGMENTATION if augmented else b"") + voice.encode())
     for name in ("config.json", "model.safetensors"):
         path = tokenizer / name
         if not path.is_file():
@@ -123,7 +125,7 @@ _loaded: dict[str, Any] = {}
 
 
 def _job(job: tuple[str, Path, Path, bool, str]) -> ShardResult:
-    folder, shard, part, rough, voice = job
+    folder, shard, part, augmented, voice = job
     if folder not in _loaded:
         import torch
 
@@ -131,27 +133,27 @@ def _job(job: tuple[str, Path, Path, bool, str]) -> ShardResult:
 
         torch.set_num_threads(1)
         _loaded[folder] = load_tokenizer(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-    return tokenize_shard(_loaded[folder], shard, part, rough, voice)
+    return tokenize_shard(_loaded[folder], shard, part, augmented, voice)
 
 
 def tokenize_set(
     tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = (), folder: str = "units",
-    rough: bool = False, voice: str = "",
+    augmented: bool = False, voice: str = "",
 ) -> Path:  # fmt: skip
-    """Tokenise all shards of a set and join them to ``{folder}/{name}.jsonl`` (``{name}_rough.jsonl`` where they are
-    ``roughened``), of one ``voice`` or of all; returns that file.
+    """Tokenise all shards of a set and join them to ``{folder}/{name}.jsonl`` (``{name}_augmented.jsonl`` where they are
+    augmented), of one ``voice`` or of all; returns that file.
 
     Raises:
         InputError: there are no shards, or one is damaged.
     """
-    shards = sorted((data / "speech").glob(f"{name}-*-[0-9]*.tar"))
-    shards = [shard for shard in shards if not splits or shard.name[len(name) + 1 :].split("-")[0] in splits]
+    shards = [Path(path) for path in find_shards(f"{data / 'speech'}/{name}-*-[0-9]*.tar")]
+    shards = [shard for shard in shards if not splits or shard.name.split("-")[1] in splits]
     if not shards:
         raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
-    kept = data / folder / ".parts" / ("rough" if rough else "")
-    parts = [kept / f"{shard.stem}.{digest_of(tokenizer, shard, rough, voice)}.jsonl" for shard in shards]
+    kept = data / folder / ".parts" / ("rough" if augmented else "")  # the folder's name is older than the set's
+    parts = [kept / f"{shard.stem}.{digest_of(tokenizer, shard, augmented, voice)}.jsonl" for shard in shards]
     pairs = zip(shards, parts, strict=True)
-    todo = [(str(tokenizer), shard, part, rough, voice) for shard, part in pairs if not part.is_file()]
+    todo = [(str(tokenizer), shard, part, augmented, voice) for shard, part in pairs if not part.is_file()]
     print(f"{name}: {len(shards)} shards, {len(todo)} to do", file=sys.stderr, flush=True)
     started, seconds, clips = time.monotonic(), 0.0, 0
     for done, result in enumerate(_results(todo, jobs), 1):
@@ -164,7 +166,7 @@ def tokenize_set(
             file=sys.stderr,
             flush=True,
         )
-    target = data / folder / f"{name}{'_rough' if rough else ''}.jsonl"
+    target = data / folder / f"{name}{AUGMENTED if augmented else ''}.jsonl"
     rows = 0
     with staged_output(target) as file:
         for part in parts:
@@ -202,7 +204,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", dest="splits", nargs="*", default=[], help="only these splits")
     parser.add_argument("--data", type=Path, default=Path("data/nano"), help="the recipe's folder")
     parser.add_argument("--folder", default="units", help="folder below it that the units go to (default: units)")
-    parser.add_argument("--rough", action="store_true", help="through noise, rooms, other speeds: SET_rough.jsonl")
+    parser.add_argument(
+        "--augmented", "--rough", action="store_true", help="through noise, rooms, other speeds: SET_augmented.jsonl"
+    )
     parser.add_argument("--voice", default="", help="only this voice's clips, such as hibari/female")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.set_defaults(run=run)
@@ -213,7 +217,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.sets:
         tokenize_set(
             arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits, arguments.folder,
-            arguments.rough, arguments.voice,
+            arguments.augmented, arguments.voice,
         )  # fmt: skip
     return 0
 

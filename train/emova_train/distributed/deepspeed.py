@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from emova.core.config import find_config
 from emova.core.errors import InputError
 from emova_train.core.config import RunConfig
 
@@ -56,7 +56,7 @@ def _defaults(run: RunConfig, processes: int) -> dict[str, Any]:
 
 def _read(run: RunConfig, processes: int) -> dict[str, Any]:
     """The user's file without its ``auto`` values, once it is clear that it agrees with the run."""
-    path = Path(run.parallel.deepspeed)
+    path = find_config(run.parallel.deepspeed, "deepspeed")
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emova.core.config import load_config
+from emova.core.config import find_config, load_config
 from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
@@ -28,7 +28,7 @@ from emova_train.stages.program import train
 from emova_train.stages.tasks import ConversationConfig, Conversations
 from emova_train.stages.validation import SampleConfig, Samples, Try, Writer, draw_tries, plain_words, word_edits
 
-FOLDER = Path("configs/paradigms")
+FOLDER = find_config("paradigms/nano").parent
 COMMON = "nano.yaml"
 
 
@@ -62,10 +62,10 @@ class ParadigmConfig:
 
 @dataclass(frozen=True)
 class ComparisonConfig:
-    """What all paradigms share; ``configs/paradigms/nano.yaml`` comments the fields."""
+    """What all paradigms share; the shipped ``paradigms/nano`` comments the fields."""
 
-    stage: str = "configs/stages/nano/stage2.yaml"
-    model: str = "configs/model/nano.yaml"
+    stage: str = "stages/nano/stage2"
+    model: str = "model/nano"
     tokenizer: str = "runs/tokenizer-nano"
     vision: str = ""
     data: str = "data/nano"
@@ -144,7 +144,7 @@ def plan(comparison: ComparisonConfig, paradigm: ParadigmConfig, seed: int) -> l
 
 @functools.lru_cache(maxsize=4)
 def _stage(path: str) -> StageConfig:
-    return load_config(StageConfig, path)
+    return load_config(StageConfig, path, kind="stages")
 
 
 def _phase(

@@ -7,7 +7,6 @@ Shapes: B clips, T samples, L phones of a transcript, N frame labels (50 a secon
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from emova.core.writing import staged_output, write_text
 from emova.speech.tokenizer.phones import BLANK, DEFAULT_PHONES, PhoneInventory
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_data.records.recordings import read_recordings
+from emova_train.core.renamed import find_shards
 from emova_train.s2u.alignment import align
 
 SAMPLE_RATE = 16000
@@ -37,7 +37,7 @@ UNIT_SAMPLES = 640
 LABEL_SAMPLES = 320  # two frame labels a unit
 IGNORED = -100
 ROOM_SAMPLES = 8000  # of an impulse response
-MAX_THROAT = 0.2  # a stranger's formants lie exp(+-this) times as high
+MAX_FORMANT_SHIFT = 0.2  # an unseen speaker's formants lie exp(+-this) times as high
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ClipStore:
         self.clips: list[Clip] = []
         self.source: list[int] = []  # which pattern a clip came from
         for number, pattern in enumerate(patterns):
-            paths = sorted(glob.glob(pattern))
+            paths = find_shards(pattern)
             if not paths:
                 raise InputError(f"{pattern}: no such shards; run the data recipe first")
             for path in paths:
@@ -206,7 +206,7 @@ def faster_clip(clip: Clip, samples: np.ndarray, factor: float) -> tuple[Clip, n
     return replace(clip, alignment=rows, length=len(samples)), samples
 
 
-def other_throat(samples: np.ndarray, factor: float) -> np.ndarray:
+def warp_formants(samples: np.ndarray, factor: float) -> np.ndarray:
     """The same speech from a vocal tract whose formants lie ``factor`` times as high; its pitch and times stay.
 
     The smooth part of each frame's spectrum (its cepstrum below 2 ms) is stretched along the frequencies.
@@ -224,9 +224,9 @@ def other_throat(samples: np.ndarray, factor: float) -> np.ndarray:
     return changed[: len(samples)].astype(np.float32)
 
 
-def from_a_stranger(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``other_throat`` of a factor that is drawn."""
-    return other_throat(samples, np.exp(rng.uniform(-MAX_THROAT, MAX_THROAT)))
+def other_vocal_tract(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``warp_formants`` of a factor that is drawn."""
+    return warp_formants(samples, np.exp(rng.uniform(-MAX_FORMANT_SHIFT, MAX_FORMANT_SHIFT)))
 
 
 def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Teach S2U's first stage to stream: ``emova train distil configs/s2u/nano_distil.yaml``.
+"""Teach S2U's first stage to stream: ``emova train distil nano_distil``.
 
-Whisper's encoder understands strangers, since it learnt from 680,000 hours of them, but it hears a whole recording at
-once, from its beginning. Here a copy that sees one block ahead, at any place of a long recording, through rooms, noise
-and other vocal tracts, learns to give what Whisper itself gives for the clean whole: the teacher and student of SPIRAL
-(EMOVA A.1), with a teacher that is trained already. No text is needed, so any speech will do.
+Whisper's encoder understands unseen speakers, since it learnt from 680,000 hours of others, but it hears a whole
+recording at once, from its beginning. Here a copy that sees one block ahead, at any place of a long recording, through
+rooms, noise and other vocal tracts, learns to give what Whisper itself gives for the clean whole: the teacher and
+student of SPIRAL (EMOVA A.1), with a teacher that is trained already. No text is needed, so any speech will do.
 
 Shapes: B rows, T samples, M mel bins, F mel frames, H frames of the stage, D width.
 """
@@ -30,7 +30,7 @@ from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
 from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, unwrap
-from emova_train.s2u.program import other_throats
+from emova_train.s2u.program import warp_mels
 
 WHOLE = 1 << 20
 """Frames of a block that holds every recording."""
@@ -82,16 +82,16 @@ class Distillation(nn.Module):
     def forward(self, samples: Tensor, lengths: Tensor, start: Tensor, warp: Tensor) -> dict[str, Tensor]:
         """The mean square of the difference, in the teacher's normalised features."""
         config, clips = self.settings, len(warp)
-        clean_BT, rough_BT = samples.split(clips)
+        clean_BT, augmented_BT = samples.split(clips)
         frames_B = lengths[:clips] // config.model.mel.hop_length
         with torch.no_grad():
             clean_BMF = self.mel(clean_BT)
             wanted_BHD, heard_B = self.teacher[0].to(samples.device)(
                 whisper_mel(clean_BMF, config.model.mel, frames_B).transpose(1, 2), frames_B
             )
-            rough_BMF = other_throats(self.mel(rough_BT), config.model.mel, warp, config.max_mask)
+            augmented_BMF = warp_mels(self.mel(augmented_BT), config.model.mel, warp, config.max_mask)
             as_it_is_B = torch.rand(clips, device=samples.device) < (config.clean if self.training else 1.0)
-            mel_BMF = torch.where(as_it_is_B[:, None, None], clean_BMF, rough_BMF)
+            mel_BMF = torch.where(as_it_is_B[:, None, None], clean_BMF, augmented_BMF)
         made_BHD, _ = self.stage(mel_BMF.transpose(1, 2), frames_B, start[:clips])
         inside_BH = torch.arange(made_BHD.shape[1], device=heard_B.device)[None] < heard_B[:, None]
         gap_N = (made_BHD - wanted_BHD)[inside_BH].square().mean(-1)
@@ -106,7 +106,7 @@ def train(config: DistilConfig) -> FitResult:
         InputError: shards or the Whisper model are missing.
     """
     if not config.train or not config.whisper:
-        raise InputError("train and whisper: name shards and a Whisper model; see configs/s2u/nano_distil.yaml")
+        raise InputError("train and whisper: name shards and a Whisper model; see the shipped config s2u/nano_distil")
     output = Path(config.run.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
@@ -147,14 +147,14 @@ def _views(store: ClipStore, config: DistilConfig, repeats: list[float], count: 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train distil``."""
-    parser.add_argument("config", help="a YAML file such as configs/s2u/nano_distil.yaml")
+    parser.add_argument("config", help="a YAML file, or a shipped config such as nano_distil")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(DistilConfig, arguments.config, arguments.overrides))
+    result = train(load_config(DistilConfig, arguments.config, arguments.overrides, kind="s2u"))
     print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
     return 0
 

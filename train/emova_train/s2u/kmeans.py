@@ -1,6 +1,6 @@
 """Find the centres of the k-means tokenizer (the entangled units of EMOVA section 4.1) on the recipe's speech.
 
-emova train kmeans configs/kmeans/nano.yaml
+emova train kmeans nano
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from emova.core.writing import write_text
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from emova_data.records.recordings import read_recordings
 from emova_train.core.program import run_module
+from emova_train.core.renamed import find_shards
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def train(config: KMeansRun) -> dict[str, float]:
 
     started = time.monotonic()
     folder = Path(config.data) / "speech"
-    shards = sorted(path for name in config.sets for path in folder.glob(f"{name}-train-[0-9]*.tar"))
+    shards = sorted(Path(path) for name in config.sets for path in find_shards(f"{folder}/{name}-train-[0-9]*.tar"))
     if not shards:
         raise InputError(f"{folder}: no training shards of {', '.join(config.sets)}; make them with the recipe first")
     model = KMeansTokenizer(config.model)
@@ -105,14 +106,14 @@ def train(config: KMeansRun) -> dict[str, float]:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train kmeans``."""
-    parser.add_argument("config", nargs="?", help="a YAML file such as configs/kmeans/nano.yaml")
+    parser.add_argument("config", nargs="?", help="a YAML file, or a shipped config such as nano")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as max_units=100000")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    report = train(load_config(KMeansRun, arguments.config, arguments.overrides))
+    report = train(load_config(KMeansRun, arguments.config, arguments.overrides, kind="kmeans"))
     print("  ".join(f"{name} {value:.4g}" for name, value in report.items()))
     return 0
 

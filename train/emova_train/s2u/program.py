@@ -1,4 +1,4 @@
-"""Train the speech-to-unit tokenizer: ``python -m emova_train.s2u.program configs/s2u/nano.yaml key=value ...``.
+"""Train the speech-to-unit tokenizer: ``emova train s2u nano key=value ...``.
 
 The phone decoder reads the quantised codes: by CTC in context (EMOVA A.1), and frame by frame from each unit alone
 where an alignment is known. Each clip is seen clean and perturbed (room, microphone, noise, another vocal tract), and
@@ -90,7 +90,7 @@ def hide_bands(mel_BMF: Tensor, widest: int) -> Tensor:
     return torch.where(hidden_BM[:, :, None], mel_BMF.mean((1, 2), keepdim=True), mel_BMF)
 
 
-def other_throats(mel_BMF: Tensor, config: MelConfig, factors_B: Tensor, widest: int) -> Tensor:
+def warp_mels(mel_BMF: Tensor, config: MelConfig, factors_B: Tensor, widest: int) -> Tensor:
     """``[B, M, F]`` of other vocal tracts (``warp_matrix``), with bands hidden if ``widest`` is more than 0."""
     warped_BMF = torch.matmul(warp_matrix(config, factors_B), mel_BMF)
     return hide_bands(warped_BMF, widest) if widest else warped_BMF
@@ -119,8 +119,8 @@ class S2UTraining(nn.Module):
         model, pairs = self.model, len(phones)
         with torch.no_grad():
             mel_BMF = model.mel(samples)
-            rough_BMF = other_throats(mel_BMF[pairs:], model.config.mel, warp, self.weights.max_mask)
-            mel_BMF = torch.cat([mel_BMF[:pairs], rough_BMF])
+            augmented_BMF = warp_mels(mel_BMF[pairs:], model.config.mel, warp, self.weights.max_mask)
+            mel_BMF = torch.cat([mel_BMF[:pairs], augmented_BMF])
         units_B = lengths // model.unit_samples
         inside_BU = torch.arange(int(units_B.max()), device=units_B.device)[None] < units_B[:, None]
         hidden_BUD = model.encoder(mel_BMF, units_B * model.encoder.stride, start)
@@ -237,9 +237,9 @@ def train(config: S2UTrainConfig) -> FitResult:
         InputError: shards or the Whisper model are missing.
     """
     if not config.train:
-        raise InputError("train: names no shards; see configs/s2u/nano.yaml")
+        raise InputError("train: names no shards; see the shipped config s2u/nano")
     if config.keep_whisper and not config.whisper:
-        raise InputError("keep_whisper: name what is kept, whisper=MODEL; see configs/s2u/nano_strangers.yaml")
+        raise InputError("keep_whisper: name what is kept, whisper=MODEL")
     output = Path(config.run.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
@@ -284,14 +284,14 @@ def train(config: S2UTrainConfig) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train s2u``."""
-    parser.add_argument("config", help="a YAML file such as configs/s2u/nano.yaml")
+    parser.add_argument("config", help="a YAML file, or a shipped config such as nano")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(S2UTrainConfig, arguments.config, arguments.overrides))
+    result = train(load_config(S2UTrainConfig, arguments.config, arguments.overrides, kind="s2u"))
     print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
     return 0
 

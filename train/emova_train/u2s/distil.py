@@ -1,9 +1,9 @@
-"""Teach a detokenizer other speakers' units, from itself: ``emova train distil-units configs/u2s/nano_distil.yaml``.
+"""Teach a detokenizer other speakers' units, from itself: ``emova train distil-units nano_distil``.
 
-A detokenizer that was trained on the units of its canonical voice speaks those of strangers worse: another voice, or a
-tokenizer trained further, gives other units for the same words. Here its unit encoder learns that they mean the same.
-The teacher is the detokenizer as it was, which hears the canonical voice's units in the tokenizer that it knows; the
-student hears the same sentence as the new tokenizer hears it, in that voice, through rooms and noise, and in other
+A detokenizer that was trained on the units of its canonical voice speaks those of unseen speakers worse: another voice,
+or a tokenizer trained further, gives other units for the same words. Here its unit encoder learns that they mean the
+same. The teacher is the detokenizer as it was, which hears the canonical voice's units in the tokenizer that it knows;
+the student hears the same sentence as the new tokenizer hears it, in that voice, through rooms and noise, and in other
 voices, and shall give the same prior. Flow, pitch and waveform head stay as they are, and with them the sound; no
 recording's waveform is needed, so a step is cheap.
 
@@ -249,7 +249,7 @@ def train(config: UnitDistilConfig) -> FitResult:
     """
     if not (config.teacher and config.tokenizer_before and config.tokenizer and config.wanted and config.heard):
         raise InputError(
-            "teacher, tokenizer_before, tokenizer, wanted, heard: name them; see configs/u2s/nano_distil.yaml"
+            "teacher, tokenizer_before, tokenizer, wanted, heard: name them; see the shipped config u2s/nano_distil"
         )
     output = Path(config.run.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -288,14 +288,14 @@ def train(config: UnitDistilConfig) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train distil-units``."""
-    parser.add_argument("config", help="a YAML file such as configs/u2s/nano_distil.yaml")
+    parser.add_argument("config", help="a YAML file, or a shipped config such as nano_distil")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(UnitDistilConfig, arguments.config, arguments.overrides))
+    result = train(load_config(UnitDistilConfig, arguments.config, arguments.overrides, kind="u2s"))
     print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Train the unit-to-speech detokenizer: ``python -m emova_train.u2s.program configs/u2s/nano.yaml key=value ...``.
+"""Train the unit-to-speech detokenizer: ``emova train u2s nano key=value ...``.
 
 VITS (Kim et al. 2021) without alignment search, since a unit is a fixed stretch of time. In each batch some rows are
 decoded from the posterior, as in VITS, and the others from the prior's mean through the inverse flow, as inference
@@ -12,28 +12,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
-from emova.speech.audio import save_wav
 from emova.speech.detokenizer.source import frame_phases
-from emova.speech.detokenizer.u2s import U2SConfig, U2SDetokenizer
-from emova.speech.detokenizer.vits import PosteriorEncoder, PosteriorEncoderConfig
-from emova.speech.detokenizer.waveform_heads import ISTFTHead
-from emova_train.core.config import RunConfig
+from emova.speech.detokenizer.u2s import U2SDetokenizer
+from emova.speech.detokenizer.vits import PosteriorEncoder
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
-from emova_train.u2s.data import SpeechStore, U2SDataConfig, Windows, collate, kinds_of_units, prepare
-from emova_train.u2s.discriminators import DiscriminatorConfig, Discriminators
+from emova_train.u2s.cache import SpeechStore, kinds_of_units, prepare
+from emova_train.u2s.calibration import calibrate_contour, calibrate_loudness, find_silence, write_samples
+from emova_train.u2s.config import U2SRecipe
+from emova_train.u2s.data import Windows, collate
+from emova_train.u2s.discriminators import Discriminators
 from emova_train.u2s.losses import (
     SpectralLoss,
     discriminator_term,
@@ -42,44 +39,6 @@ from emova_train.u2s.losses import (
     kl_term,
     pitch_terms,
 )
-
-
-@dataclass(frozen=True)
-class U2SLossConfig:
-    """Weights, and which part of a window becomes sound."""
-
-    mel: float = 10.0
-    magnitude: float = 3.0
-    kl: float = 3.0
-    f0: float = 5.0
-    voicing: float = 1.0
-    adversarial: float = 1.0
-    feature: float = 2.0
-    adversarial_start: int = 1000  # steps without the discriminators
-    adversarial_ramp: int = 300  # steps over which their weight then grows
-    adversarial_rows: int = 8  # of a batch that the discriminators hear; those from the prior come first
-    prior_path: float = 0.5  # share of rows decoded from the prior
-    prior_path_early: float = 0.75  # the same, before `adversarial_start`
-    sizes: tuple[int, ...] = (480, 960, 1920)
-    mels: tuple[int, ...] = (48, 80, 128)
-    wave_units: int = 14  # units of the window that the spectral losses hear
-    wave_context: tuple[int, int] = (3, 1)  # units before and after them that the head sees
-
-
-@dataclass(frozen=True)
-class U2SRecipe:
-    """Everything a run needs; paths are relative to the working directory."""
-
-    model: U2SConfig = field(default_factory=U2SConfig)
-    posterior: PosteriorEncoderConfig = field(default_factory=PosteriorEncoderConfig)
-    discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    losses: U2SLossConfig = field(default_factory=U2SLossConfig)
-    data: U2SDataConfig = field(default_factory=U2SDataConfig)
-    run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/u2s"))
-    discriminator_rate: float = 1.0  # its learning rate over the generator's
-    initial: str = ""  # an exported detokenizer to start from
-    keep_styles: bool = False  # its style encoder stays as it is, so that the prototypes chosen with it stay valid
-    samples: int = 6  # utterances written as sound at each validation
 
 
 class U2STraining(nn.Module):
@@ -195,114 +154,6 @@ def parameter_groups(recipe: U2SRecipe, training: U2STraining) -> list[dict[str,
     ]  # fmt: skip
 
 
-@torch.no_grad()
-def calibrate_contour(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 288, ridge: float = 0.001) -> float:
-    """Fit the factor that gives predicted F0 contours the spread of the real ones; return its mean.
-
-    The logarithm of (real spread / predicted spread) is fitted by ridge regression on the style vector.
-    """
-    pitch = detokenizer.vits.pitch
-    if pitch is None:
-        return 1.0
-    pitch.contour_gain.zero_()
-    styles, ratios = [], []
-    for index in some_of(store, count):
-        units, style = inputs_of(detokenizer, store, index)
-        prior = detokenizer.vits.prior(units, style)
-        assert prior.log_f0_BF is not None and prior.voicing_BF is not None
-        f0 = torch.from_numpy(store.f0(index))
-        both = (prior.voicing_BF[0] > 0) & (f0 > 0)
-        if int(both.sum()) >= 20:
-            ratio = f0[both].log().std() / prior.log_f0_BF[0][both].std().clamp(min=1e-3)
-            styles.append(style[0])
-            ratios.append(ratio.clamp(0.5, 2.5).log())
-    if not ratios:
-        return 1.0
-    style_NS, ratio_N = torch.stack(styles).double(), torch.stack(ratios).double()
-    centred_NS = style_NS - style_NS.mean(dim=0)
-    scale = centred_NS.square().sum(dim=1).mean()  # makes the ridge independent of the style's units
-    square_SS = centred_NS.T @ centred_NS + ridge * scale * torch.eye(style_NS.shape[1], dtype=torch.float64)
-    weights_S = torch.linalg.solve(square_SS, centred_NS.T @ (ratio_N - ratio_N.mean()))
-    pitch.contour_gain[:-1] = weights_S
-    pitch.contour_gain[-1] = ratio_N.mean() - style_NS.mean(dim=0) @ weights_S
-    return float(pitch.gain(torch.stack(styles)).mean())
-
-
-@torch.no_grad()
-def calibrate_loudness(detokenizer: U2SDetokenizer, store: SpeechStore, count: int = 48) -> float:
-    """Make the sound as loud as the recordings are (median of utterances), and return the factor.
-
-    The L1 of logarithms aims at medians, which lie below means, so what it trains is a little too quiet. The factor
-    goes into the bias of the inverse-STFT head's magnitudes; the HiFi-GAN head is left as it is.
-    """
-    head = detokenizer.vits.head
-    if not isinstance(head, ISTFTHead):
-        return 1.0
-    ratios = []
-    for index in some_of(store, count):
-        samples_BT = detokenizer.decode(*inputs_of(detokenizer, store, index))
-        real = torch.from_numpy(store.samples(index)).square().mean().sqrt()
-        ratios.append(real / samples_BT.square().mean().sqrt().clamp(min=1e-4))
-    factor = float(torch.stack(ratios).median().clamp(0.5, 2.0)) if ratios else 1.0
-    assert head.leave.bias is not None
-    head.leave.bias[: head.bins] += float(np.log(factor))
-    if head.driven:
-        head.leave.bias[2 * head.bins :] += float(np.log(factor))
-    return factor
-
-
-def find_silence(detokenizer: U2SDetokenizer, store: SpeechStore) -> None:
-    """Take the unit that utterances begin with most often for that of silence."""
-    first = Counter(int(store.units(index)[0]) for index in range(len(store)) if store.utterances[index].units)
-    ((unit, _),) = first.most_common(1)
-    detokenizer.config = replace(detokenizer.config, silence=unit)
-
-
-def some_of(store: SpeechStore, count: int) -> list[int]:
-    """A fixed random choice: shards repeat the styles in a period, which even steps through them could miss."""
-    return [int(index) for index in np.random.default_rng(0).permutation(len(store))[:count]]
-
-
-def inputs_of(detokenizer: U2SDetokenizer, store: SpeechStore, index: int) -> tuple[Tensor, Tensor]:
-    """Units ``[1, U]`` of the neutral rendering (if there is one) and style ``[1, S]`` of another utterance."""
-    source = store.neutral(index)
-    units = torch.from_numpy(store.units(source if source is not None else index))[None]
-    alike = store.by_style[store.utterances[index].style]
-    reference = alike[(alike.index(index) + 1) % len(alike)]
-    return units, detokenizer.embed_style(torch.from_numpy(store.samples(reference))[None])
-
-
-@torch.no_grad()
-def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, folder: Path) -> dict[str, float]:
-    """Say held-out utterances in their own style from neutral units; write real and decoded sound, measure the pitch.
-
-    Returns the median distance of predicted and measured F0 in cents, where both are voiced, and the share of frames
-    whose voicing differs.
-    """
-
-    folder.mkdir(parents=True, exist_ok=True)
-    cents, voicing = [], []
-    for number, place in enumerate(np.linspace(0, len(store) - 1, min(count, len(store)))):
-        index = round(float(place))
-        units, style = inputs_of(detokenizer, store, index)
-        samples = detokenizer.decode(units, style)[0]
-        utterance = store.utterances[index]
-        name = f"{number}-{utterance.gender}-{utterance.emotion}-{utterance.pitch}"
-        save_wav(folder / f"{name}.wav", samples.numpy(), detokenizer.sample_rate)
-        if not (folder / f"{name}-real.wav").is_file():
-            save_wav(folder / f"{name}-real.wav", store.samples(index), detokenizer.sample_rate)
-        prior = detokenizer.vits.prior(units, style)
-        if prior.log_f0_BF is not None and prior.voicing_BF is not None:
-            f0 = torch.from_numpy(store.f0(index))
-            voiced = prior.voicing_BF[0] > 0
-            both = voiced & (f0 > 0)
-            cents.append((prior.log_f0_BF[0][both] - f0[both].log()).abs() * (1200 / np.log(2)))
-            voicing.append((voiced != (f0 > 0)).float().mean())
-    if not cents:
-        return {}
-    return {"f0_cents": float(torch.cat(cents).median()), "voicing_error": float(torch.stack(voicing).mean())}
-
-
 def train(recipe: U2SRecipe) -> FitResult:
     """Run the training; the detokenizer is exported to ``run.output_dir``/export at each validation and at the end.
 
@@ -310,7 +161,7 @@ def train(recipe: U2SRecipe) -> FitResult:
         InputError: shards or the tokenizer are missing, or sizes don't fit each other.
     """
     if not recipe.data.train or not recipe.data.validation:
-        raise InputError("data.train, data.validation: name shards; see configs/u2s/nano.yaml")
+        raise InputError("data.train, data.validation: name shards; see the shipped config u2s/nano")
     output = Path(recipe.run.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     save_config(recipe, output / "config.yaml")
@@ -353,14 +204,20 @@ def train(recipe: U2SRecipe) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train u2s``."""
-    parser.add_argument("config", help="a YAML file such as configs/u2s/nano.yaml")
+    parser.add_argument("config", help="a YAML file, or a shipped config such as nano")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    parser.add_argument("--prepare", action="store_true", help="fill the cache and end")
+    parser.add_argument("--without-units", action="store_true", help="with --prepare: before a tokenizer exists")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(U2SRecipe, arguments.config, arguments.overrides))
+    recipe = load_config(U2SRecipe, arguments.config, arguments.overrides, kind="u2s")
+    if arguments.prepare:
+        prepare(recipe.data, units=not arguments.without_units)
+        return 0
+    result = train(recipe)
     print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
     return 0
 

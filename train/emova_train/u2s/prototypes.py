@@ -1,4 +1,4 @@
-"""Choose the style prototypes: ``emova train prototypes configs/u2s/nano.yaml --detokenizer runs/u2s-nano/export``.
+"""Choose the style prototypes: ``emova train prototypes nano --detokenizer runs/u2s-nano/export``.
 
 EMOVA (§3.2) lets an emotion recogniser choose, among candidate recordings of each style, the one that conveys it most
 surely, and uses that one's style vector. No such recogniser can be had offline, so a small one is fitted here to
@@ -27,7 +27,7 @@ from emova.core.errors import InputError
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.style import DEFAULT_STYLES, Style, StylePrototypes, StyleSet
 from emova_train.core.program import run_module
-from emova_train.u2s.data import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
+from emova_train.u2s.cache import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
 
 
 def acoustic_features(samples: np.ndarray, f0: np.ndarray) -> np.ndarray:
@@ -198,12 +198,12 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     from emova.core.config import load_config
-    from emova_train.u2s.program import U2SRecipe
+    from emova_train.u2s.config import U2SRecipe
 
     out = Path(arguments.out or arguments.detokenizer)
     if out.suffix == ".safetensors":
         raise InputError(f"--out {out}: give the folder; the file in it is called style_prototypes.safetensors")
-    recipe = load_config(U2SRecipe, arguments.config, arguments.overrides)
+    recipe = load_config(U2SRecipe, arguments.config, arguments.overrides, kind="u2s")
     detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
     store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
     styles = checkpoint_styles(arguments.styles) if arguments.styles else DEFAULT_STYLES

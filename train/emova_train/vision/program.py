@@ -1,4 +1,4 @@
-"""Train nano's vision tower and projector from nothing: ``emova train vision configs/vision/nano.yaml``.
+"""Train nano's vision tower and projector from nothing: ``emova train vision nano``.
 
 A small decoder reads the projector's visual tokens and writes the picture's dense caption and the answers to questions
 about it, as captioners are pre-trained (CapPa, Tschannen et al. 2023); some captions are written all at once from the
@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.precision import AUTO, autocast
 from emova_train.core.program import run_module
+from emova_train.core.renamed import VISION_KEYS, VISION_WEIGHTS
 from emova_train.data.recipe import read_pictures
 from emova_train.vision.data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
 from emova_train.vision.regions import ClassNames, ClassWords, RegionClasses, RegionHead
@@ -58,7 +59,9 @@ class DecoderShape:
 class VisionTrainConfig:
     """Everything a run needs; paths are relative to the working directory."""
 
-    model: str = "configs/model/nano.yaml"
+    RENAMED: ClassVar[Mapping[str, str]] = VISION_KEYS
+
+    model: str = "model/nano"
     tokenizer: str = "runs/tokenizer-nano"
     data: str = "data/nano"
     cache: str = "data/nano/cache/vision"
@@ -129,6 +132,14 @@ def position_waves(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=-1).reshape(side * side, width)
 
 
+def _rename_weights(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Give weights that a checkpoint of an earlier version has their names of today."""
+    for name in list(state):
+        for old, new in VISION_WEIGHTS.items():
+            if name.startswith(f"{prefix}{old}."):
+                state[f"{prefix}{new}.{name[len(prefix) + len(old) + 1 :]}"] = state.pop(name)
+
+
 class VisionCaptioner(nn.Module):
     """Tower, projector and decoder; ``parts`` is what outlives the training.
 
@@ -180,6 +191,7 @@ class VisionCaptioner(nn.Module):
         own_names = ClassNames(export.projector.output_width, region_classes) if words is None else ClassWords(words)
         self.token_regions = RegionHead(own_names)
         self.patch_regions = RegionHead(ClassNames(export.projector.input_width, region_classes))
+        self.register_load_state_dict_pre_hook(_rename_weights)
         self.register_buffer("rarity", rarity, persistent=False)
         self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std)[:, None, None], persistent=False)
@@ -364,11 +376,10 @@ def go_on(module: VisionCaptioner, folder: Path) -> None:
         return
     if not (folder / "model.safetensors").is_file():
         raise InputError(f"{folder}: neither an export nor a checkpoint of a run; start_from is to be one")
-    own = module.state_dict()
+    own, state = module.state_dict(), read_state(folder)
+    _rename_weights(module, state, "")
     # Heads over the regions' classes belong to the pictures that they were counted on.
-    fitting = {
-        name: value for name, value in read_state(folder).items() if name in own and own[name].shape == value.shape
-    }
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     lost = [name for name in own if name.startswith("parts.") and name not in fitting]
     if lost:
         raise InputError(f"{folder}: {lost[0]} is missing or has another shape; train with that run's model")
@@ -381,7 +392,7 @@ def train(config: VisionTrainConfig) -> FitResult:
     Raises:
         InputError: there are no pictures, or the tokenizer is another one.
     """
-    model = load_config(ModelConfig, config.model)
+    model = load_config(ModelConfig, config.model, kind="model")
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     ids = TextIds(TokenIds.from_tokenizer(tokenizer).pad)
     export = VisionExport(model.vision, projector_config(model.vision, model.projector, model.text.hidden_size))
@@ -459,14 +470,14 @@ def train(config: VisionTrainConfig) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train vision``."""
-    parser.add_argument("config", nargs="?", default="configs/vision/nano.yaml")
+    parser.add_argument("config", nargs="?", default="nano")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(VisionTrainConfig, arguments.config, arguments.overrides))
+    result = train(load_config(VisionTrainConfig, arguments.config, arguments.overrides, kind="vision"))
     print({name: round(value, 4) for name, value in result.eval_terms.items()})
     return 0
 
