@@ -120,7 +120,7 @@ def convert_source(
     Raises:
         InputError: it has no converter, its files are missing, or too many records are damaged.
     """
-    from emova_data.sources.convert import convert
+    from emova_data.sources.convert import convert, state_of_source
     from emova_data.sources.converters import CONVERTERS
 
     if not source.converter:
@@ -130,8 +130,17 @@ def convert_source(
     drafts = CONVERTERS[source.converter](origin, source.options)
     others = [out.parent / name for name in source.dedup_against if (out.parent / name).is_dir()]
     keywords = {} if report is None else {"report": report}
+    made_from = state_of_source(origin)
     return convert(
-        drafts, out, source.name, split=split, suffix=source.suffix, config=config, against=others, **keywords
+        drafts,
+        out,
+        source.name,
+        split=split,
+        suffix=source.suffix,
+        config=config,
+        against=others,
+        made_from=made_from,
+        **keywords,
     )
 
 

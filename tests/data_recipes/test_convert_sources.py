@@ -16,7 +16,7 @@ from PIL import Image
 from emova.core.errors import InputError
 from emova_data.records.records import BadRecord, Draft, Record, conversation, message, text
 from emova_data.records.shard_writer import read_set, read_shard, shards_of
-from emova_data.sources.convert import ConvertConfig, convert, set_statistics
+from emova_data.sources.convert import ConvertConfig, convert, set_statistics, state_of_source
 from emova_data.sources.converters import CONVERTERS
 from emova_data.sources.converters import rows as row_readers
 from emova_data.sources.registry import DataSource, registry
@@ -254,3 +254,19 @@ def test_entries_are_complete() -> None:
         assert entry.converter or entry.access == "generated"
         assert entry.hub or entry.files or entry.note
         assert all(file.md5 or file.sha256 for file in entry.files)
+
+
+def test_a_source_that_changed_is_converted_again(tmp_path: Path) -> None:
+    origin, out, fresh = tmp_path / "source", tmp_path / "set", tmp_path / "fresh"
+    (origin / "images").mkdir(parents=True)
+    (origin / "a.jsonl").write_text("1")
+    (origin / "images" / "a.png").write_bytes(b"media do not count")
+    first = convert(numbered(15), out, "x", config=ConvertConfig(per_shard=5), made_from=state_of_source(origin))
+    (origin / "images" / "b.png").write_bytes(b"nor do more of them")
+    same = convert(numbered(9), out, "x", config=ConvertConfig(per_shard=5), made_from=state_of_source(origin))
+    assert same == first and same.records == 15
+    (origin / "a.jsonl").write_text("another")
+    again = convert(numbered(9), out, "x", config=ConvertConfig(per_shard=5), made_from=state_of_source(origin))
+    assert again.records == 9
+    convert(numbered(9), fresh, "x", config=ConvertConfig(per_shard=5), made_from=state_of_source(origin))
+    assert files(out) == files(fresh)

@@ -7,6 +7,7 @@ goes on from there writes the same bytes as one that was never interrupted.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections import Counter
@@ -24,6 +25,7 @@ from emova_data.records.shard_writer import Shard, write_json, write_shard
 
 PROGRESS, SKIPPED, SEEN = "progress.json", "skipped.jsonl", "seen.u64"
 _COPY = "a copy of another record"
+_ANNOTATIONS = {".json", ".jsonl", ".parquet", ".txt", ".tsv", ".csv", ".scp", ".lst", ".trn"}
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,37 @@ class _State:
     shards: list[Shard]
     skipped_lines: int
     finished: bool = False
+    made_from: str = ""
 
 
-def _read_state(folder: Path, plan: str) -> _State:
+def state_of_source(folder: Path) -> str:
+    """A digest of the names, sizes and times of a source's annotation files (not of its media)."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ANNOTATIONS and path.is_file())
+    facts = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _begin_again(folder: Path, shards: Sequence[Shard]) -> None:
+    for name in (*(shard.name for shard in shards), SKIPPED, SEEN, PROGRESS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _read_state(folder: Path, plan: str, made_from: str) -> _State:
     try:
         raw = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return _State(plan, 0, 0, Counter(), [], 0)
+        return _State(plan, 0, 0, Counter(), [], 0, made_from=made_from)
     except json.JSONDecodeError:
         raise InputError(f"{folder / PROGRESS}: damaged; delete the folder and convert again") from None
     if raw["plan"] != plan:
         raise InputError(f"{folder}: was converted with other settings; delete it or give another --out")
     shards = [Shard(**shard) for shard in raw["shards"]]
-    return _State(
-        plan, raw["tried"], raw["kept"], Counter(raw["skipped"]), shards, raw["skipped_lines"], raw["finished"]
-    )
+    before = raw.get("made_from", made_from)  # earlier versions did not keep it
+    if before != made_from:
+        _begin_again(folder, shards)
+        return _State(plan, 0, 0, Counter(), [], 0, made_from=made_from)
+    skipped = Counter(raw["skipped"])
+    return _State(plan, raw["tried"], raw["kept"], skipped, shards, raw["skipped_lines"], raw["finished"], made_from)
 
 
 def _cut(path: Path, lines: int) -> None:
@@ -102,6 +120,7 @@ def convert(
     suffix: str = ".tar",
     config: ConvertConfig = ConvertConfig(),
     against: Sequence[Path] = (),
+    made_from: str = "",
     build: Callable[[Iterable[Draft]], Iterable[tuple[str, Record | None, str | None]]] | None = None,
     report: Callable[[int, int], None] = lambda tried, skipped: None,
 ) -> ConvertResult:
@@ -110,6 +129,7 @@ def convert(
     Args:
         suffix: ``.tar`` or, for text alone, ``.jsonl``.
         against: folders of other converted sets whose records count as copies; implies ``deduplicate``.
+        made_from: the state of the source (``state_of_source``); where it is another one, all is converted again.
         build: builds drafts, in order, to (id, record or None, reason); the default builds them here, one by one.
         report: called with the numbers of drafts tried and skipped.
 
@@ -120,7 +140,7 @@ def convert(
     deduplicate = config.deduplicate or bool(against)
     others = sorted(other.name for other in against)
     plan = json.dumps([name, split, suffix, config.per_shard, config.limit, deduplicate, others])
-    state = _read_state(folder, plan)
+    state = _read_state(folder, plan, made_from)
     if state.finished:
         return _result(state)
     _cut(folder / SKIPPED, state.skipped_lines)
