@@ -175,9 +175,7 @@ def test_stop_and_escape_silence_the_voice(served, quiet):
             page.wait_for_function("window.emova.player.sounding")
             silence()
             assert not page.evaluate("window.emova.player.sounding")
-            wait_for(
-                lambda: served.page_session().playback.sound.ended and served.page_session().session.request is None
-            )
+            wait_for(lambda: session.playback.sound.ended and session.session.request is None)
 
 
 def test_a_picture_from_the_camera_and_none(served, quiet):
