@@ -15,7 +15,8 @@ from emova.core.errors import InputError, TooLongError
 from emova.core.tokens import TokenIds
 from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
-from emova.engine.engine import EngineConfig, best_decoder
+from emova.engine.decoder import best_decoder
+from emova.engine.engine import EngineConfig
 from emova.events import Reply, Speech
 from emova.reply.format import (
     SPEAK_PROMPT,

@@ -13,7 +13,9 @@ from emova.decoding.ctc import CtcFrames, CtcPrefix, JointSampler
 from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY, Sampler, Sampling
-from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
+from emova.engine.decoder import EngineDecoder
+from emova.engine.engine import Engine, EngineConfig
+from emova.engine.request import GenerationRequest
 from emova.reply.format import text_grammar
 from emova.reply.grammar import FreeText, Grammar, TokenTable
 
@@ -175,7 +177,7 @@ def test_a_draft_goes_on_where_the_text_ends() -> None:
 @pytest.mark.parametrize("native", [True, False])
 def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatch, native: bool) -> None:
     """Whatever was drafted: the tokens, what waits to be read, and the cache afterwards."""
-    from emova.engine import engine as module
+    from emova.engine import request as module
 
     with torch.no_grad():
         for parameter in tiny_model.parameters():
@@ -223,9 +225,7 @@ def test_questions_heard_side_by_side_are_written_as_each_alone(tiny_model, tiny
 
     def start(prompt: Prompt) -> GenerationRequest:
         sampling = Sampling(text_temperature=0.0, ctc_weight=0.9)
-        return GenerationRequest.start(
-            engine, engine.new_context(), prompt, text_grammar(table, 24, transcribes=True), sampling
-        )
+        return engine.start(engine.new_context(), prompt, text_grammar(table, 24, transcribes=True), sampling)
 
     def write(requests: list[GenerationRequest]) -> list[list[int]]:
         while going := [request for request in requests if not request.done]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from emova.decoding.protocol import Prompt
-from emova.engine.engine import EngineDecoder
+from emova.engine.decoder import EngineDecoder
 from emova.speech.style import Style
 from emova_bench.common import arguments, load, parse, report, resident_bytes
 

@@ -5,29 +5,24 @@ Shape letters: T positions of one sequence, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from emova.core.errors import InputError, UnsupportedModelError
 from emova.decoding.ctc import CtcFrames, JointSampler
-from emova.decoding.loop import Decoder
-from emova.decoding.protocol import Context, DecodingBackend, Prompt
+from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampler, Sampling
 from emova.engine.kv_cache import KVCache
 from emova.engine.llama import Llama
+from emova.engine.request import GenerationRequest, Reading
 from emova.native.step import MOST_POSITIONS
 from emova.reply.grammar import Grammar
 
 if TYPE_CHECKING:
     from emova.model import EmovaForConditionalGeneration
-
-LONGEST_DRAFT = 7
-"""Tokens; a draft that is right so far may yet go wrong, and what follows is then read in vain."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +112,20 @@ class Engine:
             hidden = self.llama.forward([(cache, chunk)])
         return hidden
 
+    def start(
+        self, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
+    ) -> GenerationRequest:
+        """A reply after ``prompt``, to be written by ``step``.
+
+        What waits in the context and what the grammar forces is read with it.
+        """
+        forced = grammar.take_forced()
+        sampler = JointSampler(Sampler(sampling, self.llama.token_count), context.ctc)
+        if grammar.done:
+            context.waiting = [*context.waiting, *prompt.ids, *forced]
+            return GenerationRequest(context, grammar, sampler, Reading(context, self.llama.embed([])), forced)
+        return GenerationRequest(context, grammar, sampler, self.reading(context, prompt, forced), forced)
+
     @torch.inference_mode()
     def step(self, requests: Sequence[GenerationRequest]) -> None:
         """One forward pass for all ``requests`` (none of them done), and one more for each that has a draft. Each that
@@ -146,204 +155,3 @@ class Engine:
             scores = self.llama.scores(rows_ND, allowed, lasting=False).cpu().numpy()
             for index, row in zip(indices, scores, strict=True):
                 requests[index].choose(row, self.llama)
-
-
-@dataclass
-class Reading:
-    """What is being read into a context.
-
-    Attributes:
-        left: ``[T, D]`` what is still to be read.
-        ids: ``[T]`` its tokens, -1 for those that the model wrote itself; empty where CTC reads nothing.
-    """
-
-    context: Context[KVCache]
-    left: Tensor
-    ids: tuple[int, ...] = ()
-    _taken: tuple[int, ...] = ()
-
-    def take(self, most: int) -> Tensor:
-        """The next positions, for the model's forward pass."""
-        taken, self.left = self.left[:most], self.left[most:]
-        self._taken, self.ids = self.ids[:most], self.ids[most:]
-        frames = self.context.ctc
-        self.context.cache.keep_middle = frames is not None and frames.awaits(self._taken)
-        return taken
-
-    def keep_ctc(self, llama: Llama) -> None:
-        """The forward pass was made: keep what CTC reads there."""
-        cache, frames = self.context.cache, self.context.ctc
-        position, self.context.length = self.context.length, cache.length
-        if frames is not None and cache.keep_middle:
-            assert cache.middle is not None, "the forward pass keeps it where it is asked to"
-            middle_TD, cache.middle, cache.keep_middle = cache.middle, None, False
-            frames.take(self._taken, position, lambda part: llama.ctc_log_probs(middle_TD[part]))
-
-
-@dataclass
-class GenerationRequest:
-    """One reply that is being written.
-
-    Attributes:
-        context: what was read; its cache must belong to this request alone.
-        grammar: what may come.
-        reading: what is still to be read before the next choice.
-        written: tokens that are certain and were not taken yet.
-        draft: a guess at the tokens that follow, read along behind the certain ones.
-        error: why it stopped early.
-    """
-
-    context: Context[KVCache]
-    grammar: Grammar
-    sampler: JointSampler
-    reading: Reading
-    written: list[int] = field(default_factory=list)
-    draft: list[int] = field(default_factory=list)
-    error: Exception | None = None
-    _choices: np.ndarray | None = None
-
-    @classmethod
-    def start(
-        cls, engine: Engine, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
-    ) -> GenerationRequest:
-        """A reply after ``prompt``; what waits in the context and what the grammar forces is read with it."""
-        forced = grammar.take_forced()
-        sampler = JointSampler(Sampler(sampling, engine.llama.token_count), context.ctc)
-        if grammar.done:
-            context.waiting = [*context.waiting, *prompt.ids, *forced]
-            return cls(context, grammar, sampler, Reading(context, engine.llama.embed([])), forced)
-        return cls(context, grammar, sampler, engine.reading(context, prompt, forced), forced)
-
-    @property
-    def done(self) -> bool:
-        """Whether the reply is whole, or broken off by an error."""
-        return self.error is not None or self.grammar.done
-
-    @property
-    def ready(self) -> bool:
-        """Whether everything is read, so that a token can be chosen."""
-        return not len(self.reading.left)
-
-    def take_input(self, most: int) -> Tensor:
-        """The next positions to read."""
-        self._choices = None
-        return self.reading.take(most)
-
-    def choices(self) -> np.ndarray:
-        """``[A]`` the ids that are allowed now."""
-        if self._choices is None:
-            self._choices = self.grammar.allowed()
-        return self._choices
-
-    def choose(self, scores: np.ndarray, llama: Llama) -> None:
-        """Take the next token, and all that follow from it without a choice."""
-        certain = self._choose(scores, self.choices())
-        if certain:
-            self._read_next(certain, llama)
-
-    def choose_along(self, hidden_TD: Tensor, llama: Llama) -> None:
-        """Choose after each position of the draft as long as the draft had the same tokens; the rest was read in vain.
-
-        Args:
-            hidden_TD: after the certain tokens and each of the draft's.
-        """
-        draft, self.draft = self.draft, []
-        rows_ND, allowed = hidden_TD[-len(draft) - 1 :], self.choices()
-        scores_NA = llama.scores(rows_ND, allowed).cpu().numpy()
-        for place, scores in enumerate(scores_NA):
-            choices = self.grammar.allowed()
-            if choices is not allowed:
-                scores = llama.scores(rows_ND[place : place + 1], choices)[0].cpu().numpy()
-            certain = self._choose(scores, choices)
-            if not certain or self.done or certain != draft[place : place + 1]:
-                break
-        cache = self.context.cache
-        cache.crop(place - len(draft))
-        self.context.length = cache.length
-        if certain:
-            self._read_next(certain, llama)
-
-    def _choose(self, scores: np.ndarray, choices: np.ndarray) -> list[int]:
-        """The next token and all that follow from it without a choice; none after an error."""
-        try:
-            token = self.sampler.choose(scores, choices, self.grammar)
-        except InputError as error:
-            self.error = error
-            return []
-        self.grammar.advance(token)
-        certain = [token, *self.grammar.take_forced()]
-        self.written += certain
-        # The last tokens are read with whatever comes next; until then they wait.
-        self.context.waiting = certain
-        return certain
-
-    def _read_next(self, certain: list[int], llama: Llama) -> None:
-        """``certain`` is to be read, and with it what is likely to follow."""
-        if self.grammar.done:
-            return
-        cache = self.context.cache
-        if self.grammar.kind != "units":
-            cache.speech = None
-        elif cache.speech is None:
-            cache.speech = cache.length + len(certain)
-        room = cache.room - len(certain)
-        if room < 0:
-            self.error = InputError("the reply: the model's context is full; start a new conversation")
-            return
-        most = max(0, min(room, MOST_POSITIONS - len(certain), LONGEST_DRAFT))
-        self.draft = self.sampler.draft(self.grammar, most)
-        self.reading = Reading(self.context, llama.embed([*certain, *self.draft]))
-
-    def take_written(self) -> list[int]:
-        """The tokens that became certain since the last call."""
-        taken, self.written = self.written, []
-        return taken
-
-
-class EngineDecoder:
-    """The engine as a DecodingBackend: one reply at a time."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.max_length = engine.llama.max_length
-
-    def new_context(self) -> Context[KVCache]:
-        """An empty context."""
-        return self.engine.new_context()
-
-    @torch.inference_mode()
-    def feed(self, context: Context[KVCache], prompt: Prompt) -> Tensor:
-        """Read ``prompt`` after what waits; the scores ``[V]`` of the next token."""
-        return self.engine.llama.scores(self.engine.feed(context, prompt))[0]
-
-    def read(self, context: Context[KVCache], prompt: Prompt) -> None:
-        """Read ``prompt`` after what waits."""
-        self.engine.feed(context, prompt)
-
-    def write(
-        self, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
-    ) -> Iterator[list[int]]:
-        """Let the model write one reply after ``prompt``; yields tokens as they are certain, forced ones in one go.
-
-        Raises:
-            InputError: the scores are not numbers (damaged weights).
-        """
-        request = GenerationRequest.start(self.engine, context, prompt, grammar, sampling)
-        if request.written:
-            yield request.take_written()
-        while not request.done:
-            self.engine.step([request])
-            if request.written:
-                yield request.take_written()
-        if request.error is not None:
-            raise request.error
-
-
-def best_decoder(model: EmovaForConditionalGeneration, config: EngineConfig = EngineConfig()) -> DecodingBackend[Any]:
-    """The engine where it can run the model (a plain LLaMA on a CPU or a CUDA GPU), else the standard decoder."""
-    if model.device.type not in ("cpu", "cuda"):
-        return Decoder(model)
-    try:
-        return EngineDecoder(Engine(model, config))
-    except UnsupportedModelError:
-        return Decoder(model)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from emova.core.errors import ClosedError
 from emova.decoding.protocol import Prompt
-from emova.engine.engine import GenerationRequest
 from emova.reply.grammar import Grammar
 from emova.session.protocol import Rounds
 
@@ -19,9 +18,8 @@ class GenerationTask:
         self.scheduler = scheduler
         self.touched = scheduler.clock()
         self.closed = False
-        self.request = GenerationRequest.start(
-            scheduler.engine, scheduler.engine.new_context(), prompt, grammar, scheduler.assistant.config.sampling
-        )
+        engine, sampling = scheduler.engine, scheduler.assistant.config.sampling
+        self.request = engine.start(engine.new_context(), prompt, grammar, sampling)
         self._queue: deque[int] = deque(self.request.take_written())
 
     @property

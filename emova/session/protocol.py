@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from emova.core.tokens import TokenIds
 from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
-from emova.engine.engine import Engine, GenerationRequest
+from emova.engine.engine import Engine
+from emova.engine.request import GenerationRequest
 from emova.reply.format import ReplyFormat, ReplyLimits
 from emova.reply.grammar import TokenTable
 from emova.session.config import SchedulerConfig

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from emova.core.errors import BusyError, InternalFault, UnsupportedModelError
 from emova.decoding.protocol import Prompt
-from emova.engine.engine import EngineDecoder
+from emova.engine.decoder import EngineDecoder
 from emova.reply.grammar import Grammar
 from emova.session.config import SchedulerConfig
 from emova.session.generation import GenerationTask

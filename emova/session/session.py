@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from emova.core.errors import ClosedError, InputError, InternalFault, TooLongError
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import Sampling
-from emova.engine.engine import GenerationRequest
+from emova.engine.request import GenerationRequest
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
@@ -248,8 +248,7 @@ class Session:
         grammar = self.history.grammar(asked, constraints)
         self.history.read_ahead()
         self.asked_tokens = self.history.length + len(asked.ids)
-        request = GenerationRequest.start(
-            self.scheduler.engine,
+        request = self.scheduler.engine.start(
             self.history.context,
             self.history.rest(asked),
             grammar,

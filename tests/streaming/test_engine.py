@@ -16,8 +16,10 @@ from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY, Sampling
 from emova.engine.cuda_graph import ReplayedStep
-from emova.engine.engine import Engine, EngineConfig, EngineDecoder, GenerationRequest
+from emova.engine.decoder import EngineDecoder
+from emova.engine.engine import Engine, EngineConfig
 from emova.engine.llama import Llama
+from emova.engine.request import GenerationRequest
 from emova.native.compiled import STEP
 from emova.reply.format import ReplyConstraints, ReplyLimits, speech_grammar, text_grammar
 from emova.reply.grammar import TokenTable
@@ -234,9 +236,7 @@ def test_a_writer_knows_where_its_speech_begins(lively_model, table) -> None:
     for turn in range(2):
         prompt, start, written = Prompt(ids(9, turn)), context.length, list(context.waiting)
         written += prompt.ids
-        request = GenerationRequest.start(
-            engine, context, prompt, JsonReply().grammar(table, ReplyConstraints(limits=LIMITS)), GREEDY
-        )
+        request = engine.start(context, prompt, JsonReply().grammar(table, ReplyConstraints(limits=LIMITS)), GREEDY)
         seen = set()
         while not request.done:
             engine.step([request])
@@ -405,9 +405,7 @@ def test_sessions_together_write_what_each_writes_alone(lively_model, table) -> 
             written = decoder.write(decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling)
             alone.append([t for tokens in written for t in tokens])
         requests = [
-            GenerationRequest.start(
-                engine, decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling
-            )
+            engine.start(decoder.new_context(), Prompt(ids(10 + 17 * index, index)), grammar, sampling)
             for index, grammar in enumerate(grammars(table))
         ]
         waiting, step = list(requests), 0
@@ -437,8 +435,7 @@ def test_one_damaged_session_leaves_the_others(lively_model, table) -> None:
     engine = Engine(lively_model)
     decoder = EngineDecoder(engine)
     good, bad = (
-        GenerationRequest.start(engine, decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY)
-        for _ in range(2)
+        engine.start(decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY) for _ in range(2)
     )
     wanted = [
         t for ts in decoder.write(decoder.new_context(), Prompt(ids(12)), text_grammar(table, 12), GREEDY) for t in ts
