@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,24 @@ from torch import Tensor
 from emova.core.errors import InputError
 from emova.core.writing import staged_path
 
+if TYPE_CHECKING:
+    from gguf import GGUFWriter, TokenType
+    from transformers import PreTrainedTokenizerBase
+
+    from emova.model.configuration_emova import EmovaConfig
+    from emova.model.modeling_emova import EmovaForConditionalGeneration
+
 DType = Literal["f32", "f16", "bf16"]
 LLAMA3_SPLIT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 
 
-def export_gguf(model: Any, tokenizer: Any, path: str | Path, dtype: DType = "f16", name: str = "emova") -> None:
+def export_gguf(
+    model: EmovaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str | Path,
+    dtype: DType = "f16",
+    name: str = "emova",
+) -> None:
     """Write ``path``, whole or not at all.
 
     Args:
@@ -71,7 +84,7 @@ def export_gguf(model: Any, tokenizer: Any, path: str | Path, dtype: DType = "f1
         writer.close()
 
 
-def tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+def tensors(model: EmovaForConditionalGeneration) -> Iterator[tuple[str, Tensor]]:
     """llama.cpp's tensor names and ``[O, D]`` weights, in its layout."""
     config = model.config.text_config
     language_model, count = model.model.language_model, model.config.token_count
@@ -103,11 +116,14 @@ def rotary_pairs(weight_OD: Tensor, heads: int) -> Tensor:
     return weight_OD.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
-def _add_vocabulary(writer: Any, tokenizer: Any, config: Any, types: Any) -> None:
+def _add_vocabulary(
+    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: EmovaConfig, types: type[TokenType]
+) -> None:
     """The tokens by id, which of them are control tokens, and the merges."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if backend["model"]["type"] != "BPE":
         raise InputError("export: the tokenizer is no byte-level BPE")
+    assert config.token_count is not None, "set when the configuration is made"
     names = tokenizer.convert_ids_to_tokens(list(range(config.token_count)))
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     writer.add_tokenizer_model("gpt2")

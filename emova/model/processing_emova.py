@@ -176,9 +176,10 @@ class EmovaProcessor(ProcessorMixin):
             for part in self._parts(message):
                 kind = part.get("type")
                 if kind == "text":
-                    # A reply's strings are tokenised apart, as the grammar lets the model write them.
-                    apart = role == "assistant" and self.reply_format is not None
-                    pieces = self.reply_format.split(part["text"]) if apart else [part["text"]]
+                    pieces = [part["text"]]
+                    if role == "assistant" and self.reply_format is not None:
+                        # A reply's strings are tokenised apart, as the grammar lets the model write them.
+                        pieces = self.reply_format.split(part["text"])
                     content += [token for piece in pieces for token in self.encode_text(piece)]
                 elif kind == "audio":
                     content += self.encode_units(self._units(part))
@@ -285,7 +286,7 @@ class EmovaProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Tokenise *trusted* prompts, rendered by ``apply_chat_template(tokenize=False)``, beside their pictures.
 
-        Each image token in a prompt stands for one picture. Text of strangers belongs in ``apply_chat_template``.
+        Each image token in a prompt stands for one picture. Text of users belongs in ``apply_chat_template``.
         """
         if text is None:
             if images is None:

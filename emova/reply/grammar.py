@@ -9,15 +9,18 @@ Shape letters: V vocabulary, A automaton states, K unit codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.tokens import END_OF_TURN, SPEECH_END, SPEECH_START, unit_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 QUOTE = '"'
 
@@ -75,6 +78,14 @@ def _byte_of_character() -> dict[str, int]:
     return {**{chr(byte): byte for byte in printable}, **{chr(256 + n): byte for n, byte in enumerate(others)}}
 
 
+class TextEncoder(Protocol):
+    """What is used of a tokenizer once the table is made."""
+
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> list[int]:
+        """The ids of ``text``."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class TokenTable:
     """What each token id stands for: bytes of text, a speech unit, or a control token.
@@ -92,11 +103,11 @@ class TokenTable:
     speech_end: int
     end_of_turn: int
     quote: int
-    tokenizer: Any = field(repr=False)
-    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+    tokenizer: TextEncoder = field(repr=False)
+    _cache: dict[Hashable, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any) -> TokenTable:
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
         """Read the table from a byte-level BPE tokenizer (ids are never assumed).
 
         Raises:

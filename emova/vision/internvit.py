@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Attention, FrozenBatchNormAct2d, LayerNorm, PatchEmbed, RmsNorm, freeze_batch_norm_2d
 from timm.models.efficientnet import EfficientNet
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -86,7 +86,7 @@ class WideNormAttention(Attention):
         return self.proj_drop(self.proj(out_BHTK.transpose(1, 2).reshape(batch, length, self.attn_dim)))
 
 
-def _as_it_came(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _keep_dtype(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """The constants of a frozen norm stay float32 where the weights are cast to bfloat16 (DeepSpeed does so), and would
     make what comes after them float32."""
     return output.to(inputs[0].dtype)
@@ -104,7 +104,8 @@ class TrunkEmbed(PatchEmbed):
     def __init__(self, trunk: str, embed_dim: int, patch_size: int, bias: bool = True, **rest: Any) -> None:
         super().__init__(embed_dim=embed_dim, patch_size=patch_size, bias=bias, **rest)
         network = timm.create_model(trunk, pretrained=False, num_classes=0)
-        fitting = [info for info in network.feature_info if info["reduction"] == patch_size]
+        stages_of: list[dict[str, Any]] = getattr(network, "feature_info", [])
+        fitting = [info for info in stages_of if info["reduction"] == patch_size]
         if not isinstance(network, EfficientNet) or not fitting:
             raise ValueError(f"vision trunk is {trunk!r}; it is an EfficientNet of timm that reduces by patch_size")
         stages = int(fitting[-1]["module"].removeprefix("blocks.")) + 1
@@ -112,12 +113,13 @@ class TrunkEmbed(PatchEmbed):
         frozen = freeze_batch_norm_2d(parts)
         for module in frozen.modules():
             if isinstance(module, FrozenBatchNormAct2d):
-                module.register_forward_hook(_as_it_came)
-        self.proj = nn.Sequential(frozen, nn.Conv2d(fitting[-1]["num_chs"], embed_dim, 1, bias=bias))
+                module.register_forward_hook(_keep_dtype)
+        self.proj: nn.Module = nn.Sequential(frozen, nn.Conv2d(fitting[-1]["num_chs"], embed_dim, 1, bias=bias))
 
     @property
     def trunk(self) -> nn.Sequential:
         """The stem, its norm, then the stages."""
+        assert isinstance(self.proj, nn.Sequential) and isinstance(self.proj[0], nn.Sequential)
         return self.proj[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,13 +156,14 @@ class InternViT(VisionTransformer):
             norm_layer=norm,
             attn_layer=WideNormAttention if config.qk_norm else Attention,
         )
-        for block in self.blocks:
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        for block in blocks:
             block.attn.fused_attn = config.fused_attention
         self.config = config
         self.width = config.width
         self.side = config.side
         # timm rounds width * ratio down; a ratio that is not a clean fraction would lose a unit.
-        assert self.blocks[0].mlp.fc1.out_features == config.ffn_width, "ffn_width must survive the ratio"
+        assert blocks[0].mlp.fc1.out_features == config.ffn_width, "ffn_width must survive the ratio"
 
     @property
     def layers(self) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from scipy.signal import lfilter
 from emova.core.errors import InputError
 from emova.speech.features import MelConfig
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
-from emova.speech.tokenizer.phones import BLANK, PHONES, PhoneInventory, collapse, is_mark, told_unknown
+from emova.speech.tokenizer.phones import BLANK, PHONES, PhoneInventory, collapse, describe_unknown, is_mark
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
@@ -86,8 +86,8 @@ def test_phones_that_the_inventory_lacks_are_counted_and_a_language_is_added_by_
     ids, unknown = PhoneInventory().ids(FRENCH)
     assert unknown.total() + len(ids) == len(sounds), "every sound is mapped or counted"
     assert dict(unknown) == {"ʁ": 2, "œ": 1, "ø": 1, "y": 1, "ɲ": 1, "ɥ": 1, "\u0303": 2}
-    line = told_unknown(unknown)
-    assert "9 phones of 7 kinds" in line and "ʁ 2" in line and "\n" not in line and told_unknown(Counter()) == ""
+    line = describe_unknown(unknown)
+    assert "9 phones of 7 kinds" in line and "ʁ 2" in line and "\n" not in line and describe_unknown(Counter()) == ""
     french = S2UConfig(stages=TINY.stages, phones=[*PHONES, *unknown])
     model = S2UTokenizer(french)
     assert not model.inventory.ids(FRENCH).unknown

@@ -126,7 +126,7 @@ DEFAULT_PHONES = PhoneInventory()
 """English and Mandarin, and the inventory of each tokenizer that names no other."""
 
 
-def told_unknown(unknown: Counter[str]) -> str:
+def describe_unknown(unknown: Counter[str]) -> str:
     """One line about phones that an inventory lacks; empty if there are none."""
     if not unknown:
         return ""

@@ -166,6 +166,7 @@ class SpiralStage(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """``[B, F, C]`` to ``[B, T, D]`` and the new lengths; ``start_B`` is the position of each first frame."""
         for convolution in self.convolutions:
+            assert isinstance(convolution, TimeConvolution)
             frames_BTC = convolution(keep(frames_BTC, lengths_B))
             if lengths_B is not None:
                 lengths_B = -(-lengths_B // convolution.stride)

@@ -26,7 +26,7 @@ from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.core.levenshtein import edit_distance
 from emova.speech.features import MelConfig, hz_to_mel, mel_edges
-from emova.speech.tokenizer.phones import BLANK, told_unknown
+from emova.speech.tokenizer.phones import BLANK, describe_unknown
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
@@ -251,7 +251,7 @@ def train(config: S2UTrainConfig) -> FitResult:
     if config.validation:
         held_out = ClipStore(config.validation, config.cache, config.max_seconds, model.inventory)
     clips = select(held_out.clips, config.validation_clips) if held_out else []
-    if missing := told_unknown(store.unknown + (held_out.unknown if held_out else Counter())):
+    if missing := describe_unknown(store.unknown + (held_out.unknown if held_out else Counter())):
         print(missing, file=sys.stderr)
     hours = sum(clip.length for clip in store.clips) / SAMPLE_RATE / 3600
     print(f"{len(store.clips)} clips, {hours:.1f} h; {len(clips)} for validation", file=sys.stderr)
