@@ -20,8 +20,10 @@ from emova.engine.scores import ScoreStream
 from emova.reply.grammar import TokenTable
 from emova.reply.parser import SpokenReply, merge_deltas
 from emova.reply.stream import EventStream
-from emova.speech.audio import load_audio
-from emova.speech.style import DEFAULT_STYLES, Style
+from emova.speech.audio import AudioLimits, load_audio
+from emova.speech.style import DEFAULT_STYLES, Style, StylePrototypes
+from emova.speech.tokenizer.streaming import StreamingTokenizer
+from emova.speech.voice import Voice
 
 EXAMPLES = Path(emova.__file__).parent / "checkpoints" / "examples"
 
@@ -43,7 +45,7 @@ def samples(seconds: float) -> torch.Tensor:
     return torch.randn(1, int(16_000 * seconds), generator=generator) * 0.1
 
 
-@pytest.fixture(params=["tokenizer", "voice", "json parser", "thoughts parser", "model"])
+@pytest.fixture(params=["tokenizer", "recording", "voice", "speaking", "json parser", "interleaved parser", "model"])
 def case(request, tiny_model, tiny_tokenizer) -> Case:
     from tests.fixtures_speech import make_speech_detokenizer, make_speech_tokenizer
 
@@ -58,6 +60,23 @@ def case(request, tiny_model, tiny_tokenizer) -> Case:
         from emova.speech.tokenizer.s2u import S2UStream
 
         return Case(lambda: S2UStream(tokenizer, 1), audio, tokenizer.encode(audio)[0][None], columns, beside)
+    if request.param == "recording":
+        tokenizer, audio = make_speech_tokenizer(), samples(1.3)[0, :-77]
+        return Case(
+            lambda: StreamingTokenizer(tokenizer, AudioLimits()),
+            audio.numpy(),
+            tokenizer.encode(audio[None])[0].tolist(),
+            lambda w, s, e: w[s:e],
+            lambda parts: [unit for part in parts for unit in part],
+        )
+    if request.param == "speaking":
+        generator, style = torch.Generator().manual_seed(1), DEFAULT_STYLES.all[5]
+        vectors = {each.key: torch.randn(8, generator=generator) for each in DEFAULT_STYLES}
+        own = Voice(make_speech_detokenizer(), StylePrototypes(vectors))
+        units = torch.randint(0, 4096, (140,), generator=generator).tolist()
+        whole = torch.from_numpy(own.synthesize(units, style))[None]
+        spoken = lambda parts: torch.from_numpy(np.concatenate(parts))[None]  # noqa: E731
+        return Case(lambda: own.start(style), units, whole, lambda w, s, e: w[s:e], spoken, 1e-4)
     if request.param == "voice":
         voice = make_speech_detokenizer()
         style = torch.randn(1, 8, generator=torch.Generator().manual_seed(1))
