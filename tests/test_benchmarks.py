@@ -11,6 +11,8 @@ from emova_bench.cli import BENCHMARKS, register
 
 SMALL = {
     "decode": ["--tokens", "4"],
+    "storage": [],
+    "runtimes": ["--only", "torch", "convolution.c"],  # what others compile takes minutes
     "vocoder": ["--data", "no-such-folder", "--sentences", "1"],
     "latency": ["--seconds", "0.5"],
     "flat": ["--seconds", "4"],

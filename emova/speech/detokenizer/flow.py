@@ -56,6 +56,7 @@ class Flow(nn.Module):
     def forward(self, z_BZF: Tensor, style_BS: Tensor, mask_B1F: Tensor | None = None) -> Tensor:
         """The posterior's latents to the prior's space."""
         for coupling in self.couplings:
+            assert isinstance(coupling, Coupling)
             kept, moved = z_BZF.chunk(2, dim=1)
             z_BZF = torch.cat([kept, moved + coupling.shift(kept, style_BS, mask_B1F)], dim=1).flip(1)
         return z_BZF
@@ -65,6 +66,7 @@ class Flow(nn.Module):
     ) -> Tensor:
         """The prior's latents to the posterior's space: ``inverse(forward(z)) == z``."""
         for coupling in reversed(self.couplings):
+            assert isinstance(coupling, Coupling)
             kept, moved = z_BZF.flip(1).chunk(2, dim=1)
             kept, moved, shift = join(past, coupling, kept, moved, coupling.shift(kept, style_BS, mask_B1F, past))
             z_BZF = torch.cat([kept, moved - shift], dim=1)

@@ -269,6 +269,7 @@ class WaveNet(nn.Module):
         styles = of_style(past, self.from_style, style_BS)[:, :, None].chunk(len(self.gated), dim=1)
         skipped: Tensor | None = None
         for gated, mixed, style_BC1 in zip(self.gated, self.mixed, styles, strict=True):
+            assert isinstance(gated, BoundedConv)
             if mask_B1F is not None:
                 x_BCF = x_BCF * mask_B1F
             x_BCF, hidden = gated.beside(x_BCF, past)

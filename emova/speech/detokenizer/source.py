@@ -86,5 +86,5 @@ def pulse_train(
     cosines = 0.5 * torch.where(small, 2 * whole + 1, quotient) - 0.5
     cosines = cosines + (count - whole) * torch.cos((whole + 1) * angle)
     pulses = amplitude * cosines * torch.sqrt(2.0 / count)
-    count = pulses.shape[1] * hop_length
-    return pulses.flatten(1)[:, half if before is None else 0 : count - (hop_length - half) if ends else count]
+    end = pulses.shape[1] * hop_length
+    return pulses.flatten(1)[:, half if before is None else 0 : end - (hop_length - half) if ends else end]

@@ -256,8 +256,10 @@ class HiFiGANHead(nn.Module):
         # Walk back from the samples to the frames.
         reach = self.leave.context
         for rate, units in zip(reversed(config.rates), reversed(self.units), strict=True):
+            assert isinstance(units, nn.ModuleList)
             widest = Context()
-            for unit in units:  # type: ignore[union-attr]
+            for unit in units:
+                assert isinstance(unit, ResidualUnit)
                 widest = widest | unit.context
             reach = (reach + widest).coarser(rate) + Context(1, 1)
         # The excitation enters at the finer rates, not further away than the frames; F0 is interpolated over one more.
@@ -278,6 +280,7 @@ class HiFiGANHead(nn.Module):
             z_BZF = z_BZF * mask
         x_BCT = self.enter(z_BZF, past) + of_style(past, self.from_style, style_BS)[:, :, None]
         for index, (upsampler, units) in enumerate(zip(self.upsamplers, self.units, strict=True)):
+            assert isinstance(upsampler, Upsampler) and isinstance(units, nn.ModuleList)
             if mask is not None:
                 x_BCT = x_BCT * mask
             x_BCT = upsampler(functional.leaky_relu(x_BCT, 0.1), past)
@@ -286,7 +289,7 @@ class HiFiGANHead(nn.Module):
                 x_BCT = x_BCT + source_BCT
             if mask is not None:
                 mask = mask.repeat_interleave(upsampler.rate, dim=-1)
-            heard = [unit(x_BCT, mask, past) for unit in units]  # type: ignore[union-attr]
+            heard = [unit(x_BCT, mask, past) for unit in units]
             x_BCT = torch.stack(join(past, units, *heard)).mean(dim=0)
         x_BCT = functional.leaky_relu(x_BCT, 0.1)
         if mask is not None:
