@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
-from typing import Any
+from typing import Any, TypedDict
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +18,21 @@ from emova.core.errors import BusyError, ClosedError, InputError, disk_full
 log = logging.getLogger(__name__)
 INTERNAL = "a fault inside of the server; try again"
 DISK = "the server has no room on its disk for the upload; try again later, or send less"
+
+
+class ErrorFields(TypedDict):
+    """OpenAI's error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(TypedDict):
+    """OpenAI's error object."""
+
+    error: ErrorFields
 
 
 class ApiError(Exception):
@@ -47,7 +62,7 @@ class ApiError(Exception):
         self.code, self.param, self.headers = code, param, headers or {}
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorAnswer:
         """OpenAI's error object."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
@@ -112,7 +127,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     return ApiError(400, f"{param or 'the body'}: {reason}", param=param or None).response()
 
 
-def _plain(part: Any) -> bool:
+def _plain(part: object) -> bool:
     return isinstance(part, int) or (isinstance(part, str) and part.isascii() and part.isprintable() and len(part) < 40)
 
 

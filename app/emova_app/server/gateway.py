@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, handle_errors
 from emova_app.server.http.front import Front, new_id
-from emova_app.server.http.middleware import Guard
+from emova_app.server.http.middleware import RequestMiddleware
 from emova_app.server.http.streams import Stream
 from emova_app.server.http.streams import event as sse
 
@@ -79,7 +79,7 @@ class Gateway(Front):
         super().__init__(config)
         self._address, self._figures = address, figures
         self._key = {"authorization": f"Bearer {key}"}
-        # The deadline is the guard's. Proxies of the environment are for the world outside.
+        # The deadline is the middleware's. Proxies of the environment are for the world outside.
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=10),
             limits=httpx.Limits(max_connections=config.max_connections),
@@ -255,5 +255,5 @@ def create_gateway(gateway: Gateway) -> Starlette:
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     handle_errors(app)
-    app.add_middleware(Guard, service=gateway)
+    app.add_middleware(RequestMiddleware, service=gateway)
     return app

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from starlette.types import ASGIApp
+
 from emova.core.errors import InputError
 from emova_app.server.config import ServerConfig
 
@@ -46,7 +48,7 @@ class Replica:
 
         self._app = create_app(config, Assistant.from_pretrained(model))
 
-    def __serve_build_asgi_app__(self) -> Any:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app
 
     async def check_health(self) -> None:
@@ -126,7 +128,7 @@ def started(config: ServerConfig, model: str, replicas: ReplicaConfig) -> Iterat
         raise InputError("--replicas needs Ray Serve; run pip install 'emova[serve,replicas]'") from None
     if os.path.isdir(model):
         model = os.path.abspath(model)
-    local: dict[str, Any] = {}
+    local: dict[str, int | bool] = {}
     if not os.environ.get("RAY_ADDRESS"):
         # Each copy has a place, however few cores there are.
         local = {"num_cpus": max(os.cpu_count() or 1, replicas.most), "include_dashboard": False}

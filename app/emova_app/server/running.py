@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -34,13 +35,13 @@ _PUT_OUT = (
 class _Bounded(asyncio.Protocol):
     """Of a protocol: goes through the doors, and cuts the connection when its client stops reading for a while."""
 
-    transport: Any
+    transport: asyncio.Transport
     client: Peer | None
     doors: Doors
     stall_seconds: float
     _stalled: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         if self.client is not None:
             self.doors.enter(self.client, self.put_out)
@@ -79,7 +80,7 @@ def _protocols(front: Front) -> tuple[type[H11Protocol], type[WebSocketsSansIOPr
         doors, stall_seconds = front.doors, config.stall_seconds
         _head: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: Any) -> None:
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
             super().connection_made(transport)
             self._wait_for_head()
 
@@ -124,7 +125,7 @@ def _protocols(front: Front) -> tuple[type[H11Protocol], type[WebSocketsSansIOPr
             self._stop_waiting()
             super().connection_lost(exc)
 
-    class WebSocket(_Bounded, WebSocketsSansIOProtocol):
+    class WebSocket(_Bounded, WebSocketsSansIOProtocol):  # type: ignore[misc]  # as above
         """With a limit on the time that a client may stop reading."""
 
         doors, stall_seconds = front.doors, config.stall_seconds
@@ -163,7 +164,7 @@ def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | N
     return server_of(app, app.state.service)
 
 
-def server_of(app: Any, service: Front) -> Server:
+def server_of(app: ASGIApp, service: Front) -> Server:
     """A server that is ready to run an ASGI application with ``service`` in front of it."""
     config = service.config
     http, websocket = _protocols(service)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from emova.reply.parser import SpokenReply
 from emova.session.config import SchedulerConfig
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from emova.assistant import Assistant
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 KEPT_SECONDS = 3600
 # Programs that were written for OpenAI's voices work unchanged.
 ALIASES = {
@@ -74,6 +75,14 @@ class ReplyStore:
         return reply
 
 
+class _End:
+    """What comes after the last item of an iterator."""
+
+
+def _next(items: Iterator[Result]) -> Result | _End:
+    return next(items, _End())
+
+
 class Service(Front):
     """Made once a server; ``close`` ends it.
 
@@ -95,7 +104,7 @@ class Service(Front):
         self.created = int(time.time())
         self._threads = ThreadPoolExecutor(2 * places, thread_name_prefix="emova")
 
-    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    async def run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Call a function that takes long, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
@@ -104,13 +113,13 @@ class Service(Front):
 
         Leaving early closes the generator, which stops what it does.
         """
-        end, loop = object(), asyncio.get_running_loop()
-        step: asyncio.Future[Any] | None = None
+        loop = asyncio.get_running_loop()
+        step: asyncio.Future[Result | _End] | None = None
         try:
             while True:
-                step = loop.run_in_executor(self._threads, next, items, end)
+                step = loop.run_in_executor(self._threads, _next, items)
                 item = await asyncio.shield(step)
-                if item is end:
+                if isinstance(item, _End):
                     return
                 yield item
         finally:
@@ -118,7 +127,7 @@ class Service(Front):
                 await asyncio.shield(self._end(step, items))
                 step = None  # its error holds this frame
 
-    async def _end(self, step: asyncio.Future[Any], items: Iterator[Any]) -> None:
+    async def _end(self, step: asyncio.Future[Result | _End], items: Iterator[Result]) -> None:
         await asyncio.wait([step])
         if isinstance(items, Generator):
             await self.run(items.close)

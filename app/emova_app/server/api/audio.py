@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
@@ -23,6 +23,7 @@ from emova_app.server.api.media import to_base64
 from emova_app.server.errors import as_api_error, described
 from emova_app.server.http.json_body import JsonLimits, UploadRoute, json_route
 from emova_app.server.http.streams import Stream, event, event_stream
+from emova_app.server.json_types import JsonObject
 from emova_app.server.service import Service, check_style, find_voice
 
 
@@ -53,7 +54,7 @@ class LongTranscription(Transcription):
     task: str = "transcribe"
     language: str = "english"
     duration: float
-    segments: Annotated[list[Any], Field(max_length=0)] = []
+    segments: Annotated[list[object], Field(max_length=0)] = []
 
 
 def read_aloud(scheduler: Scheduler[Assistant], text: str, style: Style) -> Iterator[np.ndarray]:
@@ -84,7 +85,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
     spoken = APIRouter(route_class=json_route(JsonLimits(service.config.max_json_bytes)))
     heard = APIRouter(route_class=UploadRoute)
-    sounds: dict[str, Any] = {kind: {} for kind in sorted({*MEDIA_TYPES.values(), "text/event-stream"})}
+    sounds: dict[str, JsonObject] = {kind: {} for kind in sorted({*MEDIA_TYPES.values(), "text/event-stream"})}
 
     @spoken.post(
         "/v1/audio/speech",
@@ -113,7 +114,7 @@ def router(service: Service) -> APIRouter:
         model: Annotated[str, Form(max_length=200)],
         response_format: Annotated[Literal["json", "text", "verbose_json"], Form()] = "json",
         stream: Annotated[Literal["true", "false"], Form()] = "false",
-    ) -> Any:
+    ) -> Transcription | Response:
         """Write down what is said in an audio file."""
         service.check_model(model)
         data = await file.read()

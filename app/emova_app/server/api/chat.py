@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -23,12 +23,13 @@ from emova_app.server.http.front import new_id
 from emova_app.server.http.json_body import JsonLimits, json_route
 from emova_app.server.http.streams import event as sse
 from emova_app.server.http.streams import event_stream
+from emova_app.server.json_types import JsonObject
 from emova_app.server.service import Service
 
 
 @dataclass
-class Told:
-    """What has been told of an answer so far."""
+class ReplySoFar:
+    """What was sent of an answer."""
 
     transcript: str = ""
     text: str = ""
@@ -61,11 +62,11 @@ def router(service: Service) -> APIRouter:
     streamed: dict[int | str, dict[str, Any]] = {200: {"content": content, "description": "The answer"}}
 
     @routes.post("/v1/chat/completions", response_model=ChatAnswer, responses={**streamed, **described(404)})
-    async def chat_completions(request: Request, wish: ChatRequest) -> Any:
+    async def chat_completions(request: Request, asked: ChatRequest) -> ChatAnswer | Response:
         """Answer a conversation of words, pictures and sound, in words and, if wished, in a voice."""
-        service.check_model(wish.model)
-        answering = Answering(service, wish)
-        if not wish.stream:
+        service.check_model(asked.model)
+        answering = Answering(service, asked)
+        if not asked.stream:
             return await answering.whole()
         return await answering.stream(request.state.deadline)
 
@@ -75,20 +76,20 @@ def router(service: Service) -> APIRouter:
 class Answering:
     """One request's answer, whole or as a stream."""
 
-    def __init__(self, service: Service, wish: ChatRequest) -> None:
-        self.service, self.wish = service, wish
-        self.spoken = "audio" in (wish.modalities or ())
+    def __init__(self, service: Service, asked: ChatRequest) -> None:
+        self.service, self.asked = service, asked
+        self.spoken = "audio" in (asked.modalities or ())
         self.id, self.created = new_id("chatcmpl"), int(time.time())
         self.rate = service.assistant.voice.sample_rate
-        self.format = wish.audio.format if wish.audio else "wav"
-        self.told = Told()
+        self.format = asked.audio.format if asked.audio else "wav"
+        self.sent = ReplySoFar()
         self.prompt_tokens = 0
 
     async def _events(self) -> AsyncGenerator[Event, None]:
-        async with aclosing(answer(self.service, self.wish)) as events:
+        async with aclosing(answer(self.service, self.asked)) as events:
             async for event, session in events:
                 self.prompt_tokens = session.asked_tokens
-                self.told.take(event)
+                self.sent.take(event)
                 if isinstance(event, Done):
                     reply = event.reply
                     seconds = len(reply.audio) / reply.sample_rate
@@ -100,14 +101,14 @@ class Answering:
 
     def _usage(self) -> Usage:
         assistant = self.service.assistant
-        completion = len(assistant.reply_format.encode(self.told.reply, assistant.table))
+        completion = len(assistant.reply_format.encode(self.sent.reply, assistant.table))
         total = self.prompt_tokens + completion
         return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=completion, total_tokens=total)
 
-    def _finish_reason(self) -> Any:
+    def _finish_reason(self) -> Literal["stop", "length"]:
         assistant = self.service.assistant
-        most = limits_of(self.wish, assistant.config.reply_limits).max_text_tokens
-        return "length" if len(assistant.table.encode(self.told.text)) >= most else "stop"
+        most = limits_of(self.asked, assistant.config.reply_limits).max_text_tokens
+        return "length" if len(assistant.table.encode(self.sent.text)) >= most else "stop"
 
     async def whole(self) -> ChatAnswer:
         """The answer in one piece."""
@@ -115,19 +116,19 @@ class Answering:
             async for _ in events:
                 pass
         audio = None
-        if self.told.audio is not None:
-            name, expires = self.service.replies.keep(self.told.reply)
-            data = await self.service.run(encode, self.format, self.told.audio, self.rate)
-            audio = SpokenAudio(id=name, data=to_base64(data), expires_at=expires, transcript=self.told.text)
+        if self.sent.audio is not None:
+            name, expires = self.service.replies.keep(self.sent.reply)
+            data = await self.service.run(encode, self.format, self.sent.audio, self.rate)
+            audio = SpokenAudio(id=name, data=to_base64(data), expires_at=expires, transcript=self.sent.text)
         message = AnswerMessage(
-            content=None if audio else self.told.text,
+            content=None if audio else self.sent.text,
             audio=audio,
-            emotion=self.told.emotion,  # type: ignore[arg-type]
-            pitch=self.told.pitch,  # type: ignore[arg-type]
-            input_transcript=self.told.transcript,
+            emotion=self.sent.emotion,
+            pitch=self.sent.pitch,
+            input_transcript=self.sent.transcript,
         )
         choice = AnswerChoice(message=message, finish_reason=self._finish_reason())
-        model = self.wish.model
+        model = self.asked.model
         return ChatAnswer(id=self.id, created=self.created, model=model, choices=[choice], usage=self._usage())
 
     # --- stream -------------------------------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ class Answering:
                     async for delta in self._deltas(first, events):
                         yield self._line(delta)
                 yield self._line({}, self._finish_reason())
-                if self.wish.stream_options and self.wish.stream_options.include_usage:
+                if self.asked.stream_options and self.asked.stream_options.include_usage:
                     yield sse({**self._head(), "choices": [], "usage": self._usage().model_dump()})
             except TimeoutError:
                 late = ApiError(504, "the answer took too long; ask for less", kind="server_error", code="timeout")
@@ -162,11 +163,11 @@ class Answering:
             yield b"data: [DONE]\n\n"
 
     def _refusal(self, error: Exception) -> bytes:
-        told = as_api_error(error)
-        self.service.metrics.errors.labels(str(told.status)).inc()
-        return sse(told.body)
+        refusal = as_api_error(error)
+        self.service.metrics.errors.labels(str(refusal.status)).inc()
+        return sse(refusal.body)
 
-    async def _deltas(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[dict[str, Any], None]:
+    async def _deltas(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[JsonObject, None]:
         encoder = Encoder(self.format, self.rate) if self.spoken else None
         name = new_id("audio") if self.spoken else ""
         yield {"role": "assistant", "content": None if self.spoken else "", **({"audio": {"id": name}} if name else {})}
@@ -187,11 +188,11 @@ class Answering:
                     yield {"audio": {"data": to_base64(data)}}
             event = await anext(events, None)
         if name:
-            yield {"audio": {"id": name, "expires_at": self.service.replies.keep(self.told.reply, name)[1]}}
+            yield {"audio": {"id": name, "expires_at": self.service.replies.keep(self.sent.reply, name)[1]}}
 
-    def _head(self) -> dict[str, Any]:
-        return {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.wish.model}
+    def _head(self) -> JsonObject:
+        return {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.asked.model}
 
-    def _line(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    def _line(self, delta: JsonObject, finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
         return sse({**self._head(), "choices": [choice]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -137,8 +137,8 @@ class ChatRequest(_Strict):
     n: Literal[1] | None = None
     stop: None = None
     logprobs: Literal[False] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[object], Field(max_length=0)] | None = None
+    functions: Annotated[list[object], Field(max_length=0)] | None = None
     response_format: TextFormat | None = None
 
 

@@ -6,7 +6,7 @@ Shape letters: T samples.
 from __future__ import annotations
 
 import io
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class _Sink:
     def __init__(self) -> None:
         self.waiting = bytearray()
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self.waiting += bytes(data)
         return len(data)
 
@@ -58,26 +58,39 @@ class Encoder:
     """
 
     def __init__(self, kind: str, rate: int, whole: bool = False) -> None:
-        self._rate = rate
-        self._position = 0
-        self._container: Any = None
+        self._file: _File | None = None
         if kind in _CODECS:
-            import av
-
-            container, codec, options, codec_options = _CODECS[kind]
             # A FLAC file's head says how long it is, and some players insist.
-            self._sink: Any = io.BytesIO() if whole or kind == "flac" else _Sink()
-            self._container = av.open(self._sink, "w", format=container, options=options)
-            self._stream: Any = self._container.add_stream(codec, rate=rate, layout="mono", options=codec_options)
+            self._file = _File(kind, rate, io.BytesIO() if whole or kind == "flac" else _Sink())
 
     def add(self, samples: np.ndarray) -> bytes:
         """Take ``[T]``; give what is final."""
-        if self._container is None:
-            return to_pcm(samples)
-        if not len(samples):
-            return b""
+        return to_pcm(samples) if self._file is None else self._file.add(samples)
+
+    def finish(self) -> bytes:
+        """The rest."""
+        return b"" if self._file is None else self._file.finish()
+
+
+class _File:
+    """A file that FFmpeg writes into ``sink``."""
+
+    def __init__(self, kind: str, rate: int, sink: _Sink | io.BytesIO) -> None:
         import av
 
+        container, codec, options, codec_options = _CODECS[kind]
+        self._rate, self._sink, self._position = rate, sink, 0
+        self._container = av.open(sink, "w", format=container, options=options)
+        stream = self._container.add_stream(codec, rate=rate, layout="mono", options=codec_options)
+        assert isinstance(stream, av.AudioStream)
+        self._stream = stream
+
+    def add(self, samples: np.ndarray) -> bytes:
+        """Take ``[T]``; give what is final."""
+        import av
+
+        if not len(samples):
+            return b""
         frame = av.AudioFrame.from_ndarray(np.frombuffer(to_pcm(samples), "<i2")[None], format="s16", layout="mono")
         frame.sample_rate, frame.pts = self._rate, self._position
         self._position += len(samples)
@@ -87,8 +100,6 @@ class Encoder:
 
     def finish(self) -> bytes:
         """The rest."""
-        if self._container is None:
-            return b""
         for packet in self._stream.encode(None):
             self._container.mux(packet)
         self._container.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -59,7 +58,7 @@ class Question:
                 self.sounds.append(part.input_audio.data)
 
 
-def told(event: SessionEvent, service: Service) -> Event:
+def checked(event: SessionEvent, service: Service) -> Event:
     """An event of a reply. Raises: InputError, InternalFault, ApiError: it is the end of one that failed."""
     if isinstance(event, Failed):
         if service.draining.is_set():
@@ -108,14 +107,12 @@ def _recalled(service: Service, message: AssistantMessage, question: Question) -
 
 
 def _sampling(request: ChatRequest, usual: Sampling) -> Sampling:
-    chosen: dict[str, Any] = {}
-    if request.temperature is not None:
-        chosen["text_temperature"] = request.temperature
-    if request.top_p is not None:
-        chosen["top_p"] = request.top_p
-    if request.seed is not None:
-        chosen["seed"] = request.seed % (1 << 63)
-    return replace(usual, **chosen)
+    return replace(
+        usual,
+        text_temperature=usual.text_temperature if request.temperature is None else request.temperature,
+        top_p=usual.top_p if request.top_p is None else request.top_p,
+        seed=usual.seed if request.seed is None else request.seed % (1 << 63),
+    )
 
 
 def limits_of(request: ChatRequest, usual: ReplyLimits) -> ReplyLimits:
@@ -158,4 +155,4 @@ async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple
         )
         async with aclosing(service.each(asked)) as events:
             async for event in events:
-                yield told(event, service), session
+                yield checked(event, service), session

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,7 +14,7 @@ STYLE_WORD = "x-emova-words"
 
 def show_styles(app: FastAPI, styles: StyleSet) -> None:
     """Let the application's document say which words its checkpoint has."""
-    plain: Callable[[], dict[str, Any]] = app.openapi
+    plain = app.openapi
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -26,7 +25,7 @@ def show_styles(app: FastAPI, styles: StyleSet) -> None:
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to change the document
 
 
-def _fill(node: Any, words: dict[str, list[str]]) -> None:
+def _fill(node: object, words: dict[str, list[str]]) -> None:
     """Each marked schema below ``node`` gets an ``enum``."""
     if isinstance(node, list):
         for each in node:

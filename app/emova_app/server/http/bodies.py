@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+
+from starlette.types import Receive
 
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, busy
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _SMALL = 64 << 10  # bytes; a smaller body is not counted: connections are few
 # What is still on its way is not read, so the connection cannot serve another request.
 _CLOSE = {"connection": "close"}

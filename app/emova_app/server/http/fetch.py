@@ -13,7 +13,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import h11
@@ -141,10 +140,9 @@ class Fetcher:
         # One private address among public ones is enough to distrust a name.
         if not addresses or not all(public(address) for address in addresses):
             raise InputError(UNREACHABLE)
-        security: dict[str, Any] = {}
-        if target.secure:
-            security = {"ssl": ssl.create_default_context(), "server_hostname": target.host}
-        reader, writer = await self._connect(addresses[0], target.port, **security)
+        tls = ssl.create_default_context() if target.secure else None
+        server_hostname = target.host if target.secure else None
+        reader, writer = await self._connect(addresses[0], target.port, ssl=tls, server_hostname=server_hostname)
         try:
             return await self._exchange(target, reader, writer)
         finally:

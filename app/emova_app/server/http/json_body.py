@@ -45,7 +45,7 @@ class JsonLimits:
     max_depth: int = 64
 
 
-def parse_json(data: bytes, limits: JsonLimits = JsonLimits()) -> Any:
+def parse_json(data: bytes, limits: JsonLimits = JsonLimits()) -> object:
     """What ``data`` says. Raises: ApiError: it is not JSON, nested too deeply (400), or too much (413)."""
     small, structure, media = _cut(data, limits)
     steps = np.frombuffer(structure.translate(None, _BRACKETS), np.uint8)
@@ -61,7 +61,7 @@ def parse_json(data: bytes, limits: JsonLimits = JsonLimits()) -> Any:
         raise _invalid() from None
 
 
-async def read_json(data: bytes, limits: JsonLimits) -> Any:
+async def read_json(data: bytes, limits: JsonLimits) -> object:
     """``parse_json`` off the event loop, if it may take long."""
     return parse_json(data, limits) if len(data) <= _SMALL else await asyncio.to_thread(parse_json, data, limits)
 
@@ -141,7 +141,7 @@ def _medium(data: bytes, start: int, end: int) -> str | None:
     return None if b"\\" in plain else plain.decode("ascii")
 
 
-def _put_back(value: Any, media: list[str]) -> Any:
+def _put_back(value: object, media: list[str]) -> object:
     if isinstance(value, str):
         return media[int(value[len(_MARK) :])] if value.startswith(_MARK) else value
     if isinstance(value, list):
@@ -154,7 +154,7 @@ def _put_back(value: Any, media: list[str]) -> Any:
 class _Read(Request):
     """A request whose JSON was read."""
 
-    content: Any = None
+    content: object = None
 
     async def json(self) -> Any:
         """What it says."""

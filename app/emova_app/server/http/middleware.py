@@ -6,20 +6,16 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emova_app.addresses import host_of, host_of_origin, is_loopback
 from emova_app.server.errors import ApiError, as_api_error, busy
 from emova_app.server.http.bodies import Gone, too_large
 from emova_app.server.http.front import Front, new_id
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 log = logging.getLogger(__name__)
 OPEN_PATHS = ("/healthz",)
 WORK_PATHS = ("/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions")
@@ -35,14 +31,14 @@ class _Progress:
     complete: bool = False
 
 
-class Guard:
+class RequestMiddleware:
     """An ASGI middleware.
 
     The body of a client that may ask is read here, in bounded size and time; only then the request takes a place, and
     the application runs until it is done, the client leaves, or the deadline passes.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], service: Front) -> None:
+    def __init__(self, app: ASGIApp, service: Front) -> None:
         self.app, self.service, self.config = app, service, service.config
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +59,6 @@ class Guard:
                 raise ApiError(
                     401,
                     "the API key is missing or wrong; send it as a bearer token",
-                    kind="authentication_error",
                     code="invalid_api_key",
                     headers={"www-authenticate": "Bearer"},
                 )

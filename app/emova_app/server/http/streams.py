@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -30,6 +29,6 @@ def event_stream(body: AsyncGenerator[bytes, None]) -> Stream:
     return Stream(body, "text/event-stream")
 
 
-def event(content: dict[str, Any]) -> bytes:
+def event(content: Mapping[str, object]) -> bytes:
     """One server-sent event."""
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
-from typing import Any
 
 import numpy as np
+import soxr
 
 from emova.core.errors import InternalFault
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
@@ -16,6 +16,7 @@ from emova_app.pcm import to_pcm
 from emova_app.server.api.media import to_base64
 from emova_app.server.errors import INTERNAL
 from emova_app.server.http.front import new_id
+from emova_app.server.json_types import ContentPart, JsonObject, RealtimeItem, message_item
 from emova_app.server.service import Service
 
 Emit = Callable[..., Awaitable[None]]
@@ -55,11 +56,9 @@ class Answering:
         self.reason = "turn_detected"
         self.stopped = self.done = False
         self._first_sent = 0.0
-        self._to_client: Any = None
+        self._to_client: soxr.ResampleStream | None = None
         rate = service.assistant.voice.sample_rate
         if rate != RATE:
-            import soxr
-
             self._to_client = soxr.ResampleStream(rate, RATE, 1, dtype="float32")
 
     # --- what the client hears ----------------------------------------------------------------------------------------
@@ -80,22 +79,20 @@ class Answering:
 
     # --- telling ------------------------------------------------------------------------------------------------------
     @property
-    def item(self) -> dict[str, Any]:
+    def item(self) -> RealtimeItem:
         """The answer as an item of the conversation."""
         return self._item("completed")
 
-    def _part(self) -> dict[str, Any]:
+    def _part(self) -> ContentPart:
         return {"type": "audio", "transcript": self.text} if self.spoken else {"type": "text", "text": self.text}
 
-    def _item(self, status: str) -> dict[str, Any]:
-        content = []
-        if status != "in_progress":
-            name = "transcript" if self.spoken else "text"
-            content = [{"type": "output_audio" if self.spoken else "output_text", name: self.text}]
-        item = {"id": self.item_id, "object": "realtime.item", "type": "message", "status": status}
-        return {**item, "role": "assistant", "content": content}
+    def _item(self, status: str) -> RealtimeItem:
+        whole: ContentPart = {"type": "output_text", "text": self.text}
+        if self.spoken:
+            whole = {"type": "output_audio", "transcript": self.text}
+        return message_item(self.item_id, "assistant", [] if status == "in_progress" else [whole], status)
 
-    def _response(self, status: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _response(self, status: str, details: JsonObject | None = None) -> JsonObject:
         output = [] if status == "in_progress" else [self._item("completed" if status == "completed" else "incomplete")]
         return {
             "id": self.id,
@@ -113,13 +110,14 @@ class Answering:
 
     async def tell(self, events: Iterator[SessionEvent]) -> None:
         """Send everything from ``response.created`` to ``response.done``."""
-        place = {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
+        place: JsonObject = {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
         begun = self._item("in_progress")
         await self._emit("response.created", response=self._response("in_progress"))
         await self._emit("response.output_item.added", response_id=self.id, output_index=0, item=begun)
         await self._emit("conversation.item.added", previous_item_id=self._previous_item, item=begun)
         await self._emit("response.content_part.added", **place, part=self._part())
-        status, details = "cancelled", dict[str, Any]({"type": "cancelled", "reason": self.reason})
+        status = "cancelled"
+        details: JsonObject = {"type": "cancelled", "reason": self.reason}
         async with aclosing(self.service.each(events)) as told:
             async for event in told:
                 if isinstance(event, Done):
@@ -143,7 +141,7 @@ class Answering:
         self.done = True
         await self._emit("response.done", response=self._response(status, details))
 
-    async def _delta(self, event: SessionEvent, place: dict[str, Any]) -> None:
+    async def _delta(self, event: SessionEvent, place: JsonObject) -> None:
         if isinstance(event, TranscriptDelta):
             self.transcript += event.text
         elif isinstance(event, TextDelta):
@@ -173,7 +171,7 @@ class Answering:
     def _resampled(self, samples: np.ndarray) -> np.ndarray:
         return samples if self._to_client is None else self._to_client.resample_chunk(samples)
 
-    def _fault(self, event: Failed) -> dict[str, Any]:
+    def _fault(self, event: Failed) -> JsonObject:
         if isinstance(event.error, InternalFault):
             return {"type": "server_error", "code": "internal_error", "message": INTERNAL}
         return {"type": "invalid_request_error", "code": "invalid_question", "message": event.message}

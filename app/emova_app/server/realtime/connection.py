@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import soxr
@@ -22,6 +22,7 @@ from emova_app.server.api.media import from_base64, read_picture
 from emova_app.server.errors import ApiError, as_api_error
 from emova_app.server.http.front import new_id
 from emova_app.server.http.json_body import JsonLimits, read_json
+from emova_app.server.json_types import ContentPart, JsonObject
 from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import RATE, Answering
 from emova_app.server.realtime.backlog import MAX_PIECES, Action, Backlog, Flooded
@@ -135,22 +136,29 @@ class Connection:
         except Exception as error:
             await self.sender.error(as_api_error(error), event_id)
 
-    async def _handle(self, event: Any) -> None:
-        handlers: dict[Any, Any] = {
-            types.SessionUpdate: self._update,
-            types.Append: self._append,
-            types.Commit: self._commit_event,
-            types.Clear: self._clear,
-            types.ItemCreate: self._create_item,
-            types.ItemTruncate: self._truncate,
-            types.ItemRetrieve: self._retrieve,
-            types.ResponseCreate: self._create_response,
-            types.ResponseCancel: self._cancel_response,
-        }
-        await handlers[type(event)](event)
+    async def _handle(self, event: types.ClientEvent) -> None:
+        match event:
+            case types.SessionUpdate():
+                await self._update(event)
+            case types.Append():
+                await self._append(event)
+            case types.Commit():
+                await self._when_free(self._commit)
+            case types.Clear():
+                await self._clear()
+            case types.ItemCreate():
+                await self._create_item(event)
+            case types.ItemTruncate():
+                await self._truncate(event)
+            case types.ItemRetrieve():
+                await self._retrieve(event)
+            case types.ResponseCreate():
+                await self._create_response(event)
+            case types.ResponseCancel():
+                await self._cancel_response(event)
 
     # --- settings -----------------------------------------------------------------------------------------------------
-    def _session(self) -> dict[str, Any]:
+    def _session(self) -> JsonObject:
         return {"id": self.id, **self.settings.shown(self.service.config.model_name)}
 
     async def _update(self, event: types.SessionUpdate) -> None:
@@ -165,7 +173,7 @@ class Connection:
         await self.sender.emit("session.updated", session=self._session())
 
     # --- sound --------------------------------------------------------------------------------------------------------
-    def _samples(self, audio: str, resampler: Any = None) -> np.ndarray:
+    def _samples(self, audio: str, resampler: soxr.ResampleStream | None = None) -> np.ndarray:
         if len(audio) > 4 * RATE * 2 * self.service.assistant.config.audio_limits.max_seconds / 3 + 8:
             raise InputError("the audio: more than one question may have; send less at once")
         data = from_base64(audio, "the audio")
@@ -205,7 +213,7 @@ class Connection:
         if self._buffer:
             await self._commit()
             if answer:
-                await self._respond(types.ResponseWish())
+                await self._respond(types.ResponseOptions())
 
     async def _hear(self, samples: np.ndarray) -> None:
         """Let the session hear; while it answers, the sound waits. Raises: InputError: there is too much of it."""
@@ -229,9 +237,6 @@ class Connection:
         self._new_buffer()
         self._committed, self._words, self._spoken_item = [], [], None
 
-    async def _commit_event(self, event: types.Commit) -> None:
-        await self._when_free(self._commit)
-
     async def _commit(self) -> None:
         if sum(map(len, self._buffer)) < self.rate // 10:
             raise ApiError(400, "the audio buffer holds less than 100 ms", code="input_audio_buffer_commit_empty")
@@ -242,7 +247,7 @@ class Connection:
         await self.sender.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
         await self.items.add(item_id, "user", [{"type": "input_audio", "transcript": None}])
 
-    async def _clear(self, event: types.Clear) -> None:
+    async def _clear(self) -> None:
         self._turns = None
         await self._when_free(self._clear_now)
 
@@ -268,7 +273,7 @@ class Connection:
 
     async def _add(self, item: types.Item) -> None:
         text = "\n".join(part.text or part.transcript or "" for part in item.content).strip()
-        shown: list[dict[str, Any]] = []
+        shown: list[ContentPart] = []
         if item.role == "user":
             for part in item.content:
                 shown.append(await self._add_content(part))
@@ -289,7 +294,7 @@ class Connection:
             shown = [{"type": "output_text", "text": text}]
         await self.items.add(item.id or new_id("item"), item.role, shown)
 
-    async def _add_content(self, part: types.Content) -> dict[str, Any]:
+    async def _add_content(self, part: types.Content) -> ContentPart:
         if part.type == "input_text" and part.text:
             words = self.service.assistant.check_text("\n".join([*self._words, part.text]))
             self._words = [words]
@@ -340,9 +345,9 @@ class Connection:
                 "an answer is being given; cancel it or wait for its end",
                 code="conversation_already_has_active_response",
             )
-        await self._when_free(lambda: self._respond(event.response or types.ResponseWish()))
+        await self._when_free(lambda: self._respond(event.response or types.ResponseOptions()))
 
-    async def _respond(self, wish: types.ResponseWish) -> None:
+    async def _respond(self, options: types.ResponseOptions) -> None:
         if not (self._words or self._committed):
             raise ApiError(400, "there is no question; add an item or commit sound first", code="empty_conversation")
         # What is not committed is no part of this question: it is heard again after the answer.
@@ -352,13 +357,13 @@ class Connection:
         self._buffer = []
         chosen, usual = self.settings, self.service.assistant.config.reply_limits
         voice = chosen.voice
-        if wish.audio is not None and wish.audio.output is not None and wish.audio.output.voice is not None:
-            voice = chosen_voice(chosen.styles, wish.audio.output.voice)
-        check_style(chosen.styles, wish.emotion, wish.pitch)
-        spoken = "audio" in (wish.output_modalities or chosen.modalities)
+        if options.audio is not None and options.audio.output is not None and options.audio.output.voice is not None:
+            voice = chosen_voice(chosen.styles, options.audio.output.voice)
+        check_style(chosen.styles, options.emotion, options.pitch)
+        spoken = "audio" in (options.output_modalities or chosen.modalities)
         wanted = self._spoken_item if chosen.transcription else None
         self.answering = answering = Answering(
-            self.service, self.sender.emit, self.conversation, spoken, wish.metadata, wanted, self.items.last
+            self.service, self.sender.emit, self.conversation, spoken, options.metadata, wanted, self.items.last
         )
         text = "\n".join(self._words) or None
         self._words, self._committed, self._spoken_item = [], [], None
@@ -371,8 +376,8 @@ class Connection:
                 asked = await self.service.run(
                     lambda: self.session.ask(
                         text,
-                        emotion=wish.emotion or chosen.emotion,
-                        pitch=wish.pitch or chosen.pitch,
+                        emotion=options.emotion or chosen.emotion,
+                        pitch=options.pitch or chosen.pitch,
                         limits=limits,
                     )
                 )
@@ -429,7 +434,7 @@ class Connection:
         await self._interrupt("client_cancelled")
 
 
-async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
+async def _ended(tasks: Sequence[asyncio.Task[object]]) -> None:
     """Cancel tasks and wait for their ends; what they raise has been told, or is of the client's leaving."""
     for task in tasks:
         task.cancel()

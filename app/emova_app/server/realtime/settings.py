@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from emova.speech.style import StyleSet
 from emova.speech.vad import TurnConfig
+from emova_app.server.json_types import JsonObject
 from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import RATE
 from emova_app.server.service import check_style, find_voice
@@ -46,26 +46,26 @@ class Settings:
     emotion: str | None = None
     pitch: str | None = None
 
-    def changed(self, wish: types.SessionWish, model: str) -> Settings:
-        """With what ``wish`` says; what it does not name stays. Raises: ApiError: there is no such voice or style."""
-        changes: dict[str, Any] = {name: getattr(wish, name) for name in {"emotion", "pitch"} & wish.model_fields_set}
-        check_style(self.styles, changes.get("emotion"), changes.get("pitch"))
-        if wish.instructions is not None:
-            changes["instructions"] = wish.instructions
-        if wish.output_modalities is not None:
-            changes["modalities"] = tuple(wish.output_modalities)
-        sound = wish.audio or types.Audio()
-        if sound.output is not None and sound.output.voice is not None:
-            changes["voice"] = chosen_voice(self.styles, sound.output.voice)
-        if sound.input is not None:
-            if "turn_detection" in sound.input.model_fields_set:
-                changes["turns"] = _turn_detection(sound.input.turn_detection)
-            if "transcription" in sound.input.model_fields_set:
-                wanted = sound.input.transcription
-                changes["transcription"] = (wanted.model or model) if wanted else None
-        return replace(self, **changes)
+    def changed(self, changes: types.SessionChanges, model: str) -> Settings:
+        """With what ``changes`` say; what they do not name stays. Raises: ApiError: there is no such voice or style."""
+        given, sound = changes.model_fields_set, changes.audio or types.Audio()
+        check_style(self.styles, changes.emotion, changes.pitch)
+        heard = sound.input or types.AudioIn()
+        wanted = heard.transcription
+        transcription = (wanted.model or model) if wanted else None
+        voice = None if sound.output is None else sound.output.voice
+        return replace(
+            self,
+            emotion=changes.emotion if "emotion" in given else self.emotion,
+            pitch=changes.pitch if "pitch" in given else self.pitch,
+            instructions=self.instructions if changes.instructions is None else changes.instructions,
+            modalities=tuple(changes.output_modalities or self.modalities),
+            voice=self.voice if voice is None else chosen_voice(self.styles, voice),
+            turns=_turn_detection(heard.turn_detection) if "turn_detection" in heard.model_fields_set else self.turns,
+            transcription=transcription if "transcription" in heard.model_fields_set else self.transcription,
+        )
 
-    def shown(self, model: str) -> dict[str, Any]:
+    def shown(self, model: str) -> JsonObject:
         """As OpenAI's session object."""
         pcm = {"type": "audio/pcm", "rate": RATE}
         detection = self.turns and {
@@ -98,8 +98,8 @@ def chosen_voice(styles: StyleSet, wanted: str | types.VoiceId) -> str:
     return find_voice(styles, wanted if isinstance(wanted, str) else wanted.id)
 
 
-def _turn_detection(wish: types.ServerVad | None) -> TurnDetection | None:
-    if wish is None:
+def _turn_detection(detection: types.ServerVad | None) -> TurnDetection | None:
+    if detection is None:
         return None
-    config = TurnConfig(wish.threshold, wish.prefix_padding_ms, wish.silence_duration_ms)
-    return TurnDetection(config, wish.create_response, wish.interrupt_response)
+    config = TurnConfig(detection.threshold, detection.prefix_padding_ms, detection.silence_duration_ms)
+    return TurnDetection(config, detection.create_response, detection.interrupt_response)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -61,7 +61,7 @@ class Audio(_Taken):
     output: AudioOut | None = None
 
 
-class SessionWish(_Taken):
+class SessionChanges(_Taken):
     """Settings of the session; what is not sent stays as it is."""
 
     type: Literal["realtime"] = "realtime"
@@ -70,10 +70,10 @@ class SessionWish(_Taken):
     audio: Audio | None = None
     emotion: Emotion | None = None
     pitch: Pitch | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[object], Field(max_length=0)] | None = None
 
 
-class ResponseWish(_Taken):
+class ResponseOptions(_Taken):
     """Settings of one answer."""
 
     output_modalities: Modalities | None = None
@@ -83,7 +83,7 @@ class ResponseWish(_Taken):
     pitch: Pitch | None = None
     metadata: Annotated[dict[Short, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
     input: None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[object], Field(max_length=0)] | None = None
 
 
 class Content(_Taken):
@@ -113,7 +113,7 @@ class SessionUpdate(_Event):
     """Change settings."""
 
     type: Literal["session.update"]
-    session: SessionWish
+    session: SessionChanges
 
 
 class Append(_Event):
@@ -163,7 +163,7 @@ class ResponseCreate(_Event):
     """Answer now."""
 
     type: Literal["response.create"]
-    response: ResponseWish | None = None
+    response: ResponseOptions | None = None
 
 
 class ResponseCancel(_Event):
@@ -176,4 +176,4 @@ class ResponseCancel(_Event):
 ClientEvent = (
     SessionUpdate | Append | Commit | Clear | ItemCreate | ItemTruncate | ItemRetrieve | ResponseCreate | ResponseCancel
 )
-CLIENT_EVENT: TypeAdapter[Any] = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
+CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
