@@ -174,3 +174,14 @@ def test_what_a_model_writes_cannot_steer_the_terminal(capsys) -> None:
 
     common.show(argparse.Namespace(json=False), {}, ["a\x1b[2Jb\rc"])
     assert capsys.readouterr().out == "a [2Jb c\n"
+
+
+def test_a_pipe_is_read_once(files, tiny_checkpoint) -> None:
+    command = [sys.executable, "-m", "emova", "tokenize", "--json", "--model", str(tiny_checkpoint)]
+    sound = (files / "question.wav").read_bytes()
+    by_path = subprocess.run([*command, "question.wav"], capture_output=True, check=True, cwd=files)
+    for name in ("-", "/dev/stdin"):
+        piped = subprocess.run([*command, name], input=sound, capture_output=True, check=True, cwd=files)
+        assert json.loads(piped.stdout)["units"] == json.loads(by_path.stdout)["units"]
+    empty = subprocess.run([*command, "-"], input=b"", capture_output=True, text=False, cwd=files)
+    assert empty.returncode == 2 and b"empty" in empty.stderr

@@ -18,6 +18,7 @@ from emova.cli.common import (
     show,
 )
 from emova.core.errors import InputError
+from emova.core.io import read_once
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
 
         REPLY_FORMATS.find(arguments.reply_format)
     check_output(arguments.out)
-    if audio is not None:
-        check_audio(audio, arguments.max_seconds, reject_silence=True)
-    if image is not None:
+    question = None if audio is None else read_once(audio, "audio")
+    picture = None if image is None else read_once(image, "picture")
+    if question is not None:
+        check_audio(question, arguments.max_seconds, reject_silence=True)
+    if picture is not None:
         from emova.vision.image import load_image
 
-        load_image(image)
+        load_image(picture)
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")
         from emova.assistant import Assistant
@@ -75,7 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
         heard = answer = ""
         seconds = 0.0
         chat = assistant.conversation(arguments.voice)
-        for event in chat.stream(audio=audio, image=image, text=text, emotion=arguments.emotion, pitch=arguments.pitch):
+        for event in chat.stream(
+            audio=question, image=picture, text=text, emotion=arguments.emotion, pitch=arguments.pitch
+        ):
             if isinstance(event, TranscriptDelta):
                 heard += event.text
                 tell(f"Heard: {heard}")

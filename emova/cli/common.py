@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
-from emova.core.io import shown
+from emova.core.io import Source, shown
 from emova.speech.style import Style
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ def check_output(path: str) -> None:
     check_writable(path)
 
 
-def check_audio(path: str, max_seconds: float, reject_silence: bool) -> None:
+def check_audio(source: Source, max_seconds: float, reject_silence: bool) -> None:
     """See that the audio is usable, before the model is loaded. Raises: InputError."""
     from emova.speech.audio import AudioLimits, load_audio
 
-    load_audio(path, 16_000, AudioLimits(max_seconds=max_seconds), reject_silence=reject_silence)
+    load_audio(source, 16_000, AudioLimits(max_seconds=max_seconds), reject_silence=reject_silence)
 
 
 def assistant_config(arguments: argparse.Namespace) -> AssistantConfig:

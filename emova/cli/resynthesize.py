@@ -14,6 +14,7 @@ from emova.cli.common import (
     read_style,
     show,
 )
+from emova.core.io import read_once
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         parser,
         """
 emova resynthesize question.wav --voice male
-emova resynthesize question.wav --emotion angry --pitch high --out angry.wav""",
+emova resynthesize question.wav --emotion sad --pitch low --out sad.wav""",
     )
     parser.add_argument("audio", metavar="FILE", help="wav, flac, mp3, ogg, m4a or webm")
     parser.add_argument("--out", default="speech.wav", metavar="FILE", help="where it is written (%(default)s)")
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Say it again."""
     style = read_style(arguments)
     check_output(arguments.out)
-    check_audio(arguments.audio, arguments.max_seconds, reject_silence=False)
+    source = read_once(arguments.audio, "audio")
+    check_audio(source, arguments.max_seconds, reject_silence=False)
     with progress(arguments) as tell:
         tell(f"Loading the speech parts of {arguments.model}")
         from emova.checkpoint.loading import load_speech_tokenizer, load_voice
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         tokenizer, voice = load_speech_tokenizer(arguments.model), load_voice(arguments.model)
         tell("Listening")
-        units = listen(tokenizer, arguments.audio, AudioLimits(max_seconds=arguments.max_seconds), False)
+        units = listen(tokenizer, source, AudioLimits(max_seconds=arguments.max_seconds), False)
         tell("Speaking")
         samples = voice.synthesize(units, style)
         save_wav(arguments.out, samples, voice.sample_rate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from emova.cli.common import add_audio_limit, add_common, check_audio, progress, show
+from emova.core.io import read_once
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,8 @@ emova tokenize --json question.wav > units.json""",
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the units."""
-    check_audio(arguments.audio, arguments.max_seconds, reject_silence=False)
+    source = read_once(arguments.audio, "audio")
+    check_audio(source, arguments.max_seconds, reject_silence=False)
     with progress(arguments) as tell:
         tell(f"Loading the speech tokenizer of {arguments.model}")
         from emova.checkpoint.loading import load_speech_tokenizer
@@ -31,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         tokenizer = load_speech_tokenizer(arguments.model)
         tell("Listening")
-        units = listen(tokenizer, arguments.audio, AudioLimits(max_seconds=arguments.max_seconds), False)
+        units = listen(tokenizer, source, AudioLimits(max_seconds=arguments.max_seconds), False)
     result = {"audio": arguments.audio, "units": units, "unit_rate": tokenizer.unit_rate}
     show(arguments, result, [" ".join(map(str, units))])
     return 0

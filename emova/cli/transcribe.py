@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from emova.cli.common import add_audio_limit, add_common, assistant_config, check_audio, progress, show
+from emova.core.io import read_once
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -13,26 +14,28 @@ def register(parser: argparse.ArgumentParser) -> None:
         parser,
         """
 emova transcribe question.wav
-emova transcribe --json first.flac second.mp3""",
+emova transcribe --json first.flac second.mp3
+sox question.flac -t wav - | emova transcribe -""",
     )
-    parser.add_argument("audio", nargs="+", metavar="FILE", help="wav, flac, mp3, ogg, m4a or webm")
+    parser.add_argument("audio", nargs="+", metavar="FILE", help="wav, flac, mp3, ogg, m4a or webm; - reads a pipe")
     add_audio_limit(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write down what is said."""
-    for path in arguments.audio:
-        check_audio(path, arguments.max_seconds, reject_silence=True)
+    sources = [read_once(path, "audio") for path in arguments.audio]
+    for source in sources:
+        check_audio(source, arguments.max_seconds, reject_silence=True)
     texts: list[str] = []
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")
         from emova.assistant import Assistant
 
         assistant = Assistant.from_pretrained(arguments.model, config=assistant_config(arguments))
-        for path in arguments.audio:
+        for path, source in zip(arguments.audio, sources, strict=True):
             tell(f"Listening to {path}")
-            texts.append(assistant.transcribe(path))
+            texts.append(assistant.transcribe(source))
     files = [{"audio": path, "text": text} for path, text in zip(arguments.audio, texts, strict=True)]
     if len(texts) == 1:
         show(arguments, files[0], texts)

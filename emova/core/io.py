@@ -1,19 +1,39 @@
-"""Reading what a user handed over, a path or bytes, up to a limit."""
+"""Reading what a user handed over, a path, a pipe or bytes, up to a limit."""
 
 from __future__ import annotations
 
+import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from emova.core.errors import InputError
 
 Source = str | Path | bytes | BinaryIO
+STDIN = "-"
 
 
 def shown(name: str | Path) -> str:
     """A name as an error shows it: on one line, printable, not too long."""
     text = "".join(character if character.isprintable() else "?" for character in str(name))
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def read_once(path: str, what: str, max_bytes: int = 64 << 20) -> Source:
+    """A path that can be read again as it is; a pipe's bytes, or those of the standard input for ``-``.
+
+    Raises:
+        InputError: as ``read_source``; nothing is piped in.
+    """
+    if path == STDIN:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError(f"-: nothing is piped in; pipe the {what} to this command, or give a file")
+        return read_source(sys.stdin.buffer, what, max_bytes)[0]
+    try:
+        piped = stat.S_ISFIFO(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        piped = False  # what is wrong with the path is told by whoever reads it
+    return read_source(path, what, max_bytes)[0] if piped else path
 
 
 def read_source(source: Source, what: str, max_bytes: int) -> tuple[bytes, str]:
@@ -33,8 +53,8 @@ def read_source(source: Source, what: str, max_bytes: int) -> tuple[bytes, str]:
         try:
             if path.is_dir():
                 raise InputError(f"{name}: this is a folder; give a file with the {what}")
-            if path.exists() and not path.is_file():
-                raise InputError(f"{name}: this is not a plain file; give a file with the {what}")
+            if path.exists() and not path.is_file() and not path.is_fifo():
+                raise InputError(f"{name}: this is neither a plain file nor a pipe; give a file with the {what}")
             with path.open("rb") as file:
                 data = file.read(max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError):

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from emova.vision.image import load_image
 from emova.vision.slicing import Grid, best_grid, slice_image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -57,13 +58,13 @@ class EmovaImageProcessor(BaseImageProcessor):
         return best_grid(width, height, self.tile_size, self.max_tiles)
 
     def tiles(self, image: Image.Image) -> tuple[Grid, Tensor]:
-        """The grid and the normalised tiles [N, 3, H, W] of one RGB picture."""
+        """The grid and the normalised tiles [N, 3, H, W] of one picture. Raises: InputError: it cannot be used."""
         red, green, blue = (round(255 * value) for value in self.image_mean)
-        slices = slice_image(image.convert("RGB"), self.tile_size, self.max_tiles, (red, green, blue))
+        slices = slice_image(load_image(image), self.tile_size, self.max_tiles, (red, green, blue))
         pixels_NHWC = np.stack([np.asarray(tile, dtype=np.float32) for tile in slices.tiles]) / 255
-        return slices.grid, self.normalize(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
+        return slices.grid, self.normalise(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
 
-    def normalize(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [..., 3, H, W] in 0..1 to zero mean and unit deviation."""
         mean = torch.tensor(self.image_mean)[:, None, None]
         std = torch.tensor(self.image_std)[:, None, None]

@@ -66,7 +66,13 @@ class EmovaProcessor(ProcessorMixin):
             text is tokenised as one. ``from_pretrained`` hands in the one that the checkpoint's ``config.json`` names.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, reply_format=None):
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        reply_format: ReplyFormat | None = None,
+    ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.image_token = IMAGE
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
@@ -75,7 +81,9 @@ class EmovaProcessor(ProcessorMixin):
         self._speech_tokenizer: SpeechTokenizer | None = None
 
     @classmethod
-    def from_pretrained(cls, name: str | PathLike[str], *arguments: Any, **options: Any) -> EmovaProcessor:
+    def from_pretrained(  # type: ignore[override]  # what is not ours is passed through
+        cls, name: str | PathLike[str], *arguments: Any, **options: Any
+    ) -> EmovaProcessor:
         """Load a processor as transformers does, with the reply format of the model beside it."""
         processor: EmovaProcessor = super().from_pretrained(name, *arguments, **options)
         try:
@@ -140,8 +148,6 @@ class EmovaProcessor(ProcessorMixin):
         source = next((part[key] for key in ("image", "path") if part.get(key) is not None), None)
         if source is None:
             raise InputError("image part: it has no 'image'; give a picture, a path or bytes")
-        if isinstance(source, Image.Image):
-            return source
         from emova.vision.image import load_image
 
         return load_image(source)
@@ -211,7 +217,7 @@ class EmovaProcessor(ProcessorMixin):
         """A conversation up to where the assistant answers."""
         return self._render(messages, add_generation_prompt=True, continue_final=False)
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]  # this one's messages and options
         self,
         conversation: Sequence[Message] | Sequence[Sequence[Message]],
         chat_template: str | None = None,
@@ -248,7 +254,7 @@ class EmovaProcessor(ProcessorMixin):
             raise ValueError("chat_template applies to tokenize=False; ids follow this processor's own rendering")
         conversations: Any = conversation if batched else [conversation]
         rendered = [self._render(each, add_generation_prompt, continue_final_message) for each in conversations]
-        batch = self.collate(rendered)
+        batch: dict[str, Any] = {**self.collate(rendered)}
         if return_assistant_tokens_mask:
             width = batch["input_ids"].shape[1]
             batch["assistant_masks"] = torch.tensor(

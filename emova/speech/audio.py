@@ -6,11 +6,10 @@ Shape letters: T samples, C channels.
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,8 +17,14 @@ from numpy.typing import ArrayLike
 from emova.core.errors import InputError
 from emova.core.io import Source, read_source, shown
 from emova.core.writing import staged_output
+from emova.speech.containers import identify
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUPPORTED = "wav, flac, mp3, ogg, m4a or webm"
+_CANCELLED = 0.02
+"""Channels whose mean has less than this share of the loudest one's power are of opposite sign."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ class _Collector:
             )
         if not 1 <= channels <= limits.max_channels:
             raise InputError(f"{name}: {channels} channels; convert it to one or two")
-        self._blocks: list[np.ndarray] = []
+        self._middle: list[np.ndarray] = []
+        self._first: list[np.ndarray] = []
+        self._power = np.zeros(channels)
         self._count = 0
 
     def check_length(self, samples: int) -> None:
@@ -79,14 +86,27 @@ class _Collector:
             raise InputError(
                 f"{self.name}: samples far beyond full scale; export the audio with samples within -1 to 1"
             )
-        self._blocks.append(block.mean(axis=1, dtype=np.float32))
+        self._middle.append(block.mean(axis=1, dtype=np.float32))
+        if block.shape[1] > 1:
+            # The second of two channels follows from their mean and the first.
+            self._first.append(block[:, 0].astype(np.float32))
+            self._power += np.square(block, dtype=np.float64).sum(axis=0)
 
     def samples(self) -> np.ndarray:
-        """All samples ``[T]``. Raises: InputError: too few."""
+        """All samples ``[T]``: the channels' mean, or one of them where they cancel each other out.
+
+        Raises:
+            InputError: too few.
+        """
         if self._count < self.limits.min_seconds * self.rate:
             reason = "holds no sound" if self._count == 0 else f"shorter than {self.limits.min_seconds:g} s"
             raise InputError(f"{self.name}: {reason}; give a longer recording")
-        return np.concatenate(self._blocks).clip(-1.0, 1.0)
+        middle = np.concatenate(self._middle)
+        loudest = self._power.max(initial=0.0)
+        if loudest > 0 and np.square(middle, dtype=np.float64).sum() < _CANCELLED * loudest:
+            first = np.concatenate(self._first)
+            middle = 2 * middle - first if len(self._power) == 2 and self._power[1] > self._power[0] else first
+        return middle.clip(-1.0, 1.0)
 
 
 def load_audio(
@@ -104,10 +124,13 @@ def load_audio(
     import soxr
 
     data, name = read_source(source, "audio", limits.max_bytes)
-    if _truncated(data):
+    found = identify(data)
+    if not found.whole:
         raise InputError(f"{name}: the file is truncated; copy or record it again")
-    container = _ffmpeg_container(data)
-    collector = _decode_ffmpeg(data, name, container, limits) if container else _decode_sndfile(data, name, limits)
+    if found.demuxer is not None:
+        collector = _decode_ffmpeg(found.data, name, found.demuxer, limits)
+    else:
+        collector = _decode_sndfile(found.data, name, limits)
     samples = collector.samples()
     if reject_silence and is_silent(samples, collector.rate, limits.silence_dbfs):
         raise InputError(f"{name}: only silence; check the microphone and record it again")
@@ -116,33 +139,38 @@ def load_audio(
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def check_samples(samples: ArrayLike, sample_rate: int, limits: AudioLimits = AudioLimits()) -> np.ndarray:
+def check_samples(samples: ArrayLike | Tensor, sample_rate: int, limits: AudioLimits = AudioLimits()) -> np.ndarray:
     """Check samples ``[T]`` that a program hands over at ``sample_rate`` Hz, as ``load_audio`` checks a file.
 
     Raises:
         InputError: not one channel of numbers, or over a limit.
     """
-    try:
-        array = np.asarray(samples, dtype=np.float32)
-    except (TypeError, ValueError):
-        array = np.zeros((0, 0), dtype=np.float32)
-    if array.ndim != 1:
+    array = _as_floats(samples)
+    if array is None or array.ndim != 1:
         raise InputError("the audio: not one row of samples; give a float array of shape [T]")
     collector = _Collector("the audio", sample_rate, 1, limits)
     collector.add(array[:, None])
     return collector.samples()
 
 
-def check_chunk(samples: ArrayLike, limits: AudioLimits = AudioLimits()) -> np.ndarray:
+def _as_floats(samples: ArrayLike | Tensor) -> np.ndarray | None:
+    """float32 on the CPU, from a tensor of any kind and device too; None: these are no numbers."""
+    try:
+        if hasattr(samples, "detach") and not samples.is_complex():
+            samples = samples.detach().to("cpu").float().numpy()
+        return np.asarray(samples, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def check_chunk(samples: ArrayLike | Tensor, limits: AudioLimits = AudioLimits()) -> np.ndarray:
     """Check the next samples ``[T]`` (T may be 0) of a recording that is still going on; float32 within -1 to 1.
 
     Raises:
         InputError: not one row of numbers, or far beyond full scale.
     """
-    try:
-        chunk = np.atleast_1d(np.asarray(samples, dtype=np.float32))
-    except (TypeError, ValueError):
-        chunk = np.zeros((0, 0), dtype=np.float32)
+    array = _as_floats(samples)
+    chunk = np.zeros((0, 0), dtype=np.float32) if array is None else np.atleast_1d(array)
     if chunk.ndim != 1 or not np.isfinite(chunk).all():
         raise InputError("the audio: a chunk is not one row of numbers; give float arrays of shape [T]")
     if np.abs(chunk).max(initial=0.0) > limits.max_level:
@@ -203,35 +231,6 @@ def _decode_sndfile(data: bytes, name: str, limits: AudioLimits) -> _Collector:
     return collector
 
 
-def _ffmpeg_container(data: bytes) -> str | None:
-    """FFmpeg's name of the container, for the few that libsndfile cannot read, and for MP3.
-
-    libsndfile's decoder of MP3 writes its complaints to the terminal, whoever is looking; FFmpeg's gives the same
-    samples. The demuxer is named, never guessed by FFmpeg: some of its formats are lists of other files and addresses.
-    """
-    if data[4:8] == b"ftyp":
-        return "mp4"
-    if data[:4] == b"\x1aE\xdf\xa3":
-        return "matroska"
-    start = data[_tag_bytes(data) :][:2]
-    if len(start) == 2 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0:
-        # The two bits of the layer are 0 in AAC alone.
-        if start[1] & 0x06:
-            return "mp3"
-        return "aac" if start[1] & 0xF0 == 0xF0 else None
-    return None
-
-
-def _tag_bytes(data: bytes) -> int:
-    """How many bytes the ID3v2 tag before the sound takes."""
-    if data[:3] != b"ID3" or len(data) < 10:
-        return 0
-    size = 0
-    for byte in data[6:10]:
-        size = size << 7 | byte & 0x7F
-    return 10 + size + (10 if data[5] & 0x10 else 0)
-
-
 def _decode_ffmpeg(data: bytes, name: str, container: str, limits: AudioLimits) -> _Collector:
     import av
 
@@ -270,50 +269,3 @@ def _ffmpeg_blocks(opened: Any, stream: Any, skip_damaged: bool) -> Iterator[tup
                 resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
             for converted in resampler.resample(frame):
                 yield converted.to_ndarray().T, converted.sample_rate
-
-
-# --- truncation -------------------------------------------------------------------------------------------------------
-def _truncated(data: bytes) -> bool:
-    """Whether a container says that it goes on beyond the end of the file (decoders pass over this in silence)."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        return _wav_truncated(data)
-    if data[:4] == b"OggS":
-        last = data.rfind(b"OggS")
-        # The last page must be marked as the end of its stream and be whole.
-        if len(data) < last + 27:
-            return True
-        segments = data[26 + last]
-        page = data[last + 27 : last + 27 + segments]
-        return not data[last + 5] & 4 or len(data) < last + 27 + segments + sum(page)
-    if data[4:8] == b"ftyp":
-        position = 0
-        while position + 8 <= len(data):
-            size, kind = struct.unpack(">I4s", data[position : position + 8])
-            if size == 1 and position + 16 <= len(data):
-                size = struct.unpack(">Q", data[position + 8 : position + 16])[0]
-            elif size == 0:
-                return False
-            if size < 8:
-                return True
-            position += size
-        return position != len(data)
-    head = data[:4096]
-    for mark in (b"Xing", b"Info"):
-        at = head.find(mark)
-        if at > 0 and at + 16 <= len(head) and b"\xff\xfb"[:1] in head[:at]:
-            flags = struct.unpack(">I", head[at + 4 : at + 8])[0]
-            if flags & 3 == 3:
-                return struct.unpack(">I", head[at + 12 : at + 16])[0] > len(data)
-    return False
-
-
-def _wav_truncated(data: bytes) -> bool:
-    position = 12
-    while position + 8 <= len(data):
-        kind, size = struct.unpack("<4sI", data[position : position + 8])
-        if kind == b"data":
-            # Programs that write to a pipe leave the size open: 0, or as large as can be.
-            left = len(data) - position - 8
-            return size < 0x7FFFFF00 and size > left + 1
-        position += 8 + size + size % 2
-    return True

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 SUPPORTED = "png, jpeg, webp, gif or bmp"
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+_UPRIGHT = 1
 # What a decoder holds for each pixel, in bytes, by the mode it decodes to. PIL keeps three channels in four bytes.
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _WIDEST = 4
-_WEBP_BYTES = 16  # four canvases of four channels
+_CANVAS_BYTES = 16  # four canvases of four channels, as WebP's decoder and its younger kin hold
+_CANVAS_FORMATS = ("WEBP", "AVIF", "HEIF")
 _PROGRESSIVE_BYTES = 6  # a progressive JPEG's coefficients, all of which are kept until its end
 _STRIP_PIXELS = 1 << 20  # converted at once
 _LARGE_PIXELS = 4_000_000  # from here on, one at a time
@@ -65,12 +69,12 @@ def load_image(source: Source | Image.Image, limits: ImageLimits = ImageLimits()
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        _check_size(source.size, "the picture", limits)
-        return _flatten(source, _factor(source.size, limits))
+        return _from_image(source, limits)
     data, name = read_source(source, "picture", limits.max_bytes)
+    formats = (*FORMATS, *_extra_formats(data, name))
     # Decoders raise errors of many kinds, some with internals in their messages: all mean one thing to a user.
     try:
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        opened = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError:
         raise InputError(f"{name}: too many pixels; make it smaller ({limits.max_pixels} pixels at most)") from None
     except Exception:
@@ -96,6 +100,41 @@ def load_image(source: Source | Image.Image, limits: ImageLimits = ImageLimits()
             raise InputError(f"{name}: the picture is damaged or truncated; copy or save it again") from None
 
 
+def _from_image(image: Image.Image, limits: ImageLimits) -> Image.Image:
+    """An image of PIL's, opened or made by the caller: the same pixels as by its path. Raises: InputError."""
+    from PIL import ExifTags
+
+    _check_size(image.size, "the picture", limits)
+    try:
+        image.load()
+        ready = image.mode == "RGB" and "transparency" not in image.info and _factor(image.size, limits) == 1
+        if ready and image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) == _UPRIGHT:
+            return image
+        return _upright(image, limits)
+    except Exception:  # closed, cut short, of a mode that PIL itself cannot convert
+        raise InputError("the picture: closed, damaged or truncated; open it again, or give its path") from None
+
+
+def _extra_formats(data: bytes, name: str) -> tuple[str, ...]:
+    """PIL's names of formats that not every installation reads. Raises: InputError: the decoder is missing."""
+    from PIL import features
+
+    if data[4:8] != b"ftyp":
+        return ()
+    if data[8:12] in _AVIF_BRANDS:
+        if features.check("avif"):
+            return ("AVIF",)
+        raise InputError(f"{name}: an AVIF picture; pip install a newer pillow, or save it as one of {SUPPORTED}")
+    if data[8:12] not in _HEIF_BRANDS:
+        return ()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise InputError(f"{name}: a HEIC picture; pip install pillow-heif, or save it as one of {SUPPORTED}") from None
+    register_heif_opener()
+    return ("HEIF",)
+
+
 @lru_cache(maxsize=1)
 def _large_ones() -> ThreadPoolExecutor:
     """One thread for all large pictures.
@@ -111,13 +150,18 @@ if hasattr(os, "register_at_fork"):
 
 
 def _decoded(opened: Image.Image, limits: ImageLimits) -> Image.Image:
+    opened.load()
+    image = _upright(opened, limits)
+    opened.close()  # frees its pixels now, before the next large picture's turn
+    return image
+
+
+def _upright(opened: Image.Image, limits: ImageLimits) -> Image.Image:
     from PIL import ImageOps
 
-    opened.load()
     image = _flatten(opened, _factor(opened.size, limits))
     # How the picture is turned stands there; what was transparent is white now.
     image.info = {name: value for name, value in opened.info.items() if name != "transparency"}
-    opened.close()  # frees its pixels now, before the next large picture's turn
     ImageOps.exif_transpose(image, in_place=True)
     return image
 
@@ -133,8 +177,8 @@ def _factor(size: tuple[int, int], limits: ImageLimits) -> int:
 
 def _held_bytes(opened: Image.Image, pixels: int) -> int:
     """What decoding will hold, from the head; ``pixels`` are those of the file, ``opened`` may give fewer."""
-    if opened.format == "WEBP":
-        return pixels * _WEBP_BYTES
+    if opened.format in _CANVAS_FORMATS:
+        return pixels * _CANVAS_BYTES
     given = opened.width * opened.height * _MODE_BYTES.get(opened.mode, _WIDEST)
     return given + (pixels * _PROGRESSIVE_BYTES if opened.info.get("progressive") else 0)
 
