@@ -13,7 +13,6 @@ _FOLDERS = (
     "train",
     "eval",
     "app",
-    "app/emova_app/demo",
     "benchmarks",
     "data_recipes",
     "emova/checkpoints/emova-nano",

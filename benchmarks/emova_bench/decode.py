@@ -152,11 +152,11 @@ def main(given: Sequence[str] | None = None) -> None:
     truth = written[TRANSFORMERS]
     rows = []
     for name, value in speed.items():
-        engine = engines.get(name.partition(",")[0])
+        own = engines.get(name.partition(",")[0])
         whole = name in engines  # over the whole vocabulary, as the peers decode
-        peer_speed = speed.get(f"llama.cpp {LLAMA_TYPES.get(engine.llama.element_size)}") if engine and whole else None
-        rough = quality(engines["torch float32"], engine, [*prompt.ids, *truth]) if engine and whole else {}
-        bytes_read = engine.llama.bytes_read(None if whole else units) if engine else None
+        peer_speed = speed.get(f"llama.cpp {LLAMA_TYPES.get(own.llama.element_size)}") if own and whole else None
+        rough = quality(engines["torch float32"], own, [*prompt.ids, *truth]) if own and whole else {}
+        bytes_read = own.llama.bytes_read(None if whole else units) if own else None
         rows.append(
             {
                 "decoder": name,

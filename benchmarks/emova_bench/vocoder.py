@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,9 @@ def main(given: Sequence[str] | None = None) -> None:
     seconds: dict[str, list[float]] = {}
     said: dict[str, list[tuple[str, Sound]]] = {}
 
+    def spoken(way: Whole, text: str) -> Sound:
+        return Sound(way(units[text]), rate)
+
     def timed(name: str, speak: Callable[[], Sound]) -> Sound:
         started = time.perf_counter()
         sound = speak()
@@ -190,9 +194,9 @@ def main(given: Sequence[str] | None = None) -> None:
                 said = {name: sounds for name, sounds in said.items() if name == RECORDING}
             for text in texts:
                 if piper is not None:
-                    said.setdefault("piper", []).append((text, timed("piper", lambda text=text: piper(text))))
+                    said.setdefault("piper", []).append((text, timed("piper", partial(piper, text))))
                 for name, way in ways.items():
-                    sound = timed(name, lambda way=way, text=text: Sound(way(units[text]), rate))
+                    sound = timed(name, partial(spoken, way, text))
                     said.setdefault(name, []).append((text, sound))
         if piper is not None:
             last = said["piper"][-len(texts) :]

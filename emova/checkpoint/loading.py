@@ -151,7 +151,7 @@ def load_parts(name: str | Path, device: str = "cpu") -> Parts:
         speech_tokenizer = load_speech_tokenizer(folder, device)
         voice = load_voice(folder, device)
         processor = _load_processor(folder)
-        model = _load_model(folder).to(device)
+        model = _load_model(folder).to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the method
     processor.attach_speech_tokenizer(speech_tokenizer)
     assert processor.reply_format is not None, "a checkpoint's config names one"
     parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, shown(name))

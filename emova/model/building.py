@@ -9,7 +9,7 @@ from typing import Any
 import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from emova.checkpoint.registry import build_reply_format
@@ -212,5 +212,7 @@ def load_vision(model: EmovaForConditionalGeneration, folder: str | Path) -> Non
     model.model.vision_tower.load_state_dict(parts.vision_tower.state_dict())
     model.model.projector.load_state_dict(parts.projector.state_dict())
     if export.token_rms:
-        word_rms = model.get_input_embeddings().weight.detach().float().square().mean().sqrt().item()
+        words = model.get_input_embeddings().weight
+        assert isinstance(words, Tensor)
+        word_rms = words.detach().float().square().mean().sqrt().item()
         model.model.projector.scale_output(VISUAL_OVER_WORD * word_rms / export.token_rms)

@@ -80,7 +80,7 @@ class EmovaConfig(PreTrainedConfig):
     styles: Any = None
     tie_word_embeddings: bool = False
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         for old, new in self.RENAMED.items():
             if old in kwargs:
                 setattr(self, new, kwargs.pop(old))

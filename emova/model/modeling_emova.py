@@ -50,10 +50,11 @@ class EmovaCausalLMOutput(CausalLMOutputWithPast):
 class EmovaPreTrainedModel(PreTrainedModel):
     """What both classes share: the configuration, the capabilities, the initialisation."""
 
+    config: EmovaConfig
     config_class = EmovaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer", "Block", "ResidualAttentionBlock"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -66,6 +67,7 @@ class EmovaPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, VisionTransformer):
+            assert module.pos_embed is not None
             initialization.trunc_normal_(module.pos_embed, std=0.02)
             if module.cls_token is not None:
                 initialization.normal_(module.cls_token, std=1e-6)
@@ -74,8 +76,9 @@ class EmovaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, RmsNorm):
             initialization.ones_(module.weight)
         elif hasattr(module, "class_embedding") and hasattr(module, "positional_embedding"):  # open_clip's ViT
-            initialization.normal_(module.class_embedding, std=0.02)
-            initialization.normal_(module.positional_embedding, std=0.02)
+            for numbers in (module.class_embedding, module.positional_embedding):
+                assert isinstance(numbers, Tensor)
+                initialization.normal_(numbers, std=0.02)
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         super().gradient_checkpointing_enable(*args, **kwargs)
@@ -307,7 +310,7 @@ class EmovaForConditionalGeneration(EmovaPreTrainedModel, GenerationMixin):
         )
         if config.text_config.vocab_size < llama.config.vocab_size:
             raise ValueError("the tokenizer has fewer tokens than the LLaMA: extend the LLaMA's own tokenizer")
-        model = cls(config).to(llama.dtype)
+        model = cls(config).to(llama.dtype)  # type: ignore[arg-type]  # transformers' wrapper hides the method
         state = llama.state_dict()
         for name in ("model.embed_tokens.weight", "lm_head.weight"):
             state[name] = grow_rows(state[name], config.text_config.vocab_size)

@@ -18,6 +18,7 @@ import soundfile
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "emova" / "checkpoints" / "examples"
+FIXTURES = ROOT / "eval" / "emova_eval" / "fixtures"
 SCREENSHOTS = ROOT / "app" / "screenshots"
 MOST_BYTES = 200_000  # of a screenshot
 PATIENCE = 120_000  # ms; the machines that run tests are small and busy
@@ -96,9 +97,11 @@ def recording(path: Path, *parts: np.ndarray | float) -> Path:
     return path
 
 
-def question() -> np.ndarray:
-    """The shipped spoken question, ``[T]`` at 16 kHz."""
-    return soundfile.read(EXAMPLES / "question.wav", dtype="float32")[0]
+def question(path: Path = EXAMPLES / "question.wav") -> np.ndarray:
+    """A spoken question, ``[T]`` at 16 kHz; the shipped one if no other is named."""
+    from emova.speech.audio import load_audio
+
+    return load_audio(path, 16_000)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from PIL import Image
 from emova.speech.audio import load_audio
 from tests.app.fixtures_browser import (
     EXAMPLES,
+    FIXTURES,
     PATIENCE,
     ROOT,
     Served,
@@ -82,9 +83,9 @@ def answers(page):
     return page.locator(".em-line.em-assistant")
 
 
-def ask_aloud(page, served):
-    """Show the picture, play the question into the microphone; what the page plays of the answer, at 24 kHz."""
-    upload_picture(page)
+def ask_aloud(page, served, picture=EXAMPLES / "photo.png"):
+    """Show a picture, play the question into the microphone; what the page plays of the answer, at 24 kHz."""
+    upload_picture(page, picture)
     wait_for(lambda: served.page_session().picture is not None)
     page.evaluate(RECORD)
     page.click("[data-do=talk]")
@@ -95,10 +96,10 @@ def ask_aloud(page, served):
 
 
 def test_a_spoken_question_about_a_picture_and_a_second_turn(served, tmp_path):
-    microphone = recording(tmp_path / "question.wav", 0.4, question(), 20.0)
+    microphone = recording(tmp_path / "question.wav", 0.4, question(FIXTURES / "questions" / "26.ogg"), 20.0)
     with opened(served, microphone) as page:
         shoot(page, "empty")
-        played = ask_aloud(page, served)
+        played = ask_aloud(page, served, FIXTURES / "pictures" / "tables-test-000015.png")
         session, reply = served.page_session(), served.page_session().reply
         assert session.lines[0].thumbnail and session.lines[0].spoken
         assert page.inner_text(".em-line.em-user p").strip() == reply.transcript.strip() != ""
@@ -111,7 +112,7 @@ def test_a_spoken_question_about_a_picture_and_a_second_turn(served, tmp_path):
         assert abs(page.evaluate("window.emova.player.seconds") - len(reply.audio) / 24_000) < 0.01
         assert len(played) >= len(reply.audio) * 0.95
 
-        write(page, "What is in the picture?")
+        write(page, "Which name has the lowest score?")
         page.wait_for_function("document.querySelectorAll('.em-line.em-assistant footer').length == 2")
         page.wait_for_function(TOLD)
         assert len(session.session) == 2 and session.session.sees and not session.lines[2].thumbnail
@@ -272,6 +273,13 @@ def test_phone_dark_and_keyboard(served, quiet):
     phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1, "color_scheme": "dark"}
     with opened(served, quiet, **phone) as page:
         page.click("#example")
+        page.wait_for_function(TOLD, timeout=PATIENCE)
+        page.click("#new")
+        page.wait_for_selector(".em-empty")
+        upload_picture(page, FIXTURES / "pictures" / "signs-test-000029.png")
+        wait_for(lambda: served.page_session().picture_file is not None)
+        page.set_input_files("#talk-tab input[type=file][accept*=audio]", FIXTURES / "questions" / "28.ogg")
+        wait_for(lambda: [line.state for line in served.page_session().lines] == ["done", "done"])
         page.wait_for_function(TOLD, timeout=PATIENCE)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert page.evaluate("document.body.classList.contains('dark')")

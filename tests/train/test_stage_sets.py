@@ -118,8 +118,7 @@ def test_pages_of_samples_can_be_heard(tmp_path: Path) -> None:
     import numpy as np
 
     from emova.speech.style import Style
-    from emova_train.stages.sample_page import Shown, write_page
-    from emova_train.stages.validation import Written
+    from emova_train.stages.sample_page import Shown, Written, write_page
 
     class Voice:
         """Any voice: what counts is that its samples are on the page."""

@@ -159,7 +159,7 @@ def test_shipped_configs_are_whole(path: Path) -> None:
 
 
 def test_rates_of_answers() -> None:
-    from emova_train.stages.validation import Written
+    from emova_train.stages.sample_page import Written
 
     right = Written("spoken_talk", "how are you", "Fine.", "fine", "how are we", "happy, low", "happy, low")
     wrong = Written("spoken_talk", "a b", "Yes.", "No.", "a b", "sad, low", "happy, low")

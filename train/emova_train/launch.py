@@ -2,7 +2,7 @@
 
 One process a GPU. On one machine ``torchrun`` and ``deepspeed`` are also run at once; for more, and for Slurm, the
 files say how. Every launcher starts the same module with the same arguments, and a process finds its place in the
-environment (``train/emova_train/distributed/world.py``).
+environment (``emova_train.distributed.world``).
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from zlib import crc32
 
 import numpy as np
 
+from PIL import Image
+from emova.model.processing_emova import Rendered
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
 from emova.reply.grammar import TokenTable
@@ -139,7 +141,7 @@ class RecordRenderer:
         return parts
 
     @staticmethod
-    def _image(raw: Raw, member: str) -> Any:
+    def _image(raw: Raw, member: str) -> Image.Image:
         if member not in raw.media:
             raise BadSample("an image placeholder without an image")
         try:
@@ -163,7 +165,7 @@ class RecordRenderer:
         reply = SpokenReply(part["transcript"], part["text"], part["emotion"], part["pitch"], units)
         return self.reply_format.encode(reply, self.table)[:-1], reply_kinds(self.reply_format, reply, self.table)
 
-    def _kinds(self, rendered: Any, messages: Sequence[Message], replies: Mapping[int, tuple[int, ...]]) -> list[int]:
+    def _kinds(self, rendered: Rendered, messages: Sequence[Message], replies: Mapping[int, tuple[int, ...]]) -> list[int]:
         """What each learnt position teaches: units and their marks UNITS, a reply's parts their own, the rest TEXT."""
         ids, token_ids = np.asarray(rendered.input_ids), self.processor.token_ids
         learnt = np.asarray(rendered.loss_mask, dtype=bool)

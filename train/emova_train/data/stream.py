@@ -1,8 +1,8 @@
 """Packs from converted sets at scale: mixed by weight, evenly packed under budgets, resumable to the very sample.
 
 Every rank has ``workers`` readers (one without worker processes), and no two readers read the same sample in an epoch.
-A reader fills a window of some packs, lays its samples out evenly (``train/emova_train/data/bin_packing.py``) and hands the packs on, each
-with the state after it; the states of the packs that were consumed are what a checkpoint keeps. Samples are functions
+A reader fills a window of some packs, lays its samples out evenly (``bin_packing``) and hands the packs on, each with
+the state after it; the states of the packs that were consumed are what a checkpoint keeps. Samples are functions
 of seed and place, so a resumed run sees the batches of an uninterrupted one.
 """
 
@@ -31,6 +31,8 @@ from emova_train.data.examples import Example
 from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
 from emova_train.data.shards import Bad, SetReader, ShardSet
 
+Place = dict[str, Any]
+"""Where a reader stands, as JSON keeps it."""
 SKIPPED = "skipped-samples.jsonl"
 _DRAWS = 1024  # choices of a set that are drawn at a time
 _FILL = 0.96  # of a window's packs: with a little room no pack more is needed
@@ -82,7 +84,7 @@ class Delivery:
 
     reader: int
     batch: Batch
-    state: dict[str, Any]
+    state: Place
     skipped: tuple[tuple[str, str, str], ...] = ()
     failure: str = ""
 
@@ -119,19 +121,19 @@ class PackReader:
         self.drawn = self.tried = self.damaged = 0
         self.reasons: Counter[str] = Counter()
         self.skipped: list[tuple[str, str, str]] = []
-        self._window_state: dict[str, Any] = {}
+        self._window_state: Place = {}
         self._given = 0
         self._choices: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self) -> Place:
         sets = {name: reader.state() for name, reader in self.sets.items()}
         return {"sets": sets, "drawn": self.drawn, "tried": self.tried, "reasons": dict(self.reasons)}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Place:
         """Where the window began, and how many of its packs were given."""
         return {**copy.deepcopy(self._window_state), "given": self._given, "counts": [self.tried, self.damaged]}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Place) -> None:
         """Go on behind the pack that ``state`` was taken after."""
         if set(state["sets"]) != set(self.sets):
             raise InputError(f"data.sets: the checkpoint has {', '.join(state['sets'])}; give the same or resume=false")
@@ -236,7 +238,7 @@ class ShardPacks:
         """Samples of all sets."""
         return sum(source.records for source, _ in self.mixture)
 
-    def batches(self, collate: Callable[[list[Any]], Batch], run: RunConfig) -> ShardLoader:
+    def batches(self, collate: Callable[[list[list[Example]]], Batch], run: RunConfig) -> ShardLoader:
         """The batches of this process, as ``run`` says; ranks are those of torch.distributed, where it runs."""
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         return ShardLoader(
@@ -282,7 +284,7 @@ class ShardLoader:
         mixture: Sequence[tuple[ShardSet, float]],
         make_render: Callable[[], RecordRenderer],
         config: ShardConfig,
-        collate: Callable[[list[Any]], Batch],
+        collate: Callable[[list[list[Example]]], Batch],
         *,
         pack_tokens: int,
         batch_size: int,
@@ -298,7 +300,7 @@ class ShardLoader:
         self.workers, self.rank, self.world = workers, rank, world
         self.skipped_path = Path(output) / SKIPPED
         self.dataset = _Readers(self)
-        self.states: dict[int, dict[str, Any]] = {}
+        self.states: dict[int, Place] = {}
         self.position = 0
 
     @property

@@ -25,6 +25,7 @@ import numpy as np
 from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.core.writing import make_folder, staged_output
+from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova_data.records.recordings import Recording, read_recordings
 from emova_train.core.program import run_module
 from emova_train.core.renamed import AUGMENTED, find_shards
@@ -70,12 +71,12 @@ def augmented_clips(clips: Sequence[Recording]) -> list[Recording]:
 
 
 def tokenize_shard(
-    tokenizer: Any, shard: Path, part: Path, augmented: bool = False, voice: str = "", batch_seconds: float = 40.0
+    tokenizer: SpeechTokenizer, shard: Path, part: Path, augmented: bool = False, voice: str = "", batch_seconds: float = 40.0
 ) -> ShardResult:
     """Write the rows of ``shard`` to ``part``, whole or not at all, in the shard's order.
 
     Args:
-        tokenizer: a TokenizerModule.
+        tokenizer: a SpeechTokenizer.
         augmented: tokenise ``augmented_clips`` of them.
         voice: only this voice's clips; empty takes all.
 
@@ -121,7 +122,7 @@ def digest_of(tokenizer: Path, shard: Path, augmented: bool = False, voice: str 
     return digest.hexdigest()[:16]
 
 
-_loaded: dict[str, Any] = {}
+_loaded: dict[str, SpeechTokenizer] = {}
 
 
 def _job(job: tuple[str, Path, Path, bool, str]) -> ShardResult:

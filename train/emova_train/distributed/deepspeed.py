@@ -13,9 +13,11 @@ from emova.core.errors import InputError
 from emova_train.core.config import RunConfig
 
 AUTO = "auto"
+Settings = dict[str, Any]
+"""What DeepSpeed reads as JSON."""
 
 
-def deepspeed_config(run: RunConfig, processes: int, *, load_universal: bool = False) -> dict[str, Any]:
+def deepspeed_config(run: RunConfig, processes: int, *, load_universal: bool = False) -> Settings:
     """The configuration with which DeepSpeed trains ``run``.
 
     Args:
@@ -32,8 +34,8 @@ def deepspeed_config(run: RunConfig, processes: int, *, load_universal: bool = F
     return config
 
 
-def _defaults(run: RunConfig, processes: int) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": run.parallel.zero_stage}
+def _defaults(run: RunConfig, processes: int) -> Settings:
+    zero: Settings = {"stage": run.parallel.zero_stage}
     if run.parallel.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     if run.parallel.offload == "all":
@@ -54,7 +56,7 @@ def _defaults(run: RunConfig, processes: int) -> dict[str, Any]:
     }
 
 
-def _read(run: RunConfig, processes: int) -> dict[str, Any]:
+def _read(run: RunConfig, processes: int) -> Settings:
     """The user's file without its ``auto`` values, once it is clear that it agrees with the run."""
     path = find_config(run.parallel.deepspeed, "deepspeed")
     try:
@@ -73,10 +75,10 @@ def _read(run: RunConfig, processes: int) -> dict[str, Any]:
     return values
 
 
-def contradictions(values: Mapping[str, Any], run: RunConfig, processes: int) -> list[str]:
+def contradictions(values: Settings, run: RunConfig, processes: int) -> list[str]:
     """What a DeepSpeed configuration and a run's config say differently, a phrase each."""
     found = []
-    expected: list[tuple[str, Any, str]] = [
+    expected: list[tuple[str, object, str]] = [
         ("train_micro_batch_size_per_gpu", run.batch_size, "run.batch_size"),
         ("gradient_accumulation_steps", run.gradient_accumulation, "run.gradient_accumulation"),
         (
@@ -114,26 +116,26 @@ def contradictions(values: Mapping[str, Any], run: RunConfig, processes: int) ->
     return found
 
 
-def _lookup(values: Mapping[str, Any], key: str) -> Any:
-    node: Any = values
+def _lookup(values: Settings, key: str) -> object:
+    node: object = values
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
     return node
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return json.dumps(value)
 
 
-def _without_auto(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_auto(values: Settings) -> Settings:
     return {
-        key: _without_auto(value) if isinstance(value, Mapping) else value
+        key: _without_auto(dict(value)) if isinstance(value, Mapping) else value
         for key, value in values.items()
         if value != AUTO
     }
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Settings, over: Settings) -> Settings:
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)

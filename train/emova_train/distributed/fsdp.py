@@ -19,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.state_dict import set_state_dict as put_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from emova_train.core.config import ParallelConfig
 
@@ -49,7 +51,7 @@ def hold_back(module: nn.Module, hold: bool) -> None:
     module.set_requires_gradient_sync(not hold)
 
 
-def save(folder: Path, module: nn.Module, optimizer: Any, scheduler: Any, main: bool) -> None:
+def save(folder: Path, module: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, main: bool) -> None:
     """Write this process's shards of weights and moments; ``main`` adds the schedule's state."""
     weights, moments = get_state_dict(module, optimizer)
     logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
@@ -58,7 +60,7 @@ def save(folder: Path, module: nn.Module, optimizer: Any, scheduler: Any, main: 
         (folder / _SCHEDULE).write_text(json.dumps(_plain(scheduler.state_dict())), encoding="utf-8")
 
 
-def load(folder: Path, module: nn.Module, optimizer: Any, scheduler: Any) -> None:
+def load(folder: Path, module: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Read what ``save`` wrote, on this or another number of processes."""
     weights, moments = get_state_dict(module, optimizer)
     dcp.load({"weights": weights, "moments": moments}, checkpoint_id=folder / _FOLDER)

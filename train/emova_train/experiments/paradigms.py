@@ -231,7 +231,7 @@ def run_paradigm(comparison: ComparisonConfig, name: str, paradigm: ParadigmConf
     return Outcome(name, seed, scores)
 
 
-def _asker(checkpoint: Path, recipe: Recipe) -> tuple[Any, Conversations, Samples]:
+def _asker(checkpoint: Path, recipe: Recipe) -> tuple[EmovaForConditionalGeneration, Conversations, Samples]:
     model = EmovaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
     processor = EmovaProcessor.from_pretrained(checkpoint, local_files_only=True)
     conversations = Conversations(recipe, processor, ConversationConfig(turns=1, unit_noise=0.0))

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import emova.core.compat  # noqa: F401
 
@@ -138,7 +138,7 @@ def _training_rows(config: AssembleConfig) -> list[str]:
 
     rows = []
     for export in (config.speech_tokenizer, config.speech_detokenizer, config.model):
-        found: list[dict[str, Any]] = [row for row in read(export.parent / FILE_NAME) if row["kind"] == "train"]
+        found = [row for row in read(export.parent / FILE_NAME) if row["kind"] == "train"]
         if found:
             hours = found[-1].get("time", 0.0) / 3600
             rows.append(f"| {export.parent.name} | {found[-1]['step']} | {hours:.2f} |")

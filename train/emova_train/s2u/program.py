@@ -16,7 +16,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
+from emova_train.core.protocols import ParameterGroup
 from emova_train.s2u.data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
 
 
@@ -265,7 +265,7 @@ def train(config: S2UTrainConfig) -> FitResult:
         model.save_pretrained(output / "export")
         return phone_errors(model, held_out, clips) if held_out else {}
 
-    def groups(module: nn.Module) -> list[dict[str, Any]]:
+    def groups(module: nn.Module) -> list[ParameterGroup]:
         decay = config.run.weight_decay
         if not config.whisper or config.keep_whisper:
             return decay_groups(module, decay)

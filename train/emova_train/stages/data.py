@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.model import EmovaProcessor
 from emova_train.data.examples import Example
 from emova_train.data.mixture import PackedMixture
 from emova_train.data.recipe import read_recipe
@@ -72,7 +72,7 @@ class StageData:
     shares: dict[str, float]
 
 
-def stage_data(config: DataConfig, samples: SampleConfig, processor: Any, *, context: int, packs: int,
+def stage_data(config: DataConfig, samples: SampleConfig, processor: EmovaProcessor, *, context: int, packs: int,
                seed: int) -> StageData:  # fmt: skip
     """Find the data of a stage.
 
@@ -89,7 +89,7 @@ def stage_data(config: DataConfig, samples: SampleConfig, processor: Any, *, con
 
 
 def _from_recipe(
-    config: DataConfig, samples: SampleConfig, processor: Any, limit: int, packs: int, seed: int
+    config: DataConfig, samples: SampleConfig, processor: EmovaProcessor, limit: int, packs: int, seed: int
 ) -> StageData:
     speech = any(weight > 0 for task, weight in config.mixture.items() if task in SPEECH_TASKS)
     read = partial(
@@ -126,7 +126,9 @@ def held_out_examples(conversations: Conversations, mixture: Mapping[str, float]
     return examples
 
 
-def _from_sets(config: DataConfig, samples: SampleConfig, processor: Any, limit: int, seed: int) -> StageData:
+def _from_sets(
+    config: DataConfig, samples: SampleConfig, processor: EmovaProcessor, limit: int, seed: int
+) -> StageData:
     root = Path(config.shards.root)
     mixture = find_mixture(root, config.sets)
     make = partial(RecordRenderer, processor, config.shards.records, seed=seed, max_tokens=limit)

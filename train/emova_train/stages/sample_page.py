@@ -6,11 +6,13 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from PIL import Image
 
 from emova.core.writing import write_text
 from emova.speech.audio import save_wav
 from emova.speech.style import Style
+from emova.speech.voice import Voice
 
 _HEAD = """<!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px sans-serif;max-width:60em;margin:2em auto}} section{{border-top:1px solid #ccc;padding:1em 0}}
@@ -20,12 +22,26 @@ clear:both}}</style><h1>{title}</h1>
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An answer (``emova_train.stages.validation.Written``) and what belongs to it."""
+class Written:
+    """One answer of the model; what a task does not have is empty."""
 
-    written: Any
-    picture: Any
-    """A PIL image, or None."""
+    task: str
+    question: str
+    expected: str
+    answer: str
+    transcript: str = ""
+    expected_style: str = ""
+    style: str = ""
+    units: int = 0
+    """0 also where the speech was not asked for."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An answer and what belongs to it."""
+
+    written: Written
+    picture: Image.Image | None
     heard: tuple[int, ...]
     """Units of the question, where it was spoken."""
     said: tuple[int, ...]
@@ -33,7 +49,7 @@ class Shown:
     style: Style
 
 
-def write_page(folder: Path, title: str, shown: Sequence[Shown], voice: Any = None) -> Path:
+def write_page(folder: Path, title: str, shown: Sequence[Shown], voice: Voice | None = None) -> Path:
     """Write ``index.html`` with its pictures and sounds into ``folder``; returns the page.
 
     Args:
@@ -60,5 +76,5 @@ def write_page(folder: Path, title: str, shown: Sequence[Shown], voice: Any = No
     return page
 
 
-def _save_sound(path: Path, voice: Any, units: Sequence[int], style: Style) -> None:
+def _save_sound(path: Path, voice: Voice, units: Sequence[int], style: Style) -> None:
     save_wav(path, voice.synthesize(units, style), voice.sample_rate)

@@ -9,7 +9,7 @@ import emova.core.compat  # noqa: F401
 
 # isort: split
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from emova.core.config import load_config
@@ -93,6 +93,7 @@ def start_units(model: EmovaForConditionalGeneration, init: InitConfig, seed: in
     if tokenizer.codebook_size != wanted:
         raise InputError(f"{init.speech_tokenizer}: its codebook has {tokenizer.codebook_size} units, not {wanted}")
     table = model.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
     own = slice(model.config.speech_first_token_id, model.config.speech_first_token_id + wanted)
     if init.speech_tokenizer_before:
         before = S2UTokenizer.from_pretrained(init.speech_tokenizer_before)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from emova.core.errors import InputError
 from emova.core.tokens import extend_tokenizer
 from emova.model.processing_emova import CHAT_TEMPLATE
+from emova.speech.style import DEFAULT_STYLES
 from emova_train.core.program import run_module
 
 # The reply's frame, as often as a reply is spoken, so that its keys and punctuation take few tokens.
@@ -22,7 +23,7 @@ REPLY_FRAME = (
     '{"user question text": "What is it?", "assistant response text": "It is red.", '
     '"assistant response emotion": "happy", "assistant response pitch": "normal", "assistant response speech": ""}'
 )
-STYLE_WORDS = ("neutral", "happy", "sad", "angry", "normal", "low", "high", "female", "male")
+STYLE_WORDS = (*DEFAULT_STYLES.emotions, *DEFAULT_STYLES.pitches, *DEFAULT_STYLES.voices)
 
 
 def train_tokenizer(texts: Iterable[str], text_tokens: int, codebook_size: int) -> PreTrainedTokenizerFast:

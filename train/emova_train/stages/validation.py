@@ -18,12 +18,14 @@ import torch
 from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY
+from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.reply.format import ReplyConstraints, ReplyFormat, ReplyLimits, speech_grammar, text_grammar
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.parser import PieceReader, ReplyEvent, StyleChosen, TextDelta, TranscriptDelta
 from emova.speech.style import Style
+from emova.speech.voice import Voice
 from emova_train.data.shards import Raw
-from emova_train.stages.sample_page import Shown, write_page
+from emova_train.stages.sample_page import Shown, Written, write_page
 from emova_train.stages.tasks import TEACHER_FORCED_TASKS, Conversations
 
 Message = Mapping[str, Any]
@@ -47,21 +49,6 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
-class Written:
-    """One answer of the model; what a task does not have is empty."""
-
-    task: str
-    question: str
-    expected: str
-    answer: str
-    transcript: str = ""
-    expected_style: str = ""
-    style: str = ""
-    units: int = 0
-    """0 also where the speech was not asked for."""
-
-
-@dataclass(frozen=True)
 class Try:
     """A held-out conversation whose first answer the model writes too; ``whole`` lets it speak to the end."""
 
@@ -74,8 +61,8 @@ class Try:
 class Writer:
     """What prompts are rendered and answers read with."""
 
-    processor: Any
-    table: Any
+    processor: EmovaProcessor
+    table: TokenTable
     format_of: Callable[[str], ReplyFormat]
     """The format of a task's replies."""
 
@@ -119,11 +106,11 @@ class Samples:
     """
 
     def __init__(
-        self, config: SampleConfig, tries: Sequence[Try], writer: Writer, output: Path, voice: Any = None
+        self, config: SampleConfig, tries: Sequence[Try], writer: Writer, output: Path, voice: Voice | None = None
     ) -> None:
         self.config, self.tries, self.writer, self.output, self.voice = config, tries, writer, output, voice
 
-    def write(self, model: Any, step: int) -> dict[str, float]:
+    def write(self, model: EmovaForConditionalGeneration, step: int) -> dict[str, float]:
         """Let ``model`` answer, add the answers to the file, draw the page, and return the rates."""
         if not self.tries:
             return {}
@@ -134,7 +121,7 @@ class Samples:
         write_page(self.output / "samples" / f"{step:07d}", f"step {step}", shown, self.voice)
         return rates([each.written for each in shown])
 
-    def answers(self, model: Any, tries: Sequence[Try]) -> list[Shown]:
+    def answers(self, model: EmovaForConditionalGeneration, tries: Sequence[Try]) -> list[Shown]:
         """What ``model`` answers, with what was asked."""
         decoder = Decoder(model)
         return [self._answer(decoder, each) for each in tries]
@@ -230,7 +217,7 @@ def plain_words(text: str) -> list[str]:
     return kept.split()
 
 
-def _text(content: Any) -> str:
+def _text(content: str | Sequence[Message]) -> str:
     if isinstance(content, str):
         return content
     return " ".join(part["text"] for part in content if part["type"] == "text")
@@ -240,7 +227,7 @@ def _decode(tokens: Sequence[int], reader: PieceReader) -> str:
     return "".join(piece for token in tokens for piece in reader.read(token) if isinstance(piece, str)).strip()
 
 
-def _units(tokens: Sequence[int], table: Any) -> list[int]:
+def _units(tokens: Sequence[int], table: TokenTable) -> list[int]:
     found = table.unit_of[list(tokens)]
     return found[found >= 0].tolist()
 

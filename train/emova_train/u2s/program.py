@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from emova.speech.detokenizer.vits import PosteriorEncoder
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import run_module
+from emova_train.core.protocols import ParameterGroup
 from emova_train.u2s.cache import SpeechStore, kinds_of_units, prepare
 from emova_train.u2s.calibration import calibrate_contour, calibrate_loudness, find_silence, write_samples
 from emova_train.u2s.config import U2SRecipe
@@ -140,7 +140,7 @@ class U2STraining(nn.Module):
         return samples_BT[:, begin : begin + count], audio_BT[:, first * size + begin : first * size + begin + count]
 
 
-def parameter_groups(recipe: U2SRecipe, training: U2STraining) -> list[dict[str, Any]]:
+def parameter_groups(recipe: U2SRecipe, training: U2STraining) -> list[ParameterGroup]:
     """Generator and discriminators, each clipped by itself."""
     run = recipe.run
     generator = nn.ModuleList([training.detokenizer, training.posterior])

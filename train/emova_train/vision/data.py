@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from emova.core.writing import make_folder, staged_output, write_text
 from emova.vision.slicing import letterbox
@@ -175,7 +175,7 @@ class CaptionData:
         self,
         pictures: Sequence[Picture],
         cache: PixelCache,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         ids: TextIds,
         classes: RegionClasses,
         grids: Sequence[int],

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.precision import AUTO, autocast
 from emova_train.core.program import run_module
+from emova_train.core.protocols import ParameterGroup
 from emova_train.core.renamed import VISION_KEYS, VISION_WEIGHTS
 from emova_train.data.recipe import read_pictures
 from emova_train.vision.data import IGNORED, CaptionCollate, CaptionData, PixelCache, TextIds
@@ -336,7 +337,7 @@ def right_answers(
     return {**result, "right_answers": sum(answered) / max(1, len(answered))}
 
 
-def groups(trained: nn.Module, config: VisionTrainConfig) -> list[dict[str, Any]]:
+def groups(trained: nn.Module, config: VisionTrainConfig) -> list[ParameterGroup]:
     """AdamW's groups: a published trunk learns more slowly, its first stages not at all."""
     assert isinstance(trained, VisionCaptioner)
     decay, rate = config.run.weight_decay, config.run.learning_rate

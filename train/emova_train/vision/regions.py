@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from emova_train.data.recipe import Picture, Region
 
@@ -26,7 +26,7 @@ LEAST_COVER = 1 / 16
 """Share of a cell that a region must cover to count there: a small digit on the corner of four cells just does."""
 
 
-def region_tokens(text: str, tokenizer: Any) -> list[int]:
+def region_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens of a region's text, with a space before it, as it stands inside a caption."""
     return list(tokenizer.encode(f" {text}", add_special_tokens=False, split_special_tokens=True))
 
@@ -39,7 +39,7 @@ class RegionClasses:
         tokenizer: text to ids.
     """
 
-    def __init__(self, pictures: Sequence[Picture], tokenizer: Any) -> None:
+    def __init__(self, pictures: Sequence[Picture], tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._known: dict[str, frozenset[int]] = {}
         self._bags: dict[str, np.ndarray] = {}

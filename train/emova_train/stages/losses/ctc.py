@@ -68,6 +68,7 @@ class CTC(AuxiliaryLoss):
     def __call__(self, states: HiddenStates, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         spans_P4 = batch["ctc_spans"]
         blank = states.model.config.pad_token_id  # text tokens lie below it
+        assert blank is not None
         logits_KC = states.logits(self.layer, heard_positions(spans_P4))[:, : blank + 1]
         if not len(spans_P4):
             return {}
@@ -112,6 +113,7 @@ def ctc_loss(logits_KC: Tensor, input_ids_N: Tensor, spans_P4: Tensor) -> Tensor
     targets = [input_ids_N[first:last] for first, last in spans_P4[:, 2:].tolist()]
     sizes = [len(each) for each in targets]
     losses_P = functional.ctc_loss(
-        log_probs_TPC, torch.cat(targets), tuple(lengths), tuple(sizes), blank, reduction="none", zero_infinity=True
-    )
+        log_probs_TPC, torch.cat(targets), tuple(lengths), tuple(sizes), blank,  # type: ignore[arg-type]
+        reduction="none", zero_infinity=True,
+    )  # fmt: skip
     return losses_P.sum() / max(1, sum(sizes))
