@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from emova.core.weights import pack, unpack
+from emova.core.writing import make_folder, save_tensors
 from emova.model.configuration_emova import INT8_ROWS, PLAIN, EmovaConfig
 
 WEIGHTS = "model.safetensors"
@@ -28,9 +29,12 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 
 
 def save_int8(model: PreTrainedModel, folder: str | Path) -> None:
-    """Write ``config.json``, ``generation_config.json`` and ``model.safetensors``, the language model in int8 rows."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``config.json``, ``generation_config.json`` and ``model.safetensors``, the language model in int8 rows.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = make_folder(folder)
     config = copy.deepcopy(model.config)
     config.weight_storage, config.architectures, config.dtype = INT8_ROWS, [type(model).__name__], torch.float16
     config.save_pretrained(folder)
@@ -39,9 +43,7 @@ def save_int8(model: PreTrainedModel, folder: str | Path) -> None:
     state = dict(model.state_dict())
     if config.tie_word_embeddings:
         del state["lm_head.weight"]
-    staged = folder / f"{WEIGHTS}.partial"
-    save_file(pack(state, "int8", LANGUAGE_MODEL), staged, metadata={"format": "pt"})
-    os.replace(staged, folder / WEIGHTS)
+    save_tensors(folder / WEIGHTS, pack(state, "int8", LANGUAGE_MODEL), metadata={"format": "pt"})
 
 
 def read_int8(
