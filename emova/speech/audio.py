@@ -156,8 +156,9 @@ def check_samples(samples: ArrayLike | Tensor, sample_rate: int, limits: AudioLi
 def _as_floats(samples: ArrayLike | Tensor) -> np.ndarray | None:
     """float32 on the CPU, from a tensor of any kind and device too; None: these are no numbers."""
     try:
-        if hasattr(samples, "detach") and not samples.is_complex():
-            samples = samples.detach().to("cpu").float().numpy()
+        tensor: Any = samples if hasattr(samples, "detach") else None  # torch is not imported for an array
+        if tensor is not None and not tensor.is_complex():
+            samples = tensor.detach().to("cpu").float().numpy()
         return np.asarray(samples, dtype=np.float32)
     except (TypeError, ValueError, RuntimeError):
         return None

@@ -123,7 +123,8 @@ def _ogg_whole(data: bytes) -> bool:
 
 def _mp4_whole(data: bytes) -> bool:
     """Whether every box is there; what stands behind the last one is no box and does not count."""
-    position, seen = 0, set()
+    position: int = 0
+    seen: set[bytes] = set()
     while position + 8 <= len(data):
         size, kind = struct.unpack(">I4s", data[position : position + 8])
         if size == 1 and position + 16 <= len(data):
