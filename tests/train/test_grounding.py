@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from emova.core.errors import InputError
+from emova_train.data.examples import Example
 from emova_train.data.packing import collate
 from emova_train.data.recipe import read_recipe
+from emova_train.stages.losses.auxiliary import Ask, AuxiliaryLoss, HiddenStates
 from emova_train.stages.losses.grounding import LOOK, PLACE, WORD, Grounding, GroundingConfig, naming_loss
 from emova_train.stages.losses.packed import packed_loss
 from emova_train.stages.losses.tokens import LossWeights
@@ -138,3 +141,30 @@ def test_a_cut_conversation_sees_what_is_left_of_it(conversations, tiny_processo
     assert 0 < len(cut.kinds) < len(whole.kinds)
     for name in ("kinds", "positions", "targets", "shares"):
         assert np.array_equal(getattr(cut, name), getattr(whole, name)[kept])
+
+
+class Shape(AuxiliaryLoss):
+    """A loss that nothing but this file knows."""
+
+    name, weight = "shape", 0.25
+
+    def targets(self, examples: Sequence[Example], bounds: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"shape_firsts": torch.from_numpy(bounds[:-1])}
+
+    def asks(self, batch: Mapping[str, torch.Tensor]) -> list[Ask]:
+        return [(1, batch["shape_firsts"])]
+
+    def __call__(self, states: HiddenStates, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"shape": states.logits[0].float().square().mean(), "shape_size": states.layers[1].float().abs().mean()}
+
+
+def test_any_loss_joins_by_its_protocol_alone(conversations, tiny_model, tiny_processor) -> None:
+    rng = np.random.default_rng(5)
+    examples = [conversations.render(conversations.caption_reordered(rng)) for _ in range(3)]
+    losses: list[AuxiliaryLoss] = [Grounding(LOOKS, tiny_processor), Shape()]
+    batch = collate([examples], LossWeights(), losses)
+    assert batch["shape_firsts"].tolist() == batch["cu_seq_lens"][:-1].tolist()
+    tiny_model.train()
+    plain, both = (packed_loss(tiny_model, batch, each) for each in (losses[:1], losses))
+    assert both.keys() - plain.keys() == {"shape", "shape_size"}
+    assert torch.allclose(both["loss"], plain["loss"] + 0.25 * (both["shape"] + both["shape_size"]))

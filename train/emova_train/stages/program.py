@@ -57,7 +57,7 @@ class StageModule(nn.Module):
         return len(torch.unique(units)) / max(len(units), 1)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor | float]:
-        asked = sum(each.head_positions(batch) for each in self.losses)
+        asked = sum(len(positions) for each in self.losses for _, positions in each.asks(batch))
         return {
             **packed_loss(self.model, batch, self.losses),
             "tokens": batch["input_ids"].shape[1],

@@ -20,27 +20,23 @@ from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.data.examples import Example
 
+Ask = tuple[int, Tensor]
+"""A layer of the language model, and the positions [K] of the row whose scores of the vocabulary a loss wants there."""
+
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """What a forward pass over a packed row left behind.
+    """What a forward pass over a packed row left behind for one loss.
 
     Attributes:
         model: that made it.
         layers: [1, N, D] each: the embeddings, then what each layer of the language model gave.
+        logits: [K, V] of the vocabulary head for each ``Ask`` of the loss.
     """
 
     model: EmovaForConditionalGeneration
     layers: tuple[Tensor, ...]
-
-    def logits(self, layer: int, positions_K: Tensor) -> Tensor:
-        """The vocabulary head's [K, V] of a middle layer.
-
-        Call it in every batch, with no positions if need be: under ZeRO-3 the processes wait for each other in every
-        module. It goes through the module, not its weight, since the call gathers weights that are spread.
-        """
-        middle_KD = self.layers[layer][0][positions_K]
-        return self.model.lm_head(self.model.model.language_model.norm(middle_KD))
+    logits: tuple[Tensor, ...]
 
 
 class AuxiliaryLoss(Protocol):
@@ -61,9 +57,9 @@ class AuxiliaryLoss(Protocol):
         """Around the forward pass, for what the hidden states alone do not show."""
         return nullcontext()
 
-    def head_positions(self, batch: Mapping[str, Tensor]) -> int:
-        """How many positions it puts through the vocabulary head, for the count of a step's operations."""
-        return 0
+    def asks(self, batch: Mapping[str, Tensor]) -> list[Ask]:
+        """Where it wants the scores of the vocabulary, as many in every batch, with no positions if need be."""
+        return []
 
     def __call__(self, states: HiddenStates, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Its scalar terms by the names that they are logged with; none where the batch holds nothing for it."""

@@ -25,7 +25,7 @@ from torch.nn import functional
 from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.data.examples import PROMPT_UNITS, TRANSCRIPT, Example, runs
-from emova_train.stages.losses.auxiliary import AuxiliaryLoss, HiddenStates, check_layer
+from emova_train.stages.losses.auxiliary import Ask, AuxiliaryLoss, HiddenStates, check_layer
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,16 @@ class CTC(AuxiliaryLoss):
         ]
         return {"ctc_spans": torch.from_numpy(np.concatenate(spans))}
 
-    def head_positions(self, batch: Mapping[str, Tensor]) -> int:
-        return int((batch["ctc_spans"][:, 1] - batch["ctc_spans"][:, 0]).sum())
+    def asks(self, batch: Mapping[str, Tensor]) -> list[Ask]:
+        return [(self.layer, heard_positions(batch["ctc_spans"]))]
 
     def __call__(self, states: HiddenStates, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         spans_P4 = batch["ctc_spans"]
         blank = states.model.config.pad_token_id  # text tokens lie below it
         assert blank is not None
-        logits_KC = states.logits(self.layer, heard_positions(spans_P4))[:, : blank + 1]
         if not len(spans_P4):
             return {}
-        return {"ctc": ctc_loss(logits_KC, batch["input_ids"][0], spans_P4)}
+        return {"ctc": ctc_loss(states.logits[0][:, : blank + 1], batch["input_ids"][0], spans_P4)}
 
 
 def heard_spans(heard: np.ndarray, transcript: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.data.examples import Example, ShownPicture
-from emova_train.stages.losses.auxiliary import AuxiliaryLoss, HiddenStates, check_layer
+from emova_train.stages.losses.auxiliary import Ask, AuxiliaryLoss, HiddenStates, check_layer
 from emova_train.vision.regions import boxes_in_square, cell_cover, region_tokens
 
 PLACE, WORD, LOOK = range(3)
@@ -109,19 +109,22 @@ class Grounding(AuxiliaryLoss):
         with projections(attention) as self._projected:
             yield
 
-    def head_positions(self, batch: Mapping[str, Tensor]) -> int:
-        asked = batch["grounding"][batch["grounding"][:, 0] != LOOK, :2]
-        return len(torch.unique(asked, dim=0))
+    def asks(self, batch: Mapping[str, Tensor]) -> list[Ask]:
+        entries_E3 = batch["grounding"]
+        return [
+            (layer, torch.unique(entries_E3[entries_E3[:, 0] == kind, 1]))
+            for kind, layer in ((PLACE, self.config.layer), (WORD, self.config.word_layer))
+        ]
 
     def __call__(self, states: HiddenStates, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries_E3, shares_E, config = batch["grounding"], batch["grounding_shares"], self.config
         terms: dict[str, Tensor] = {}
-        for name, kind, layer in (("places", PLACE, config.layer), ("words", WORD, config.word_layer)):
+        for name, kind, logits in zip(("places", "words"), (PLACE, WORD), states.logits, strict=True):
             own = entries_E3[:, 0] == kind
-            positions_P, row_E = torch.unique(entries_E3[own, 1], return_inverse=True)
-            logits_PV = states.logits(layer, positions_P)[:, : states.model.config.pad_token_id]  # text tokens
-            if len(positions_P):
-                terms[f"grounding_{name}"] = naming_loss(logits_PV, row_E, entries_E3[own, 2], shares_E[own])
+            if bool(own.any()):
+                _, row_E = torch.unique(entries_E3[own, 1], return_inverse=True)
+                text_PV = logits[:, : states.model.config.pad_token_id]  # text tokens lie below it
+                terms[f"grounding_{name}"] = naming_loss(text_PV, row_E, entries_E3[own, 2], shares_E[own])
         own = entries_E3[:, 0] == LOOK
         if config.heads and bool(own.any()):
             query_HNC, key_HNC = self._rotated(states.model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
+import torch
 from torch import Tensor
 
 from emova.model import EmovaForConditionalGeneration
@@ -40,14 +41,18 @@ def packed_loss(
             output_hidden_states=bool(auxiliary),
             **pictures,
         )
-    # Through the module, not its weight: where weights are spread over processes, the call gathers them.
-    logits_KV = model.lm_head(outputs.last_hidden_state[0, batch["keep"]])[:, : model.config.token_count]
-    terms = token_loss(logits_KV, batch, accuracy=not model.training)
-    if auxiliary:
-        states = HiddenStates(model, outputs.hidden_states)
-        for each in auxiliary:
-            for name, loss in each(states, batch).items():
-                terms[name] = loss.detach()
-                if model.training:
-                    terms["loss"] = terms["loss"] + each.weight * loss
+    asked = [(each, each.asks(batch)) for each in auxiliary]
+    norm = model.model.language_model.norm
+    rows = [outputs.last_hidden_state[0, batch["keep"]]]
+    rows += [norm(outputs.hidden_states[layer][0][positions]) for _, asks in asked for layer, positions in asks]
+    # One call for all, in every batch: under ZeRO-3 the processes wait for each other in every module, forward and
+    # back. Through the module, not its weight, since the call gathers weights that are spread.
+    logits = iter(model.lm_head(torch.cat(rows)).split([len(each) for each in rows]))
+    terms = token_loss(next(logits)[:, : model.config.token_count], batch, accuracy=not model.training)
+    for each, asks in asked:
+        states = HiddenStates(model, outputs.hidden_states, tuple(next(logits) for _ in asks))
+        for name, loss in each(states, batch).items():
+            terms[name] = loss.detach()
+            if model.training:
+                terms["loss"] = terms["loss"] + each.weight * loss
     return terms
