@@ -86,7 +86,7 @@ def test_the_own_page_and_a_link_to_it_are_let_in(caller):
     ],
 )
 def test_the_own_page_is_known_by_its_address(origin, host, same):
-    from emova_app.demo.uploads.doors import from_own_page
+    from emova_app.demo.uploads.middleware import from_own_page
 
     headers = [(b"origin", origin.encode()), (b"host", host.encode())]
     assert from_own_page({"type": "http", "method": "POST", "path": "/", "headers": headers}) is same

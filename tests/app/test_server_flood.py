@@ -12,7 +12,7 @@ import weakref
 import numpy as np
 import pytest
 
-from tests.app.test_server_doors import Peak, eventually
+from tests.app.test_server_connections import Peak, eventually
 
 pytest.importorskip("fastapi")
 pytest.importorskip("websockets")

@@ -13,7 +13,7 @@ import pytest
 
 import emova
 from tests.app.conftest import running_server
-from tests.app.test_server_doors import connected, eventually, prompt_answers
+from tests.app.test_server_connections import connected, eventually, prompt_answers
 
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")

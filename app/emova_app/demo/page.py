@@ -29,9 +29,9 @@ from emova_app.demo.page_sessions import BarValue, PageSessions
 from emova_app.demo.talk_tab import TalkTab
 from emova_app.demo.theme import css, head, theme
 from emova_app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
-from emova_app.demo.uploads.doors import Doors
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store, UploadLimits
 from emova_app.demo.uploads.folder import OwnFolder
+from emova_app.demo.uploads.middleware import OwnPageOnly
 from emova_app.demo.uploads.own_hosts import OwnHosts
 from emova_app.demo.uploads.upload_routes import upload_routes
 
@@ -127,7 +127,7 @@ def build_app(
             folder.close()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Doors)
+    app.add_middleware(OwnPageOnly)
     app.add_middleware(OwnHosts, hosts=hosts)
     app.state.pages = pages
     gr.mount_gradio_app(

@@ -17,7 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from emova.core.errors import InputError
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError
-from emova_app.server.http.doors import Doors, Peer
+from emova_app.server.http.connections import Connections, Peer
 from emova_app.server.http.fetch import Fetcher
 from emova_app.server.http.front import Front
 
@@ -33,18 +33,18 @@ _PUT_OUT = (
 
 
 class _Bounded(asyncio.Protocol):
-    """Of a protocol: goes through the doors, and cuts the connection when its client stops reading for a while."""
+    """Of a protocol: counts its connection, and cuts it when its client stops reading for a while."""
 
     transport: asyncio.Transport
     client: Peer | None
-    doors: Doors
+    connected: Connections
     stall_seconds: float
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         if self.client is not None:
-            self.doors.enter(self.client, self.put_out)
+            self.connected.enter(self.client, self.put_out)
 
     def put_out(self) -> None:
         """Make room for others."""
@@ -62,7 +62,7 @@ class _Bounded(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._read_again()
         if self.client is not None:
-            self.doors.leave(self.client)
+            self.connected.leave(self.client)
         super().connection_lost(exc)
 
     def _read_again(self) -> None:
@@ -77,7 +77,7 @@ def _protocols(front: Front) -> tuple[type[H11Protocol], type[WebSocketsSansIOPr
     class Http(_Bounded, H11Protocol):
         """With a limit on the time of a request's head, and on the time that a client may stop reading."""
 
-        doors, stall_seconds = front.doors, config.stall_seconds
+        connected, stall_seconds = front.connections, config.stall_seconds
         _head: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -128,7 +128,7 @@ def _protocols(front: Front) -> tuple[type[H11Protocol], type[WebSocketsSansIOPr
     class WebSocket(_Bounded, WebSocketsSansIOProtocol):  # type: ignore[misc]  # as above
         """With a limit on the time that a client may stop reading."""
 
-        doors, stall_seconds = front.doors, config.stall_seconds
+        connected, stall_seconds = front.connections, config.stall_seconds
 
     return Http, WebSocket
 

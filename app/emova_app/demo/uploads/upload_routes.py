@@ -21,8 +21,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from emova.core.errors import InputError, disk_full
-from emova_app.demo.uploads.doors import API, UPLOAD
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store, read
+from emova_app.demo.uploads.middleware import API, UPLOAD
 
 log = logging.getLogger(__name__)
 ENVELOPE_BYTES = 64 << 10  # of the form around a file

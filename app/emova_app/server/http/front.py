@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 
 from emova_app.server.config import ServerConfig
 from emova_app.server.http.bodies import Bodies
-from emova_app.server.http.doors import Doors
+from emova_app.server.http.connections import Connections
 from emova_app.server.metrics import Metrics
 from emova_app.server.queueing import Queue
 
@@ -22,7 +22,7 @@ class Front(ABC):
     """Who is inside, and whether more may come.
 
     Attributes:
-        doors: who is connected.
+        connections: who is connected.
         bodies: what is being read of the requests.
         queue: of the requests.
         realtime: how many realtime sessions are open.
@@ -32,7 +32,7 @@ class Front(ABC):
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.doors = Doors(config.max_connections, config.max_connections_per_address)
+        self.connections = Connections(config.max_connections, config.max_connections_per_address)
         self.bodies = Bodies(config)
         self.queue = queue = Queue(config.max_active, config.max_waiting)
         self.realtime = 0

@@ -121,7 +121,7 @@ class RequestMiddleware:
             if working:
                 self._check_open()
                 await held.enter_async_context(self.service.queue.place())
-                held.enter_context(self.service.doors.placed(scope.get("client")))
+                held.enter_context(self.service.connections.placed(scope.get("client")))
             state["deadline"] = asyncio.get_running_loop().time() + self.config.deadline_seconds
             gone = asyncio.create_task(_until_gone(receive))
             work = asyncio.create_task(self._work(scope, body, gone, send, working))
@@ -181,7 +181,7 @@ class RequestMiddleware:
             return
         self.service.realtime += 1
         try:
-            with self.service.doors.placed(scope.get("client")):
+            with self.service.connections.placed(scope.get("client")):
                 await self.app(scope, receive, send)
         finally:
             self.service.realtime -= 1

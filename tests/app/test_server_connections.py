@@ -102,7 +102,7 @@ def test_waiting_connections_keep_nobody_out(open_server, count: int, text: str)
     with connected(open_server.port, count, text):
         prompt_answers(open_server)
         assert eventually(lambda: not open_server.service.queue.inside, PROMPT), "a place is a whole request's"
-        assert len(open_server.service.doors) <= open_server.service.config.max_connections_per_address + 1
+        assert len(open_server.service.connections) <= open_server.service.config.max_connections_per_address + 1
 
 
 def test_connections_without_a_key_keep_nobody_out(running) -> None:
@@ -117,7 +117,7 @@ def test_many_addresses_keep_nobody_out(open_server) -> None:
         for number in range(2, 8):
             stack.enter_context(connected(open_server.port, 100, host=f"127.0.0.{number}"))
         prompt_answers(open_server)
-        assert len(open_server.service.doors) <= open_server.service.config.max_connections + 1
+        assert len(open_server.service.connections) <= open_server.service.config.max_connections + 1
 
 
 def test_who_has_a_place_is_not_put_out(nano, serving) -> None:
@@ -135,7 +135,7 @@ def test_who_has_a_place_is_not_put_out(nano, serving) -> None:
                 talk.send('{"type": "response.cancel"}')
                 assert json.loads(talk.recv())["type"] == "session.created"
                 assert json.loads(talk.recv())["type"] == "error"
-        assert eventually(lambda: not len(server.service.doors))
+        assert eventually(lambda: not len(server.service.connections))
 
 
 def test_a_put_out_request_is_told(nano, serving) -> None:
@@ -338,17 +338,17 @@ def test_a_refused_request_is_freed_at_once(open_server, fields: dict) -> None:
 
 
 def test_one_client_has_one_address() -> None:
-    from emova_app.server.http.doors import Doors, address_of
+    from emova_app.server.http.connections import Connections, address_of
 
     assert address_of("2001:db8:1:2::5") == address_of("2001:db8:1:2:ffff::1") != address_of("2001:db8:1:3::5")
     assert address_of("::ffff:10.0.0.1") == address_of("10.0.0.1") != address_of("10.0.0.2")
-    doors, out = Doors(most=4, most_of_one=2), []
+    connections, out = Connections(most=4, most_of_one=2), []
 
     def enter(host: str, port: int) -> None:
-        doors.enter((host, port), lambda: out.append(port))
+        connections.enter((host, port), lambda: out.append(port))
 
     enter("10.0.0.1", 1)
-    with doors.placed(("10.0.0.1", 1)):
+    with connections.placed(("10.0.0.1", 1)):
         enter("10.0.0.1", 2)
         enter("10.0.0.1", 3)
         assert out == [2], "the oldest that has no place"
@@ -357,7 +357,7 @@ def test_one_client_has_one_address() -> None:
     for port in (5, 6):
         enter("10.0.0.2", port)
     enter("10.0.0.3", 7)
-    assert out[:2] == [2, 3] and len(out) == 3 and len(doors) == 4
+    assert out[:2] == [2, 3] and len(out) == 3 and len(connections) == 4
     for host, port in (("10.0.0.1", 1), ("10.0.0.1", 4), ("10.0.0.2", 5), ("10.0.0.2", 6), ("10.0.0.3", 7)):
-        doors.leave((host, port))
-    assert not len(doors)
+        connections.leave((host, port))
+    assert not len(connections)

@@ -22,7 +22,7 @@ def address_of(host: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-class Doors:
+class Connections:
     """Lets everybody in; when it is full, the connection that has waited longest without a place has to leave.
 
     A place is what a request gets that is allowed and complete, or a realtime session. So idle connections, heads and
@@ -64,7 +64,7 @@ class Doors:
     def placed(self, peer: Peer | None) -> Iterator[None]:
         """While the block lasts, ``peer`` is not put out."""
         put_out = None if peer is None else self._waiting.get(address_of(peer[0]), {}).get(peer)
-        if peer is None or put_out is None:  # it came through another door, or has left
+        if peer is None or put_out is None:  # it is not counted, or has left
             yield
             return
         self.leave(peer)

@@ -25,7 +25,7 @@ CHANGE = frozenset(
 
 
 @dataclass(frozen=True)
-class DoorLimits:
+class RequestLimits:
     """Bounds of what a browser sends.
 
     Attributes:
@@ -37,10 +37,10 @@ class DoorLimits:
     body_seconds: float = 60.0
 
 
-class Doors:
+class OwnPageOnly:
     """An ASGI middleware; the address by which the page may be called is checked before it."""
 
-    def __init__(self, app: ASGIApp, limits: DoorLimits = DoorLimits()) -> None:
+    def __init__(self, app: ASGIApp, limits: RequestLimits = RequestLimits()) -> None:
         self.app, self.limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
