@@ -137,4 +137,8 @@ def test_only_the_unit_encoder_learns_and_it_comes_nearer(config) -> None:
 
 def test_the_shipped_config_loads() -> None:
     config = load_config(UnitDistilConfig, "configs/u2s/nano_distil.yaml")
-    assert config.teacher and config.wanted and config.heard
+    assert (config.teacher, config.wanted, config.heard) == (
+        "emova/checkpoints/emova-nano/speech_detokenizer",
+        ["data/nano/units_before/parallel.jsonl"],
+        ["data/nano/units/parallel.jsonl"],
+    )
