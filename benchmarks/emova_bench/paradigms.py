@@ -34,7 +34,7 @@ from emova_train.experiments.paradigms import (
 )
 
 TOKENS_PER_S = 1000.0
-"""Of one core while nano's stage 2 is trained (train/README.md)."""
+"""Of one core while nano's stage 2 is trained (docs/experiments/06-cost-of-a-step.md)."""
 
 
 def parser() -> argparse.ArgumentParser:
