@@ -69,6 +69,7 @@ def export_gguf(
         writer.add_rope_dimension_count(width)
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        assert model.config.token_count is not None, "set when the configuration is made"
         writer.add_vocab_size(model.config.token_count)
         types = gguf.LlamaFileType
         kinds = {"f32": types.ALL_F32, "f16": types.MOSTLY_F16, "bf16": types.MOSTLY_BF16}
