@@ -139,7 +139,7 @@ def main(given: Sequence[str] | None = None) -> None:
         for _ in range(options.repeats):
             for way, run in ways.items():
                 with nullcontext() if way == "convolution.c" else CONVOLUTION.off():
-                    now, made = state, []
+                    now, made = list(state), []
                     for index in range(options.chunks):
                         at = index % 12 * CHUNK
                         started = time.perf_counter()

@@ -66,7 +66,8 @@ class Decoder:
             config = self.model.config
             middle_ND = output.hidden_states[config.ctc_layer][0, len(context.waiting) :]
             normed_ND = self.model.model.language_model.norm(middle_ND)
-            log_probs = lambda part: ctc_log_probs(self.model.lm_head(normed_ND[part]), config.pad_token_id)  # noqa: E731
+            blank = config.pad_token_id or 0
+            log_probs = lambda part: ctc_log_probs(self.model.lm_head(normed_ND[part]), blank)  # noqa: E731
             frames.take(prompt.ids, context.length + len(context.waiting), log_probs)
         context.length += len(ids)
         context.waiting = []

@@ -89,6 +89,7 @@ class DecoderLayers:
         self.width: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps: float = config.rms_norm_eps
         self.max_length: int = config.max_position_embeddings
+        assert model.config.token_count is not None, "set when the configuration is made"
         self.token_count: int = model.config.token_count
         self.ctc_layer: int = model.config.ctc_layer
         self.blank: int = model.config.pad_token_id or 0

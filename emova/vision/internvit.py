@@ -109,12 +109,14 @@ class TrunkEmbed(PatchEmbed):
         if not isinstance(network, EfficientNet) or not fitting:
             raise ValueError(f"vision trunk is {trunk!r}; it is an EfficientNet of timm that reduces by patch_size")
         stages = int(fitting[-1]["module"].removeprefix("blocks.")) + 1
+        assert isinstance(network.blocks, nn.Sequential)
         parts = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:stages])
         frozen = freeze_batch_norm_2d(parts)
         for module in frozen.modules():
             if isinstance(module, FrozenBatchNormAct2d):
                 module.register_forward_hook(_keep_dtype)
-        self.proj: nn.Module = nn.Sequential(frozen, nn.Conv2d(fitting[-1]["num_chs"], embed_dim, 1, bias=bias))
+        last = nn.Conv2d(fitting[-1]["num_chs"], embed_dim, 1, bias=bias)
+        self.proj: nn.Module = nn.Sequential(frozen, last)  # type: ignore[assignment]  # timm's is one convolution
 
     @property
     def trunk(self) -> nn.Sequential:
@@ -158,12 +160,13 @@ class InternViT(VisionTransformer):
         )
         blocks = [block for block in self.blocks if isinstance(block, Block)]
         for block in blocks:
-            block.attn.fused_attn = config.fused_attention
+            block.attn.fused_attn = config.fused_attention  # type: ignore[assignment]  # no module, but a bool
         self.config = config
         self.width = config.width
         self.side = config.side
         # timm rounds width * ratio down; a ratio that is not a clean fraction would lose a unit.
-        assert blocks[0].mlp.fc1.out_features == config.ffn_width, "ffn_width must survive the ratio"
+        widen = blocks[0].mlp.fc1
+        assert isinstance(widen, nn.Linear) and widen.out_features == config.ffn_width, "the ratio must keep ffn_width"
 
     @property
     def layers(self) -> list[nn.Module]:
