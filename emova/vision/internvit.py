@@ -110,7 +110,7 @@ class TrunkEmbed(PatchEmbed):
             raise ValueError(f"vision trunk is {trunk!r}; it is an EfficientNet of timm that reduces by patch_size")
         stages = int(fitting[-1]["module"].removeprefix("blocks.")) + 1
         assert isinstance(network.blocks, nn.Sequential)
-        parts = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[:stages])
+        parts = nn.Sequential(network.conv_stem, network.bn1, *list(network.blocks)[:stages])
         frozen = freeze_batch_norm_2d(parts)
         for module in frozen.modules():
             if isinstance(module, FrozenBatchNormAct2d):
