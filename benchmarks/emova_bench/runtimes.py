@@ -1,8 +1,9 @@
 """A streamed chunk of the voice by other runtimes: torch, ``convolution.c``, AOTInductor, and ONNX Runtime.
 
 The last two get a chunk in the middle of a stream as a graph of fixed shapes, with what the layers keep of the past as
-inputs and outputs, so each length of chunk needs a graph of its own. ONNX export needs ``onnxscript``. A runtime that
-fails is left out, and told.
+inputs and outputs, so each length of chunk needs a graph of its own. With ``--network`` the chunk ends before the
+spectrum, whose complex numbers cannot be exported to ONNX; that export needs ``onnxscript``. A runtime that fails
+is left out, and told.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from emova.checkpoint.loading import load_voice
 from emova.native.compiled import CONVOLUTION
-from emova.speech.detokenizer.layers import Past
+from emova.speech.detokenizer.layers import Past, join, of_style
 from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SDetokenizer, U2SStream
 from emova.speech.detokenizer.vits import PitchFrame
+from emova.speech.detokenizer.waveform_heads import ISTFTHead
 from emova.speech.style import Style
 from emova_bench.common import arguments, median, parse, report
 
@@ -30,6 +32,38 @@ CHUNK = 5
 """Units of a chunk: the first of a reply."""
 WAYS = ("torch", "convolution.c", "AOTInductor", "ONNX Runtime")
 State = tuple[Tensor, ...]
+
+
+class SteadyNetwork(nn.Module):
+    """The networks of such a step, up to the magnitudes and phases of the spectrum."""
+
+    def __init__(self, stream: U2SStream) -> None:
+        super().__init__()
+        self.vits, self.style_BS = stream.detokenizer.vits, stream.style_BS
+        self.of_style = dict(stream.past._of_style)
+        self.keys: list[Hashable] = []
+        kept = stream.past._kept
+        past = self._run(torch.zeros(1, CHUNK, dtype=torch.int64), kept)[1]
+        self.keys = [key for key, before in kept.items() if past._kept[key] is not before]
+
+    def _run(self, units_BN: Tensor, kept: dict[Hashable, Tensor]) -> tuple[Tensor, Past]:
+        past, vits, head = Past(), self.vits, self.vits.head
+        assert isinstance(head, ISTFTHead)
+        past._kept, past._of_style = dict(kept), dict(self.of_style)
+        prior = vits.prior(units_BN, self.style_BS, past=past)
+        z_BZF = vits.latents(prior, self.style_BS, None, None, past)
+        assert prior.log_f0_BF is not None and prior.voicing_BF is not None
+        pitch_B2F = torch.stack([prior.log_f0_BF, prior.voicing_BF], dim=1)
+        z_BZF = torch.cat(join(past, "pitch", z_BZF, pitch_B2F), dim=1)
+        x_BCF = head.enter(z_BZF, past) + of_style(past, head.from_style, self.style_BS)[:, :, None]
+        for block in head.blocks:
+            x_BCF = block(x_BCF, None, None, past)
+        return head.leave(head.norm(x_BCF)), past
+
+    def forward(self, units_BN: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """``[B, P, F]`` and the new state."""
+        parts_BPF, past = self._run(units_BN, dict(zip(self.keys, state, strict=True)))
+        return (parts_BPF, *(past._kept[key].clone() for key in self.keys))
 
 
 class SteadyChunk(nn.Module):
@@ -60,7 +94,9 @@ class SteadyChunk(nn.Module):
         return (samples, *(end.clone() for end in ends), *(past._kept[key].clone() for key in self.keys))
 
 
-def warm(detokenizer: U2SDetokenizer, style_BS: Tensor, units: Tensor) -> tuple[SteadyChunk, State]:
+def warm(
+    detokenizer: U2SDetokenizer, style_BS: Tensor, units: Tensor, network: bool
+) -> tuple[SteadyChunk | SteadyNetwork, State]:
     """A chunk's module, and the state after ``units``."""
     stream = U2SStream(detokenizer, style_BS, temperature=0.0, pitch_scale=1.0, seed=0)
     shapes: list[list[torch.Size]] = []
@@ -68,19 +104,22 @@ def warm(detokenizer: U2SDetokenizer, style_BS: Tensor, units: Tensor) -> tuple[
         stream.step(chunk)
         shapes.append([kept.shape for kept in stream.past._kept.values()])
     assert shapes[-1] == shapes[-2], "the stream is not in its middle yet"
+    if network:
+        part = SteadyNetwork(stream).eval()
+        return part, tuple(stream.past._kept[key].clone() for key in part.keys)
     assert stream.pitch is not None
     pitch = stream.pitch.f0_B1, stream.pitch.voiced_B1, stream.pitch.phase_B1
     return SteadyChunk(stream).eval(), (*pitch, *(kept.clone() for kept in stream.past._kept.values()))
 
 
-def by_inductor(chunk: SteadyChunk, given: State, folder: Path) -> Callable[..., Sequence[Tensor]]:
+def by_inductor(chunk: nn.Module, given: State, folder: Path) -> Callable[..., Sequence[Tensor]]:
     """The graph compiled ahead of time."""
     program = torch.export.export(chunk, given, strict=False)
     path = torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "chunk.pt2"))
     return torch._inductor.aoti_load_package(path)
 
 
-def by_onnxruntime(chunk: SteadyChunk, given: State, folder: Path, threads: int) -> Callable[..., Sequence[Tensor]]:
+def by_onnxruntime(chunk: nn.Module, given: State, folder: Path, threads: int) -> Callable[..., Sequence[Tensor]]:
     """The graph in ONNX Runtime."""
     import onnxruntime
 
@@ -106,14 +145,16 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = arguments("runtimes", __doc__ or "")
     parser.add_argument("--chunks", type=int, default=40, help="chunks of a round")
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), help="the runtimes that are timed")
+    parser.add_argument("--network", action="store_true", help="without spectrum and sound")
     options = parse(parser, given, chunks=4)
     voice = load_voice(options.checkpoint)
     detokenizer = voice.detokenizer
     assert isinstance(detokenizer, U2SDetokenizer), "only this voice has a step of fixed shapes"
     units = torch.randint(0, detokenizer.codebook_size, (1, CHUNK * 12), generator=torch.Generator().manual_seed(0))
-    chunk, state = warm(detokenizer, voice.prototypes[Style()][None], units)
+    chunk, state = warm(detokenizer, voice.prototypes[Style()][None], units, options.network)
     noise = torch.randn(1, CHUNK * detokenizer.samples_per_unit, generator=torch.Generator().manual_seed(1))
-    example = units[:, :CHUNK], noise, *state
+    drive = () if options.network else (noise,)
+    example = units[:, :CHUNK], *drive, *state
     ways: dict[str, Callable[..., Sequence[Tensor]]] = {}
     facts: dict[str, str] = {}
     built: dict[str, float] = {}
@@ -143,10 +184,10 @@ def main(given: Sequence[str] | None = None) -> None:
                     for index in range(options.chunks):
                         at = index % 12 * CHUNK
                         started = time.perf_counter()
-                        samples, *now = run(units[:, at : at + CHUNK], noise, *now)
+                        samples, *now = run(units[:, at : at + CHUNK], *drive, *now)
                         seconds[way].append(time.perf_counter() - started)
                         made.append(samples)
-                    sounds[way] = torch.cat(made, dim=1)
+                    sounds[way] = torch.cat(made, dim=-1)
     exact = next(iter(ways))
     level = sounds[exact].square().mean().sqrt()
     rows: list[dict[str, Any]] = [
