@@ -172,3 +172,9 @@ def test_nobody_reads(tmp_path, tiny_checkpoint, how: str, name: str) -> None:
         assert code in ((0, 1) if pipe else (0,))
     if name == "speak" and not pipe:
         assert (tmp_path / "speech.wav").stat().st_size > 100
+
+
+def test_a_missing_module_of_our_own_is_a_fault_and_no_missing_package() -> None:
+    for folder in sorted(path.parent for path in ROOT.glob("*/emova_*/__init__.py")):
+        assert extras.missing_package(ModuleNotFoundError(name=f"{folder.name}.gone"), "demo") is None, folder
+    assert extras.missing_package(ModuleNotFoundError(name="somebody_elses"), "demo") is not None

@@ -26,6 +26,7 @@ from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
 from emova_app.demo.inputs import Page
 from emova_app.demo.page_sessions import BarValue, PageSessions
+from emova_app.demo.parts import warn
 from emova_app.demo.talk_tab import TalkTab
 from emova_app.demo.theme import css, head, theme
 from emova_app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
@@ -68,7 +69,7 @@ def build_page(pages: PageSessions, config: DemoConfig = DemoConfig()) -> gr.Blo
         try:
             page = pages.open(str(request.session_hash))
         except InputError as error:
-            gr.Warning(str(error).capitalize(), title="Please wait")
+            warn(error, "Please wait")
             return "", {}
         return page.ticket, page.bar_value
 

@@ -32,10 +32,10 @@ class EventOptions(TypedDict, total=False):
     show_progress: Literal["full", "minimal", "hidden"]
 
 
-def warn(error: InputError) -> None:
+def warn(error: InputError, title: str = "Please note") -> None:
     """One line at the page's corner. What a user typed may be in it, and the page would read it as HTML."""
     message = str(error)
-    gr.Warning(message[:1].upper() + message[1:].replace("<", "‹").replace(">", "›"), title="Please note", duration=8)
+    gr.Warning(message[:1].upper() + message[1:].replace("<", "‹").replace(">", "›"), title=title, duration=8)
 
 
 def shown_errors(*fallback: object) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
