@@ -77,6 +77,11 @@ class Assistant:
         return self.parts.speech_tokenizer
 
     @property
+    def trained_context(self) -> int:
+        """Positions before an answer up to which dialogues were trained; a dialogue stays within them."""
+        return min(self.parts.model.config.trained_context or self.decoder.max_length, self.decoder.max_length)
+
+    @property
     def token_ids(self) -> TokenIds:
         """The control tokens and units of the vocabulary."""
         return self.parts.processor.token_ids

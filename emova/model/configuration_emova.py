@@ -38,6 +38,8 @@ class EmovaConfig(PreTrainedConfig):
             (``emova.model.storage``). A model in memory is always plain.
         always_run_vision: in training, run tower and projector on a blank tile when a batch has no picture, so that
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
+        trained_context: positions before an answer (opening, turns, question) up to which dialogues were trained; a
+            dialogue forgets its oldest turns rather than grow beyond. 0: as many as the model has positions.
         ctc_layer: CTC reads transcripts from the hidden states after so many layers (``emova.decoding.ctc``);
             0 where the model was not trained to.
         reply_config: ``kind``, the format that replies are written in unless another is asked for (json), and under
@@ -75,6 +77,7 @@ class EmovaConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     always_run_vision: bool = False
     weight_storage: str = PLAIN
+    trained_context: int = 0
     ctc_layer: int = 0
     reply_config: Any = None
     styles: Any = None

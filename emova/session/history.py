@@ -143,10 +143,12 @@ class TurnContext:
             TooLongError: there are not even ``least`` without earlier turns.
         """
         most = self._model.decoder.max_length
-        if self.length + wanted <= most or (not self.turns and self.length + least <= most):
+        fits = self.length + wanted <= most and self.length + least <= self._model.trained_context
+        if fits or (not self.turns and self.length + least <= most):
             return
         opening = len(self.opening().ids)
-        kept = newest(self.turns[1:], most - wanted - opening)
+        left = min(most - wanted, self._model.trained_context - least) - opening
+        kept = newest(self.turns[1:], left)
         if opening + sum(map(len, kept)) + least > most:
             raise TooLongError("the question: longer than the model's context; make it shorter")
         self._rebuild(kept)
@@ -183,12 +185,10 @@ class TurnContext:
         """Keep a turn of an earlier dialogue. Raises: TooLongError: it is longer than the model's context."""
         length = len(question.ids) + len(answer)
         self._make_room(length, length)
-        self.read_ahead()
-        rest = self.rest(question)
-        if rest.ids:
-            self._model.decoder.read(self.context, rest)
-        self.context.waiting = list(answer)
-        self.add(question, answer)
+        self.rewind()
+        # Read together with what comes behind it: of many turns most are forgotten again.
+        self.unread = self.unread + question + Prompt(tuple(answer))
+        self.turns.append(Turn(question, tuple(answer)))
 
     def break_off(self, question: Prompt, answer: list[int]) -> bool:
         """Keep ``answer`` instead of what the model is writing; False if it has not even read the question."""
@@ -205,7 +205,7 @@ class TurnContext:
 
         What was read of a question since is forgotten.
         """
-        assert not self.unread.ids
+        self.read_ahead()
         turn = self.turns.pop()
         asked = self.length - len(turn.answer)
         if answer:

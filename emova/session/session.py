@@ -150,7 +150,7 @@ class Session:
             self.question.end()
             self.history.recall(self.question.prompt(text), self._encode(reply))
             self._last = reply
-            self._begin()
+            self._await_question()  # read later: of many earlier turns most are forgotten again
 
     def truncate(self, heard_seconds: float) -> int:
         """Remember less of the last reply: only what was heard of it. The next question may have begun already.
@@ -184,10 +184,13 @@ class Session:
 
     def _begin(self, picture: Prompt | None = None) -> None:
         """Ready for a new question; what stands before it is read before anybody speaks."""
-        self.question.close()
-        self.question = Question(self._model, picture)
+        self._await_question(picture)
         self.history.read_ahead()
         self._read_question()
+
+    def _await_question(self, picture: Prompt | None = None) -> None:
+        self.question.close()
+        self.question = Question(self._model, picture)
 
     def _read_question(self) -> None:
         if not self.question.empty:

@@ -106,6 +106,29 @@ def _recalled(service: Service, message: AssistantMessage, question: Question) -
     return SpokenReply(question.text or "", service.assistant.check_text(text), style.emotion, style.pitch, ())
 
 
+def _turns(service: Service, request: ChatRequest) -> tuple[list[tuple[Question, SpokenReply]], Question]:
+    """The earlier turns that may still have room in the model's context, and the question.
+
+    What cannot fit is dropped here, before its sounds and pictures are decoded. Raises: InputError.
+    """
+    turns: list[tuple[Question, SpokenReply]] = []
+    question = Question()
+    for message in request.messages:
+        if isinstance(message, UserMessage):
+            question.add(message)
+        elif isinstance(message, AssistantMessage):
+            turns.append((question, _recalled(service, message, question)))
+            question = Question()
+    assistant = service.assistant
+    first, left = len(turns), assistant.trained_context
+    while first > 0 and left > 0:
+        first -= 1
+        asked, reply = turns[first]
+        # At least so long: a picture and a sound have some positions too.
+        left -= len(assistant.reply_format.encode(reply, assistant.table)) + len(asked.text or "") // 16
+    return turns[first:], question
+
+
 def _sampling(request: ChatRequest, usual: Sampling) -> Sampling:
     return replace(
         usual,
@@ -134,14 +157,10 @@ async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple
     if len(instructions) > service.assistant.config.max_text_characters:
         raise InputError("messages: the instructions are too long; shorten them")
     async with service.session(voice_of(request, service.assistant.styles), instructions) as session:
-        question = Question()
-        for message in request.messages:
-            if isinstance(message, UserMessage):
-                question.add(message)
-            elif isinstance(message, AssistantMessage):
-                await prepare(service, session, question)
-                await service.run(session.recall, _recalled(service, message, question), question.text)
-                question = Question()
+        earlier, question = _turns(service, request)
+        for asked_before, reply in earlier:
+            await prepare(service, session, asked_before)
+            await service.run(session.recall, reply, asked_before.text)
         await prepare(service, session, question)
         config = service.assistant.config
         asked = await service.run(
