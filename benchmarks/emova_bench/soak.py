@@ -82,7 +82,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = arguments("soak", __doc__ or "")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--warm", type=float, default=20.0, help="s of the same load before the first measurement")
+    parser.add_argument("--warm", type=float, default=60.0, help="s of the same load before the first measurement")
     parser.add_argument("--quiet", type=float, default=45.0, help="s without clients before each measurement")
     parser.add_argument("--max-rss", type=float, default=100.0, metavar="MB", help="memory that may be left")
     parser.add_argument("--max-threads", type=int, default=4, help="threads that may be left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -116,3 +117,18 @@ def end_by(number: int) -> None:
     """End the process as the signal would have ended it, so that whoever sent it sees that."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+
+
+def few_heaps(count: int = 1) -> bool:
+    """Let all threads share ``count`` heaps, where the C library is glibc; asked for before they are started.
+
+    glibc gives threads heaps of their own and keeps what was freed in them: each of a server's threads came to hold
+    24 MB after one reply, with one heap 10 MB. Returns: whether it took effect.
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, count))
+    except (OSError, AttributeError, TypeError):  # another C library
+        return False

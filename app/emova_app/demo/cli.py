@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
     except ModuleNotFoundError:
         raise InputError("the demo: packages are missing; run pip install 'emova[demo]'") from None
+    from emova.core.process import few_heaps
     from emova_app.demo.page import build_app
 
+    few_heaps()
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")
         from emova.assistant import Assistant

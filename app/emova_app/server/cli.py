@@ -73,6 +73,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
+    from emova.core.process import few_heaps
     from emova_app.server.config import ServerConfig
 
     for name in ("max_active", "max_realtime", "max_connections", "max_connections_per_address", "deadline"):
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--replicas: give how many, at least 1")
     if not 0 <= arguments.port <= 65535:
         raise InputError(f"--port {arguments.port}: no port has this number; give one up to 65535")
+    few_heaps()
     config = ServerConfig(
         host=arguments.host,
         port=arguments.port,
