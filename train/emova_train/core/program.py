@@ -19,3 +19,13 @@ def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, d
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def add_config(parser: argparse.ArgumentParser, shipped: str, default: str | None = None) -> None:
+    """A program's config and the fields that are to differ; ``shipped`` is an example, ``default`` makes it optional."""
+    text = f"a YAML file, or a shipped config such as {shipped}"
+    if default is None:
+        parser.add_argument("config", help=text)
+    else:
+        parser.add_argument("config", nargs="?", default=default, help=f"{text} (%(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")

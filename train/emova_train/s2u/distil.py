@@ -28,7 +28,7 @@ from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import run_module
+from emova_train.core.program import add_config, run_module
 from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, unwrap
 from emova_train.s2u.program import warp_mels
 
@@ -147,8 +147,7 @@ def _views(store: ClipStore, config: DistilConfig, repeats: list[float], count: 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train distil``."""
-    parser.add_argument("config", help="a YAML file, or a shipped config such as nano_distil")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    add_config(parser, "nano_distil")
     parser.set_defaults(run=run)
 
 

@@ -31,7 +31,7 @@ from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import run_module
+from emova_train.core.program import add_config, run_module
 from emova_train.core.protocols import ParameterGroup
 from emova_train.s2u.data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
 
@@ -284,8 +284,7 @@ def train(config: S2UTrainConfig) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train s2u``."""
-    parser.add_argument("config", help="a YAML file, or a shipped config such as nano")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    add_config(parser, "nano")
     parser.set_defaults(run=run)
 
 

@@ -25,7 +25,7 @@ from emova_train.core import checkpointing
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.mfu import step_cost
 from emova_train.core.optimizer import decay_groups, whole_shape
-from emova_train.core.program import run_module
+from emova_train.core.program import add_config, run_module
 from emova_train.core.protocols import ParameterGroup
 from emova_train.data.mixture import PackedList
 from emova_train.data.packing import collate
@@ -161,8 +161,7 @@ def export(model: EmovaForConditionalGeneration, processor: EmovaProcessor, fold
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train stage1`` and its kin."""
-    parser.add_argument("config", help="a YAML file, or a shipped config such as nano/stage2")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    add_config(parser, "nano/stage2")
     parser.set_defaults(run=run)
 
 

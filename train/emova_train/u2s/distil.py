@@ -39,7 +39,7 @@ from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import run_module
+from emova_train.core.program import add_config, run_module
 from emova_train.data.recipe import read_rows
 from emova_train.s2u.alignment import warp
 from emova_train.u2s.data import shake_digits
@@ -288,8 +288,7 @@ def train(config: UnitDistilConfig) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train distil-units``."""
-    parser.add_argument("config", help="a YAML file, or a shipped config such as nano_distil")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    add_config(parser, "nano_distil")
     parser.set_defaults(run=run)
 
 

@@ -24,7 +24,7 @@ from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import run_module
+from emova_train.core.program import add_config, run_module
 from emova_train.core.protocols import ParameterGroup
 from emova_train.u2s.cache import SpeechStore, kinds_of_units, prepare
 from emova_train.u2s.calibration import calibrate_contour, calibrate_loudness, find_silence, write_samples
@@ -204,8 +204,7 @@ def train(recipe: U2SRecipe) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train u2s``."""
-    parser.add_argument("config", help="a YAML file, or a shipped config such as nano")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    add_config(parser, "nano")
     parser.add_argument("--prepare", action="store_true", help="fill the cache and end")
     parser.add_argument("--without-units", action="store_true", help="with --prepare: before a tokenizer exists")
     parser.set_defaults(run=run)

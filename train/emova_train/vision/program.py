@@ -36,7 +36,7 @@ from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.precision import AUTO, autocast
-from emova_train.core.program import run_module
+from emova_train.core.program import add_config, run_module
 from emova_train.core.protocols import ParameterGroup
 from emova_train.core.renamed import VISION_KEYS, VISION_WEIGHTS
 from emova_train.data.recipe import read_pictures
@@ -471,8 +471,7 @@ def train(config: VisionTrainConfig) -> FitResult:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train vision``."""
-    parser.add_argument("config", nargs="?", default="nano")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    add_config(parser, "nano", "nano")
     parser.set_defaults(run=run)
 
 
