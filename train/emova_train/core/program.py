@@ -22,7 +22,7 @@ def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, d
 
 
 def add_config(parser: argparse.ArgumentParser, shipped: str, default: str | None = None) -> None:
-    """A program's config and the fields that are to differ; ``shipped`` is an example, ``default`` makes it optional."""
+    """A program's config and the fields that differ; ``shipped`` is an example, ``default`` makes it optional."""
     text = f"a YAML file, or a shipped config such as {shipped}"
     if default is None:
         parser.add_argument("config", help=text)
