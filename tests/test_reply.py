@@ -237,6 +237,20 @@ def test_limits_close_the_reply(table: TokenTable) -> None:
     assert (reply.emotion, reply.pitch) == ("sad", "low") and len(reply.units) <= 5
 
 
+@pytest.mark.parametrize(
+    ("text", "max_units", "least"), [("Good morning!", 750, 10), ("12:30", 750, 1), ("a" * 90, 20, 20)]
+)
+def test_speech_does_not_end_before_its_letters_can_be_said(
+    table: TokenTable, text: str, max_units: int, least: int
+) -> None:
+    grammar = speech_grammar(table, text, max_units)
+    grammar.take_forced()
+    for _ in range(least):
+        assert table.speech_end not in grammar.allowed()
+        grammar.advance(int(table.unit_ids[0]))
+    assert table.speech_end in grammar.allowed() or table.speech_end in grammar.take_forced()
+
+
 def test_units_follow_the_text_length(table: TokenTable) -> None:
     grammar = speech_grammar(table, "hi", max_units=750)
     count = len(grammar.take_forced()) - 1

@@ -18,6 +18,9 @@ from emova.speech.style import StyleSet
 TRANSCRIBE_PROMPT = "Write down what is said."
 SPEAK_PROMPT = "Say this: "
 
+LEAST_UNITS = 0.9
+"""Of reading aloud, for each letter: of 8,500 sentences by the canonical voice one in a thousand has fewer than 1.0."""
+
 Role = Literal["skeleton", "transcript", "answer", "style", "speech"]
 """What a stretch of a reply's tokens says; ``skeleton`` is the same in every reply."""
 
@@ -137,6 +140,7 @@ def text_grammar(table: TokenTable, max_tokens: int, transcribes: bool = False) 
 
 
 def speech_grammar(table: TokenTable, text: str, max_units: int) -> Grammar:
-    """Reading ``text`` aloud: speech and nothing else."""
-    units = Units(table, max_units, len(text.encode()))
+    """Reading ``text`` aloud: speech and nothing else, which does not end before the letters can be said."""
+    least = round(LEAST_UNITS * sum(map(str.isalpha, text)))
+    units = Units(table, max_units, len(text.encode()), least)
     return Grammar([Fixed([table.speech_start]), units, Fixed([table.end_of_turn])])

@@ -323,6 +323,7 @@ class Units:
     """Speech units up to the end of speech: at least one, at most ``max_units``.
 
     Args:
+        least: before so many the speech does not end.
         spoken: the text that is being said, or its length in bytes; a run-away voice is stopped after
             ``units_per_byte`` units for each byte, plus two seconds. Speech needs about 1.7 units a byte in English
             and 2 in Mandarin.
@@ -332,9 +333,10 @@ class Units:
     units_per_byte = 5
     slack = 50
 
-    def __init__(self, table: TokenTable, max_units: int, spoken: FreeText | int | None = None) -> None:
+    def __init__(self, table: TokenTable, max_units: int, spoken: FreeText | int | None = None, least: int = 1) -> None:
         assert max_units >= 1
         self.table, self.max_units, self.spoken = table, max_units, spoken
+        self.least = min(max(1, least), max_units)
         self.count = 0
         self.done = False
 
@@ -350,7 +352,7 @@ class Units:
         return self.table.speech_end if self.count >= self.limit else None
 
     def allowed(self) -> np.ndarray:
-        return self.table.allowed_units(may_end=self.count > 0)
+        return self.table.allowed_units(may_end=self.count >= self.least)
 
     def advance(self, token: int) -> None:
         if token == self.table.speech_end:
