@@ -7,7 +7,7 @@ from PIL import ImageDraw
 from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import SCALE, Colour, Rng
-from emova_data.nano.pictures.drawn import Ask, Drawn, listing
+from emova_data.nano.pictures.drawn import Ask, Drawn, Told, listing
 from emova_data.nano.pictures.regions import Box, Region, together
 
 
@@ -64,9 +64,8 @@ def _standing(
     return boxes
 
 
-def draw(rng: Rng, split: str) -> Drawn:
-    """Bars of one theme with distinct values of one to ten."""
-    theme = str(rng.choice(list(v.BAR_LABELS)))
+def drawn_bars(rng: Rng, theme: str) -> dict[str, int]:
+    """Two to four labels of a theme with distinct values."""
     words = [str(w) for w in rng.permutation(list(v.BAR_LABELS[theme]))]
     count = int(rng.integers(2, 5))
     words = words[:count]
@@ -74,7 +73,38 @@ def draw(rng: Rng, split: str) -> Drawn:
     if not any(v.NEXT_LABEL[w] in words for w in words):
         words[1] = v.NEXT_LABEL[words[0]]
     values = [int(n) for n in rng.permutation(range(1, v.TOP_BAR + 1))[:count]]
-    bars = dict(zip(words, values, strict=True))
+    return dict(zip(words, values, strict=True))
+
+
+def told(bars: dict[str, int]) -> Told:
+    """What is said of a chart, whatever program drew it."""
+    high, low = max(bars, key=lambda w: bars[w]), min(bars, key=lambda w: bars[w])
+    count = len(bars)
+    parts = [f"{word} {v.NUMBERS[value]}" for word, value in bars.items()]
+    caption = (
+        f"A bar chart with {v.NUMBERS[count]} bars: {listing(parts)}. "
+        f"The highest bar is {high}, the lowest bar is {low}."
+    )
+    asks = [
+        Ask("highest", high, mood=v.DELIGHTED, weight=1.5),
+        Ask("lowest", low, mood=v.SORRY, weight=1.5),
+        Ask("bars", v.NUMBERS[count], weight=0.7),
+        Ask("kind", v.KIND_NAMES["charts"], weight=0.3),
+    ]
+    asks += [Ask("value", v.NUMBERS[value], word, weight=1.2) for word, value in bars.items()]
+    for word in bars:
+        after = v.NEXT_LABEL[word]
+        if after in bars:
+            key = "yes" if bars[word] > bars[after] else "no"
+            asks.append(Ask("compare", key, f"{word} higher than {after}", weight=0.9))
+    return Told(caption, tuple(asks), tuple(parts))
+
+
+def draw(rng: Rng, split: str) -> Drawn:
+    """Bars of one theme with distinct values of one to ten."""
+    theme = str(rng.choice(list(v.BAR_LABELS)))
+    bars = drawn_bars(rng, theme)
+    count = len(bars)
     paper = canvas.jitter(rng, (246, 245, 240), 8) if canvas.chance(rng, 0.75) else canvas.muted(rng, False)
     if canvas.chance(rng, 0.2):
         paper = canvas.shade(canvas.muted(rng, True), 1.08)
@@ -95,23 +125,6 @@ def draw(rng: Rng, split: str) -> Drawn:
     ground = canvas.background(rng)
     sheet, placed = canvas.tilt(rng, sheet, regions, 3.0, (0.95, 1.0), 2.0)
     canvas.paste(rng, ground, sheet)
-    high, low = max(bars, key=lambda w: bars[w]), min(bars, key=lambda w: bars[w])
-    parts = [f"{word} {v.NUMBERS[value]}" for word, value in bars.items()]
-    caption = (
-        f"A bar chart with {v.NUMBERS[count]} bars: {listing(parts)}. "
-        f"The highest bar is {high}, the lowest bar is {low}."
-    )
-    asks = [
-        Ask("highest", high, mood=v.DELIGHTED, weight=1.5),
-        Ask("lowest", low, mood=v.SORRY, weight=1.5),
-        Ask("bars", v.NUMBERS[count], weight=0.7),
-        Ask("kind", v.KIND_NAMES["charts"], weight=0.3),
-    ]
-    asks += [Ask("value", v.NUMBERS[value], word, weight=1.2) for word, value in bars.items()]
-    for word in bars:
-        after = v.NEXT_LABEL[word]
-        if after in bars:
-            key = "yes" if bars[word] > bars[after] else "no"
-            asks.append(Ask("compare", key, f"{word} higher than {after}", weight=0.9))
+    caption, asks, parts = told(bars)
     facts = {"bars": bars, "standing": stand}
-    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(asks), placed, tuple(parts))
+    return Drawn(canvas.camera(rng, ground), facts, caption, asks, placed, parts)

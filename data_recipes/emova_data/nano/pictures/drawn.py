@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,14 @@ class Ask:
     slot: str = ""
     mood: Mood = PLAIN
     weight: float = 1.0
+
+
+class Told(NamedTuple):
+    """What is said of a picture: its caption, what can be asked, and the caption's list of names with their values."""
+
+    caption: str
+    asks: tuple[Ask, ...]
+    listed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

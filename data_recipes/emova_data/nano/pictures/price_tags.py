@@ -5,13 +5,31 @@ from __future__ import annotations
 from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import BIG, SCALE, Colour, Rng
-from emova_data.nano.pictures.drawn import Ask, Drawn
+from emova_data.nano.pictures.drawn import Ask, Drawn, Told
 from emova_data.nano.pictures.regions import Region
 
 _PAPERS: tuple[Colour, ...] = (
     (250, 248, 240), (250, 222, 60), (250, 222, 60), (212, 44, 40), (248, 150, 40), (40, 140, 80), (40, 90, 180),
     (30, 30, 34), (236, 214, 170),
 )  # fmt: skip
+
+
+def told(product: str, cents: int) -> Told:
+    """What is said of a price tag, whatever program drew it."""
+    words = v.price_words(cents)
+    mood = v.price_mood(cents)
+    asks = [
+        Ask("price", words, mood=mood, weight=2.0),
+        Ask("price_of", words, product, mood, 2.0),
+        Ask("product", product, mood=mood, weight=1.5),
+        Ask("kind", v.KIND_NAMES["price_tags"], weight=0.3),
+    ]
+    for threshold in v.THRESHOLDS:
+        if cents != threshold:
+            slot = v.price_words(threshold)
+            asks.append(Ask("more_than", "yes" if cents > threshold else "no", slot, mood, 0.6))
+    caption = f"A price tag for {product}: the price is {words}."
+    return Told(caption, tuple(asks))
 
 
 def draw(rng: Rng, split: str) -> Drawn:
@@ -52,17 +70,6 @@ def draw(rng: Rng, split: str) -> Drawn:
     regions = (Region(product, product_box), Region(words, price_box))
     sheet, placed = canvas.tilt(rng, sheet, regions, 5.0, (0.93, 1.0), 4.0)
     canvas.paste(rng, ground, sheet)
-    mood = v.price_mood(cents)
-    asks = [
-        Ask("price", words, mood=mood, weight=2.0),
-        Ask("price_of", words, product, mood, 2.0),
-        Ask("product", product, mood=mood, weight=1.5),
-        Ask("kind", v.KIND_NAMES["price_tags"], weight=0.3),
-    ]
-    for threshold in v.THRESHOLDS:
-        if cents != threshold:
-            slot = v.price_words(threshold)
-            asks.append(Ask("more_than", "yes" if cents > threshold else "no", slot, mood, 0.6))
+    caption, asks, _ = told(product, cents)
     facts = {"product": product, "cents": cents}
-    caption = f"A price tag for {product}: the price is {words}."
-    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(asks), placed)
+    return Drawn(canvas.camera(rng, ground), facts, caption, asks, placed)

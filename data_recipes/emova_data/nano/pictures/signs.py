@@ -7,7 +7,7 @@ import math
 from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import BIG, SCALE, Colour, Rng
-from emova_data.nano.pictures.drawn import Ask, Drawn
+from emova_data.nano.pictures.drawn import Ask, Drawn, Told
 from emova_data.nano.pictures.regions import Box, Region
 
 
@@ -48,6 +48,23 @@ def _plate(
     return sheet, pen, 178.0, (8, box[1] / SCALE, 216, box[3] / SCALE)
 
 
+def told(word: str, name: str, other: str) -> Told:
+    """What is said of a sign in a colour's ``name``, whatever program drew it; ``other`` is a word that it does not
+    say."""
+    mood = v.SIGN_MOODS.get(word, v.PLAIN)
+    asks = (
+        Ask("says", word, mood=mood, weight=2.5),
+        Ask("says", word, mood=mood, weight=2.5),
+        Ask("says", word, mood=mood, weight=2.5),
+        Ask("sign_colour", name, mood=mood, weight=1.5),
+        Ask("does_it_say", f"yes|{word}", word, mood, 0.8),
+        Ask("does_it_say", f"no|{word}", other, mood, 0.8),
+        Ask("kind", v.KIND_NAMES["signs"], weight=0.3),
+    )
+    caption = f"A {name} sign that says {word}." if name != "orange" else f"An orange sign that says {word}."
+    return Told(caption, asks)
+
+
 def draw(rng: Rng, split: str) -> Drawn:
     """Any word on any colour, so that neither gives the other away."""
     word = str(rng.choice(v.SIGNS))
@@ -68,16 +85,5 @@ def draw(rng: Rng, split: str) -> Drawn:
     ground = canvas.background(rng)
     sheet, placed = canvas.tilt(rng, sheet, regions, 5.0, (0.9, 1.0), 4.0)
     canvas.paste(rng, ground, canvas.light_from_above(rng, sheet, canvas.uniform(rng, 0, 0.24)))
-    mood = v.SIGN_MOODS.get(word, v.PLAIN)
-    other = str(rng.choice([s for s in v.SIGNS if s != word]))
-    asks = (
-        Ask("says", word, mood=mood, weight=2.5),
-        Ask("says", word, mood=mood, weight=2.5),
-        Ask("says", word, mood=mood, weight=2.5),
-        Ask("sign_colour", name, mood=mood, weight=1.5),
-        Ask("does_it_say", f"yes|{word}", word, mood, 0.8),
-        Ask("does_it_say", f"no|{word}", other, mood, 0.8),
-        Ask("kind", v.KIND_NAMES["signs"], weight=0.3),
-    )
-    caption = f"A {name} sign that says {word}." if name != "orange" else f"An orange sign that says {word}."
+    caption, asks, _ = told(word, name, str(rng.choice([s for s in v.SIGNS if s != word])))
     return Drawn(canvas.camera(rng, ground), {"word": word, "colour": name}, caption, asks, placed)

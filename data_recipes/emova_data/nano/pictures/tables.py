@@ -5,15 +5,40 @@ from __future__ import annotations
 from emova_data.nano.pictures import canvas
 from emova_data.nano.pictures import vocabulary as v
 from emova_data.nano.pictures.canvas import SCALE, Rng
-from emova_data.nano.pictures.drawn import Ask, Drawn, listing
+from emova_data.nano.pictures.drawn import Ask, Drawn, Told, listing
 from emova_data.nano.pictures.regions import Region, together
+
+
+def drawn_scores(rng: Rng) -> dict[str, int]:
+    """Two to four names with distinct points."""
+    count = int(rng.integers(2, 5))
+    names = [str(n) for n in rng.permutation(v.NAMES)[:count]]
+    return dict(zip(names, (int(n) for n in rng.permutation(range(1, v.TOP_SCORE + 1))[:count]), strict=True))
+
+
+def told(scores: dict[str, int]) -> Told:
+    """What is said of a table, whatever program drew it."""
+    best, last = max(scores, key=lambda n: scores[n]), min(scores, key=lambda n: scores[n])
+    count = len(scores)
+    parts = [f"{name} {v.NUMBERS[score]}" for name, score in scores.items()]
+    caption = (
+        f"A table with {v.NUMBERS[count]} names: {listing(parts)}. "
+        f"{best} has the most points, {last} has the fewest points."
+    )
+    asks = [
+        Ask("most", best, mood=v.DELIGHTED, weight=1.5),
+        Ask("fewest", last, mood=v.SORRY, weight=1.5),
+        Ask("names", v.NUMBERS[count], weight=0.7),
+        Ask("kind", v.KIND_NAMES["tables"], weight=0.3),
+    ]
+    asks += [Ask("score", v.NUMBERS[score], name, weight=1.3) for name, score in scores.items()]
+    return Told(caption, tuple(asks), tuple(parts))
 
 
 def draw(rng: Rng, split: str) -> Drawn:
     """Two columns; the scores are distinct numbers of one to twelve."""
-    count = int(rng.integers(2, 5))
-    names = [str(n) for n in rng.permutation(v.NAMES)[:count]]
-    scores = dict(zip(names, (int(n) for n in rng.permutation(range(1, v.TOP_SCORE + 1))[:count]), strict=True))
+    scores = drawn_scores(rng)
+    names, count = list(scores), len(scores)
     paper = canvas.jitter(rng, (247, 246, 242), 7) if canvas.chance(rng, 0.7) else canvas.muted(rng)
     ink = canvas.ink_on(rng, paper)
     path = canvas.pick_font(rng)
@@ -55,18 +80,6 @@ def draw(rng: Rng, split: str) -> Drawn:
     ground = canvas.background(rng)
     sheet, placed = canvas.tilt(rng, sheet, regions, 3.0, (0.95, 1.0), 2.0)
     canvas.paste(rng, ground, sheet)
-    best, last = max(scores, key=lambda n: scores[n]), min(scores, key=lambda n: scores[n])
-    parts = [f"{name} {v.NUMBERS[score]}" for name, score in scores.items()]
-    caption = (
-        f"A table with {v.NUMBERS[count]} names: {listing(parts)}. "
-        f"{best} has the most points, {last} has the fewest points."
-    )
-    asks = [
-        Ask("most", best, mood=v.DELIGHTED, weight=1.5),
-        Ask("fewest", last, mood=v.SORRY, weight=1.5),
-        Ask("names", v.NUMBERS[count], weight=0.7),
-        Ask("kind", v.KIND_NAMES["tables"], weight=0.3),
-    ]
-    asks += [Ask("score", v.NUMBERS[score], name, weight=1.3) for name, score in scores.items()]
+    caption, asks, parts = told(scores)
     facts = {"scores": scores}
-    return Drawn(canvas.camera(rng, ground), facts, caption, tuple(asks), placed, tuple(parts))
+    return Drawn(canvas.camera(rng, ground), facts, caption, asks, placed, parts)
