@@ -6,7 +6,7 @@ Every step can be called again: what is finished and still wanted is kept, so th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +95,14 @@ def _sources(recipe: Recipe) -> None:
 
 def _text(recipe: Recipe) -> None:
     from emova_data.nano.pictures import write_texts
-    from emova_data.nano.text import sentences, talk
+    from emova_data.nano.text import outside, sentences, talk
 
-    recipe.progress.start("text", 3)
+    recipe.progress.start("text", 4)
     sentences.write_jsonl(recipe.text / "sentences.jsonl", sentences.build(seed=recipe.seed))
     recipe.progress.advance()
     sentences.write_jsonl(recipe.text / "talk.jsonl", talk.build(recipe.seed))
+    recipe.progress.advance()
+    sentences.write_jsonl(recipe.text / "outside.jsonl", outside.build(recipe.seed))
     recipe.progress.advance()
     write_texts(recipe.text)
     recipe.progress.advance()
@@ -168,7 +170,8 @@ def _counted(recipe: Recipe, what: str) -> Callable[[int, int], None]:
 def _all_answers(recipe: Recipe) -> list[tuple[str, str]]:
     rows = [(row["id"], row["answer"]) for row in recipe.lines("talk")]
     rows += [(f"pa{number:05d}", row["text"]) for number, row in enumerate(recipe.lines("picture_answers"))]
-    return rows
+    # What came later comes last, so that the shards of what was there before stay as they are.
+    return rows + [(row["id"], row["answer"]) for row in recipe.lines("outside")]
 
 
 def _style(recipe: Recipe) -> None:
@@ -232,6 +235,10 @@ def _question(recipe: Recipe) -> None:
     questions = _all_questions(recipe)
     recipe.speak(plan_questions(questions, recipe.plan, recipe.seed))
     recipe.speak(plan_questions_test(questions, recipe.plan, recipe.seed))
+    # A set of their own: the test's draw stays as it was.
+    outside = [Question(row["id"], row["question"], row["split"]) for row in recipe.lines("outside")]
+    items = plan_questions(outside, recipe.plan, recipe.seed)
+    recipe.speak([replace(item, set="question_outside", key=f"outside_{item.key}") for item in items])
 
 
 def _voice_conversion(recipe: Recipe) -> None:

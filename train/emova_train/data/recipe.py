@@ -155,9 +155,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_talk(root: Path, split: str, styles: StyleSet = DEFAULT_STYLES) -> tuple[Exchange, ...]:
-    """The exchanges of ``text/talk.jsonl``."""
-    path = root / "text" / "talk.jsonl"
-    return tuple(_exchange(row, path, styles) for row in read_rows(path) if row.get("split") == split)
+    """The exchanges of ``text/talk.jsonl``, and those outside the model's world (``text/outside.jsonl``)."""
+    paths = [root / "text" / name for name in ("talk.jsonl", "outside.jsonl")]
+    return tuple(_exchange(row, path, styles) for path in paths for row in read_rows(path) if row.get("split") == split)
 
 
 def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str = "units") -> Voices:
@@ -171,7 +171,9 @@ def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str =
         paths = [root / folder / f"{each}.jsonl" for each in set_names(name)]
         path = next((path for path in paths if path.is_file()), paths[0])
         if not path.is_file():
-            raise InputError(f"{path}: missing; run `emova train units --set {paths[0].stem.removesuffix(AUGMENTED)}` first")
+            raise InputError(
+                f"{path}: missing; run `emova train units --set {paths[0].stem.removesuffix(AUGMENTED)}` first"
+            )
         for row in read_rows(path):
             if (split is None or row["split"] == split) and row["units"]:
                 units = np.asarray(row["units"], dtype=np.uint16)
