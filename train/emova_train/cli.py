@@ -19,6 +19,7 @@ PROGRAMS = {
     "stage1": ("emova_train.stages.program", "the projector alone (EMOVA section 4.3)"),
     "stage2": ("emova_train.stages.program", "image-text and speech-text jointly"),
     "stage3": ("emova_train.stages.program", "omni-modal instructions"),
+    "reading": ("emova_train.reading.run", "reading aloud: the language model alone, on many writers' sentences"),
     "prototypes": ("emova_train.u2s.prototypes", "choose the vectors of the 24 styles for a trained detokenizer"),
     "assemble": ("emova_train.export.assemble", "put the trained parts together to a checkpoint"),
     "all": ("emova_train.pipeline", "everything above in a row; --profile smoke tries all of it in minutes"),

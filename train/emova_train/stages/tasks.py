@@ -30,13 +30,14 @@ from emova_train.data.phrasings import (
 from emova_train.data.recipe import Exchange, Picture, Recipe
 from emova_train.data.replies import reply_format_of, reply_message
 from emova_train.stages.interleaved import InterleavedConfig, Subtask, interleaved_message
+from emova_train.stages.long_conversations import LongConfig, plan
 from emova_train.stages.transcript_noise import TranscriptNoise
 
 Message = dict[str, Any]
 Turn = tuple[Message, tuple[Message, tuple[int, ...]]]
 """A question's part, the reply to it, and what each of the reply's tokens teaches."""
 INTERLEAVED_TASKS = ("interleaved_talk", "interleaved_picture")
-SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", *INTERLEAVED_TASKS)
+SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", "long_talk", *INTERLEAVED_TASKS)
 """The tasks that need units."""
 TEACHER_FORCED_TASKS = ("teacher_forced_talk", "teacher_forced_picture")
 """The tasks whose transcripts are given (teacher forcing): there is no speech to hear."""
@@ -63,6 +64,7 @@ class ConversationConfig:
         template: ``qa`` asks for a caption in words; ``plain`` shows the picture alone, as LLaVA's first stage does
             (EMOVA's Table 7 compares them).
         interleaved: how the tasks ``interleaved_talk`` and ``interleaved_picture`` write replies.
+        long: how the task ``long_talk`` makes conversations of many turns.
     """
 
     turns: int = 3
@@ -77,6 +79,7 @@ class ConversationConfig:
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
     interleaved: InterleavedConfig = field(default_factory=InterleavedConfig)
     template: str = "qa"
+    long: LongConfig = field(default_factory=LongConfig)
 
     def __post_init__(self) -> None:
         if self.template not in ("qa", "plain"):
@@ -145,6 +148,7 @@ class Conversations:
             Task("teacher_forced_picture", len(self.asked), self.teacher_forced_picture),
             Task("interleaved_talk", len(self.spoken_talk), partial(self.talk_reply, interleaved=True)),
             Task("interleaved_picture", len(self.spoken_pictures), partial(self.picture_reply, interleaved=True)),
+            Task("long_talk", len(self.spoken_talk), self.long_talk),
         ]
         self.tasks = {task.name: task for task in tasks}
 
@@ -324,6 +328,32 @@ class Conversations:
         sample = _dialogue(system, picture, turns())
         # Interleaved replies have no units that come after all else.
         return replace(sample, unspoken=not interleaved and rng.random() < self.config.unspoken)
+
+    def long_talk(self, rng: np.random.Generator) -> Sample:
+        """A conversation of many turns, typed and spoken, talk and a picture mixed; it ends where its room does."""
+        config, system = self.config.long, self.spoken.system_prompt
+        messages: list[Message] = [{"role": "system", "content": system}]
+        kinds: list[tuple[int, ...] | int] = []
+        picture: Picture | None = None
+        room = config.positions - len(self.table.encode(system))
+        for turn in plan(config, self.spoken_talk, self.spoken_pictures, rng):
+            content = [self._question(turn.exchange, turn.typed, rng)]
+            answer, answer_kinds = self.reply(turn.exchange, rng)
+            room -= self._positions(content[0], turn.picture) + len(answer_kinds)
+            if room < 0 and kinds:
+                break
+            if turn.picture is not None:
+                picture = turn.picture
+                content.insert(0, {"type": "image", "image": picture.load()})
+            messages += [_user(content), answer]
+            kinds.append(answer_kinds)
+        return Sample(tuple(messages), tuple(kinds), rng.random() < self.config.unspoken, picture)
+
+    def _positions(self, question: Message, picture: Picture | None) -> int:
+        """About how many positions a question takes, with the control tokens around it and its answer."""
+        side = self.processor.image_processor.tile_side
+        said = question["units"] if question["type"] == "audio" else self.table.encode(question["text"])
+        return len(said) + 8 + (side * (side + 1) + 4 if picture is not None else 0)
 
     # Rendering ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,157 @@
+"""Reading aloud trained alone: its forward pass is the model's, its rows mix nothing, and a resumed run is the same."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from emova.core.tokens import TokenIds
+from emova.reply.format import SPEAK_PROMPT
+from emova_data.records.packed_units import pack_units, unpack_units
+from emova_train.reading.config import GuideConfig, ReadingConfig
+from emova_train.reading.language import Reader, looking_loss
+from emova_train.reading.rows import NOTHING, fill_rows, lay, reading
+from emova_train.reading.run import Run
+
+
+def spoken(count, seed=0, text="How are you today? I am fine."):
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        units = rng.integers(0, 4096, int(rng.integers(6, 30))).tolist()
+        words = [[0, 3, 0.0, 2.5], [4, 7, 2.5, 4.0], [8, len(text), 4.0, float(len(units))]]
+        yield {"id": f"r{number}", "text": text, "units": pack_units(units), "words": words}
+
+
+@pytest.fixture()
+def readings(tiny_tokenizer):
+    ids_of = TokenIds.from_tokenizer(tiny_tokenizer)
+    return [reading(row, tiny_tokenizer, ids_of) for row in spoken(5)]
+
+
+def test_a_reading_is_what_the_processor_renders(tiny_tokenizer, tiny_processor):
+    row = next(spoken(1))
+    made = reading(row, tiny_tokenizer, TokenIds.from_tokenizer(tiny_tokenizer))
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": SPEAK_PROMPT + row["text"]}]},
+        {"role": "assistant", "content": [{"type": "audio", "units": unpack_units(row["units"]).tolist()}]},
+    ]
+    rendered = tiny_processor.render_training(messages)
+    assert made.ids.tolist() == list(rendered.input_ids)
+
+
+def test_looks_point_at_the_word_that_is_said(tiny_tokenizer):
+    row = next(spoken(1))
+    made = reading(row, tiny_tokenizer, TokenIds.from_tokenizer(tiny_tokenizer))
+    first, last = made.looks[made.said - 1]
+    assert "How" in tiny_tokenizer.decode(made.ids[first:last])
+    assert "you" not in tiny_tokenizer.decode(made.ids[first:last])
+    assert (made.looks[: made.said - 1] == 0).all()
+    assert (made.looks[:, 1] < made.said).all()
+
+
+def test_rows_hold_every_sentence_once():
+    lengths = np.random.default_rng(0).integers(5, 60, 200).tolist()
+    rows = fill_rows(lengths, 64)
+    assert sorted(number for row in rows for number in row) == list(range(200))
+    assert all(sum(lengths[number] for number in row) <= 64 for row in rows)
+
+
+def test_forward_is_that_of_transformers(tiny_model, readings):
+    language_model = tiny_model.model.language_model
+    batch = lay([readings[:3], readings[3:]], 160, 0)
+    reader = Reader(language_model, (0, 10), 160, {0: 1, 1: 2})
+    with torch.no_grad():
+        hidden, _ = reader.hidden(
+            torch.from_numpy(batch["ids"]), torch.from_numpy(batch["owners"]), torch.from_numpy(batch["looks"]),
+            torch.float32,
+        )  # fmt: skip
+        for row, sentences in enumerate((readings[:3], readings[3:])):
+            at = 0
+            for each in sentences:
+                alone = language_model(input_ids=torch.from_numpy(each.ids)[None]).last_hidden_state[0]
+                torch.testing.assert_close(hidden[row, at : at + len(each)], alone, atol=1e-4, rtol=1e-4)
+                at += len(each)
+
+
+def test_targets_are_the_units_and_their_end(readings):
+    batch = lay([readings[:2]], 160, 0)
+    learnt = np.flatnonzero(batch["targets"][0] != NOTHING)
+    first = readings[0]
+    wanted = [*first.ids[first.said : -1], *readings[1].ids[readings[1].said : -1]]
+    assert batch["targets"][0, learnt].tolist() == wanted
+    assert (batch["targets"][0, learnt] == batch["ids"][0, learnt + 1]).all()
+
+
+def test_looking_is_nothing_where_all_attention_is_right():
+    looks = torch.tensor([[[2, 4], [0, 0]]])
+    right = torch.tensor([[[-50.0, -50.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]]])
+    assert float(looking_loss(right, looks)) == pytest.approx(0.0, abs=1e-4)
+    even = torch.zeros(1, 2, 4)
+    assert float(looking_loss(even, looks)) == pytest.approx(np.log(2), abs=1e-5)
+
+
+@pytest.fixture()
+def config(tmp_path, tiny_model, tiny_processor):
+    checkpoint, shards = tmp_path / "checkpoint", tmp_path / "shards"
+    tiny_model.save_pretrained(checkpoint)
+    tiny_processor.save_pretrained(checkpoint)
+    shards.mkdir()
+    for number in range(3):
+        lines = "".join(json.dumps(row) + "\n" for row in spoken(24, seed=number))
+        (shards / f"aloud-{number:05d}.jsonl").write_text(lines, encoding="utf-8")
+
+    def make(name, **changes):
+        return ReadingConfig(
+            output_dir=str(tmp_path / name), checkpoint=str(checkpoint), shards=str(shards), length=96, rows=2,
+            warmup=2, guide=GuideConfig(heads={"1": 1}), eval_every=100, log_every=4, **changes,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_ends_with_the_same_weights(config, optimizer):
+    whole = Run(config("whole", max_steps=9, optimizer=optimizer))
+    whole.train()
+    Run(config("parts", max_steps=4, optimizer=optimizer)).train()
+    resumed = Run(config("parts", max_steps=9, optimizer=optimizer))
+    assert resumed.step == 4
+    resumed.train()
+    for (name, one), (_, other) in zip(
+        whole.model.named_parameters(), resumed.model.named_parameters(), strict=True
+    ):  # fmt: skip
+        torch.testing.assert_close(one, other, msg=name)
+    for name in whole.mean:
+        torch.testing.assert_close(whole.mean[name], resumed.mean[name], msg=name)
+
+
+def test_the_export_holds_the_mean_and_is_read(config):
+    from emova.model import EmovaForConditionalGeneration
+
+    run = Run(config("run", max_steps=6))
+    run.train()
+    found = EmovaForConditionalGeneration.from_pretrained(run.output / "export", local_files_only=True)
+    for name, parameter in found.model.language_model.named_parameters():
+        torch.testing.assert_close(parameter.float(), run.mean[name])
+
+
+def test_new_shards_are_read_first(config, tmp_path):
+    run = Run(config("run", max_steps=30))
+    run.train()
+    lines = "".join(json.dumps(row) + "\n" for row in spoken(24, seed=9))
+    (tmp_path / "shards" / "aloud-00007.jsonl").write_text(lines, encoding="utf-8")
+    again = Run(config("run", max_steps=200))
+    batches = iter(again.stream)
+    for _ in range(40):
+        next(batches)
+    assert again.stream.state.begun["aloud-00007.jsonl"] >= 1
+
+
+def test_learning_lowers_the_loss(config):
+    run = Run(config("run", max_steps=60, rate=5e-3))
+    before = run.validate()
+    run.train()
+    assert run.last["loss"] < before["loss"]
