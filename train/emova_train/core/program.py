@@ -21,11 +21,14 @@ def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, d
         return 2
 
 
-def add_config(parser: argparse.ArgumentParser, shipped: str, default: str | None = None) -> None:
-    """A program's config and the fields that differ; ``shipped`` is an example, ``default`` makes it optional."""
+def add_config(
+    parser: argparse.ArgumentParser, shipped: str, default: str | None = None, field: str = "run.max_steps=200"
+) -> None:
+    """A program's config and the fields that differ; ``shipped`` and ``field`` are examples, ``default`` makes the
+    config optional."""
     text = f"a YAML file, or a shipped config such as {shipped}"
     if default is None:
         parser.add_argument("config", help=text)
     else:
         parser.add_argument("config", nargs="?", default=default, help=f"{text} (%(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as run.max_steps=200")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"such as {field}")

@@ -28,7 +28,7 @@ from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, save_tensors, write_text
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
-from emova_train.core.program import run_module
+from emova_train.core.program import add_config, run_module
 from emova_train.core.progress import StopSignals
 from emova_train.reading.config import ReadingConfig
 from emova_train.reading.language import Reader
@@ -225,8 +225,7 @@ class Run:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """The program's arguments."""
-    parser.add_argument("config", help="a YAML file, or a shipped config such as nano")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as max_steps=200")
+    add_config(parser, "nano", field="max_steps=200")
     parser.set_defaults(run=run)
 
 
