@@ -16,17 +16,21 @@ from emova_train.cli import PROGRAMS
 ROOT = Path(__file__).parents[1]
 # What emova itself asks for (setup.cfg, install_requires), and what these ask for: not optional.
 HIDDEN = (
-    "accelerate bitsandbytes deepspeed faster_whisper fastapi gguf gradio h11 hibari hypothesis jiwer llama_cpp "
+    "accelerate bitsandbytes deepspeed faster_whisper fastapi gguf gradio h11 hibari jiwer llama_cpp "
     "librosa matplotlib misaki multipart onnx onnxruntime open_clip peft piper pocketsphinx prometheus_client pyarrow "
     "pyworld rapidfuzz ray resvg_py scipy silero_vad sklearn starlette tensorboard trackio uvicorn "
     "wandb webdataset websockets"
 )
 HIDE = """
 import sys
-class Hidden:
+from importlib.machinery import ModuleSpec
+class Hidden:  # found by who only looks whether they are there, as torch does; importing them fails
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in HIDDEN:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return ModuleSpec(name, self) if name.split(".")[0] in HIDDEN else None
+    def create_module(self, spec):
+        raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
+    def exec_module(self, module):
+        raise AssertionError
 sys.meta_path.insert(0, Hidden())
 from emova.cli.main import main
 sys.exit(main(sys.argv[1:]))
