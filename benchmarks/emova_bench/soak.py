@@ -85,7 +85,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--warm", type=float, default=60.0, help="s of the same load before the first measurement")
     parser.add_argument("--quiet", type=float, default=45.0, help="s without clients before each measurement")
     parser.add_argument("--max-rss", type=float, default=100.0, metavar="MB", help="memory that may be left")
-    parser.add_argument("--max-threads", type=int, default=8, help="threads of pools that fill up on demand")
+    parser.add_argument("--max-threads", type=int, default=4, help="threads that may be left")
     parser.add_argument("--max-fds", type=int, default=8, help="file descriptors that may be left")
     options = parse(parser, given, seconds=4.0, clients=16, warm=4.0, quiet=12.0)
     if not Path("/proc/self/fd").is_dir():
