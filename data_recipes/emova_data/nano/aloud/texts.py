@@ -23,7 +23,7 @@ from emova_data.nano.aloud.wording import key
 from emova_data.nano.text.sentences import write_jsonl
 
 OWN = "Apache-2.0"
-MADE = (("figures", figure_sentences, 9_000), ("names", name_sentences, 6_000), ("lexicon", lexicon_sentences, 12_000))
+MADE = (("figures", figure_sentences, 12_000), ("names", name_sentences, 9_000), ("lexicon", lexicon_sentences, 14_000))
 TEST_EACH = 100
 MOST_SHORT = 0.12
 """The share of a source that may have three words or fewer."""
