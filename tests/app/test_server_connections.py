@@ -361,3 +361,19 @@ def test_one_client_has_one_address() -> None:
     for host, port in (("10.0.0.1", 1), ("10.0.0.1", 4), ("10.0.0.2", 5), ("10.0.0.2", 6), ("10.0.0.3", 7)):
         connections.leave((host, port))
     assert not len(connections)
+
+
+def test_a_server_makes_no_thread_after_its_start(nano, serving) -> None:
+    from emova_app.server.config import ServerConfig
+
+    def threads() -> set[str]:
+        return {path.name for path in Path("/proc/self/task").iterdir()}
+
+    nano.chat(text="Hi")  # the tokenizer's own threads, two for the process, come with its first text
+    with serving(nano, ServerConfig(port=0, max_active=2, max_realtime=1)) as server:
+        before = threads()
+        with ThreadPoolExecutor(8) as pool:
+            wishes = [{**WISH, "unknown": "x" * 40_000}, WISH]  # large ones are parsed in a thread
+            list(pool.map(lambda n: httpx.post(f"{server.url}/chat/completions", json=wishes[n % 2], timeout=60),
+                          range(24)))  # fmt: skip
+        assert threads() <= before

@@ -59,6 +59,7 @@ def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | No
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
         yield
         service.close()
 

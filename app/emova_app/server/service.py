@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+import torch
 
 from emova.reply.parser import SpokenReply
 from emova.session.config import SchedulerConfig
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 KEPT_SECONDS = 3600
+_SPLIT = 1 << 17
+"""Numbers that torch shares out among its threads (from 32,768 on)."""
 # Programs that were written for OpenAI's voices work unchanged.
 ALIASES = {
     "female": ("alloy", "coral", "marin", "nova", "sage", "shimmer"),
@@ -79,6 +84,11 @@ class _End:
     """What comes after the last item of an iterator."""
 
 
+def _begin(together: threading.Barrier) -> None:
+    together.wait()
+    torch.ones(_SPLIT).add_(1)
+
+
 def _next(items: Iterator[Result]) -> Result | _End:
     return next(items, _End())
 
@@ -103,6 +113,15 @@ class Service(Front):
         self.replies = ReplyStore(config.kept_replies)
         self.created = int(time.time())
         self._threads = ThreadPoolExecutor(2 * places, thread_name_prefix="emova")
+        self._thread_count = 2 * places
+
+    async def start(self) -> None:
+        """Start all threads that the service will ever have, with those that torch keeps beside each: a server holds
+        as many before its first request as after a million, and no request waits for one to be made."""
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(self._threads)
+        together = threading.Barrier(self._thread_count)
+        await asyncio.gather(*(self.run(_begin, together) for _ in range(self._thread_count)))
 
     async def run(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Call a function that takes long, in a thread."""
