@@ -31,6 +31,22 @@ class Turn:
         return len(self.question.ids) + len(self.answer)
 
 
+@dataclass(frozen=True)
+class PastTurn:
+    """What was asked and answered in an earlier turn; ``reply`` None: it is being asked.
+
+    Attributes:
+        picture: its tokens and tiles.
+        units: those of the spoken question.
+        text: what was written.
+    """
+
+    picture: Prompt | None = None
+    units: tuple[int, ...] = ()
+    text: str | None = None
+    reply: SpokenReply | None = None
+
+
 class TurnContext:
     """The turns of one dialogue and the model's context that holds them: the opening, the turns, and of the question
     that is being asked what is certain already. The oldest turns leave when there is no room for the next reply.
@@ -176,6 +192,10 @@ class TurnContext:
         self.read_ahead()
 
     # --- turns --------------------------------------------------------------------------------------------------------
+    def restart(self) -> None:
+        """Forget all turns; nothing is read yet."""
+        self._rebuild([])
+
     def add(self, question: Prompt, answer: Sequence[int]) -> None:
         """Keep a turn that the model has read and written."""
         self.turns.append(Turn(question, tuple(answer)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -42,15 +43,19 @@ def check_question(
 class Question:
     """The parts of one question, and the prompt that they make.
 
+    Args:
+        heard: speech units that stand before what will be heard.
+
     Attributes:
         picture: its tokens and tiles.
         sound: the recording so far.
     """
 
-    def __init__(self, model: DialogueModel, picture: Prompt | None = None) -> None:
+    def __init__(self, model: DialogueModel, picture: Prompt | None = None, heard: Sequence[int] = ()) -> None:
         self._model = model
         self.picture = picture
         self.sound: StreamingTokenizer | None = None
+        self._heard = tuple(heard)
 
     def show(self, image: Image.Image) -> None:
         """Take a loaded picture; it replaces an earlier one of this question."""
@@ -70,21 +75,31 @@ class Question:
             self.sound.finish()
 
     @property
+    def spoken(self) -> bool:
+        """Whether there is sound."""
+        return self.sound is not None or bool(self._heard)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The speech units that are certain so far."""
+        return self._heard if self.sound is None else (*self._heard, *self.sound.units)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing was said or shown."""
-        return self.picture is None and self.sound is None
+        return self.picture is None and not self.spoken
 
     def so_far(self) -> Prompt:
         """What is certain already: the beginning of ``prompt``."""
         ids = self._model.token_ids
-        spoken = () if self.sound is None else (ids.speech_start, *ids.from_units(self.sound.units))
+        spoken = (ids.speech_start, *ids.from_units(list(self.units))) if self.spoken else ()
         return self._behind_picture((ids.user, *spoken))
 
     def prompt(self, text: str | None) -> Prompt:
         """The whole question, as training renders it."""
         content: list[dict[str, Any]] = []
-        if self.sound is not None:
-            content.append({"type": "audio", "units": self.sound.units})
+        if self.spoken:
+            content.append({"type": "audio", "units": list(self.units)})
         if text is not None:
             content.append({"type": "text", "text": text})
         return self._behind_picture(self._model.prompt([{"role": "user", "content": content}]).ids[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from emova.engine.request import GenerationRequest
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
-from emova.session.history import TurnContext, beginning
+from emova.session.history import PastTurn, TurnContext, beginning
 from emova.session.input import Question, check_question
 from emova.session.output import ReplyAssembler
 from emova.session.protocol import Rounds
@@ -55,6 +55,7 @@ class Session:
         history: the turns that are remembered.
         question: what is being asked.
         asked_tokens: how many tokens the model had read when it began to answer the last question.
+        asked_units: the speech units of the last question.
     """
 
     def __init__(self, scheduler: Rounds, voice: str, instructions: str = "") -> None:
@@ -67,6 +68,7 @@ class Session:
         self.history = TurnContext(self._model, instructions)
         self.question = Question(self._model)
         self.asked_tokens = 0
+        self.asked_units: tuple[int, ...] = ()
         self._queue: deque[SessionEvent] = deque()
         self._answer: _Answer | None = None  # that is being written
         self._playing: _Answer | None = None  # the last one until the next question begins: it may still sound
@@ -151,6 +153,50 @@ class Session:
             self.history.recall(self.question.prompt(text), self._encode(reply))
             self._last = reply
             self._await_question()  # read later: of many earlier turns most are forgotten again
+
+    def restore(self, past: Sequence[PastTurn], asked: PastTurn | None = None) -> None:
+        """Another past, in place of all that is remembered, and the beginning of a question.
+
+        What cannot be within the trained context is passed over, the oldest first.
+
+        Raises:
+            InputError: a turn is longer than the model's context; the turns before it are remembered.
+        """
+        asked = asked or PastTurn()
+        with self.scheduler.lock:
+            self._check_listening()
+            self._last = None
+            self.history.restart()
+            try:
+                for prompt, reply in self._fitting(past):
+                    self.history.recall(prompt, self._encode(reply))
+                    self._last = reply
+            finally:
+                self.question.close()
+                self.question = Question(self._model, asked.picture, asked.units)
+            self._read_question()
+
+    def _fitting(self, past: Sequence[PastTurn]) -> list[tuple[Prompt, SpokenReply]]:
+        fitting: list[tuple[Prompt, SpokenReply]] = []
+        left = self._model.trained_context
+        for turn in reversed(past):
+            assert turn.reply is not None, "a turn that is over has an answer"
+            prompt = Question(self._model, turn.picture, turn.units).prompt(turn.text)
+            left -= len(prompt.ids) + len(self._encode(turn.reply))
+            if left < 0 and fitting:
+                break
+            fitting.append((prompt, turn.reply))
+        return fitting[::-1]
+
+    @property
+    def last_reply(self) -> SpokenReply | None:
+        """What the last turn answered, as far as it is remembered."""
+        return self._last
+
+    @property
+    def picture(self) -> Prompt | None:
+        """The picture of the question."""
+        return self.question.picture
 
     def truncate(self, heard_seconds: float) -> int:
         """Remember less of the last reply: only what was heard of it. The next question may have begun already.
@@ -244,9 +290,10 @@ class Session:
         sampling: Sampling | None,
     ) -> None:
         started, question = time.perf_counter(), self.question
-        text, constraints = check_question(self._model, text, emotion, pitch, question.sound is not None, limits)
+        text, constraints = check_question(self._model, text, emotion, pitch, question.spoken, limits)
         question.end()
         listened = time.perf_counter()
+        self.asked_units = question.units
         asked = question.prompt(text)
         grammar = self.history.grammar(asked, constraints)
         self.history.read_ahead()

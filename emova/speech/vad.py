@@ -110,9 +110,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Going:
-    """More of the turn's sound."""
+    """More of the turn's sound; whether it is speech, or silence that may end the turn."""
 
     samples: np.ndarray
+    speech: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,14 @@ class Stopped:
     at_ms: int
 
 
-Turn = Started | Going | Stopped
+@dataclass(frozen=True)
+class Paused:
+    """A silence has begun; only who ends turns by their words asks (``emova.speech.turn_end``)."""
+
+    at_ms: int
+
+
+Turn = Started | Going | Paused | Stopped
 
 
 class TurnTaking:
@@ -140,6 +148,10 @@ class TurnTaking:
         self._kept = np.zeros(0, dtype=np.float32)
         self._position = 0  # samples judged
         self._speech = self._silence = 0  # windows in a row
+
+    def patience_ms(self) -> int:
+        """The silence, in ms, that ends a turn."""
+        return self.config.silence_ms
 
     def step(self, samples: np.ndarray, *, echo: bool = False) -> list[Turn]:
         """Take ``[T]`` samples at 16 kHz. ``echo``: the program's own voice sounds while they are heard."""
@@ -166,8 +178,8 @@ class TurnTaking:
             return [Started(max(0, at_ms - len(kept) * 1000 // RATE), kept)]
         # A little below the threshold is still speech: voices swell and fade.
         self._silence = self._silence + 1 if probability < self.config.threshold - 0.15 else 0
-        turns: list[Turn] = [Going(window)]
-        if self._silence * WINDOW * 1000 >= self.config.silence_ms * RATE:
+        turns: list[Turn] = [Going(window, not self._silence)]
+        if self._silence * WINDOW * 1000 >= self.patience_ms() * RATE:
             self.speaking, self._speech = False, 0
             turns.append(Stopped(at_ms))
         return turns

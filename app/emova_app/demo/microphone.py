@@ -15,7 +15,7 @@ import soxr
 
 from emova.core.errors import InputError
 from emova.session.session import Session
-from emova.speech.vad import RATE, Started, Stopped, Turn, TurnConfig, TurnTaking
+from emova.speech.vad import RATE, Going, Started, Stopped, Turn, TurnConfig, TurnTaking
 from emova_app.pcm import from_pcm
 
 MAX_CHUNK_BYTES = 1 << 20
@@ -119,7 +119,7 @@ class Microphone:
             turn = self._waiting.pop(0)
             if isinstance(turn, Stopped):
                 ended = True
-            else:
+            elif isinstance(turn, Started | Going):
                 began = began or isinstance(turn, Started)
                 parts.append(turn.samples)
         return (np.concatenate(parts) if parts else np.zeros(0, np.float32)), began, ended
