@@ -111,10 +111,11 @@ def measure(options: argparse.Namespace, root: Path, passes: dict[str, float]) -
     """Read for a while, train a little, and compare. Raises: InputError."""
     from emova.checkpoint.loading import find_checkpoint
     from emova.model import EmovaProcessor
+    from emova_train.data.pack_reader import ShardConfig
     from emova_train.data.packing import collate
     from emova_train.data.records import RecordConfig, RecordRenderer
     from emova_train.data.shards import find_mixture
-    from emova_train.data.stream import ShardConfig, ShardLoader
+    from emova_train.data.stream import ShardLoader
     from emova_train.stages.losses.tokens import LossWeights
 
     folder = find_checkpoint(options.checkpoint)

@@ -200,7 +200,8 @@ def test_what_a_program_cannot_fetch_says_how() -> None:
 
 
 def test_mixtures_and_unknown_names() -> None:
-    assert mixture("3")["librispeech"] == 0.1 and "lcs-558k" in mixture("1")
+    assert mixture("3")["librispeech"] == 0.2  # a tenth, in both directions
+    assert mixture("2")["librispeech"] == 2.0 and "lcs-558k" in mixture("1")
     with pytest.raises(InputError, match="did you mean librispeech"):
         find("libri-speech")
     with pytest.raises(InputError, match="stage"):

@@ -17,10 +17,11 @@ import torch
 from emova.core.errors import InputError
 from emova_train.data.bin_packing import balance
 from emova_train.data.examples import NOTHING, TEXT, TRANSCRIPT, UNITS
+from emova_train.data.pack_reader import SKIPPED, ShardConfig
 from emova_train.data.packing import collate
 from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
 from emova_train.data.shards import Bad, Raw, SetReader, Shard, find_mixture, find_set, own_shards, read_shard
-from emova_train.data.stream import SKIPPED, ShardConfig, ShardLoader
+from emova_train.data.stream import ShardLoader
 from emova_train.stages.losses.ctc import CTC, CTCConfig
 from emova_train.stages.losses.tokens import LossWeights
 from tests.train.fixtures_sets import write_sets
@@ -58,7 +59,7 @@ def test_pieces_of_all_readers_hold_every_sample_once() -> None:
         for readers in range(1, 12):
             seen: Counter[tuple[int, int]] = Counter()
             for reader in range(readers):
-                for shard, first, step in own_shards(count, range(count), reader, readers):
+                for shard, first, step, _ in own_shards(count, range(count), reader, readers):
                     seen.update((shard, at) for at in range(first, 20, step))
             assert set(seen.values()) == {1} and len(seen) == 20 * count
 

@@ -11,7 +11,7 @@ import pytest
 from emova.core.errors import InputError
 from emova_train.core.metrics import read
 from emova_train.core.reporting import open_reporters
-from emova_train.data.stream import ShardConfig
+from emova_train.data.pack_reader import ShardConfig
 from emova_train.stages.config import RatesConfig
 from emova_train.stages.data import DataConfig
 from emova_train.stages.program import train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from emova.core.errors import InputError
@@ -11,6 +12,8 @@ DDP, FSDP = "ddp", "fsdp"
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 STRATEGIES = (DDP, *ZERO_STAGES, FSDP)
 OFFLOADS = ("", "optimizer", "all")
+COSINE, LINEAR = "cosine", "linear"
+SCHEDULES = (COSINE, LINEAR)
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,20 @@ class RunConfig:
     seed: int = 0
     max_steps: int = 1000
     """Optimizer steps."""
+    epochs: float = 0.0
+    """Passes over a stage's converted sets; ``max_steps`` then follows from their size and the global batch."""
     batch_size: int = 8
     """Samples a forward pass."""
     gradient_accumulation: int = 1
     """Forward passes of each process a step."""
     global_batch_size: int = 0
     """Samples a step over all processes; the accumulation then follows from it, so that one config trains alike on 8
-    and on 128 processes. 0 = ``gradient_accumulation`` says it."""
+    and on 128 processes. A stage's samples are conversations, however they are packed. 0 = ``gradient_accumulation``
+    passes of ``batch_size``, which a stage then counts in packs of ``data.pack_tokens``."""
     learning_rate: float = 1e-3
-    """Peak; cosine to ``final_lr_ratio`` of it, for every parameter group alike."""
+    """Peak; from there by ``schedule`` to ``final_lr_ratio`` of it, for every parameter group alike."""
+    schedule: str = COSINE
+    """``cosine`` or ``linear``."""
     final_lr_ratio: float = 0.0
     warmup_ratio: float = 0.03
     weight_decay: float = 0.01
@@ -96,6 +104,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision={self.precision}: unknown; give {', '.join(PRECISIONS)}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule={self.schedule}: unknown; give {' or '.join(SCHEDULES)}")
+        if not 0 <= self.epochs < math.inf or self.global_batch_size < 0:
+            raise InputError("run: epochs and global_batch_size must be 0 or more")
+        if self.epochs and not self.global_batch_size:
+            raise InputError(f"run.epochs={self.epochs:g}: an epoch is of conversations; give run.global_batch_size")
         for name in ("max_steps", "batch_size", "gradient_accumulation", "save_every", "eval_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: must be at least 1")

@@ -38,7 +38,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 import emova.core.compat  # noqa: F401
 from emova.core.errors import InputError
@@ -49,6 +48,7 @@ from emova_train.core.mfu import add_mfu
 from emova_train.core.optimizer import adamw
 from emova_train.core.progress import Progress, StopSignals
 from emova_train.core.protocols import Batch, BatchSource, ParameterGroups, Validate
+from emova_train.core.schedule import schedule
 from emova_train.core.window import Mean, Window
 from emova_train.data.batches import InOrder, derived_seed, isolated_rng
 from emova_train.distributed import fsdp, sharding
@@ -269,12 +269,7 @@ class ExactTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
-            self.lr_scheduler = get_cosine_with_min_lr_schedule_with_warmup(
-                optimizer or self.optimizer,
-                num_warmup_steps=math.ceil(self.run.warmup_ratio * num_training_steps),
-                num_training_steps=num_training_steps,
-                min_lr_rate=self.run.final_lr_ratio,
-            )
+            self.lr_scheduler = schedule(optimizer or self.optimizer, self.run, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova_train.core.config import RunConfig
 from emova_train.core.protocols import Batch, SampleSet
 
+COUNTED = "conversations.json"
 _BUCKET_BATCHES = 50
 """Batches of alike length are cut from windows of this many batches, so an epoch's order stays well shuffled."""
 
@@ -153,10 +157,11 @@ class InOrder:
 class EpochLoader(DataLoader[Batch]):
     """The batches of ``EpochBatches``, read and collated: an ``emova_train.core.protocols.BatchSource``.
 
-    Its place follows from the step alone, so it keeps nothing in a checkpoint.
+    Its place follows from the step alone, so it keeps nothing in a checkpoint but what its batches were counted in.
 
     Args:
-        data: may have ``sample(index, epoch)`` and ``lengths``.
+        data: may have ``sample(index, epoch)``, ``lengths``, and ``counts_conversations``: that its packs hold one
+            conversation each where they once held as many as fit.
         rank, processes: which of how many read in turn.
         done: optimizer steps that were taken before.
     """
@@ -172,6 +177,8 @@ class EpochLoader(DataLoader[Batch]):
         done: int,
     ) -> None:
         self.batches_a_step = run.gradient_accumulation * processes
+        self.first = rank == 0
+        self.counted = run.batch_size if getattr(data, "counts_conversations", False) else 0
         self.order = EpochBatches(
             len(data),
             run.batch_size,
@@ -200,6 +207,30 @@ class EpochLoader(DataLoader[Batch]):
     def epoch(self, step: int) -> float:
         return step * self.batches_a_step / self.order.batches_an_epoch
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        if self.counted and self.first:
+            write_text(folder / COUNTED, json.dumps({"conversations": self.counted}))
 
-    def load(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None:
+        path = folder / COUNTED
+        counted = int(json.loads(path.read_text(encoding="utf-8"))["conversations"]) if path.is_file() else 0
+        if bool(counted) != bool(self.counted):
+            raise InputError(counted_otherwise(folder, counted, self.counted))
+
+
+def counted_otherwise(folder: Path, counted: int, wanted: int) -> str:
+    """Why a checkpoint whose batches were counted in another way cannot go on, and what to do.
+
+    Args:
+        counted, wanted: conversations a pass, then and now; 0 where it was packs full of tokens.
+    """
+    if wanted and not counted:
+        return (
+            f"{folder}: its batches were counted in packs, run.global_batch_size now counts conversations; go on with "
+            "run.global_batch_size=0 run.gradient_accumulation=N as it began, or start anew in another run.output_dir"
+        )
+    now = f"{wanted} conversations" if wanted else "packs"
+    return (
+        f"{folder}: a pass held {counted} conversations, now {now}; give the earlier run.batch_size and "
+        "run.global_batch_size, or start anew in another run.output_dir"
+    )

@@ -34,3 +34,24 @@ def balance(sizes_NM: np.ndarray, budgets_M: np.ndarray) -> list[list[int]]:
         else:
             return [sorted(pack) for pack in packs if pack]
         count += 1
+
+
+def deal(sizes_NM: np.ndarray, budgets_M: np.ndarray, each: int) -> list[list[int]]:
+    """Lay N conversations into packs of ``each`` conversations exactly, as even in tokens as they get.
+
+    Longest first, each into the pack with room that is then least full. ``each`` divides N.
+
+    Returns:
+        The conversations of each pack, as indices in ascending order.
+    """
+    assert sizes_NM.ndim == 2 and len(sizes_NM) and len(sizes_NM) % each == 0
+    shares_NM = sizes_NM / budgets_M
+    filled_PM = np.zeros((len(sizes_NM) // each, shares_NM.shape[1]))
+    packs: list[list[int]] = [[] for _ in range(len(filled_PM))]
+    for index in np.argsort(-shares_NM.max(axis=1), kind="stable"):
+        fuller_P = (filled_PM + shares_NM[index]).max(axis=1)
+        fuller_P[[len(pack) == each for pack in packs]] = np.inf
+        best = int(np.argmin(fuller_P))
+        filled_PM[best] += shares_NM[index]
+        packs[best].append(int(index))
+    return [sorted(pack) for pack in packs]

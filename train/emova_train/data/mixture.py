@@ -51,6 +51,7 @@ class PackedMixture:
         pack_tokens: positions a pack at least.
         max_tokens: conversations longer than this are left out (the model's context).
         size: packs an epoch; an epoch is no more than a number here.
+        single: a pack is one conversation, whatever ``pack_tokens`` says.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class PackedMixture:
         max_tokens: int,
         size: int,
         seed: int,
+        single: bool = False,
     ) -> None:
+        self.counts_conversations = single and pack_tokens > 1
         self.source = source
         self.tasks: list[Task] = []
         shares: list[float] = []
@@ -70,7 +73,7 @@ class PackedMixture:
             self.tasks.append(task)
             shares.append(share)
         self.shares = np.asarray(shares) / np.sum(shares)
-        self.pack_tokens = pack_tokens
+        self.pack_tokens = 1 if single else pack_tokens
         self.max_tokens = max_tokens
         self.size = size
         self.seed = seed

@@ -98,8 +98,8 @@ def find_mixture(root: Path, passes: Mapping[str, float]) -> list[tuple[ShardSet
     for name, times in passes.items():
         if not times >= 0 or math.isinf(times):
             raise InputError(f"data.sets: {name} has {times:g} passes; give 0 or more")
-        source = find_set(root, name)
-        if times > 0:
+        if times > 0:  # one that is not wanted may be missing
+            source = find_set(root, name)
             found.append((source, source.records * times))
     total = sum(weight for _, weight in found)
     if not total > 0:
@@ -149,17 +149,46 @@ def _parsed(place: str, content: bytes | None, media: Mapping[str, bytes]) -> Ra
         return Bad(place, "a record that is no JSON")
 
 
-def own_shards(count: int, order: Sequence[int], reader: int, readers: int) -> list[tuple[int, int, int]]:
-    """(shard, first sample, step) of each piece of an epoch that ``reader`` of ``readers`` reads.
+Piece = tuple[int, int, int, "int | None"]
+"""What is read of a shard: its number, the first sample, the step, and the sample before which it ends."""
+
+
+def own_shards(count: int, order: Sequence[int], reader: int, readers: int) -> list[Piece]:
+    """The pieces of an epoch that ``reader`` of ``readers`` reads, whole shards where there are enough.
 
     The pieces of all readers hold every sample once. With fewer shards than readers, readers share a shard and take
     turns in it.
     """
     if count >= readers:
-        return [(int(shard), 0, 1) for shard in order[reader::readers]]
+        return [(int(shard), 0, 1, None) for shard in order[reader::readers]]
     shard = reader % count
     sharers = len(range(shard, readers, count))
-    return [(int(order[shard]), reader // count, sharers)]
+    return [(int(order[shard]), reader // count, sharers, None)]
+
+
+def own_range(records: int, reader: int, readers: int, given: int = 0) -> tuple[int, int]:
+    """The samples of a set's order, from the first up to the second number, that ``reader`` of ``readers`` reads.
+
+    Args:
+        given: samples of other sets that were given out before: what does not divide evenly goes to other readers
+            from set to set, so that none has more than one sample beyond another.
+    """
+    each, left = divmod(records, readers)
+    turn = (reader - given) % readers  # the first `left` turns take one more
+    first = turn * each + min(turn, left)
+    return first, first + each + (turn < left)
+
+
+def range_pieces(shards: Sequence[Shard], order: Sequence[int], first: int, last: int) -> list[Piece]:
+    """The pieces of the samples ``first`` to ``last`` (not included), counted along the shards in ``order``."""
+    pieces: list[Piece] = []
+    start = 0
+    for shard in order:
+        end = start + shards[shard].records
+        if first < end and start < last:
+            pieces.append((int(shard), max(first - start, 0), 1, min(last, end) - start))
+        start = end
+    return pieces
 
 
 class SetReader:
@@ -170,21 +199,27 @@ class SetReader:
         seed: of the order.
         reader, readers: which of how many (ranks times workers).
         block: consecutive samples of a shard that are shuffled with each other; they are held in memory.
+        own: the range of an epoch's order (``own_range``) that is read in place of whole shards.
     """
 
-    def __init__(self, source: ShardSet, *, seed: int, reader: int, readers: int, block: int) -> None:
+    def __init__(
+        self, source: ShardSet, *, seed: int, reader: int, readers: int, block: int, own: tuple[int, int] | None = None
+    ) -> None:
         assert 0 <= reader < readers and block > 0
         self.source = source
         self.block = block
         self._seed = [seed, crc32(source.name.encode())]
         self._place = (reader, readers)
+        self._own = own
         self._epoch = self._piece = self._block = self._taken = 0
         self._shards = self._order(0)
         self._stream: Iterator[Raw | Bad] | None = None
         self._held: list[Raw | Bad] | None = None
 
-    def _order(self, epoch: int) -> list[tuple[int, int, int]]:
+    def _order(self, epoch: int) -> list[Piece]:
         order = np.random.default_rng([*self._seed, epoch]).permutation(len(self.source.shards))
+        if self._own is not None:
+            return range_pieces(self.source.shards, order.tolist(), *self._own)
         return own_shards(len(order), order.tolist(), *self._place)
 
     def state(self) -> list[int]:
@@ -224,10 +259,10 @@ class SetReader:
                     raise InputError(f"set {self.source.name}: fewer samples than readers; lower run.workers")
 
     def _read_block(self) -> list[Raw | Bad]:
-        shard, first, step = self._shards[self._piece]
+        shard, first, step, end = self._shards[self._piece]
         if self._stream is None:
             skipped = first + self._block * self.block * step
-            self._stream = islice(read_shard(self.source.shards[shard]), skipped, None, step)
+            self._stream = islice(read_shard(self.source.shards[shard]), skipped, end, step)
         held = list(islice(self._stream, self.block))
         rng = np.random.default_rng([*self._seed, self._epoch, shard, first, self._block])
         return [held[index] for index in rng.permutation(len(held))]

@@ -8,10 +8,8 @@ of seed and place, so a resumed run sees the batches of an uninterrupted one.
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,49 +23,12 @@ from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova_train.core.config import RunConfig
 from emova_train.core.protocols import Batch
-from emova_train.data.bin_packing import balance
-from emova_train.data.batches import derived_seed, isolated_rng
+from emova_train.data.batches import counted_otherwise, derived_seed, isolated_rng
 from emova_train.data.examples import Example
-from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
-from emova_train.data.shards import Bad, SetReader, ShardSet
+from emova_train.data.pack_reader import SKIPPED, PackReader, Place, ShardConfig, TooManyBad
+from emova_train.data.records import RecordRenderer
+from emova_train.data.shards import ShardSet
 
-Place = dict[str, Any]
-"""Where a reader stands, as JSON keeps it."""
-SKIPPED = "skipped-samples.jsonl"
-_DRAWS = 1024  # choices of a set that are drawn at a time
-_FILL = 0.96  # of a window's packs: with a little room no pack more is needed
-
-
-@dataclass(frozen=True)
-class ShardConfig:
-    """How sets are read and packed.
-
-    Attributes:
-        root: the folder of the converted sets.
-        budgets: most tokens of a modality (``image``, ``speech``, ``text``) in a pack; what is not named has no limit
-            but the pack's. They keep the vision tower's share of a step alike on all ranks.
-        window: packs that are laid out together; more are more even, and cost memory and time to resume.
-        block: neighbours in a shard that are shuffled with each other.
-        max_skip_rate: the share of damaged samples above which the run ends.
-        min_tried: samples before the rate is looked at.
-        records: how a record becomes a conversation.
-    """
-
-    root: str = "data/sets"
-    budgets: dict[str, int] = field(default_factory=dict)
-    window: int = 8
-    block: int = 256
-    max_skip_rate: float = 0.05
-    min_tried: int = 200
-    records: RecordConfig = field(default_factory=RecordConfig)
-
-    def __post_init__(self) -> None:
-        for name, budget in self.budgets.items():
-            if name not in ("text", "image", "speech") or budget < 1:
-                raise InputError(f"budgets.{name}={budget}: budgets are of text, image and speech, and at least 1")
-        for name in ("window", "block", "min_tried"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -89,136 +50,6 @@ class Delivery:
     failure: str = ""
 
 
-class PackReader:
-    """The endless packs of one reader.
-
-    Args:
-        mixture: sets with their shares of the samples.
-        render: of a process of its own; makes examples.
-        pack_tokens: the most tokens in a pack.
-    """
-
-    def __init__(
-        self,
-        mixture: Sequence[tuple[ShardSet, float]],
-        render: RecordRenderer,
-        config: ShardConfig,
-        *,
-        pack_tokens: int,
-        seed: int,
-        reader: int,
-        readers: int,
-    ) -> None:
-        self.render, self.config, self.seed, self.reader = render, config, seed, reader
-        self.shares = np.asarray([share for _, share in mixture])
-        self.sets = {
-            source.name: SetReader(source, seed=seed, reader=reader, readers=readers, block=config.block)
-            for source, _ in mixture
-        }
-        self.names = list(self.sets)
-        self.measures = ("all", *config.budgets)
-        self.budgets = np.asarray([pack_tokens, *config.budgets.values()], dtype=float)
-        self.drawn = self.tried = self.damaged = 0
-        self.reasons: Counter[str] = Counter()
-        self.skipped: list[tuple[str, str, str]] = []
-        self._window_state: Place = {}
-        self._given = 0
-        self._choices: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
-
-    def _place(self) -> Place:
-        sets = {name: reader.state() for name, reader in self.sets.items()}
-        return {"sets": sets, "drawn": self.drawn, "tried": self.tried, "reasons": dict(self.reasons)}
-
-    def state(self) -> Place:
-        """Where the window began, and how many of its packs were given."""
-        return {**copy.deepcopy(self._window_state), "given": self._given, "counts": [self.tried, self.damaged]}
-
-    def restore(self, state: Place) -> None:
-        """Go on behind the pack that ``state`` was taken after."""
-        if set(state["sets"]) != set(self.sets):
-            raise InputError(f"data.sets: the checkpoint has {', '.join(state['sets'])}; give the same or resume=false")
-        for name, place in state["sets"].items():
-            self.sets[name].restore(place)
-        self.drawn, self.tried, self.reasons = state["drawn"], state["tried"], Counter(state["reasons"])
-        self.damaged = sum(self.reasons.values())
-        self._given = state["given"]
-
-    def _choose(self) -> str:
-        block, at = divmod(self.drawn, _DRAWS)
-        if self._choices[0] != block:
-            rng = np.random.default_rng([self.seed, self.reader, block])
-            self._choices = block, rng.choice(len(self.shares), size=_DRAWS, p=self.shares)
-        self.drawn += 1
-        return self.names[self._choices[1][at]]
-
-    def _draw(self) -> Example:
-        """The next good sample. Raises: TooManyBad."""
-        while True:
-            name = self._choose()
-            source = self.sets[name]
-            epoch = source.epoch
-            raw = source.next()
-            self.tried += 1
-            try:
-                if isinstance(raw, Bad):
-                    raise BadSample(raw.reason)
-                made = self.render.render(raw, epoch, name)
-                if (self._measure(made) > self.budgets).any():
-                    raise BadSample("longer than a pack's budget")
-                return made
-            except BadSample as error:
-                self.skipped.append((name, raw.id, str(error)))
-                self.reasons[str(error)] += 1
-                self.damaged += 1
-                if self.tried >= self.config.min_tried and self.damaged > self.config.max_skip_rate * self.tried:
-                    raise TooManyBad(self._complaint()) from None
-
-    def _complaint(self) -> str:
-        reason, count = self.reasons.most_common(1)[0]
-        return (
-            f"data.sets: {self.damaged} of {self.tried} samples had to be left out, {count} of them: {reason}; see "
-            f"{SKIPPED} beside the run, repair the sets or raise data.shards.max_skip_rate"
-        )
-
-    def _measure(self, made: Example) -> np.ndarray:
-        sizes = self.render.sizes(made) | {"all": len(made)}
-        return np.asarray([sizes[name] for name in self.measures], dtype=float)
-
-    def __iter__(self) -> Iterator[list[Example]]:
-        """Packs, without end. ``state()`` taken between two of them tells where to go on. Raises: TooManyBad."""
-        skip, self._given = self._given, 0
-        held: tuple[Example, np.ndarray] | None = None
-        before = self._place()
-        while True:
-            self._window_state = before
-            examples: list[Example] = []
-            sizes: list[np.ndarray] = []
-            total = np.zeros(len(self.budgets))
-            while True:
-                if held is None:
-                    before = self._place()
-                    made = self._draw()
-                    held = made, self._measure(made)
-                if examples and (total + held[1] > _FILL * self.config.window * self.budgets).any():
-                    break
-                examples.append(held[0])
-                sizes.append(held[1])
-                total, held = total + held[1], None
-            packs = balance(np.stack(sizes), self.budgets)
-            if skip:  # this window was begun before the interruption, which noted what it left out
-                self.skipped.clear()
-            rng = np.random.default_rng([self.seed, self.reader, self._window_state["drawn"]])
-            for index in rng.permutation(len(packs)):
-                self._given += 1
-                if self._given > skip:
-                    yield [examples[number] for number in packs[int(index)]]
-            skip, self._given = 0, 0
-
-
-class TooManyBad(Exception):
-    """More samples are damaged than the config allows; the message says which and why."""
-
-
 @dataclass(frozen=True)
 class ShardPacks:
     """A training set that reads by itself: ``emova_train.core.loop.fit`` asks it for the batches of its process.
@@ -226,13 +57,20 @@ class ShardPacks:
     Attributes:
         mixture: sets with their shares of the samples.
         make_render: makes the renderer, once in each worker process.
-        pack_tokens: the most tokens in a pack.
+        pack_tokens: the most tokens in a pack; where conversations are counted, of one of them.
+        passes: over each set in an epoch.
     """
 
     mixture: Sequence[tuple[ShardSet, float]]
     make_render: Callable[[], RecordRenderer]
     config: ShardConfig
     pack_tokens: int
+    passes: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def conversations(self) -> float:
+        """Of an epoch: each set's samples times its passes."""
+        return sum(source.records * self.passes[source.name] for source, _ in self.mixture)
 
     def __len__(self) -> int:
         """Samples of all sets."""
@@ -254,6 +92,8 @@ class ShardPacks:
             workers=run.workers,
             rank=torch.distributed.get_rank() if together else 0,
             world=torch.distributed.get_world_size() if together else 1,
+            conversations=run.batch_size if run.global_batch_size else 0,
+            passes=self.passes,
         )
 
 
@@ -277,6 +117,8 @@ class ShardLoader:
         batch_size: packs a batch.
         total: batches of the whole run.
         output: folder that ``skipped-samples.jsonl`` is written to.
+        conversations: a batch, exactly; an epoch then holds every sample as often as ``passes`` says. 0: a batch is
+            ``batch_size`` packs that are full of tokens, and the sets are drawn by their shares.
     """
 
     def __init__(
@@ -294,7 +136,10 @@ class ShardLoader:
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
+        conversations: int = 0,
+        passes: Mapping[str, float] | None = None,
     ) -> None:
+        self.conversations, self.passes = conversations, passes
         self.mixture, self.make_render, self.config, self.collate = mixture, make_render, config, collate
         self.pack_tokens, self.batch_size, self.seed, self.total = pack_tokens, batch_size, seed, total
         self.workers, self.rank, self.world = workers, rank, world
@@ -323,13 +168,14 @@ class ShardLoader:
         reader = PackReader(
             self.mixture, self.make_render(), self.config, pack_tokens=self.pack_tokens, seed=self.seed,
             reader=self.rank * max(self.workers, 1) + own, readers=self.readers,
+            conversations=self.conversations, passes=self.passes,
         )  # fmt: skip
         if own in self.states:
             reader.restore(self.states[own])
         packs = iter(reader)
         while True:
             try:
-                chosen = [next(packs) for _ in range(self.batch_size)]
+                chosen = [next(packs) for _ in range(1 if self.conversations else self.batch_size)]
             except (TooManyBad, InputError) as error:
                 # An exception that crosses processes loses its plain message; this way it does not.
                 yield Delivery(own, {}, {}, tuple(reader.skipped), str(error))
@@ -376,7 +222,11 @@ class ShardLoader:
         return {"samples_tried": tried, "samples_skipped": skipped}
 
     def epoch(self, step: int) -> float:
-        """The passes over the set that is furthest."""
+        """The passes over the mixture, or where packs are counted over the set that is furthest."""
+        if self.conversations:
+            assert self.passes is not None
+            whole = sum(source.records * self.passes[source.name] for source, _ in self.mixture)
+            return self.position * self.conversations * self.world / whole
         passes = [place[0] for state in self.states.values() for place in state["sets"].values()]
         return max(passes, default=0)
 
@@ -386,6 +236,7 @@ class ShardLoader:
         """Write the position into a checkpoint's folder, one file a rank."""
         content = {
             "position": self.position, "readers": self.readers, "seed": self.seed, "states": self.states,
+            "conversations": self.conversations,
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"data-{self.rank}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -415,6 +266,9 @@ class ShardLoader:
                 )
         except (IndexError, OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{folder}: it has no position in the data; resume from one of a run on sets") from None
+        counted = content.get("conversations", 0)  # earlier versions counted packs, whatever the batch said
+        if counted != self.conversations:
+            raise InputError(counted_otherwise(folder, counted, self.conversations))
         self._forget(self.position)
 
     def _forget(self, position: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,13 +12,15 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
+from emova_train.core.config import RunConfig
 from emova_train.data.examples import Example
 from emova_train.data.mixture import PackedMixture
+from emova_train.data.pack_reader import ShardConfig
 from emova_train.data.recipe import read_recipe
 from emova_train.data.records import RecordRenderer
 from emova_train.data.replies import reply_format_of
 from emova_train.data.shards import Raw, find_mixture, find_set, read_shard
-from emova_train.data.stream import ShardConfig, ShardPacks
+from emova_train.data.stream import ShardPacks
 from emova_train.stages.tasks import SPEECH_TASKS, ConversationConfig, Conversations
 from emova_train.stages.validation import SampleConfig, Try, Writer, draw_tries, set_task
 
@@ -44,7 +47,8 @@ class DataConfig:
     """Sets of ``shards.root`` whose first samples are for validation."""
     shards: ShardConfig = field(default_factory=ShardConfig)
     pack_tokens: int = 1024
-    """Tokens a pack: at least so many of a recipe's samples, at most so many of a set's."""
+    """Tokens a pack: at least so many of a recipe's samples, at most so many of a set's. Where conversations are
+    counted (``run.global_batch_size``), a pass has ``run.batch_size`` of them, and this is the most of one."""
     max_tokens: int = 1024
     conversations: ConversationConfig = field(default_factory=ConversationConfig)
 
@@ -73,24 +77,40 @@ class StageData:
 
 
 def stage_data(config: DataConfig, samples: SampleConfig, processor: EmovaProcessor, *, context: int, packs: int,
-               seed: int) -> StageData:  # fmt: skip
+               seed: int, conversations: bool = False) -> StageData:  # fmt: skip
     """Find the data of a stage.
 
     Args:
         context: positions of the model; longer samples are left out.
         packs: packs of the whole run, all processes together.
+        conversations: a recipe's packs hold one conversation each, so that batches are counted in them.
 
     Raises:
         InputError: a task or set is unknown, has no data, or is damaged.
     """
     if config.sets:
         return _from_sets(config, samples, processor, min(config.max_tokens, context), seed)
-    return _from_recipe(config, samples, processor, min(config.max_tokens, context), packs, seed)
+    return _from_recipe(config, samples, processor, min(config.max_tokens, context), packs, seed, conversations)
+
+
+def with_epochs(run: RunConfig, train_set: PackedMixture | ShardPacks) -> RunConfig:
+    """``run`` with the steps that its ``epochs`` ask for: so many that every conversation is seen.
+
+    Raises:
+        InputError: a recipe's tasks are drawn without end.
+    """
+    if not run.epochs:
+        return run
+    if not isinstance(train_set, ShardPacks):
+        raise InputError("run.epochs: a recipe's tasks are drawn without end; give run.max_steps, or data.sets")
+    steps = math.ceil(train_set.conversations * run.epochs / run.global_batch_size - 1e-6)
+    return replace(run, max_steps=max(1, steps))
 
 
 def _from_recipe(
-    config: DataConfig, samples: SampleConfig, processor: EmovaProcessor, limit: int, packs: int, seed: int
-) -> StageData:
+    config: DataConfig, samples: SampleConfig, processor: EmovaProcessor, limit: int, packs: int, seed: int,
+    conversations: bool,
+) -> StageData:  # fmt: skip
     speech = any(weight > 0 for task, weight in config.mixture.items() if task in SPEECH_TASKS)
     read = partial(
         read_recipe, config.root, speech=speech, questions=config.questions, asr=config.asr, tts=config.tts,
@@ -103,6 +123,7 @@ def _from_recipe(
         max_tokens=limit,
         size=min(packs, 10000),
         seed=seed,
+        single=conversations,
     )
     held_out = Conversations(read("test"), processor, ConversationConfig(unit_noise=0.0))
     return StageData(
@@ -133,7 +154,9 @@ def _from_sets(
     mixture = find_mixture(root, config.sets)
     make = partial(RecordRenderer, processor, config.shards.records, seed=seed, max_tokens=limit)
     # Held-out speech is to be transcribed, not its transcript to be spoken.
-    render = RecordRenderer(processor, replace(config.shards.records, speak_share=0.0), seed=seed, max_tokens=limit)
+    render = RecordRenderer(
+        processor, replace(config.shards.records, speak_share=0.0, both_directions=False), seed=seed, max_tokens=limit
+    )
     examples, tries = [], []
     for name in config.held_out:
         first = [raw for raw in read_shard(find_set(root, name).shards[0]) if isinstance(raw, Raw)]
@@ -141,7 +164,7 @@ def _from_sets(
         for number, raw in enumerate(first[: samples.answers]):
             tries.append(Try(set_task(raw), tuple(render.messages(raw, 0)[0]), number < samples.spoken))
     return StageData(
-        train_set=ShardPacks(mixture, make, config.shards, config.pack_tokens),
+        train_set=ShardPacks(mixture, make, config.shards, config.pack_tokens, config.sets),
         held_out=examples,
         tries=tries,
         writer=Writer(processor, render.table, lambda _: render.reply_format),

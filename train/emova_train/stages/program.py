@@ -12,14 +12,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from emova.checkpoint.loading import load_voice
 from emova.core.config import load_config, save_config
+from emova.core.errors import InputError
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.core import checkpointing
 from emova_train.core.loop import FitResult, fit
@@ -32,7 +35,7 @@ from emova_train.data.packing import collate
 from emova_train.distributed import world as parallel
 from emova_train.stages.attention import choose_attention
 from emova_train.stages.config import StageConfig
-from emova_train.stages.data import stage_data
+from emova_train.stages.data import stage_data, with_epochs
 from emova_train.stages.lora import merge_adapters
 from emova_train.stages.losses.auxiliary import AuxiliaryLoss
 from emova_train.stages.losses.packed import packed_loss
@@ -88,13 +91,16 @@ def train(config: StageConfig) -> FitResult:
         context=model.config.text_config.max_position_embeddings,
         packs=run.max_steps * run.gradient_accumulation * run.batch_size * world.size,
         seed=config.run.seed,
+        conversations=bool(run.global_batch_size),
     )
+    run = with_epochs(run, data.train_set)
     output = Path(config.run.output_dir)
     trained = freeze(model, config.rates, config.lora)
     losses = build_losses(config.losses, model, processor)
     if world.main:
         output.mkdir(parents=True, exist_ok=True)
-        save_config(config, output / "config.yaml")
+        refuse_other_weights(output, config)
+        save_config(replace(config, run=replace(config.run, max_steps=run.max_steps)), output / "config.yaml")
         for name, share in data.shares.items():
             print(f"{name}: share {share:.3f} of the samples", file=sys.stderr)
         for part, own in trained.items():
@@ -138,6 +144,26 @@ def train(config: StageConfig) -> FitResult:
         export(model, processor, output / "export")
     world.barrier()
     return result
+
+
+def refuse_other_weights(output: Path, config: StageConfig) -> None:
+    """A run that goes on takes the same loss: its weights by kind are those that it began with.
+
+    Raises:
+        InputError: they are others.
+    """
+    if not config.run.resume or checkpointing.latest(output) is None:
+        return
+    try:
+        began = yaml.safe_load((output / "config.yaml").read_text(encoding="utf-8"))["weights"]
+        pairs = [(name, float(began[name]), value) for name, value in asdict(config.weights).items() if name in began]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return  # nothing is known of its beginning
+    other = [f"weights.{name}={before:g}" for name, before, now in pairs if before != now]
+    if other:
+        raise InputError(
+            f"{output}: began with {' '.join(other)}; give that to go on with it, or another run.output_dir"
+        )
 
 
 def export(model: EmovaForConditionalGeneration, processor: EmovaProcessor, folder: Path) -> None:
