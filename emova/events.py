@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from emova.core.errors import InputError, InternalFault
+from emova.reply.calls import Call, CallDelta, CallStarted
 from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
 from emova.speech.audio import save_wav
 from emova.speech.style import Style
@@ -46,7 +47,7 @@ class Speech:
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """One answer.
+    """One answer, or calls of tools in its place: then it has no text, no units and no sound.
 
     Attributes:
         transcript: what the user was understood to ask.
@@ -56,6 +57,7 @@ class Reply:
         audio: float32 ``[T]`` at ``sample_rate`` Hz, within -1 to 1.
         style_understood: False where a style word of the model was replaced by the default.
         timings: where the time went.
+        calls: the tools that it calls.
     """
 
     transcript: str
@@ -68,6 +70,7 @@ class Reply:
     sample_rate: int
     style_understood: bool = True
     timings: Timings = field(default_factory=Timings)
+    calls: tuple[Call, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the voice as a 16-bit WAV, whole or not at all. Raises: InputError."""
@@ -89,7 +92,7 @@ class Done:
     reply: Reply
 
 
-Event = TranscriptDelta | TextDelta | StyleChosen | AudioChunk | Done
+Event = TranscriptDelta | TextDelta | StyleChosen | AudioChunk | CallStarted | CallDelta | Done
 
 
 @dataclass(frozen=True)

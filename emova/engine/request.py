@@ -129,11 +129,11 @@ class GenerationRequest:
         """The next token and all that follow from it without a choice; none after an error."""
         try:
             token = self.sampler.choose(scores, choices, self.grammar)
+            self.grammar.advance(token)
+            certain = [token, *self.grammar.take_forced()]
         except InputError as error:
             self.error = error
             return []
-        self.grammar.advance(token)
-        certain = [token, *self.grammar.take_forced()]
         self.written += certain
         # The last tokens are read with whatever comes next; until then they wait.
         self.context.waiting = certain

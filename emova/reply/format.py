@@ -12,6 +12,7 @@ from typing import Literal, Protocol, Self
 
 from emova.reply.grammar import Fixed, FreeText, Grammar, TokenTable, Units
 from emova.reply.parser import Piece, ReplyEvent, SpokenReply
+from emova.reply.tools import Toolbox
 from emova.speech.style import StyleSet
 
 # The words that ask for the single tasks; training and inference share them.
@@ -32,6 +33,8 @@ class ReplyLimits:
     max_transcript_tokens: int = 128
     max_text_tokens: int = 192
     max_units: int = 750
+    max_call_tokens: int = 256
+    """Of the arguments of all calls of tools, which stand in the place of text and units."""
 
     @property
     def usual(self) -> int:
@@ -47,21 +50,28 @@ class ReplyLimits:
         """The same limits, or smaller ones that together need no more than ``room`` tokens."""
         transcript = min(self.max_transcript_tokens, room // 4)
         text = min(self.max_text_tokens, room // 4)
-        return ReplyLimits(transcript, text, min(self.max_units, room - transcript - text))
+        units = min(self.max_units, room - transcript - text)
+        return ReplyLimits(transcript, text, units, min(self.max_call_tokens, text + units))
 
 
 @dataclass(frozen=True)
 class ReplyConstraints:
-    """What of a reply is given beforehand; None leaves it to the model."""
+    """What of a reply is given beforehand; None leaves it to the model. ``tools`` are what it may call instead."""
 
     transcript: str | None = None
     emotion: str | None = None
     pitch: str | None = None
     limits: ReplyLimits = field(default_factory=ReplyLimits)
+    tools: Toolbox | None = None
 
     def emotions(self, styles: StyleSet) -> tuple[str, ...]:
         """The emotions among which the model chooses."""
         return styles.emotions if self.emotion is None else (self.emotion,)
+
+    @property
+    def callable(self) -> Toolbox | None:
+        """The tools that the reply may call."""
+        return self.tools if self.tools is not None and self.tools.may_call else None
 
     def pitches(self, styles: StyleSet) -> tuple[str, ...]:
         """The pitches among which the model chooses."""

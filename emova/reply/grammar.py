@@ -9,7 +9,7 @@ Shape letters: V vocabulary, A automaton states, K unit codes.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -219,7 +219,7 @@ class Segment(Protocol):
         """The ids among which the model chooses."""
 
     def advance(self, token: int) -> None:
-        """Take ``token``, which was forced or allowed."""
+        """Take ``token``, which was forced or allowed. Raises: InputError: what it leads to cannot be written."""
 
 
 class Fixed:
@@ -233,6 +233,11 @@ class Fixed:
 
     def __len__(self) -> int:
         return len(self._left)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that are left."""
+        return list(self._left)
 
     def forced(self) -> int | None:
         return self._left[0]
@@ -319,6 +324,23 @@ class Choice:
         self.done = len(self._options) == 1 and len(self._options[0]) == self._taken
 
 
+class Fork(Choice):
+    """One of several token sequences, none a beginning of another; what follows depends on which it was.
+
+    Args:
+        ways: each sequence, and what makes the segments after it.
+    """
+
+    def __init__(self, ways: Sequence[tuple[Sequence[int], Callable[[], Sequence[Segment]]]]) -> None:
+        super().__init__(opening for opening, _ in ways)
+        self._ways = {tuple(opening): follow for opening, follow in ways}
+
+    def following(self) -> Sequence[Segment]:
+        """What comes after the sequence that was chosen."""
+        assert self.done
+        return self._ways[self._options[0]]()
+
+
 class Units:
     """Speech units up to the end of speech: at least one, at most ``max_units``.
 
@@ -389,11 +411,13 @@ class Grammar:
         return self._segments[0].allowed()
 
     def advance(self, token: int) -> None:
-        """Take a token."""
+        """Take a token. Raises: InputError: what it leads to cannot be written."""
         segment = self._segments[0]
         segment.advance(token)
         if segment.done:
             self._segments.pop(0)
+            if isinstance(segment, Fork):
+                self._segments[:0] = [each for each in segment.following() if not each.done]
 
     def take_forced(self) -> list[int]:
         """Take all tokens up to the next choice, and give them back."""

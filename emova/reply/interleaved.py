@@ -4,7 +4,7 @@ whole text (GLM-4-Voice §3.3).
 A reply is ``(happy, normal)``, then blocks: ``text_tokens`` tokens of text, ``<|speech_start|>``, ``units`` units,
 ``<|speech_end|>``. A text block that is shorter than the ratio says is the text's last: the units after it run to
 their end. A run of units that is shorter ends the voice: the rest of the text follows in one piece. There is no
-transcript; the question was heard, not written down.
+transcript; the question was heard, not written down. A reply that calls tools is the calls' JSON and nothing else.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 
 from emova.core.config import config_from_dict
 from emova.core.errors import InputError
+from emova.reply.calls import CallsReader, encode_calls
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
-from emova.reply.grammar import NORMAL, Choice, Fixed, Grammar, Kind, TokenTable
+from emova.reply.grammar import NORMAL, Choice, Fixed, Fork, Grammar, Kind, TokenTable
 from emova.reply.parser import (
     Marker,
     Piece,
@@ -27,6 +28,7 @@ from emova.reply.parser import (
     StyleChosen,
     TextDelta,
     UnitsDelta,
+    merge_deltas,
 )
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 
@@ -156,6 +158,8 @@ class InterleavedReply(ReplyFormat):
 
         A mark that ends a stretch belongs to it where the model chooses it, and is skeleton where the ratio forces it.
         """
+        if reply.calls:
+            return [("answer", encode_calls(reply.calls, table)), ("skeleton", [table.end_of_turn])]
         cut: list[tuple[Role, list[int]]] = [("style", table.encode(_header(reply.emotion, reply.pitch)))]
         blocks = list(self.blocks(reply, table))
         for block, run in blocks:
@@ -169,12 +173,16 @@ class InterleavedReply(ReplyFormat):
         return [*cut, ("skeleton" if blocks[-1][1] is not None else "answer", [table.end_of_turn])]
 
     def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
-        """A reply is always a style, some text and some units."""
+        """A reply is always a style, some text and some units, or calls."""
         emotions, pitches = wish.emotions(self.styles), wish.pitches(self.styles)
         headers = [table.encode(_header(emotion, pitch)) for emotion in emotions for pitch in pitches]
         limits = wish.limits
         body = _Alternating(table, self.ratio, max(1, limits.max_text_tokens), max(1, limits.max_units))
-        return Grammar([Fixed(headers[0]) if len(headers) == 1 else Choice(headers), body])
+        if (tools := wish.callable) is None:
+            return Grammar([Fixed(headers[0]) if len(headers) == 1 else Choice(headers), body])
+        calls = lambda: tools.calls(table, limits.max_call_tokens, [table.end_of_turn])  # noqa: E731
+        answers = [] if tools.must_call else [(header, lambda: [body]) for header in headers]
+        return Grammar([Fork([*answers, (tools.opening(table), calls)])])
 
     def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
@@ -182,7 +190,10 @@ class InterleavedReply(ReplyFormat):
         header = max(len(table.encode(_header(e, p))) for e in styles.emotions for p in styles.pitches)
         # Two marks a block; a block that is not the last holds text_tokens of the text.
         blocks = 2 + wish.limits.max_text_tokens // self.ratio.text_tokens
-        return header + 2 * blocks + 3 + 1
+        answer = header + 2 * blocks + 3 + 1
+        if (tools := wish.callable) is None:
+            return answer
+        return max(answer, tools.overhead(table, [table.end_of_turn]))
 
     def parser(self, voice: str | None = None) -> InterleavedParser:
         """A fresh parser for the pieces of one reply."""
@@ -196,6 +207,7 @@ class InterleavedParser:
         self._voice = styles.voices[0] if voice is None else voice
         self._styles = styles
         self._header: str | None = ""
+        self._calls: CallsReader | None = None
         self._speaking = False
         self._spoken = False
         self._problem: str | None = None
@@ -224,7 +236,8 @@ class InterleavedParser:
         if self.done:
             return []
         self.done = True
-        self._check(ended and not self._speaking and self._spoken, "the reply ends too early")
+        whole = self._spoken and not self._speaking if self._calls is None else self._calls.ended
+        self._check(ended and whole, "the reply ends too early")
         return [ReplyDone(self._problem)]
 
     def _check(self, holds: bool, problem: str) -> None:
@@ -235,6 +248,10 @@ class InterleavedParser:
         self._check(not self._speaking, "text within speech")
         if self._problem is not None:
             return []
+        if self._header == "" and self._calls is None and text.startswith("["):
+            self._calls = CallsReader()
+        if self._calls is not None:
+            return self._call(self._calls, text)
         if self._header is None:
             return [TextDelta(text)]
         self._header += text
@@ -246,3 +263,12 @@ class InterleavedParser:
         emotion, _, pitch = head.removeprefix("(").partition(", ")
         events: list[ReplyEvent] = [StyleChosen(*self._styles.from_model(self._voice, emotion, pitch))]
         return [*events, TextDelta(rest)] if rest else events
+
+    def _call(self, reader: CallsReader, text: str) -> list[ReplyEvent]:
+        events: list[ReplyEvent] = []
+        try:
+            for character in text:
+                events += reader.read(character)
+        except ValueError as error:
+            self._check(False, str(error))
+        return merge_deltas(events)

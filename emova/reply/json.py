@@ -8,14 +8,26 @@ from collections.abc import Mapping
 
 from emova.core.errors import InputError
 from emova.core.tokens import speech_pieces, speech_text
+from emova.reply.calls import encode_calls
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
-from emova.reply.grammar import Choice, Fixed, FreeText, Grammar, Segment, TokenTable, Units
-from emova.reply.parser import KEYS, SPEECH_KEY, Marker, Piece, ReplyParser, SpokenReply, collect, merge_deltas
+from emova.reply.grammar import Choice, Fixed, Fork, FreeText, Grammar, Segment, TokenTable, Units
+from emova.reply.parser import (
+    CALLS_KEY,
+    KEYS,
+    SPEECH_KEY,
+    Marker,
+    Piece,
+    ReplyParser,
+    SpokenReply,
+    collect,
+    merge_deltas,
+)
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 
 SPOKEN_SYSTEM = "Reply as JSON."
 
 # What each of the four strings says.
+_BEFORE_CALLS = f', "{CALLS_KEY}": '
 _ROLES: tuple[Role, ...] = ("transcript", "answer", "style", "style")
 # A reply up to its speech, as (what stands before a string, the string, its quote) four times, and the rest.
 _HEAD = re.compile(
@@ -28,7 +40,11 @@ def _inside(text: str) -> str:
 
 
 class JsonReply(ReplyFormat):
-    """The chain of modality as JSON, keys in a fixed order (EMOVA Fig. 3)."""
+    """The chain of modality as JSON, keys in a fixed order (EMOVA Fig. 3).
+
+    A reply that calls tools has ``"assistant tool calls": [...]`` behind the question, and nothing else: what was asked
+    is heard before it is decided whom to ask.
+    """
 
     system_prompt = SPOKEN_SYSTEM
 
@@ -65,6 +81,11 @@ class JsonReply(ReplyFormat):
         quote belongs to its string, for where the string ends is the model's choice.
         """
         cut: list[tuple[Role, list[int]]] = []
+        if reply.calls:
+            cut.append(("skeleton", table.encode(self._before(0))))
+            cut.append(("transcript", [*table.encode(_inside(reply.transcript)), table.quote]))
+            cut.append(("answer", [*table.encode(_BEFORE_CALLS), *encode_calls(reply.calls, table)]))
+            return [*cut, ("skeleton", self._after_calls(table))]
         strings = (reply.transcript, reply.text, reply.emotion, reply.pitch)
         for index, (role, value) in enumerate(zip(_ROLES, strings, strict=True)):
             cut.append(("skeleton", table.encode(self._before(index))))
@@ -79,9 +100,15 @@ class JsonReply(ReplyFormat):
 
     def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """How many tokens a reply has at most beside the free text and the units."""
-        lengths = [len(segment) for segment in self._segments(table, wish) if isinstance(segment, Fixed | Choice)]
+        segments = [*self._question(table, wish), *self._answer(table, wish)]
+        lengths = [len(segment) for segment in segments if isinstance(segment, Fixed | Choice)]
         # Each free text may go on to the end of a character (3 bytes) and ends with a quote; the units have an end.
-        return sum(lengths) + 2 * 4 + 1
+        answer = sum(lengths) + 2 * 4 + 1
+        if (tools := wish.callable) is None:
+            return answer
+        after, question = self._after_calls(table), self._question(table, wish)
+        asked = sum(len(segment) for segment in question if isinstance(segment, Fixed)) + 4
+        return max(answer, asked + len(table.encode(_BEFORE_CALLS)) + tools.overhead(table, after))
 
     def parser(self, voice: str | None = None) -> ReplyParser:
         """A fresh parser for the pieces of one reply."""
@@ -97,19 +124,38 @@ class JsonReply(ReplyFormat):
         """What stands before the value ``index``, from the last quote on."""
         return ('{"' if index == 0 else ', "') + KEYS[index] + '": "'
 
+    @staticmethod
+    def _after_calls(table: TokenTable) -> list[int]:
+        return [*table.encode("}"), table.end_of_turn]
+
     def _segments(self, table: TokenTable, wish: ReplyConstraints) -> list[Segment]:
-        limits = wish.limits
-        skeleton = [table.encode(self._before(index)) for index in range(len(KEYS))]
+        question, limits = self._question(table, wish), wish.limits
+        if (tools := wish.callable) is None:
+            return [*question, *self._answer(table, wish)]
+        after = self._after_calls(table)
+        calling = [*table.encode(_BEFORE_CALLS), *tools.opening(table)]
+        calls = lambda: tools.calls(table, limits.max_call_tokens, after)  # noqa: E731
+        if tools.must_call:
+            return [*question, Fork([(calling, calls)])]
+        skeleton, *answer = self._answer(table, wish)
+        assert isinstance(skeleton, Fixed)
+        return [*question, Fork([(skeleton.ids, lambda: answer), (calling, calls)])]
+
+    def _question(self, table: TokenTable, wish: ReplyConstraints) -> list[Segment]:
+        """What was asked."""
         transcript: Segment
         if wish.transcript is None:
-            most = limits.max_transcript_tokens
+            most = wish.limits.max_transcript_tokens
             transcript = FreeText(table, table.quote, json_string=True, max_tokens=most, transcribes=True)
         else:
             transcript = Fixed([*table.encode(_inside(wish.transcript)), table.quote])
-        text = FreeText(table, table.quote, json_string=True, max_tokens=limits.max_text_tokens, min_tokens=1)
+        return [Fixed(table.encode(self._before(0))), transcript]
+
+    def _answer(self, table: TokenTable, wish: ReplyConstraints) -> list[Segment]:
+        """The answer, its style, its units; what comes first is skeleton."""
+        skeleton = [table.encode(self._before(index)) for index in range(len(KEYS))]
+        text = FreeText(table, table.quote, json_string=True, max_tokens=wish.limits.max_text_tokens, min_tokens=1)
         return [
-            Fixed(skeleton[0]),
-            transcript,
             Fixed(skeleton[1]),
             text,
             Fixed(skeleton[2]),
@@ -117,6 +163,6 @@ class JsonReply(ReplyFormat):
             Fixed(skeleton[3]),
             Choice([*table.encode(value), table.quote] for value in wish.pitches(self.styles)),
             Fixed([*skeleton[4], table.speech_start]),
-            Units(table, limits.max_units, text),
+            Units(table, wish.limits.max_units, text),
             Fixed([*table.encode('"}'), table.end_of_turn]),
         ]

@@ -9,6 +9,7 @@ from enum import Enum
 
 from emova.core.errors import InputError
 from emova.core.tokens import SPEECH_END, SPEECH_START
+from emova.reply.calls import Call, CallDelta, CallsReader, CallStarted
 from emova.reply.grammar import TokenTable
 from emova.speech.style import DEFAULT_STYLES, Style, StyleSet
 
@@ -18,18 +19,21 @@ EMOTION_KEY = "assistant response emotion"
 PITCH_KEY = "assistant response pitch"
 SPEECH_KEY = "assistant response speech"
 KEYS = (TRANSCRIPT_KEY, TEXT_KEY, EMOTION_KEY, PITCH_KEY, SPEECH_KEY)
+CALLS_KEY = "assistant tool calls"
+"""In the place of the answer's text; nothing comes after it."""
 
 
 # --- results and events -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class SpokenReply:
-    """A whole reply, before it becomes sound."""
+    """A whole reply, before it becomes sound; one that calls tools has no text, no style and no units."""
 
     transcript: str
     text: str
     emotion: str
     pitch: str
     units: tuple[int, ...]
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class ReplyDone:
         return self.problem is None
 
 
-ReplyEvent = TranscriptDelta | TextDelta | StyleChosen | UnitsDelta | ReplyDone
+ReplyEvent = TranscriptDelta | TextDelta | StyleChosen | UnitsDelta | CallStarted | CallDelta | ReplyDone
 
 
 def merge_deltas(events: Iterable[ReplyEvent]) -> list[ReplyEvent]:
@@ -87,6 +91,8 @@ def merge_deltas(events: Iterable[ReplyEvent]) -> list[ReplyEvent]:
             merged[-1] = TextDelta(last.text + event.text)
         elif isinstance(event, UnitsDelta) and isinstance(last, UnitsDelta):
             merged[-1] = UnitsDelta(last.units + event.units)
+        elif isinstance(event, CallDelta) and isinstance(last, CallDelta):
+            merged[-1] = CallDelta(last.arguments + event.arguments)
         else:
             merged.append(event)
     return merged
@@ -141,6 +147,7 @@ class _At(Enum):
     COLON = "a colon"
     VALUE = "a value"
     IN_VALUE = "a value's end"
+    IN_CALLS = "the calls' end"
     NEXT = "a comma or a brace"
     CLOSED = "the end of the turn"
 
@@ -211,6 +218,7 @@ class ReplyParser:
         self._buffer = ""
         self._emotion: str | None = None
         self._speech: str = "before"  # before, inside, after
+        self._calls = CallsReader()
         self._problem: str | None = None
         self.done = False
 
@@ -264,18 +272,24 @@ class ReplyParser:
         at = self._at
         if at is _At.IN_VALUE:
             return self._feed_value(character)
+        if at is _At.IN_CALLS:
+            return self._feed_calls(character)
         if at is _At.IN_KEY:
+            key = self._key(self._buffer + character.removesuffix('"'))
             if character != '"':
                 self._buffer += character
-                if not KEYS[self._next_key].startswith(self._buffer):
-                    raise ValueError(f"another key than {KEYS[self._next_key]!r}")
-            elif self._buffer != KEYS[self._next_key]:
-                raise ValueError(f"another key than {KEYS[self._next_key]!r}")
+                if not key.startswith(self._buffer):
+                    raise ValueError(f"another key than {key!r}")
+            elif self._buffer != key:
+                raise ValueError(f"another key than {key!r}")
             else:
                 self._at = _At.COLON
             return []
         if character in _WHITESPACE:
             return []
+        if at is _At.VALUE and self._buffer == CALLS_KEY:
+            self._at = _At.IN_CALLS
+            return self._feed_calls(character)
         steps = {
             (_At.OPEN, "{"): _At.KEY,
             (_At.KEY, '"'): _At.IN_KEY,
@@ -289,7 +303,7 @@ class ReplyParser:
         if (at, character) not in steps:
             raise ValueError(f"something else than {at.value}")
         self._at = steps[at, character]
-        self._buffer = ""
+        self._buffer = self._buffer if at is _At.COLON else ""
         self._string = _StringReader()
         return []
 
@@ -313,6 +327,17 @@ class ReplyParser:
             events += self._end_value()
         return events
 
+    def _key(self, beginning: str) -> str:
+        """The key that must come next; in the place of the answer's text there may be calls instead."""
+        key = KEYS[self._next_key]
+        return CALLS_KEY if key == TEXT_KEY and not key.startswith(beginning) else key
+
+    def _feed_calls(self, character: str) -> list[ReplyEvent]:
+        events: list[ReplyEvent] = [*self._calls.read(character)]
+        if self._calls.ended:
+            self._at, self._next_key = _At.NEXT, len(KEYS)
+        return events
+
     def _end_value(self) -> list[ReplyEvent]:
         key = KEYS[self._next_key]
         self._next_key += 1
@@ -328,12 +353,25 @@ def collect(events: Sequence[ReplyEvent]) -> SpokenReply:
     """The reply that a parser's events make. Raises: InputError: the stream was not a whole reply."""
     problem = next((event.problem for event in events if isinstance(event, ReplyDone)), "the reply has no end")
     style = next((event.style for event in events if isinstance(event, StyleChosen)), None)
-    if problem is not None or style is None:
+    calls = collect_calls(events)
+    if problem is not None or (style is None and not calls):
         raise InputError(f"not a reply: {problem}")
     return SpokenReply(
         transcript="".join(event.text for event in events if isinstance(event, TranscriptDelta)),
         text="".join(event.text for event in events if isinstance(event, TextDelta)),
-        emotion=style.emotion,
-        pitch=style.pitch,
+        emotion="" if style is None else style.emotion,
+        pitch="" if style is None else style.pitch,
         units=tuple(unit for event in events if isinstance(event, UnitsDelta) for unit in event.units),
+        calls=calls,
     )
+
+
+def collect_calls(events: Iterable[object]) -> tuple[Call, ...]:
+    """The calls that are among ``events``."""
+    calls: list[Call] = []
+    for event in events:
+        if isinstance(event, CallStarted):
+            calls.append(Call(event.name, ""))
+        elif isinstance(event, CallDelta):
+            calls[-1] = Call(calls[-1].name, calls[-1].arguments + event.arguments)
+    return tuple(calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -11,6 +12,7 @@ from PIL import Image
 from emova.core.errors import InputError
 from emova.decoding.protocol import Prompt
 from emova.reply.format import ReplyConstraints, ReplyLimits
+from emova.reply.tools import Toolbox, ToolResult, results_text
 from emova.session.protocol import DialogueModel
 from emova.speech.tokenizer.streaming import StreamingTokenizer
 
@@ -22,12 +24,16 @@ def check_question(
     pitch: str | None,
     spoken: bool,
     limits: ReplyLimits | None = None,
+    tools: Toolbox | None = None,
+    told: bool = False,
 ) -> tuple[str | None, ReplyConstraints]:
     """The text of a question, cleaned, and what it fixes of the reply.
 
     Args:
         spoken: whether there is sound too; only then must the model write a transcript.
         limits: of the reply; the model's if None.
+        tools: what the reply may call.
+        told: whether there are results of tools; they need no question beside them.
 
     Raises:
         InputError: nothing was asked, the text is unusable, or a style word is unknown.
@@ -35,9 +41,10 @@ def check_question(
     emotion = None if emotion is None else model.styles.check_emotion(emotion)
     pitch = None if pitch is None else model.styles.check_pitch(pitch)
     text = None if text is None else model.check_text(text)
-    if text is None and not spoken:
+    if text is None and not spoken and not told:
         raise InputError("no question: give audio or text; a picture alone asks nothing")
-    return text, ReplyConstraints(None if spoken else text, emotion, pitch, limits or model.config.reply_limits)
+    transcript = None if spoken else text or ""
+    return text, ReplyConstraints(transcript, emotion, pitch, limits or model.config.reply_limits, tools)
 
 
 class Question:
@@ -49,13 +56,25 @@ class Question:
     Attributes:
         picture: its tokens and tiles.
         sound: the recording so far.
+        results: what tools gave back for the calls before it; it stands before the question, or in its place.
     """
 
-    def __init__(self, model: DialogueModel, picture: Prompt | None = None, heard: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: DialogueModel,
+        picture: Prompt | None = None,
+        heard: Sequence[int] = (),
+        results: tuple[ToolResult, ...] = (),
+    ) -> None:
         self._model = model
-        self.picture = picture
+        self.picture, self.results = picture, results
         self.sound: StreamingTokenizer | None = None
         self._heard = tuple(heard)
+
+    def tell(self, results: Sequence[ToolResult]) -> None:
+        """Take what tools gave back. Raises: InputError: it is too long."""
+        cleaned = [replace(each, content=each.content and self._model.check_text(each.content)) for each in results]
+        self.results = (*self.results, *cleaned)
 
     def show(self, image: Image.Image) -> None:
         """Take a loaded picture; it replaces an earlier one of this question."""
@@ -86,11 +105,13 @@ class Question:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was said or shown."""
-        return self.picture is None and not self.spoken
+        """Whether nothing was said or shown, and no tool gave anything back."""
+        return self.picture is None and not self.spoken and not self.results
 
     def so_far(self) -> Prompt:
         """What is certain already: the beginning of ``prompt``."""
+        if self.picture is None and not self.spoken:
+            return Prompt(self._told())
         ids = self._model.token_ids
         spoken = (ids.speech_start, *ids.from_units(list(self.units))) if self.spoken else ()
         return self._behind_picture((ids.user, *spoken))
@@ -102,12 +123,22 @@ class Question:
             content.append({"type": "audio", "units": list(self.units)})
         if text is not None:
             content.append({"type": "text", "text": text})
+        if self.results and not content and self.picture is None:
+            return Prompt((*self._told(), self._model.token_ids.assistant))
         return self._behind_picture(self._model.prompt([{"role": "user", "content": content}]).ids[1:])
 
     def _behind_picture(self, ids: tuple[int, ...]) -> Prompt:
         if self.picture is None:
-            return Prompt(ids)
-        return Prompt((ids[0], *self.picture.ids, *ids[1:]), self.picture.pixel_values, self.picture.image_grids)
+            return Prompt((*self._told(), *ids))
+        shown = (*self._told(), ids[0], *self.picture.ids, *ids[1:])
+        return Prompt(shown, self.picture.pixel_values, self.picture.image_grids)
+
+    def _told(self) -> tuple[int, ...]:
+        """The results as a system message; nothing without any."""
+        if not self.results:
+            return ()
+        message = {"role": "system", "content": results_text(self.results)}
+        return self._model.prompt([message]).ids[1:-1]  # without the start of the text and the generation prompt
 
     def close(self) -> None:
         """Drop the recording's state."""

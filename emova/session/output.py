@@ -12,6 +12,7 @@ import numpy as np
 
 from emova.core.streams import Stream
 from emova.events import AudioChunk, Event, Reply, Timings
+from emova.reply.calls import CallDelta, CallStarted
 from emova.reply.parser import (
     ReplyDone,
     ReplyEvent,
@@ -20,6 +21,7 @@ from emova.reply.parser import (
     TextDelta,
     TranscriptDelta,
     UnitsDelta,
+    collect_calls,
     merge_deltas,
 )
 from emova.reply.stream import EventStream
@@ -61,6 +63,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         self._chosen = StyleChosen(self.voice.styles.plain(gender), understood=False)
         self.speaking = self.voice.start(self._chosen.style, plan) if in_chunks else None
         self._audio: list[np.ndarray] = []
+        self._calls: list[CallStarted | CallDelta] = []
         self._started, self._listened = started, listened
         self._spoken_for = self._prefilled = self._first_audio = self._first_speak = 0.0
 
@@ -87,6 +90,8 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             self._transcript += event.text
         elif isinstance(event, TextDelta):
             self._text += event.text
+        elif isinstance(event, CallStarted | CallDelta):
+            self._calls.append(event)
         else:
             self._chosen = event
             if self.speaking is not None:
@@ -94,7 +99,9 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         yield event
 
     def finish(self) -> Iterator[Event]:
-        """The rest of the sound."""
+        """The rest of the sound; calls have none."""
+        if self._calls:
+            return
         if self.speaking is not None:
             yield from self._sound(self.speaking.finish)
         else:
@@ -114,7 +121,8 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
     def written(self) -> SpokenReply:
         """What was written so far."""
         style = self._chosen.style
-        return SpokenReply(self._transcript, self._text, style.emotion, style.pitch, tuple(self.units))
+        calls = collect_calls(self._calls)
+        return SpokenReply(self._transcript, self._text, style.emotion, style.pitch, tuple(self.units), calls)
 
     def reply(self) -> Reply:
         """All of it, after ``finish``."""
@@ -126,7 +134,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             pitch=style.pitch,
             voice=style.gender,
             units=tuple(self.units),
-            audio=np.concatenate(self._audio),
+            audio=np.concatenate(self._audio) if self._audio else np.zeros(0, dtype=np.float32),
             sample_rate=self.voice.sample_rate,
             style_understood=self._chosen.understood,
             timings=Timings(
@@ -134,8 +142,9 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
                 prefill=self._prefilled - self._listened,
                 decode=now - self._prefilled - self._spoken_for,
                 speak=self._spoken_for,
-                first_audio=self._first_audio - self._started,
+                first_audio=max(0.0, self._first_audio - self._started),
                 first_speak=self._first_speak,
                 total=now - self._started,
             ),
+            calls=collect_calls(self._calls),
         )

@@ -18,6 +18,7 @@ from emova.engine.request import GenerationRequest
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
+from emova.reply.tools import Toolbox, ToolResult
 from emova.session.history import PastTurn, TurnContext, beginning
 from emova.session.input import Question, check_question
 from emova.session.output import ReplyAssembler
@@ -37,6 +38,7 @@ class _Answer:
 
     question: Prompt
     picture: Prompt | None
+    results: tuple[ToolResult, ...]
     request: GenerationRequest
     assembler: ReplyAssembler
     delivered: int = 0
@@ -48,6 +50,10 @@ class Session:
 
     A turn is: ``show`` a picture and ``hear`` samples in any order, then ``ask`` and read the events. A turn that
     fails leaves no trace. Sound of an earlier ``generation`` than the session's is out of date.
+
+    Tools: the text of ``Toolbox.instructions`` is the system message, and ``ask`` is told which tools may be called.
+    If ``Done`` has a reply with ``calls``, whoever made the session calls them, says by ``tell`` what they gave, and
+    asks again, without any text, for the answer.
 
     Attributes:
         voice: who answers the next question.
@@ -120,6 +126,18 @@ class Session:
                 self._drop_turn()
                 raise
 
+    def tell(self, results: Sequence[ToolResult]) -> None:
+        """What tools gave back for the last reply's calls, before anything of this turn is shown or heard.
+
+        Raises:
+            InputError: a question has begun, or a result is too long; the turn stays as it was.
+        """
+        with self.scheduler.lock:
+            self._check_listening()
+            if self.question.picture is not None or self.question.spoken:
+                raise InputError("the results of tools: they come before the next question; send them first")
+            self.question.tell(results)  # read with what comes behind them
+
     def instruct(self, instructions: str) -> None:
         """Another system message, from the beginning of the conversation on. Raises: InputError."""
         with self.scheduler.lock:
@@ -132,13 +150,13 @@ class Session:
         with self.scheduler.lock:
             self._check_listening()
             self.history.rewind()
-            self._begin(self.question.picture)
+            self._begin(self.question.picture, self.question.results)
 
     def recall(self, reply: SpokenReply, text: str | None = None) -> None:
         """A turn of an earlier conversation, as if it had happened here.
 
         Args:
-            reply: what was answered to what was shown and heard since the last turn.
+            reply: what was answered to what was shown, heard and told since the last turn.
             text: what was written then.
 
         Raises:
@@ -173,7 +191,7 @@ class Session:
                     self._last = reply
             finally:
                 self.question.close()
-                self.question = Question(self._model, asked.picture, asked.units)
+                self.question = Question(self._model, asked.picture, asked.units, asked.results)
             self._read_question()
 
     def _fitting(self, past: Sequence[PastTurn]) -> list[tuple[Prompt, SpokenReply]]:
@@ -181,7 +199,7 @@ class Session:
         left = self._model.trained_context
         for turn in reversed(past):
             assert turn.reply is not None, "a turn that is over has an answer"
-            prompt = Question(self._model, turn.picture, turn.units).prompt(turn.text)
+            prompt = Question(self._model, turn.picture, turn.units, turn.results).prompt(turn.text)
             left -= len(prompt.ids) + len(self._encode(turn.reply))
             if left < 0 and fitting:
                 break
@@ -228,15 +246,15 @@ class Session:
             raise InputError("a reply is being spoken; cancel it first")
         self._playing = None
 
-    def _begin(self, picture: Prompt | None = None) -> None:
+    def _begin(self, picture: Prompt | None = None, results: tuple[ToolResult, ...] = ()) -> None:
         """Ready for a new question; what stands before it is read before anybody speaks."""
-        self._await_question(picture)
+        self._await_question(picture, results)
         self.history.read_ahead()
         self._read_question()
 
-    def _await_question(self, picture: Prompt | None = None) -> None:
+    def _await_question(self, picture: Prompt | None = None, results: tuple[ToolResult, ...] = ()) -> None:
         self.question.close()
-        self.question = Question(self._model, picture)
+        self.question = Question(self._model, picture, results=results)
 
     def _read_question(self) -> None:
         if not self.question.empty:
@@ -256,13 +274,17 @@ class Session:
         pitch: str | None = None,
         limits: ReplyLimits | None = None,
         sampling: Sampling | None = None,
+        tools: Toolbox | None = None,
     ) -> Iterator[SessionEvent]:
         """The question is complete: TranscriptDelta, TextDelta, StyleChosen, AudioChunk, Done as they are made.
+
+        Where the reply calls tools, CallStarted and CallDelta stand between TranscriptDelta and Done.
 
         Args:
             text: a written question, or a written addition to the spoken one.
             emotion, pitch: how to answer; the model chooses what is None.
             limits, sampling: other ones than the assistant's for this reply.
+            tools: what it may call.
 
         The last event is Done, Failed or Cancelled. Leaving the iterator early cancels the reply; nothing that goes
         wrong is raised here.
@@ -276,7 +298,7 @@ class Session:
             self.generation += 1
             generation = self.generation
             try:
-                self._ask(text, emotion, pitch, limits, sampling)
+                self._ask(text, emotion, pitch, limits, sampling, tools)
             except Exception as error:
                 self.fail(error)
         return self._events(generation)
@@ -288,9 +310,11 @@ class Session:
         pitch: str | None,
         limits: ReplyLimits | None,
         sampling: Sampling | None,
+        tools: Toolbox | None,
     ) -> None:
         started, question = time.perf_counter(), self.question
-        text, constraints = check_question(self._model, text, emotion, pitch, question.spoken, limits)
+        told = bool(question.results)
+        text, constraints = check_question(self._model, text, emotion, pitch, question.spoken, limits, tools, told)
         question.end()
         listened = time.perf_counter()
         self.asked_units = question.units
@@ -313,7 +337,7 @@ class Session:
             voice=self.speaker,
             plan=self.scheduler.config.chunks,
         )
-        self._answer = self._playing = _Answer(asked, question.picture, request, assembler)
+        self._answer = self._playing = _Answer(asked, question.picture, question.results, request, assembler)
         self._queue.extend(assembler.step(request.take_written()))
 
     @property
@@ -427,7 +451,7 @@ class Session:
                 self.history.rewind()
             self._last = kept if answer else None
             self._answer = self._playing = None
-            self._begin(None if answer else playing.picture)
+            self._begin(*((None, ()) if answer else (playing.picture, playing.results)))
 
     def close(self) -> None:
         """Free the session's memory; its reader gets an error."""
