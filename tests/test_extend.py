@@ -194,7 +194,11 @@ def test_an_installed_package_is_found_without_an_import(outside, folder, tmp_pa
             {"kind": "telepathy"},
             "tokenizer kind 'telepathy' is unknown; there are",
         ),
-        ("speech_detokenizer/config.json", {"kind": "os:system"}, "kind 'os:system' is unknown; there are u2s"),
+        (
+            "speech_detokenizer/config.json",
+            {"kind": "os:system"},
+            "kind 'os:system' is unknown; there are emova_u2s, u2s",
+        ),
         ("config.json", {"projector_config": {"kind": "mirror"}}, "projector kind 'mirror' is unknown; there are"),
         (
             "config.json",

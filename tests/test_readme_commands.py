@@ -35,6 +35,9 @@ MISSING = {
     "emova train units": "data/nano/speech",
     "emova train tokenizer --extend": "Llama-3.1-8B",
     "emova bench vocoder": "data/nano",
+    "emova import": "hub",
+    "emova resynthesize question.wav --model emova-speech": "emova-speech",
+    "emova export emova-tokenizer": "emova-speech",
     "python -m emova_eval.adapters.run_lmms_eval": "lmms",
 }
 """Commands that need data, a hub or another program: they end with 2 and one line, and that line has this in it."""

@@ -179,6 +179,20 @@ def check_fit(parts: Parts, folder: Path) -> None:
     for what, number, other, expected in checks:
         if number != expected:
             raise InputError(f"{shown(folder)}: {what} ({number}) and {other} ({expected}) differ; {AGAIN}")
+    check_units(parts.speech_tokenizer, parts.voice, folder)
+
+
+def check_units(speech_tokenizer: SpeechTokenizer, voice: Voice, name: str | Path) -> None:
+    """See that a voice says the units that a tokenizer hears: as many may stand for other sounds. Raises: InputError.
+
+    Parts that were made for units of a release have an attribute ``unit_set`` with its name.
+    """
+    heard, said = (getattr(part, "unit_set", "") or "its own" for part in (speech_tokenizer, voice.detokenizer))
+    if heard != said or speech_tokenizer.codebook_size != voice.detokenizer.codebook_size:
+        raise InputError(
+            f"{shown(name)}: the speech tokenizer hears units of another set ({heard}) than the voice says ({said}); "
+            "put together parts of one release"
+        )
 
 
 @contextmanager

@@ -93,10 +93,19 @@ class Registry(Generic[Part]):
 TOKENIZERS: Registry[SpeechTokenizer] = Registry(
     "speech_tokenizer",
     "speech tokenizer kind",
-    {"s2u": "emova.speech.tokenizer.s2u:S2UTokenizer", "kmeans": "emova.speech.tokenizer.kmeans:KMeansTokenizer"},
+    {
+        "s2u": "emova.speech.tokenizer.s2u:S2UTokenizer",
+        "kmeans": "emova.speech.tokenizer.kmeans:KMeansTokenizer",
+        "emova_s2u": "emova.speech.tokenizer.emova_s2u.tokenizer:EmovaS2UTokenizer",
+    },
 )
 DETOKENIZERS: Registry[SpeechDetokenizer] = Registry(
-    "speech_detokenizer", "speech detokenizer kind", {"u2s": "emova.speech.detokenizer.u2s:U2SDetokenizer"}
+    "speech_detokenizer",
+    "speech detokenizer kind",
+    {
+        "u2s": "emova.speech.detokenizer.u2s:U2SDetokenizer",
+        "emova_u2s": "emova.speech.detokenizer.emova_u2s.detokenizer:EmovaU2SDetokenizer",
+    },
 )
 REPLY_FORMATS: Registry[ReplyFormat] = Registry(
     "reply_format",

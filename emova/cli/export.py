@@ -12,9 +12,20 @@ from emova.core.io import shown
 
 def register(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    add_common(parser, "emova export gguf --out emova-nano.gguf\nemova export gguf --dtype f32 --model runs/stage3")
-    parser.add_argument("format", choices=["gguf"], help="gguf: the language model for llama.cpp")
-    parser.add_argument("--out", default="emova.gguf", metavar="FILE", help="the file to write (%(default)s)")
+    add_common(
+        parser,
+        "emova export gguf --out emova-nano.gguf\nemova export gguf --dtype f32 --model runs/stage3\n"
+        "emova export emova-tokenizer --model emova-speech --out released",
+    )
+    parser.add_argument(
+        "format",
+        choices=["gguf", "emova-tokenizer"],
+        help="gguf: the language model for llama.cpp; emova-tokenizer: speech parts that came from that release, as "
+        "the release has them",
+    )
+    parser.add_argument(
+        "--out", default="emova.gguf", metavar="PATH", help="the file to write, or the new folder (%(default)s)"
+    )
     parser.add_argument(
         "--dtype", default="f16", choices=["f32", "f16", "bf16"], help="how matrices are stored (%(default)s)"
     )
@@ -22,8 +33,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the file."""
+    """Write the file, or the folder."""
     out = Path(arguments.out)
+    if arguments.format == "emova-tokenizer":
+        return _export_release(arguments)
     if out.suffix != ".gguf":
         raise InputError(f"{shown(out)}: llama.cpp reads files that end in .gguf; give such a name")
     from emova.core.writing import check_writable
@@ -39,4 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
         export_gguf(parts.model, parts.processor.tokenizer, out, arguments.dtype, Path(arguments.model).name)
     result = {"file": arguments.out, "bytes": out.stat().st_size, "dtype": arguments.dtype}
     show(arguments, result, [f"{arguments.out}: {out.stat().st_size / 1e6:.1f} MB, {arguments.dtype}"])
+    return 0
+
+
+def _export_release(arguments: argparse.Namespace) -> int:
+    with progress(arguments) as tell:
+        tell(f"Writing {arguments.out}")
+        from emova.checkpoint.importing.program import export_emova_tokenizer
+
+        export_emova_tokenizer(arguments.model, arguments.out)
+    show(arguments, {"folder": arguments.out}, [f"{arguments.out}: as the release has it, without what was not used"])
     return 0

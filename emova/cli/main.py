@@ -10,6 +10,7 @@ import argparse
 import difflib
 import errno
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from emova.core.io import shown
 from emova.core.process import Stopped, end_by, open_streams, settle_streams, stoppable, tell, unread_stderr
 
 GROUP = "emova.commands"
-OWN = ("chat", "transcribe", "speak", "tokenize", "resynthesize", "info")
+OWN = ("chat", "transcribe", "speak", "tokenize", "resynthesize", "info", "import")
 HELP = {
     "chat": "ask a question by voice or text, about a picture or not, and hear the answer",
     "transcribe": "write down what is said in audio files",
@@ -31,6 +32,7 @@ HELP = {
     "tokenize": "turn audio into speech units",
     "resynthesize": "say the same again in another voice, emotion or pitch",
     "info": "show a checkpoint's parts and sizes",
+    "import": "make a checkpoint of weights that others released",
     "demo": "open the demo in a browser",
     "serve": "serve the assistant over HTTP",
     "data": "make training data",
@@ -57,9 +59,14 @@ class Parser(argparse.ArgumentParser):
         (file or sys.stderr).write(message)
 
 
+def _own(name: str) -> str:
+    """A module cannot be called as a word of the language."""
+    return f"emova.cli.{name}{'_' * keyword.iskeyword(name)}:register"
+
+
 def find_commands() -> dict[str, str]:
     """Each command's ``module:register``."""
-    commands = {name: f"emova.cli.{name}:register" for name in OWN}
+    commands = {name: _own(name) for name in OWN}
     commands |= {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in commands}
     order = {name: index for index, name in enumerate(HELP)}
     return dict(sorted(commands.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
@@ -94,7 +101,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     if name == "--version":
         print(f"emova {__version__}")
         return 0
-    commands = {name: f"emova.cli.{name}:register"} if name in OWN else find_commands()
+    commands = {name: _own(name)} if name in OWN else find_commands()
     if name not in commands:
         close = difflib.get_close_matches(name, commands, n=1)
         hint = f"did you mean {close[0]}?" if close else "see emova --help"

@@ -40,11 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     check_audio(source, arguments.max_seconds, reject_silence=False)
     with progress(arguments) as tell:
         tell(f"Loading the speech parts of {arguments.model}")
-        from emova.checkpoint.loading import load_speech_tokenizer, load_voice
+        from emova.checkpoint.loading import check_units, load_speech_tokenizer, load_voice
         from emova.speech.audio import AudioLimits, save_wav
         from emova.speech.tokenizer.streaming import listen
 
         tokenizer, voice = load_speech_tokenizer(arguments.model), load_voice(arguments.model)
+        check_units(tokenizer, voice, arguments.model)
         tell("Listening")
         units = listen(tokenizer, source, AudioLimits(max_seconds=arguments.max_seconds), False)
         tell("Speaking")

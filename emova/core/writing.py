@@ -11,6 +11,7 @@ import errno
 import glob
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +99,32 @@ def staged_path(path: str | Path) -> Iterator[Path]:
     """``staged_output`` for a library that wants a name. Raises: InputError."""
     with staged_output(path) as file:
         yield Path(file.name)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill; it becomes ``path`` when the block ends well, or vanishes.
+
+    Raises:
+        InputError: there is something at ``path`` already, or it cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{shown(path)}: is there already; give the name of a new folder")
+    staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        make_folder(path.parent)
+        shutil.rmtree(staged, ignore_errors=True)
+        make_folder(staged)
+        yield staged
+        for written in (*staged.rglob("*"), staged):
+            with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+                _flush(written)
+        os.replace(staged, path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -49,6 +49,7 @@ class HiFiGANHeadConfig:
     rates: tuple[int, ...] = (10, 6, 2, 2)
     kernels: tuple[int, ...] = (3, 7, 11)
     dilations: tuple[int, ...] = (1, 3, 5)
+    last_slope: float = 0.1  # of the rectifier before the last convolution
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class HiFiGANHead(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         assert prod(config.rates) == hop_length, "the product of the rates must be the hop"
-        self.driven = driven
+        self.driven, self.last_slope = driven, config.last_slope
         self.enter = BoundedConv(latent_channels + (2 if driven else 0), config.channels, 7)
         self.from_style = nn.Linear(style_size, config.channels)
         self.upsamplers = nn.ModuleList()
@@ -291,7 +292,7 @@ class HiFiGANHead(nn.Module):
                 mask = mask.repeat_interleave(upsampler.rate, dim=-1)
             heard = [unit(x_BCT, mask, past) for unit in units]
             x_BCT = torch.stack(join(past, units, *heard)).mean(dim=0)
-        x_BCT = functional.leaky_relu(x_BCT, 0.1)
+        x_BCT = functional.leaky_relu(x_BCT, self.last_slope)
         if mask is not None:
             x_BCT = x_BCT * mask
         samples_BT = torch.tanh(self.leave(x_BCT, past).float()).squeeze(1)

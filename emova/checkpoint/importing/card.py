@@ -1,0 +1,40 @@
+"""The card of an imported checkpoint: whose weights it holds, under which licences, and what became of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emova.checkpoint.importing.mapping import Report
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Of weights, code or data that a checkpoint stands on.
+
+    Attributes:
+        what: whose it is.
+        terms: its name.
+        note: what is to be looked up or kept in mind.
+    """
+
+    what: str
+    terms: str
+    note: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        return f"{self.what}: {self.terms}" + (f" ({self.note})" if self.note else "")
+
+
+CARD_TELLS = "as its model card is quoted; read the card that came with the files"
+EMOVA_TOKENIZER = Licence("EMOVA speech tokenizer's weights", "Apache-2.0", CARD_TELLS)
+
+
+def card(title: str, source: str, licences: Sequence[Licence], report: Report, use: str) -> str:
+    """The ``README.md`` of an imported checkpoint."""
+    lines = [f"# {title}", "", f"Imported by emova from `{source}`. The weights are those of their authors.", ""]
+    lines += ["## Licences", "", *(f"- {licence.line()}" for licence in licences), ""]
+    lines += ["## Tensors", "", *(f"- {line}" for line in report.lines()), ""]
+    lines += ["Every tensor of the release is in one of these lines; every tensor of each part was filled.", ""]
+    return "\n".join([*lines, "## Use", "", "```", use.strip(), "```", ""])

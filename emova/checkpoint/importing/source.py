@@ -1,0 +1,256 @@
+"""A release on the disk or on a hub: its plain files, and its tensors by name, told from their headers before any is
+loaded.
+
+Safetensors hold tensors and nothing else. A ``.pt`` or ``.bin`` file is a pickle, which can hold code: it is read as
+tensors alone, and refused where it asks for more.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from emova.core.errors import InputError
+from emova.core.io import shown
+
+Shape = tuple[int, ...]
+PICKLES = (".pt", ".bin", ".pth", ".ckpt")
+AGAIN = "fetch the release again"
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_LARGEST_HEADER = 100 << 20  # bytes; the format's own limit
+_LARGEST_TEXT = 64 << 20  # bytes of a configuration or a tokenizer
+
+
+def fetch(name: str, patterns: Sequence[str]) -> Path:
+    """A folder or file as it is, or the folder of a hub's repository with the files that match ``patterns``.
+
+    Raises:
+        InputError: there is no such path, and no such repository can be had.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    if not _HUB_NAME.fullmatch(name) or name.startswith("."):
+        raise InputError(f"{shown(name)}: no such folder; give a release's, or its name OWNER/NAME on a hub")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        raise InputError(f"{shown(name)}: comes from a hub; run pip install huggingface_hub") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
+        raise InputError(
+            f"{shown(name)}: cannot be fetched from the hub; check the name, its licence and the connection, "
+            "or give a folder with the files"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A release's JSON file. Raises: InputError: it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{shown(path)}: missing; {AGAIN}")
+    try:
+        if path.stat().st_size > _LARGEST_TEXT:
+            raise ValueError
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError
+    except (OSError, ValueError, RecursionError):
+        raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
+    return content
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of one or more files by name; those of safetensors are read when they are asked for.
+
+    Args:
+        files: safetensors files, or pickles.
+        picked: in a pickle, the key under which the tensors lie, if they lie under one.
+
+    Attributes:
+        shapes: of each tensor.
+        name: how errors call it.
+        prefix: what stands before each of these names in the files.
+
+    Raises:
+        InputError: a file is missing, damaged, or holds more than tensors.
+    """
+
+    def __init__(self, files: Sequence[Path], name: str = "", picked: Sequence[str] = ()) -> None:
+        self.name, self.prefix = name or shown(files[0]), ""
+        self.shapes: dict[str, Shape] = {}
+        self._bytes = 0
+        self._where: dict[str, Path] = {}
+        self._loaded: dict[str, Tensor] = {}
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{shown(file)}: missing; {AGAIN}")
+            if file.suffix == ".safetensors":
+                self._add_safetensors(file)
+            elif file.suffix in PICKLES:
+                self._add_pickle(file, picked)
+            else:
+                raise InputError(f"{shown(file)}: no file of weights; give safetensors")
+
+    @classmethod
+    def of(cls, path: Path, stems: Sequence[str] = ("model", "pytorch_model")) -> Tensors:
+        """Those of a file, or of a folder: whole, or in shards that an index names.
+
+        Raises:
+            InputError: there are none, a shard is missing, or a file is damaged.
+        """
+        if path.is_file():
+            return cls([path])
+        for stem, ending in ((stem, ending) for ending in ("safetensors", "bin", "pt") for stem in stems):
+            index = path / f"{stem}.{ending}.index.json"
+            if index.is_file():
+                named = read_json(index).get("weight_map")
+                if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+                    raise InputError(f"{shown(index)}: damaged; {AGAIN}")
+                files = sorted(set(named.values()))
+                if any(Path(file).name != file for file in files):
+                    raise InputError(f"{shown(index)}: names a file outside of its folder; {AGAIN}")
+                found = cls([path / file for file in files], shown(path))
+                lost = next((tensor for tensor in named if tensor not in found), None)
+                if lost is not None:
+                    raise InputError(f"{shown(path)}: the index names tensor {shown(lost)}, no file has it; {AGAIN}")
+                return found
+            if (path / f"{stem}.{ending}").is_file():
+                return cls([path / f"{stem}.{ending}"], shown(path))
+        raise InputError(f"{shown(path)}: no weights there; give a folder with {stems[0]}.safetensors or its shards")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor as it is stored. Raises: InputError: its file is damaged."""
+        if name in self._loaded:
+            return self._loaded[name]
+        path = self._where[name]
+        try:
+            with safe_open(path, "pt") as file:
+                return file.get_tensor(name)
+        except (SafetensorError, OSError):
+            raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
+
+    def check_memory(self, widened: bool) -> None:
+        """See that they fit into this machine's memory, before one is loaded. Raises: InputError.
+
+        Args:
+            widened: as float32, whatever they are stored as.
+        """
+        needed = sum(4 * prod(shape) for shape in self.shapes.values()) if widened else self._bytes
+        there = available_memory()
+        if needed > there:
+            raise InputError(
+                f"{self.name}: needs {needed / 2**30:.1f} GiB of memory, {there / 2**30:.1f} are free; "
+                "close other programs, or import it on a larger machine"
+            )
+
+    def _add_safetensors(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                if not 2 <= size <= _LARGEST_HEADER:
+                    raise ValueError
+                header = json.loads(file.read(size))
+            header.pop("__metadata__", None)
+            ends = [0]
+            for name, entry in header.items():
+                shape = tuple(int(length) for length in entry["shape"])
+                self._add(path, name, shape)
+                self._bytes += prod(shape) * _BYTES.get(entry["dtype"], 4)
+                ends.append(int(entry["data_offsets"][1]))
+            if path.stat().st_size < 8 + size + max(ends):
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            raise InputError(f"{shown(path)}: damaged or cut short; {AGAIN}") from None
+
+    def _add_pickle(self, path: Path, picked: Sequence[str]) -> None:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zip_format(path))
+        except pickle.UnpicklingError:
+            raise InputError(
+                f"{shown(path)}: holds more than tensors; such a file can run code, so it is not opened. Give "
+                "safetensors"
+            ) from None
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError):
+            raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
+        for key in (*picked, "state_dict"):
+            if isinstance(content, dict) and isinstance(content.get(key), dict):
+                content = content[key]
+                break
+        if not isinstance(content, dict) or not all(
+            isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
+        ):
+            raise InputError(f"{shown(path)}: no table of tensors; give the release's weights")
+        for name, tensor in content.items():
+            self._add(path, name, tuple(tensor.shape))
+            self._bytes += tensor.numel() * tensor.element_size()
+            self._loaded[name] = tensor
+
+    def _add(self, path: Path, name: str, shape: Shape) -> None:
+        if name in self._where:
+            raise InputError(f"{shown(path)}: tensor {shown(name)} is in two files; {AGAIN}")
+        self.shapes[name], self._where[name] = shape, path
+
+
+class Prefixed(Mapping[str, Tensor]):
+    """The tensors whose names begin with a prefix, without it."""
+
+    def __init__(self, tensors: Tensors | Prefixed, prefix: str) -> None:
+        self.name: str = tensors.name
+        self._tensors, self._prefix = tensors, prefix
+        self.prefix: str = tensors.prefix + prefix
+        self.shapes: dict[str, Shape] = {
+            name.removeprefix(prefix): shape for name, shape in tensors.shapes.items() if name.startswith(prefix)
+        }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[self._prefix + name]
+
+
+def zip_format(path: Path) -> bool:
+    """Whether a pickle lies in the newer of torch's two formats, whose tensors need not be read at once."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def available_memory() -> int:
+    """Bytes that programs may still take without the machine slowing down."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, ValueError, StopIteration):
+        pass
+    try:  # elsewhere all there is: what is free is not told
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 1 << 62
+
+
+def matching(names: Mapping[str, object], pattern: str) -> list[str]:
+    """The names that fit a shell pattern, sorted."""
+    return sorted(fnmatch.filter(names, pattern))

@@ -1,0 +1,1 @@
+"""The speech-to-unit tokenizer of the EMOVA release: its features, its SPIRAL encoder, its quantiser."""
