@@ -165,6 +165,12 @@ class TurnTaking:
             turns += self._judge(window, self._detector(window), needed)
         return turns
 
+    def take(self) -> np.ndarray:
+        """The sound ``[T]`` that waits here, for a turn to begin or to be judged; it is not kept any longer."""
+        waiting = np.concatenate([self._kept, self._left])
+        self._kept = self._left = np.zeros(0, dtype=np.float32)
+        return waiting
+
     def _judge(self, window: np.ndarray, probability: float, needed: int) -> list[Turn]:
         at_ms = self._position * 1000 // RATE
         if not self.speaking:

@@ -231,7 +231,7 @@ def chosen(**audio) -> dict:
         ({"type": "nothing"}, "invalid_event"),
         ({"type": "session.update"}, "invalid_event"),
         (
-            {"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}},
+            {"type": "session.update", "session": {"audio": {"input": {"format": {"type": "audio/mp3"}}}}},
             "invalid_event",
         ),
         ({"type": "session.update", "session": {"audio": {"output": {"voice": "../../x"}}}}, "invalid_value"),
@@ -241,7 +241,7 @@ def chosen(**audio) -> dict:
         ({"type": "input_audio_buffer.commit"}, "input_audio_buffer_commit_empty"),
         ({"type": "response.create"}, "empty_conversation"),
         ({"type": "response.cancel"}, "response_cancel_not_active"),
-        ({"type": "conversation.item.retrieve", "item_id": "../../etc/passwd"}, "item_not_found"),
+        ({"type": "conversation.item.retrieve", "item_id": "../../etc/passwd"}, "item_retrieve_invalid_item_id"),
         (
             {"type": "conversation.item.truncate", "item_id": "x", "content_index": 0, "audio_end_ms": 1},
             "item_not_found",

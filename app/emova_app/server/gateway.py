@@ -201,9 +201,11 @@ class _Joined:
             await asyncio.gather(up, down, ending, return_exceptions=True)
 
     async def _up(self) -> None:
-        with contextlib.suppress(WebSocketDisconnect, ConnectionClosed, KeyError):  # KeyError: a binary message
-            while True:
-                await self._replica.send(await self._socket.receive_text())
+        with contextlib.suppress(ConnectionClosed):
+            while (message := await self._socket.receive())["type"] == "websocket.receive":
+                text = message.get("text")
+                # A binary frame is for the replica to refuse.
+                await self._replica.send(message.get("bytes") or b"" if text is None else text)
 
     async def _down(self) -> None:
         with contextlib.suppress(ConnectionClosed):

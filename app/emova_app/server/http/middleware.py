@@ -15,6 +15,7 @@ from emova_app.addresses import host_of, host_of_origin, is_loopback
 from emova_app.server.errors import ApiError, as_api_error, busy
 from emova_app.server.http.bodies import Gone, too_large
 from emova_app.server.http.front import Front, new_id
+from emova_app.server.http.keys import given_key
 
 log = logging.getLogger(__name__)
 OPEN_PATHS = ("/healthz",)
@@ -53,9 +54,8 @@ class RequestMiddleware:
     def _check_client(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
         if self.config.api_key:
-            given = headers.get(b"authorization", b"")
-            wanted = f"Bearer {self.config.api_key}".encode()
-            if scope["path"] not in OPEN_PATHS and not hmac.compare_digest(given, wanted):
+            wanted = self.config.api_key.encode()
+            if scope["path"] not in OPEN_PATHS and not hmac.compare_digest(given_key(scope), wanted):
                 raise ApiError(
                     401,
                     "the API key is missing or wrong; send it as a bearer token",

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 
 import numpy as np
-import soxr
 
 from emova.core.errors import InternalFault
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
-from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta
-from emova_app.pcm import to_pcm
+from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
 from emova_app.server.api.media import to_base64
-from emova_app.server.errors import INTERNAL
+from emova_app.server.errors import INTERNAL, ApiError
 from emova_app.server.http.front import new_id
 from emova_app.server.json_types import ContentPart, JsonObject, RealtimeItem, message_item
+from emova_app.server.realtime.settings import Settings, shown_format
+from emova_app.server.realtime.sound import Outgoing
 from emova_app.server.service import Service
 
 Emit = Callable[..., Awaitable[None]]
-RATE = 24_000
 
 
 class Answering:
@@ -28,25 +27,29 @@ class Answering:
 
     Args:
         emit: sends an event: its type, then its fields.
-        conversation: its id.
-        spoken: whether the client wants sound; if not, text alone.
+        settings: as this answer is wished for.
+        conversation: its id; None keeps the answer out of it.
         metadata: goes back with the answer.
-        asked_item: the item of the spoken question, if its transcript is wanted.
+        asked_items: the items of the spoken question, if its transcript is wanted.
         previous_item: the item before the answer.
+
+    Attributes:
+        status: OpenAI's, of the response.
+        reply: all that was answered, once it is complete.
     """
 
     def __init__(
         self,
         service: Service,
         emit: Emit,
-        conversation: str,
-        spoken: bool,
+        settings: Settings,
+        conversation: str | None,
         metadata: dict[str, str] | None,
-        asked_item: str | None,
-        previous_item: str | None,
+        asked_items: Sequence[str] = (),
+        previous_item: str | None = None,
     ) -> None:
-        self.service, self._emit, self._conversation = service, emit, conversation
-        self.spoken, self._metadata, self._asked_item = spoken, metadata, asked_item
+        self.service, self._emit, self._settings, self._conversation = service, emit, settings, conversation
+        self.spoken, self._metadata, self._asked_items = settings.spoken, metadata, asked_items
         self._previous_item = previous_item
         self.id, self.item_id = new_id("resp"), new_id("item")
         self.text = self.transcript = ""
@@ -54,12 +57,13 @@ class Answering:
         self.pitch: str | None = None
         self.sent_seconds = 0.0
         self.reason = "turn_detected"
+        self.status = "in_progress"
+        self.reply: SpokenReply | None = None
         self.stopped = self.done = False
         self._first_sent = 0.0
-        self._to_client: soxr.ResampleStream | None = None
-        rate = service.assistant.voice.sample_rate
-        if rate != RATE:
-            self._to_client = soxr.ResampleStream(rate, RATE, 1, dtype="float32")
+        self._begun = False
+        self._usage: JsonObject | None = None
+        self._outgoing = Outgoing(settings.speaks, service.assistant.voice.sample_rate)
 
     # --- what the client hears ----------------------------------------------------------------------------------------
     def stop(self, reason: str) -> None:
@@ -102,46 +106,69 @@ class Answering:
             "output": output,
             "conversation_id": self._conversation,
             "output_modalities": ["audio" if self.spoken else "text"],
+            "audio": {"output": {"format": shown_format(self._settings.speaks), "voice": self._settings.voice}},
             "metadata": self._metadata,
-            "usage": None,
+            "usage": self._usage,
             "emotion": self.emotion,
             "pitch": self.pitch,
         }
 
+    @property
+    def _place(self) -> JsonObject:
+        return {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
+
     async def tell(self, events: Iterator[SessionEvent]) -> None:
         """Send everything from ``response.created`` to ``response.done``."""
-        place: JsonObject = {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
         begun = self._item("in_progress")
+        self._begun = True
         await self._emit("response.created", response=self._response("in_progress"))
         await self._emit("response.output_item.added", response_id=self.id, output_index=0, item=begun)
-        await self._emit("conversation.item.added", previous_item_id=self._previous_item, item=begun)
-        await self._emit("response.content_part.added", **place, part=self._part())
+        await self._tell_item("added", begun)
+        await self._emit("response.content_part.added", **self._place, part=self._part())
         status = "cancelled"
         details: JsonObject = {"type": "cancelled", "reason": self.reason}
         async with aclosing(self.service.each(events)) as told:
             async for event in told:
                 if isinstance(event, Done):
                     status, details = "completed", {"type": "completed"}
-                    self._measure(event)
+                    await self._sound(np.zeros(0, dtype=np.float32), last=True)
+                    self._finish(event)
                 elif isinstance(event, Failed):
                     status, details = "failed", {"type": "failed", "error": self._fault(event)}
                 elif isinstance(event, Cancelled):
                     details = {"type": "cancelled", "reason": self.reason}
                 elif not self.stopped:
-                    await self._delta(event, place)
+                    await self._delta(event)
+        await self._end(status, details)
+
+    async def fail(self, error: ApiError) -> None:
+        """End an answer that something else broke off, if its client knows of it and not of its end."""
+        if not self._begun or self.status != "in_progress":
+            self.status = "failed"
+            return
+        fields = error.body["error"]
+        fault: JsonObject = {"type": fields["type"], "code": fields["code"], "message": fields["message"]}
+        await self._end("failed", {"type": "failed", "error": fault})
+
+    async def _end(self, status: str, details: JsonObject) -> None:
+        self.status = status
         if self.spoken:
-            await self._emit("response.output_audio.done", **place)
-            await self._emit("response.output_audio_transcript.done", **place, transcript=self.text)
+            await self._emit("response.output_audio.done", **self._place)
+            await self._emit("response.output_audio_transcript.done", **self._place, transcript=self.text)
         else:
-            await self._emit("response.output_text.done", **place, text=self.text)
-        await self._emit("response.content_part.done", **place, part=self._part())
+            await self._emit("response.output_text.done", **self._place, text=self.text)
+        await self._emit("response.content_part.done", **self._place, part=self._part())
         item = self._item("completed" if status == "completed" else "incomplete")
         await self._emit("response.output_item.done", response_id=self.id, output_index=0, item=item)
-        await self._emit("conversation.item.done", previous_item_id=self._previous_item, item=item)
+        await self._tell_item("done", item)
         self.done = True
         await self._emit("response.done", response=self._response(status, details))
 
-    async def _delta(self, event: SessionEvent, place: JsonObject) -> None:
+    async def _tell_item(self, what: str, item: RealtimeItem) -> None:
+        if self._conversation is not None:
+            await self._emit(f"conversation.item.{what}", previous_item_id=self._previous_item, item=item)
+
+    async def _delta(self, event: SessionEvent) -> None:
         if isinstance(event, TranscriptDelta):
             self.transcript += event.text
         elif isinstance(event, TextDelta):
@@ -149,34 +176,37 @@ class Answering:
                 await self._tell_transcript()
             self.text += event.text
             kind = "response.output_audio_transcript.delta" if self.spoken else "response.output_text.delta"
-            await self._emit(kind, **place, delta=event.text)
+            await self._emit(kind, **self._place, delta=event.text)
         elif isinstance(event, StyleChosen):
             self.emotion, self.pitch = event.style.emotion, event.style.pitch
-        elif isinstance(event, AudioChunk) and self.spoken:
-            samples = self._resampled(event.samples)
+        elif isinstance(event, AudioChunk):
+            await self._sound(event.samples)
+
+    async def _sound(self, samples: np.ndarray, last: bool = False) -> None:
+        data = self._outgoing.give(samples, last) if self.spoken and not self.stopped else b""
+        if data:
             self._first_sent = self._first_sent or time.monotonic()
-            self.sent_seconds += len(samples) / RATE
-            await self._emit("response.output_audio.delta", **place, delta=to_base64(to_pcm(samples)))
+            self.sent_seconds += len(data) / self._outgoing.wire.width / self._outgoing.wire.rate
+            await self._emit("response.output_audio.delta", **self._place, delta=to_base64(data))
 
     async def _tell_transcript(self) -> None:
-        if self._asked_item is not None:
+        # A question of several pieces is understood as one.
+        for index, item_id in enumerate(self._asked_items):
             await self._emit(
                 "conversation.item.input_audio_transcription.completed",
-                item_id=self._asked_item,
+                item_id=item_id,
                 content_index=0,
-                transcript=self.transcript,
+                transcript=self.transcript if index == 0 else "",
                 usage={"type": "duration", "seconds": 0},
             )
-
-    def _resampled(self, samples: np.ndarray) -> np.ndarray:
-        return samples if self._to_client is None else self._to_client.resample_chunk(samples)
 
     def _fault(self, event: Failed) -> JsonObject:
         if isinstance(event.error, InternalFault):
             return {"type": "server_error", "code": "internal_error", "message": INTERNAL}
         return {"type": "invalid_request_error", "code": "invalid_question", "message": event.message}
 
-    def _measure(self, event: Done) -> None:
+    def _finish(self, event: Done) -> None:
         reply = event.reply
         seconds = len(reply.audio) / reply.sample_rate
+        self.reply = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
         self.service.metrics.spoken(reply.timings.first_audio, reply.timings.total, seconds)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pydantic import BaseModel
+
+from emova.reply.format import ReplyLimits
 from emova.speech.style import StyleSet
-from emova.speech.vad import TurnConfig
 from emova_app.server.json_types import JsonObject
 from emova_app.server.realtime import types
-from emova_app.server.realtime.answering import RATE
+from emova_app.server.realtime.sound import FORMATS, PCM, WireFormat
+from emova_app.server.realtime.turn_detection import TurnDetection, read_turn_detection
 from emova_app.server.service import check_style, find_voice
 
-
-@dataclass(frozen=True)
-class TurnDetection:
-    """Turns by voice activity.
-
-    Attributes:
-        config: when one begins and ends.
-        create_response: whether its end asks for an answer.
-        interrupt_response: whether its start breaks off an answer.
-    """
-
-    config: TurnConfig = TurnConfig()
-    create_response: bool = True
-    interrupt_response: bool = True
+MAX_NOTICES = 16
+# Values with which a field that has no effect asks for nothing.
+_ASKS_NOTHING: dict[str, tuple[object, ...]] = {
+    "speed": (1, 1.0),
+    "parallel_tool_calls": (False,),
+    "object": ("realtime.session",),
+    "truncation": ("auto",),
+}
+_SILENT = ("id", "expires_at")
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,8 @@ class Settings:
         styles: what the checkpoint has; a client cannot change it.
         turns: None leaves it to the client when a question ends.
         transcription: a name if the client wants to read what it said.
+        hears, speaks: how sound is written on the wire.
+        max_tokens: of an answer, units of speech included; None sets no limit of its own.
     """
 
     styles: StyleSet
@@ -45,37 +45,72 @@ class Settings:
     transcription: str | None = None
     emotion: str | None = None
     pitch: str | None = None
+    hears: WireFormat = PCM
+    speaks: WireFormat = PCM
+    max_tokens: int | None = None
 
-    def changed(self, changes: types.SessionChanges, model: str) -> Settings:
-        """With what ``changes`` say; what they do not name stays. Raises: ApiError: there is no such voice or style."""
+    def changed(self, changes: types.SessionChanges, model: str) -> tuple[Settings, list[str]]:
+        """With what ``changes`` say, and what of it was replaced or has no effect; what they do not name stays.
+
+        Raises:
+            ApiError: there is no such voice or style.
+        """
         given, sound = changes.model_fields_set, changes.audio or types.Audio()
         check_style(self.styles, changes.emotion, changes.pitch)
-        heard = sound.input or types.AudioIn()
+        heard, said = sound.input or types.AudioIn(), sound.output or types.AudioOut()
         wanted = heard.transcription
         transcription = (wanted.model or model) if wanted else None
-        voice = None if sound.output is None else sound.output.voice
-        return replace(
+        turns, notices = self.turns, _without_effect(changes)
+        if "turn_detection" in heard.model_fields_set:
+            turns, replaced = (None, []) if heard.turn_detection is None else read_turn_detection(heard.turn_detection)
+            notices = replaced + notices
+        if changes.model not in (None, model):
+            notices.append(f"model: this session has {model}")
+        chosen = replace(
             self,
             emotion=changes.emotion if "emotion" in given else self.emotion,
             pitch=changes.pitch if "pitch" in given else self.pitch,
             instructions=self.instructions if changes.instructions is None else changes.instructions,
             modalities=tuple(changes.output_modalities or self.modalities),
-            voice=self.voice if voice is None else chosen_voice(self.styles, voice),
-            turns=_turn_detection(heard.turn_detection) if "turn_detection" in heard.model_fields_set else self.turns,
+            voice=self.voice if said.voice is None else chosen_voice(self.styles, said.voice),
+            turns=turns,
             transcription=transcription if "transcription" in heard.model_fields_set else self.transcription,
+            hears=self.hears if heard.format is None else FORMATS[heard.format.type],
+            speaks=self.speaks if said.format is None else FORMATS[said.format.type],
+            max_tokens=_tokens(changes.max_output_tokens) if "max_output_tokens" in given else self.max_tokens,
         )
+        return chosen, notices[:MAX_NOTICES]
+
+    def for_answer(self, options: types.ResponseOptions) -> Settings:
+        """As one answer is wished for. Raises: ApiError: there is no such voice or style."""
+        said = (options.audio or types.Audio()).output or types.AudioOut()
+        check_style(self.styles, options.emotion, options.pitch)
+        return replace(
+            self,
+            emotion=options.emotion or self.emotion,
+            pitch=options.pitch or self.pitch,
+            instructions=self.instructions if options.instructions is None else options.instructions,
+            modalities=tuple(options.output_modalities or self.modalities),
+            voice=self.voice if said.voice is None else chosen_voice(self.styles, said.voice),
+            speaks=self.speaks if said.format is None else FORMATS[said.format.type],
+            max_tokens=self.max_tokens if options.max_output_tokens is None else _tokens(options.max_output_tokens),
+        )
+
+    @property
+    def spoken(self) -> bool:
+        """Whether answers are to be heard."""
+        return "audio" in self.modalities
+
+    def limits(self, usual: ReplyLimits) -> ReplyLimits:
+        """Those of an answer."""
+        limits = usual
+        if self.max_tokens is not None:
+            limits = usual.within(max(self.max_tokens, usual.least))
+        # Without sound, one unit is written: a reply has at least one.
+        return limits if self.spoken else replace(limits, max_units=1)
 
     def shown(self, model: str) -> JsonObject:
         """As OpenAI's session object."""
-        pcm = {"type": "audio/pcm", "rate": RATE}
-        detection = self.turns and {
-            "type": "server_vad",
-            "threshold": self.turns.config.threshold,
-            "prefix_padding_ms": self.turns.config.prefix_ms,
-            "silence_duration_ms": self.turns.config.silence_ms,
-            "create_response": self.turns.create_response,
-            "interrupt_response": self.turns.interrupt_response,
-        }
         transcription = {"model": self.transcription} if self.transcription else None
         return {
             "type": "realtime",
@@ -84,13 +119,24 @@ class Settings:
             "instructions": self.instructions,
             "output_modalities": list(self.modalities),
             "audio": {
-                "input": {"format": pcm, "turn_detection": detection, "transcription": transcription},
-                "output": {"format": pcm, "voice": self.voice, "speed": 1.0},
+                "input": {
+                    "format": shown_format(self.hears),
+                    "turn_detection": None if self.turns is None else self.turns.shown(),
+                    "transcription": transcription,
+                },
+                "output": {"format": shown_format(self.speaks), "voice": self.voice, "speed": 1.0},
             },
+            "max_output_tokens": self.max_tokens or "inf",
             "tools": [],
+            "tool_choice": "auto",
             "emotion": self.emotion,
             "pitch": self.pitch,
         }
+
+
+def shown_format(wire: WireFormat) -> JsonObject:
+    """As OpenAI's object."""
+    return {"type": wire.name, "rate": wire.rate} if wire is PCM else {"type": wire.name}
 
 
 def chosen_voice(styles: StyleSet, wanted: str | types.VoiceId) -> str:
@@ -98,8 +144,20 @@ def chosen_voice(styles: StyleSet, wanted: str | types.VoiceId) -> str:
     return find_voice(styles, wanted if isinstance(wanted, str) else wanted.id)
 
 
-def _turn_detection(detection: types.ServerVad | None) -> TurnDetection | None:
-    if detection is None:
-        return None
-    config = TurnConfig(detection.threshold, detection.prefix_padding_ms, detection.silence_duration_ms)
-    return TurnDetection(config, detection.create_response, detection.interrupt_response)
+def _tokens(wanted: int | str | None) -> int | None:
+    return wanted if isinstance(wanted, int) else None
+
+
+def _without_effect(changes: BaseModel, place: str = "") -> list[str]:
+    """Names of fields that are not known here, and that ask for something."""
+    notices = []
+    for name, value in (changes.model_extra or {}).items():
+        if value is None or value in _ASKS_NOTHING.get(name, ()) or (not place and name in _SILENT):
+            continue
+        known = name if len(name) < 40 and name.isidentifier() else "a field"
+        notices.append(f"{place}{known}: has no effect here")
+    for name in changes.model_fields_set:
+        inner = getattr(changes, name)
+        if isinstance(inner, types.Audio | types.AudioIn | types.AudioOut):
+            notices += _without_effect(inner, f"{place}{name}.")
+    return notices

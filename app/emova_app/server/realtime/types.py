@@ -15,22 +15,27 @@ class _Taken(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
+class _Open(BaseModel):
+    """Fields that are unknown here are kept, so that the client can be told of them."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
 class Pcm(_Taken):
-    """16-bit samples, little-endian, one channel, 24 kHz: the only format."""
+    """16-bit samples, little-endian, one channel, 24 kHz."""
 
     type: Literal["audio/pcm"] = "audio/pcm"
-    rate: Literal[24000] = 24000
+    rate: Literal[24000] | None = None
 
 
-class ServerVad(_Taken):
-    """Turns by voice activity."""
+class G711(_Taken):
+    """The sound of telephones: one byte a sample, 8 kHz."""
 
-    type: Literal["server_vad"] = "server_vad"
-    threshold: Annotated[float, Field(gt=0.15, lt=1, allow_inf_nan=False)] = 0.5
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=2000)] = 300
-    silence_duration_ms: Annotated[int, Field(ge=64, le=10_000)] = 500
-    create_response: bool = True
-    interrupt_response: bool = True
+    type: Literal["audio/pcmu", "audio/pcma"]
+    rate: Literal[8000] | None = None
+
+
+AudioFormat = Annotated[Pcm | G711, Field(discriminator="type")]
 
 
 class Transcribing(_Taken):
@@ -39,51 +44,44 @@ class Transcribing(_Taken):
     model: Short | None = None
 
 
-class AudioIn(_Taken):
-    """What comes in."""
+class AudioIn(_Open):
+    """What comes in; ``turn_detection`` is read leniently, by ``turn_detection.read_turn_detection``."""
 
-    format: Pcm | None = None
-    turn_detection: ServerVad | None = None
+    format: AudioFormat | None = None
+    turn_detection: dict[str, object] | None = None
     transcription: Transcribing | None = None
 
 
-class AudioOut(_Taken):
+class AudioOut(_Open):
     """What goes out."""
 
-    format: Pcm | None = None
+    format: AudioFormat | None = None
     voice: Short | VoiceId | None = None
 
 
-class Audio(_Taken):
+class Audio(_Open):
     """Both."""
 
     input: AudioIn | None = None
     output: AudioOut | None = None
 
 
-class SessionChanges(_Taken):
+Tokens = Annotated[int, Field(ge=1)] | Literal["inf"]
+
+
+class SessionChanges(_Open):
     """Settings of the session; what is not sent stays as it is."""
 
-    type: Literal["realtime"] = "realtime"
+    type: Literal["realtime"] | None = None
+    model: Short | None = None
     instructions: Text | None = None
     output_modalities: Modalities | None = None
     audio: Audio | None = None
     emotion: Emotion | None = None
     pitch: Pitch | None = None
+    max_output_tokens: Tokens | None = None
     tools: Annotated[list[object], Field(max_length=0)] | None = None
-
-
-class ResponseOptions(_Taken):
-    """Settings of one answer."""
-
-    output_modalities: Modalities | None = None
-    conversation: Literal["auto"] | None = None
-    audio: Audio | None = None
-    emotion: Emotion | None = None
-    pitch: Pitch | None = None
-    metadata: Annotated[dict[Short, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
-    input: None = None
-    tools: Annotated[list[object], Field(max_length=0)] | None = None
+    tool_choice: object = None
 
 
 class Content(_Taken):
@@ -96,13 +94,42 @@ class Content(_Taken):
     transcript: Text | None = None
 
 
+ItemId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+
+
 class Item(_Taken):
     """A message of the conversation."""
 
     type: Literal["message"]
-    role: Literal["user", "assistant", "system"]
-    id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    id: ItemId | None = None
     content: Annotated[list[Content], Field(min_length=1, max_length=64)]
+
+
+class ItemReference(_Taken):
+    """An item that is in the conversation already."""
+
+    type: Literal["item_reference"]
+    id: Short
+
+
+InputItem = Annotated[Item | ItemReference, Field(discriminator="type")]
+
+
+class ResponseOptions(_Open):
+    """Settings of one answer."""
+
+    instructions: Text | None = None
+    output_modalities: Modalities | None = None
+    conversation: Literal["auto", "none"] | None = None
+    audio: Audio | None = None
+    emotion: Emotion | None = None
+    pitch: Pitch | None = None
+    max_output_tokens: Tokens | None = None
+    metadata: Annotated[dict[Short, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+    input: Annotated[list[InputItem], Field(max_length=256)] | None = None
+    tools: Annotated[list[object], Field(max_length=0)] | None = None
+    tool_choice: object = None
 
 
 class _Event(_Taken):
@@ -136,7 +163,7 @@ class Clear(_Event):
 
 
 class ItemCreate(_Event):
-    """A message into the conversation, at its end."""
+    """A message into the conversation, after another item, at its beginning (``root``), or at its end."""
 
     type: Literal["conversation.item.create"]
     item: Item
@@ -150,6 +177,13 @@ class ItemTruncate(_Event):
     item_id: Short
     content_index: Annotated[int, Field(ge=0, le=0)] = 0
     audio_end_ms: Annotated[int, Field(ge=0, le=1 << 31)]
+
+
+class ItemDelete(_Event):
+    """Forget an item."""
+
+    type: Literal["conversation.item.delete"]
+    item_id: Short
 
 
 class ItemRetrieve(_Event):
@@ -174,6 +208,15 @@ class ResponseCancel(_Event):
 
 
 ClientEvent = (
-    SessionUpdate | Append | Commit | Clear | ItemCreate | ItemTruncate | ItemRetrieve | ResponseCreate | ResponseCancel
+    SessionUpdate
+    | Append
+    | Commit
+    | Clear
+    | ItemCreate
+    | ItemDelete
+    | ItemTruncate
+    | ItemRetrieve
+    | ResponseCreate
+    | ResponseCancel
 )
 CLIENT_EVENT: TypeAdapter[ClientEvent] = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
