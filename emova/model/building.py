@@ -9,6 +9,7 @@ from typing import Any
 import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -32,6 +33,8 @@ class TextShape:
 
     pretrained: str = ""
     """Folder or hub name of a LLaMA-architecture model; the fields below then count for nothing."""
+    vocabulary: int = 0
+    """Tokens of the pre-trained model's own tokenizer, for plans that are made without it."""
     hidden_size: int = 384
     layers: int = 6
     heads: int = 6
@@ -142,7 +145,7 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Emov
     """
     if not config.text.pretrained:
         return EmovaForConditionalGeneration(emova_config(config, tokenizer))
-    llama = AutoModelForCausalLM.from_pretrained(config.text.pretrained)
+    llama = AutoModelForCausalLM.from_pretrained(config.text.pretrained, dtype=torch.float32)
     if not isinstance(llama, LlamaForCausalLM):
         raise InputError(f"{config.text.pretrained}: not a LLaMA-architecture model; give one")
     model = EmovaForConditionalGeneration.from_parts(

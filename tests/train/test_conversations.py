@@ -109,7 +109,7 @@ def test_resumed_equals_uninterrupted(sets: Path, tmp_path: Path, tiny_processor
     resumed = loader(sets, tmp_path / "b", tiny_processor, passes, workers=workers, total=40)
     resumed.load(tmp_path)
     assert part + list(resumed) == whole
-    with pytest.raises(InputError, match="a pass held 4 conversations, now packs"):
+    with pytest.raises(InputError, match="a pass held 4 conversations, now packs full of tokens"):
         loader(sets, tmp_path, tiny_processor, passes, conversations=0, workers=workers).load(tmp_path)
 
 

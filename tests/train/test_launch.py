@@ -39,6 +39,28 @@ def test_launch_files_are_whole(tmp_path: Path, launcher: str, nodes: int) -> No
         assert len(paths[1].read_text().splitlines()) == nodes
 
 
+OPTIONS = ("time=2-00:00:00", "account=physics", "mem=0", "nodes=4", "exclusive=user", "comment=two words")
+
+
+def test_options_go_before_what_is_written_otherwise(tmp_path: Path) -> None:
+    setup = ("module load cuda", "source .venv/bin/activate")
+    text = write(LaunchPlan("slurm", "stage2", ARGUMENTS, 16, 8, tmp_path, OPTIONS, setup))[0].read_text()
+    directives = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    for option in OPTIONS:
+        assert f"#SBATCH --{option}" in directives
+    names = [line.partition("=")[0] for line in directives]
+    assert len(names) == len(set(names)) and "#SBATCH --requeue" in directives
+    assert text.index("module load cuda\nsource .venv/bin/activate\n") < text.index("srun")
+    for launcher, option in (("torchrun", "max-restarts=0"), ("deepspeed", "master_port=1234")):
+        plan = LaunchPlan(launcher, "stage2", ARGUMENTS, 2, 8, tmp_path, (option,), setup)
+        path = write(plan)[0]
+        subprocess.run(["bash", "-n", path], check=True)
+        assert f"--{option}" in path.read_text() and "module load cuda" in path.read_text()
+    for wrong in ("--time=1", "", "a b=1", "x=1\ny"):
+        with pytest.raises(InputError, match="--option"):
+            LaunchPlan("slurm", "stage2", ARGUMENTS, 1, 8, tmp_path, (wrong,))
+
+
 def test_local_commands_start_the_stages() -> None:
     for launcher in ("torchrun", "deepspeed"):
         command = local_command(LaunchPlan(launcher, "stage2", ARGUMENTS, 1, 2))
@@ -49,7 +71,12 @@ def test_local_commands_start_the_stages() -> None:
 
 def test_the_command_line_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "files")
-    assert main(["train", "--launch", "slurm", "--nodes", "16", "--launch-dir", folder, "stage2", *ARGUMENTS]) == 0
+    assert (
+        main(
+            ["train", "--launch", "slurm", "--nodes", "16", "--launch-dir", folder, "--elsewhere", "stage2", *ARGUMENTS]
+        )
+        == 0
+    )
     assert "sbatch" in capsys.readouterr().out and (tmp_path / "files" / "stage2.sbatch").is_file()
     assert main(["train", "--launch", "torchrun", "--nodes", "0", "stage2", "x.yaml"]) == 2
     assert main(["train", "--launch", "torchrun", "s2u", "x.yaml"]) == 2

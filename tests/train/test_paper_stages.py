@@ -56,6 +56,7 @@ def tiny(config: StageConfig, folder: Path, name: str) -> StageConfig:
         init=InitConfig(model=str(folder / "model.yaml"), tokenizer=str(folder / "tokenizer")),
         data=replace(config.data, root=str(folder / "data"), asr=["question"], tts=["answer"]),
         samples=SampleConfig(answers=0, losses_over=1),
+        allow_random=True,
     )
 
 

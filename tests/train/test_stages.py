@@ -50,7 +50,7 @@ def stage(folder: Path, name: str, **changes: object) -> StageConfig:
     init = InitConfig(model=str(folder / "model.yaml"), tokenizer=str(folder / "tokenizer"))
     samples = SampleConfig(answers=1, spoken=1, losses_over=1, max_tokens=6, max_units=6)
     data = DataConfig(root=str(folder / "data"), pack_tokens=300, max_tokens=400)
-    base = StageConfig(run=run, init=init, data=data, samples=samples)
+    base = StageConfig(run=run, init=init, data=data, samples=samples, allow_random=True)
     return replace(base, **changes)  # type: ignore[arg-type]
 
 

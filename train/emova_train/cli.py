@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from emova.core.errors import InputError
+
 # Each program's module has ``register(parser)``, which adds its arguments and sets ``run``.
 PROGRAMS = {
     "tokenizer": ("emova_train.stages.text_tokenizer", "learn the text vocabulary and add control tokens and units"),
@@ -33,7 +35,8 @@ def _overview() -> str:
     examples = [
         "  emova train stage3 nano/stage3 run.max_steps=500",
         "  emova train --launch torchrun --processes 2 stage3 nano/stage3 run.batch_size=1",
-        "  emova train --launch slurm --nodes 16 stage2 paper/stage2",
+        "  emova train stage2 paper/stage2 --dry-run --processes 128",
+        "  emova train --launch slurm --nodes 16 --time 2-00:00:00 --account physics stage2 paper/stage2",
     ]
     return "\n".join(["programs:", *lines, "", "examples:", *examples])
 
@@ -44,10 +47,24 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _overview()
     launch = parser.add_argument_group("on many processes (before PROGRAM; stages only)")
     launch.add_argument("--launch", choices=("slurm", "torchrun", "deepspeed"), help="write the launch files, run them")
-    launch.add_argument("--nodes", type=int, default=1, help="machines (default: this one)")
-    launch.add_argument("--processes", type=int, help="a machine; default: one a GPU, 8 for more than one machine")
+    _add_machine(launch)
     launch.add_argument("--launch-dir", default="launch", help="the folder of the launch files (default: launch)")
     launch.add_argument("--only-write", action="store_true", help="write the launch files, run nothing")
+    launch.add_argument(
+        "--elsewhere", action="store_true", help="data and weights are on other machines: write without them"
+    )
+    launch.add_argument("--time", help="Slurm's time limit, such as 2-00:00:00")
+    launch.add_argument("--mem", help="Slurm's memory a node, such as 0 (all) or 500G")
+    launch.add_argument("--account", help="Slurm's account")
+    launch.add_argument("--partition", help="Slurm's partition")
+    launch.add_argument(
+        "--setup", action="append", default=[], metavar="LINE", help="a line of the script before the start; repeatable"
+    )
+    launch.add_argument(
+        "--option", action="append", default=[], metavar="NAME[=VALUE]",
+        help="any option of sbatch, torchrun or deepspeed, without its dashes; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="say what a stage would do, and what would stop it")
     parser.add_argument("program", choices=PROGRAMS, metavar="PROGRAM", help="what to train, see below")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments; --help shows them")
     parser.set_defaults(run=run)
@@ -55,6 +72,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
+    if arguments.dry_run or "--dry-run" in arguments.rest:
+        return _dry_run(arguments)
     if arguments.launch:
         return _launch(arguments)
     module, what = PROGRAMS[arguments.program]
@@ -65,16 +84,70 @@ def run(arguments: argparse.Namespace) -> int:
     return int(parsed.run(parsed) or 0)
 
 
+def _add_machine(parser: argparse._ActionsContainer) -> None:
+    """The arguments that say how many processes there are, and of what."""
+    parser.add_argument("--nodes", type=int, default=1, help="machines (default: this one)")
+    parser.add_argument("--processes", type=int, help="a machine; default: one a GPU, 8 for more than one machine")
+    parser.add_argument("--gpu", help="the estimate of time: which GPU (default: A100)")
+    parser.add_argument("--mfu", type=float, help="the share of its arithmetic that is reached (default: 0.35)")
+
+
+def _processes(arguments: argparse.Namespace) -> int:
+    """Of a machine."""
+    from emova_train.launch import local_processes
+
+    if arguments.processes is not None:
+        return int(arguments.processes)
+    # Nothing is known of other machines; eight GPUs are what most of them have.
+    return 8 if arguments.nodes > 1 or arguments.launch == "slurm" else local_processes()
+
+
+def _plan(arguments: argparse.Namespace, rest: list[str]) -> InputError | None:
+    """Print the plan of a stage; what would stop it."""
+    from emova_train.launch import PROGRAMS as STAGES
+    from emova_train.planning.dry_run import Machine, dry_run, stops
+
+    if arguments.program not in STAGES:
+        raise InputError(f"{arguments.program}: only stages can be tried dry and spread; {', '.join(STAGES)}")
+    if not rest:
+        raise InputError(f"{arguments.program}: give its config; see emova train {arguments.program} --help")
+    given = {name: getattr(arguments, name) for name in ("gpu", "mfu") if getattr(arguments, name) is not None}
+    machine = Machine(arguments.nodes * _processes(arguments), **given)
+    return stops(dry_run(arguments.program, rest[0], rest[1:], machine))
+
+
+def _dry_run(arguments: argparse.Namespace) -> int:
+    # What is said of the machine may stand behind the program here.
+    parser = argparse.ArgumentParser(
+        prog=f"emova train {arguments.program} --dry-run", argument_default=argparse.SUPPRESS
+    )
+    _add_machine(parser)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.set_defaults()
+    known, rest = parser.parse_known_args(arguments.rest)
+    for name in ("nodes", "processes", "gpu", "mfu"):
+        if f"--{name}" in " ".join(arguments.rest):
+            setattr(arguments, name, getattr(known, name))
+    problem = _plan(arguments, rest)
+    if problem is not None:
+        raise problem
+    return 0
+
+
 def _launch(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from emova_train.launch import LaunchPlan, launch, local_processes
+    from emova_train.launch import LaunchPlan, launch
 
-    processes = arguments.processes
-    if processes is None:
-        # Nothing is known of other machines; eight GPUs are what most of them have.
-        processes = 8 if arguments.nodes > 1 or arguments.launch == "slurm" else local_processes()
+    slurm = [f"{name}={value}" for name in ("time", "mem", "account", "partition")
+             if (value := getattr(arguments, name)) is not None]  # fmt: skip
     plan = LaunchPlan(
-        arguments.launch, arguments.program, arguments.rest, arguments.nodes, processes, Path(arguments.launch_dir)
-    )
+        arguments.launch, arguments.program, arguments.rest, arguments.nodes, _processes(arguments),
+        Path(arguments.launch_dir), (*slurm, *arguments.option), tuple(arguments.setup),
+    )  # fmt: skip
+    if slurm and arguments.launch != "slurm":
+        raise InputError(f"--{slurm[0].partition('=')[0]}: only --launch slurm has it; --option gives torchrun's own")
+    problem = _plan(arguments, list(arguments.rest))
+    if problem is not None and not arguments.elsewhere:
+        raise problem
     return launch(plan, only_write=arguments.only_write)

@@ -8,6 +8,7 @@ environment (``emova_train.distributed.world``).
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,7 @@ PROGRAMS = ("stage0", "stage1", "stage2", "stage3")
 """The programs that can be spread over processes."""
 MODULE = "emova_train.stages.program"
 PORT = 29500
+_OPTION = re.compile(r"[A-Za-z][\w-]*(=.*)?")
 GRACE = 600
 """Seconds before a Slurm job's end at which it is told to save."""
 
@@ -39,6 +41,10 @@ class LaunchPlan:
     processes: int = 8
     """A node."""
     folder: Path = field(default_factory=lambda: Path("launch"))
+    options: tuple[str, ...] = ()
+    """``NAME`` or ``NAME=VALUE`` of sbatch, torchrun or deepspeed; they go before what is written otherwise."""
+    setup: tuple[str, ...] = ()
+    """Lines of the script before the start: modules to load, an environment."""
 
     def __post_init__(self) -> None:
         if self.launcher not in LAUNCHERS:
@@ -47,6 +53,20 @@ class LaunchPlan:
             raise InputError(f"{self.program}: cannot be spread over processes; {', '.join(PROGRAMS)} can")
         if self.nodes < 1 or self.processes < 1:
             raise InputError("--nodes and --processes must be at least 1")
+        for line in (*self.options, *self.setup):
+            if "\n" in line or not line.strip():
+                raise InputError(f"--option and --setup: {line[:40]!r} is not one line")
+        for option in self.options:
+            if not _OPTION.fullmatch(option):
+                raise InputError(f"--option {option[:40]!r}: give NAME or NAME=VALUE, without dashes before it")
+
+    def words(self, **defaults: object) -> list[str]:
+        """``--name=value`` of all options, a default only where it is not given; one that is None is left out."""
+        given = dict(option.partition("=")[::2] for option in self.options)
+        dash = "_" if self.launcher == "deepspeed" else "-"
+        values = {name.replace("_", dash): value for name, value in defaults.items() if value is not None}
+        whole = {**{name: str(value) for name, value in values.items()}, **given}
+        return [f"--{name}={value}" if value else f"--{name}" for name, value in whole.items()]
 
 
 def local_processes() -> int:
@@ -93,9 +113,11 @@ def launch(plan: LaunchPlan, *, only_write: bool = False) -> int:
 def local_command(plan: LaunchPlan) -> list[str]:
     """The command that runs ``plan`` on this machine alone."""
     if plan.launcher == "deepspeed":
-        head = ["deepspeed.launcher.runner", f"--num_gpus={plan.processes}", "--no_local_rank", "--module"]
+        options = plan.words(num_gpus=plan.processes, no_local_rank="")
+        head = ["deepspeed.launcher.runner", *options, "--module"]
     else:
-        head = ["torch.distributed.run", "--standalone", f"--nproc-per-node={plan.processes}", "-m"]
+        options = plan.words(standalone="", nproc_per_node=plan.processes)
+        head = ["torch.distributed.run", *options, "-m"]
     return [sys.executable, "-m", *head, MODULE, *plan.arguments]
 
 
@@ -116,29 +138,30 @@ def _program(plan: LaunchPlan) -> str:
 def _torchrun(plan: LaunchPlan) -> dict[str, str]:
     # A process that is lost ends the others; all are started anew and go on from the last whole checkpoint.
     if plan.nodes == 1:
-        where = f"--standalone --nproc-per-node={plan.processes} --max-restarts=3"
-        usage = ""
+        words = plan.words(standalone="", nproc_per_node=plan.processes, max_restarts=3)
+        where, usage = shlex.join(words), ""
     else:
-        where = (
-            f"--nnodes={plan.nodes} --nproc-per-node={plan.processes} --max-restarts=3 \\\n"
-            f"  --rdzv-backend=c10d --rdzv-id=emova-{plan.program} "
-            f'--rdzv-endpoint="${{HEAD:?the name of the first node}}:{PORT}"'
-        )
+        words = plan.words(
+            nnodes=plan.nodes, nproc_per_node=plan.processes, max_restarts=3, rdzv_backend="c10d",
+            rdzv_id=f"emova-{plan.program}",
+        )  # fmt: skip
+        where = f'{shlex.join(words)} \\\n  --rdzv-endpoint="${{HEAD:?the name of the first node}}:{PORT}"'
         usage = f"# On each of the {plan.nodes} nodes: HEAD=NAME_OF_THE_FIRST_NODE {plan.folder / plan.program}.sh\n"
-    text = (
-        f"#!/usr/bin/env bash\n{usage}set -euo pipefail\ncd {shlex.quote(str(Path.cwd()))}\n"
-        f"exec torchrun {where} \\\n  -m {_program(plan)}\n"
-    )
+    text = f"#!/usr/bin/env bash\n{usage}{_head(plan)}exec torchrun {where} \\\n  -m {_program(plan)}\n"
     return {f"{plan.program}.sh": text}
+
+
+def _head(plan: LaunchPlan, strict: str = "-euo pipefail") -> str:
+    lines = [f"set {strict}", f"cd {shlex.quote(str(Path.cwd()))}", *plan.setup]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _deepspeed(plan: LaunchPlan) -> dict[str, str]:
     hosts = f"{plan.program}.hosts"
+    words = plan.words(hostfile=plan.folder / hosts, master_port=PORT, no_local_rank="")
     text = (
-        f"#!/usr/bin/env bash\n# On the first node; it reaches the others of {hosts} by ssh.\nset -euo pipefail\n"
-        f"cd {shlex.quote(str(Path.cwd()))}\n"
-        f"exec deepspeed --hostfile {shlex.quote(str(plan.folder / hosts))} --master_port {PORT} --no_local_rank \\\n"
-        f"  --module {_program(plan)}\n"
+        f"#!/usr/bin/env bash\n# On the first node; it reaches the others of {hosts} by ssh.\n{_head(plan)}"
+        f"exec deepspeed {shlex.join(words)} \\\n  --module {_program(plan)}\n"
     )
     names = ["localhost"] if plan.nodes == 1 else [f"node{number:02d}" for number in range(1, plan.nodes + 1)]
     return {
@@ -148,22 +171,15 @@ def _deepspeed(plan: LaunchPlan) -> dict[str, str]:
 
 
 def _slurm(plan: LaunchPlan) -> dict[str, str]:
-    log = plan.folder / f"{plan.program}-%j.log"
+    words = plan.words(
+        job_name=f"emova-{plan.program}", nodes=plan.nodes, ntasks_per_node=plan.processes,
+        gpus_per_node=plan.processes, cpus_per_task=8, exclusive="", requeue="", open_mode="append",
+        output=plan.folder / f"{plan.program}-%j.log", signal=f"TERM@{GRACE}",
+    )  # fmt: skip
+    directives = "".join(f"#SBATCH {word}\n" for word in words)
     text = f"""#!/bin/bash
-#SBATCH --job-name=emova-{plan.program}
-#SBATCH --nodes={plan.nodes}
-#SBATCH --ntasks-per-node={plan.processes}
-#SBATCH --gpus-per-node={plan.processes}
-#SBATCH --cpus-per-task=8
-#SBATCH --exclusive
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output={log}
-# Some minutes before the time limit every process is told to save; the job then waits for its next turn.
-#SBATCH --signal=TERM@{GRACE}
-set -uo pipefail
-cd {shlex.quote(str(Path.cwd()))}
-export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+{directives}# Before the time limit every process is told to save (--signal); the job then waits for its next turn.
+{_head(plan, "-uo pipefail")}export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export MASTER_PORT={PORT}
 export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}}"
 srun --kill-on-bad-exit=1 bash -c '

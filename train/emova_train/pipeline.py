@@ -80,7 +80,8 @@ def smoke_commands(size: str, data: str, runs: str, out: str, steps: int, proces
 
     def start(number: int) -> list[str]:
         if number:
-            return [f"init.checkpoint={runs}/stage{number - 1}/export", "init.speech_tokenizer=''", "init.vision=''"]
+            before = f"init.checkpoint={runs}/stage{number - 1}/export"
+            return [before, "init.speech_tokenizer=''", "init.vision=''", "allow_random=true"]
         return [f"init.tokenizer={runs}/tokenizer", f"init.speech_tokenizer={units}"]
 
     return [

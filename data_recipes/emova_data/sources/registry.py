@@ -50,6 +50,7 @@ class DataSource:
         languages: codes such as en, zh.
         licence: SPDX identifier, or words.
         size: items and bytes, in words.
+        records: about how many, for plans that are made where the set is not; 0: unknown.
         citation: where to read about it; its authors ask to be cited.
         access: open; gated (accept terms, then a token); form (ask the authors); generated (here).
         hub: data-set repository on the Hugging Face hub.
@@ -71,6 +72,7 @@ class DataSource:
     licence: str
     size: str
     citation: str
+    records: int = 0
     access: str = "open"
     hub: str = ""
     hub_files: tuple[str, ...] = ()

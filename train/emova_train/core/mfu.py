@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from emova_train.core.precision import computes_bf16
 
 # Dense bfloat16 products a second, as the makers state them; the first name found in the device's counts.
-_PEAKS = {
+PEAKS = {
     "B200": 2250e12, "H200": 989e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
     "L40": 181e12, "L4": 121e12, "A10": 125e12, "A6000": 155e12, "4090": 165e12, "3090": 71e12, "V100": 125e12,
     "T4": 65e12, "MI300X": 1307e12, "MI250X": 383e12,
@@ -31,7 +31,7 @@ def peak_flops() -> float:
     """Operations a second of this process's device: the maker's figure for a GPU, a measured product for the rest."""
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        for known, peak in _PEAKS.items():
+        for known, peak in PEAKS.items():
             if known in name:
                 return peak
     device = "cuda" if torch.cuda.is_available() else "cpu"

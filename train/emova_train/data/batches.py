@@ -229,8 +229,7 @@ def counted_otherwise(folder: Path, counted: int, wanted: int) -> str:
             f"{folder}: its batches were counted in packs, run.global_batch_size now counts conversations; go on with "
             "run.global_batch_size=0 run.gradient_accumulation=N as it began, or start anew in another run.output_dir"
         )
-    now = f"{wanted} conversations" if wanted else "packs"
     return (
-        f"{folder}: a pass held {counted} conversations, now {now}; give the earlier run.batch_size and "
+        f"{folder}: a pass held {counted} conversations, now packs full of tokens; give the earlier "
         "run.global_batch_size, or start anew in another run.output_dir"
     )

@@ -94,6 +94,7 @@ class ShardPacks:
             world=torch.distributed.get_world_size() if together else 1,
             conversations=run.batch_size if run.global_batch_size else 0,
             passes=self.passes,
+            batches_a_step=run.gradient_accumulation,
         )
 
 
@@ -119,6 +120,7 @@ class ShardLoader:
         output: folder that ``skipped-samples.jsonl`` is written to.
         conversations: a batch, exactly; an epoch then holds every sample as often as ``passes`` says. 0: a batch is
             ``batch_size`` packs that are full of tokens, and the sets are drawn by their shares.
+        batches_a_step: of this rank.
     """
 
     def __init__(
@@ -138,8 +140,9 @@ class ShardLoader:
         world: int = 1,
         conversations: int = 0,
         passes: Mapping[str, float] | None = None,
+        batches_a_step: int = 1,
     ) -> None:
-        self.conversations, self.passes = conversations, passes
+        self.conversations, self.passes, self.batches_a_step = conversations, passes, batches_a_step
         self.mixture, self.make_render, self.config, self.collate = mixture, make_render, config, collate
         self.pack_tokens, self.batch_size, self.seed, self.total = pack_tokens, batch_size, seed, total
         self.workers, self.rank, self.world = workers, rank, world
@@ -226,7 +229,7 @@ class ShardLoader:
         if self.conversations:
             assert self.passes is not None
             whole = sum(source.records * self.passes[source.name] for source, _ in self.mixture)
-            return self.position * self.conversations * self.world / whole
+            return step * self.batches_a_step * self.conversations * self.world / whole
         passes = [place[0] for state in self.states.values() for place in state["sets"].values()]
         return max(passes, default=0)
 
@@ -236,7 +239,7 @@ class ShardLoader:
         """Write the position into a checkpoint's folder, one file a rank."""
         content = {
             "position": self.position, "readers": self.readers, "seed": self.seed, "states": self.states,
-            "conversations": self.conversations,
+            "conversations": self.conversations, "batches_a_step": self.batches_a_step,
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"data-{self.rank}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -244,7 +247,7 @@ class ShardLoader:
     def load(self, folder: Path) -> None:
         """Go on where a checkpoint was written.
 
-        With another number of ranks or workers the same order cannot go on; the sets are then read anew in another
+        With another number of ranks or workers, or of conversations a batch, the same order cannot go on; the sets are then read anew in another
         order, which is said on stderr.
 
         Raises:
@@ -255,19 +258,21 @@ class ShardLoader:
         try:
             content = json.loads(paths[0].read_text(encoding="utf-8"))
             self.position, self.seed = int(content["position"]), int(content["seed"])
-            if content["readers"] == self.readers and path.is_file():
+            self.position = self.position // content.get("batches_a_step", self.batches_a_step) * self.batches_a_step
+            counted = int(content.get("conversations", 0))  # earlier versions counted packs, whatever the batch said
+            if content["readers"] == self.readers and path.is_file() and counted == self.conversations:
                 self.states = {int(reader): state for reader, state in content["states"].items()}
             else:
                 self.seed += 1 + self.position
                 print(
-                    f"{folder}: it was written by {content['readers']} readers of the data, now there are "
-                    f"{self.readers}; the sets are read from their start in another order",
+                    f"{folder}: it was written by {content['readers']} readers of the data with batches of {counted} "
+                    f"conversations, now there are {self.readers} with {self.conversations} (0: packs); the sets are "
+                    "read from their start in another order",
                     file=sys.stderr,
                 )
         except (IndexError, OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{folder}: it has no position in the data; resume from one of a run on sets") from None
-        counted = content.get("conversations", 0)  # earlier versions counted packs, whatever the batch said
-        if counted != self.conversations:
+        if bool(counted) != bool(self.conversations):
             raise InputError(counted_otherwise(folder, counted, self.conversations))
         self._forget(self.position)
 

@@ -148,19 +148,23 @@ def prepare_deepspeed() -> None:
 def resolved(run: RunConfig, world: World) -> RunConfig:
     """``run`` with the gradient accumulation that ``global_batch_size`` asks for, and the precision of this device.
 
+    Where ``batch_size`` does not divide what a process has of a step, its largest divisor below that is taken.
+
     Raises:
-        InputError: the global batch is no multiple of what all processes take in one pass.
+        InputError: the processes do not divide the global batch.
     """
     run = replace(run, precision=precision.resolved(run.precision))
     if not run.global_batch_size:
         return run
-    a_pass = world.size * run.batch_size
-    if run.global_batch_size % a_pass:
+    each, left = divmod(run.global_batch_size, world.size)
+    if left or not each:
+        below = max(1, run.global_batch_size // world.size) * world.size
         raise InputError(
-            f"run.global_batch_size={run.global_batch_size}: {world.size} processes of run.batch_size={run.batch_size} "
-            f"take {a_pass} at once, which does not divide it"
+            f"run.global_batch_size={run.global_batch_size}: {world.size} processes take one each at least, which does "
+            f"not divide it; give {below} or {below + world.size}, or another number of processes"
         )
-    return replace(run, gradient_accumulation=run.global_batch_size // a_pass)
+    a_pass = max(size for size in range(1, run.batch_size + 1) if each % size == 0)
+    return replace(run, batch_size=a_pass, gradient_accumulation=each // a_pass)
 
 
 def _free_port() -> int:

@@ -60,6 +60,8 @@ class StageConfig:
     losses: LossesConfig = field(default_factory=LossesConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    allow_random: bool = False
+    """Let a part be frozen whose weights are random."""
     attention: str = "auto"
     """``emova_packed``, ``flash_attention_2`` or ``sdpa``; auto: flash attention on a GPU that has it, else packed."""
     gradient_checkpointing: bool = False

@@ -10,6 +10,7 @@ starts from nothing, so a stage 0 (text and speech-text) comes first; a pre-trai
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from emova.checkpoint.loading import load_voice
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.core import checkpointing
 from emova_train.core.loop import FitResult, fit
@@ -33,6 +35,7 @@ from emova_train.core.protocols import ParameterGroup
 from emova_train.data.mixture import PackedList
 from emova_train.data.packing import collate
 from emova_train.distributed import world as parallel
+from emova_train.planning.amounts import pictured
 from emova_train.stages.attention import choose_attention
 from emova_train.stages.config import StageConfig
 from emova_train.stages.data import stage_data, with_epochs
@@ -40,6 +43,8 @@ from emova_train.stages.lora import merge_adapters
 from emova_train.stages.losses.auxiliary import AuxiliaryLoss
 from emova_train.stages.losses.packed import packed_loss
 from emova_train.stages.losses.registry import build_losses
+from emova_train.stages.origins import FILE as ORIGINS
+from emova_train.stages.origins import after, origins, refuse_random
 from emova_train.stages.start import build, freeze
 from emova_train.stages.validation import Samples
 
@@ -83,6 +88,8 @@ def train(config: StageConfig) -> FitResult:
     """
     world = parallel.start(config.run.parallel)
     run = parallel.resolved(config.run, world)
+    began = origins(config)
+    refuse_random(config, began, pictured(config.data))
     model, processor = build(config, world)
     data = stage_data(
         config.data,
@@ -141,7 +148,7 @@ def train(config: StageConfig) -> FitResult:
             load_model(StageModule(model), str(result.weights))
         if config.lora.rank:
             merge_adapters(model)
-        export(model, processor, output / "export")
+        export(model, processor, output / "export", after(began, config))
     world.barrier()
     return result
 
@@ -166,8 +173,16 @@ def refuse_other_weights(output: Path, config: StageConfig) -> None:
         )
 
 
-def export(model: EmovaForConditionalGeneration, processor: EmovaProcessor, folder: Path) -> None:
+def export(
+    model: EmovaForConditionalGeneration,
+    processor: EmovaProcessor,
+    folder: Path,
+    began: Mapping[str, str] | None = None,
+) -> None:
     """Write model and processor as a folder that ``from_pretrained`` and the next stage read, whole or not at all.
+
+    Args:
+        began: where each part's weights come from (``emova_train.stages.origins``).
 
     Raises:
         InputError: the disk is full.
@@ -183,6 +198,8 @@ def export(model: EmovaForConditionalGeneration, processor: EmovaProcessor, fold
     ):
         model.save_pretrained(staged)
         processor.save_pretrained(staged)
+        if began is not None:
+            write_text(staged / ORIGINS, json.dumps(began))
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,11 @@ Turn = tuple[Message, tuple[Message, tuple[int, ...]]]
 INTERLEAVED_TASKS = ("interleaved_talk", "interleaved_picture")
 SPEECH_TASKS = ("asr", "tts", "spoken_talk", "spoken_picture", "long_talk", *INTERLEAVED_TASKS)
 """The tasks that need units."""
+PICTURE_TASKS = (
+    "caption", "caption_reordered", "picture_text", "spoken_picture", "teacher_forced_picture", "interleaved_picture",
+    "long_talk",
+)  # fmt: skip
+"""The tasks that show pictures."""
 TEACHER_FORCED_TASKS = ("teacher_forced_talk", "teacher_forced_picture")
 """The tasks whose transcripts are given (teacher forcing): there is no speech to hear."""
 
