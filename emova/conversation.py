@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from emova.core.errors import GarbledReplyError
 from emova.decoding.protocol import Prompt
 from emova.events import Done, Event, Reply
+from emova.reply.format import ReplyConstraints
 from emova.session.history import TurnContext
 from emova.session.input import check_question
 from emova.session.output import ReplyAssembler
@@ -96,20 +98,32 @@ class Conversation:
         text, constraints = check_question(assistant, text, emotion, pitch, audio is not None)
         question = self._question(audio, image, text)
         listened = time.perf_counter()
-        grammar = history.grammar(question, constraints)
         assembler = ReplyAssembler(assistant, self.voice, in_chunks, started, listened)
-        written = assistant.decoder.write(history.context, history.rest(question), grammar, assistant.config.sampling)
         try:
-            for tokens in written:
+            yield from self._write(question, constraints, assembler)
+        except GarbledReplyError:
+            again = assembler.again(constraints)
+            if again is None or not history.shorten():
+                raise
+            assembler = ReplyAssembler(assistant, self.voice, in_chunks, started, listened, before=assembler)
+            yield from self._write(question, again, assembler)
+        history.add(question, assembler.tokens)
+        yield Done(assembler.reply())
+
+    def _write(self, question: Prompt, constraints: ReplyConstraints, assembler: ReplyAssembler) -> Iterator[Event]:
+        history, sampling = self.history, self.assistant.config.sampling
+        grammar = history.grammar(question, constraints)
+        try:
+            for tokens in self.assistant.decoder.write(history.context, history.rest(question), grammar, sampling):
                 if assembler.tokens:  # the first tokens are forced, they come before the model is asked
                     assembler.choosing()
                 yield from assembler.step(tokens)
+            if not grammar.speech_cut:
+                assembler.check_speech()
             yield from assembler.finish()
         except BaseException:
             history.rewind()
             raise
-        history.add(question, assembler.tokens)
-        yield Done(assembler.reply())
 
     def _question(self, audio: Audio | None, image: Picture | None, text: str | None) -> Prompt:
         """This turn alone, without what stands before a conversation's first turn. Raises: InputError."""

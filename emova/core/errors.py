@@ -36,6 +36,13 @@ class InternalFault(RuntimeError):
         super().__init__(message)
 
 
+class GarbledReplyError(InternalFault):
+    """The model wrote no answer but its format's own words, or a voice that ends before its text is said."""
+
+    def __init__(self) -> None:
+        super().__init__("the model lost the thread, so its answer was left out; ask again or begin anew")
+
+
 def disk_full(error: BaseException | None) -> bool:
     """Whether ``error``, or what caused it, is that a disk is full."""
     while error is not None:

@@ -63,6 +63,8 @@ class ReplyConstraints:
     pitch: str | None = None
     limits: ReplyLimits = field(default_factory=ReplyLimits)
     tools: Toolbox | None = None
+    text: str | None = None
+    """The answer itself; a format whose text and speech alternate leaves it to the model."""
 
     def emotions(self, styles: StyleSet) -> tuple[str, ...]:
         """The emotions among which the model chooses."""
@@ -101,10 +103,13 @@ class ReplyFormat(Protocol):
     Attributes:
         styles: the words that a reply may name.
         system_prompt: asks the model for this format.
+        schema: the words of its own that stand in every reply, in lower case; in an answer they stand side by side
+            only where the model has lost the thread.
     """
 
     styles: StyleSet
     system_prompt: str
+    schema: frozenset[str] = frozenset()
 
     @classmethod
     def from_options(cls, options: Mapping[str, object], styles: StyleSet) -> Self:

@@ -211,6 +211,8 @@ class Segment(Protocol):
 
     kind: Kind
     done: bool
+    cut: bool
+    """Whether a limit ended its speech, and not the model."""
 
     def forced(self) -> int | None:
         """The next token if there is no choice."""
@@ -226,6 +228,7 @@ class Fixed:
     """Tokens that stand in every reply."""
 
     kind: Kind = "text"
+    cut = False
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._left = list(ids)
@@ -261,6 +264,7 @@ class FreeText:
     """
 
     kind: Kind = "text"
+    cut = False
 
     def __init__(
         self, table: TokenTable, closer: int, *, json_string: bool, max_tokens: int, min_tokens: int = 0,
@@ -300,6 +304,7 @@ class Choice:
     """One of several token sequences, none a beginning of another."""
 
     kind: Kind = "style"
+    cut = False
 
     def __init__(self, options: Iterable[Sequence[int]]) -> None:
         self._options = [tuple(option) for option in options]
@@ -360,7 +365,7 @@ class Units:
         self.table, self.max_units, self.spoken = table, max_units, spoken
         self.least = min(max(1, least), max_units)
         self.count = 0
-        self.done = False
+        self.done = self.cut = False
 
     @property
     def limit(self) -> int:
@@ -378,17 +383,22 @@ class Units:
 
     def advance(self, token: int) -> None:
         if token == self.table.speech_end:
-            self.done = True
+            self.done, self.cut = True, self.count >= self.limit
         else:
             assert self.table.unit_of[token] >= 0, "a token that the grammar does not allow"
             self.count += 1
 
 
 class Grammar:
-    """A row of segments, walked token by token."""
+    """A row of segments, walked token by token.
+
+    Attributes:
+        speech_cut: whether a limit ended the speech, and not the model.
+    """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = [segment for segment in segments if not segment.done]
+        self.speech_cut = False
 
     @property
     def done(self) -> bool:
@@ -416,6 +426,7 @@ class Grammar:
         segment.advance(token)
         if segment.done:
             self._segments.pop(0)
+            self.speech_cut |= segment.cut
             if isinstance(segment, Fork):
                 self._segments[:0] = [each for each in segment.following() if not each.done]
 

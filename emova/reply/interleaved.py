@@ -66,7 +66,7 @@ class _Alternating:
         self.table, self.ratio = table, ratio
         self.max_text, self.max_units = max_text, max_units
         self.kind: Kind = "text"
-        self.done = False
+        self.done = self.cut = False
         self.state = NORMAL
         self.text_count = self.unit_count = 0
         self._block = 0  # tokens in this block or units in this run
@@ -99,6 +99,7 @@ class _Alternating:
             self._text_over = self._block < self.ratio.text_tokens or self.text_count >= self.max_text
             self.kind, self._block = "units", 0
         elif token == self.table.speech_end:
+            self.cut |= self.unit_count >= self.max_units
             if self._text_over:
                 self.kind = "text"
                 self._voice_over = True

@@ -11,6 +11,7 @@ from emova.core.tokens import speech_pieces, speech_text
 from emova.reply.calls import encode_calls
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
 from emova.reply.grammar import Choice, Fixed, Fork, FreeText, Grammar, Segment, TokenTable, Units
+from emova.reply.guard import schema_words
 from emova.reply.parser import (
     CALLS_KEY,
     KEYS,
@@ -47,6 +48,7 @@ class JsonReply(ReplyFormat):
     """
 
     system_prompt = SPOKEN_SYSTEM
+    schema = schema_words("json", *KEYS)
 
     def __init__(self, styles: StyleSet = DEFAULT_STYLES) -> None:
         self.styles = styles
@@ -154,7 +156,13 @@ class JsonReply(ReplyFormat):
     def _answer(self, table: TokenTable, wish: ReplyConstraints) -> list[Segment]:
         """The answer, its style, its units; what comes first is skeleton."""
         skeleton = [table.encode(self._before(index)) for index in range(len(KEYS))]
-        text = FreeText(table, table.quote, json_string=True, max_tokens=wish.limits.max_text_tokens, min_tokens=1)
+        text: Fixed | FreeText
+        if wish.text is None:
+            text = FreeText(table, table.quote, json_string=True, max_tokens=wish.limits.max_text_tokens, min_tokens=1)
+            spoken: FreeText | int = text
+        else:
+            text = Fixed([*table.encode(_inside(wish.text)), table.quote])
+            spoken = len(wish.text.encode())
         return [
             Fixed(skeleton[1]),
             text,
@@ -163,6 +171,6 @@ class JsonReply(ReplyFormat):
             Fixed(skeleton[3]),
             Choice([*table.encode(value), table.quote] for value in wish.pitches(self.styles)),
             Fixed([*skeleton[4], table.speech_start]),
-            Units(table, wish.limits.max_units, text),
+            Units(table, wish.limits.max_units, spoken),
             Fixed([*table.encode('"}'), table.end_of_turn]),
         ]

@@ -198,6 +198,7 @@ class JsonValue:
     """
 
     kind: Kind = "text"
+    cut = False
 
     def __init__(self, table: TokenTable, grammar: str, max_tokens: int) -> None:
         self._table, self._left = table, max(1, max_tokens)

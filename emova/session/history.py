@@ -179,6 +179,13 @@ class TurnContext:
         self.context.rewind((0, ()))
         self.turns, self._read, self._start = kept, (), self.context.mark()
 
+    def shorten(self) -> bool:
+        """Forget the older half of the turns, and what was read of the question; False if there is none to forget."""
+        if not self.turns:
+            return False
+        self._rebuild(self.turns[(len(self.turns) + 1) // 2 :])
+        return True
+
     def instruct(self, instructions: str) -> None:
         """Another system message, from the beginning on; what was read of the question is forgotten.
 

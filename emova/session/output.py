@@ -5,6 +5,7 @@ Shape letters: T samples.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +14,8 @@ import numpy as np
 from emova.core.streams import Stream
 from emova.events import AudioChunk, Event, Reply, Timings
 from emova.reply.calls import CallDelta, CallStarted
+from emova.reply.format import ReplyConstraints
+from emova.reply.guard import DEFAULT_GUARD, ReplyGuard
 from emova.reply.parser import (
     ReplyDone,
     ReplyEvent,
@@ -29,6 +32,52 @@ from emova.session.protocol import DialogueModel
 from emova.speech.voice import DEFAULT_PLAN, ChunkPlan, Voice
 
 
+class Holding:
+    """What of a reply its reader has got. The text waits until it is whole, or long, and was looked at: so a garbled
+    reply can be written again unseen.
+
+    Args:
+        most: characters of text that wait.
+        before: of the reply that this one is written in place of; what was handed out then is not handed out again.
+
+    Attributes:
+        told: whether text was handed out.
+        sounded: whether sound was.
+    """
+
+    def __init__(self, most: int, before: Holding | None = None) -> None:
+        self._most, self._repeats = most, before is not None
+        self._known = False if before is None else before.told
+        self.told: bool = self._known
+        self.sounded = self._whole = False
+        self._held: list[Event] = []
+        self._length = 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether another reply in its place would contradict nothing that was handed out."""
+        return not self._repeats and not self.sounded and (self._whole or not self.told)
+
+    def take(self, event: Event) -> list[Event]:
+        """The events that may be handed out now."""
+        if isinstance(event, TranscriptDelta):
+            return [] if self._repeats else [event]
+        if isinstance(event, CallStarted | CallDelta):
+            return [event]
+        if self._known and isinstance(event, TextDelta | StyleChosen):
+            return []
+        if isinstance(event, TextDelta):
+            self._length += len(event.text)
+        self._whole |= isinstance(event, StyleChosen) and self._length > 0
+        self.sounded |= isinstance(event, AudioChunk)
+        self._held.append(event)
+        if not (self.told or self._whole or self.sounded or self._length > self._most):
+            return []
+        self.told = True
+        free, self._held = self._held, []
+        return free
+
+
 class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
     """Tokens of one reply to its events, sound among them; ``reply`` is all of it at the end.
 
@@ -38,6 +87,8 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         started, listened: when the question was complete, and when it was turned into units (``time.perf_counter``).
         voice: another one than the model's.
         plan: how the sound is cut.
+        before: the garbled reply that this one is written in place of.
+        guard: what is garbled.
 
     Attributes:
         tokens: all that were taken.
@@ -54,7 +105,11 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         listened: float,
         voice: Voice | None = None,
         plan: ChunkPlan = DEFAULT_PLAN,
+        before: ReplyAssembler | None = None,
+        guard: ReplyGuard = DEFAULT_GUARD,
     ) -> None:
+        self._guard, self._schema = guard, model.reply_format.schema
+        self._holding: Holding = Holding(guard.held, None if before is None else before._holding)
         self.voice = voice or model.voice
         self.tokens: list[int] = []
         self.units: list[int] = []
@@ -64,7 +119,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         self.speaking = self.voice.start(self._chosen.style, plan) if in_chunks else None
         self._audio: list[np.ndarray] = []
         self._calls: list[CallStarted | CallDelta] = []
-        self._started, self._listened = started, listened
+        self.started, self.listened = started, listened
         self._spoken_for = self._prefilled = self._first_audio = self._first_speak = 0.0
 
     def choosing(self) -> None:
@@ -72,7 +127,11 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         self._prefilled = self._prefilled or time.perf_counter()
 
     def step(self, tokens: Sequence[int], /) -> Iterator[Event]:
-        """The events that ``tokens`` complete, and the sound that they make possible."""
+        """The events that ``tokens`` complete, and the sound that they make possible.
+
+        Raises:
+            GarbledReplyError: the text is none.
+        """
         self.tokens += tokens
         for event in merge_deltas(self._events.step(tokens)):
             yield from self._take(event)
@@ -90,13 +149,31 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             self._transcript += event.text
         elif isinstance(event, TextDelta):
             self._text += event.text
+            self._guard.check_text(self._text, self._schema)
         elif isinstance(event, CallStarted | CallDelta):
             self._calls.append(event)
         else:
             self._chosen = event
             if self.speaking is not None:
                 self.speaking.style = event.style
-        yield event
+        yield from self._holding.take(event)
+
+    def check_speech(self) -> None:
+        """After the last token, where no limit cut the speech. Raises: GarbledReplyError: it cannot say the text."""
+        self._guard.check_speech(self._text, len(self.units))
+
+    def again(self, constraints: ReplyConstraints) -> ReplyConstraints | None:
+        """Of a reply in the place of this one, which is garbled: what was handed out already stays as it was. None if
+        that cannot be."""
+        if not self._holding.repeatable:
+            return None
+        transcript = constraints.transcript if constraints.transcript is not None else self._transcript
+        if not self._holding.told:
+            return dataclasses.replace(constraints, transcript=transcript)
+        style = self._chosen.style
+        return dataclasses.replace(
+            constraints, transcript=transcript, text=self._text, emotion=style.emotion, pitch=style.pitch
+        )
 
     def finish(self) -> Iterator[Event]:
         """The rest of the sound; calls have none."""
@@ -115,7 +192,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             if not self._first_audio:
                 self._first_audio, self._first_speak = time.perf_counter(), self._spoken_for
             self._audio.append(samples)
-            yield AudioChunk(samples, self.voice.sample_rate)
+            yield from self._holding.take(AudioChunk(samples, self.voice.sample_rate))
 
     @property
     def written(self) -> SpokenReply:
@@ -138,13 +215,13 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             sample_rate=self.voice.sample_rate,
             style_understood=self._chosen.understood,
             timings=Timings(
-                listen=self._listened - self._started,
-                prefill=self._prefilled - self._listened,
+                listen=self.listened - self.started,
+                prefill=self._prefilled - self.listened,
                 decode=now - self._prefilled - self._spoken_for,
                 speak=self._spoken_for,
-                first_audio=max(0.0, self._first_audio - self._started),
+                first_audio=max(0.0, self._first_audio - self.started),
                 first_speak=self._first_speak,
-                total=now - self._started,
+                total=now - self.started,
             ),
             calls=collect_calls(self._calls),
         )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from emova.core.errors import ClosedError, InputError, InternalFault, TooLongError
+from emova.core.errors import ClosedError, GarbledReplyError, InputError, InternalFault, TooLongError
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.request import GenerationRequest
@@ -19,6 +19,7 @@ from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
 from emova.reply.tools import Toolbox, ToolResult
+from emova.session.answer import Answer, Asked
 from emova.session.history import PastTurn, TurnContext, beginning
 from emova.session.input import Question, check_question
 from emova.session.output import ReplyAssembler
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CLOSED = "the session is closed; open a new one"
-
-
-@dataclass
-class _Answer:
-    """What was asked last, and its answer as far as it is written; ``delivered`` samples of it were handed out."""
-
-    question: Prompt
-    picture: Prompt | None
-    results: tuple[ToolResult, ...]
-    request: GenerationRequest
-    assembler: ReplyAssembler
-    delivered: int = 0
 
 
 class Session:
@@ -76,8 +65,8 @@ class Session:
         self.asked_tokens = 0
         self.asked_units: tuple[int, ...] = ()
         self._queue: deque[SessionEvent] = deque()
-        self._answer: _Answer | None = None  # that is being written
-        self._playing: _Answer | None = None  # the last one until the next question begins: it may still sound
+        self._answer: Answer | None = None  # that is being written
+        self._playing: Answer | None = None  # the last one until the next question begins: it may still sound
         self._last: SpokenReply | None = None  # what the last turn answered
         self._heard_units = 0
         self.history.read_ahead()
@@ -318,17 +307,17 @@ class Session:
         question.end()
         listened = time.perf_counter()
         self.asked_units = question.units
-        asked = question.prompt(text)
-        grammar = self.history.grammar(asked, constraints)
-        self.history.read_ahead()
-        self.asked_tokens = self.history.length + len(asked.ids)
-        request = self.scheduler.engine.start(
-            self.history.context,
-            self.history.rest(asked),
-            grammar,
+        asked = Asked(
+            question.prompt(text),
+            question.picture,
+            question.results,
+            constraints,
             sampling or self._model.config.sampling,
         )
-        assembler = ReplyAssembler(
+        self._write(asked, self._assembler(started, listened))
+
+    def _assembler(self, started: float, listened: float, before: ReplyAssembler | None = None) -> ReplyAssembler:
+        return ReplyAssembler(
             self._model,
             self.voice,
             in_chunks=True,
@@ -336,9 +325,29 @@ class Session:
             listened=listened,
             voice=self.speaker,
             plan=self.scheduler.config.chunks,
+            before=before,
         )
-        self._answer = self._playing = _Answer(asked, question.picture, question.results, request, assembler)
+
+    def _write(self, asked: Asked, assembler: ReplyAssembler) -> None:
+        grammar = self.history.grammar(asked.prompt, asked.constraints)
+        self.history.read_ahead()
+        self.asked_tokens = self.history.length + len(asked.prompt.ids)
+        rest = self.history.rest(asked.prompt)
+        request = self.scheduler.engine.start(self.history.context, rest, grammar, asked.sampling)
+        self._answer = self._playing = Answer(asked, request, assembler)
         self._queue.extend(assembler.step(request.take_written()))
+
+    def _write_again(self) -> bool:
+        """Answer anew in place of a garbled reply, from a shorter history; False if that cannot be."""
+        assert self._answer is not None
+        asked, before = self._answer.asked, self._answer.assembler
+        constraints = before.again(asked.constraints)
+        if constraints is None or not self.history.shorten():
+            return False
+        log.info("a reply was garbled; it is written again after %d turns", len(self.history))
+        again = dataclasses.replace(asked, constraints=constraints)
+        self._write(again, self._assembler(before.started, before.listened, before))
+        return True
 
     @property
     def request(self) -> GenerationRequest | None:
@@ -371,14 +380,27 @@ class Session:
             if request.error is not None:
                 raise request.error
             if request.grammar.done:
+                if not request.grammar.speech_cut:
+                    assembler.check_speech()
                 self._queue.extend(assembler.finish())
                 reply = assembler.reply()
-                self.history.add(self._answer.question, assembler.tokens)
+                self.history.add(self._answer.asked.prompt, assembler.tokens)
                 self._last, self._answer = assembler.written, None
                 self._begin()
                 self._queue.append(Done(reply))
+        except GarbledReplyError as error:
+            self._repair(error)
         except Exception as error:
             self.fail(error)
+
+    def _repair(self, error: GarbledReplyError) -> None:
+        try:
+            if self._write_again():
+                return
+        except Exception as another:
+            self.fail(another)
+            return
+        self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """End the turn with an error; the session goes on without it. What is no user's doing is logged."""
@@ -446,12 +468,12 @@ class Session:
             answer = self._encode(kept) if units else []
             if not running:
                 self.history.replace_last(answer)
-            elif not answer or not self.history.break_off(playing.question, answer):
+            elif not answer or not self.history.break_off(playing.asked.prompt, answer):
                 answer = []
                 self.history.rewind()
             self._last = kept if answer else None
             self._answer = self._playing = None
-            self._begin(*((None, ()) if answer else (playing.picture, playing.results)))
+            self._begin(*((None, ()) if answer else (playing.asked.picture, playing.asked.results)))
 
     def close(self) -> None:
         """Free the session's memory; its reader gets an error."""
