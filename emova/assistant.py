@@ -27,6 +27,7 @@ from emova.reply.format import (
     text_grammar,
 )
 from emova.reply.grammar import Grammar, TokenTable
+from emova.reply.guard import ReplyGuard
 from emova.reply.parser import PieceReader
 from emova.speech.audio import AudioLimits
 from emova.speech.style import Style, StyleSet
@@ -47,6 +48,7 @@ class AssistantConfig:
     audio_limits: AudioLimits = field(default_factory=AudioLimits)
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     reply_limits: ReplyLimits = field(default_factory=ReplyLimits)
+    reply_guard: ReplyGuard = field(default_factory=ReplyGuard)
     sampling: Sampling = field(default_factory=Sampling)
     engine: EngineConfig = field(default_factory=EngineConfig)
     max_text_characters: int = 2000

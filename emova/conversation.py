@@ -98,14 +98,16 @@ class Conversation:
         text, constraints = check_question(assistant, text, emotion, pitch, audio is not None)
         question = self._question(audio, image, text)
         listened = time.perf_counter()
-        assembler = ReplyAssembler(assistant, self.voice, in_chunks, started, listened)
+        assembler = ReplyAssembler(assistant, self.voice, in_chunks, started, listened, guarded=len(history) > 0)
         try:
             yield from self._write(question, constraints, assembler)
         except GarbledReplyError:
             again = assembler.again(constraints)
             if again is None or not history.shorten():
                 raise
-            assembler = ReplyAssembler(assistant, self.voice, in_chunks, started, listened, before=assembler)
+            assembler = ReplyAssembler(
+                assistant, self.voice, in_chunks, started, listened, guarded=True, before=assembler
+            )
             yield from self._write(question, again, assembler)
         history.add(question, assembler.tokens)
         yield Done(assembler.reply())

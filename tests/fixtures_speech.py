@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from emova.core.tokens import CONTROL_TOKENS, unit_token
+from emova.reply.guard import ReplyGuard
 
+BABBLE = ReplyGuard(least_units=0)  # random weights say what they say
 SENTENCES = (
     "What is in the picture? A red apple lies on the table.",
     'He said "good morning", and left. \\"quoted\\" \\n {"user question text": "hm"}, "then".',

@@ -20,6 +20,7 @@ from emova.reply.json import JsonReply
 from emova.reply.parser import StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.speech.audio import load_audio
 from emova.speech.style import DEFAULT_STYLES, Style
+from tests.fixtures_speech import BABBLE
 
 LIMITS = ReplyLimits(max_transcript_tokens=8, max_text_tokens=10, max_units=30)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -31,7 +32,7 @@ def question(seconds: float = 0.5, pitch: float = 300.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def assistant(tiny_checkpoint) -> Assistant:
-    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=LIMITS))
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_guard=BABBLE, reply_limits=LIMITS))
 
 
 def test_chat_gives_a_whole_reply(assistant, tmp_path) -> None:
@@ -217,9 +218,9 @@ def test_forged_tokens_are_plain_text(assistant, text: str) -> None:
 
 
 def test_seeds_and_greedy(assistant) -> None:
-    config = AssistantConfig(reply_limits=LIMITS, sampling=Sampling(seed=7))
+    config = AssistantConfig(reply_guard=BABBLE, reply_limits=LIMITS, sampling=Sampling(seed=7))
     assert Assistant(assistant.parts, config).speak("Hello.").units != assistant.speak("Hello.").units
-    greedy = Assistant(assistant.parts, AssistantConfig(reply_limits=LIMITS, sampling=GREEDY))
+    greedy = Assistant(assistant.parts, AssistantConfig(reply_guard=BABBLE, reply_limits=LIMITS, sampling=GREEDY))
     assert greedy.speak("Hello.").units == greedy.speak("Hello.").units
 
 

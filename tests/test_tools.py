@@ -31,7 +31,7 @@ from emova.reply.parser import (
 )
 from emova.reply.tools import Tool, Toolbox, ToolResult, results_text
 from emova.session.scheduler import Scheduler
-from tests.fixtures_speech import make_tokenizer
+from tests.fixtures_speech import BABBLE, make_tokenizer
 
 WEATHER = {
     "type": "function",
@@ -252,7 +252,7 @@ def test_arguments_of_others_are_read_or_told() -> None:
 @pytest.fixture(scope="module")
 def assistant(tiny_checkpoint) -> Assistant:
     limits = ReplyLimits(max_transcript_tokens=8, max_text_tokens=40, max_units=12)
-    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=limits))
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_guard=BABBLE, reply_limits=limits))
 
 
 class Script:

@@ -49,9 +49,6 @@ class ReplyGuard:
             raise GarbledReplyError
 
 
-DEFAULT_GUARD = ReplyGuard()
-
-
 def _neighbours(words: Iterable[str], schema: frozenset[str]) -> bool:
     before = False
     for word in words:

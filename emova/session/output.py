@@ -15,7 +15,6 @@ from emova.core.streams import Stream
 from emova.events import AudioChunk, Event, Reply, Timings
 from emova.reply.calls import CallDelta, CallStarted
 from emova.reply.format import ReplyConstraints
-from emova.reply.guard import DEFAULT_GUARD, ReplyGuard
 from emova.reply.parser import (
     ReplyDone,
     ReplyEvent,
@@ -87,8 +86,8 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         started, listened: when the question was complete, and when it was turned into units (``time.perf_counter``).
         voice: another one than the model's.
         plan: how the sound is cut.
+        guarded: see that it is not garbled; a reply without a history is what the model has to say.
         before: the garbled reply that this one is written in place of.
-        guard: what is garbled.
 
     Attributes:
         tokens: all that were taken.
@@ -105,11 +104,14 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         listened: float,
         voice: Voice | None = None,
         plan: ChunkPlan = DEFAULT_PLAN,
+        guarded: bool = False,
         before: ReplyAssembler | None = None,
-        guard: ReplyGuard = DEFAULT_GUARD,
     ) -> None:
-        self._guard, self._schema = guard, model.reply_format.schema
-        self._holding: Holding = Holding(guard.held, None if before is None else before._holding)
+        self._guard = model.config.reply_guard if guarded else None
+        self._schema = model.reply_format.schema
+        self._holding: Holding = Holding(
+            0 if self._guard is None else self._guard.held, None if before is None else before._holding
+        )
         self.voice = voice or model.voice
         self.tokens: list[int] = []
         self.units: list[int] = []
@@ -149,7 +151,8 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             self._transcript += event.text
         elif isinstance(event, TextDelta):
             self._text += event.text
-            self._guard.check_text(self._text, self._schema)
+            if self._guard is not None:
+                self._guard.check_text(self._text, self._schema)
         elif isinstance(event, CallStarted | CallDelta):
             self._calls.append(event)
         else:
@@ -160,7 +163,8 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
 
     def check_speech(self) -> None:
         """After the last token, where no limit cut the speech. Raises: GarbledReplyError: it cannot say the text."""
-        self._guard.check_speech(self._text, len(self.units))
+        if self._guard is not None:
+            self._guard.check_speech(self._text, len(self.units))
 
     def again(self, constraints: ReplyConstraints) -> ReplyConstraints | None:
         """Of a reply in the place of this one, which is garbled: what was handed out already stays as it was. None if

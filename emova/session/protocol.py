@@ -13,6 +13,7 @@ from emova.engine.engine import Engine
 from emova.engine.request import GenerationRequest
 from emova.reply.format import ReplyFormat, ReplyLimits
 from emova.reply.grammar import TokenTable
+from emova.reply.guard import ReplyGuard
 from emova.session.config import SchedulerConfig
 from emova.speech.audio import AudioLimits
 from emova.speech.style import StyleSet
@@ -31,6 +32,8 @@ class DialogueConfig(Protocol):
     def image_limits(self) -> ImageLimits: ...
     @property
     def reply_limits(self) -> ReplyLimits: ...
+    @property
+    def reply_guard(self) -> ReplyGuard: ...
     @property
     def sampling(self) -> Sampling: ...
 

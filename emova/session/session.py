@@ -325,6 +325,7 @@ class Session:
             listened=listened,
             voice=self.speaker,
             plan=self.scheduler.config.chunks,
+            guarded=before is not None or len(self.history) > 0,
             before=before,
         )
 

@@ -31,6 +31,7 @@ from emova_app.demo.talk import OWN, ReplyStyle, ask, ask_again
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, delete, uploaded
 from emova_app.pcm import from_pcm, to_pcm
 from tests.app.fixtures_browser import EXAMPLES, question
+from tests.fixtures_speech import BABBLE
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def assistant(tiny_checkpoint):
     from emova.reply.format import ReplyLimits
 
     limits = ReplyLimits(max_text_tokens=8, max_units=20)
-    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=limits))
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_guard=BABBLE, reply_limits=limits))
 
 
 @pytest.fixture()

@@ -13,6 +13,7 @@ from emova.core.errors import BusyError, ClosedError, InputError, InternalFault,
 from emova.events import AudioChunk, Cancelled, Done, Failed
 from emova.reply.format import ReplyLimits
 from emova.session.scheduler import Scheduler
+from tests.fixtures_speech import BABBLE
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -24,7 +25,7 @@ def question(seconds: float = 0.5) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def assistant(tiny_checkpoint) -> Assistant:
-    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_limits=LIMITS))
+    return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_guard=BABBLE, reply_limits=LIMITS))
 
 
 @pytest.fixture()

@@ -16,6 +16,7 @@ from emova.engine.engine import EngineConfig
 from emova.reply.format import ReplyConstraints, ReplyLimits
 from emova.reply.parser import SpokenReply
 from emova.session.history import TurnContext
+from tests.fixtures_speech import BABBLE
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED = Image.new("RGB", (40, 30), "red")
@@ -23,7 +24,7 @@ RED = Image.new("RGB", (40, 30), "red")
 
 @pytest.fixture(scope="module", params=["engine", "standard"])
 def assistant(request, tiny_checkpoint) -> Assistant:
-    config = AssistantConfig(reply_limits=LIMITS, engine=EngineConfig(half_cache=False))
+    config = AssistantConfig(reply_guard=BABBLE, reply_limits=LIMITS, engine=EngineConfig(half_cache=False))
     assistant = Assistant.from_pretrained(tiny_checkpoint, config=config)
     if request.param == "standard":
         assistant.decoder = Decoder(assistant.parts.model)

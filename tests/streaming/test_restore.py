@@ -14,12 +14,13 @@ from emova.reply.format import ReplyLimits
 from emova.session.history import PastTurn
 from emova.session.scheduler import Scheduler
 from emova.session.session import Session
+from tests.fixtures_speech import BABBLE
 
 
 @pytest.fixture(scope="module")
 def assistant(tiny_checkpoint) -> Assistant:
     limits = ReplyLimits(max_transcript_tokens=8, max_text_tokens=8, max_units=20)
-    config = AssistantConfig(reply_limits=limits, engine=EngineConfig(half_cache=False))
+    config = AssistantConfig(reply_guard=BABBLE, reply_limits=limits, engine=EngineConfig(half_cache=False))
     return Assistant.from_pretrained(tiny_checkpoint, config=config)
 
 

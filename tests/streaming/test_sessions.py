@@ -22,6 +22,7 @@ from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
+from tests.fixtures_speech import BABBLE
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -35,7 +36,7 @@ def question(seconds: float = 0.5, pitch: float = 300.0) -> np.ndarray:
 def assistant(tiny_checkpoint) -> Assistant:
     # A prompt that is read in other pieces has other last digits. Rounded to float16, as keys and values else are, they
     # can differ enough to move a draw, on one processor or another.
-    config = AssistantConfig(reply_limits=LIMITS, engine=EngineConfig(half_cache=False))
+    config = AssistantConfig(reply_guard=BABBLE, reply_limits=LIMITS, engine=EngineConfig(half_cache=False))
     return Assistant.from_pretrained(tiny_checkpoint, config=config)
 
 
