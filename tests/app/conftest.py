@@ -115,13 +115,13 @@ def folder(demo) -> Iterator[Path]:
 
 
 @pytest.fixture()
-def caller(demo, folder, request) -> Iterator[Any]:
+def caller(demo, folder) -> Iterator[Any]:
     """One page of the demo, as a program."""
     from tests.app.fixtures_demo import Caller
 
     app, address, _ = demo
-    caller = Caller(address, request.node.name)
-    caller.fire("load")
+    caller = Caller(address)
+    caller.enter()
     yield caller
     caller.http.close()
     app.state.pages.close_all()

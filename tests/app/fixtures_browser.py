@@ -21,6 +21,7 @@ EXAMPLES = ROOT / "emova" / "checkpoints" / "examples"
 FIXTURES = ROOT / "eval" / "emova_eval" / "fixtures"
 SCREENSHOTS = ROOT / "app" / "screenshots"
 MOST_BYTES = 200_000  # of a screenshot
+ENTERED = "() => window.emova && window.emova.entered"
 PATIENCE = 120_000  # ms; the machines that run tests are small and busy
 
 
@@ -46,16 +47,18 @@ def find_chromium() -> str | None:
 class Served:
     """The demo with the shipped model, on a free port of the loopback interface."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Any = None) -> None:
         import uvicorn
 
         from emova.assistant import Assistant
-        from emova_app.demo.page import build_app
+        from emova_app.demo.page import DemoConfig, build_app
+
+        config = config or DemoConfig()
 
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self.app = build_app(Assistant.from_pretrained())
+        self.app = build_app(Assistant.from_pretrained(), config=config)
         self.pages = self.app.state.pages
         self.address = f"http://127.0.0.1:{port}"
         self._server = uvicorn.Server(
@@ -105,8 +108,8 @@ def question(path: Path = EXAMPLES / "question.wav") -> np.ndarray:
 
 
 @contextmanager
-def opened(served: Served, microphone: Path, **context: Any) -> Iterator[Any]:
-    """The demo's page in a browser whose microphone plays a WAV once; no request may leave this machine."""
+def browsing(microphone: Path, camera: bool = True) -> Iterator[Any]:
+    """A browser whose microphone plays a WAV once."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -115,29 +118,45 @@ def opened(served: Served, microphone: Path, **context: Any) -> Iterator[Any]:
             args=[
                 "--no-sandbox",
                 "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
+                *(["--use-fake-ui-for-media-stream"] if camera else ["--deny-permission-prompts"]),
                 f"--use-file-for-fake-audio-capture={microphone}%noloop",
                 "--autoplay-policy=no-user-gesture-required",
             ],
         )
         try:
-            page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}).new_page()
-            page.set_default_timeout(PATIENCE)
-            asked: list[str] = []
-            faults: list[str] = []
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("pageerror", lambda error: faults.append(str(error)))
-            page.goto(served.address)
-            page.wait_for_selector("#bar .em-bar")
-            wait_for(lambda: len(served.pages) == 1)
-            page.wait_for_function("window.emova && window.emova.ticketed")
-            yield page
-            foreign = {url for url in asked if urlsplit(url).scheme in ("http", "https", "ws", "wss")}
-            assert {urlsplit(url).hostname for url in foreign} == {"127.0.0.1"}
-            assert not faults
+            yield browser
         finally:
             browser.close()
-    wait_for(lambda: len(served.pages) == 0)  # a page that is left is forgotten
+
+
+@contextmanager
+def visiting(browser: Any, served: Served, waits: bool = False, **context: Any) -> Iterator[Any]:
+    """The demo's page for one visitor; no request may leave this machine, and no script may fail."""
+    page = browser.new_context(**{"viewport": {"width": 1280, "height": 720}, **context}).new_page()
+    page.set_default_timeout(PATIENCE)
+    asked: list[str] = []
+    faults: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(served.address)
+    page.wait_for_selector(".em-wait p >> text=in the line" if waits else ".em-app")
+    if not waits:
+        page.wait_for_function(ENTERED)
+    yield page
+    foreign = {url for url in asked if urlsplit(url).scheme in ("http", "https", "ws", "wss")}
+    assert {urlsplit(url).hostname for url in foreign} == {"127.0.0.1"}
+    assert not faults
+    page.context.close()
+
+
+@contextmanager
+def opened(served: Served, microphone: Path, camera: bool = True, **context: Any) -> Iterator[Any]:
+    """The demo's page in a browser of its own."""
+    try:
+        with browsing(microphone, camera) as browser, visiting(browser, served, **context) as page:
+            yield page
+    finally:
+        served.pages.close_all()  # they would be kept for a while, to be found again
 
 
 def shoot(page: Any, name: str, **options: Any) -> None:

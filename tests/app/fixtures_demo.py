@@ -1,9 +1,8 @@
-"""The demo over HTTP as one without a browser meets it: its routes, its queue, and who listens where it might fetch."""
+"""The demo over HTTP as one without a browser meets it: its routes, its calls, and who listens where it might fetch."""
 
 from __future__ import annotations
 
 import http.server
-import json
 import socket
 import threading
 import time
@@ -14,10 +13,13 @@ from typing import Any
 
 import httpx
 
-# By the names of their functions: all events of the page that take a file, and what of their inputs is the file.
-FILE_EVENTS = {"_picture": (None, "FILE"), "_sent": (None, "FILE", "male", "auto", "auto", -1), "from_file": ("FILE",)}
-FILE_EVENTS["from_file_1"] = ("FILE", "female", "neutral", "normal")
-DONE = "process_completed"
+# All calls of the page that take a file, by component and function, and what else they are given.
+FILE_CALLS: dict[tuple[str, str], dict[str, str]] = {
+    ("talk", "show"): {},
+    ("talk", "ask"): {"how": "file"},
+    ("transcribe", "transcribe"): {},
+    ("resynthesise", "resynthesise"): {"voice": "female", "emotion": "neutral", "pitch": "normal"},
+}
 
 
 def free_port() -> int:
@@ -70,44 +72,47 @@ def canary() -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
-def file_data(path: str, **fields: Any) -> dict[str, Any]:
-    """What gradio's pages send for an upload."""
-    return {"path": path, "meta": {"_type": "gradio.FileData"}, **fields}
-
-
 class Caller:
-    """Speaks gradio's protocol to a demo, as one page of the name ``page``."""
+    """One page of a demo, as a program: it uploads files and calls the page's functions."""
 
-    def __init__(self, address: str, page: str = "a-page") -> None:
-        self.address, self.page = address, page
+    def __init__(self, address: str) -> None:
+        self.address = address
         self.http = httpx.Client(base_url=address, timeout=30)
-        self.functions: dict[str, int] = {}
+        self.ticket: str | None = None
+        self._components: dict[str, int] = {}
 
-    def function(self, name: str) -> int:
-        """The number of an event's function."""
-        if not self.functions:
-            events = self.http.get("/config").raise_for_status().json()["dependencies"]
-            self.functions = {str(event["api_name"]): event["id"] for event in events}
-            (load,) = [event["id"] for event in events if any("load" in target for target in event["targets"])]
-            self.functions["load"] = load
-        return self.functions[name]
+    def component(self, name: str) -> int:
+        """The number of a component."""
+        if not self._components:
+            found = self.http.get("/config").raise_for_status().json()["components"]
+            self._components = {str(each["props"].get("elem_id")): each["id"] for each in found}
+        return self._components[name]
 
-    def fire(self, name: str, *data: Any, **fields: Any) -> list[dict[str, Any]]:
-        """All that the page is told of an event until it is over."""
-        body = {"data": list(data), "fn_index": self.function(name), "session_hash": self.page, **fields}
-        joined = self.http.post("/gradio_api/queue/join", json=body).raise_for_status().json()["event_id"]
-        told = []
-        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.page}) as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data: "):
-                    told.append(json.loads(line[6:]))
-                    if told[-1]["msg"] == DONE and told[-1]["event_id"] == joined:
-                        break
-        return told
+    def post(self, component: str, function: str, data: Any) -> httpx.Response:
+        """Calls a function of a component with any data."""
+        body = {
+            "component_id": self.component(component), "fn_name": function, "session_hash": "a-page", "data": data,
+        }  # fmt: skip
+        return self.http.post("/gradio_api/component_server", json=body)
 
-    def fire_file(self, name: str, file: Any) -> list[dict[str, Any]]:
-        """An event of ``FILE_EVENTS`` with this file."""
-        return self.fire(name, *(file if value == "FILE" else value for value in FILE_EVENTS[name]))
+    def call(self, function: str, component: str = "talk", **given: Any) -> dict[str, Any]:
+        """The answer of a function, in the name of this page."""
+        if self.ticket is not None and component == "talk":
+            given = {"ticket": self.ticket, **given}
+        answer = self.post(component, function, given).raise_for_status().json()
+        assert isinstance(answer, dict)
+        return answer
+
+    def enter(self) -> dict[str, Any]:
+        """Take a place."""
+        entered = self.call("enter")
+        self.ticket = entered.get("ticket")
+        return entered
+
+    def call_file(self, call: tuple[str, str], path: Any, **more: Any) -> dict[str, Any]:
+        """A call of ``FILE_CALLS`` with this file."""
+        component, function = call
+        return self.call(function, component, **FILE_CALLS[call], path=path, **more)
 
     def upload(self, data: bytes, name: str = "x.wav", **options: Any) -> httpx.Response:
         """Uploads a file."""
@@ -116,17 +121,6 @@ class Caller:
     def uploaded(self, data: bytes, name: str = "x.wav") -> str:
         """The path that an upload got."""
         return str(self.upload(data, name).raise_for_status().json()[0])
-
-
-def essence(told: list[dict[str, Any]]) -> list[Any]:
-    """What a visitor can learn of what was told: without numbers of events and times."""
-    kept = [message for message in told if message["msg"] in ("log", DONE)]
-    return [
-        (each["log"], each["level"])
-        if each["msg"] == "log"
-        else (each["success"], json.dumps({**each["output"], "duration": 0, "average_duration": 0}, sort_keys=True))
-        for each in kept
-    ]
 
 
 def files_below(folder: Path) -> set[Path]:

@@ -14,13 +14,7 @@ pytest.importorskip("onnxruntime", reason="pip install 'emova[demo]'")
 pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
 
 from tests.app.fixtures_browser import EXAMPLES
-from tests.app.fixtures_demo import (
-    FILE_EVENTS,
-    canary,
-    essence,
-    file_data,
-    files_below,
-)
+from tests.app.fixtures_demo import FILE_CALLS, canary, files_below
 
 SPOKEN = (EXAMPLES / "question.wav").read_bytes()
 PHOTO = (EXAMPLES / "photo.png").read_bytes()
@@ -69,18 +63,18 @@ def planted(folder: Path, outside: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("event", FILE_EVENTS)
+@pytest.mark.parametrize("call", FILE_CALLS, ids=".".join)
 @pytest.mark.timeout(180)
-def test_a_file_that_was_not_uploaded_is_as_good_as_none(caller, folder, tmp_path, event):
-    missing = essence(caller.fire_file(event, file_data(f"{folder}/{'0' * 32}/x.wav")))
-    assert [each for each in missing if "did not arrive" in str(each)]
+def test_a_file_that_was_not_uploaded_is_as_good_as_none(caller, folder, tmp_path, call):
+    missing = caller.call_file(call, f"{folder}/{'0' * 32}/x.wav")
+    assert set(missing) == {"error"} and "did not arrive" in missing["error"]
     paths = planted(folder, tmp_path / "outside")
     outside = files_below(tmp_path)
     terminal, device = pty.openpty()
     try:
         paths["terminal"] = os.ttyname(device)
         for what, path in paths.items():
-            assert essence(caller.fire_file(event, file_data(path))) == missing, what
+            assert caller.call_file(call, path) == missing, what
     finally:
         os.close(terminal), os.close(device)
         shutil.rmtree(folder / "folder")
@@ -88,82 +82,54 @@ def test_a_file_that_was_not_uploaded_is_as_good_as_none(caller, folder, tmp_pat
     assert files_below(tmp_path) == outside
 
 
-@pytest.mark.parametrize("event", FILE_EVENTS)
-def test_no_field_of_a_file_is_believed(caller, folder, tmp_path, event):
-    missing = essence(caller.fire_file(event, file_data(f"{folder}/{'0' * 32}/x.wav")))
+@pytest.mark.parametrize("call", FILE_CALLS, ids=".".join)
+def test_nothing_but_a_path_is_a_file(caller, folder, tmp_path, call):
     (tmp_path / "secret.wav").write_bytes(SPOKEN)
     nowhere, secret = f"{folder}/{'1' * 32}/x.wav", str(tmp_path / "secret.wav")
     before = files_below(folder)
     with canary() as (address, asked):
-        for data in (
-            file_data(f"{address}/x.wav"),
-            file_data(nowhere, url=f"{address}/x.wav"),
-            file_data(nowhere, url=f"/gradio_api/file={secret}"),
-            file_data(nowhere, url=f"file://{secret}", orig_name=secret),
-            file_data(secret, is_stream=True),
-            file_data(secret, mime_type="image/svg+xml", orig_name="x.svg", size=-1),
-            file_data(nowhere, orig_name=f"../../{secret}", stream=secret, is_stream=True),
+        for forged in (
+            f"{address}/x.wav",
+            f"file://{secret}",
             {"path": secret},
-            {"path": secret, "meta": {"_type": "other"}},
-            {"path": nowhere, "meta": file_data(secret)},
-            {"url": f"{address}/x.wav", "meta": {"_type": "gradio.FileData"}},
+            {"path": secret, "meta": {"_type": "gradio.FileData"}},
+            {"path": nowhere, "url": f"{address}/x.wav", "meta": {"_type": "gradio.FileData"}},
+            [secret],
+            {"files": [secret]},
+            3,
+            True,
         ):
-            assert essence(caller.fire_file(event, data)) == missing, data
-        # Such as no page sends, and so without a kind word.
-        for forged in (secret, [file_data(secret)], [[secret]], {"files": [file_data(secret)]}, 3, True):
-            told = essence(caller.fire_file(event, forged))
-            assert "secret" not in str(told) and (told == missing or not told[-1][0]), forged
+            told = caller.call_file(call, forged, url=f"{address}/x.wav", orig_name=secret, is_stream=True)
+            assert set(told) == {"error"} and "secret" not in told["error"], forged
+            assert "no file came" in told["error"] or "did not arrive" in told["error"], forged
         assert not asked
     assert files_below(folder) == before
 
 
-def test_a_file_in_a_value_that_is_none_is_refused(caller, folder, tmp_path):
-    (tmp_path / "secret.wav").write_bytes(SPOKEN)
-    before = files_below(folder)
-    with canary() as (address, asked):
-        for path in (str(tmp_path / "secret.wav"), f"{address}/x"):
-            for value in (file_data(path), [file_data(path)], {"deep": [file_data(path)]}):
-                for event, given in (
-                    ("_written", (None, value, "male", "auto", "auto", -1)),
-                    ("_written", (None, "Hello.", value, "auto", "auto", -1)),
-                    ("_again", (None, "male", "auto", "auto", value)),
-                    ("speak", (value, "male", "neutral", "normal")),
-                    ("from_example_1", (value, "neutral", "normal")),
-                    ("_own_voice", (None,)),
-                ):
-                    sent = {"pcm": value, "rate": value} if event == "_own_voice" else None
-                    told = caller.fire(event, *given, event_data=sent)
-                    assert str(folder) not in str(told), (event, value)
-                    assert sent or not told[-1]["success"], (event, value)
-        assert not asked
-    assert files_below(folder) == before
-
-
-def test_every_input_of_the_page_is_plain_or_a_guarded_file(demo):
-    import gradio as gr
-
-    from emova_app.demo.inputs import FILES, Page
-
+def test_gradio_s_own_events_take_nothing(demo):
     page = demo[0].routes[-1].app.get_blocks()
-    taken = {block for event in page.fns.values() for block in event.inputs}
-    assert isinstance(page, Page) and page.has_launched and len(taken) > 10
-    for block in taken:
-        assert isinstance(block, (*FILES, gr.State, gr.Textbox, gr.Radio, gr.Number)), block
-    files = {event.api_name for event in page.fns.values() if any(isinstance(block, FILES) for block in event.inputs)}
-    assert files == set(FILE_EVENTS)
+    assert page.has_launched and not page.fns
 
 
 def test_what_was_uploaded_is_used_and_gone(caller, folder):
     before = files_below(folder)
-    for event in ("from_file", "from_file_1", "_sent"):
-        path = caller.uploaded(SPOKEN)
-        data = file_data(path, url=f"{caller.address}/gradio_api/file={path}", orig_name="x.wav", size=len(SPOKEN))
-        told = essence(caller.fire_file(event, data))
-        assert told[-1][0] and "did not arrive" not in str(told) and not Path(path).exists(), told
-    path = caller.uploaded(PHOTO, "photo.png")
-    assert caller.http.get(f"/gradio_api/file={path}").content == PHOTO
-    assert "log" not in str([each["msg"] for each in caller.fire_file("_picture", file_data(path))])
-    assert caller.fire("_picture", None, None) and files_below(folder) == before
+    for call in FILE_CALLS:
+        data, name = (PHOTO, "photo.png") if call == ("talk", "show") else (SPOKEN, "x.wav")
+        path = caller.uploaded(data, name)
+        assert Path(path).exists()
+        told = caller.call_file(call, path)
+        assert "error" not in told and not Path(path).exists(), (call, told)
+        assert "did not arrive" in caller.call_file(call, path)["error"]
+    assert caller.call("show") == {"picture": ""} and files_below(folder) == before
+
+
+def test_a_file_that_cannot_be_read_is_gone_too(caller, folder):
+    before = files_below(folder)
+    for call in FILE_CALLS:
+        for data in (PHOTO[:4000], SPOKEN[:4000], b"", b"no picture and no sound"):
+            told = caller.call_file(call, caller.uploaded(data))
+            assert set(told) == {"error"} and str(folder) not in told["error"], (call, told)
+    assert files_below(folder) == before
 
 
 def test_an_upload_is_known_to_its_page_alone(caller, folder):
@@ -202,15 +168,17 @@ def test_no_route_shows_or_keeps_what_is_elsewhere(caller, folder):
                 assert response.status_code in (403, 404, 422), (route, path)
                 assert "root:" not in response.text and "passwd" not in response.text
         assert not asked
-    for path in ("deep_link?session_hash=a", "upload_progress?upload_id=a", "stream/a/b/1/playlist.m3u8",
+    for path in ("queue/data?session_hash=a", "queue/status",
+                 "deep_link?session_hash=a", "upload_progress?upload_id=a", "stream/a/b/1/playlist.m3u8",
                  "vibe-code", "stream/a/b/1/playlist-file", "runs", "run-history/records", "openapi.json",
                  "dev/reload"):  # fmt: skip
         assert caller.http.get(f"/gradio_api/{path}").status_code == 404, path
-    for path in ("run/from_file", "api/from_file", "call/from_file", "call/v2/from_file", "process_recording",
+    for path in ("queue/join", "cancel", "reset",
+                 "run/from_file", "api/from_file", "call/from_file", "call/v2/from_file", "process_recording",
                  "vibe-edit", "stream/a", "stream/a/close", "vibe-code", "undo-vibe-edit",
                  "profiling/clear"):  # fmt: skip
         files = {"video": ("x.mp4", b"1")} if path == "process_recording" else None
-        body = None if files else {"data": [file_data("/etc/passwd")]}
+        body = None if files else {"data": ["/etc/passwd"]}
         assert caller.http.post(f"/gradio_api/{path}", json=body, files=files).status_code == 404, path
     assert caller.http.get("/monitoring").status_code == 404
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
@@ -235,12 +203,12 @@ def planted_links(folder: Path) -> list[str]:
 def test_a_server_function_takes_no_file(caller, tmp_path):
     blocks = caller.http.get("/config").json()["components"]
     for block in blocks:
-        for function in ("feed", "hear", "interrupt", "style", "ls", "preprocess", "read"):
+        for function in ("receive", "hear", "ask", "show", "card", "listen", "speak", "ls", "preprocess", "read"):
             body = {
                 "component_id": block["id"],
                 "fn_name": function,
                 "session_hash": "x",
-                "data": file_data("/etc/passwd"),
+                "data": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
             }
             for slash in ("", "/"):  # with and without one at its end
                 response = caller.http.post(f"/gradio_api/component_server{slash}", json=body)
@@ -250,8 +218,6 @@ def test_a_server_function_takes_no_file(caller, tmp_path):
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_the_page_s_scripts_reach_their_functions(caller, slash):
-    components = caller.http.get("/config").json()["components"]
-    (bar,) = [each["id"] for each in components if each["props"].get("elem_id") == "bar"]
-    body = {"component_id": bar, "fn_name": "interrupt", "session_hash": caller.page, "data": {"ticket": "no"}}
-    response = caller.http.post(f"/gradio_api/component_server{slash}", json=body)
-    assert response.status_code == 200 and "reload" in response.json()["error"]
+    body = {"component_id": caller.component("talk"), "fn_name": "interrupt", "data": {"ticket": "no"}}
+    response = caller.http.post(f"/gradio_api/component_server{slash}", json={**body, "session_hash": "x"})
+    assert response.status_code == 200 and "has ended" in response.json()["error"]

@@ -21,9 +21,8 @@ pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
 
 from tests.app.fixtures_browser import EXAMPLES
 from tests.app.fixtures_demo import (
-    FILE_EVENTS,
+    FILE_CALLS,
     Caller,
-    file_data,
     files_below,
     free_port,
     serving_demo,
@@ -52,13 +51,13 @@ FOREIGN = (
 def test_another_page_changes_nothing(caller, folder, headers):
     before = files_below(folder)
     assert caller.upload(PHOTO, "x.png", headers=headers).status_code == 403
-    for path in ("queue/join", "component_server", "component_server/", "cancel", "reset", "process_recording"):
+    for path in ("component_server", "component_server/", "queue/join", "process_recording"):
         simple = {**headers, "content-type": "text/plain"}
         response = caller.http.post(f"/gradio_api/{path}", content='{"data": []}', headers=simple)
         assert response.status_code == 403 and "access-control-allow-origin" not in response.headers
     for path in ("/login", "/gradio_api/anything"):
         assert caller.http.post(path, headers=headers, data={"username": "a", "password": "b"}).status_code == 403
-    for path in ("/config", "/gradio_api/queue/data?session_hash=a", f"/gradio_api/file={folder}/a/b"):
+    for path in ("/config", f"/gradio_api/file={folder}/a/b"):
         assert caller.http.get(path, headers=headers).status_code == 403
     assert files_below(folder) == before
 
@@ -160,7 +159,7 @@ def test_bodies_are_bounded_and_nothing_is_left_of_them(caller, folder):
     ):
         response = caller.http.post("/gradio_api/upload", content=content, headers=headers)
         assert response.status_code == 400 and len(response.text) < 100, content
-    for path in ("queue/join", "component_server", "component_server/"):
+    for path in ("component_server", "component_server/"):
         with contextlib.suppress(httpx.WriteError):
             assert caller.http.post(f"/gradio_api/{path}", content=bytes(5 << 20)).status_code == 413
     assert files_below(folder) == before
@@ -193,29 +192,6 @@ def test_the_routes_of_uploads_ask_for_the_password(tiny_assistant):
             caller.http.post("/login", data={"username": "emova", "password": "open"}).raise_for_status()
             path = caller.uploaded(PHOTO, "x.png")
             assert caller.http.get(f"/gradio_api/file={path}").content == PHOTO
-
-
-# --- places -----------------------------------------------------------------------------------------------------------
-def test_a_page_that_loads_again_takes_one_place(demo, caller):
-    pages, sessions = demo[0].state.pages, set()
-    for _ in range(30):
-        caller.fire("load")
-        assert len(pages) == len(pages.scheduler) == 1 and len(pages.names) == 1
-        sessions.add(pages.all[0].ticket)
-    assert len(sessions) == 30  # the conversation before is over
-    other = Caller(caller.address, "another-page")
-    assert "Please wait" not in str(other.fire("load")) and len(pages) == 2
-    other.http.close()
-
-
-def test_a_page_without_a_name_has_no_older_session(demo, caller):
-    pages = demo[0].state.pages
-    first, second = pages.open(), pages.open()
-    assert pages.find(first.ticket) is first and pages.find(second.ticket) is second
-    again = pages.open("named"), pages.open("named")
-    assert again[0].session.closed and not again[1].session.closed
-    pages.leave("named")
-    assert again[1].session.closed and "named" not in pages.names
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -278,12 +254,11 @@ def test_a_device_holds_nobody_up_and_a_killed_demo_is_tidied_up(tiny_checkpoint
         assert not own.exists() and all(path.exists() for path in keep)
         third = Process(tiny_checkpoint, temporary)  # beside it; a folder in use stays
         caller = Caller(second.address)
-        caller.fire("load")
-        for event in FILE_EVENTS:
+        caller.enter()
+        for call in FILE_CALLS:
             for path in (os.ttyname(device), str(tmp_path / "fifo"), "/dev/zero"):
-                assert "did not arrive" in str(caller.fire_file(event, file_data(path)))
-        told = caller.fire_file("from_file", file_data(caller.uploaded(SPOKEN)))
-        assert told[-1]["success"] and "did not arrive" not in str(told)
+                assert "did not arrive" in caller.call_file(call, path)["error"]
+        assert "html" in caller.call_file(("transcribe", "transcribe"), caller.uploaded(SPOKEN))
         for each in (second, third):
             each.process.send_signal(signal.SIGTERM)
             each.process.wait(20)

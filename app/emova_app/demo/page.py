@@ -21,29 +21,21 @@ from gradio.routes import App
 from starlette.routing import Mount
 
 from emova.assistant import Assistant
-from emova.core.errors import InputError
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
-from emova_app.demo.inputs import Page
-from emova_app.demo.page_sessions import BarValue, PageSessions
-from emova_app.demo.parts import warn
-from emova_app.demo.talk_tab import TalkTab
+from emova_app.demo.conversation.pages import Pages, PlaceLimits
+from emova_app.demo.conversation.service import TalkService
+from emova_app.demo.model_card import about, languages
 from emova_app.demo.theme import css, head, theme
-from emova_app.demo.tool_tabs import resynthesise_tab, speak_tab, transcribe_tab
+from emova_app.demo.tools import AT_ONCE, ToolService
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store, UploadLimits
 from emova_app.demo.uploads.folder import OwnFolder
 from emova_app.demo.uploads.middleware import OwnPageOnly
 from emova_app.demo.uploads.own_hosts import OwnHosts
 from emova_app.demo.uploads.upload_routes import upload_routes
+from emova_app.demo.views import frame, talk, tool
 
-HEAD = """
-<div class="em-head"><div class="em-logo" aria-hidden="true"></div>
-<div><h1>emova</h1><p>It sees, hears, and answers in a voice with feeling. All of it on this machine.</p></div>
-<button type="button" class="em-theme" aria-label="light or dark" title="light or dark">◐</button></div>"""
 TIDY_SECONDS = 60.0
-SWITCH_THEME = """
-element.querySelector(".em-theme").addEventListener("click", () => document.body.classList.toggle("dark"));
-"""
 
 
 @dataclass(frozen=True)
@@ -51,46 +43,39 @@ class DemoConfig:
     """Bounds of the demo.
 
     Attributes:
-        max_pages: pages open at once; each holds one cache of the model's context.
-        max_queue: events that wait; more are refused with a message.
+        max_pages: pages open at once; each holds one cache of the model's context. Whoever comes then waits in a line.
+        places: how long they are kept.
         uploads: what they may take together, and for how long.
     """
 
     max_pages: int = 8
-    max_queue: int = 32
+    places: PlaceLimits = PlaceLimits()
     uploads: UploadLimits = UploadLimits()
 
 
-def build_page(pages: PageSessions, config: DemoConfig = DemoConfig()) -> gr.Blocks:
-    """All tabs, with their events."""
+def build_page(pages: Pages) -> gr.Blocks:
+    """All tabs. They are the page's own HTML and scripts, which call functions of the server; gradio sees no input."""
     assistant = pages.scheduler.assistant
-
-    def arrive(request: gr.Request) -> tuple[str, BarValue]:
-        try:
-            page = pages.open(str(request.session_hash))
-        except InputError as error:
-            warn(error, "Please wait")
-            return "", {}
-        return page.ticket, page.bar_value
-
-    def leave(request: gr.Request) -> None:
-        pages.leave(str(request.session_hash))
-
-    with Page(title="emova", analytics_enabled=False) as blocks:
-        gr.HTML(html_template=HEAD, js_on_load=SWITCH_THEME, apply_default_css=False)
-        ticket = gr.State("")
-        with gr.Tabs():
-            with gr.Tab("Talk"):
-                talk = TalkTab(pages, ticket)
-            with gr.Tab("Transcribe"):
-                transcribe_tab(assistant)
-            with gr.Tab("Speak"):
-                speak_tab(assistant)
-            with gr.Tab("Resynthesise"):
-                resynthesise_tab(assistant)
-        blocks.load(arrive, None, [ticket, talk.bar], show_progress="hidden")
-        blocks.unload(leave)
-    blocks.queue(max_size=config.max_queue, default_concurrency_limit=2, api_open=False)
+    styles, tools = assistant.styles, ToolService(pages.scheduler)
+    with gr.Blocks(title="emova", analytics_enabled=False) as blocks:
+        gr.HTML(html_template=frame(), js_on_load="window.emova.frame(element);", apply_default_css=False)
+        with gr.Column(elem_id="panel-talk", elem_classes="em-panel"):
+            gr.HTML(
+                html_template=talk(styles, about(assistant), languages(assistant)),
+                js_on_load="window.emova.talk(element, server);",
+                apply_default_css=False,
+                server_functions=TalkService(pages).functions,
+                elem_id="talk",
+            )
+        for name in ("transcribe", "speak", "resynthesise"):
+            with gr.Column(elem_id=f"panel-{name}", elem_classes="em-panel em-hidden"):
+                gr.HTML(
+                    html_template=tool(name, styles),
+                    js_on_load="window.emova.tool(element, server);",
+                    apply_default_css=False,
+                    server_functions=tools.functions,
+                    elem_id=name,
+                )
     return blocks
 
 
@@ -110,16 +95,17 @@ def build_app(
     Raises:
         InputError: a package is missing, or the model cannot stream.
     """
-    scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=config.max_pages, idle_seconds=1800.0))
-    pages = PageSessions(scheduler)
+    places = config.max_pages + AT_ONCE
+    scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=places, idle_seconds=1800.0))
+    pages = Pages(scheduler, config.max_pages, config.places)
     folder = OwnFolder()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
     store = Store(folder.path, config.uploads)
-    blocks = build_page(pages, config)
+    blocks = build_page(pages)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tidying = asyncio.create_task(_tidy(store))
+        tidying = asyncio.create_task(_tidy(store, pages))
         try:
             yield
         finally:
@@ -163,9 +149,10 @@ def _who_may_ask(inner: App) -> list[Depends]:
     return list(found[0])
 
 
-async def _tidy(store: Store) -> None:
-    """Forget old uploads, as long as the demo runs."""
+async def _tidy(store: Store, pages: Pages) -> None:
+    """Forget old uploads and pages that were left, as long as the demo runs."""
     while True:
         await asyncio.sleep(TIDY_SECONDS)
+        await asyncio.to_thread(pages.tidy)
         with contextlib.suppress(OSError):
             await asyncio.to_thread(store.forget_old)

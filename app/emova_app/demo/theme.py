@@ -68,15 +68,16 @@ def theme() -> gr.themes.Base:
 
 
 def css() -> str:
-    """The page's own style sheet."""
-    return (STATIC / "demo.css").read_text(encoding="utf-8")
+    """The page's own style sheets."""
+    return "\n".join(static(f"{name}.css") for name in ("frame", "talk", "sound"))
 
 
 def head() -> str:
-    """The script that all parts of the page share."""
-    return f"<script>{script('voice.js')}</script>"
+    """The page's scripts, in the order in which they build on each other."""
+    names = ("voice", "ui", "shell", "link", "recorder", "lines", "ears", "camera", "drawer", "talk", "tools")
+    return "".join(f"<script>{static(f'{name}.js')}</script>" for name in names)
 
 
-def script(name: str) -> str:
-    """One of the page's scripts."""
+def static(name: str) -> str:
+    """The text of one of the page's files."""
     return (STATIC / name).read_text(encoding="utf-8")

@@ -1,54 +1,92 @@
-// A button that records a few seconds and hands them over once, in memory: no file is made of them.
-const { player, Microphone, toBase64, join } = window.emova;
-const button = element.querySelector("button");
-const word = element.querySelector("b");
-const fill = element.querySelector(".em-fill");
-const note = element.querySelector(".em-note");
-const { seconds, rate, clean } = element.querySelector("[data-seconds]").dataset;
-const limit = Number(seconds);
-const idle = word.textContent;
-const hint = note.textContent;
+// A button that records, with a timer, a level, and a way out: used by "my voice" and by the tabs with one task each.
+(() => {
+  const { make, icon, once, player, Microphone, join, toBase64, time } = window.emova;
 
-let microphone = null;
-let blocks = [];
+  // Not every browser's microphone can be had at the wanted rate, and more samples than needed would be too many to send.
+  const resampled = async (samples, from, to) => {
+    if (from <= to) return { pcm: toBase64(samples), rate: from };
+    const context = new OfflineAudioContext(1, Math.ceil((samples.length * to) / from), to);
+    const buffer = context.createBuffer(1, samples.length, from);
+    buffer.getChannelData(0).set(Float32Array.from(samples, (value) => value / 32768));
+    const source = new AudioBufferSourceNode(context, { buffer });
+    source.connect(context.destination);
+    source.start();
+    const sound = (await context.startRendering()).getChannelData(0);
+    return { pcm: toBase64(Int16Array.from(sound, (value) => Math.max(-1, Math.min(1, value)) * 32767)), rate: to };
+  };
 
-function show() {
-  const recorded = blocks.length / 10;
-  button.setAttribute("aria-pressed", Boolean(microphone));
-  word.textContent = microphone ? `Stop (${Math.max(0, limit - recorded).toFixed(0)} s left)` : idle;
-  fill.style.transform = `scaleX(${microphone ? recorded / limit : 0})`;
-}
+  // `place` gets the button; `onrecorded` gets `{ pcm, rate }`; `onproblem` a line for the visitor.
+  window.emova.recorder = (place, { word, seconds, rate = 16000, clean = true, onrecorded, onproblem }) => {
+    let microphone = null;
+    let blocks = [];
+    const label = make("b", {}, word);
+    const clock = make("span", { class: "em-clock" });
+    const fill = make("i", { class: "em-fill" });
+    const button = make("button", { type: "button", class: "em-button em-record", "aria-pressed": "false" }, icon("mic"), label, clock);
+    const cancel = make("button", { type: "button", class: "em-button", hidden: true, click: () => stop(false) }, icon("x"), "Cancel");
+    place.append(make("div", { class: "em-recorder" }, button, cancel, make("div", { class: "em-track", "aria-hidden": "true" }, fill)));
 
-function finish() {
-  const used = microphone;
-  microphone = null;
-  const samples = join(blocks);
-  const at = used.rate;
-  used.close();
-  blocks = [];
-  show();
-  if (samples.length) trigger("recorded", { pcm: toBase64(samples), rate: at });
-}
+    const show = () => {
+      const recorded = blocks.length / 10;
+      button.setAttribute("aria-pressed", Boolean(microphone));
+      label.textContent = microphone ? "Done" : word;
+      clock.textContent = microphone ? `${time(recorded)} / ${time(seconds)}` : "";
+      fill.style.transform = `scaleX(${microphone ? recorded / seconds : 0})`;
+      cancel.hidden = !microphone;
+    };
 
-async function start() {
-  player.stop();
-  note.textContent = hint;
-  microphone = new Microphone();
-  blocks = [];
-  try {
-    await microphone.open(
-      (block) => {
-        blocks.push(block);
-        show();
-        if (blocks.length >= limit * 10) finish();
-      },
-      { rate: Number(rate), clean: clean === "yes" },
-    );
-  } catch (error) {
-    microphone = null;
-    note.textContent = error.message;
-  }
-  show();
-}
+    const stop = (wanted) => {
+      const used = microphone;
+      if (!used) return;
+      microphone = null;
+      const samples = join(blocks);
+      const at = used.rate;
+      used.close();
+      blocks = [];
+      show();
+      button.focus();
+      if (!wanted) return onproblem("");
+      if (samples.length < 0.3 * at) return onproblem("That was too short to hear anything. Press, speak, press again.");
+      resampled(samples, at, rate).then((sound) => onrecorded(sound));
+    };
 
-button.addEventListener("click", () => (microphone ? finish() : start()));
+    const start = once(async () => {
+      player.stop();
+      onproblem("");
+      const mine = new Microphone();
+      blocks = [];
+      try {
+        await mine.open(
+          (block) => {
+            if (microphone !== mine) return;
+            blocks.push(block);
+            show();
+            if (blocks.length >= seconds * 10) stop(true);
+          },
+          { rate, clean },
+        );
+        microphone = mine;
+      } catch (error) {
+        mine.close();
+        onproblem(error.message);
+      }
+      show();
+    });
+
+    let last = 0;
+    button.addEventListener("click", () => {
+      const quick = performance.now() - last < 350; // the second half of a double click
+      last = performance.now();
+      if (!quick) (microphone ? stop(true) : start());
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !microphone) return;
+      event.preventDefault(); // a dialog around it stays open
+      event.stopPropagation();
+      stop(false);
+    }, true);
+    document.addEventListener("emova:tab", () => stop(false));
+    show();
+    return { stop: () => stop(false) };
+  };
+})();

@@ -16,7 +16,8 @@ window.emova = window.emova || (() => {
       this.chunks = [];
       this.rate = 24000;
       this.open = false; // more may come
-      this.onchange = () => {};
+      this.what = ""; // what sounds: an answer's item, or anything else that its caller names
+      this.listeners = [];
     }
 
     // Browsers let a page sound only after the user touched it.
@@ -31,9 +32,15 @@ window.emova = window.emova || (() => {
       if (this.context.state === "suspended") this.context.resume().catch(() => {});
     }
 
-    begin() {
+    onchange() {
+      for (const listener of this.listeners) listener();
+    }
+
+    begin(what = "") {
       this.stop();
       this.wake();
+      this.what = what;
+      for (const other of document.querySelectorAll("audio")) other.pause();
       this.chunks = [];
       this.open = true;
       this.end = 0;
@@ -101,10 +108,10 @@ window.emova = window.emova || (() => {
       this.onchange();
     }
 
-    replay() {
-      const chunks = this.chunks;
-      if (!chunks.length) return;
-      this.begin();
+    // Play sound that is complete.
+    play(chunks, rate, what) {
+      this.begin(what);
+      this.rate = rate;
       this.chunks = chunks;
       chunks.forEach((chunk) => this._schedule(chunk));
       this.finish();
@@ -114,9 +121,9 @@ window.emova = window.emova || (() => {
       return this.chunks.reduce((sum, chunk) => sum + chunk.length, 0) / this.rate;
     }
 
-    // What was said, as a WAV file that never leaves the browser.
-    wav() {
-      const length = this.chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
+    // Sound as a WAV file that never leaves the browser.
+    static wav(chunks, rate) {
+      const length = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
       const head = new DataView(new ArrayBuffer(44));
       const text = (at, word) => [...word].forEach((letter, index) => head.setUint8(at + index, letter.charCodeAt(0)));
       text(0, "RIFF");
@@ -125,13 +132,13 @@ window.emova = window.emova || (() => {
       head.setUint32(16, 16, true);
       head.setUint16(20, 1, true);
       head.setUint16(22, 1, true);
-      head.setUint32(24, this.rate, true);
-      head.setUint32(28, this.rate * 2, true);
+      head.setUint32(24, rate, true);
+      head.setUint32(28, rate * 2, true);
       head.setUint16(32, 2, true);
       head.setUint16(34, 16, true);
       text(36, "data");
       head.setUint32(40, length, true);
-      return new Blob([head.buffer, ...this.chunks], { type: "audio/wav" });
+      return new Blob([head.buffer, ...chunks], { type: "audio/wav" });
     }
 
     level() {
@@ -153,16 +160,22 @@ window.emova = window.emova || (() => {
     }
   });`;
 
+  // Why there is no microphone or camera, in words that help.
+  const blocked = (error, what) =>
+    error && error.name === "NotAllowedError"
+      ? `The browser does not let this page use the ${what}: allow it by the sign beside the address.`
+      : `No ${what} was found.`;
+
   // Hands over 16-bit samples in blocks of 0.1 s.
   class Microphone {
     async open(onblock, { rate = 16000, clean = true } = {}) {
-      if (!navigator.mediaDevices) throw new Error("the browser gives no microphone to this address; use 127.0.0.1");
+      if (!navigator.mediaDevices) throw new Error("The browser gives no microphone to this address; open the page by 127.0.0.1 or HTTPS.");
       try {
         this.stream = await navigator.mediaDevices.getUserMedia({
           audio: { channelCount: 1, echoCancellation: clean, noiseSuppression: clean, autoGainControl: clean },
         });
       } catch (error) {
-        throw new Error("no microphone; allow it in the browser, or write instead");
+        throw new Error(`${blocked(error, "microphone")} You can write instead.`);
       }
       try {
         this.context = new AudioContext({ sampleRate: rate });
@@ -189,6 +202,7 @@ window.emova = window.emova || (() => {
       if (this.stream) this.stream.getTracks().forEach((track) => track.stop());
       if (this.context) this.context.close().catch(() => {});
       this.stream = this.context = this.tap = null;
+      this.level = 0;
     }
   }
 
@@ -204,5 +218,10 @@ window.emova = window.emova || (() => {
 
   const player = new Player();
   for (const kind of ["pointerdown", "keydown"]) document.addEventListener(kind, () => player.wake(), true);
-  return { player, Player, Microphone, toBytes, toBase64, join };
+  // One thing sounds at a time.
+  document.addEventListener("play", ({ target }) => {
+    player.stop();
+    for (const other of document.querySelectorAll("audio")) if (other !== target) other.pause();
+  }, true);
+  return { player, Player, Microphone, toBytes, toBase64, join, blocked };
 })();

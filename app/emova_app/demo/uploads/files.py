@@ -23,7 +23,6 @@ from typing import IO
 from emova.core.errors import InputError
 
 MAX_UPLOAD_BYTES = 16 << 20
-MAX_SECONDS = 30.0
 PART = re.compile(r"[\w.-]{1,128}", re.ASCII)
 TO_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without waiting: opening a FIFO or a terminal would otherwise never end.

@@ -15,13 +15,11 @@ UPLOAD = f"{API}/upload"
 # gradio brings more routes than the page uses: some keep files, some fetch addresses. Only these are open.
 READ = frozenset(
     ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout")
-    + tuple(f"{API}/{name}" for name in ("app_id", "info", "login_check", "queue/data", "queue/status"))
+    + tuple(f"{API}/{name}" for name in ("app_id", "info", "login_check"))
     + tuple(f"{API}/{name}" for name in ("startup-events", "theme.css", "token", "user"))
 )
 READ_BELOW = ("/static/", "/assets/", f"{API}/file=", f"{API}/heartbeat/")
-CHANGE = frozenset(
-    ("/login", UPLOAD) + tuple(f"{API}/{name}" for name in ("queue/join", "cancel", "component_server", "reset"))
-)
+CHANGE = frozenset(("/login", UPLOAD, f"{API}/component_server"))
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class RequestLimits:
     """Bounds of what a browser sends.
 
     Attributes:
-        max_body_bytes: of an event; the longest recording of the page is 1.3 MB.
+        max_body_bytes: of a call; the longest recording of the page is 2.6 MB.
         body_seconds: in which it must have come.
     """
 

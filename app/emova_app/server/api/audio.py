@@ -17,6 +17,7 @@ from emova.reply.parser import PieceReader
 from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
 from emova.speech.style import Style
+from emova_app.reading import read_aloud
 from emova_app.server.api.chat_types import Emotion, Pitch, Short, Text, VoiceId
 from emova_app.server.api.encode import MEDIA_TYPES, Encoder, Format
 from emova_app.server.api.media import to_base64
@@ -55,19 +56,6 @@ class LongTranscription(Transcription):
     language: str = "english"
     duration: float
     segments: Annotated[list[object], Field(max_length=0)] = []
-
-
-def read_aloud(scheduler: Scheduler[Assistant], text: str, style: Style) -> Iterator[np.ndarray]:
-    """Samples of ``text`` while its units are written; joined they equal ``Assistant.speak``. Raises: InputError."""
-    assistant = scheduler.assistant
-    speaking = assistant.voice.start(style)
-    for prompt, grammar in assistant.reading(text):
-        for token in scheduler.write(prompt, grammar):
-            unit = int(assistant.table.unit_of[token])
-            samples = speaking.step([unit] if unit >= 0 else [])
-            if len(samples):
-                yield samples
-    yield speaking.finish()
 
 
 def write_down(scheduler: Scheduler[Assistant], samples: np.ndarray) -> Iterator[str]:

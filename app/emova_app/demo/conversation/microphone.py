@@ -18,7 +18,7 @@ from emova.session.session import Session
 from emova.speech.vad import RATE, Going, Started, Stopped, Turn, TurnConfig, TurnTaking
 from emova_app.pcm import from_pcm
 
-MAX_CHUNK_BYTES = 1 << 20
+MAX_CHUNK_LETTERS = 3 << 20  # of base64; a minute at 16 kHz takes 2.6 million
 # A visitor thinks while speaking, so a longer pause ends a question than a program's clients want by default.
 TURNS = TurnConfig(silence_ms=700, start_windows=3)
 Mode = Literal["push", "free"]
@@ -81,6 +81,11 @@ class Microphone:
     def __len__(self) -> int:
         """How many samples of a question were heard."""
         return sum(map(len, self._question))
+
+    @property
+    def mode(self) -> Mode | None:
+        """How it listens; None while it is closed."""
+        return None if self._recording is None else self._recording.mode
 
     def step(self, mode: Mode, rate: int, samples: np.ndarray, heard_seconds: float | None) -> Heard:
         """The next ``[T]`` samples at ``rate`` Hz.
@@ -161,7 +166,7 @@ class Microphone:
 
 def decode_chunk(pcm: object, rate: object) -> tuple[np.ndarray, int]:
     """Samples ``[T]`` and rate of what the page's microphone sent. Raises: InputError: it is no sound."""
-    if not isinstance(pcm, str) or len(pcm) > 2 * MAX_CHUNK_BYTES or not isinstance(rate, int | float):
+    if not isinstance(pcm, str) or len(pcm) > MAX_CHUNK_LETTERS or not isinstance(rate, int | float):
         raise InputError("the microphone: no sound came; check it and try again")
     if not 8_000 <= rate <= 192_000:
         raise InputError(f"the microphone: {rate:g} Hz; choose one between 8000 and 192000 Hz")

@@ -1,0 +1,115 @@
+// The talk's microphone: pressed or held until what was said is sent, or hands-free. It can always be cancelled.
+(() => {
+  const { player, Microphone, toBase64, join } = window.emova;
+  const MOST_SECONDS = 30;
+  const LEAST_BLOCKS = 3; // of 0.1 s
+
+  // `link` sends; `hooks`: hush() silences and tells what was heard, ask() asks what was heard, change(), say(line).
+  class Ears {
+    constructor(link, hooks) {
+      this.link = link;
+      this.hooks = hooks;
+      this.mode = null; // "push", "free", or null
+      this.microphone = null;
+      this.hearing = false; // hands-free: somebody speaks
+      this.blocks = 0;
+      this.waiting = [];
+      this.sending = null;
+    }
+
+    get level() {
+      return (this.mode && this.microphone && this.microphone.level) || 0;
+    }
+
+    get seconds() {
+      return this.blocks / 10;
+    }
+
+    async open(mode) {
+      if (this.opening) return;
+      this.opening = true;
+      try {
+        if (this.mode) await this.cancel();
+        const microphone = new Microphone();
+        if (mode === "push") this.hooks.hush();
+        this.hooks.say("");
+        await microphone.open((block) => this.microphone === microphone && this.take(block));
+        Object.assign(this, { mode, microphone, blocks: 0, hearing: false, waiting: [] });
+      } catch (error) {
+        this.hooks.say(error.message);
+      } finally {
+        this.opening = false;
+        this.hooks.change();
+      }
+    }
+
+    take(block) {
+      this.blocks += 1;
+      this.waiting.push(block);
+      this.sending = this.sending || this.deliver();
+      this.hooks.change();
+      if (this.mode === "push" && this.seconds >= MOST_SECONDS) this.send();
+    }
+
+    async deliver() {
+      try {
+        while (this.waiting.length && this.microphone) {
+          const pcm = toBase64(join(this.waiting));
+          this.waiting = [];
+          const heard = player.heard();
+          const got = await this.link.send("hear", { mode: this.mode, pcm, rate: this.microphone.rate, heard });
+          if (this.mode !== "free") continue;
+          if (got.began) this.hooks.hush(false); // the server has interrupted already
+          this.hearing = (this.hearing || got.began) && !got.ended;
+          if (got.ended) this.hooks.ask();
+          this.hooks.change();
+        }
+      } catch (error) {
+        this.hooks.say(error.message);
+        if (this.mode === "push") this.close();
+      } finally {
+        this.sending = null;
+      }
+    }
+
+    // What was said is a question now.
+    async send() {
+      if (this.mode !== "push" || this.ending) return;
+      if (this.blocks < LEAST_BLOCKS) {
+        await this.cancel();
+        return this.hooks.say("That was too short to hear anything. Hold while you speak, or press, speak, press again.");
+      }
+      this.ending = true;
+      this.microphone.tap.port.onmessage = null;
+      try {
+        while (this.sending || this.waiting.length) await (this.sending || (this.sending = this.deliver()));
+        const refused = this.mode !== "push";
+        this.close();
+        if (!refused) await this.hooks.ask();
+      } finally {
+        this.ending = false;
+      }
+    }
+
+    // What was said is forgotten.
+    async cancel() {
+      this.close();
+      try {
+        while (this.sending) await this.sending;
+        await this.link.send("hear", { drop: true });
+      } catch (error) {
+        this.hooks.say(error.message);
+      }
+    }
+
+    close() {
+      const used = this.microphone;
+      Object.assign(this, { mode: null, microphone: null, waiting: [], hearing: false, blocks: 0 });
+      if (used) used.close();
+      this.hooks.change();
+    }
+  }
+
+  window.emova.Ears = Ears;
+  window.emova.MOST_SECONDS = MOST_SECONDS;
+})();
