@@ -197,7 +197,7 @@ def test_an_installed_package_is_found_without_an_import(outside, folder, tmp_pa
         (
             "speech_detokenizer/config.json",
             {"kind": "os:system"},
-            "kind 'os:system' is unknown; there are emova_u2s, u2s",
+            "kind 'os:system' is unknown; there are emova_u2s, f",
         ),
         ("config.json", {"projector_config": {"kind": "mirror"}}, "projector kind 'mirror' is unknown; there are"),
         (

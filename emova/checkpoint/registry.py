@@ -97,6 +97,7 @@ TOKENIZERS: Registry[SpeechTokenizer] = Registry(
         "s2u": "emova.speech.tokenizer.s2u:S2UTokenizer",
         "kmeans": "emova.speech.tokenizer.kmeans:KMeansTokenizer",
         "emova_s2u": "emova.speech.tokenizer.emova_s2u.tokenizer:EmovaS2UTokenizer",
+        "whisper_vq": "emova.speech.tokenizer.whisper_vq.tokenizer:WhisperVQTokenizer",
     },
 )
 DETOKENIZERS: Registry[SpeechDetokenizer] = Registry(
@@ -105,6 +106,7 @@ DETOKENIZERS: Registry[SpeechDetokenizer] = Registry(
     {
         "u2s": "emova.speech.detokenizer.u2s:U2SDetokenizer",
         "emova_u2s": "emova.speech.detokenizer.emova_u2s.detokenizer:EmovaU2SDetokenizer",
+        "flow_hift": "emova.speech.detokenizer.flow_hift.detokenizer:FlowHiFTDetokenizer",
     },
 )
 REPLY_FORMATS: Registry[ReplyFormat] = Registry(

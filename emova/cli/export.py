@@ -19,9 +19,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "format",
-        choices=["gguf", "emova-tokenizer"],
-        help="gguf: the language model for llama.cpp; emova-tokenizer: speech parts that came from that release, as "
-        "the release has them",
+        choices=["gguf", "emova-tokenizer", "glm-4-voice"],
+        help="gguf: the language model for llama.cpp; the others: speech parts that were imported from that release, "
+        "as the release has them",
     )
     parser.add_argument(
         "--out", default="emova.gguf", metavar="PATH", help="the file to write, or the new folder (%(default)s)"
@@ -35,7 +35,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the file, or the folder."""
     out = Path(arguments.out)
-    if arguments.format == "emova-tokenizer":
+    if arguments.format != "gguf":
         return _export_release(arguments)
     if out.suffix != ".gguf":
         raise InputError(f"{shown(out)}: llama.cpp reads files that end in .gguf; give such a name")
@@ -58,8 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _export_release(arguments: argparse.Namespace) -> int:
     with progress(arguments) as tell:
         tell(f"Writing {arguments.out}")
-        from emova.checkpoint.importing.program import export_emova_tokenizer
+        from emova.checkpoint.importing.program import export_emova_tokenizer, export_glm_voice
 
-        export_emova_tokenizer(arguments.model, arguments.out)
+        export = export_glm_voice if arguments.format == "glm-4-voice" else export_emova_tokenizer
+        export(arguments.model, arguments.out)
     show(arguments, {"folder": arguments.out}, [f"{arguments.out}: as the release has it, without what was not used"])
     return 0

@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 
 from emova.cli.common import progress, show
+from emova.core.errors import InputError
 
 EXAMPLES = """examples:
   emova import emova-tokenizer Emova-ollm/emova_speech_tokenizer_hf --out emova-speech
-  emova import emova-tokenizer downloads/emova_speech_tokenizer_hf --out emova-speech --ears-block 24"""
+  emova import emova-tokenizer downloads/emova_speech_tokenizer_hf --out emova-speech --ears-block 24
+  emova import glm-4-voice THUDM/glm-4-voice-tokenizer --decoder THUDM/glm-4-voice-decoder --out glm-speech"""
+KINDS = ("emova-tokenizer", "glm-4-voice")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = EXAMPLES
-    parser.add_argument("kind", choices=["emova-tokenizer"], help="which release; docs/real-weights.md tells of each")
+    parser.add_argument("kind", choices=KINDS, help="which release; docs/real-weights.md tells of each")
     parser.add_argument("source", metavar="SOURCE", help="its folder, its file of weights, or its name on a hub")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the new checkpoint's folder")
     parser.add_argument(
-        "--ears-block", type=_units, default=0, metavar="N",
-        help="units that are heard at a time; 0 waits for the end of a recording, as the release does (%(default)s)",
+        "--decoder", metavar="SOURCE", help="of glm-4-voice: the decoder, which is a release of its own"
+    )
+    parser.add_argument(
+        "--ears-block", type=_units, metavar="N",
+        help="units that are heard at a time; 0 waits for the end of a recording, as the releases do (0)",
     )  # fmt: skip
     parser.add_argument(
-        "--voice-block", type=_units, default=20, metavar="N",
-        help="units that are spoken at a time; 0 waits for the end of a reply, as the release does (%(default)s)",
+        "--voice-block", type=_units, metavar="N",
+        help="units that are spoken at a time; 0 waits for the end of a reply (20; glm-4-voice: 25, then more)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, for machines")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -38,19 +44,23 @@ def _units(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Import it."""
+    if (arguments.decoder is not None) != (arguments.kind == "glm-4-voice"):
+        raise InputError("--decoder: glm-4-voice needs it, and nothing else has it; see emova import --help")
     with progress(arguments) as tell:
         tell(f"Reading {arguments.source}")
-        from emova.checkpoint.importing.program import import_emova_tokenizer
+        from emova.checkpoint.importing.program import import_emova_tokenizer, import_glm_voice
 
-        report, licences = import_emova_tokenizer(
-            arguments.source, arguments.out, arguments.ears_block, arguments.voice_block
-        )
+        blocks = arguments.ears_block, arguments.voice_block
+        if arguments.kind == "glm-4-voice":
+            about = import_glm_voice(arguments.source, arguments.decoder, arguments.out, *blocks)
+        else:
+            about = import_emova_tokenizer(arguments.source, arguments.out, *blocks)
     result = {
         "folder": arguments.out,
-        "mapped": report.mapped,
-        "unused": report.unused,
-        "licences": [licence.line() for licence in licences],
+        "mapped": about.report.mapped,
+        "unused": about.report.unused,
+        "licences": [licence.line() for licence in about.licences],
     }
-    lines = [f"{arguments.out}:", *(f"  {line}" for line in report.lines())]
-    show(arguments, result, [*lines, *(f"  licence of {licence.line()}" for licence in licences)])
+    lines = [f"{arguments.out}:", *(f"  {line}" for line in about.report.lines())]
+    show(arguments, result, [*lines, *(f"  licence of {licence.line()}" for licence in about.licences)])
     return 0

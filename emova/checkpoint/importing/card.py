@@ -29,6 +29,8 @@ class Licence:
 
 CARD_TELLS = "as its model card is quoted; read the card that came with the files"
 EMOVA_TOKENIZER = Licence("EMOVA speech tokenizer's weights", "Apache-2.0", CARD_TELLS)
+GLM_VOICE = Licence("GLM-4-Voice's weights", "the GLM-4-Voice Model License", "read it in the release before any use")
+WHISPER = Licence("Whisper's weights, which the tokenizer began with", "MIT or Apache-2.0")
 
 
 def card(title: str, source: str, licences: Sequence[Licence], report: Report, use: str) -> str:

@@ -33,14 +33,18 @@ class Names:
         normed: expressions on our names of weights that the release keeps as direction and length, and the dimension
             that has a length for each index.
         forms: expressions on our names and the form in the release.
+        joined: what stands for several words in one name, and the words: matrices that we have as one, rows on rows.
+        absent: expressions on names of the release that it may lack, and which then are zeros.
         zeros: expressions on our names of what the release does not have and adds nothing as zeros.
         unused: expressions on the release's names of what we have no use for, and why.
     """
 
     part: str
-    rename: tuple[tuple[str, str], ...]
+    rename: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
     normed: tuple[tuple[str, int], ...] = ()
     forms: tuple[tuple[str, Form], ...] = ()
+    joined: tuple[str, tuple[str, ...]] | None = None
+    absent: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
 
@@ -61,6 +65,16 @@ class Names:
     def is_zero(self, ours: str) -> bool:
         """Whether the release does not have it."""
         return any(re.search(pattern, ours) for pattern in self.zeros)
+
+    def is_absent(self, official: str) -> bool:
+        """Whether a tensor of the release may be missing."""
+        return any(re.search(pattern, official) for pattern in self.absent)
+
+    def parts(self, official: str) -> list[str]:
+        """The release's tensors that are one of ours."""
+        if self.joined is None or self.joined[0] not in official:
+            return [official]
+        return [official.replace(self.joined[0], word) for word in self.joined[1]]
 
     def why_unused(self, official: str) -> str | None:
         """Why a tensor of the release is not taken; None if it is."""
@@ -120,18 +134,24 @@ def take(names: Names, module: nn.Module, tensors: Tensors | Prefixed, report: R
         taken.add(official)
         return tensors[official].to(torch.float32)
 
+    def whole(official: str, shape: Shape, dim: int | None) -> Tensor:
+        if official not in tensors and names.is_absent(official):
+            return torch.zeros(shape)
+        if dim is None or official in tensors:
+            return get(official, shape)
+        lengths, direction = _halves(official, tensors)
+        small = tuple(size if index == dim else 1 for index, size in enumerate(shape))
+        return join(get(direction, shape), get(lengths, small), dim)
+
     for ours, own in module.state_dict().items():
         if names.is_zero(ours):
             state[ours] = torch.zeros(own.shape)
             continue
         official, shape = names.official(ours), _shape(names.form(ours), tuple(own.shape))
-        dim = names.norm_dimension(ours)
-        if dim is None or official in tensors:
-            value = get(official, shape)
-        else:
-            lengths, direction = _halves(official, tensors)
-            small = tuple(size if index == dim else 1 for index, size in enumerate(shape))
-            value = join(get(direction, shape), get(lengths, small), dim)
+        parts = names.parts(official)
+        part_shape = (shape[0] // len(parts), *shape[1:]) if shape else shape
+        values = [whole(part, part_shape, names.norm_dimension(ours)) for part in parts]
+        value = torch.cat(values) if len(values) > 1 else values[0]
         if not torch.isfinite(value).all():
             raise InputError(
                 f"{tensors.name}: tensor {tensors.prefix}{official} holds what is no number; fetch the release again"
@@ -157,14 +177,17 @@ def give(names: Names, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for ours, value in state.items():
         if names.is_zero(ours):
             continue
-        official = names.official(ours)
+        parts = names.parts(names.official(ours))
         value = value.reshape(_shape(names.form(ours), tuple(value.shape)))
         dim = names.norm_dimension(ours)
-        if dim is None:
-            tensors[official] = value.contiguous()
-        else:
-            tensors[f"{official}_v"] = value.contiguous()
-            tensors[f"{official}_g"] = length(value, dim).contiguous()
+        for official, rows in zip(parts, value.chunk(len(parts)) if len(parts) > 1 else [value], strict=True):
+            if names.is_absent(official):
+                continue
+            if dim is None:
+                tensors[official] = rows.contiguous()
+            else:
+                tensors[f"{official}_v"] = rows.contiguous()
+                tensors[f"{official}_g"] = length(rows, dim).contiguous()
     return tensors
 
 

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from emova.checkpoint.importing import card, emova_tokenizer
-from emova.checkpoint.importing.card import Licence
+from emova.checkpoint.importing import emova_tokenizer, glm_voice
+from emova.checkpoint.importing.card import EMOVA_TOKENIZER, GLM_VOICE, WHISPER, Licence, card
 from emova.checkpoint.importing.mapping import Report
-from emova.checkpoint.importing.source import Tensors, fetch, read_json
+from emova.checkpoint.importing.source import Tensors, fetch, read_json, read_yaml, section
 from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.writing import new_folder, save_tensors, write_text
 from emova.speech.detokenizer.emova_u2s.detokenizer import EmovaU2SDetokenizer
+from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
+from emova.speech.detokenizer.protocol import SpeechDetokenizer
+from emova.speech.style import StylePrototypes, StyleSet
 from emova.speech.tokenizer.emova_s2u.tokenizer import EmovaS2UTokenizer
+from emova.speech.tokenizer.protocol import SpeechTokenizer
+from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQTokenizer
 
-WEIGHTS = ("*.json", "*.safetensors", "*.bin")
+WEIGHTS = ("*.json", "*.yaml", "*.safetensors", "*.bin", "*.pt")
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What an import was of, and what became of it."""
+
+    title: str
+    source: str
+    report: Report
+    licences: Sequence[Licence]
+
+
+# --- EMOVA's speech tokenizer -----------------------------------------------------------------------------------------
 def import_emova_tokenizer(
-    source: str, out: str | Path, ears_block: int = 0, voice_block: int = 20
-) -> tuple[Report, list[Licence]]:
+    source: str, out: str | Path, ears_block: int | None = None, voice_block: int | None = None
+) -> Imported:
     """The EMOVA release's speech tokenizer as the two speech parts of a checkpoint.
 
     Args:
         source: a folder with its ``config.json`` and weights, a file of weights, or a name on a hub.
         out: a new folder.
-        ears_block, voice_block: units that are heard and spoken at a time; 0 waits for the end, as the release does.
-
-    Returns:
-        What became of each tensor, and the licences.
+        ears_block, voice_block: units that are heard and spoken at a time; 0 waits for the end, as the release does;
+            None is the usual number.
 
     Raises:
         InputError: something is missing, unknown or does not fit; nothing is written then.
@@ -46,23 +61,13 @@ def import_emova_tokenizer(
     tensors = Tensors.of(path)
     tensors.check_memory(widened=True)
     ears, voice, styles = emova_tokenizer.read(tensors, config, report)
-    ears.config = replace(ears.config, block_units=ears_block)
-    voice.config = replace(voice.config, block_units=voice_block)
-    licences = [card.EMOVA_TOKENIZER]
-    with new_folder(out) as folder:
-        ears.save_pretrained(folder / "speech_tokenizer")
-        voice.save_pretrained(folder / "speech_detokenizer")
-        styles.save(folder)
-        about = {"model_type": "emova_speech", "styles": styles.styles.to_dict()}
-        write_text(folder / "config.json", json.dumps(about, indent=2) + "\n")
-        use = f"emova resynthesize question.wav --voice male --model {Path(out).name}"
-        write_text(folder / "README.md", card.card("EMOVA speech tokenizer", path_name(source), licences, report, use))
-    return report, licences
-
-
-def path_name(source: str) -> str:
-    """What a card calls a source: a hub's name, or a folder's without where it lay."""
-    return Path(source).resolve().name if Path(source).exists() else source
+    if ears_block is not None:
+        ears.config = replace(ears.config, block_units=ears_block)
+    if voice_block is not None:
+        voice.config = replace(voice.config, block_units=voice_block)
+    about = Imported("EMOVA speech tokenizer", source, report, [EMOVA_TOKENIZER])
+    _write_speech(out, ears, voice, styles, about)
+    return about
 
 
 def export_emova_tokenizer(checkpoint: str | Path, out: str | Path) -> None:
@@ -77,3 +82,79 @@ def export_emova_tokenizer(checkpoint: str | Path, out: str | Path) -> None:
     with new_folder(out) as folder:
         save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+# --- GLM-4-Voice's speech parts ---------------------------------------------------------------------------------------
+GLM_STYLES = StyleSet(voices=("female",), emotions=("neutral",), pitches=("normal",))
+"""The released decoder has one voice: a speaker's vector of zeros."""
+TOKENIZER_FILES, DECODER_FILES = ("config.json", "preprocessor_config.json"), ("config.yaml", "flow.pt", "hift.pt")
+
+
+def import_glm_voice(
+    tokenizer: str, decoder: str, out: str | Path, ears_block: int | None = None, voice_block: int | None = None
+) -> Imported:
+    """GLM-4-Voice's speech tokenizer and decoder as the two speech parts of a checkpoint.
+
+    Args:
+        tokenizer, decoder: their folders, or names on a hub.
+        out: a new folder.
+        ears_block: None or 0 hears clips whole, as the release does; else the model's own blocks of 4 s are heard as
+            they end.
+        voice_block: units of the first chunk that is spoken, the next ones are 2, 4, 6 and 8 times as long; 0 waits
+            for the last unit; None is the release's number.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit; nothing is written then.
+    """
+    report = Report()
+    heard = fetch(tokenizer, (*TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json"))
+    said = fetch(decoder, (*DECODER_FILES, "*.safetensors"))
+    if not heard.is_dir() or not said.is_dir():
+        raise InputError(f"{shown(tokenizer if not heard.is_dir() else decoder)}: a file; give the release's folder")
+    ears_tensors = Tensors.of(heard)
+    flow, vocoder = (Tensors.of(said, (stem,)) for stem in ("flow", "hift"))
+    for tensors in (ears_tensors, flow):
+        tensors.check_memory(widened=True)
+    ears = glm_voice.read_tokenizer(ears_tensors, read_json(heard / "config.json"), report, bool(ears_block))
+    stated = read_yaml(said / "config.yaml") if (said / "config.yaml").is_file() else {}
+    parts = {key: section(section(stated, "flow"), key) for key in ("encoder", "estimator")}
+    chunks = None if voice_block is None else [voice_block * times for times in (1, 2, 4, 6, 8) if voice_block]
+    voice = glm_voice.read_decoder(flow, vocoder, parts, report, chunks)
+    styles = StylePrototypes({style.key: torch.zeros(voice.style_size) for style in GLM_STYLES}, GLM_STYLES)
+    about = Imported("GLM-4-Voice speech parts", tokenizer, report, [GLM_VOICE, WHISPER])
+    _write_speech(out, ears, voice, styles, about)
+    return about
+
+
+def export_glm_voice(checkpoint: str | Path, out: str | Path) -> None:
+    """The releases' tensors out of speech parts that were imported from them. Raises: InputError: they are others."""
+    from emova.checkpoint.loading import load_speech_tokenizer, load_voice
+
+    ears, voice = load_speech_tokenizer(checkpoint), load_voice(checkpoint)
+    if not isinstance(ears, WhisperVQTokenizer) or not isinstance(voice.detokenizer, FlowHiFTDetokenizer):
+        raise InputError(f"{shown(checkpoint)}: its speech parts are none of the GLM-4-Voice release")
+    with torch.no_grad():
+        heard, said = glm_voice.write_tokenizer(ears), glm_voice.write_decoder(voice.detokenizer)
+    with new_folder(out) as folder:
+        (folder / "tokenizer").mkdir()
+        save_tensors(folder / "tokenizer" / "model.safetensors", heard[0], {"format": "pt"})
+        write_text(folder / "tokenizer" / "config.json", json.dumps(heard[1], indent=2) + "\n")
+        (folder / "decoder").mkdir()
+        save_tensors(folder / "decoder" / "flow.safetensors", said[0], {"format": "pt"})
+        save_tensors(folder / "decoder" / "hift.safetensors", said[1], {"format": "pt"})
+        write_text(folder / "decoder" / "config.yaml", said[2])
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+def _write_speech(
+    out: str | Path, ears: SpeechTokenizer, voice: SpeechDetokenizer, styles: StylePrototypes, about: Imported
+) -> None:
+    with new_folder(out) as folder:
+        ears.save_pretrained(folder / "speech_tokenizer")
+        voice.save_pretrained(folder / "speech_detokenizer")
+        styles.save(folder)
+        config = {"model_type": "emova_speech", "styles": styles.styles.to_dict()}
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        use = f"emova resynthesize question.wav --model {Path(out).name}"
+        source = Path(about.source).resolve().name if Path(about.source).exists() else about.source
+        write_text(folder / "README.md", card(about.title, source, about.licences, about.report, use))

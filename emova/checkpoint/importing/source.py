@@ -7,7 +7,6 @@ tensors alone, and refused where it asks for more.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import pickle
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -31,6 +31,7 @@ _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2,
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LARGEST_HEADER = 100 << 20  # bytes; the format's own limit
 _LARGEST_TEXT = 64 << 20  # bytes of a configuration or a tokenizer
+_LARGEST_YAML = 1 << 20  # bytes
 
 
 def fetch(name: str, patterns: Sequence[str]) -> Path:
@@ -71,6 +72,50 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
     return content
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML whose tags, which name classes and functions elsewhere, mean nothing."""
+
+
+def _plain(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.ScalarNode)
+    return loader.construct_scalar(node)
+
+
+_PlainLoader.add_multi_constructor("!", _plain)
+_PlainLoader.add_multi_constructor("tag:", _plain)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A release's YAML as plain data: no class that it names is built, nothing in it is run.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_YAML:
+            raise ValueError
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # a SafeLoader
+        if not isinstance(content, dict):
+            raise ValueError
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
+        raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
+    return content
+
+
+def section(tree: object, key: str) -> dict[str, Any]:
+    """The first mapping that stands under ``key`` anywhere in plain data; empty if there is none."""
+    if not isinstance(tree, dict):
+        return {}
+    found = tree.get(key)
+    if isinstance(found, dict):
+        return found
+    return next((inner for each in tree.values() if (inner := section(each, key))), {})
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -249,8 +294,3 @@ def available_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 1 << 62
-
-
-def matching(names: Mapping[str, object], pattern: str) -> list[str]:
-    """The names that fit a shell pattern, sorted."""
-    return sorted(fnmatch.filter(names, pattern))
