@@ -84,12 +84,12 @@ def folder(release):
 
 @pytest.fixture(scope="module")
 def ears(folder) -> WhisperVQTokenizer:
-    return load_tokenizer(folder / "speech_tokenizer")
+    return WhisperVQTokenizer.from_pretrained(folder / "speech_tokenizer")
 
 
 @pytest.fixture(scope="module")
 def voice(folder) -> FlowHiFTDetokenizer:
-    return load_detokenizer(folder / "speech_detokenizer")
+    return FlowHiFTDetokenizer.from_pretrained(folder / "speech_detokenizer")
 
 
 # --- golden -----------------------------------------------------------------------------------------------------------

@@ -97,18 +97,17 @@ class Estimator(nn.Module):
         width, inputs = config.channels, 4 * mels
         self.time_size = inputs
         self.time_enter, self.time_leave = nn.Linear(inputs, 4 * width), nn.Linear(4 * width, 4 * width)
-        plain = {"kernel_size": 3, "padding": 1}
         self.down = nn.ModuleList(
             [
-                Stage(inputs, config, nn.Conv1d(width, width, stride=2, **plain)),
-                Stage(width, config, nn.Conv1d(width, width, **plain)),
+                Stage(inputs, config, nn.Conv1d(width, width, 3, stride=2, padding=1)),
+                Stage(width, config, nn.Conv1d(width, width, 3, padding=1)),
             ]
         )
         self.middle = nn.ModuleList(Stage(width, config, None) for _ in range(config.middle))
         self.up = nn.ModuleList(
             [
                 Stage(2 * width, config, nn.ConvTranspose1d(width, width, 4, stride=2, padding=1)),
-                Stage(2 * width, config, nn.Conv1d(width, width, **plain)),
+                Stage(2 * width, config, nn.Conv1d(width, width, 3, padding=1)),
             ]
         )
         self.last = ConvBlock(width, width, config.groups)
