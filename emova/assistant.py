@@ -141,9 +141,11 @@ class Assistant:
     # --- single tasks -------------------------------------------------------------------------------------------------
     def transcribe(self, audio: Audio) -> str:
         """What is said in ``audio``. Raises: InputError: the audio is unusable or silent."""
-        prompt, grammar = self.transcribing(self.listen(audio))
-        tokens = self._write(prompt, grammar)
-        return self.read_text(tokens).strip()
+        return self.transcribe_units(self.listen(audio))
+
+    def transcribe_units(self, units: Sequence[int]) -> str:
+        """What is said in speech units. Raises: InputError: they are too many."""
+        return self.read_text(self._write(*self.transcribing(list(units)))).strip()
 
     def answer_text(self, messages: Sequence[Mapping[str, Any]], max_tokens: int | None = None) -> str:
         """A plain text answer to a conversation in the processor's form (role and content parts).

@@ -42,13 +42,17 @@ class ShardSample:
         return Image.open(io.BytesIO(self.media["png"])).convert("RGB")
 
 
-def read_shards(folder: Path, pattern: str) -> Iterator[ShardSample]:
-    """The samples of all shards ``folder/pattern`` in order.
+OTHERS = "_by-"
+"""In the names of shards of pictures that other programs drew."""
+
+
+def read_shards(folder: Path, pattern: str, without: str = "\n") -> Iterator[ShardSample]:
+    """The samples of all shards ``folder/pattern`` in order; none whose name holds ``without``.
 
     Raises:
         InputError: no shard matches.
     """
-    paths = sorted(folder.glob(pattern))
+    paths = sorted(path for path in folder.glob(pattern) if without not in path.name)
     if not paths:
         raise InputError(f"{folder / pattern}: no such shards; run `emova data make nano`")
     for path in paths:
@@ -134,7 +138,7 @@ def load_dialogues(data: Path, limit: int | None, seed: int, sample_rate: int = 
             sample = rng.choice(spoken[record["question"]])
             talk.append(_item(f"talk/{record['id']}", "talk", record, sample, None, sample_rate))
     pictures: list[DialogueItem] = []
-    for shown in read_shards(data / "pictures", "*-test-*.tar"):
+    for shown in read_shards(data / "pictures", "*-test-*.tar", without=OTHERS):
         for index, question in enumerate(shown.facts["questions"]):
             if question["question"] in spoken:
                 sample = rng.choice(spoken[question["question"]])

@@ -6,9 +6,8 @@ named in the row: the sentences that the voice was taught, and the one speaker o
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from emova_eval.judges.voices import VoiceJudges, find_judges
 from emova_eval.judges.words import WhisperJudge
 from emova_eval.metrics.acoustics import shipped_judge
 from emova_eval.models.assistant import AssistantModel
-from emova_eval.nano import dialogue, system
+from emova_eval.nano import beyond, dialogue, system
+from emova_eval.nano.beyond import draw
 from emova_eval.nano.data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
 from emova_eval.report.goals import HEADER, Row, write_report
 from emova_eval.report.page import page
@@ -39,8 +39,10 @@ HELD_OUT_FILES = (
     "speech/real-test-*.tar",
     "speech/actors-test-*.tar",
     "pictures/*-test-*.tar",
+    "text/aloud_test.jsonl",
+    "heard_test/*.jsonl",
 )
-PARTS = ("dialogue", "phones", "roundtrip", "reply", "style", "cost")
+PARTS = ("dialogue", "phones", "roundtrip", "reply", "style", "cost", "beyond")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class NanoEvalConfig:
         model: a checkpoint's name or folder.
         data: the folder of the data recipe.
         output_dir: where the report goes; empty names a folder in ``runs`` after the model's hash.
-        limit: at most so many talk and so many picture questions; 0 asks all.
+        limit: at most so many talk and so many picture questions, and of each row beyond the recipe; 0 asks all.
         utterances: how many utterances the speech figures stand on; of the spoken replies, so many of each voice.
         parts: which parts run, of ``PARTS``.
         seed: draws the items.
@@ -79,13 +81,6 @@ def judge_answer(item: DialogueItem, answer: str) -> bool:
     if item.kind == dialogue.TALK:
         return appropriate(item.record["intent"], item.record.get("slots", {}), answer)
     return correct(item.record, answer)
-
-
-def draw(samples: Sequence[Any], count: int, seed: int) -> list[Any]:
-    """``count`` of ``samples`` in a seeded order."""
-    chosen = list(samples)
-    random.Random(seed).shuffle(chosen)
-    return chosen[:count]
 
 
 def row_of(figure: Figure, name: str, goal: float | None, note: str = "") -> Row:
@@ -243,6 +238,11 @@ class NanoRun:
             Row("female voice above male", 100 * extra["gender_order"], None, True, "%", 12 * recordings, "median F0"),
         ]  # fmt: skip
 
+    def beyond(self) -> list[Row]:
+        """The second table: what the recipe did not make."""
+        found = beyond.rows(self, self.config.limit, self.config.seed)
+        return [replace(row, table="Beyond the recipe") for row in found]
+
     def cost(self) -> list[Row]:
         """Time and memory."""
         return system.cost_rows(system.measure_costs(self.config.model, example("question.wav"), example("photo.png")))
@@ -250,9 +250,12 @@ class NanoRun:
     def report(self, rows: Sequence[Row]) -> None:
         """Write what there is."""
         write_report(self.out, rows, self.folder.facts, [figure.as_json() for figure in self.figures])
-        table = ("Goals", HEADER, [row.cells() for row in rows])
+        tables = [
+            (name or "Goals", HEADER, [row.cells() for row in rows if row.table == name])
+            for name in dict.fromkeys(row.table for row in rows)
+        ]
         title = f"{self.config.model}: held-out figures"
-        write_text(self.out / "report.html", page(title, self.figures, self.folder, self.records, [table]))
+        write_text(self.out / "report.html", page(title, self.figures, self.folder, self.records, tables))
 
 
 def evaluate(config: NanoEvalConfig, advance: Callable[[str], Any] = lambda part: None) -> list[Row]:

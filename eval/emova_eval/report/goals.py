@@ -26,6 +26,7 @@ class Row:
         note: the judge, the voices, what is missing.
         parts: the figure of each part of the items.
         low, high: the 95 % interval.
+        table: the heading under which it stands.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Row:
     parts: dict[str, float] = field(default_factory=dict)
     low: float | None = None
     high: float | None = None
+    table: str = ""
 
     @property
     def reached(self) -> bool:
@@ -71,8 +73,12 @@ HEADER = ("what", "goal", "measured", "reached", "items", "judge and notes")
 
 
 def goals_table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    return markdown_table(HEADER, [row.cells() for row in rows])
+    """The rows as Markdown: a table for each heading, in the order in which they first come."""
+    tables = []
+    for name in dict.fromkeys(row.table for row in rows):
+        table = markdown_table(HEADER, [row.cells() for row in rows if row.table == name])
+        tables.append(f"### {name}\n\n{table}" if name else table)
+    return "\n".join(tables)
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -80,10 +86,12 @@ def print_table(rows: Sequence[Row]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*HEADER)
-    for row in rows:
-        table.add_row(*row.cells(), style=None if row.reached else "yellow")
-    Console().print(table)
+    for name in dict.fromkeys(row.table for row in rows):
+        table = Table(*HEADER, title=name or None)
+        for row in rows:
+            if row.table == name:
+                table.add_row(*row.cells(), style=None if row.reached else "yellow")
+        Console().print(table)
 
 
 def write_report(

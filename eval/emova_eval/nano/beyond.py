@@ -1,0 +1,306 @@
+"""Beyond the recipe: the same abilities on material that it did not make, by other writers, voices and programs.
+
+``emova eval nano parts=[beyond]``. Each row names what made its items and the command that makes them here; where they
+are not there, the row says so. What the recipe itself made stands in the first table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from emova.core.writing import write_bytes
+from emova_eval.metrics.compare import confidence_interval
+from emova_eval.models.assistant import AssistantModel
+from emova_eval.nano.data import read_lines, read_shards
+from emova_eval.report.goals import Row
+from emova_eval.suite.run_folder import safe_name
+from emova_eval.suite.runner import Figure
+from emova_eval.suite.samples import Example, Output, Record, Score, pooled
+from emova_eval.suite.scoring import find_metric
+from emova_eval.suite.tasks import MetricTask, Recogniser, TtsTask
+
+TURNS = 20
+TALKS = 12
+VOICES = ("female", "male")
+
+
+class Run(Protocol):
+    """What is used of a ``NanoRun``."""
+
+    @property
+    def data(self) -> Path: ...
+    @property
+    def out(self) -> Path: ...
+    @property
+    def whisper(self) -> Recogniser: ...
+
+    def run(self, task: Any, model: Any = None) -> tuple[Figure, list[Record]]:
+        """Ask a task's questions."""
+        ...
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+@dataclass
+class JudgedAnswers:
+    """Typed questions, some about a picture, whose answers a recipe's judge finds right or wrong."""
+
+    name: str
+    items: Sequence[Example]
+    right: Callable[[Example, str], bool]
+    judge: str
+    unit: str = "%"
+    higher_is_better: bool = True
+    interval: ClassVar[bool] = True
+
+    def examples(self) -> Iterable[Example]:
+        """All questions."""
+        return self.items
+
+    def ask(self, model: AssistantModel, example: Example) -> Output:
+        """A spoken reply."""
+        return model.reply(images=example.images, text=example.text)
+
+    def score(self, example: Example, output: Output) -> Score:
+        """1 for a right answer."""
+        return Score(float(self.right(example, output.text)))
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Wrong."""
+        return Score(0.0, failure=failure)
+
+    def aggregate(self, records: Sequence[Record]) -> float:
+        """Per cent right."""
+        return pooled(records)
+
+    def cluster(self, record: Record) -> str:
+        """Several questions are asked about one picture."""
+        return record.id.rpartition("/")[0] or record.id
+
+    def stratum(self, record: Record) -> str:
+        """All are drawn together."""
+        return ""
+
+    def further(self, records: Sequence[Record]) -> dict[str, float]:
+        """None."""
+        return {}
+
+
+class LongTalk(JudgedAnswers):
+    """Conversations of many turns; an example is one of them, its facts hold what is asked.
+
+    Values: ``turn_N`` of each turn, and ``alone``, the same questions each in a conversation of its own.
+    """
+
+    def ask(self, model: AssistantModel, example: Example) -> Output:
+        """The answers in the conversation and alone, as JSON."""
+        conversation = model.assistant.conversation()
+        answers = []
+        for row in example.facts["turns"]:
+            there = conversation.chat(text=row["question"]).text
+            answers.append([there, model.assistant.chat(text=row["question"]).text])
+        return Output(text=json.dumps(answers, ensure_ascii=False))
+
+    def score(self, example: Example, output: Output) -> Score:
+        """How many of the last quarter's answers are right."""
+        values = {}
+        alone = 0.0
+        for number, (row, answers) in enumerate(zip(example.facts["turns"], json.loads(output.text), strict=True), 1):
+            right, single = (float(self.right(dataclasses.replace(example, facts=row), text)) for text in answers)
+            values[f"turn_{number}"] = (right, 1.0)
+            alone += single
+        count = len(values)
+        last = range(count - count // 4 + 1, count + 1)
+        total = sum(values[f"turn_{number}"][0] for number in last)
+        return Score(total, float(len(last)), {**values, "alone": (alone, float(count))})
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Nothing right."""
+        return Score(0.0, float(len(example.facts["turns"]) // 4), failure=failure)
+
+
+class UnitsTask(MetricTask):
+    """Writing down speech that is kept as units; the facts hold them."""
+
+    def __init__(self, name: str, items: Sequence[Example]) -> None:
+        super().__init__(name, items, find_metric("wer"), "none; the model's own words")
+
+    def ask(self, model: AssistantModel, example: Example) -> Output:
+        """What the model hears."""
+        return Output(text=model.assistant.transcribe_units(example.facts["units"]))
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+def missing(name: str, goal: float | None, higher: bool, command: str) -> Row:
+    """The row of what has no items here."""
+    return Row(name, None, goal, higher, "%", note=f"no items; `{command}` makes them")
+
+
+def row(name: str, figure: Figure, goal: float | None, note: str, parts: dict[str, float] | None = None) -> Row:
+    """A figure as a row."""
+    failed = f"{figure.failures} failed" if figure.failures else ""
+    text = "; ".join(part for part in (note, figure.judge, failed) if part)
+    return Row(name, figure.value, goal, figure.higher_is_better, figure.unit, figure.count, text, parts or {},
+               figure.low, figure.high)  # fmt: skip
+
+
+def groups(records: Sequence[Record]) -> dict[str, float]:
+    """Per cent in each group."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.group, []).append(record)
+    return {name: pooled(each) for name, each in sorted(found.items())}
+
+
+def said(parts: dict[str, float]) -> str:
+    """The groups in words."""
+    return ", ".join(f"{name} {value:.0f} %" for name, value in parts.items())
+
+
+def aloud_rows(run: Run, most: int, seed: int) -> list[Row]:
+    """Everyday sentences of held-out writers read aloud."""
+    path = run.data / "text" / "aloud_test.jsonl"
+    if not path.is_file():
+        command = "python -m emova_data.nano.aloud.texts"
+        return [missing(f"everyday sentence read aloud, word error, {voice}", 12, False, command) for voice in VOICES]
+    lines = draw(read_lines(path), most, seed)
+    items = [Example(line["id"], line["text"], group=line["source"]) for line in lines]
+    rows = []
+    for voice in VOICES:
+        figure, found = run.run(TtsTask(f"beyond-aloud-{voice}", items, run.whisper, voice=voice))
+        note = f"held-out writers: {said(groups(found))}"
+        rows.append(row(f"everyday sentence read aloud, word error, {voice}", figure, 12, note))
+    return rows
+
+
+def heard_rows(run: Run, most: int, seed: int) -> list[Row]:
+    """Everyday sentences written down: of voices of families that nothing was trained on."""
+    from emova_data.records.packed_units import unpack_units
+
+    name = "everyday sentence by unheard voices, word error"
+    paths = sorted((run.data / "heard_test").glob("*.jsonl"))
+    if not paths:
+        return [missing(name, 20, False, "python -m emova_train.data.heard --test")]
+    lines = draw([line for path in paths for line in read_lines(path)], most, seed)
+    items = [
+        Example(line["id"], line["text"], answers=(line["text"],), group=line["voice"],
+                facts={"units": unpack_units(line["units"]).tolist()})
+        for line in lines
+    ]  # fmt: skip
+    figure, found = run.run(UnitsTask("beyond-heard", items))
+    return [row(name, figure, 20, f"held-out writers and voices, clean: {said(groups(found))}")]
+
+
+def picture_rows(run: Run, most: int, seed: int) -> list[Row]:
+    """Questions in the recipe's words about pictures by programs that drew nothing for the training."""
+    from emova_data.nano.pictures import correct
+
+    names = ("picture by other programs: questions right", "picture by other programs: worst kind")
+    folder, pattern = run.data / "pictures", "*_by-test-*.tar"
+    if not any(folder.glob(pattern)):
+        command = "python -m emova_data.nano.pictures.programs.make --split test --count 400"
+        return [missing(name, goal, True, command) for name, goal in zip(names, (85, 75), strict=True)]
+    media = run.out / "media"
+    media.mkdir(exist_ok=True)
+    items = []
+    for sample in read_shards(folder, pattern):
+        path = media / f"{safe_name(sample.key)}.png"
+        if not path.is_file():
+            write_bytes(path, sample.media["png"])
+        for index, question in enumerate(sample.facts["questions"]):
+            items.append(Example(f"{sample.key}/{index}", question["question"], images=(str(path),),
+                                 group=sample.facts["kind"], facts=question))  # fmt: skip
+    task = JudgedAnswers("beyond-pictures", even(items, most, seed), lambda item, text: correct(item.facts, text),
+                         "the recipe's judge")  # fmt: skip
+    figure, found = run.run(task)
+    parts = groups(found)
+    worst = min(parts, key=lambda kind: parts[kind])
+    own = [record for record in found if record.group == worst]
+    low, high = confidence_interval(own, pooled, task.cluster)
+    return [
+        row(names[0], figure, 85, f"Vega-Lite, Graphviz, librsvg; typed: {said(parts)}", parts),
+        Row(names[1], parts[worst], 75, True, "%", len(own), worst, {}, low, high),
+    ]
+
+
+def world_rows(run: Run, most: int, seed: int) -> list[Row]:
+    """Where the model's world ends: it says so, and only there."""
+    from emova_data.nano.text.outside import declines, test_questions
+    from emova_data.nano.text.talk import appropriate
+
+    outside = [Example(f"outside-{number}", text) for number, text in enumerate(test_questions())]
+    task = JudgedAnswers("beyond-outside", draw(outside, most, seed), lambda item, text: declines(text),
+                         "says that it does not know")  # fmt: skip
+    figure, _ = run.run(task)
+    rows = [row("question outside its world: says so", figure, 80, "written by hand")]
+    inside = [
+        Example(line["id"], line["question"], facts=line)
+        for line in read_lines(run.data / "text" / "talk.jsonl")
+        if line["split"] == "test" and line["intent"] != "outside"
+    ]
+    task = JudgedAnswers("beyond-inside", draw(inside, most, seed),
+                         lambda item, text: appropriate(item.facts["intent"], item.facts.get("slots", {}), text),
+                         "the recipe's judge")  # fmt: skip
+    figure, _ = run.run(task)
+    return [*rows, row("question inside its world: answered", figure, 90, "typed; the recipe's own held-out questions")]
+
+
+def talk_rows(run: Run, seed: int) -> list[Row]:
+    """Whether turn 20 is as good as turn 2."""
+    from emova_data.nano.text.talk import appropriate
+
+    lines = [line for line in read_lines(run.data / "text" / "talk.jsonl") if line["split"] == "test"]
+    items = [
+        Example(f"talk-{number}", f"conversation {number}",
+                facts={"turns": random.Random(f"{seed} {number}").sample(lines, TURNS)})
+        for number in range(TALKS)
+    ]  # fmt: skip
+    task = LongTalk("beyond-long-talk", items,
+                    lambda item, text: appropriate(item.facts["intent"], item.facts.get("slots", {}), text),
+                    "the recipe's judge")  # fmt: skip
+    figure, found = run.run(task)
+
+    def share(names: Sequence[str]) -> float:
+        pairs = [record.values[name] for record in found for name in names if name in record.values]
+        return 100 * sum(value for value, _ in pairs) / max(1.0, sum(weight for _, weight in pairs))
+
+    first = share([f"turn_{number}" for number in range(1, TURNS // 4 + 1)])
+    note = f"typed; turns 1 to {TURNS // 4}: {first:.0f} %; each question alone: {share(['alone']):.0f} %"
+    rows = [row(f"conversation, turns {TURNS - TURNS // 4 + 1} to {TURNS}: answers right", figure, None, note)]
+    if figure.value is not None:
+        lost = first - figure.value
+        rows.append(Row("lost from the first quarter to the last", lost, 3, False, "%", figure.count, "points"))
+    return rows
+
+
+def rows(run: Run, most: int, seed: int) -> list[Row]:
+    """All of the second table; at most ``most`` items of each row, 0 takes all."""
+    return [
+        *aloud_rows(run, most, seed),
+        *heard_rows(run, most, seed),
+        *picture_rows(run, most, seed),
+        *world_rows(run, most, seed),
+        *talk_rows(run, seed),
+    ]
+
+
+def draw(items: Sequence[Any], most: int, seed: int) -> list[Any]:
+    """``most`` of the items in a seeded order; 0 takes all."""
+    chosen = list(items)
+    random.Random(seed).shuffle(chosen)
+    return chosen[: most or None]
+
+
+def even(items: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """As ``draw``, with equal shares of the groups as far as they go."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for item in draw(items, 0, seed):
+        seen[item.group] = seen.get(item.group, 0) + 1
+        ranked.append((seen[item.group], item))
+    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])][: most or None]
