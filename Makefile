@@ -64,8 +64,11 @@ $(VENV)/.serve: $(VENV)/.chat
 	$(PIP) --constraint constraints.txt --editable ".[serve]"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.chat
-	$(PIP) --constraint constraints.txt --editable ".[train,scale,data,eval,openclip,demo,browser,serve,dev]"
+# pipecat-ai pins older versions of protobuf, soundfile and soxr; what is tried of it runs with the pinned ones.
+$(VENV)/.dev: $(VENV)/.chat tests/app/clients/package-lock.json
+	$(PIP) --constraint constraints.txt --editable ".[train,scale,data,eval,openclip,demo,browser,serve,clients,dev]"
+	$(PIP) --constraint constraints.txt --no-deps pipecat-ai
+	@if command -v npm > /dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/app/clients; fi
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.dev

@@ -30,7 +30,7 @@ class Answering:
         settings: as this answer is wished for.
         conversation: its id; None keeps the answer out of it.
         metadata: goes back with the answer.
-        asked_items: the items of the spoken question, if its transcript is wanted.
+        asked: the items of the spoken question, if its transcript is wanted; it is written into them too.
         previous_item: the item before the answer.
 
     Attributes:
@@ -45,11 +45,11 @@ class Answering:
         settings: Settings,
         conversation: str | None,
         metadata: dict[str, str] | None,
-        asked_items: Sequence[str] = (),
+        asked: Sequence[RealtimeItem] = (),
         previous_item: str | None = None,
     ) -> None:
         self.service, self._emit, self._settings, self._conversation = service, emit, settings, conversation
-        self.spoken, self._metadata, self._asked_items = settings.spoken, metadata, asked_items
+        self.spoken, self._metadata, self._asked = settings.spoken, metadata, asked
         self._previous_item = previous_item
         self.id, self.item_id = new_id("resp"), new_id("item")
         self.text = self.transcript = ""
@@ -191,12 +191,15 @@ class Answering:
 
     async def _tell_transcript(self) -> None:
         # A question of several pieces is understood as one.
-        for index, item_id in enumerate(self._asked_items):
+        for index, item in enumerate(self._asked):
+            transcript = self.transcript if index == 0 else ""
+            place = next(index for index, part in enumerate(item["content"]) if part["type"] == "input_audio")
+            item["content"][place]["transcript"] = transcript
             await self._emit(
                 "conversation.item.input_audio_transcription.completed",
-                item_id=item_id,
-                content_index=0,
-                transcript=self.transcript if index == 0 else "",
+                item_id=item["id"],
+                content_index=place,
+                transcript=transcript,
                 usage={"type": "duration", "seconds": 0},
             )
 

@@ -59,7 +59,7 @@ class Responding:
             settings,
             line.conversation_id if kept else None,
             options.metadata,
-            [entry.id for entry in asked if entry.spoken] if settings.transcription else [],
+            [entry.item for entry in asked if entry.spoken] if settings.transcription else [],
             self._conversation.last,
         )
 
