@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 
 ROOTS = {
     "emova": ".",
+    "emova_torch": ".",
     "emova_train": "train",
     "emova_eval": "eval",
     "emova_data": "data_recipes",

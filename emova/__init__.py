@@ -1,6 +1,7 @@
 """emova: an assistant that sees, hears, and answers in text and in a voice with emotion.
 
-The public names are imported when they are first used, so ``import emova`` itself costs nothing.
+The public names are imported when they are first used, so ``import emova`` itself costs nothing. From then on
+transformers' Auto classes and pipelines know a checkpoint of emova's.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from emova.core.auto_classes import introduce
 from emova.core.startup import collector_paused
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ __all__ = [
     "__version__",
     "find_checkpoint",
 ]
+
+introduce()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"emova", "emova_train", "emova_eval", "emova_data", "emova_app", "emova_bench", "emova_configs"}
+OURS = ("", "_torch", "_train", "_eval", "_data", "_app", "_bench", "_configs")
+PACKAGES = {f"emova{name}" for name in OURS}
 FOLDERS = ("train", "eval", "app", "data_recipes", "benchmarks", "configs", "tests")
 pytestmark = pytest.mark.timeout(900)
 
@@ -49,7 +50,7 @@ def installed(tmp_path_factory) -> Installed:
     place = tmp_path_factory.mktemp("install")
     source = place / "source"
     skipped = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info", "build")
-    for name in ("emova", *FOLDERS[:-1]):
+    for name in ("emova", "emova_torch", *FOLDERS[:-1]):
         shutil.copytree(ROOT / name, source / name, ignore=skipped)
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -137,6 +138,16 @@ def test_the_shipped_example_is_answered_as_in_the_checkout(installed: Installed
         answer = json.loads(done.stdout)
         answers.append({name: answer[name] for name in ("transcript", "text", "emotion", "pitch")})
     assert answers[0] == answers[1] and answers[0]["text"]
+
+
+@pytest.mark.parametrize(
+    "first", ["from transformers import LlamaForCausalLM", "import torch, torchvision", "import timm, open_clip"]
+)
+def test_torchvision_imports_before_emova_does(first: str, installed: Installed, elsewhere: Path) -> None:
+    """Beside a CPU build of torch too, for which the package index has no torchvision; and torch alone stays alone."""
+    code = f"import sys, torch\nassert 'torchvision' not in sys.modules\n{first}\nassert 'emova' not in sys.modules\n"
+    done = installed.run("python", "-c", code, cwd=installed.folder)
+    assert done.returncode == 0, done.stderr
 
 
 def test_python_m_emova_beside_a_users_own_files(installed: Installed, elsewhere: Path) -> None:

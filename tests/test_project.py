@@ -19,6 +19,7 @@ PACKAGES = {
     "emova_app": ROOT / "app/emova_app",
     "emova_bench": ROOT / "benchmarks/emova_bench",
     "emova_configs": ROOT / "configs",
+    "emova_torch": ROOT / "emova_torch",
 }
 MAY_IMPORT = {
     "emova": set(),
@@ -28,6 +29,7 @@ MAY_IMPORT = {
     "emova_app": {"emova"},
     "emova_bench": {"emova", "emova_train", "emova_eval", "emova_data"},
     "emova_configs": set(),
+    "emova_torch": set(),
 }
 """The whole matrix: what each package may import of the others, in functions and for types alone too."""
 LOWEST = {"emova.core": {"emova.core"}, "emova.native": {"emova.core", "emova.native"}}

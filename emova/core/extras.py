@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires
 
 from emova.core.errors import InputError
 
-OURS = ("emova", "emova_app", "emova_bench", "emova_configs", "emova_data", "emova_eval", "emova_train")
+OURS = ("emova", "emova_app", "emova_bench", "emova_configs", "emova_data", "emova_eval", "emova_torch", "emova_train")
 # The extra of each command; what a command needs beyond emova itself is listed there.
 EXTRA_OF = {
     "bench": "bench",

@@ -11,6 +11,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoProcessor,
 )
 
@@ -24,7 +25,10 @@ AutoConfig.register("emova", EmovaConfig, exist_ok=True)
 AutoModel.register(EmovaConfig, EmovaModel, exist_ok=True)
 AutoModelForCausalLM.register(EmovaConfig, EmovaForConditionalGeneration, exist_ok=True)
 AutoModelForImageTextToText.register(EmovaConfig, EmovaForConditionalGeneration, exist_ok=True)
-AutoImageProcessor.register(EmovaConfig, image_processor_classes={"pil": EmovaImageProcessor}, exist_ok=True)
+AutoModelForMultimodalLM.register(EmovaConfig, EmovaForConditionalGeneration, exist_ok=True)
+AutoImageProcessor.register(
+    EmovaConfig, image_processor_classes=dict.fromkeys(("pil", "torchvision"), EmovaImageProcessor), exist_ok=True
+)
 AutoProcessor.register(EmovaConfig, EmovaProcessor, exist_ok=True)
 
 __all__ = [

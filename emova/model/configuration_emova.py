@@ -56,6 +56,9 @@ class EmovaConfig(PreTrainedConfig):
     """Keys of checkpoints that earlier versions wrote, and what they are called now. ``thoughts_ratio`` is read too: it
     held the options of the format that is now called interleaved."""
 
+    auto_map: ClassVar[dict[str, str]] = {}
+    """No code comes with a checkpoint. Trainers ask for it (TRL does), and the base class has it only where it is."""
+
     model_type = "emova"
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {"text_config": SubConfigSpec(config_class=LlamaConfig)}
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from emova.core.errors import InputError
+from emova.model import sources
 from emova.vision.image import load_image
 from emova.vision.slicing import Grid, best_grid, slice_image
 
@@ -57,10 +59,10 @@ class EmovaImageProcessor(BaseImageProcessor):
         """The grid a picture of this size is cut into."""
         return best_grid(width, height, self.tile_size, self.max_tiles)
 
-    def tiles(self, image: Image.Image) -> tuple[Grid, Tensor]:
+    def tiles(self, image: Image.Image, max_tiles: int | None = None) -> tuple[Grid, Tensor]:
         """The grid and the normalised tiles [N, 3, H, W] of one picture. Raises: InputError: it cannot be used."""
         red, green, blue = (round(255 * value) for value in self.image_mean)
-        slices = slice_image(load_image(image), self.tile_size, self.max_tiles, (red, green, blue))
+        slices = slice_image(load_image(image), self.tile_size, max_tiles or self.max_tiles, (red, green, blue))
         pixels_NHWC = np.stack([np.asarray(tile, dtype=np.float32) for tile in slices.tiles]) / 255
         return slices.grid, self.normalise(torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2))
 
@@ -70,10 +72,21 @@ class EmovaImageProcessor(BaseImageProcessor):
         std = torch.tensor(self.image_std)[:, None, None]
         return ((pixels - mean) / std).contiguous()
 
-    def preprocess(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
-        """Tiles of one picture or of a list: ``pixel_values`` [N, 3, H, W] and ``image_grids`` [pictures, 2]."""
-        flat = [images] if isinstance(images, Image.Image) else list(images)
-        cut = [self.tiles(image) for image in flat]
+    def preprocess(
+        self, images: Any, return_tensors: str | None = "pt", max_tiles: int | None = None, **unknown: Any
+    ) -> BatchFeature:
+        """Tiles of one picture or of a list: ``pixel_values`` [N, 3, H, W] and ``image_grids`` [pictures, 2].
+
+        Args:
+            images: as ``emova.model.sources.picture`` takes them, in lists, or lists in a list.
+            max_tiles: in place of the processor's own.
+
+        Raises:
+            InputError: a picture cannot be used; there is another option.
+        """
+        if unknown:
+            raise InputError(f"{min(unknown)}: pictures have no such option; there are return_tensors, max_tiles")
+        cut = [self.tiles(sources.picture(image), max_tiles) for image in sources.flat(images)]
         data = {
             "pixel_values": torch.cat([pixels for _, pixels in cut]),
             "image_grids": torch.tensor([[grid.rows, grid.columns] for grid, _ in cut]),
