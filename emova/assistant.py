@@ -105,11 +105,13 @@ class Assistant:
         """Load a checkpoint by its shipped name or its folder; nothing is downloaded.
 
         Args:
+            device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``: one that torch can use here.
             reply_format: ``json``, ``interleaved`` or a registered kind, of those that the model was taught; the one
                 that the checkpoint names if None.
 
         Raises:
-            InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.
+            InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others; there is no
+                such device.
         """
         if reply_format is not None:
             REPLY_FORMATS.find(reply_format)  # a wrong name is told before the parts are loaded

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emova.core.device import find_device
 from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.startup import collector_paused
@@ -142,16 +143,18 @@ def load_parts(name: str | Path, device: str = "cpu") -> Parts:
     """Load a checkpoint by its shipped name or folder, in float32, ready for inference.
 
     Raises:
-        InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others.
+        InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others; there is no such
+            device.
     """
     folder = find_checkpoint(name)
     check_files(folder)
+    place = find_device(device)
 
     with collector_paused():
         speech_tokenizer = load_speech_tokenizer(folder, device)
         voice = load_voice(folder, device)
         processor = _load_processor(folder)
-        model = _load_model(folder).to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the method
+        model = _load_model(folder).to(place)  # type: ignore[arg-type]  # transformers' wrapper hides the method
     processor.attach_speech_tokenizer(speech_tokenizer)
     assert processor.reply_format is not None, "a checkpoint's config names one"
     parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, shown(name))

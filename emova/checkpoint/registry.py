@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from emova.core.device import find_device
 from emova.core.errors import InputError
 from emova.reply.format import ReplyFormat
 from emova.speech.detokenizer.protocol import SpeechDetokenizer
@@ -148,18 +149,20 @@ def load_tokenizer(folder: str | Path, device: str = "cpu") -> SpeechTokenizer:
     """The speech tokenizer in ``folder``, of the kind that its ``config.json`` names, ready for inference.
 
     Raises:
-        InputError: a file is missing or damaged, or the kind is unknown.
+        InputError: a file is missing or damaged, or the kind is unknown; there is no such device.
     """
-    return TOKENIZERS.find(_kind(folder, "s2u")).from_pretrained(folder).to(device)
+    place = find_device(device)
+    return TOKENIZERS.find(_kind(folder, "s2u")).from_pretrained(folder).to(place)
 
 
 def load_detokenizer(folder: str | Path, device: str = "cpu") -> SpeechDetokenizer:
     """The speech detokenizer in ``folder``, of the kind that its ``config.json`` names, ready for inference.
 
     Raises:
-        InputError: a file is missing or damaged, or the kind is unknown.
+        InputError: a file is missing or damaged, or the kind is unknown; there is no such device.
     """
-    return DETOKENIZERS.find(_kind(folder, "u2s")).from_pretrained(folder).to(device)
+    place = find_device(device)
+    return DETOKENIZERS.find(_kind(folder, "u2s")).from_pretrained(folder).to(place)
 
 
 def build_reply_format(kind: str, options: Mapping[str, object], styles: StyleSet) -> ReplyFormat:
