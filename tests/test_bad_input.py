@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from emova import Assistant
 from emova.cli.main import main
 from emova.core.errors import InputError
+from emova.core.io import read_source
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +186,42 @@ def test_unknown_checkpoints(name: str, tmp_path, monkeypatch, capsys) -> None:
 
 def test_a_file_is_no_checkpoint(folder, capsys) -> None:
     refused(["info", "--model", str(folder / "good.wav")], capsys, "not a folder")
+
+
+@pytest.mark.parametrize("kind", ["audio", "picture"])
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [("a folder", "folder"), (".", "folder"), ("socket", "neither"), ("/dev/null", "neither"), ("/dev/zero", "neither"),
+     ("", "no name"), ("dangling", "no such file"), ("ring", "cannot be read"), ("a\0b", "cannot be read"),
+     ("x" * 5000, "cannot be read"), ("a folder/x", "no such file")],
+)  # fmt: skip
+def test_what_is_no_file_is_called_by_what_it_is(tmp_path, monkeypatch, kind: str, path: str, word: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "ring").symlink_to("ring")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        with pytest.raises(InputError, match=word) as told:
+            read_source(path, kind, 1 << 20)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 300
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["eval own --data {long} --out o", "data convert sharegpt4v-pt --from {long} --out o", "train stage1 {long}",
+     "data convert sharegpt4v-pt --from folder --out empty", "data convert sharegpt4v-pt --from folder --out {long}",
+     "data convert sharegpt4v-pt --from folder --out empty/o", "train stage1 sound.wav", "train stage1 folder"],
+)  # fmt: skip
+def test_folders_and_configs_that_are_none(tmp_path, monkeypatch, capsys, command: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "sound.wav").write_bytes(bytes(range(256)))
+    assert main(command.format(long=LONG).split()) == 2
+    *_, told = capsys.readouterr().err.splitlines()
+    assert told.startswith("emova: ") and "internal" not in told and len(told) < 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "folder", "sound.wav"]

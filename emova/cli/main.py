@@ -41,6 +41,7 @@ HELP = {
     "bench": "measure speed against peers",
 }
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+MISNAMED = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 EXAMPLES = """examples:
   emova chat
   emova chat --image photo.png --audio question.wav --out answer.wav
@@ -164,6 +165,8 @@ def _told(error: Exception) -> str | None:
     where = f"{shown(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
     if disk_full(error):
         return f"{where}{os.strerror(error.errno)}; make room and run the same command again"
+    if where and error.errno in MISNAMED:
+        return f"{where}{os.strerror(error.errno)}; give another name"
     if where and error.errno in FORBIDDEN:
         return f"{where}{os.strerror(error.errno)}; give another place, or change its permissions"
     return None

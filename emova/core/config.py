@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emova.core.errors import InputError
+from emova.core.io import shown
 from emova.core.writing import write_text
 
 ConfigT = TypeVar("ConfigT")
@@ -112,7 +113,10 @@ def _files(path: Path) -> list[Any]:
         if at.resolve() in seen:
             raise InputError(f"{at}: is its own base; remove a `base` line")
         seen.add(at.resolve())
-        content = OmegaConf.load(at)
+        try:
+            content = OmegaConf.load(at)
+        except (OSError, UnicodeDecodeError):
+            raise InputError(f"{shown(at)}: cannot be read as a YAML file; give another one") from None
         base = content.pop("base", None) if isinstance(content, DictConfig) else None
         found.insert(0, content)
         if base is None:

@@ -48,15 +48,19 @@ def read_source(source: Source, what: str, max_bytes: int) -> tuple[bytes, str]:
     name = f"the {what}"
     data: bytes | None = None
     if isinstance(source, (str, Path)):
-        name = shown(source)
+        name = shown(source) or "no name"
         path = Path(source)
         try:
+            if not str(source):
+                raise InputError(f"{name}: give a file with the {what}")
             if path.is_dir():
                 raise InputError(f"{name}: this is a folder; give a file with the {what}")
             if path.exists() and not path.is_file() and not path.is_fifo():
                 raise InputError(f"{name}: this is neither a plain file nor a pipe; give a file with the {what}")
             with path.open("rb") as file:
                 data = file.read(max_bytes + 1)
+        except InputError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{name}: no such file; check the path") from None
         except PermissionError:

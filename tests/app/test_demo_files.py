@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pty
 import shutil
@@ -18,6 +19,7 @@ from tests.app.fixtures_demo import FILE_CALLS, canary, files_below
 
 SPOKEN = (EXAMPLES / "question.wav").read_bytes()
 PHOTO = (EXAMPLES / "photo.png").read_bytes()
+HEIC = (Path(__file__).parents[1] / "fixtures/cases/photo.heic").read_bytes()
 ELSEWHERE = "http://evil.example"
 
 
@@ -129,6 +131,24 @@ def test_a_file_that_cannot_be_read_is_gone_too(caller, folder):
         for data in (PHOTO[:4000], SPOKEN[:4000], b"", b"no picture and no sound"):
             told = caller.call_file(call, caller.uploaded(data))
             assert set(told) == {"error"} and str(folder) not in told["error"], (call, told)
+    assert files_below(folder) == before
+
+
+def test_a_picture_that_cannot_be_read_is_told_alike_each_time(caller, folder):
+    """Shown first, after a good one, and again; nothing of it stays."""
+    before = files_below(folder)
+
+    def shown(data: bytes, name: str) -> dict[str, object]:
+        return caller.call_file(("talk", "show"), caller.uploaded(data, name))
+
+    for case in (HEIC, HEIC[: len(HEIC) // 2], PHOTO[:200], b"GIF89a", SPOKEN):
+        first = shown(case, "photo.heic")
+        for _ in range(2):
+            assert "error" not in shown(PHOTO, "photo.png")
+            assert shown(case, "photo.heic").get("error") == first.get("error")
+    told = str(shown(HEIC, "photo.heic"))
+    assert "pillow-heif" in told or importlib.util.find_spec("pillow_heif") is not None
+    caller.call("show")
     assert files_below(folder) == before
 
 

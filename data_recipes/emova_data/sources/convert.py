@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.core.writing import write_text
+from emova.core.writing import make_folder, write_text
 from emova_data.records.records import BadRecord, Draft, Record, fingerprint
 from emova_data.records.shard_writer import Shard, write_json, write_shard
 
@@ -136,7 +136,7 @@ def convert(
     Raises:
         InputError: too many records are damaged, or the folder holds the result of other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     deduplicate = config.deduplicate or bool(against)
     others = sorted(other.name for other in against)
     plan = json.dumps([name, split, suffix, config.per_shard, config.limit, deduplicate, others])
