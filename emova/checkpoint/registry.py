@@ -152,7 +152,7 @@ def load_tokenizer(folder: str | Path, device: str = "cpu") -> SpeechTokenizer:
         InputError: a file is missing or damaged, or the kind is unknown; there is no such device.
     """
     place = find_device(device)
-    return TOKENIZERS.find(_kind(folder, "s2u")).from_pretrained(folder).to(place)
+    return TOKENIZERS.find(_kind(folder, "s2u")).from_pretrained(folder).to(str(place))
 
 
 def load_detokenizer(folder: str | Path, device: str = "cpu") -> SpeechDetokenizer:
@@ -162,7 +162,7 @@ def load_detokenizer(folder: str | Path, device: str = "cpu") -> SpeechDetokeniz
         InputError: a file is missing or damaged, or the kind is unknown; there is no such device.
     """
     place = find_device(device)
-    return DETOKENIZERS.find(_kind(folder, "u2s")).from_pretrained(folder).to(place)
+    return DETOKENIZERS.find(_kind(folder, "u2s")).from_pretrained(folder).to(str(place))
 
 
 def build_reply_format(kind: str, options: Mapping[str, object], styles: StyleSet) -> ReplyFormat:
