@@ -46,6 +46,16 @@ MISSING = {
 }
 """Commands that need data, a hub or another program: they end with 2 and one line, and that line has this in it."""
 ELSEWHERE = {
+    "emova data convert my-": "tests/test_train_your_own.py",
+    "emova data tokenise messages": "tests/test_train_your_own.py",
+    "emova data tokenise speech": "tests/test_train_your_own.py",
+    "emova data questions speech": "tests/test_train_your_own.py",
+    "emova train stage3 own": "tests/test_train_your_own.py",
+    "emova train s2u own": "tests/test_train_your_own.py",
+    "emova train u2s own": "tests/test_train_your_own.py",
+    "emova train assemble --model": "tests/test_train_your_own.py",
+    "emova chat --model my-": "tests/test_train_your_own.py",
+    "emova eval own --model my-words": "tests/test_train_your_own.py",
     "emova train all --size nano --profile smoke": "tests/train/test_all.py",
     "emova data make nano --jobs 2": "tests/data_recipes",
     "emova bench paradigms": "tests/test_paradigms.py",

@@ -10,7 +10,7 @@ from pathlib import Path
 from emova.core.errors import InputError
 from emova_data import cli_sources
 
-ACTIONS = "{list,fetch,verify,convert,tokenise,synthesise,make,stats}"
+ACTIONS = "{list,fetch,verify,convert,tokenise,questions,synthesise,make,stats}"
 SMOKE = "smoke"
 RECIPES = {
     "nano": "everything that emova-nano is trained on: speech, pictures, talk (English)",
@@ -26,6 +26,7 @@ _EPILOG = """examples:
   emova data fetch libritts                a public source: download (resumable), compare checksums, unpack
   emova data verify libritts               compare the checksums again
   emova data convert libritts              write shards; call it again to continue after an interruption
+  emova data convert FOLDER --format speech    your own recordings with transcripts; also llava, messages, recordings
   emova data tokenise libritts --tokenizer FOLDER    the same with units, as training reads it
   emova data synthesise omni --help        spoken dialogues with emotion from text or visual instructions
 """
@@ -64,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
         return cli_sources.synthesise(args)
     if args.action == "tokenise":
         return cli_sources.tokenise(args)
+    if args.action == "questions":
+        return cli_sources.questions(args)
+    if args.action == "convert" and args.format:
+        return cli_sources.run(args)
     if args.recipe not in RECIPES:
         if args.action == "make":
             raise InputError(f"recipe {str(args.recipe)[:40]!r} is unknown; `emova data list` names them")

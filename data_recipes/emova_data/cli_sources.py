@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emova.core.errors import InputError
 from emova_data.sources.convert import ConvertConfig
 from emova_data.sources.registry import DataSource, find, mixture, registry
 
+if TYPE_CHECKING:
+    from emova_data.sources.own import OwnSource
+
 KINDS = ("omni", "interleaved", "synthdog")
+FORMATS = ("llava", "messages", "speech", "recordings")
+MOST_NOTES = 12
 
 
 def register(actions: Any) -> None:
@@ -20,8 +25,28 @@ def register(actions: Any) -> None:
     defaults = ConvertConfig()
     verify = actions.add_parser("verify", help="compare a public source's files with their checksums")
     convert = actions.add_parser("convert", help="write a public source as shards")
-    for sub in (verify, convert):
-        sub.add_argument("recipe", help="a name from `emova data list`, such as libritts")
+    verify.add_argument("recipe", help="a name from `emova data list`, such as libritts")
+    convert.add_argument(
+        "recipe", metavar="SOURCE", help="a name from `emova data list`, a source's YAML, or with --format a folder"
+    )
+    convert.add_argument("--format", choices=tuple(FORMATS), help="what a folder of your own holds")
+    convert.add_argument("--name", default="", help="of the set (default: the folder's)")
+    convert.add_argument("--language", default="", help="of the speech, a code such as en, zh, de (default: en)")
+    convert.add_argument(
+        "--g2p", default="", help="phones of the transcripts: auto (by the language), none, en, zh, espeak:CODE"
+    )
+    convert.add_argument(
+        "--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of the converter, such as images=pictures, layout=plain, voice=anna; repeatable",
+    )  # fmt: skip
+    questions = actions.add_parser(
+        "questions", help="write samples of a converted set as questions for `emova eval own`"
+    )
+    questions.add_argument("recipe", metavar="set", help="a converted set, such as librispeech")
+    questions.add_argument("--out", type=Path, required=True, help="the folder of the questions")
+    questions.add_argument("--limit", type=int, default=200, help="most questions (default: %(default)s)")
+    questions.add_argument("--metric", default="", help="how answers are judged; default: wer of speech, else contains")
+    for sub in (verify, convert, questions):
         sub.add_argument("--root", type=Path, default=Path("data"), help="data folder (default: data)")
     convert.add_argument("--from", dest="origin", type=Path, help="folder of the source's own files")
     convert.add_argument("--out", type=Path, help="folder of the shards (default: ROOT/sets/NAME)")
@@ -35,7 +60,9 @@ def register(actions: Any) -> None:
     units = actions.add_parser("tokenise", help="write a converted set again with its speech as units, for training")
     units.add_argument("recipe", metavar="set", help="a converted set, such as librispeech")
     units.add_argument("--root", type=Path, default=Path("data"), help="data folder (default: data)")
-    units.add_argument("--tokenizer", required=True, help="folder of a speech tokenizer")
+    units.add_argument(
+        "--tokenizer", required=True, help="a speech tokenizer's folder, or a checkpoint such as emova-nano"
+    )
     units.add_argument("--out", type=Path, help="folder of the new shards (default: ROOT/sets/NAME-units)")
     units.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     units.add_argument("--keep-audio", action="store_true", help="keep the recordings, too")
@@ -77,6 +104,13 @@ def show(as_json: bool, stage: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """``fetch``, ``verify``, ``convert`` or ``stats`` of a source. Raises: InputError."""
+    if args.action == "convert" and (own := _own(args)) is not None:
+        origin = args.origin or own.folder
+        if origin is None:
+            raise InputError(f"{args.recipe}: says no folder; give its key `folder`, or --from")
+        return _convert(own.source, origin, args.out or folders(args.root, own.source.name)[1], args)
+    if args.action == "stats" and (folders(args.root, args.recipe)[1] / "progress.json").is_file():
+        return _stats(args.recipe, "", folders(args.root, args.recipe)[1], args.json)
     source = find(args.recipe)
     origin, out = folders(args.root, source.name)
     if args.action == "fetch":
@@ -88,8 +122,40 @@ def run(args: argparse.Namespace) -> int:
             print(f"{how:10} {name}")
         return 0
     if args.action == "stats":
-        return _stats(source, out, args.json)
+        return _stats(source.name, source.licence, out, args.json)
     return _convert(source, args.origin or origin, args.out or out, args)
+
+
+def _own(args: argparse.Namespace) -> OwnSource | None:
+    """The source of one's own that the arguments of ``convert`` mean. Raises: InputError."""
+    from emova_data.sources.own import of_folder, read_yaml
+
+    path = Path(args.recipe)
+    if args.format:
+        return of_folder(path, args.format, name=args.name)
+    if path.suffix in (".yaml", ".yml"):
+        return read_yaml(path, args.name)
+    if path.is_dir() and args.recipe not in registry():
+        raise InputError(f"{path}: say what the folder holds, --format {', '.join(FORMATS)}")
+    return None
+
+
+def _options(source: DataSource, args: argparse.Namespace) -> DataSource:
+    """``source`` with the options that the command line gives. Raises: InputError: one has no value."""
+    options = dict(source.options)
+    for each in args.options:
+        key, equals, value = each.partition("=")
+        if not key or not equals:
+            raise InputError(f"--set {each[:40]}: give KEY=VALUE")
+        options[key] = value
+    if args.language:
+        options["language"] = args.language
+    # Speech with transcripts gets phones, from which a speech tokenizer learns.
+    if args.g2p or (source.modality[0] == "speech" and source.converter != "recordings"):
+        options.setdefault("g2p", "auto")
+    if args.g2p:
+        options["g2p"] = args.g2p
+    return replace(source, options=options)
 
 
 def _fetch(source: DataSource, folder: Path) -> int:
@@ -122,15 +188,19 @@ def convert_source(
     """
     from emova_data.sources.convert import convert, state_of_source
     from emova_data.sources.converters import CONVERTERS
+    from emova_data.sources.converters import FORMATS as OWN
 
+    converters = {**CONVERTERS, **OWN}
     if not source.converter:
         raise InputError(f"{source.name}: nothing to convert. {source.note}")
     if not origin.is_dir():
         raise InputError(f"{origin}: no such folder; run `emova data fetch {source.name}`, or give one by --from")
-    drafts = CONVERTERS[source.converter](origin, source.options)
+    drafts = converters[source.converter](origin, source.options)
     others = [out.parent / name for name in source.dedup_against if (out.parent / name).is_dir()]
     keywords = {} if report is None else {"report": report}
     made_from = state_of_source(origin)
+    if "g2p" in source.options:  # other phones are another set
+        made_from += f" {source.options['g2p']} {source.options.get('language', 'en')}"
     return convert(
         drafts,
         out,
@@ -150,6 +220,7 @@ def _convert(source: DataSource, origin: Path, out: Path, args: argparse.Namespa
 
     if args.per_shard < 1 or args.limit < 0 or not 0 <= args.max_skip_rate <= 1:
         raise InputError("--per-shard is at least 1, --limit at least 0, --max-skip-rate between 0 and 1")
+    source = _options(source, args)
     config = ConvertConfig(args.per_shard, args.max_skip_rate, limit=args.limit, deduplicate=source.deduplicate)
     for other in source.dedup_against:
         if not (out.parent / other).is_dir():
@@ -164,18 +235,33 @@ def _convert(source: DataSource, origin: Path, out: Path, args: argparse.Namespa
     print(f"{source.name}: {result.records} records in {len(result.shards)} shards in {out}")
     for reason, count in sorted(result.skipped.items(), key=lambda item: -item[1]):
         print(f"  left out {count}: {reason}")
+    for note, count in sorted(result.notes.items(), key=lambda item: -item[1])[:MOST_NOTES]:
+        print(f"  {count} of them: {note}")
+    if len(result.notes) > MOST_NOTES:
+        print(f"  and {len(result.notes) - MOST_NOTES} notes more in {out / 'progress.json'}")
     return 0
 
 
-def _stats(source: DataSource, folder: Path, as_json: bool) -> int:
+def _stats(name: str, licence: str, folder: Path, as_json: bool) -> int:
     from emova_data.sources.convert import set_statistics
 
-    found = {"name": source.name, "licence": source.licence, **set_statistics(folder)}
+    found = {"name": name, **({"licence": licence} if licence else {}), **set_statistics(folder)}
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return 0
     for key, value in found.items():
         print(f"{key:9} {value}")
+    return 0
+
+
+def questions(args: argparse.Namespace) -> int:
+    """``emova data questions``. Raises: InputError."""
+    from emova_data.sources.questions import write_questions
+
+    if args.limit < 1:
+        raise InputError("--limit must be at least 1")
+    count = write_questions(folders(args.root, args.recipe)[1], args.out, args.limit, args.metric)
+    print(f"{args.out}: {count} questions; ask them: emova eval own --data {args.out}")
     return 0
 
 

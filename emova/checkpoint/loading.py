@@ -54,6 +54,23 @@ def find_checkpoint(name: str | Path) -> Path:
     raise InputError(f"{shown(name) or 'no name'}: no such checkpoint; give its folder or a shipped name ({known})")
 
 
+def find_part(name: str | Path, part: str) -> Path:
+    """The folder of a part: ``name`` itself, or the part in a checkpoint (its folder, or a shipped one's name).
+
+    Args:
+        part: ``speech_tokenizer`` or ``speech_detokenizer``.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(name)
+    if (path / "config.json").is_file() and not (path / part).is_dir():
+        return path
+    folder = find_checkpoint(name)
+    check_part(folder, part)
+    return folder / part
+
+
 @dataclass(frozen=True)
 class Parts:
     """Everything that a conversation needs.

@@ -46,12 +46,14 @@ class Media:
 
 @dataclass(frozen=True)
 class Record:
-    """One training sample."""
+    """One training sample; ``notes`` are what its user should know, in the same words for the same thing: a conversion
+    counts them."""
 
     id: str
     messages: Sequence[Message]
     media: Sequence[Media] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def as_json(self, source: str) -> dict[str, Any]:
         """What ``KEY.json`` or a line of JSONL holds."""

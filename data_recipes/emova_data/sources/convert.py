@@ -12,7 +12,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class ConvertResult:
     skipped: dict[str, int]
     shards: tuple[Shard, ...]
     finished: bool
+    notes: dict[str, int] = field(default_factory=dict)
+    """What records had to say, and how many said it."""
 
 
 @dataclass
@@ -68,6 +70,7 @@ class _State:
     skipped_lines: int
     finished: bool = False
     made_from: str = ""
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def state_of_source(folder: Path) -> str:
@@ -96,8 +99,10 @@ def _read_state(folder: Path, plan: str, made_from: str) -> _State:
     if before != made_from:
         _begin_again(folder, shards)
         return _State(plan, 0, 0, Counter(), [], 0, made_from=made_from)
-    skipped = Counter(raw["skipped"])
-    return _State(plan, raw["tried"], raw["kept"], skipped, shards, raw["skipped_lines"], raw["finished"], made_from)
+    skipped, notes = Counter(raw["skipped"]), Counter(raw.get("notes", {}))
+    return _State(
+        plan, raw["tried"], raw["kept"], skipped, shards, raw["skipped_lines"], raw["finished"], made_from, notes
+    )
 
 
 def _cut(path: Path, lines: int) -> None:
@@ -168,7 +173,8 @@ def convert(
         left_out.clear()
         fresh.clear()
         shards = [asdict(shard) for shard in state.shards]
-        write_json(folder / PROGRESS, {**vars(state), "skipped": dict(state.skipped), "shards": shards})
+        counted = {"skipped": dict(state.skipped), "notes": dict(state.notes)}
+        write_json(folder / PROGRESS, {**vars(state), **counted, "shards": shards})
 
     todo = itertools.islice(drafts, done, config.limit or None)
     for identity, record, reason in (build or _build_all)(todo):
@@ -182,6 +188,7 @@ def convert(
                     seen.add(mark)
                 fresh.append(mark)
                 pending.append(record)
+                state.notes.update(record.notes)
         if reason is not None:
             state.skipped[reason] += 1
             left_out.append({"id": identity, "reason": reason})
@@ -235,7 +242,8 @@ def _check_rate(state: _State, config: ConvertConfig, folder: Path, flush: Calla
 
 
 def _result(state: _State) -> ConvertResult:
-    return ConvertResult(state.tried, state.kept, dict(state.skipped), tuple(state.shards), state.finished)
+    shards = tuple(state.shards)
+    return ConvertResult(state.tried, state.kept, dict(state.skipped), shards, state.finished, dict(state.notes))
 
 
 def set_statistics(folder: Path) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class DataSource:
         return ".jsonl" if self.modality == ("text",) else ".tar"
 
 
-def _entry(raw: Any, where: str) -> DataSource:
+def entry_of(raw: Any, where: str) -> DataSource:
+    """An entry of a YAML file that ``where`` names. Raises: InputError: a key is unknown, missing or wrong."""
     if not isinstance(raw, dict):
         raise InputError(f"{where}: each entry is a mapping")
     name = str(raw.get("name", ""))
@@ -107,7 +108,10 @@ def _entry(raw: Any, where: str) -> DataSource:
     for key in ("modality", "languages", "hub_files", "dedup_against"):
         if key in values:
             values[key] = tuple(values[key])
-    values["stages"] = {str(stage): float(weight) for stage, weight in values["stages"].items()}
+    try:
+        values["stages"] = {str(stage): float(weight) for stage, weight in values["stages"].items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{where}: {name}: stages map a stage to its weight, such as {{2: 1.0}}") from None
     if strange := sorted(set(values["stages"]) - set(STAGES)):
         raise InputError(f"{where}: {name}: stage {strange[0]!r} is unknown; stages are {', '.join(STAGES)}")
     if values.get("access", "open") not in ACCESS:
@@ -129,7 +133,7 @@ def read_registry(folder: Path = FOLDER) -> dict[str, DataSource]:
         except yaml.YAMLError:
             raise InputError(f"{path}: not YAML") from None
         for raw in listed or ():
-            entry = _entry(raw, path.name)
+            entry = entry_of(raw, path.name)
             if entry.name in found:
                 raise InputError(f"{path.name}: {entry.name} is there twice")
             found[entry.name] = entry

@@ -25,7 +25,7 @@ class TokeniseConfig:
     """One run.
 
     Attributes:
-        tokenizer: folder of a speech tokenizer.
+        tokenizer: folder of a speech tokenizer, or a checkpoint that has one.
         keep_audio: keep the recordings beside their units.
         per_shard, jobs: records in a shard, processes.
         max_skip_rate: the run ends with an error above this share of damaged records.
@@ -45,10 +45,11 @@ def _start(config: TokeniseConfig) -> None:
     global _loaded
     import torch
 
+    from emova.checkpoint.loading import find_part
     from emova.checkpoint.registry import load_tokenizer
 
     torch.set_num_threads(1)
-    _loaded = config, load_tokenizer(config.tokenizer)
+    _loaded = config, load_tokenizer(find_part(config.tokenizer, "speech_tokenizer"))
 
 
 def _samples(content: bytes, said_rate: Any, rate: int) -> np.ndarray:

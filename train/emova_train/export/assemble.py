@@ -15,6 +15,7 @@ import emova.core.compat  # noqa: F401
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from emova.checkpoint.loading import find_checkpoint
 from emova.core.errors import InputError
 from emova.core.weights import Storage
 from emova.speech.style import StylePrototypes
@@ -64,7 +65,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
     with staged_folder(config.out) as staged:
         _write_model(config.model, staged, config.model_storage)
         _write_speech(config, staged)
-        prototypes = config.prototypes or config.speech_detokenizer / StylePrototypes.FILE_NAME
+        prototypes = _prototypes(config)
         if not prototypes.is_file():
             raise InputError(f"{prototypes}: no style prototypes there; make them first, or give --prototypes")
         StylePrototypes.load(prototypes, checkpoint_styles(staged)).save(staged)
@@ -80,6 +81,14 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
         card = kept.read_text(encoding="utf-8") if kept.is_file() else model_card(config, sizes)
         (staged / CARD).write_text(card, encoding="utf-8")
     return sizes
+
+
+def _prototypes(config: AssembleConfig) -> Path:
+    """The file of the style vectors: as given (a checkpoint has one), else beside the detokenizer or its folder."""
+    given = config.prototypes or config.speech_detokenizer
+    if not given.exists():
+        given = find_checkpoint(given)
+    return given / StylePrototypes.FILE_NAME if given.is_dir() else given
 
 
 def _write_model(source: Path, folder: Path, storage: Literal["float16", "int8"]) -> None:
@@ -102,12 +111,13 @@ def _write_model(source: Path, folder: Path, storage: Literal["float16", "int8"]
 
 
 def _write_speech(config: AssembleConfig, folder: Path) -> None:
+    from emova.checkpoint.loading import find_part
     from emova.checkpoint.registry import load_detokenizer, load_tokenizer
     from emova.core.weights import save_folder
     from emova.speech.detokenizer.u2s import U2SDetokenizer
     from emova.speech.tokenizer.s2u import S2UTokenizer
 
-    tokenizer = load_tokenizer(config.speech_tokenizer)
+    tokenizer = load_tokenizer(find_part(config.speech_tokenizer, "speech_tokenizer"))
     if isinstance(tokenizer, S2UTokenizer):
         state = tokenizer.state_dict()
         if not config.phone_decoder:
@@ -115,7 +125,7 @@ def _write_speech(config: AssembleConfig, folder: Path) -> None:
         save_folder(folder / "speech_tokenizer", tokenizer.config, state, config.tokenizer_storage)
     else:  # other kinds have a storage of their own
         tokenizer.save_pretrained(folder / "speech_tokenizer")
-    detokenizer = load_detokenizer(config.speech_detokenizer)
+    detokenizer = load_detokenizer(find_part(config.speech_detokenizer, "speech_detokenizer"))
     if isinstance(detokenizer, U2SDetokenizer):
         detokenizer.save_pretrained(folder / "speech_detokenizer", config.detokenizer_storage)
     else:
@@ -187,7 +197,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, default=Path("runs/stage3-nano/export"), help="a stage's export")
     parser.add_argument("--speech-tokenizer", type=Path, default=Path("runs/s2u-nano/export"))
     parser.add_argument("--speech-detokenizer", type=Path, default=Path("runs/u2s-nano/export"))
-    parser.add_argument("--prototypes", type=Path, help="style_prototypes.safetensors; default: beside the detokenizer")
+    parser.add_argument(
+        "--prototypes", type=Path, help="style_prototypes.safetensors or a checkpoint; default: beside the detokenizer"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/emova-nano"), help="the checkpoint's folder")
     parser.add_argument("--model-storage", choices=("float16", "int8"), default="float16", help="of the language model")
     parser.add_argument("--tokenizer-storage", choices=("float32", "float16", "int8"), default="int8")

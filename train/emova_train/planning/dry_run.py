@@ -155,13 +155,14 @@ def _shape(config: StageConfig) -> tuple[EmovaConfig, EmovaProcessor | None, lis
     """The model's shape, its processor where there is a tokenizer, and what is missing."""
     init = config.init
     shapes = load_config(ModelConfig, init.model, kind="model")
-    if init.checkpoint and (Path(init.checkpoint) / "config.json").is_file():
-        shape = EmovaConfig.from_pretrained(init.checkpoint, local_files_only=True)
-        return shape, EmovaProcessor.from_pretrained(init.checkpoint, local_files_only=True), []
     missing = []
     tokenizer: PreTrainedTokenizerBase
     if init.checkpoint:
-        missing.append(f"{init.checkpoint}: no checkpoint there; run the stage before, or name its export")
+        try:
+            shape = EmovaConfig.from_pretrained(init.folder, local_files_only=True)
+            return shape, EmovaProcessor.from_pretrained(init.folder, local_files_only=True), []
+        except InputError as error:
+            missing.append(str(error))
     there = (Path(init.tokenizer) / "tokenizer.json").is_file()
     if there:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(init.tokenizer)

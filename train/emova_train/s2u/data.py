@@ -75,6 +75,8 @@ def _cache_shard(path: str, folder: Path) -> Path:
     index, chunks, start = [], [], 0
     for recording in read_recordings(path, SAMPLE_RATE):
         meta, samples = recording.record, recording.pcm16()
+        if "phones" not in meta:
+            raise InputError(f"{path}: its recordings have no phones; convert them with transcripts and --g2p")
         alignment = meta.get("alignment")
         index.append(
             {

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova.checkpoint.loading import find_part
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.core.levenshtein import edit_distance
@@ -213,7 +214,7 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
     torch.manual_seed(config.run.seed)
     model = S2UTokenizer(config.model)
     if config.start_from:
-        before = S2UTokenizer.from_pretrained(config.start_from)
+        before = S2UTokenizer.from_pretrained(find_part(config.start_from, "speech_tokenizer"))
         wanted = config.model
         blocks = replace(before.config, block_units=wanted.block_units, left_blocks=wanted.left_blocks)
         if replace(blocks, bottleneck=wanted.bottleneck) != wanted:
@@ -246,7 +247,7 @@ def train(config: S2UTrainConfig) -> FitResult:
     model = build(config)
     store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds, model.inventory)
     if config.aligner:
-        store.align(S2UTokenizer.from_pretrained(config.aligner), Path(config.cache))
+        store.align(S2UTokenizer.from_pretrained(find_part(config.aligner, "speech_tokenizer")), Path(config.cache))
     held_out = None
     if config.validation:
         held_out = ClipStore(config.validation, config.cache, config.max_seconds, model.inventory)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
+from emova.checkpoint.loading import find_checkpoint
 from emova.core.errors import InputError
 from emova_train.core.config import RunConfig
 from emova_train.core.renamed import STAGE_KEYS
@@ -21,7 +23,7 @@ class InitConfig:
     """What a stage starts from."""
 
     checkpoint: str = ""
-    """An earlier stage's export; ``model`` and ``tokenizer`` then count for nothing."""
+    """An earlier stage's export, or a checkpoint such as emova-nano; ``model`` and ``tokenizer`` count for nothing."""
     model: str = "model/nano"
     """Shapes, a file or a shipped config; the LLaMA is pre-trained where ``text.pretrained`` names one."""
     tokenizer: str = "runs/tokenizer-nano"
@@ -33,6 +35,17 @@ class InitConfig:
     """An S2U export whose phone decoder says which units sound alike; their embeddings start alike."""
     speech_tokenizer_before: str = ""
     """The S2U export of the units that ``checkpoint`` learnt, when ``speech_tokenizer`` is another."""
+
+    @property
+    def folder(self) -> Path:
+        """Of ``checkpoint``. Raises: InputError: there is none."""
+        try:
+            found = find_checkpoint(self.checkpoint)
+        except InputError:
+            found = None
+        if found is None or not (found / "config.json").is_file():
+            raise InputError(f"{self.checkpoint}: no checkpoint there; run the stage before, or name its export")
+        return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 
 from emova.core.config import load_config
 from emova.core.errors import InputError
@@ -30,7 +29,7 @@ def origins(config: StageConfig) -> dict[str, str]:
     init = config.init
     found = dict.fromkeys(PARTS, RANDOM)
     if init.checkpoint:
-        found = {part: init.checkpoint for part in PARTS} | _read(Path(init.checkpoint))
+        found = {part: init.checkpoint for part in PARTS} | _read(init)
     else:
         shapes = load_config(ModelConfig, init.model, kind="model")
         found["llm"] = shapes.text.pretrained or RANDOM
@@ -41,10 +40,10 @@ def origins(config: StageConfig) -> dict[str, str]:
     return found
 
 
-def _read(checkpoint: Path) -> dict[str, str]:
-    """What an export says; nothing where it is of an earlier version."""
+def _read(init: InitConfig) -> dict[str, str]:
+    """What an export says; nothing where it is of an earlier version, or is not there yet."""
     try:
-        said = json.loads((checkpoint / FILE).read_text(encoding="utf-8"))
+        said = json.loads((init.folder / FILE).read_text(encoding="utf-8"))
         return {part: RANDOM for part in PARTS if said.get(part) == RANDOM}
     except (OSError, ValueError, AttributeError):
         return {}

@@ -44,13 +44,12 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
     spread = partitioned(config.run, world) if world is not None and not changed else nullcontext()
     with isolated_rng(config.run.seed):
         if init.checkpoint:
-            if not (Path(init.checkpoint) / "config.json").is_file():
-                raise InputError(f"{init.checkpoint}: no checkpoint there; run the stage before, or name its export")
+            folder = init.folder
             with spread:
                 model = EmovaForConditionalGeneration.from_pretrained(
-                    init.checkpoint, dtype=torch.float32, local_files_only=True
+                    folder, dtype=torch.float32, local_files_only=True
                 )
-            processor = EmovaProcessor.from_pretrained(init.checkpoint, local_files_only=True)
+            processor = EmovaProcessor.from_pretrained(folder, local_files_only=True)
         else:
             if not (Path(init.tokenizer) / "tokenizer.json").is_file():
                 raise InputError(f"{init.tokenizer}: no tokenizer there; run `emova train tokenizer` first")

@@ -21,6 +21,7 @@ import numpy as np
 import soxr
 import torch
 
+from emova.checkpoint.loading import find_part
 from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.core.writing import staged_output, write_text
@@ -115,7 +116,7 @@ def kinds_of_units(config: U2SDataConfig) -> dict[str, str]:
 
 def tokenizer_hash(folder: str) -> str:
     """A name for the weights in a tokenizer's folder."""
-    weights = Path(folder) / "model.safetensors"
+    weights = find_part(folder, "speech_tokenizer") / "model.safetensors"
     if not weights.is_file():
         raise InputError(f"{weights}: missing; train the tokenizer first (emova train s2u)")
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
@@ -129,7 +130,7 @@ def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
     from emova.speech.tokenizer.s2u import S2UTokenizer
 
     torch.set_num_threads(1)
-    tokenizer = S2UTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = S2UTokenizer.from_pretrained(find_part(tokenizer_folder, "speech_tokenizer"))
     audio = np.load(folder / "audio.npy", mmap_mode="r")
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     units = np.zeros(len(audio) // UNIT_SAMPLES, np.int16)

@@ -20,7 +20,7 @@ class U2SDataConfig:
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
     cache: str = "data/cache/u2s"
-    tokenizer: str = ""  # folder of the speech tokenizer that makes the units
+    tokenizer: str = ""  # the speech tokenizer that makes the units: its folder, or a checkpoint such as emova-nano
     other_tokenizers: list[str] = field(default_factory=list)  # whose units shall be spoken too: earlier versions
     augmented: bool = False  # also units heard through noise, rooms and other vocal tracts; each window draws a kind
     processes: int = 2
@@ -69,6 +69,6 @@ class U2SRecipe:
     data: U2SDataConfig = field(default_factory=U2SDataConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/u2s"))
     discriminator_rate: float = 1.0  # its learning rate over the generator's
-    initial: str = ""  # an exported detokenizer to start from
+    initial: str = ""  # an exported detokenizer, or a checkpoint, to start from
     keep_styles: bool = False  # its style encoder stays as it is, so that the prototypes chosen with it stay valid
     samples: int = 6  # utterances written as sound at each validation

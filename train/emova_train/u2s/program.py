@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from emova.checkpoint.loading import find_part
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.speech.detokenizer.source import frame_phases
@@ -173,7 +174,7 @@ def train(recipe: U2SRecipe) -> FitResult:
     torch.manual_seed(recipe.run.seed)
     detokenizer = None
     if recipe.initial:
-        detokenizer = U2SDetokenizer.from_pretrained(recipe.initial)
+        detokenizer = U2SDetokenizer.from_pretrained(find_part(recipe.initial, "speech_detokenizer"))
         if detokenizer.config.vits != recipe.model.vits or detokenizer.config.style != recipe.model.style:
             raise InputError(f"{recipe.initial}: its sizes differ from the config's model")
     elif recipe.keep_styles:

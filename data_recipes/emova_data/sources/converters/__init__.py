@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emova_data.records.records import Draft
-from emova_data.sources.converters import conversations, speech
+from emova_data.sources.converters import conversations, folders, messages, speech
 
 Converter = Callable[[Path, Mapping[str, Any]], Iterator[Draft]]
 """From a source's folder and the registry's options to drafts, always in the same order."""
@@ -25,3 +25,11 @@ CONVERTERS: dict[str, Converter] = {
     "gigaspeech": speech.gigaspeech,
     "wenetspeech": speech.wenetspeech,
 }
+
+FORMATS: dict[str, Converter] = {
+    "llava": conversations.llava,
+    "messages": messages.messages,
+    "speech": folders.transcribed,
+    "recordings": folders.recordings,
+}
+"""What a folder of one's own may hold (``emova data convert --format``)."""

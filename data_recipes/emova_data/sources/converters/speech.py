@@ -2,7 +2,8 @@
 
 The JSON has ``text``, ``voice``, ``gender``, ``language`` and ``seconds`` beside a conversation that asks for the
 transcript; training turns the same pair round for speaking (EMOVA §5.1, ASR and TTS). Options: ``sample_rate`` (Hz
-of the stored audio, default 16000), ``language``, and what a layout's converter names.
+of the stored audio, default 16000; 0 keeps each recording's own up to 24000), ``language``, ``g2p`` (adds ``phones``,
+see ``emova_data.sources.phonemes``), and what a layout's converter names.
 """
 
 from __future__ import annotations
@@ -18,17 +19,30 @@ from typing import Any
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.speech.tokenizer.phones import DEFAULT_PHONES
 from emova_data.records.records import BadRecord, Draft, Media, Record, message, reject, text
+from emova_data.sources.phonemes import phonemizer
 
 Options = Mapping[str, Any]
-_AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")
+AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")
 _PUNCTUATION_TAGS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
 _NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
 _CJK_GAP = re.compile(r"(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff])")
 
 
-def _slice(path: Path, start: float, end: float | None, rate: int) -> np.ndarray:
-    """[T] float32 mono at ``rate`` Hz, of seconds ``start`` to ``end``. Raises: BadRecord."""
+TOKENIZER_RATE, VOICE_RATE = 16000, 24000
+"""Hz that a speech tokenizer hears and a voice is learnt at."""
+
+
+def cut(path: Path, start: float, end: float | None, rate: int) -> tuple[np.ndarray, int, int]:
+    """Seconds ``start`` to ``end`` as [T] float32 mono; their rate in Hz, and that of the file.
+
+    Args:
+        rate: wanted; 0 keeps that of the file, up to ``VOICE_RATE``.
+
+    Raises:
+        BadRecord: the file is missing or damaged, or ends before.
+    """
     import soundfile
     import soxr
 
@@ -46,10 +60,38 @@ def _slice(path: Path, start: float, end: float | None, rate: int) -> np.ndarray
     except soundfile.LibsndfileError:
         raise BadRecord("audio that cannot be decoded" if path.is_file() else "a missing file") from None
     mono = samples.mean(axis=1)
-    return mono if found == rate else soxr.resample(mono, found, rate)
+    rate = rate or min(found, VOICE_RATE)
+    return mono if found == rate else soxr.resample(mono, found, rate), rate, found
 
 
-def _flac(samples: np.ndarray, rate: int) -> bytes:
+def decoded(content: bytes, rate: int) -> tuple[np.ndarray, int, int]:
+    """``cut`` of a whole recording in memory. Raises: BadRecord: damaged, empty or silent."""
+    import soundfile
+    import soxr
+
+    try:
+        samples, found = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError):
+        raise BadRecord("audio that cannot be decoded") from None
+    mono = samples.mean(axis=1)
+    if not len(mono) or not np.isfinite(mono).all():
+        raise BadRecord("audio that cannot be decoded")
+    if not np.abs(mono).max() > 1e-4:
+        raise BadRecord("silence")
+    rate = rate or min(found, VOICE_RATE)
+    return mono if found == rate else soxr.resample(mono, found, rate), rate, found
+
+
+def rate_notes(found: int) -> tuple[str, ...]:
+    """What is said of a recording that has to be upsampled later."""
+    if found < TOKENIZER_RATE:
+        return (f"recorded at {found} Hz: upsampled for the speech tokenizer, which hears {TOKENIZER_RATE}",)
+    if found < VOICE_RATE:
+        return (f"recorded at {found} Hz: upsampled where a voice is learnt from it, at {VOICE_RATE}",)
+    return ()
+
+
+def flac(samples: np.ndarray, rate: int) -> bytes:
     import soundfile
 
     buffer = io.BytesIO()
@@ -75,20 +117,26 @@ def speech_record(
     words = words.strip()
     if not words:
         raise BadRecord("no transcript")
-    rate = int(options.get("sample_rate", 16000))
-    samples = _slice(path, start, end, rate)
+    samples, rate, found = cut(path, start, end, int(options.get("sample_rate", TOKENIZER_RATE)))
     seconds = len(samples) / rate
     if not options.get("min_seconds", 0.1) <= seconds <= options.get("max_seconds", 40.0):
         raise BadRecord("too short or too long")
     if not np.abs(samples).max() > 1e-4:
         raise BadRecord("silence")
     messages = [message("user", {"type": "audio", "audio": "flac"}), message("assistant", text(words))]
-    extra = {"task": "speech", "text": words, "language": options.get("language", "en")}
+    language = str(options.get("language", "en"))
+    extra = {"task": "speech", "text": words, "language": language}
     extra |= {"seconds": round(seconds, 4), "sample_rate": rate, **more}
-    return Record(identity, messages, (Media("flac", _flac(samples, rate)),), extra)
+    notes = rate_notes(found)
+    to_phones = phonemizer(str(options["g2p"]), language) if "g2p" in options else None
+    if to_phones is not None:
+        extra["phones"] = to_phones(words)
+        unknown = DEFAULT_PHONES.ids(extra["phones"]).unknown
+        notes += tuple(f"the phone {phone} is not in the default inventory" for phone in sorted(unknown))
+    return Record(identity, messages, (Media("flac", flac(samples, rate)),), extra, notes)
 
 
-def _paths(folder: Path, pattern: str) -> list[Path]:
+def paths_of(folder: Path, pattern: str) -> list[Path]:
     paths = sorted(folder.rglob(pattern))
     if not paths:
         raise InputError(f"{folder}: no {pattern} in it; fetch the source, or give its folder by --from")
@@ -115,7 +163,7 @@ def sentence_case(words: str) -> str:
 def librispeech(folder: Path, options: Options) -> Iterator[Draft]:
     """``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files; text in capitals unless ``case: keep``."""
     genders = _speakers(folder)
-    for listing in _paths(folder, "*.trans.txt"):
+    for listing in paths_of(folder, "*.trans.txt"):
         for line in listing.read_text(encoding="utf-8").splitlines():
             key, _, words = line.partition(" ")
             voice = key.split("-")[0]
@@ -127,7 +175,7 @@ def librispeech(folder: Path, options: Options) -> Iterator[Draft]:
 def libritts(folder: Path, options: Options) -> Iterator[Draft]:
     """``SPLIT/SPEAKER/CHAPTER/NAME.wav`` beside ``NAME.normalized.txt``."""
     genders = _speakers(folder)
-    for listing in _paths(folder, "*.normalized.txt"):
+    for listing in paths_of(folder, "*.normalized.txt"):
         key = listing.name.removesuffix(".normalized.txt")
         voice = key.split("_")[0]
         yield Draft(key, partial(_libritts, key, listing, options, voice=voice, gender=genders.get(voice)))
@@ -146,23 +194,23 @@ def join_chinese(words: str) -> str:
 def aishell(folder: Path, options: Options) -> Iterator[Draft]:
     """AISHELL-1: ``transcript/aishell_transcript_v0.8.txt`` and ``wav/SPLIT/SPEAKER/KEY.wav``; option ``split``."""
     words_of = {}
-    for listing in _paths(folder, "aishell_transcript*.txt"):
+    for listing in paths_of(folder, "aishell_transcript*.txt"):
         for line in listing.read_text(encoding="utf-8").splitlines():
             key, _, words = line.partition(" ")
             words_of[key] = join_chinese(words)
-    for path in _paths(folder, f"wav/{options.get('split', 'train')}/*/*.wav"):
+    for path in paths_of(folder, f"wav/{options.get('split', 'train')}/*/*.wav"):
         words, voice = words_of.get(path.stem, ""), path.parent.name
         yield Draft(path.stem, partial(speech_record, path.stem, path, words, options, voice=voice))
 
 
 def aishell2(folder: Path, options: Options) -> Iterator[Draft]:
     """AISHELL-2: ``wav.scp`` (key, path) and ``trans.txt`` (key, words) side by side, tab- or space-separated."""
-    for listing in _paths(folder, "trans.txt"):
+    for listing in paths_of(folder, "trans.txt"):
         table = listing.with_name("wav.scp")
         if not table.is_file():
             raise InputError(f"{table}: missing; AISHELL-2 has it beside trans.txt")
-        paths = dict(_fields(table))
-        for key, words in _fields(listing):
+        paths = dict(fields(table))
+        for key, words in fields(listing):
             voice = re.sub(r"^[A-Z]*|W\d+$", "", key)
             if key not in paths:
                 yield Draft(key, reject("a missing file"))
@@ -182,7 +230,7 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _fields(path: Path) -> Iterable[tuple[str, str]]:
+def fields(path: Path) -> Iterable[tuple[str, str]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
             key, _, rest = line.replace("\t", " ").partition(" ")
@@ -191,7 +239,7 @@ def _fields(path: Path) -> Iterable[tuple[str, str]]:
 
 def _segments(folder: Path, listing: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """(recording, segment) pairs of GigaSpeech's and WenetSpeech's one large JSON."""
-    for path in _paths(folder, listing):
+    for path in paths_of(folder, listing):
         try:
             audios = json.loads(path.read_text(encoding="utf-8"))["audios"]
         except (json.JSONDecodeError, KeyError, TypeError):
