@@ -63,7 +63,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
     from emova.checkpoint.loading import checkpoint_styles, load_parts
 
     with staged_folder(config.out) as staged:
-        _write_model(config.model, staged, config.model_storage)
+        _write_model(find_checkpoint(config.model), staged, config.model_storage)
         _write_speech(config, staged)
         prototypes = _prototypes(config)
         if not prototypes.is_file():

@@ -119,13 +119,13 @@ def speech_record(
         raise BadRecord("no transcript")
     samples, rate, found = cut(path, start, end, int(options.get("sample_rate", TOKENIZER_RATE)))
     seconds = len(samples) / rate
-    if not options.get("min_seconds", 0.1) <= seconds <= options.get("max_seconds", 40.0):
+    if not float(options.get("min_seconds", 0.1)) <= seconds <= float(options.get("max_seconds", 40.0)):
         raise BadRecord("too short or too long")
     if not np.abs(samples).max() > 1e-4:
         raise BadRecord("silence")
     messages = [message("user", {"type": "audio", "audio": "flac"}), message("assistant", text(words))]
     language = str(options.get("language", "en"))
-    extra = {"task": "speech", "text": words, "language": language}
+    extra: dict[str, Any] = {"task": "speech", "text": words, "language": language}
     extra |= {"seconds": round(seconds, 4), "sample_rate": rate, **more}
     notes = rate_notes(found)
     to_phones = phonemizer(str(options["g2p"]), language) if "g2p" in options else None
