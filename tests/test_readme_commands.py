@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT, Command, commands
+from tests.documents import ROOT, Command, blocks, commands
 
 EXAMPLES = ROOT / "emova" / "checkpoints" / "examples"
 MISSING = {
@@ -182,6 +182,16 @@ def test_curls_get_what_they_ask_for(server: str, folder: Path) -> None:
         words = shlex.split(line.replace("http://127.0.0.1:8000", server))
         done = subprocess.run([*words, "--fail", "--silent"], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, line
+
+
+@pytest.mark.parametrize("server", [Command(ROOT / "app/README.md", "emova serve")], indirect=True, ids=str)
+def test_programs_that_chat_run_as_they_stand(server: str, folder: Path) -> None:
+    bodies = [body for _, body in blocks("python") if "client.chat.completions" in body]
+    assert len(bodies) >= 2
+    for body in bodies:
+        program = body.replace("http://127.0.0.1:8000", server)
+        done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("command", [each for each in commands() if each.line.startswith("make ")], ids=str)

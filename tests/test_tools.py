@@ -12,11 +12,10 @@ import pytest
 from emova.assistant import Assistant, AssistantConfig
 from emova.core.errors import InputError
 from emova.core.tokens import CONTROL_TOKENS
-from emova.decoding.sampling import Sampler
 from emova.events import Done
 from emova.reply.calls import Call, CallDelta, CallStarted
 from emova.reply.format import ReplyConstraints, ReplyFormat, ReplyLimits
-from emova.reply.grammar import Grammar, TokenTable
+from emova.reply.grammar import TokenTable
 from emova.reply.interleaved import InterleavedReply
 from emova.reply.json import JsonReply
 from emova.reply.parser import (
@@ -31,6 +30,7 @@ from emova.reply.parser import (
 )
 from emova.reply.tools import Tool, Toolbox, ToolResult, results_text
 from emova.session.scheduler import Scheduler
+from tests.fixtures_script import Script
 from tests.fixtures_speech import BABBLE, make_tokenizer
 
 WEATHER = {
@@ -253,33 +253,6 @@ def test_arguments_of_others_are_read_or_told() -> None:
 def assistant(tiny_checkpoint) -> Assistant:
     limits = ReplyLimits(max_transcript_tokens=8, max_text_tokens=40, max_units=12)
     return Assistant.from_pretrained(tiny_checkpoint, config=AssistantConfig(reply_guard=BABBLE, reply_limits=limits))
-
-
-class Script:
-    """Makes a model write ``text``, as far as its grammar lets it; behind it, it writes what it wants."""
-
-    def __init__(self, assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._bytes, self.text, self._written = assistant.table.token_bytes, "", b""
-        choose, advance = Sampler.choose, Grammar.advance
-
-        def chosen(sampler: Sampler, scores: np.ndarray, allowed: np.ndarray, kind: str) -> int:
-            rest = self.text.encode()[len(self._written) :]
-            fitting = [
-                token for token in allowed.tolist() if self._bytes[token] and rest.startswith(self._bytes[token])
-            ]
-            best = max(fitting, key=lambda token: len(self._bytes[token]), default=None)
-            return choose(sampler, scores, allowed, kind) if best is None else best
-
-        def advanced(grammar: Grammar, token: int) -> None:
-            self._written += self._bytes[token] or b""
-            advance(grammar, token)
-
-        monkeypatch.setattr(Sampler, "choose", chosen)
-        monkeypatch.setattr(Grammar, "advance", advanced)
-
-    def next(self, text: str) -> None:
-        """The beginning of the next reply."""
-        self.text, self._written = text, b""
 
 
 def tools_of(choice: object = "auto") -> Toolbox:

@@ -26,6 +26,17 @@ def host_of(header: str) -> str:
     return host_of_origin(f"//{header}") if "/" not in header else ""
 
 
+def is_origin(origin: str) -> bool:
+    """Whether ``origin`` is what a browser writes: scheme, name and, where it is not the scheme's own, port."""
+    parts = origin.partition("://")
+    return (
+        parts[0] in ("http", "https")
+        and origin == origin.lower()
+        and not set(parts[2]) & set("/?#@ *")
+        and bool(host_of_origin(origin))
+    )
+
+
 def host_of_origin(origin: str) -> str:
     """The same of an ``Origin`` header."""
     try:

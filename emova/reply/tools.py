@@ -166,7 +166,7 @@ class Toolbox:
             return self.calls(table, value.left, after, number + 1)
 
         def behind() -> list[Segment]:
-            if not self.parallel or number == MOST_CALLS or not value.left:
+            if not self.parallel or self.choice == "named" or number == MOST_CALLS or not value.left:
                 return [Fixed(end)]
             return [Fork([(end, list), (table.encode(", " + BEFORE_NAME), another)])]
 

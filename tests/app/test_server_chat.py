@@ -165,7 +165,7 @@ def test_transcription(client, nano) -> None:
         {"audio": {"voice": "alloy", "format": "exe"}},
         {"extra_body": {"emotion": "furious"}},
         {"n": 2},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"not": {}}}}}}]},
         {"messages": []},
         {"messages": [{"role": "assistant", "content": "Hi"}]},
         {"messages": [{"role": "user", "content": [shown(b"no picture")]}]},

@@ -15,7 +15,7 @@ from emova_app.server.api.styles import show_styles
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, described, handle_errors
 from emova_app.server.http.fetch import Fetcher
-from emova_app.server.http.middleware import RequestMiddleware
+from emova_app.server.http.middleware import RequestMiddleware, let_pages_ask
 from emova_app.server.realtime import routing as realtime
 from emova_app.server.service import Service
 
@@ -96,4 +96,5 @@ def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | No
     app.include_router(realtime.router(service))
     show_styles(app, assistant.styles)
     app.add_middleware(RequestMiddleware, service=service)
+    let_pages_ask(app, config)
     return app

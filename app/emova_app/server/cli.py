@@ -38,6 +38,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--api-key", default="", metavar="KEY", help="the key itself; others can see it in `ps`")
     parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="an origin, such as https://example.org, whose web pages may ask (repeat for more; none by default)",
+    )
+    parser.add_argument(
         "--image-host",
         action="append",
         default=[],
@@ -91,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         api_key=arguments.api_key or os.environ.get(arguments.api_key_env, ""),
         model_name=os.path.basename(os.path.normpath(arguments.model)),
+        allowed_origins=tuple(arguments.allow_origin),
         image_hosts=tuple(arguments.image_host),
         max_active=arguments.max_active,
         max_waiting=arguments.max_waiting,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from emova.core.errors import InputError
-from emova_app.addresses import is_loopback
+from emova_app.addresses import is_loopback, is_origin
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class ServerConfig:
         host, port: where it listens; port 0 takes a free one.
         api_key: what clients must send as a bearer token; may be empty on loopback only.
         model_name: how clients call the model.
+        allowed_origins: of web pages that may ask (``https://example.org``, ``*`` for all); none by default.
         image_hosts: hosts whose http(s) pictures may be fetched; none by default.
         max_body_bytes: largest request, in bytes; also the largest message of a realtime session.
         max_json_bytes: most of a request's or an event's JSON that is neither picture nor sound, in bytes.
@@ -40,6 +41,7 @@ class ServerConfig:
     port: int = 8000
     api_key: str = field(default="", repr=False)
     model_name: str = "emova-nano"
+    allowed_origins: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()
     max_body_bytes: int = 25 << 20
     max_json_bytes: int = 1 << 20
@@ -64,6 +66,14 @@ class ServerConfig:
             raise InputError(
                 f"the host {self.host[:80]!r}: other machines could reach it; set an API key, or listen on 127.0.0.1"
             )
+        for origin in self.allowed_origins:
+            if origin in ("*", "null"):  # what any page can be
+                if not self.api_key:
+                    raise InputError(f"the origin {origin}: any page could use this server; set an API key")
+            elif not is_origin(origin):
+                raise InputError(
+                    f"the origin {origin[:80]!r}: write it as a browser does, such as https://example.org:8443"
+                )
 
     @property
     def loopback(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypedDict
 
 from fastapi import Request
@@ -14,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from emova.core.errors import BusyError, ClosedError, InputError, disk_full
+from emova_app.server.http.invalid import explain
 
 log = logging.getLogger(__name__)
 INTERNAL = "a fault inside of the server; try again"
@@ -86,6 +89,17 @@ class ErrorBody(BaseModel):
     error: ErrorDetails
 
 
+@contextmanager
+def about(place: str) -> Iterator[None]:
+    """Errors of the client's doing name the part of its request that they are about. Raises: ApiError."""
+    try:
+        yield
+    except (BusyError, ClosedError):
+        raise
+    except InputError as error:
+        raise ApiError(400, f"{place}: {error}", param=place) from None
+
+
 def as_api_error(error: BaseException) -> ApiError:
     """What a client is told about ``error``; what is not its own doing is logged and told as a fault inside."""
     if isinstance(error, ApiError):
@@ -112,23 +126,8 @@ def busy(message: str, seconds: int = 1) -> ApiError:
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    # The names of our own fields only: what the client sent is not repeated.
-    place = [part for part in first.get("loc", ()) if part != "body"]
-    param = ".".join(str(part) for part in place)[:100] if all(_plain(part) for part in place) else ""
-    if first.get("type") == "json_invalid":
-        return ApiError(400, "the body: not valid JSON").response()
-    reason = {
-        "missing": "missing",
-        "extra_forbidden": "unknown",
-        "string_type": "not a string",
-        "literal_error": f"not one of {first.get('ctx', {}).get('expected', 'its values')}",
-    }.get(first.get("type", ""), "not a valid value")
-    return ApiError(400, f"{param or 'the body'}: {reason}", param=param or None).response()
-
-
-def _plain(part: object) -> bool:
-    return isinstance(part, int) or (isinstance(part, str) and part.isascii() and part.isprintable() and len(part) < 40)
+    message, param = explain(error.errors(), error.body)
+    return ApiError(400, message, param=param).response()
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

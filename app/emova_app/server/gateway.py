@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, handle_errors
 from emova_app.server.http.front import Front, new_id
-from emova_app.server.http.middleware import RequestMiddleware
+from emova_app.server.http.middleware import RequestMiddleware, let_pages_ask
 from emova_app.server.http.streams import Stream
 from emova_app.server.http.streams import event as sse
 
@@ -258,4 +258,5 @@ def create_gateway(gateway: Gateway) -> Starlette:
     app = Starlette(routes=routes, lifespan=lifespan)
     handle_errors(app)
     app.add_middleware(RequestMiddleware, service=gateway)
+    let_pages_ask(app, gateway.config)
     return app

@@ -50,11 +50,12 @@ def find_voice(styles: StyleSet, name: str | None, param: str = "voice") -> str:
     return voice
 
 
-def check_style(styles: StyleSet, emotion: str | None, pitch: str | None) -> None:
-    """See that the checkpoint has the words of a wish. Raises: ApiError."""
+def check_style(styles: StyleSet, emotion: str | None, pitch: str | None, place: str = "") -> None:
+    """See that the checkpoint has the words of a wish, which stands at ``place``. Raises: ApiError."""
     for param, word, words in (("emotion", emotion, styles.emotions), ("pitch", pitch, styles.pitches)):
         if word is not None and word not in words:
-            raise ApiError(400, f"{param}: no such {param}; choose one of {', '.join(words)}", param=param)
+            message = f"{place}{param}: no such {param}; choose one of {', '.join(words)}"
+            raise ApiError(400, message, param=f"{place}{param}")
 
 
 class ReplyStore:
@@ -72,11 +73,11 @@ class ReplyStore:
             self._replies.popitem(last=False)
         return name, int(expires)
 
-    def find(self, name: str) -> SpokenReply:
-        """Raises: ApiError: unknown, or forgotten."""
+    def find(self, name: str, place: str = "audio.id") -> SpokenReply:
+        """The reply ``name``, which a request names at ``place``. Raises: ApiError: unknown, or forgotten."""
         expires, reply = self._replies.get(name, (0.0, None))
         if reply is None or expires < time.time():
-            raise ApiError(400, "audio.id: unknown or expired; send the reply's text instead", param="messages")
+            raise ApiError(400, f"{place}: unknown or expired; send the reply's text instead", param=place)
         return reply
 
 

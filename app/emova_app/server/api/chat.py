@@ -6,15 +6,26 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from emova.events import AudioChunk, Done, Event
+from emova.reply.calls import Call, CallDelta, CallStarted
 from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
-from emova_app.server.api.chat_types import AnswerChoice, AnswerMessage, ChatAnswer, ChatRequest, SpokenAudio, Usage
+from emova_app.server.api.chat_types import (
+    AnswerChoice,
+    AnswerMessage,
+    CalledFunction,
+    ChatAnswer,
+    ChatRequest,
+    FinishReason,
+    SpokenAudio,
+    ToolCall,
+    Usage,
+)
 from emova_app.server.api.encode import Encoder, encode
 from emova_app.server.api.media import to_base64
 from emova_app.server.api.request_mapping import answer, limits_of
@@ -37,6 +48,7 @@ class ReplySoFar:
     pitch: str = ""
     units: tuple[int, ...] = ()
     audio: np.ndarray | None = None
+    calls: list[ToolCall] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
         """Remember an event."""
@@ -46,13 +58,19 @@ class ReplySoFar:
             self.text += event.text
         elif isinstance(event, StyleChosen):
             self.emotion, self.pitch = event.style.emotion, event.style.pitch
-        elif isinstance(event, Done):
+        elif isinstance(event, CallStarted):
+            called = CalledFunction(name=event.name, arguments="")
+            self.calls.append(ToolCall(id=new_id("call"), function=called))
+        elif isinstance(event, CallDelta):
+            self.calls[-1].function.arguments += event.arguments
+        elif isinstance(event, Done) and not event.reply.calls:
             self.units, self.audio = event.reply.units, event.reply.audio
 
     @property
     def reply(self) -> SpokenReply:
         """The reply as it can be recalled."""
-        return SpokenReply(self.transcript, self.text, self.emotion, self.pitch, self.units)
+        calls = tuple(Call(call.function.name, call.function.arguments) for call in self.calls)
+        return SpokenReply(self.transcript, self.text, self.emotion, self.pitch, self.units, calls)
 
 
 def router(service: Service) -> APIRouter:
@@ -90,7 +108,7 @@ class Answering:
             async for event, session in events:
                 self.prompt_tokens = session.asked_tokens
                 self.sent.take(event)
-                if isinstance(event, Done):
+                if isinstance(event, Done) and not event.reply.calls:
                     reply = event.reply
                     seconds = len(reply.audio) / reply.sample_rate
                     self.service.metrics.spoken(reply.timings.first_audio, reply.timings.total, seconds)
@@ -105,7 +123,9 @@ class Answering:
         total = self.prompt_tokens + completion
         return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=completion, total_tokens=total)
 
-    def _finish_reason(self) -> Literal["stop", "length"]:
+    def _finish_reason(self) -> FinishReason:
+        if self.sent.calls:
+            return "tool_calls"
         assistant = self.service.assistant
         most = limits_of(self.asked, assistant.config.reply_limits).max_text_tokens
         return "length" if len(assistant.table.encode(self.sent.text)) >= most else "stop"
@@ -121,10 +141,11 @@ class Answering:
             data = await self.service.run(encode, self.format, self.sent.audio, self.rate)
             audio = SpokenAudio(id=name, data=to_base64(data), expires_at=expires, transcript=self.sent.text)
         message = AnswerMessage(
-            content=None if audio else self.sent.text,
+            content=None if audio or self.sent.calls else self.sent.text,
             audio=audio,
-            emotion=self.sent.emotion,
-            pitch=self.sent.pitch,
+            tool_calls=self.sent.calls or None,
+            emotion=self.sent.emotion or None,
+            pitch=self.sent.pitch or None,
             input_transcript=self.sent.transcript,
         )
         choice = AnswerChoice(message=message, finish_reason=self._finish_reason())
@@ -168,27 +189,29 @@ class Answering:
         return sse(refusal.body)
 
     async def _deltas(self, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[JsonObject, None]:
-        encoder = Encoder(self.format, self.rate) if self.spoken else None
-        name = new_id("audio") if self.spoken else ""
-        yield {"role": "assistant", "content": None if self.spoken else "", **({"audio": {"id": name}} if name else {})}
+        """What is new, piece by piece: clients join strings, so whatever is no piece of one is sent once."""
+        speaking = _Speaking(self.service, Encoder(self.format, self.rate)) if self.spoken else None
+        yield {"role": "assistant", "content": None if self.spoken else ""}
         event: Event | None = first
         while event is not None:
             if isinstance(event, TranscriptDelta):
                 yield {"input_transcript": event.text}
             elif isinstance(event, TextDelta):
-                yield {"audio": {"transcript": event.text}} if self.spoken else {"content": event.text}
+                yield {"content": event.text} if speaking is None else speaking.said(event.text)
             elif isinstance(event, StyleChosen):
                 yield {"emotion": event.style.emotion, "pitch": event.style.pitch}
-            elif encoder is not None:
-                if isinstance(event, AudioChunk):
-                    data = await self.service.run(encoder.add, event.samples)
-                else:
-                    data = await self.service.run(encoder.finish)
-                if data:
-                    yield {"audio": {"data": to_base64(data)}}
+            elif isinstance(event, CallStarted):
+                index = len(self.sent.calls) - 1
+                yield {"tool_calls": [{"index": index, **self.sent.calls[index].model_dump()}]}
+            elif isinstance(event, CallDelta):
+                called = {"index": len(self.sent.calls) - 1, "function": {"arguments": event.arguments}}
+                yield {"tool_calls": [called]}
+            elif speaking is not None and not self.sent.calls and (delta := await speaking.heard(event)):
+                yield delta
             event = await anext(events, None)
-        if name:
-            yield {"audio": {"id": name, "expires_at": self.service.replies.keep(self.sent.reply, name)[1]}}
+        if speaking is not None and speaking.name:
+            expires = self.service.replies.keep(self.sent.reply, speaking.name)[1]
+            yield {"audio": {"expires_at": expires}}
 
     def _head(self) -> JsonObject:
         return {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.asked.model}
@@ -196,3 +219,33 @@ class Answering:
     def _line(self, delta: JsonObject, finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
         return sse({**self._head(), "choices": [choice]})
+
+
+class _Speaking:
+    """The ``audio`` of a stream's deltas; joined, its ``data`` is one file's base64.
+
+    Attributes:
+        name: of the spoken answer, once anything of it was sent.
+    """
+
+    def __init__(self, service: Service, encoder: Encoder) -> None:
+        self._service, self._encoder = service, encoder
+        self.name = ""
+        self._left = b""  # less than a group of base64
+
+    def said(self, text: str) -> JsonObject:
+        """The delta of more words; the first has the answer's id, and no other."""
+        named = {} if self.name else {"id": new_id("audio")}
+        self.name = self.name or named["id"]
+        return {"audio": {**named, "transcript": text}}
+
+    async def heard(self, event: Event) -> JsonObject | None:
+        """The delta of more sound, or of its end; None where there is nothing to send yet."""
+        if isinstance(event, AudioChunk):
+            data = self._left + await self._service.run(self._encoder.add, event.samples)
+            whole = len(data) // 3 * 3
+        else:
+            data = self._left + await self._service.run(self._encoder.finish)
+            whole = len(data)
+        self._left = data[whole:]
+        return {"audio": {"data": to_base64(data[:whole])}} if whole else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,49 +13,16 @@ from emova.decoding.sampling import Sampling
 from emova.events import Cancelled, Event, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
+from emova.reply.tools import Toolbox
+from emova.session.history import PastTurn
 from emova.session.session import Session
 from emova.speech.audio import load_audio
 from emova.speech.style import StyleSet
-from emova_app.server.api.chat_types import (
-    AssistantMessage,
-    ChatRequest,
-    ImagePart,
-    SystemMessage,
-    TextPart,
-    UserMessage,
-    VoiceId,
-)
+from emova_app.server.api.chat_types import ChatRequest, NamedTool, VoiceId
 from emova_app.server.api.media import from_base64, read_picture
-from emova_app.server.errors import ApiError
+from emova_app.server.api.turns import Question, read_messages
+from emova_app.server.errors import ApiError, about
 from emova_app.server.service import Service, check_style, find_voice
-
-
-@dataclass
-class Question:
-    """One user's turn: at most one picture, sound, and words."""
-
-    picture: str | None = None
-    sounds: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str | None:
-        """All words."""
-        return "\n".join(self.words) or None
-
-    def add(self, message: UserMessage) -> None:
-        """Take a message; several in a row are one turn. Raises: InputError."""
-        for part in [message.content] if isinstance(message.content, str) else message.content:
-            if isinstance(part, str | TextPart):
-                text = part if isinstance(part, str) else part.text
-                if text.strip():
-                    self.words.append(text)
-            elif isinstance(part, ImagePart):
-                if self.picture is not None:
-                    raise InputError("messages: a turn holds one picture; show the others in turns of their own")
-                self.picture = part.image_url.url
-            else:
-                self.sounds.append(part.input_audio.data)
 
 
 def checked(event: SessionEvent, service: Service) -> Event:
@@ -77,56 +44,35 @@ async def hear(service: Service, session: Session, sound: bytes) -> None:
 
 
 async def prepare(service: Service, session: Session, question: Question) -> None:
-    """Show and play a question to a session. Raises: InputError."""
+    """Tell, show and play a question to a session. Raises: InputError; ApiError: of a part, which is named."""
+    if question.results:
+        await service.run(session.tell, question.results)
     if question.picture is not None:
-        await service.run(session.show, await read_picture(question.picture, service.fetcher))
+        with about(question.picture.place):
+            await service.run(session.show, await read_picture(question.picture.content, service.fetcher))
     for sound in question.sounds:
-        await hear(service, session, from_base64(sound, "the audio"))
+        with about(sound.place):
+            await hear(service, session, from_base64(sound.content, "the audio"))
 
 
-def _system(request: ChatRequest) -> str:
-    texts = []
-    for message in request.messages:
-        if isinstance(message, SystemMessage):
-            parts = [message.content] if isinstance(message.content, str) else [part.text for part in message.content]
-            texts += parts
-    return "\n".join(texts)
+async def recall(service: Service, session: Session, asked: Question, reply: SpokenReply) -> None:
+    """Let a session remember a turn. Raises: InputError, ApiError."""
+    if asked.empty:  # an answer to nothing stands first
+        await service.run(session.restore, [PastTurn(reply=reply)])
+        return
+    await prepare(service, session, asked)
+    await service.run(session.recall, reply, asked.text)
 
 
-def _recalled(service: Service, message: AssistantMessage, question: Question) -> SpokenReply:
-    if message.audio is not None:
-        return service.replies.find(message.audio.id)
-    content = message.content
-    text = content if isinstance(content, str) else "".join(part.text for part in content or ())
-    if not text.strip():
-        raise InputError("messages: an earlier answer is empty; send its text or the id of its audio")
-    styles = service.assistant.styles
-    check_style(styles, message.emotion, message.pitch)
-    style = styles.parse(None, message.emotion, message.pitch)
-    return SpokenReply(question.text or "", service.assistant.check_text(text), style.emotion, style.pitch, ())
-
-
-def _turns(service: Service, request: ChatRequest) -> tuple[list[tuple[Question, SpokenReply]], Question]:
-    """The earlier turns that may still have room in the model's context, and the question.
-
-    What cannot fit is dropped here, before its sounds and pictures are decoded. Raises: InputError.
-    """
-    turns: list[tuple[Question, SpokenReply]] = []
-    question = Question()
-    for message in request.messages:
-        if isinstance(message, UserMessage):
-            question.add(message)
-        elif isinstance(message, AssistantMessage):
-            turns.append((question, _recalled(service, message, question)))
-            question = Question()
-    assistant = service.assistant
-    first, left = len(turns), assistant.trained_context
-    while first > 0 and left > 0:
-        first -= 1
-        asked, reply = turns[first]
-        # At least so long: a picture and a sound have some positions too.
-        left -= len(assistant.reply_format.encode(reply, assistant.table)) + len(asked.text or "") // 16
-    return turns[first:], question
+def toolbox_of(request: ChatRequest) -> Toolbox | None:
+    """The tools of a request; None without any. Raises: ApiError: one cannot be kept."""
+    tools = [tool.model_dump() for tool in request.tools or ()]
+    choice = request.tool_choice
+    named = choice.model_dump() if isinstance(choice, NamedTool) else choice
+    try:
+        return Toolbox.from_openai(tools, named, request.parallel_tool_calls is not False)
+    except InputError as error:  # it names the part itself
+        raise ApiError(400, str(error), param="tools") from None
 
 
 def _sampling(request: ChatRequest, usual: Sampling) -> Sampling:
@@ -152,17 +98,23 @@ def voice_of(request: ChatRequest, styles: StyleSet) -> str:
 
 async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple[Event, Session], None]:
     """The events of the answer to a request's conversation. Raises: InputError, ApiError."""
+    config = service.assistant.config
     check_style(service.assistant.styles, request.emotion, request.pitch)
-    instructions = _system(request)
-    if len(instructions) > service.assistant.config.max_text_characters:
-        raise InputError("messages: the instructions are too long; shorten them")
+    conversation, tools = read_messages(service, request.messages), await service.run(toolbox_of, request)
+    instructions = conversation.instructions
+    if len(instructions) > config.max_text_characters:
+        most = config.max_text_characters
+        raise InputError(f"messages: the instructions have {len(instructions)} characters; {most} at most")
+    if tools is not None:
+        instructions = tools.instructions(instructions)
     async with service.session(voice_of(request, service.assistant.styles), instructions) as session:
-        earlier, question = _turns(service, request)
-        for asked_before, reply in earlier:
-            await prepare(service, session, asked_before)
-            await service.run(session.recall, reply, asked_before.text)
+        for asked_before, reply in conversation.turns:
+            await recall(service, session, asked_before, reply)
+        question = conversation.question
         await prepare(service, session, question)
-        config = service.assistant.config
+        if not question.asks:
+            message = "messages: no question at their end; give text or sound, a picture alone asks nothing"
+            raise ApiError(400, message, param="messages")
         asked = await service.run(
             lambda: session.ask(
                 question.text,
@@ -170,6 +122,7 @@ async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple
                 pitch=request.pitch,
                 limits=limits_of(request, config.reply_limits),
                 sampling=_sampling(request, config.sampling),
+                tools=tools,
             )
         )
         async with aclosing(service.each(asked)) as events:

@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Scope
 
 from emova_app.server.errors import ApiError
 
 _MEDIA_LEAST = 4096  # bytes; what is shorter counts as text
 _AT_ONCE = 1 << 20  # bytes that are looked at without letting other threads work
 _SMALL = 16 << 10  # bytes that are read at once: a thread would take longer
+_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}")
 _DATA_URL = re.compile(rb"data:[a-zA-Z0-9.+;=/\\-]{0,200},")
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\\"
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_HALVES = re.compile("[\ud800-\udfff]")
 _BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _MARK = secrets.token_hex(16)  # nobody can send what stands in a medium's place
 
@@ -62,8 +65,25 @@ def parse_json(data: bytes, limits: JsonLimits = JsonLimits()) -> object:
 
 
 async def read_json(data: bytes, limits: JsonLimits) -> object:
-    """``parse_json`` off the event loop, if it may take long."""
-    return parse_json(data, limits) if len(data) <= _SMALL else await asyncio.to_thread(parse_json, data, limits)
+    """``parse_json`` off the event loop, if it may take long; half of a surrogate pair, which is no character, becomes
+    the replacement character, as it does in every browser.
+    """
+    return _read(data, limits) if len(data) <= _SMALL else await asyncio.to_thread(_read, data, limits)
+
+
+def _read(data: bytes, limits: JsonLimits) -> object:
+    content = parse_json(data, limits)
+    return _whole_characters(content) if b"\\u" in data else content
+
+
+def _whole_characters(value: object) -> object:
+    if isinstance(value, str):
+        return _HALVES.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole_characters(each) for each in value]
+    if isinstance(value, dict):
+        return {_HALVES.sub("\ufffd", name): _whole_characters(each) for name, each in value.items()}
+    return value
 
 
 def _invalid() -> ApiError:
@@ -135,9 +155,8 @@ def _medium(data: bytes, start: int, end: int) -> str | None:
         escapes += part.count(b"\\")
     if not escapes:
         return data[start:end].decode("ascii")
-    # Some programs write a slash as \/; any other escape is none of base64's.
-    text = data[start:end]
-    plain = text.replace(b"\\/", b"/")
+    # Some programs write a slash as \/, many break lines; any other escape is none of base64's.
+    plain = data[start:end].replace(b"\\/", b"/").replace(b"\\n", b"").replace(b"\\r", b"")
     return None if b"\\" in plain else plain.decode("ascii")
 
 
@@ -161,6 +180,18 @@ class _Read(Request):
         return self.content
 
 
+def _as_json(scope: Scope) -> Scope:
+    """A request's scope that says it is JSON, as it does or leaves open. Raises: ApiError: it says something else."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    for given in (value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"):
+        kind = given.partition(";")[0].strip().lower()
+        if kind and kind != "application/json" and not kind.endswith("+json"):
+            shown = kind if _TYPE.fullmatch(kind) else "another one"
+            message = f"the Content-Type: {shown}; send JSON with the header Content-Type: application/json"
+            raise ApiError(400, message, code="invalid_content_type")
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+
+
 def json_route(limits: JsonLimits) -> type[APIRoute]:
     """The class of routes that take JSON within ``limits``."""
 
@@ -171,7 +202,7 @@ def json_route(limits: JsonLimits) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def read(request: Request) -> Response:
-                known = _Read(request.scope, request.receive)
+                known = _Read(_as_json(request.scope), request.receive)
                 known.content = await read_json(await known.body(), limits)
                 return await handle(known)
 

@@ -9,9 +9,12 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emova_app.addresses import host_of, host_of_origin, is_loopback
+from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, as_api_error, busy
 from emova_app.server.http.bodies import Gone, too_large
 from emova_app.server.http.front import Front, new_id
@@ -64,10 +67,11 @@ class RequestMiddleware:
                 )
             return
         # Without a key, pages in this machine's browser must not reach the server: neither by a name that leads here
-        # (DNS rebinding) nor across sites.
-        origin = headers.get(b"origin")
+        # (DNS rebinding) nor across sites, but for those that were allowed to.
         host = host_of(headers.get(b"host", b"").decode("latin-1"))
-        if not is_loopback(host) or (origin is not None and not is_loopback(host_of_origin(origin.decode("latin-1")))):
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        own = b"origin" not in headers or is_loopback(host_of_origin(origin))
+        if not is_loopback(host) or not (own or origin in self.config.allowed_origins):
             raise ApiError(403, "this server takes requests from its own machine only", code="forbidden")
 
     def _check_open(self) -> None:
@@ -185,6 +189,19 @@ class RequestMiddleware:
                 await self.app(scope, receive, send)
         finally:
             self.service.realtime -= 1
+
+
+def let_pages_ask(app: Starlette, config: ServerConfig) -> None:
+    """Answer the preflights of browsers, and let pages of the allowed origins read answers and errors (CORS)."""
+    if config.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.allowed_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,  # a page of the web may ask this machine, if it is allowed at all
+            expose_headers=("x-request-id", "retry-after"),
+        )
 
 
 async def _first(*tasks: asyncio.Task[None], seconds: float) -> None:
