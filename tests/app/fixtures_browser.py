@@ -159,17 +159,15 @@ def opened(served: Served, microphone: Path, camera: bool = True, **context: Any
         served.pages.close_all()  # they would be kept for a while, to be found again
 
 
-def shoot(page: Any, name: str, **options: Any) -> None:
-    """Keep a screenshot under ``app/screenshots/``, small enough for the repository."""
+def shoot(page: Any, name: str) -> None:
+    """Keep a screenshot under ``app/screenshots/`` if its page shows it, small enough for the repository."""
     from PIL import Image
 
-    SCREENSHOTS.mkdir(exist_ok=True)
+    if f"{name}.png" not in (SCREENSHOTS / "README.md").read_text(encoding="utf-8"):
+        return
     path = SCREENSHOTS / f"{name}.png"
-    page.screenshot(path=path, animations="disabled", **options)
-    image = Image.open(path).convert("RGB")
-    image.save(path, optimize=True)
-    if path.stat().st_size >= MOST_BYTES:
-        image.quantize(256).save(path, optimize=True)
+    page.screenshot(path=path, animations="disabled")
+    Image.open(path).convert("RGB").quantize(192).save(path, optimize=True)
     assert path.stat().st_size < MOST_BYTES
 
 

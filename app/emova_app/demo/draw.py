@@ -113,4 +113,5 @@ def unit_strip(units: Sequence[int], codebook_size: int) -> str:
         f'<i style="--h:{360 * (unit * 0.618034 % 1):.0f}" title="{index * 40} ms: {unit}">{unit}</i>'
         for index, unit in enumerate(units)
     )
-    return f'<div class="em-units" aria-label="{len(units)} of {codebook_size} kinds of units">{cells}</div>'
+    label = f"{len(units)} of {codebook_size} kinds of units"
+    return f'<div class="em-units" role="group" tabindex="0" aria-label="{label}">{cells}</div>'

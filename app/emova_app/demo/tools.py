@@ -133,7 +133,7 @@ class ToolService:
             strip = unit_strip(units, self.assistant.voice.detokenizer.codebook_size)
             card = render.sound("What was heard", samples, RATE, f"{len(samples) / RATE:.1f} s")
             words = f'<p class="em-text" dir="auto">{escape(text) or "No words were found in it."}</p>'
-            hood = f'<div class="em-hood"><h3>{len(units)} units, 25 a second</h3>{strip}</div>'
+            hood = f'<div class="em-hood"><h2>{len(units)} units, 25 a second</h2>{strip}</div>'
             return {"html": words + render.sounds(card) + hood}
 
         return self._alone(work)

@@ -145,7 +145,7 @@ def _close() -> str:
 
 
 def _drawer(styles: StyleSet) -> str:
-    panels = {"voice": "Voice", "styles": f"All {len(styles)} styles", "hood": "Under the hood"}
+    panels = {"voice": "Voice", "styles": f"{len(styles)} styles", "hood": "Under the hood"}
     tabs = "".join(
         f'<button type="button" role="tab" id="drawer-{name}" data-panel="{name}" aria-controls="drawer-panel-{name}" '
         f'aria-selected="false" tabindex="-1">{word}</button>'

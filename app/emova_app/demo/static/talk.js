@@ -38,8 +38,10 @@ window.emova.talk = (element, server) => {
     speaking: "Speaking. You may interrupt.",
     ready: "Just speak. You may interrupt.",
     idle: "Press Talk and speak, or write.",
+    roomy: "Press Talk and speak, hold the space bar, or write.",
   };
-  if (matchMedia("(pointer: fine) and (min-width: 700px)").matches) WORDS.idle = "Press Talk and speak, hold the space bar, or write.";
+  const roomy = matchMedia("(pointer: fine) and (min-width: 900px)");
+  roomy.addEventListener("change", () => show());
 
   let shown = "";
   function show() {
@@ -47,7 +49,7 @@ window.emova.talk = (element, server) => {
     const before = app.dataset.phase;
     app.dataset.phase = now;
     app.dataset.empty = lines.empty ? "yes" : "no";
-    const words = trouble || told || WORDS[now];
+    const words = trouble || told || WORDS[now === "idle" && roomy.matches ? "roomy" : now];
     if (words !== shown) note.textContent = shown = words;
     note.classList.toggle("em-alert", Boolean(trouble || (told && !told.endsWith("Copied."))));
     doing("talk").setAttribute("aria-pressed", now === "recording");
