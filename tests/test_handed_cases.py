@@ -10,8 +10,6 @@ import pytest
 
 TESTS = Path(__file__).parent
 CASES = TESTS / "fixtures" / "cases"
-BODIES = "chat_"
-"""Of a server's requests: the tests of ``tests/app`` post them."""
 
 
 @cache
@@ -25,6 +23,6 @@ def named() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if not path.name.startswith(BODIES)))
+@pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir()))
 def test_every_case_has_its_test(case: str) -> None:
     assert any(case in text for text in named()), case
