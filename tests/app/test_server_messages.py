@@ -47,10 +47,16 @@ def ask(send):
 # --- the handed cases -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name",
-    ["chat_empty_assistant", "chat_image_url_string", "chat_surrogate", "chat_257_messages", "chat_base64_lines"],
+    [
+        "chat_empty_assistant.json",
+        "chat_image_url_string.json",
+        "chat_surrogate.json",
+        "chat_257_messages.json",
+        "chat_base64_lines.json",
+    ],
 )
 def test_what_clients_send_is_answered(send, name: str) -> None:
-    answer = send((CASES / f"{name}.json").read_bytes(), {"Content-Type": "application/json"})
+    answer = send((CASES / name).read_bytes(), {"Content-Type": "application/json"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"]
 
