@@ -210,6 +210,7 @@ def convert_source(
         config=config,
         against=others,
         made_from=made_from,
+        units=source.units,
         **keywords,
     )
 

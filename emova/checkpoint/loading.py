@@ -64,8 +64,8 @@ def find_part(name: str | Path, part: str) -> Path:
         InputError: there is none.
     """
     path = Path(name)
-    if (path / "config.json").is_file() and not (path / part).is_dir():
-        return path
+    if path.is_dir() and not (path / part).is_dir():
+        return path  # whoever reads it says what is missing
     folder = find_checkpoint(name)
     check_part(folder, part)
     return folder / part
@@ -199,7 +199,23 @@ def check_fit(parts: Parts, folder: Path) -> None:
     for what, number, other, expected in checks:
         if number != expected:
             raise InputError(f"{shown(folder)}: {what} ({number}) and {other} ({expected}) differ; {AGAIN}")
+    check_learnt(config.unit_tokenizer, folder / "speech_tokenizer", folder)
     check_units(parts.speech_tokenizer, parts.voice, folder)
+
+
+def check_learnt(units: str, speech_tokenizer: Path, name: str | Path) -> None:
+    """See that a tokenizer makes the units that a model or a voice has learnt. Raises: InputError: it makes others.
+
+    Args:
+        units: their name; where it is empty nothing is known, and nothing is said.
+    """
+    from emova.speech.tokenizer.units import units_of
+
+    if units and (made := units_of(speech_tokenizer)) != units:
+        raise InputError(
+            f"{shown(name)}: has learnt the units {units[:40]}, the speech tokenizer makes {made[:40]}; give the "
+            "tokenizer that its data were tokenised with"
+        )
 
 
 def check_units(speech_tokenizer: SpeechTokenizer, voice: Voice, name: str | Path) -> None:

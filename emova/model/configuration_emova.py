@@ -47,6 +47,8 @@ class EmovaConfig(PreTrainedConfig):
             ``{"kind": "json", "interleaved": {"text_tokens": 6, "units": 24}}``.
         styles: voices, emotions and pitches that the model can name (``emova.speech.style.StyleSet``); EMOVA's 24
             styles where there is nothing. ``style_set`` gives the dataclass.
+        unit_tokenizer: the name of the units that the model has learnt (``emova.speech.tokenizer.units``); empty where
+            it is not known.
 
     Raises:
         InputError: a kind or a style is wrong.
@@ -84,6 +86,7 @@ class EmovaConfig(PreTrainedConfig):
     ctc_layer: int = 0
     reply_config: Any = None
     styles: Any = None
+    unit_tokenizer: str = ""
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -71,6 +71,7 @@ class _State:
     finished: bool = False
     made_from: str = ""
     notes: Counter[str] = field(default_factory=Counter)
+    units: str = ""
 
 
 def state_of_source(folder: Path) -> str:
@@ -101,8 +102,9 @@ def _read_state(folder: Path, plan: str, made_from: str) -> _State:
         return _State(plan, 0, 0, Counter(), [], 0, made_from=made_from)
     skipped, notes = Counter(raw["skipped"]), Counter(raw.get("notes", {}))
     return _State(
-        plan, raw["tried"], raw["kept"], skipped, shards, raw["skipped_lines"], raw["finished"], made_from, notes
-    )
+        plan, raw["tried"], raw["kept"], skipped, shards, raw["skipped_lines"], raw["finished"], made_from, notes,
+        raw.get("units", ""),
+    )  # fmt: skip
 
 
 def _cut(path: Path, lines: int) -> None:
@@ -126,6 +128,7 @@ def convert(
     config: ConvertConfig = ConvertConfig(),
     against: Sequence[Path] = (),
     made_from: str = "",
+    units: str = "",
     build: Callable[[Iterable[Draft]], Iterable[tuple[str, Record | None, str | None]]] | None = None,
     report: Callable[[int, int], None] = lambda tried, skipped: None,
 ) -> ConvertResult:
@@ -135,6 +138,7 @@ def convert(
         suffix: ``.tar`` or, for text alone, ``.jsonl``.
         against: folders of other converted sets whose records count as copies; implies ``deduplicate``.
         made_from: the state of the source (``state_of_source``); where it is another one, all is converted again.
+        units: whose units the records hold (``emova.speech.tokenizer.units``), where they hold any.
         build: builds drafts, in order, to (id, record or None, reason); the default builds them here, one by one.
         report: called with the numbers of drafts tried and skipped.
 
@@ -146,6 +150,7 @@ def convert(
     others = sorted(other.name for other in against)
     plan = json.dumps([name, split, suffix, config.per_shard, config.limit, deduplicate, others])
     state = _read_state(folder, plan, made_from)
+    state.units = units or state.units
     if state.finished:
         return _result(state)
     _cut(folder / SKIPPED, state.skipped_lines)

@@ -61,6 +61,7 @@ class DataSource:
         options: for the converter.
         deduplicate: copies within the source are left out.
         dedup_against: other sources whose records count as copies.
+        units: whose units its speech is in, where it comes as units; they go with no other tokenizer.
         note: what else one has to know, such as where the pictures come from.
     """
 
@@ -82,6 +83,7 @@ class DataSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     deduplicate: bool = False
     dedup_against: tuple[str, ...] = ()
+    units: str = ""
     note: str = ""
 
     @property

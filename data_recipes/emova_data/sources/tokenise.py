@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from emova.checkpoint.loading import find_part
 from emova.core.errors import InputError
+from emova.speech.tokenizer.units import units_of
 from emova_data.records.parallel import in_pool
 from emova_data.records.records import BadRecord, Draft, Media, Record
 from emova_data.records.shard_writer import read_set
@@ -45,7 +47,6 @@ def _start(config: TokeniseConfig) -> None:
     global _loaded
     import torch
 
-    from emova.checkpoint.loading import find_part
     from emova.checkpoint.registry import load_tokenizer
 
     torch.set_num_threads(1)
@@ -117,4 +118,5 @@ def tokenise(folder: Path, out: Path, name: str, config: TokeniseConfig) -> Conv
     else:
         _start(config)
     settings = ConvertConfig(config.per_shard, config.max_skip_rate)
-    return convert(_drafts(folder), out, name, config=settings, build=build)
+    units = units_of(find_part(config.tokenizer, "speech_tokenizer"))  # another tokenizer's are another set
+    return convert(_drafts(folder), out, name, config=settings, build=build, made_from=units, units=units)

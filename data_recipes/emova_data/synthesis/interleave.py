@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from emova.checkpoint.loading import find_part
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.seeding import generator
+from emova.speech.tokenizer.units import units_of
 from emova_data.records.records import BadRecord, Draft, Record, message, text
 from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
 from emova_data.sources.converters.rows import rows_of
@@ -145,7 +147,11 @@ def synthesise(config: InterleaveConfig, to_units: TextToUnits) -> ConvertResult
         raise InputError("speech_share lies between 0 and 1, span_words is at least 1")
     settings = ConvertConfig(config.per_shard, max_skip_rate=1.0, limit=config.limit)
     rows = _drafts(config, to_units)
-    return convert(rows, Path(config.output), config.name, split=config.split, suffix=".jsonl", config=settings)
+    source = config.model or config.tokenizer
+    units = units_of(find_part(source, "speech_tokenizer")) if source else ""
+    return convert(
+        rows, Path(config.output), config.name, split=config.split, suffix=".jsonl", config=settings, units=units
+    )
 
 
 def main(path: Path | None, overrides: list[str]) -> int:

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from emova.checkpoint.loading import find_part
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.speech.style import DEFAULT_STYLES
+from emova.speech.tokenizer.units import units_of
 from emova_data.records.parallel import in_pool, in_ray
 from emova_data.records.records import BadRecord, Draft, Media, Record, message, plain_text, reject
 from emova_data.records.shard_writer import read_set
@@ -106,7 +108,7 @@ def load_tokenizer(folder: str) -> Tokenise | None:
 
     from emova.checkpoint.registry import load_tokenizer as load
 
-    model = load(folder)
+    model = load(find_part(folder, "speech_tokenizer"))
 
     def tokenise(samples: np.ndarray) -> list[int]:
         with torch.inference_mode():
@@ -254,8 +256,9 @@ def synthesise(config: OmniConfig, parts: Parts | None = None) -> ConvertResult:
         _worker = config, parts or load_parts(config)
     settings = ConvertConfig(config.per_shard, max_skip_rate=1.0, limit=config.limit)
     return convert(
-        drafts(config.input), Path(config.output), config.name, split=config.split, config=settings, build=build
-    )
+        drafts(config.input), Path(config.output), config.name, split=config.split, config=settings, build=build,
+        units=units_of(find_part(config.tokenizer, "speech_tokenizer")) if config.tokenizer else "",
+    )  # fmt: skip
 
 
 def statistics(folder: Path) -> dict[str, dict[str, int]]:

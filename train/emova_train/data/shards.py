@@ -40,6 +40,8 @@ class ShardSet:
 
     name: str
     shards: tuple[Shard, ...]
+    units: str = ""
+    """Whose units its speech is in (``emova.speech.tokenizer.units``); empty where it does not say."""
 
     @property
     def records(self) -> int:
@@ -72,7 +74,7 @@ def find_set(root: Path, name: str) -> ShardSet:
     try:
         listed = json.loads((root / name / PROGRESS).read_text(encoding="utf-8"))
         shards = tuple(Shard(root / name / each["name"], each["records"], each["bytes"]) for each in listed["shards"])
-        finished = bool(listed["finished"])
+        finished, units = bool(listed["finished"]), str(listed.get("units", ""))
     except OSError:
         known = sorted(path.parent.name for path in root.glob(f"*/{PROGRESS}"))
         near = difflib.get_close_matches(name, known, 1)
@@ -85,7 +87,7 @@ def find_set(root: Path, name: str) -> ShardSet:
     for shard in shards:
         if not shard.path.is_file():
             raise InputError(f"{shard.path}: missing; convert the set again, or copy it again")
-    return ShardSet(name, shards)
+    return ShardSet(name, shards, units)
 
 
 def find_mixture(root: Path, passes: Mapping[str, float]) -> list[tuple[ShardSet, float]]:

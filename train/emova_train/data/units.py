@@ -24,14 +24,17 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
-from emova.core.writing import make_folder, staged_output
+from emova.core.writing import make_folder, staged_output, write_text
 from emova.speech.tokenizer.protocol import SpeechTokenizer
+from emova.speech.tokenizer.units import units_of
 from emova_data.records.recordings import Recording, read_recordings
 from emova_train.core.program import run_module
-from emova_train.core.renamed import AUGMENTED, find_shards
+from emova_train.core.renamed import AUGMENTED, find_shards, set_names
 from emova_train.s2u.data import faster, other_vocal_tract, perturb
 
 MAX_SPEED = 0.13
+NAMED = ".units.json"
+"""What ends the file beside a set's units that says whose they are."""
 _AUGMENTATION = b"rough: throats, rooms"  # names the kind in digests of what is there
 ROW_FIELDS = ("text", "voice", "family", "gender", "emotion", "pitch", "set", "split", "ids")
 
@@ -174,6 +177,7 @@ def tokenize_set(
             text = part.read_bytes()
             rows += text.count(b"\n")
             file.write(text)
+    write_text(target.with_suffix(NAMED), json.dumps({"units": units_of(tokenizer)}))
     current = set(parts)
     for shard in shards:  # rows of an older tokenizer
         for old in kept.glob(f"{shard.stem}.*.jsonl"):
@@ -196,6 +200,16 @@ def _results(todo: Sequence[tuple[str, Path, Path, bool, str]], jobs: int) -> It
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def units_of_file(folder: Path, name: str) -> str:
+    """Whose units the file of a set holds; empty where nothing says it."""
+    for each in set_names(name):
+        try:
+            return str(json.loads((folder / f"{each}{NAMED}").read_text(encoding="utf-8"))["units"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ""
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -111,13 +111,19 @@ def _write_model(source: Path, folder: Path, storage: Literal["float16", "int8"]
 
 
 def _write_speech(config: AssembleConfig, folder: Path) -> None:
-    from emova.checkpoint.loading import find_part
+    from emova.checkpoint.loading import check_learnt, find_part, read_config
     from emova.checkpoint.registry import load_detokenizer, load_tokenizer
     from emova.core.weights import save_folder
     from emova.speech.detokenizer.u2s import U2SDetokenizer
     from emova.speech.tokenizer.s2u import S2UTokenizer
+    from emova.speech.tokenizer.units import name_units, named_units, units_of
 
-    tokenizer = load_tokenizer(find_part(config.speech_tokenizer, "speech_tokenizer"))
+    source = find_part(config.speech_tokenizer, "speech_tokenizer")
+    voice = find_part(config.speech_detokenizer, "speech_detokenizer")
+    learnt = read_config(folder).get("unit_tokenizer", "")
+    for part, units in ((config.model, learnt), (config.speech_detokenizer, named_units(voice))):
+        check_learnt(units, source, part)
+    tokenizer = load_tokenizer(source)
     if isinstance(tokenizer, S2UTokenizer):
         state = tokenizer.state_dict()
         if not config.phone_decoder:
@@ -125,11 +131,14 @@ def _write_speech(config: AssembleConfig, folder: Path) -> None:
         save_folder(folder / "speech_tokenizer", tokenizer.config, state, config.tokenizer_storage)
     else:  # other kinds have a storage of their own
         tokenizer.save_pretrained(folder / "speech_tokenizer")
-    detokenizer = load_detokenizer(find_part(config.speech_detokenizer, "speech_detokenizer"))
+    name_units(folder / "speech_tokenizer", units_of(source))  # fewer bits are other weights, and the same units
+    detokenizer = load_detokenizer(voice)
     if isinstance(detokenizer, U2SDetokenizer):
         detokenizer.save_pretrained(folder / "speech_detokenizer", config.detokenizer_storage)
     else:
         detokenizer.save_pretrained(folder / "speech_detokenizer")
+    if named := named_units(voice):
+        name_units(folder / "speech_detokenizer", named)
 
 
 def part_sizes(folder: Path) -> dict[str, int]:

@@ -35,6 +35,7 @@ from emova_train.stages.config import StageConfig
 from emova_train.stages.lora import add_adapters
 from emova_train.stages.origins import PARTS, frozen_at_random, origins
 from emova_train.stages.start import freeze
+from emova_train.stages.unit_names import unit_name
 
 CODEBOOK = 4096
 GIB = 2.0**30
@@ -106,6 +107,10 @@ def plan(config: StageConfig, machine: Machine) -> Plan:
     shape, processor, problems = _shape(config)
     began = origins(config)
     problems += frozen_at_random(config, began, pictured(config.data)) + _missing_files(config)
+    try:
+        unit_name(config, shape.unit_tokenizer)
+    except InputError as error:
+        problems.append(str(error))
     with torch.device("meta"):
         model = EmovaForConditionalGeneration(shape)
     if config.lora.rank:

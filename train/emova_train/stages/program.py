@@ -46,6 +46,7 @@ from emova_train.stages.losses.registry import build_losses
 from emova_train.stages.origins import FILE as ORIGINS
 from emova_train.stages.origins import after, origins, refuse_random
 from emova_train.stages.start import build, freeze
+from emova_train.stages.unit_names import unit_name
 from emova_train.stages.validation import Samples
 
 
@@ -91,6 +92,7 @@ def train(config: StageConfig) -> FitResult:
     began = origins(config)
     refuse_random(config, began, pictured(config.data))
     model, processor = build(config, world)
+    units = unit_name(config, model.config.unit_tokenizer)
     data = stage_data(
         config.data,
         config.samples,
@@ -148,6 +150,7 @@ def train(config: StageConfig) -> FitResult:
             load_model(StageModule(model), str(result.weights))
         if config.lora.rank:
             merge_adapters(model)
+        model.config.unit_tokenizer = units
         export(model, processor, output / "export", after(began, config))
     world.barrier()
     return result

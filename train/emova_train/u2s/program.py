@@ -23,6 +23,7 @@ from emova.core.errors import InputError
 from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder
+from emova.speech.tokenizer.units import name_units, units_of
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, run_module
@@ -200,6 +201,7 @@ def train(recipe: U2SRecipe) -> FitResult:
     calibrate_contour(training.detokenizer, store)
     calibrate_loudness(training.detokenizer, store)
     training.detokenizer.save_pretrained(output / "export")
+    name_units(output / "export", units_of(find_part(recipe.data.tokenizer, "speech_tokenizer")))
     return result
 
 
