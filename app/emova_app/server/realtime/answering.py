@@ -10,11 +10,20 @@ import numpy as np
 
 from emova.core.errors import InternalFault
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
+from emova.reply.calls import CallDelta, CallStarted
 from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
 from emova_app.server.api.media import to_base64
 from emova_app.server.errors import INTERNAL, ApiError
 from emova_app.server.http.front import new_id
-from emova_app.server.json_types import ContentPart, JsonObject, RealtimeItem, message_item
+from emova_app.server.json_types import (
+    AnyItem,
+    ContentPart,
+    JsonObject,
+    RealtimeCall,
+    RealtimeItem,
+    call_item,
+    message_item,
+)
 from emova_app.server.realtime.settings import Settings, shown_format
 from emova_app.server.realtime.sound import Outgoing
 from emova_app.server.service import Service
@@ -62,7 +71,8 @@ class Answering:
         self.stopped = self.done = False
         self._first_sent = 0.0
         self._begun = False
-        self._usage: JsonObject | None = None
+        self._opened = False  # whether the client knows of the message
+        self._calls: list[RealtimeCall] = []
         self._outgoing = Outgoing(settings.speaks, service.assistant.voice.sample_rate)
 
     # --- what the client hears ----------------------------------------------------------------------------------------
@@ -83,9 +93,11 @@ class Answering:
 
     # --- telling ------------------------------------------------------------------------------------------------------
     @property
-    def item(self) -> RealtimeItem:
-        """The answer as an item of the conversation."""
-        return self._item("completed")
+    def items(self) -> list[AnyItem]:
+        """The answer as items of the conversation: a message, or calls of tools in its place, or nothing yet."""
+        if self._calls:
+            return [*self._calls]
+        return [self._item("completed" if self.status == "completed" else "incomplete")] if self._opened else []
 
     def _part(self) -> ContentPart:
         return {"type": "audio", "transcript": self.text} if self.spoken else {"type": "text", "text": self.text}
@@ -97,7 +109,7 @@ class Answering:
         return message_item(self.item_id, "assistant", [] if status == "in_progress" else [whole], status)
 
     def _response(self, status: str, details: JsonObject | None = None) -> JsonObject:
-        output = [] if status == "in_progress" else [self._item("completed" if status == "completed" else "incomplete")]
+        output = [] if status == "in_progress" else self.items
         return {
             "id": self.id,
             "object": "realtime.response",
@@ -108,7 +120,7 @@ class Answering:
             "output_modalities": ["audio" if self.spoken else "text"],
             "audio": {"output": {"format": shown_format(self._settings.speaks), "voice": self._settings.voice}},
             "metadata": self._metadata,
-            "usage": self._usage,
+            "usage": None,
             "emotion": self.emotion,
             "pitch": self.pitch,
         }
@@ -119,19 +131,18 @@ class Answering:
 
     async def tell(self, events: Iterator[SessionEvent]) -> None:
         """Send everything from ``response.created`` to ``response.done``."""
-        begun = self._item("in_progress")
         self._begun = True
         await self._emit("response.created", response=self._response("in_progress"))
-        await self._emit("response.output_item.added", response_id=self.id, output_index=0, item=begun)
-        await self._tell_item("added", begun)
-        await self._emit("response.content_part.added", **self._place, part=self._part())
+        toolbox = self._settings.toolbox
+        if toolbox is None or not toolbox.may_call:
+            await self._open()
         status = "cancelled"
         details: JsonObject = {"type": "cancelled", "reason": self.reason}
         async with aclosing(self.service.each(events)) as told:
             async for event in told:
                 if isinstance(event, Done):
                     status, details = "completed", {"type": "completed"}
-                    await self._sound(np.zeros(0, dtype=np.float32), last=True)
+                    await self._sound(np.zeros(0, dtype=np.float32), last=not self._calls)
                     self._finish(event)
                 elif isinstance(event, Failed):
                     status, details = "failed", {"type": "failed", "error": self._fault(event)}
@@ -152,27 +163,64 @@ class Answering:
 
     async def _end(self, status: str, details: JsonObject) -> None:
         self.status = status
+        if self._calls:
+            await self._end_call("completed" if status == "completed" else "incomplete")
+        elif self._opened:
+            await self._end_message()
+        self.done = True
+        await self._emit("response.done", response=self._response(status, details))
+
+    # --- the message --------------------------------------------------------------------------------------------------
+    async def _open(self) -> None:
+        if not self._opened:
+            self._opened = True
+            await self._tell_item("added", 0, self._item("in_progress"))
+            await self._emit("response.content_part.added", **self._place, part=self._part())
+
+    async def _end_message(self) -> None:
         if self.spoken:
             await self._emit("response.output_audio.done", **self._place)
             await self._emit("response.output_audio_transcript.done", **self._place, transcript=self.text)
         else:
             await self._emit("response.output_text.done", **self._place, text=self.text)
         await self._emit("response.content_part.done", **self._place, part=self._part())
-        item = self._item("completed" if status == "completed" else "incomplete")
-        await self._emit("response.output_item.done", response_id=self.id, output_index=0, item=item)
-        await self._tell_item("done", item)
-        self.done = True
-        await self._emit("response.done", response=self._response(status, details))
+        await self._tell_item("done", 0, *self.items)
 
-    async def _tell_item(self, what: str, item: RealtimeItem) -> None:
+    async def _tell_item(self, what: str, index: int, item: AnyItem) -> None:
+        await self._emit(f"response.output_item.{what}", response_id=self.id, output_index=index, item=item)
         if self._conversation is not None:
-            await self._emit(f"conversation.item.{what}", previous_item_id=self._previous_item, item=item)
+            previous = self._calls[index - 1]["id"] if index else self._previous_item
+            await self._emit(f"conversation.item.{what}", previous_item_id=previous, item=item)
 
+    # --- calls --------------------------------------------------------------------------------------------------------
+    @property
+    def _call_place(self) -> JsonObject:
+        call, index = self._calls[-1], len(self._calls) - 1
+        return {"response_id": self.id, "item_id": call["id"], "output_index": index, "call_id": call["call_id"]}
+
+    async def _begin_call(self, name: str) -> None:
+        if self._calls:
+            await self._end_call("completed")
+        else:
+            await self._tell_transcript()
+        item_id = new_id("item") if self._calls else self.item_id
+        self._calls.append(call_item(item_id, new_id("call"), name, "", "in_progress"))
+        await self._tell_item("added", len(self._calls) - 1, self._calls[-1])
+
+    async def _end_call(self, status: str) -> None:
+        call = self._calls[-1]
+        call["status"] = status
+        told = {"name": call["name"], "arguments": call["arguments"]}
+        await self._emit("response.function_call_arguments.done", **self._call_place, **told)
+        await self._tell_item("done", len(self._calls) - 1, call)
+
+    # --- what comes ---------------------------------------------------------------------------------------------------
     async def _delta(self, event: SessionEvent) -> None:
         if isinstance(event, TranscriptDelta):
             self.transcript += event.text
         elif isinstance(event, TextDelta):
             if not self.text:
+                await self._open()
                 await self._tell_transcript()
             self.text += event.text
             kind = "response.output_audio_transcript.delta" if self.spoken else "response.output_text.delta"
@@ -181,6 +229,11 @@ class Answering:
             self.emotion, self.pitch = event.style.emotion, event.style.pitch
         elif isinstance(event, AudioChunk):
             await self._sound(event.samples)
+        elif isinstance(event, CallStarted):
+            await self._begin_call(event.name)
+        elif isinstance(event, CallDelta):
+            self._calls[-1]["arguments"] += event.arguments
+            await self._emit("response.function_call_arguments.delta", **self._call_place, delta=event.arguments)
 
     async def _sound(self, samples: np.ndarray, last: bool = False) -> None:
         data = self._outgoing.give(samples, last) if self.spoken and not self.stopped else b""
@@ -211,5 +264,6 @@ class Answering:
     def _finish(self, event: Done) -> None:
         reply = event.reply
         seconds = len(reply.audio) / reply.sample_rate
-        self.reply = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
-        self.service.metrics.spoken(reply.timings.first_audio, reply.timings.total, seconds)
+        self.reply = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units, reply.calls)
+        if not reply.calls:
+            self.service.metrics.spoken(reply.timings.first_audio, reply.timings.total, seconds)

@@ -15,7 +15,7 @@ from emova.session.session import Session
 from emova_app.server.errors import ApiError, as_api_error
 from emova_app.server.http.front import new_id
 from emova_app.server.http.json_body import JsonLimits, read_json
-from emova_app.server.json_types import JsonObject
+from emova_app.server.json_types import JsonObject, is_message
 from emova_app.server.realtime import types
 from emova_app.server.realtime.backlog import Action, Flooded
 from emova_app.server.realtime.conversation import Conversation
@@ -177,7 +177,7 @@ class Connection:
     async def _update(self, event: types.SessionUpdate) -> None:
         line, before = self.line, self.line.settings
         chosen, notices = before.changed(event.session, self.service.config.model_name)
-        if chosen.instructions != before.instructions:
+        if (chosen.instructions, chosen.tools) != (before.instructions, before.tools):
             if len(chosen.instructions) > self.service.assistant.config.max_text_characters:
                 raise InputError("session.instructions: too long; shorten them")
             self.conversation.stale = True
@@ -193,7 +193,7 @@ class Connection:
     # --- answers ------------------------------------------------------------------------------------------------------
     async def _truncate(self, event: types.ItemTruncate) -> None:
         entry = self.conversation.find(event.item_id)
-        if entry is None or entry.item["role"] != "assistant":
+        if entry is None or not is_message(entry.item) or entry.item["role"] != "assistant":
             raise ApiError(400, "item_id: not an answer of this session", param="item_id", code="item_not_found")
         answer = self.floor.answer
         sent = answer.telling.sent_seconds if answer is not None and answer.entry is entry else entry.seconds

@@ -14,13 +14,23 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.decoding.protocol import Prompt
+from emova.reply.calls import Call
 from emova.reply.parser import SpokenReply
+from emova.reply.tools import ToolResult
 from emova.session.history import PastTurn, beginning
 from emova.session.session import Session
 from emova_app.server.api.media import read_picture
 from emova_app.server.errors import ApiError
 from emova_app.server.http.front import new_id
-from emova_app.server.json_types import ContentPart, RealtimeItem, message_item
+from emova_app.server.json_types import (
+    AnyItem,
+    ContentPart,
+    call_item,
+    is_call,
+    is_message,
+    message_item,
+    output_item,
+)
 from emova_app.server.realtime import types
 from emova_app.server.realtime.line import Line
 from emova_app.server.realtime.sound import Incoming
@@ -31,7 +41,7 @@ GREETING = "Hello."
 """What an answer that nobody asked for is taken to answer: the model knows turns of two."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """An item, and what a session takes of it.
 
@@ -45,10 +55,11 @@ class Entry:
         seconds: how long the answer sounds, in s.
         answering: whether the answer is being given.
         instructs: a system message.
+        result: what a tool gave back.
         refused: whether its answer was refused: the next question replaces it.
     """
 
-    item: RealtimeItem
+    item: AnyItem
     words: str = ""
     samples: list[np.ndarray] = field(default_factory=list)
     units: tuple[int, ...] = ()
@@ -57,6 +68,7 @@ class Entry:
     seconds: float = 0.0
     answering: bool = False
     instructs: str = ""
+    result: ToolResult | None = None
     refused: bool = False
 
     @property
@@ -71,7 +83,7 @@ class Entry:
 
     def forget(self, with_picture: bool = True) -> None:
         """Nothing of it goes to a session any more."""
-        self.words, self.samples, self.units, self.reply = "", [], (), None
+        self.words, self.samples, self.units, self.reply, self.result = "", [], (), None, None
         if with_picture:
             self.picture = None
 
@@ -91,10 +103,11 @@ def past_of(entries: Sequence[Entry]) -> tuple[list[PastTurn], PastTurn]:
             continue
         turn = _turn(asked, entry.reply)
         asked = []
-        if turn.units or turn.text is not None:
+        before = past[-1].reply if past else None
+        if turn.units or turn.text is not None or turn.results:
             past.append(turn)
-        elif past and turn.picture is None:
-            past[-1] = replace(past[-1], reply=_joined(past[-1].reply, entry.reply))
+        elif before is not None and turn.picture is None and bool(before.calls) == bool(entry.reply.calls):
+            past[-1] = replace(past[-1], reply=_joined(before, entry.reply))
         else:
             past.append(replace(turn, text=GREETING))
     return past, _turn(asked, None)
@@ -103,12 +116,13 @@ def past_of(entries: Sequence[Entry]) -> tuple[list[PastTurn], PastTurn]:
 def _turn(asked: Sequence[Entry], reply: SpokenReply | None) -> PastTurn:
     pictures = [entry.picture for entry in asked if entry.picture is not None]
     units = tuple(unit for entry in asked for unit in entry.units)
-    return PastTurn(pictures[-1] if pictures else None, units, question_text(asked), reply)
+    results = tuple(entry.result for entry in asked if entry.result is not None)
+    return PastTurn(pictures[-1] if pictures else None, units, question_text(asked), reply, results)
 
 
-def _joined(first: SpokenReply | None, second: SpokenReply) -> SpokenReply:
-    assert first is not None, "a turn that is over has an answer"
-    return replace(first, text=f"{first.text} {second.text}", units=first.units + second.units)
+def _joined(first: SpokenReply, second: SpokenReply) -> SpokenReply:
+    text = f"{first.text} {second.text}".strip()
+    return replace(first, text=text, units=first.units + second.units, calls=first.calls + second.calls)
 
 
 class Conversation:
@@ -152,46 +166,59 @@ class Conversation:
         for entry in reversed(self.entries):
             if entry.reply is not None or entry.answering:
                 break
-            if entry.words or entry.spoken or entry.picture is not None:
+            if entry.words or entry.spoken or entry.picture is not None or entry.result is not None:
                 asked.append(entry)
         return asked[::-1]
 
     @property
     def instructions(self) -> str:
-        """The system message: the session's, and those of the items."""
-        return self.with_items(self._line.settings.instructions)
+        """The system message: the session's, those of the items, and the tools."""
+        return self._line.settings.told(self.with_items(self._line.settings.instructions))
 
     def with_items(self, instructions: str) -> str:
         """The system message of other instructions, and those of the items."""
         return "\n".join(filter(None, (instructions, *(entry.instructs for entry in self.entries)))).strip()
 
     # --- items --------------------------------------------------------------------------------------------------------
-    async def create(self, item: types.Item, previous: str | None) -> None:
+    async def create(self, item: types.Item | types.CallItem | types.OutputItem, previous: str | None) -> None:
         """Take a client's item. Raises: InputError, ApiError: it is unusable, or its place does not exist."""
         if item.id is not None and self.find(item.id) is not None:
             message = "item.id: there is such an item already"
             raise ApiError(400, message, param="item.id", code="item_create_duplicate_item_id")
         index = self._place(previous)
-        if item.role == "user":
+        of_user = isinstance(item, types.Item) and item.role == "user"
+        if of_user:
             await self.replace_refused()
             index = self._place(previous)
         at_end = index == len(self.entries)
         entry = await self.read(item, self._session, live=at_end and not self.stale)
-        self.stale = self.stale or not at_end or item.role != "user"
+        self.stale = self.stale or not at_end or not of_user
         await self.add(entry, index)
 
-    async def read(self, item: types.Item, session: Session, live: bool = False) -> Entry:
+    async def read(
+        self, item: types.Item | types.CallItem | types.OutputItem, session: Session, live: bool = False
+    ) -> Entry:
         """What a client's item holds; pictures are shown to ``session``, and if ``live``, sounds played to it.
 
         Raises:
             InputError: a part is unusable.
         """
-        text = "\n".join(part.text or part.transcript or "" for part in item.content).strip()
         item_id = item.id or new_id("item")
+        if isinstance(item, types.CallItem):
+            call = Call.from_json(item.name, item.arguments)
+            shown = call_item(item_id, item.call_id or new_id("call"), call.name, item.arguments)
+            return Entry(shown, reply=SpokenReply("", "", "", "", (), (call,)))
+        if isinstance(item, types.OutputItem):
+            if item.output:
+                self._line.service.assistant.check_text(item.output)
+            result = ToolResult(self._called(item.call_id), item.output)
+            return Entry(output_item(item_id, item.call_id, item.output), result=result)
+        text = "\n".join(part.text or part.transcript or "" for part in item.content).strip()
         if item.role == "user":
-            entry = Entry(message_item(item_id, "user", []))
+            message = message_item(item_id, "user", [])
+            entry = Entry(message)
             for part in item.content:
-                entry.item["content"].append(await self._read_part(part, entry, session, live))
+                message["content"].append(await self._read_part(part, entry, session, live))
             return entry
         if not text:
             raise InputError("item.content: no text")
@@ -202,6 +229,13 @@ class Conversation:
         if len(self.with_items(self._line.settings.instructions)) + len(text) > self._max_text:
             raise InputError("item.content: the instructions are too long; shorten them")
         return Entry(message_item(item_id, "system", [{"type": "input_text", "text": text}]), instructs=text)
+
+    def _called(self, call_id: str) -> str:
+        """The tool of a call. Raises: ApiError: there is no such call."""
+        for entry in self.entries:
+            if is_call(entry.item) and entry.item["call_id"] == call_id:
+                return entry.item["name"]
+        raise ApiError(400, "item.call_id: no such call", param="item.call_id", code="invalid_value")
 
     @property
     def _max_text(self) -> int:
@@ -249,6 +283,12 @@ class Conversation:
         del self.entries[:-MAX_ITEMS]
         return previous
 
+    def replace(self, entry: Entry, entries: Sequence[Entry]) -> None:
+        """Put others in the place of an item, if it is still there."""
+        if entry in self.entries:
+            index = self.entries.index(entry)
+            self.entries[index : index + 1] = entries
+
     async def retrieve(self, item_id: str) -> None:
         """Show an item. Raises: ApiError: there is none."""
         entry = self.find(item_id)
@@ -284,7 +324,7 @@ class Conversation:
         if reply is None:
             for asked in self._asked_before(entry):
                 asked.forget(with_picture=False)
-        else:
+        elif is_message(entry.item):
             for part in entry.item["content"]:
                 part["transcript" if "transcript" in part else "text"] = reply.text
 

@@ -92,11 +92,14 @@ class Floor:
         telling, entry, conversation = answer.telling, answer.entry, self._conversation
         if entry is None:
             return
-        entry.item, entry.seconds = telling.item, telling.sent_seconds
+        entry.seconds = telling.sent_seconds
+        if telling.items:
+            entry.item = telling.items[0]
         if telling.status == "failed":
             conversation.fail(entry)
         else:
             conversation.remember(entry, self._line.session.last_reply if answer.ours else telling.reply)
+        conversation.replace(entry, [entry, *map(Entry, telling.items[1:])] if telling.items else [])
         if answer.ours:
             conversation.prune()
         else:

@@ -9,7 +9,7 @@ from emova.core.errors import InputError
 from emova.events import SessionEvent
 from emova.session.session import Session
 from emova_app.server.errors import ApiError
-from emova_app.server.json_types import message_item
+from emova_app.server.json_types import is_message, message_item
 from emova_app.server.realtime import types
 from emova_app.server.realtime.answering import Answering
 from emova_app.server.realtime.conversation import GREETING, Conversation, Entry, past_of, question_text
@@ -53,13 +53,14 @@ class Responding:
         self, options: types.ResponseOptions, settings: Settings, asked: Sequence[Entry], kept: bool
     ) -> Answering:
         line = self._line
+        heard = [entry.item for entry in asked if entry.spoken and is_message(entry.item)]
         return Answering(
             line.service,
             line.sender.emit,
             settings,
             line.conversation_id if kept else None,
             options.metadata,
-            [entry.item for entry in asked if entry.spoken] if settings.transcription else [],
+            heard if settings.transcription else [],
             self._conversation.last,
         )
 
@@ -73,7 +74,7 @@ class Responding:
         line, conversation = self._line, self._conversation
         question = conversation.question
         text = question_text(question)
-        instead = text is None and not any(entry.spoken for entry in question)
+        instead = text is None and not any(entry.spoken or entry.result for entry in question)
         if instead:
             # Nothing was asked: what is to be answered are the instructions.
             text = settings.instructions.strip() or None
@@ -84,11 +85,12 @@ class Responding:
         await conversation.settle()
         telling = self._telling(options, settings, question, kept=True)
         entry = self._kept(telling)
-        own = not instead and options.instructions is not None
+        told = settings.told(conversation.with_items(settings.instructions))
+        own = not instead and told != conversation.instructions
 
         def ask() -> Iterator[SessionEvent]:
             if own:
-                line.session.instruct(conversation.with_items(settings.instructions))
+                line.session.instruct(told)
             line.session.voice = settings.voice
             events = _ask(line, line.session, text, settings)
             conversation.asked(question, line.session.asked_units)
@@ -136,7 +138,8 @@ class Responding:
     def _asked_beside(
         self, session: Session, entries: Sequence[Entry], settings: Settings, options: types.ResponseOptions
     ) -> Iterator[SessionEvent]:
-        system = "\n".join(filter(None, (settings.instructions, *(entry.instructs for entry in entries))))
+        own = (settings.instructions, *(entry.instructs for entry in entries))
+        system = settings.told("\n".join(filter(None, own)))
         if system != session.instructions:
             session.instruct(system)
         past, asked = past_of(entries)
@@ -146,7 +149,7 @@ class Responding:
             for samples in entry.samples:
                 session.hear(samples)
         text = asked.text
-        if text is None and not session.question.spoken:
+        if text is None and not session.question.spoken and not asked.results:
             text = settings.instructions.strip() or GREETING
         return _ask(self._line, session, text, settings)
 
@@ -167,4 +170,5 @@ def _ask(line: Line, session: Session, text: str | None, settings: Settings) -> 
         emotion=settings.emotion,
         pitch=settings.pitch,
         limits=settings.limits(line.service.assistant.config.reply_limits),
+        tools=settings.toolbox,
     )

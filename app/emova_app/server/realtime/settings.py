@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from pydantic import BaseModel
 
 from emova.reply.format import ReplyLimits
+from emova.reply.tools import Toolbox
 from emova.speech.style import StyleSet
 from emova_app.server.json_types import JsonObject
 from emova_app.server.realtime import types
@@ -18,11 +20,17 @@ MAX_NOTICES = 16
 # Values with which a field that has no effect asks for nothing.
 _ASKS_NOTHING: dict[str, tuple[object, ...]] = {
     "speed": (1, 1.0),
-    "parallel_tool_calls": (False,),
     "object": ("realtime.session",),
     "truncation": ("auto",),
 }
 _SILENT = ("id", "expires_at")
+
+
+class _Tools(TypedDict):
+    tools: tuple[JsonObject, ...]
+    tool_choice: str | JsonObject
+    parallel: bool
+    toolbox: Toolbox | None
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Settings:
         transcription: a name if the client wants to read what it said.
         hears, speaks: how sound is written on the wire.
         max_tokens: of an answer, units of speech included; None sets no limit of its own.
+        tools, tool_choice, parallel: as the client wrote them.
+        toolbox: the same, read.
     """
 
     styles: StyleSet
@@ -48,6 +58,10 @@ class Settings:
     hears: WireFormat = PCM
     speaks: WireFormat = PCM
     max_tokens: int | None = None
+    tools: tuple[JsonObject, ...] = ()
+    tool_choice: str | JsonObject = "auto"
+    parallel: bool = True
+    toolbox: Toolbox | None = None
 
     def changed(self, changes: types.SessionChanges, model: str) -> tuple[Settings, list[str]]:
         """With what ``changes`` say, and what of it was replaced or has no effect; what they do not name stays.
@@ -78,6 +92,7 @@ class Settings:
             hears=self.hears if heard.format is None else FORMATS[heard.format.type],
             speaks=self.speaks if said.format is None else FORMATS[said.format.type],
             max_tokens=_tokens(changes.max_output_tokens) if "max_output_tokens" in given else self.max_tokens,
+            **self._tools(changes),
         )
         return chosen, notices[:MAX_NOTICES]
 
@@ -94,7 +109,21 @@ class Settings:
             voice=self.voice if said.voice is None else chosen_voice(self.styles, said.voice),
             speaks=self.speaks if said.format is None else FORMATS[said.format.type],
             max_tokens=self.max_tokens if options.max_output_tokens is None else _tokens(options.max_output_tokens),
+            **self._tools(options),
         )
+
+    def _tools(self, wished: types.SessionChanges | types.ResponseOptions) -> _Tools:
+        """The tools that are wished for. Raises: InputError: one is malformed, or cannot be kept."""
+        tools = self.tools if wished.tools is None else tuple(wished.tools)
+        choice = self.tool_choice if wished.tool_choice is None else wished.tool_choice
+        parallel = self.parallel if wished.parallel_tool_calls is None else wished.parallel_tool_calls
+        # Many clients choose first and send their tools later.
+        toolbox = Toolbox.from_openai(tools, choice, parallel) if tools else None
+        return {"tools": tools, "tool_choice": choice, "parallel": parallel, "toolbox": toolbox}
+
+    def told(self, instructions: str) -> str:
+        """The system message: instructions, and the tools."""
+        return instructions if self.toolbox is None else self.toolbox.instructions(instructions)
 
     @property
     def spoken(self) -> bool:
@@ -127,8 +156,8 @@ class Settings:
                 "output": {"format": shown_format(self.speaks), "voice": self.voice, "speed": 1.0},
             },
             "max_output_tokens": self.max_tokens or "inf",
-            "tools": [],
-            "tool_choice": "auto",
+            "tools": list(self.tools),
+            "tool_choice": self.tool_choice,
             "emotion": self.emotion,
             "pitch": self.pitch,
         }

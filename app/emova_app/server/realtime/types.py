@@ -66,6 +66,8 @@ class Audio(_Open):
     output: AudioOut | None = None
 
 
+Tools = list[dict[str, object]]
+"""Read, and bounded, by ``emova.reply.tools.Toolbox``."""
 Tokens = Annotated[int, Field(ge=1)] | Literal["inf"]
 
 
@@ -80,8 +82,9 @@ class SessionChanges(_Open):
     emotion: Emotion | None = None
     pitch: Pitch | None = None
     max_output_tokens: Tokens | None = None
-    tools: Annotated[list[object], Field(max_length=0)] | None = None
-    tool_choice: object = None
+    tools: Tools | None = None
+    tool_choice: str | dict[str, object] | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class Content(_Taken):
@@ -106,6 +109,31 @@ class Item(_Taken):
     content: Annotated[list[Content], Field(min_length=1, max_length=64)]
 
 
+CallId = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class CallItem(_Taken):
+    """A call of a tool, as it was made earlier."""
+
+    type: Literal["function_call"]
+    id: ItemId | None = None
+    call_id: CallId | None = None
+    name: Short
+    arguments: Text
+
+
+class OutputItem(_Taken):
+    """What a tool gave back for a call."""
+
+    type: Literal["function_call_output"]
+    id: ItemId | None = None
+    call_id: CallId
+    output: Text
+
+
+AnyItem = Annotated[Item | CallItem | OutputItem, Field(discriminator="type")]
+
+
 class ItemReference(_Taken):
     """An item that is in the conversation already."""
 
@@ -113,7 +141,7 @@ class ItemReference(_Taken):
     id: Short
 
 
-InputItem = Annotated[Item | ItemReference, Field(discriminator="type")]
+InputItem = Annotated[Item | CallItem | OutputItem | ItemReference, Field(discriminator="type")]
 
 
 class ResponseOptions(_Open):
@@ -128,8 +156,9 @@ class ResponseOptions(_Open):
     max_output_tokens: Tokens | None = None
     metadata: Annotated[dict[Short, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
     input: Annotated[list[InputItem], Field(max_length=256)] | None = None
-    tools: Annotated[list[object], Field(max_length=0)] | None = None
-    tool_choice: object = None
+    tools: Tools | None = None
+    tool_choice: str | dict[str, object] | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class _Event(_Taken):
@@ -163,10 +192,10 @@ class Clear(_Event):
 
 
 class ItemCreate(_Event):
-    """A message into the conversation, after another item, at its beginning (``root``), or at its end."""
+    """An item into the conversation, after another item, at its beginning (``root``), or at its end."""
 
     type: Literal["conversation.item.create"]
-    item: Item
+    item: AnyItem
     previous_item_id: Short | None = None
 
 
