@@ -97,6 +97,9 @@ class ModelConfig:
     vision: VisionConfig = field(default_factory=VisionConfig)
     projector: ProjectorShape = field(default_factory=ProjectorShape)
     image: ImageShape = field(default_factory=ImageShape)
+    vision_pretrained: str = ""
+    """The tower's published weights by name (``emova_train.vision.pretrained``): a tag of open_clip, a model of timm,
+    InternViT's folder or repository. Mean and deviation of ``image`` are then theirs."""
     always_run_vision: bool = False
     """For ZeRO-3: run the tower in training even without a picture."""
     styles: StyleSet = field(default_factory=StyleSet)
@@ -145,7 +148,13 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Emov
     """
     if not config.text.pretrained:
         return EmovaForConditionalGeneration(emova_config(config, tokenizer))
-    llama = AutoModelForCausalLM.from_pretrained(config.text.pretrained, dtype=torch.float32)
+    try:  # float32 whatever the file has: what is trained in 16 bits alone moves by its rounding
+        llama = AutoModelForCausalLM.from_pretrained(config.text.pretrained, dtype=torch.float32)
+    except (OSError, ValueError):
+        raise InputError(
+            f"{config.text.pretrained}: no such language model here, and it cannot be fetched; check the connection "
+            "and its licence on the hub, or give a folder"
+        ) from None
     if not isinstance(llama, LlamaForCausalLM):
         raise InputError(f"{config.text.pretrained}: not a LLaMA-architecture model; give one")
     model = EmovaForConditionalGeneration.from_parts(

@@ -41,6 +41,14 @@ class OpenClipConfig:
         return {**base, **self.vision, "output_tokens": True}
 
     @property
+    def quick_gelu(self) -> bool:
+        """Whether the named model has OpenAI's approximation of GELU."""
+        import open_clip
+
+        known = open_clip.get_model_config(self.model) if self.model else None
+        return bool((known or {}).get("quick_gelu", False))
+
+    @property
     def image_size(self) -> int:
         """Side of a tile in pixels."""
         return int(self.vision_cfg().get("image_size", 224))
@@ -69,7 +77,7 @@ class OpenClipTower(nn.Module):
         if fields.get("timm_model_name") or not isinstance(fields.get("layers", 12), int):
             raise InputError("vision tower: only open_clip's own VisionTransformer models are supported")
         vision = CLIPVisionCfg(**fields)
-        self.visual = _build_vision_tower(vision.width, vision)
+        self.visual = _build_vision_tower(vision.width, vision, quick_gelu=config.quick_gelu)
         # The projection into CLIP's joint space has no use here, and an unused parameter would stop DDP.
         self.visual.proj = None
         self.width = vision.width

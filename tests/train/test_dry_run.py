@@ -170,6 +170,22 @@ def test_the_command_line_of_a_dry_run(folder: Path, sets: Path, tmp_path: Path,
 
 
 def test_plans_are_of_any_shipped_stage() -> None:
+    nothing = plan(load_config(StageConfig, "stages/own"), Machine(1))
+    assert nothing.problems[0].startswith("data: names neither sets nor tasks")
     for name in ("stages/nano/stage3", "stages/mini/stage2", "stages/paper/stage3_lora"):
         found: Plan = plan(load_config(StageConfig, name), Machine(8))
         assert found.tokens > 0 and found.held.total > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"), [("stage1", 24), ("stage2", 80), ("stage2_lora", 24), ("stage3", 80), ("stage3_lora", 24)]
+)
+def test_three_billions_fit_one_gpu(name: str, gigabytes: int) -> None:
+    """Adapters on 24 GB, everything on 80 GB, with a tenth left for what the estimate leaves out."""
+    found = plan(load_config(StageConfig, f"real/3b/{name}"), Machine(1))
+    total = sum(part.total for part in found.parts)
+    assert 3.3e9 < total < 3.8e9 and found.held.total < 0.9 * gigabytes * 1e9
+    begun = {part.name: part.origin for part in found.parts}
+    if name == "stage1":
+        assert begun["vision tower"].startswith("vit_intern300m") and "Llama-3.2-3B" in begun["language model"]
+    assert not [line for line in found.problems if "random" in line]

@@ -123,13 +123,17 @@ def plan(config: StageConfig, machine: Machine) -> Plan:
         counts[part][1] += parameter.numel() * parameter.requires_grad
     parts = tuple(Part(PARTS[part], counts[part][0], counts[part][1], began[part]) for part in PARTS)
 
-    most = processor.image_processor.max_tiles if processor is not None else 9
+    shapes = load_config(ModelConfig, config.init.model, kind="model")
+    most = processor.image_processor.max_tiles if processor is not None else shapes.image.max_tiles
     assumed = Assumed(model.model.projector.config.output_side**2, most)
     counted_in_packs = not run.global_batch_size
     a_step = run.batch_size * run.gradient_accumulation * machine.processes
     if config.data.sets:
         amounts, wrong = of_sets(config.data, processor, assumed, run.seed)
         problems += wrong
+    elif not any(weight > 0 for weight in config.data.mixture.values()):
+        amounts = []
+        problems.append("data: names neither sets nor tasks; give data.sets.NAME=1.0 or data.mixture.TASK=1.0")
     else:
         amounts = of_tasks(config.data, float(run.max_steps * a_step), assumed)
         if not Path(config.data.root).is_dir():

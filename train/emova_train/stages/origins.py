@@ -33,6 +33,7 @@ def origins(config: StageConfig) -> dict[str, str]:
     else:
         shapes = load_config(ModelConfig, init.model, kind="model")
         found["llm"] = shapes.text.pretrained or RANDOM
+        found["vision"] = shapes.vision_pretrained or RANDOM
     if init.vision:
         found |= {"projector": init.vision, "vision": init.vision}
     if init.internvit:
@@ -79,7 +80,7 @@ def _ways(part: str) -> str:
     ways = {
         "llm": ("checkpoint", "text.pretrained in init.model"),
         "projector": ("checkpoint", "vision"),
-        "vision": ("checkpoint", "vision", "internvit"),
+        "vision": ("checkpoint", "vision", "internvit", "vision_pretrained in init.model"),
     }[part]
     known = {field.name for field in fields(InitConfig)}
     return ", ".join(f"init.{way}" if way in known else way for way in ways)

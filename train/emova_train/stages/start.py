@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import emova.core.compat  # noqa: F401
@@ -27,6 +28,7 @@ from emova_train.stages.lora import LoraConfig, add_adapters, learns
 from emova_train.stages.losses.registry import build_losses
 from emova_train.stages.tasks import INTERLEAVED_TASKS
 from emova_train.vision.internvit_weights import load_internvit
+from emova_train.vision.pretrained import load_pretrained
 
 
 def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForConditionalGeneration, EmovaProcessor]:
@@ -55,7 +57,12 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
                 raise InputError(f"{init.tokenizer}: no tokenizer there; run `emova train tokenizer` first")
             shapes = load_config(ModelConfig, init.model, kind="model")
             tokenizer = PreTrainedTokenizerFast.from_pretrained(init.tokenizer)
-            model, processor = build_model(shapes, tokenizer), build_processor(shapes, tokenizer)
+            model = build_model(shapes, tokenizer)
+            if shapes.vision_pretrained:
+                seen = load_pretrained(model.model.vision_tower, shapes.vision, shapes.vision_pretrained)
+                if seen is not None:
+                    shapes = replace(shapes, image=replace(shapes.image, mean=list(seen.mean), std=list(seen.std)))
+            processor = build_processor(shapes, tokenizer)
         if init.speech_tokenizer:
             start_units(model, init, config.run.seed)
         if init.vision:
