@@ -114,15 +114,24 @@ def test_a_disk_that_fills_leaves_no_checkpoint_and_one_line(tmp_path: Path) -> 
         OSError(errno.ENOSPC, "No space left on device"),
         RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
         RuntimeError("basic_ios::clear: iostream error"),
+        RuntimeError("words of a later version"),
     ],
 )
 def test_what_torch_says_of_a_full_disk_becomes_one_line(tmp_path: Path, error: Exception) -> None:
-    checkpointing.stage_folder(tmp_path, 5)
-    with (
-        pytest.raises(InputError, match="checkpoint of step 5 could not be written"),
-        checkpointing.clear_errors(tmp_path, 5),
-    ):
-        raise error
+    """By what the disk says, whatever the words are."""
+    stage = checkpointing.stage_folder(tmp_path, 5)
+    (stage / "optimizer.pt").write_bytes(bytes(2000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2500, before[1]))
+    try:
+        with (
+            pytest.raises(InputError, match="checkpoint of step 5 could not be written"),
+            checkpointing.clear_errors(tmp_path, 5),
+        ):
+            raise error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
+    checkpointing.stage_folder(tmp_path, 5)
     with pytest.raises(RuntimeError, match="a bug"), checkpointing.clear_errors(tmp_path, 5):
         raise RuntimeError("a bug")

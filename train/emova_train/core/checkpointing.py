@@ -24,6 +24,7 @@ MARKER = "complete.json"
 WEIGHTS = "model.safetensors"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STAGE_PREFIX = ".stage-"
+_ASKED = 2**20
 
 
 def stage_path(output_dir: str | Path, step: int) -> Path:
@@ -62,12 +63,14 @@ def commit(written: Path, final: Path, **facts: Any) -> None:
 
 
 @contextmanager
-def one_line(what: str, kept: str) -> Iterator[None]:
+def one_line(what: str, kept: str, written: Path | None = None) -> Iterator[None]:
     """Turn what the block's writing raises, on a full disk above all, into one line.
 
     Args:
         what: could not be written.
         kept: is untouched.
+        written: the folder that the block fills. torch's own writer raises a RuntimeError without a reason, and like
+            any other: the disk is then asked for it.
 
     Raises:
         InputError: something could not be written.
@@ -75,20 +78,36 @@ def one_line(what: str, kept: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors say in their own words that the disk is full.
-        if isinstance(error, RuntimeError) and not re.search(r"PytorchStreamWriter|iostream error", str(error)):
-            raise
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).splitlines()[0]
+        refused: BaseException | None = error
+        if isinstance(error, RuntimeError):
+            refused = refusal(written) if written is not None else None
+            if refused is None:
+                raise
+        reason = os.strerror(refused.errno) if isinstance(refused, OSError) and refused.errno else "the disk refused it"
         raise InputError(
             f"{what} could not be written ({reason}); {kept} untouched: make room and run the same command again"
         ) from error
+
+
+def refusal(folder: Path) -> OSError | None:
+    """What the disk says to a MiB more in ``folder``, at the end of its newest file; None: it takes it."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    last = max(files, key=lambda path: path.stat().st_mtime_ns, default=folder / ".asked")
+    try:
+        with last.open("ab") as file:
+            file.write(bytes(_ASKED))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
 
 
 @contextmanager
 def clear_errors(output_dir: str | Path, step: int) -> Iterator[None]:
     """``one_line`` for the checkpoint of ``step``; what was written of it, which has no marker, goes."""
     try:
-        with one_line(f"{output_dir}: the checkpoint of step {step}", "earlier ones are"):
+        with one_line(f"{output_dir}: the checkpoint of step {step}", "earlier ones are", stage_path(output_dir, step)):
             yield
     except InputError:
         shutil.rmtree(stage_path(output_dir, step), ignore_errors=True)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from emova.core.errors import InputError
+
+if TYPE_CHECKING:
+    from emova_train.core.loop import FitResult
 
 
 def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, description: str | None) -> int:
@@ -19,6 +23,12 @@ def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, d
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def print_result(result: FitResult) -> None:
+    """The closing line of a program: steps, seconds, the last validation."""
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in result.eval_terms.items())
+    print(f"{result.steps} steps, {result.seconds:.0f} s; {shown}")
 
 
 def add_config(

@@ -8,11 +8,11 @@ Shape letters: R rows, T positions, D width, H heads, G key-value heads, C head 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 
 def rotation(length: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -64,17 +64,21 @@ class Reader(torch.nn.Module):
     cosine: Tensor
     sine: Tensor
 
-    def __init__(self, language_model: Any, classes: tuple[int, int], length: int, guided: dict[int, int]) -> None:
+    def __init__(
+        self, language_model: LlamaModel, classes: tuple[int, int], length: int, guided: dict[int, int]
+    ) -> None:
         super().__init__()
         self.model = language_model
         self.classes = classes
         self.guided = guided
         config = language_model.config
-        self.heads, self.groups, self.width = (
-            config.num_attention_heads, config.num_key_value_heads, language_model.layers[0].self_attn.head_dim,
-        )  # fmt: skip
+        self.heads: int = config.num_attention_heads
+        self.groups: int = config.num_key_value_heads or self.heads
+        self.width: int = config.head_dim or config.hidden_size // self.heads
         self.epsilon = config.rms_norm_eps
-        cosine, sine = rotation(length, self.width, config.rope_parameters["rope_theta"])
+        rotary = config.rope_parameters
+        assert rotary is not None and "rope_theta" in rotary, "transformers fills it in"
+        cosine, sine = rotation(length, self.width, float(rotary["rope_theta"] or 0.0))
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
 
@@ -87,7 +91,8 @@ class Reader(torch.nn.Module):
         bias = torch.zeros(hidden_R1TT.shape, dtype=dtype, device=ids.device).masked_fill(hidden_R1TT, -1e9)
         cosine, sine = self.cosine[:length].to(dtype), self.sine[:length].to(dtype)
         looking = torch.zeros((), device=ids.device)
-        for number, layer in enumerate(self.model.layers):
+        layer: LlamaDecoderLayer
+        for number, layer in enumerate(self.model.layers):  # type: ignore[assignment]  # modules, to torch
             attention, mlp = layer.self_attn, layer.mlp
             h = normed(x, layer.input_layernorm.weight, self.epsilon)
             whole = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]).to(dtype)

@@ -28,7 +28,7 @@ from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, run_module
+from emova_train.core.program import add_config, print_result, run_module
 from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, unwrap
 from emova_train.s2u.program import warp_mels
 
@@ -154,7 +154,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     result = train(load_config(DistilConfig, arguments.config, arguments.overrides, kind="s2u"))
-    print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
+    print_result(result)
     return 0
 
 

@@ -32,7 +32,7 @@ from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, run_module
+from emova_train.core.program import add_config, print_result, run_module
 from emova_train.core.protocols import ParameterGroup
 from emova_train.s2u.data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
 
@@ -292,7 +292,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     result = train(load_config(S2UTrainConfig, arguments.config, arguments.overrides, kind="s2u"))
-    print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
+    print_result(result)
     return 0
 
 

@@ -39,7 +39,7 @@ from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, run_module
+from emova_train.core.program import add_config, print_result, run_module
 from emova_train.data.recipe import read_rows
 from emova_train.s2u.alignment import warp
 from emova_train.u2s.data import shake_digits
@@ -295,7 +295,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     result = train(load_config(UnitDistilConfig, arguments.config, arguments.overrides, kind="u2s"))
-    print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
+    print_result(result)
     return 0
 
 

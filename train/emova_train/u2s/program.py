@@ -26,7 +26,7 @@ from emova.speech.detokenizer.vits import PosteriorEncoder
 from emova.speech.tokenizer.units import name_units, units_of
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, run_module
+from emova_train.core.program import add_config, print_result, run_module
 from emova_train.core.protocols import ParameterGroup
 from emova_train.u2s.cache import SpeechStore, kinds_of_units, prepare
 from emova_train.u2s.calibration import calibrate_contour, calibrate_loudness, find_silence, write_samples
@@ -220,7 +220,7 @@ def run(arguments: argparse.Namespace) -> int:
         prepare(recipe.data, units=not arguments.without_units)
         return 0
     result = train(recipe)
-    print(f"{result.steps} steps, {result.seconds:.0f} s; {dict(result.eval_terms)}")
+    print_result(result)
     return 0
 
 
