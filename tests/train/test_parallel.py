@@ -204,6 +204,7 @@ def test_stages_run_on_split_weights(tmp_path: Path, tiny_tokenizer, tiny_parts)
         rates=RatesConfig(llm=1e-2, projector=1e-2),
         data=DataConfig(root=str(tmp_path / "data"), pack_tokens=100, max_tokens=400, mixture={"caption": 1, "asr": 1}),
         samples=SampleConfig(answers=1, spoken=0, losses_over=1, max_tokens=4),
+        allow_random=True,
     )
     two = replace(
         one,
