@@ -176,6 +176,22 @@ def test_the_space_bar_is_held_to_talk_and_its_slip_asks_nothing(served, spoken)
         assert page.input_value(TEXT) == " " and lines(page) == 2
 
 
+def test_a_finger_taps_to_talk_and_to_send_or_holds(served, spoken):
+    with opened(served, spoken, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
+        page.tap("[data-do=talk]")
+        phase(page, "recording")
+        wait_for(lambda: len(served.page_session().microphone) > 2.0 * 16_000)
+        page.tap("[data-do=send-recording]")
+        answered(page)
+        assert "cheese" in page.inner_text(".em-user p")
+        page.dispatch_event(".em-orb", "pointerdown", {"button": 0})
+        phase(page, "recording")
+        wait_for(lambda: len(served.page_session().microphone) > 2.0 * 16_000)
+        page.dispatch_event("body", "pointerup")
+        answered(page, 2)
+        assert lines(page) == 4
+
+
 @pytest.mark.parametrize("cancel", ["Escape", "button"])
 def test_a_recording_is_cancelled_and_what_was_typed_stays(served, spoken, cancel):
     with opened(served, spoken) as page:
@@ -506,6 +522,7 @@ def test_the_tabs_with_one_task(served, quiet, tmp_path):
         wait_for(lambda: "picture" in page.inner_text("#transcribe .em-note"))
         assert not page.locator("#transcribe .em-out > *").count()  # what was there is gone
         give(page, "drop", long, "audio/wav")
+        wait_for(lambda: "75 s long" in page.inner_text("#transcribe .em-note"), 30)
         page.click("#transcribe >> text=Use the first 60 s")
         page.wait_for_selector("#transcribe .em-sound >> text=60.0 s")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from emova_app.demo.conversation.page_session import MAX_ANSWERS, OWN, Asked, Wi
 from emova_app.demo.conversation.pages import MovedError, Pages, PlaceLimits, Waiting
 from emova_app.demo.conversation.service import TalkService
 from emova_app.demo.conversation.speaker import own_prototypes
+from emova_app.demo.tools import MAX_STREAMS, ToolService
 from emova_app.pcm import from_pcm, to_pcm
 from tests.app.fixtures_browser import question
 
@@ -264,6 +266,23 @@ def nano_page():
     pages.close_all()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_long_talk_takes_no_more_memory_than_a_short_one(nano_page):
+    """What is kept of an answer is its words and units; its sound is made again."""
+
+    def talk(turns):
+        for turn in range(turns):
+            ask(page, Asked(None, ("Tell me a joke.", "How are you?", "What can you do?")[turn % 3])).join()
+            next(reversed(page.answers.values())).sound("sad")
+        (size,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line]
+        return int(size) / 1024
+
+    page = nano_page[1]
+    warm = talk(40)  # memory of the libraries' own, which is taken once
+    assert talk(60) - warm < 15  # MB; a second of sound takes 0.1
+
+
 # --- places -----------------------------------------------------------------------------------------------------------
 def test_visitor_three_waits_in_line_until_a_place_is_free(pages):
     first, second = pages.enter(), pages.enter()
@@ -328,6 +347,58 @@ def test_a_new_conversation_keeps_picture_and_wishes(page, call):
     tell(page)
     assert call("restart") == {} and not items(page) and not page.answers and page.picture is not None
     assert page.state["wish"] == {"voice": "male", "emotion": "sad", "pitch": "auto"}
+
+
+# --- one task each ----------------------------------------------------------------------------------------------------
+@pytest.fixture()
+def tools(tiny_assistant):
+    return {each.__name__: each for each in ToolService(Scheduler(tiny_assistant)).functions}
+
+
+STYLE = {"voice": "male", "emotion": "sad", "pitch": "low"}
+
+
+def test_a_text_sounds_while_it_is_read_and_whole_it_is_the_same(tools, tiny_assistant):
+    async def listen():
+        (stream,) = (await tools["speak"]({"text": "Hello you. And you.", **STYLE})).values()
+        pieces, position, ended = [], 0, False
+        while not ended:
+            got = await tools["listen"]({"stream": stream, "position": position})
+            pieces, position, ended = [*pieces, got["pcm"]], got["position"], got["ended"]
+        assert "audio" in got["html"] and "error" in await tools["listen"]({"stream": stream, "position": 0})
+        return np.concatenate([from_pcm(base64.b64decode(piece)) for piece in pieces])
+
+    heard = asyncio.run(listen())
+    whole = tiny_assistant.speak("Hello you. And you.", tiny_assistant.styles.parse(**STYLE)).audio
+    assert len(heard) == len(whole) and np.abs(heard - whole).max() < 2e-3
+
+
+def test_readings_are_bounded(tools):
+    async def many():
+        return [await tools["speak"]({"text": "Hello you. " * 40, **STYLE}) for _ in range(MAX_STREAMS + 4)]
+
+    answers = asyncio.run(many())
+    assert "stream" in answers[0] and "visitors are at work" in answers[-1]["error"]
+    for answer in answers:
+        if "stream" in answer:
+            asyncio.run(tools["listen"]({"stream": answer["stream"], "position": 0, "stop": True}))
+
+
+def test_what_was_heard_is_said_again_in_another_style(tools, tiny_assistant):
+    heard = asyncio.run(tools["resynthesise"]({"example": True, **STYLE}))
+    assert heard["units"] == list(tiny_assistant.tokenize(question()))
+    again = asyncio.run(tools["resynthesise"]({"units": heard["units"], **STYLE, "emotion": "happy"}))
+    assert again["units"] == heard["units"] and again["html"] != heard["html"]
+    for units in ([], [1.5], ["1"], [10**9], [-1], [1] * 5000, "1", {"a": 1}, [True]):
+        assert set(asyncio.run(tools["resynthesise"]({"units": units, **STYLE}))) == {"error"}, units
+
+
+def test_a_long_recording_offers_its_beginning(tools, monkeypatch):
+    monkeypatch.setattr("emova_app.demo.recordings.sent_recording.__defaults__", (1.0,))
+    sound = {"pcm": base64.b64encode(to_pcm(np.tile(question(), 2))).decode(), "rate": RATE}
+    told = asyncio.run(tools["transcribe"](sound))
+    assert set(told) == {"error", "first"} and "can be used" in told["error"]
+    assert "1.0 s" in asyncio.run(tools["transcribe"]({**sound, "first": True}))["html"]
 
 
 # --- forged calls -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypedDict, TypeVar
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 
 from emova.core.errors import InputError
 
@@ -32,8 +33,12 @@ def refused(error: Exception | None = None) -> Refusal:
     return {"error": line[:1].upper() + line[1:]}
 
 
-def answered(function: Callable[[Given], Answer]) -> ServerFunction:
-    """``function`` in a thread, under its own name, with its errors as a ``Refusal``."""
+def answered(function: Callable[[Given], Answer], limiter: CapacityLimiter | None = None) -> ServerFunction:
+    """``function`` in a thread, under its own name, with its errors as a ``Refusal``.
+
+    Args:
+        limiter: how many threads such functions may take, of all; so what takes long holds up nothing else.
+    """
 
     def safe(given: object) -> Answer | Refusal:
         try:
@@ -46,7 +51,7 @@ def answered(function: Callable[[Given], Answer]) -> ServerFunction:
 
     @functools.wraps(function)
     async def call(given: object) -> Answer | Refusal:
-        return await anyio.to_thread.run_sync(safe, given)
+        return await anyio.to_thread.run_sync(safe, given, limiter=limiter)
 
     # Gradio looks at the signature, and at nothing that this is made of.
     del call.__wrapped__  # type: ignore[attr-defined]

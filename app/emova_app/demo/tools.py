@@ -17,6 +17,7 @@ from html import escape
 from typing import TypedDict
 
 import numpy as np
+from anyio import CapacityLimiter
 
 from emova.assistant import Assistant
 from emova.cli.common import EXAMPLES
@@ -90,6 +91,7 @@ class ToolService:
     def __init__(self, scheduler: Scheduler[Assistant]) -> None:
         self.scheduler, self.assistant = scheduler, scheduler.assistant
         self._places = threading.Semaphore(AT_ONCE)
+        self._lock = threading.Lock()
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
 
     @property
@@ -99,7 +101,8 @@ class ToolService:
         async def listen(given: object) -> Piece | Refusal:
             return await self.listen(given)
 
-        return [listen, *(answered(call) for call in (self.transcribe, self.resynthesise, self.speak))]
+        few = CapacityLimiter(MAX_STREAMS)
+        return [listen, *(answered(call, few) for call in (self.transcribe, self.resynthesise, self.speak))]
 
     def _alone(self, work: Callable[[], Answer]) -> Answer:
         if not self._places.acquire(timeout=WAIT_SECONDS):
@@ -167,9 +170,12 @@ class ToolService:
         text = self.assistant.check_text(text_of(given, "text", self.assistant.config.max_text_characters, "the text"))
         style = self._style(given)
         name, stream = secrets.token_urlsafe(12), _Stream(self.assistant.voice.sample_rate)
-        self._streams[name] = stream
-        while len(self._streams) > MAX_STREAMS:
-            self._streams.popitem(last=False)[1].ended = True
+        with self._lock:
+            for old in [old for old, each in self._streams.items() if each.ended][: -(MAX_STREAMS // 2)]:
+                del self._streams[old]  # nobody fetched its end
+            if sum(not each.ended for each in self._streams.values()) >= MAX_STREAMS:
+                raise BusyError("many visitors are at work here; try again in a moment")
+            self._streams[name] = stream
         threading.Thread(target=self._read, args=(stream, text, style), name="reading", daemon=True).start()
         return {"stream": name}
 

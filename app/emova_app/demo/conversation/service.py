@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import numpy as np
 import soxr
+from anyio import CapacityLimiter
 
 from emova.core.errors import ClosedError, InputError
 from emova.speech.audio import is_silent
@@ -35,6 +36,7 @@ LOOK_SECONDS = 0.02
 MIN_SECONDS = 0.3  # of a recording; a shorter one was a slip of the finger
 MAX_SECONDS = 30.0  # of a question
 MAX_TEXT = 2000
+SOUNDS_AT_ONCE = 4  # made outside of a conversation
 PICTURES = ImageLimits(max_bytes=16 << 20)
 HELLO = "Hello, how are you?"
 
@@ -116,14 +118,16 @@ class TalkService:
     def functions(self) -> list[ServerFunction]:
         """For ``gr.HTML(server_functions=...)``."""
         calls = (
-            self.enter, self.hear, self.ask, self.settle, self.show, self.interrupt, self.restart, self.own_voice,
-            self.forget_voice, self.sound, self.card, self.hood,
+            self.enter, self.hear, self.ask, self.settle, self.show, self.interrupt, self.restart, self.forget_voice,
+            self.hood,
         )  # fmt: skip
+        few = CapacityLimiter(SOUNDS_AT_ONCE)
+        sounds = (answered(call, few) for call in (self.own_voice, self.sound, self.card))
 
         async def receive(given: object) -> Told | Ended | Refusal:
             return await self.receive(given)
 
-        return [receive, *(answered(call) for call in calls)]
+        return [receive, *(answered(call) for call in calls), *sounds]
 
     # --- a place ------------------------------------------------------------------------------------------------------
     def enter(self, given: Given) -> Entered | Line:

@@ -167,7 +167,7 @@ window.emova.talk = (element, server) => {
     const moved = detail.ended === "moved";
     wait(
       moved ? "It goes on elsewhere" : "This talk has ended",
-      moved ? "This conversation was opened in another tab." : "Nothing was said for long, so its place was given away. What was said can still be read.",
+      moved ? "This conversation was opened in another tab." : "Its place was given away, or the demo was started again. What was said can still be read behind this.",
       moved ? "Use it here" : "Begin a new one",
     );
   });
@@ -309,7 +309,10 @@ window.emova.talk = (element, server) => {
     if (address) chip.querySelector("img").src = address;
   }
 
-  const take = once(async (files) => {
+  // One after the other, so that the last one stands.
+  let taking = Promise.resolve();
+  const take = (files) => (taking = taking.then(() => takeNow(files)));
+  const takeNow = async (files) => {
     try {
       const kind = kindOf(files[0]);
       say(kind === "picture" ? "Looking …" : "Hearing …");
@@ -320,7 +323,7 @@ window.emova.talk = (element, server) => {
     } catch (error) {
       say(error.message);
     }
-  });
+  };
   takers.talk = take;
   const chosen = find("input[type=file]");
   doing("attach").addEventListener("click", () => chosen.click());
