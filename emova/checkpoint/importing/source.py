@@ -11,10 +11,12 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from pickletools import genops
+from typing import IO, Any
 
 import torch
 import yaml
@@ -32,6 +34,8 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LARGEST_HEADER = 100 << 20  # bytes; the format's own limit
 _LARGEST_TEXT = 64 << 20  # bytes of a configuration or a tokenizer
 _LARGEST_YAML = 1 << 20  # bytes
+_MOST_ENTRIES = 10_000  # of one mapping of YAML
+_MOST_STEPS = 1_000_000  # of a pickle; a tensor takes about thirty
 
 
 def fetch(name: str, patterns: Sequence[str]) -> Path:
@@ -75,7 +79,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML whose tags, which name classes and functions elsewhere, mean nothing."""
+    """YAML whose tags, which name classes and functions elsewhere, mean nothing, and whose merges stay small."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Take in what is merged (``<<``), which may itself have been merged, and so grow without bounds."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_ENTRIES:
+            raise yaml.YAMLError("too many entries")
 
 
 def _plain(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> object:
@@ -110,12 +120,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def section(tree: object, key: str) -> dict[str, Any]:
     """The first mapping that stands under ``key`` anywhere in plain data; empty if there is none."""
-    if not isinstance(tree, dict):
-        return {}
-    found = tree.get(key)
-    if isinstance(found, dict):
-        return found
-    return next((inner for each in tree.values() if (inner := section(each, key))), {})
+    # YAML's aliases may put one mapping into many places, itself too: each is looked into once.
+    seen: set[int] = set()
+    waiting = [tree]
+    while waiting:
+        here = waiting.pop()
+        if not isinstance(here, dict) or id(here) in seen:
+            continue
+        seen.add(id(here))
+        found = here.get(key)
+        if isinstance(found, dict):
+            return found
+        waiting += reversed(here.values())
+    return {}
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -229,13 +246,17 @@ class Tensors(Mapping[str, Tensor]):
 
     def _add_pickle(self, path: Path, picked: Sequence[str]) -> None:
         try:
+            check_pickle(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zip_format(path))
         except pickle.UnpicklingError:
             raise InputError(
                 f"{shown(path)}: holds more than tensors; such a file can run code, so it is not opened. Give "
                 "safetensors"
             ) from None
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError):
+        except (
+            OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError,
+            NotImplementedError, MemoryError, OverflowError, zipfile.BadZipFile,
+        ):  # fmt: skip
             raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
         for key in (*picked, "state_dict"):
             if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -275,6 +296,40 @@ class Prefixed(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[self._prefix + name]
+
+
+def check_pickle(path: Path) -> None:
+    """See that a pickle is a table of tensors by its size, before it is loaded: nothing in it grows, and it is short.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: it is not.
+    """
+    if zip_format(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # As torch writes them; what is compressed may be larger than any memory.
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("compressed")
+            for member in members:
+                if member.filename.endswith(".pkl"):
+                    with archive.open(member) as file:
+                        _count_steps(file, 1)
+        return
+    with path.open("rb") as file:
+        _count_steps(file, 5)  # the older format: a magic number, its version, the machine's sizes, the table, its keys
+
+
+def _count_steps(file: IO[bytes], pickles: int) -> None:
+    steps = 0
+    for number in range(pickles):
+        start = file.tell()
+        if number and not file.read(1):
+            return
+        file.seek(start)
+        for _ in genops(file):
+            steps += 1
+            if steps > _MOST_STEPS:
+                raise ValueError("too long")
 
 
 def zip_format(path: Path) -> bool:
