@@ -206,3 +206,84 @@ def test_a_closed_connection_is_freed_at_once(server, slow, monkeypatch, no_coll
     assert len(made) == 3
     assert eventually(lambda: not any(each() for each in made)), [each() for each in made]
     assert not server.service.realtime
+
+
+# --- items ------------------------------------------------------------------------------------------------------------
+def at_root(*content: dict) -> dict:
+    item = {"type": "message", "role": "user", "content": list(content)}
+    return {"type": "conversation.item.create", "previous_item_id": "root", "item": item}
+
+
+def test_an_item_holds_no_more_sound_than_a_question(server) -> None:
+    """Items that are not at the end are heard by no session, so none of its limits holds for them."""
+    sound = base64.b64encode(bytes(8000 * 9)).decode()
+    with talking(server) as client, Peak() as peak:
+        client.send({"type": "session.update", "session": {"input_audio_format": "g711_ulaw", "turn_detection": None}})
+        client.send(written("Hello."))
+        client.until("conversation.item.done")
+        for _ in range(3):
+            client.send(at_root(*[{"type": "input_audio", "audio": sound}] * 60))
+            assert "more sound than one question" in client.until("error", "conversation.item.done")["error"]["message"]
+    assert peak.grown < 60
+
+
+@pytest.mark.parametrize("what", ["sound", "transcripts", "beside"])
+def test_items_hold_no_more_than_they_may_together(nano, serving, what: str) -> None:
+    from emova_app.server.config import ServerConfig
+
+    sound = {"type": "input_audio", "audio": base64.b64encode(bytes(48_000 * 9)).decode()}
+    said = {"type": "input_audio", "audio": "AAAAAAAA", "transcript": "\U0001f600" + "x" * 90_000}
+    config = ServerConfig(port=0, drain_seconds=1, max_conversation_bytes=4 << 20)
+    with serving(nano, config) as server, talking(server) as client:
+        client.send(MANUAL)
+        client.send(written("Hello."))
+        client.until("conversation.item.done")
+        if what == "beside":
+            item = {"type": "message", "role": "user", "content": [sound]}
+            response = {"conversation": "none", "input": [item] * 12}
+            client.send({"type": "response.create", "response": response})
+            assert client.until("error", "response.done")["error"]["code"] == "conversation_too_large"
+            return
+        content = [sound] if what == "sound" else [said] * 8
+        for _ in range(12):
+            client.send(at_root(*content))
+        told = [client.until("error", "conversation.item.done") for _ in range(12)]
+        assert told[0]["type"] == "conversation.item.done" and told[-1]["error"]["code"] == "conversation_too_large"
+        client.send({"type": "conversation.item.delete", "item_id": told[0]["item"]["id"]})
+        client.until("conversation.item.deleted")
+        client.send(written("And now?"))  # what is refused harms nothing
+        client.until("conversation.item.done")
+
+
+@pytest.mark.parametrize("kind", ["server_vad", "semantic_vad"])
+def test_a_turn_without_end_is_not_kept(nano, serving, monkeypatch, kind: str) -> None:
+    from emova_app.server.realtime import hearing
+    from emova_app.server.realtime.hearing import Hearing
+
+    kept: list[int] = []
+
+    class Watched(Hearing):
+        async def append(self, audio: str) -> None:
+            try:
+                await super().append(audio)
+            finally:
+                kept.append(sum(map(len, self._turn)))
+
+    def taking(config):
+        turns = hearing_taking(config)
+        turns._detector = lambda window: 1.0  # somebody who never stops
+        return turns
+
+    hearing_taking = hearing._taking
+    monkeypatch.setattr(hearing, "_taking", taking)
+    monkeypatch.setattr("emova_app.server.realtime.connection.Hearing", Watched)
+    from emova_app.server.config import ServerConfig
+
+    with serving(nano, ServerConfig(port=0, drain_seconds=1)) as server, talking(server) as client:
+        client.send({"type": "session.update", "session": {"turn_detection": {"type": kind}}})
+        for _ in range(24):
+            client.send({"type": "input_audio_buffer.append", "audio": SECOND})
+            client.send({"type": "conversation.item.retrieve", "item_id": "no", "event_id": "last"})
+            while client.until("error")["error"]["event_id"] != "last":
+                pass
+    assert len(kept) == 24 and max(kept) <= (20 if kind == "semantic_vad" else 1) * 16_000

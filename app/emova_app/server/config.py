@@ -32,6 +32,7 @@ class ServerConfig:
         max_connections_per_address: the same of one address; behind a proxy, all clients have the proxy's.
         max_realtime: realtime sessions at once.
         max_deferred_bytes: what a realtime client may send ahead while it is answered, in bytes.
+        max_conversation_bytes: what the items of a realtime conversation may hold, in bytes.
         idle_seconds: a realtime session in which nothing happens for so long is closed.
         drain_seconds: at shutdown, how long what is open may go on.
         kept_replies: spoken replies that a later request can refer to by their id.
@@ -57,6 +58,7 @@ class ServerConfig:
     max_connections_per_address: int = 128
     max_realtime: int = 8
     max_deferred_bytes: int = 32 << 20
+    max_conversation_bytes: int = 64 << 20
     idle_seconds: float = 600.0
     drain_seconds: float = 20.0
     kept_replies: int = 256

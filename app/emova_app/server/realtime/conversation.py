@@ -77,6 +77,13 @@ class Entry:
         return self.item["id"]
 
     @property
+    def nbytes(self) -> int:
+        """About what its sound, its picture and its words take, in bytes."""
+        picture = None if self.picture is None else self.picture.pixel_values
+        sound = sum(samples.nbytes for samples in self.samples)
+        return sound + (0 if picture is None else picture.nbytes) + 4 * _characters(self.item)
+
+    @property
     def spoken(self) -> bool:
         """Whether the user said something."""
         return bool(self.samples or self.units)
@@ -86,6 +93,14 @@ class Entry:
         self.words, self.samples, self.units, self.reply, self.result = "", [], (), None, None
         if with_picture:
             self.picture = None
+
+
+def _characters(value: object) -> int:
+    """How long all texts in an item are."""
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_characters, parts))
 
 
 def question_text(entries: Iterable[Entry]) -> str | None:
@@ -192,8 +207,20 @@ class Conversation:
             index = self._place(previous)
         at_end = index == len(self.entries)
         entry = await self.read(item, self._session, live=at_end and not self.stale)
+        try:
+            self.check_room([*self.entries, entry])
+        except ApiError:
+            self.stale = True  # the session may have taken it already
+            raise
         self.stale = self.stale or not at_end or not of_user
         await self.add(entry, index)
+
+    def check_room(self, entries: Iterable[Entry]) -> None:
+        """See that they hold no more than they may together. Raises: ApiError."""
+        most = self._line.service.config.max_conversation_bytes
+        if sum(entry.nbytes for entry in entries) > most:
+            message = f"the conversation: its items hold more than {most >> 20} MiB; delete some, or send less"
+            raise ApiError(413, message, code="conversation_too_large")
 
     async def read(
         self, item: types.Item | types.CallItem | types.OutputItem, session: Session, live: bool = False
@@ -256,6 +283,8 @@ class Conversation:
         if part.type == "input_audio" and part.audio:
             incoming = Incoming(line.settings.hears, line.rate, line.service.assistant.config.audio_limits.max_seconds)
             samples = await line.service.run(incoming.whole, part.audio)
+            if sum(map(len, entry.samples)) + len(samples) > line.max_samples:
+                raise InputError("item.content: more sound than one question may have; send less")
             if live:
                 await self._hear(samples)
             entry.samples.append(samples)

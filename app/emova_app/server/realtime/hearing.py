@@ -94,7 +94,7 @@ class Hearing:
             await self._hear(turn.samples)
         elif isinstance(turn, Going):
             self._said = self._said or turn.speech
-            self._turn.append(turn.samples)
+            self._remember(turn.samples)
             await self._hear(turn.samples)
         elif isinstance(turn, Paused):
             assert isinstance(self._turns, SemanticTurnTaking), "others do not ask for words"
@@ -105,13 +105,22 @@ class Hearing:
             await sender.emit("input_audio_buffer.speech_stopped", **at)
             await self._floor.when_free(functools.partial(self._end_turn, detection.create_response))
 
+    def _remember(self, samples: np.ndarray) -> None:
+        """Keep what a turn is judged by where its words say when it ends: its last seconds, however long it goes on."""
+        detection = self._line.settings.turns
+        if detection is None or not isinstance(detection.config, SemanticTurnConfig):
+            return
+        self._turn.append(samples)
+        most = int(detection.config.heard_seconds * self._line.rate)
+        if sum(map(len, self._turn)) > 2 * most:
+            self._turn = [np.concatenate(self._turn)[-most:]]
+
     async def _words(self) -> str:
         """What was said in this turn; nothing if the model does not understand it."""
         line = self._line
         assert line.settings.turns is not None and isinstance(line.settings.turns.config, SemanticTurnConfig)
         most = int(line.settings.turns.config.heard_seconds * line.rate)
-        self._turn = [np.concatenate(self._turn)[-most:]]
-        samples = self._turn[0]
+        samples = np.concatenate(self._turn)[-most:]
         try:
             return await line.service.run(lambda: "".join(write_down(line.service.scheduler, samples)))
         except InputError:

@@ -126,8 +126,9 @@ class Responding:
         self._floor.begin(Answer(telling, entry, ours=False), asking)
 
     async def _given(self, items: Sequence[types.InputItem], session: Session) -> list[Entry]:
-        entries = []
+        entries: list[Entry] = []
         for item in items:
+            self._conversation.check_room(entries)
             if isinstance(item, types.ItemReference):
                 found = self._conversation.find(item.id)
                 entries += [] if found is None else [found]
