@@ -45,3 +45,16 @@ def host_of_origin(origin: str) -> str:
         return parts.hostname or "" if parts.username is None else ""
     except ValueError:
         return ""
+
+
+def address_of(host: str) -> str:
+    """What counts as one address: an IPv4 address, or the 64 bits of an IPv6 address that one client has."""
+    try:
+        parsed = ipaddress.ip_address(host.split("%")[0])
+    except ValueError:
+        return host
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))

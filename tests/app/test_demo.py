@@ -214,7 +214,10 @@ def test_no_file_of_the_machine_is_served_and_large_ones_are_refused(assistant, 
         assert client.get("/", headers={"host": "evil.example"}).status_code == 400
 
 
-@pytest.mark.parametrize("words, reason", [("--host 0.0.0.0", "password"), ("--port 0", "no port")])
+REFUSED = [("--host 0.0.0.0", "password"), ("--port 0", "no port"), ("--pages-per-address 0", "between 1 and 8")]
+
+
+@pytest.mark.parametrize("words, reason", REFUSED)
 def test_the_command_refuses(words, reason, monkeypatch):
     monkeypatch.delenv(cli.PASSWORD, raising=False)
     parser = argparse.ArgumentParser()

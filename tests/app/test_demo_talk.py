@@ -314,6 +314,28 @@ def test_the_line_is_bounded(pages):
         pages.enter()
 
 
+def test_one_address_leaves_places_to_others(pages):
+    """However many names it invents for itself; its own pages that were left give way to its new ones."""
+    pages.most_of_one = 1
+    first = pages.enter(visitor="a")
+    for _ in range(5):
+        with pytest.raises(InputError, match="from your address"):
+            pages.enter(visitor="a")
+    assert pages.enter(first.ticket, visitor="a") is first and len(pages._line) == 0
+    second = pages.enter(visitor="b")
+    assert not isinstance(second, Waiting) and len(pages) == 2
+    waiting = pages.enter(visitor="c")
+    for _ in range(5):
+        with pytest.raises(InputError, match="from your address"):
+            pages.enter(visitor="c")  # neither does it fill the line
+    assert pages.enter(name=waiting.name, visitor="c").number == 1
+    first.seen -= pages.limits.away_seconds + 1
+    again = pages.enter(name=waiting.name, visitor="c")
+    assert not isinstance(again, Waiting) and first.session.closed
+    again.seen -= pages.limits.away_seconds + 1
+    assert pages.enter(visitor="c") is not again and again.session.closed and not second.session.closed
+
+
 def test_pages_that_were_left_for_long_are_forgotten(pages, page):
     tell(page)
     pages.tidy()
@@ -347,6 +369,25 @@ def test_a_new_conversation_keeps_picture_and_wishes(page, call):
     tell(page)
     assert call("restart") == {} and not items(page) and not page.answers and page.picture is not None
     assert page.state["wish"] == {"voice": "male", "emotion": "sad", "pitch": "auto"}
+
+
+def test_a_microphone_that_is_ahead_of_its_questions_is_bounded(page, call, monkeypatch):
+    """Turns that are over, one after the other, and none of them asked."""
+    from emova_app.demo.conversation import microphone
+
+    loud = lambda window: float(np.abs(window).max() > 0.1)  # noqa: E731
+    monkeypatch.setattr("emova.speech.vad.SpeechDetector", lambda: loud)
+    turn = np.concatenate([np.full(RATE // 2, 0.5, np.float32), np.zeros(RATE, np.float32)])
+    block = base64.b64encode(to_pcm(np.tile(turn, 20))).decode()
+    told, most = [], 0
+    for _ in range(8):
+        told.append(call("hear", mode="free", pcm=block, rate=RATE))
+        most = max(most, page.microphone._behind)
+    assert any("than can be heard" in each.get("error", "") for each in told)
+    assert most < (microphone.MAX_BEHIND_SECONDS + microphone.MAX_BLOCK_SECONDS) * RATE
+    assert "error" not in call("hear", mode="free", pcm=block, rate=RATE)
+    long = base64.b64encode(bytes(2 * 140 * 8000)).decode()
+    assert "than can be heard" in call("hear", mode="free", pcm=long, rate=8000)["error"]
 
 
 # --- one task each ----------------------------------------------------------------------------------------------------

@@ -339,7 +339,8 @@ def test_a_refused_request_is_freed_at_once(open_server, fields: dict) -> None:
 
 
 def test_one_client_has_one_address() -> None:
-    from emova_app.server.http.connections import Connections, address_of
+    from emova_app.addresses import address_of
+    from emova_app.server.http.connections import Connections
 
     assert address_of("2001:db8:1:2::5") == address_of("2001:db8:1:2:ffff::1") != address_of("2001:db8:1:3::5")
     assert address_of("::ffff:10.0.0.1") == address_of("10.0.0.1") != address_of("10.0.0.2")

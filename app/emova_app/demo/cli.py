@@ -30,6 +30,13 @@ emova demo --port 8000 --open""",
         metavar="ADDRESS",
         help=f"%(default)s; where others reach it, it needs a password in {PASSWORD}, and HTTPS for the microphone",
     )
+    parser.add_argument(
+        "--pages-per-address",
+        type=int,
+        default=4,
+        metavar="N",
+        help="of 8 pages that are open at once; raise it where visitors share an address (%(default)d)",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the default browser")
     parser.set_defaults(run=run)
 
@@ -39,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     host, port, password = arguments.host, arguments.port, os.environ.get(PASSWORD)
     if not is_loopback(host) and not password:
         raise InputError(f"--host {host}: others could reach the demo; set a password in {PASSWORD}, or leave --host")
+    if not 1 <= arguments.pages_per_address <= 8:
+        raise InputError(f"--pages-per-address {arguments.pages_per_address}: give a number between 1 and 8")
     _check_port(host, port)
     try:
         import gradio  # noqa: F401
@@ -46,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         raise InputError("the demo: packages are missing; run pip install 'emova[demo]'") from None
     from emova.core.process import few_heaps
-    from emova_app.demo.page import build_app
+    from emova_app.demo.page import DemoConfig, build_app
 
     few_heaps()
     with progress(arguments) as tell:
@@ -55,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         assistant = Assistant.from_pretrained(arguments.model)
         tell("Building the page")
-        app = build_app(assistant, hosts=() if is_loopback(host) else ("*",), password=password)
+        config = DemoConfig(max_pages_of_one=arguments.pages_per_address)
+        app = build_app(assistant, config=config, hosts=() if is_loopback(host) else ("*",), password=password)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"emova demo on {address} (Ctrl+C ends it)", flush=True)
     if arguments.open:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import anyio.to_thread
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.params import Depends
@@ -23,6 +24,8 @@ from starlette.routing import Mount
 from emova.assistant import Assistant
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
+from emova_app.demo.call_route import call_route
+from emova_app.demo.calls import ServerFunction
 from emova_app.demo.conversation.pages import Pages, PlaceLimits
 from emova_app.demo.conversation.service import TalkService
 from emova_app.demo.model_card import about, languages
@@ -34,8 +37,12 @@ from emova_app.demo.uploads.middleware import OwnPageOnly
 from emova_app.demo.uploads.own_hosts import OwnHosts
 from emova_app.demo.uploads.upload_routes import upload_routes
 from emova_app.demo.views import frame, talk, tool
+from emova_app.demo.visitors import Share
 
 TIDY_SECONDS = 60.0
+THREADS = 80  # for calls; most of them wait
+CALLS_OF_A_PAGE = 6  # under way at once; two of them wait for events and for sound
+UPLOADS = 8  # at once
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,14 @@ class DemoConfig:
 
     Attributes:
         max_pages: pages open at once; each holds one cache of the model's context. Whoever comes then waits in a line.
+        max_pages_of_one: of one address, so that it leaves places to others. Visitors behind one router or one proxy
+            have one address.
         places: how long they are kept.
         uploads: what they may take together, and for how long.
     """
 
     max_pages: int = 8
+    max_pages_of_one: int = 4
     places: PlaceLimits = PlaceLimits()
     uploads: UploadLimits = UploadLimits()
 
@@ -97,7 +107,7 @@ def build_app(
     """
     places = config.max_pages + AT_ONCE
     scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=places, idle_seconds=1800.0))
-    pages = Pages(scheduler, config.max_pages, config.places)
+    pages = Pages(scheduler, config.max_pages, config.places, config.max_pages_of_one)
     folder = OwnFolder()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
     store = Store(folder.path, config.uploads)
@@ -105,6 +115,7 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         tidying = asyncio.create_task(_tidy(store, pages))
         try:
             yield
@@ -137,7 +148,9 @@ def build_app(
     mount = app.router.routes[-1]
     assert isinstance(mount, Mount) and isinstance(mount.app, App)
     app.router.routes.pop()
-    app.include_router(upload_routes(store, _who_may_ask(mount.app)))
+    asks, of_one = _who_may_ask(mount.app), config.max_pages_of_one
+    app.include_router(upload_routes(store, asks, Share(min(UPLOADS, of_one), UPLOADS)))
+    app.include_router(call_route(_functions(blocks), asks, Share(CALLS_OF_A_PAGE * of_one)))
     app.router.routes.append(mount)
     return app
 
@@ -147,6 +160,16 @@ def _who_may_ask(inner: App) -> list[Depends]:
     found = [route.dependencies for route in inner.routes if isinstance(route, APIRoute) and route.path == "/config"]
     assert len(found) == 1 and found[0], "gradio's route /config asks nobody for the password"
     return list(found[0])
+
+
+def _functions(blocks: gr.Blocks) -> dict[tuple[object, object], ServerFunction]:
+    """All that the page's scripts may call."""
+    return {
+        (number, function.__name__): function
+        for number, block in blocks.blocks.items()
+        if isinstance(block, gr.HTML)
+        for function in block.server_fns
+    }
 
 
 async def _tidy(store: Store, pages: Pages) -> None:

@@ -30,12 +30,13 @@ from emova_app.demo import render
 from emova_app.demo.calls import Answer, Given, Refusal, ServerFunction, answered, refused, text_of
 from emova_app.demo.draw import unit_strip
 from emova_app.demo.recordings import MAX_SECONDS, LongRecordingError, sent_recording
+from emova_app.demo.visitors import VISITOR
 from emova_app.pcm import to_pcm
 from emova_app.reading import read_aloud
 
 AT_ONCE = 2  # of the scheduler's places
 WAIT_SECONDS = 30.0
-MAX_STREAMS = 16
+MAX_STREAMS, STREAMS_OF_ONE = 16, 4
 MAX_UNITS = 2000
 HOLD_SECONDS, LOOK_SECONDS = 8.0, 0.02
 
@@ -76,6 +77,7 @@ class _Stream:
     """Sound that is being made."""
 
     rate: int
+    visitor: str
     chunks: list[np.ndarray] = field(default_factory=list)
     ended: bool = False
     html: str = ""
@@ -169,11 +171,12 @@ class ToolService:
         """Begin to read a text aloud."""
         text = self.assistant.check_text(text_of(given, "text", self.assistant.config.max_text_characters, "the text"))
         style = self._style(given)
-        name, stream = secrets.token_urlsafe(12), _Stream(self.assistant.voice.sample_rate)
+        name, stream = secrets.token_urlsafe(12), _Stream(self.assistant.voice.sample_rate, VISITOR.get())
         with self._lock:
             for old in [old for old, each in self._streams.items() if each.ended][: -(MAX_STREAMS // 2)]:
                 del self._streams[old]  # nobody fetched its end
-            if sum(not each.ended for each in self._streams.values()) >= MAX_STREAMS:
+            made = [each for each in self._streams.values() if not each.ended]
+            if len(made) >= MAX_STREAMS or sum(each.visitor == stream.visitor for each in made) >= STREAMS_OF_ONE:
                 raise BusyError("many visitors are at work here; try again in a moment")
             self._streams[name] = stream
         threading.Thread(target=self._read, args=(stream, text, style), name="reading", daemon=True).start()

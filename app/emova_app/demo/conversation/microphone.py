@@ -19,6 +19,8 @@ from emova.speech.vad import RATE, Going, Started, Stopped, Turn, TurnConfig, Tu
 from emova_app.pcm import from_pcm
 
 MAX_CHUNK_LETTERS = 3 << 20  # of base64; a minute at 16 kHz takes 2.6 million
+# Hands-free, a page sends what it hears at once, ten times a second; more has waited for a slow line.
+MAX_BLOCK_SECONDS, MAX_BEHIND_SECONDS = 60.0, 60.0
 # A visitor thinks while speaking, so a longer pause ends a question than a program's clients want by default.
 TURNS = TurnConfig(silence_ms=700, start_windows=3)
 Mode = Literal["push", "free"]
@@ -103,6 +105,9 @@ class Microphone:
         if recording.turns is None:
             began = not self._question
         else:
+            if len(samples) > MAX_BLOCK_SECONDS * RATE or self._behind > MAX_BEHIND_SECONDS * RATE:
+                self.drop()
+                raise InputError("the microphone: more came than can be heard at once; speak again")
             self._waiting += recording.turns.step(samples, echo=heard_seconds is not None)
             samples, began, ended = self._next_turn()
         if began:
@@ -115,6 +120,11 @@ class Microphone:
                 self.drop()
                 raise
         return Heard(began, ended)
+
+    @property
+    def _behind(self) -> int:
+        """How many samples wait behind a question's end."""
+        return sum(len(turn.samples) for turn in self._waiting if isinstance(turn, Started | Going))
 
     def _next_turn(self) -> tuple[np.ndarray, bool, bool]:
         """Samples ``[T]`` up to the end of a question, whether it begins in them, whether it ends there."""

@@ -111,6 +111,7 @@ class PageSession:
 
     Attributes:
         ticket: a secret that only the page knows.
+        visitor: whose it is, by address.
         owner: which of the tabs that know it was opened last; only that one is told what happens.
         seen, touched: when a page last asked for events, and when its visitor last did anything (monotonic, in s).
         shown: whether this conversation has seen the picture.
@@ -121,8 +122,8 @@ class PageSession:
         stops: how often an answer was broken off.
     """
 
-    def __init__(self, ticket: str, scheduler: Scheduler[Assistant]) -> None:
-        self.ticket, self.scheduler = ticket, scheduler
+    def __init__(self, ticket: str, scheduler: Scheduler[Assistant], visitor: str = "") -> None:
+        self.ticket, self.scheduler, self.visitor = ticket, scheduler, visitor
         self.lock = threading.RLock()
         self.owner = ""
         self.session: Session = scheduler.open()

@@ -29,6 +29,7 @@ from emova_app.demo.conversation.speaker import voice_from_recording
 from emova_app.demo.recordings import sent_recording
 from emova_app.demo.render import figure, hood
 from emova_app.demo.uploads.files import uploaded
+from emova_app.demo.visitors import VISITOR
 from emova_app.pcm import to_pcm
 
 HOLD_SECONDS = 8.0  # how long a request for events waits for some
@@ -132,7 +133,7 @@ class TalkService:
     # --- a place ------------------------------------------------------------------------------------------------------
     def enter(self, given: Given) -> Entered | Line:
         """A place, as ``Pages.enter``."""
-        found = self._pages.enter(given.get("ticket"), given.get("name"))
+        found = self._pages.enter(given.get("ticket"), given.get("name"), VISITOR.get())
         if isinstance(found, Waiting):
             return {"waiting": found.number, "name": found.name, "open": len(self._pages)}
         return {"ticket": found.ticket, "owner": found.owner, "last": found.log.last, "state": found.state}

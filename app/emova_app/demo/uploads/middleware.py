@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 API = "/gradio_api"
 UPLOAD = f"{API}/upload"
+CALL = f"{API}/component_server"
 # gradio brings more routes than the page uses: some keep files, some fetch addresses. Only these are open.
 READ = frozenset(
     ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout")
@@ -19,7 +20,7 @@ READ = frozenset(
     + tuple(f"{API}/{name}" for name in ("startup-events", "theme.css", "token", "user"))
 )
 READ_BELOW = ("/static/", "/assets/", f"{API}/file=", f"{API}/heartbeat/")
-CHANGE = frozenset(("/login", UPLOAD, f"{API}/component_server"))
+CHANGE = frozenset(("/login", UPLOAD, CALL))
 
 
 @dataclass(frozen=True)

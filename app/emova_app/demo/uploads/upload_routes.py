@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from emova.core.errors import InputError, disk_full
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store, read
 from emova_app.demo.uploads.middleware import API, UPLOAD
+from emova_app.demo.visitors import Share, visitor_of
 
 log = logging.getLogger(__name__)
 ENVELOPE_BYTES = 64 << 10  # of the form around a file
@@ -39,33 +40,27 @@ class _TooLarge(Exception):
     """More came than an upload may have."""
 
 
-def upload_routes(
-    store: Store, dependencies: Sequence[Depends], *, at_once: int = 8, seconds: float = 120.0
-) -> APIRouter:
+def upload_routes(store: Store, dependencies: Sequence[Depends], share: Share, *, seconds: float = 120.0) -> APIRouter:
     """The two routes.
 
     Args:
         store: takes uploads in.
         dependencies: FastAPI's ``Depends``, of who may ask.
-        at_once: uploads that may come at a time; more are refused.
+        share: uploads that may come at a time; more are refused.
         seconds: in which one must have come.
     """
     router = APIRouter(dependencies=list(dependencies))
-    coming = 0
 
     @router.post(UPLOAD)
     async def upload(request: Request) -> Response:
-        nonlocal coming
-        if coming >= at_once:
-            return _refuse(503, "too many uploads at once; try again in a moment")
-        coming += 1
-        try:
-            async with asyncio.timeout(seconds):
-                return await _take(request, store)
-        except TimeoutError:
-            return _refuse(408, "the file: it came too slowly; try again")
-        finally:
-            coming -= 1
+        with share.taken(visitor_of(request)) as room:
+            if not room:
+                return _refuse(503, "too many uploads at once; try again in a moment")
+            try:
+                async with asyncio.timeout(seconds):
+                    return await _take(request, store)
+            except TimeoutError:
+                return _refuse(408, "the file: it came too slowly; try again")
 
     @router.api_route(f"{API}/file={{path:path}}", methods=["GET", "HEAD"])
     async def shown(path: str) -> Response:

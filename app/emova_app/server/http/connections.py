@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from emova_app.addresses import address_of
+
 Peer = tuple[str, int]
-
-
-def address_of(host: str) -> str:
-    """What counts as one address: an IPv4 address, or the 64 bits of an IPv6 address that one client has."""
-    try:
-        parsed = ipaddress.ip_address(host.split("%")[0])
-    except ValueError:
-        return host
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 class Connections:
