@@ -94,7 +94,8 @@ def test_one_visitor_does_not_end_the_readings_of_others(tiny_assistant, monkeyp
     from emova.session.scheduler import Scheduler
     from emova_app.demo import tools
 
-    service, release = tools.ToolService(Scheduler(tiny_assistant, SchedulerConfig(max_sessions=2))), threading.Event()
+    release = threading.Event()
+    service = tools.ToolService(Scheduler(tiny_assistant, SchedulerConfig(max_sessions=8)))
     monkeypatch.setattr(service, "_alone", lambda work: release.wait(30) and work())
     wish = {"text": "Hello.", "voice": "female", "emotion": "neutral", "pitch": "normal"}
 
