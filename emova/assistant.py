@@ -12,20 +12,13 @@ from emova.checkpoint.loading import Parts, load_parts
 from emova.checkpoint.registry import REPLY_FORMATS
 from emova.conversation import Conversation
 from emova.core.errors import InputError, TooLongError
-from emova.core.tokens import TokenIds
+from emova.core.tokens import Frame, TokenIds
 from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.decoder import best_decoder
 from emova.engine.engine import EngineConfig
 from emova.events import Reply, Speech
-from emova.reply.format import (
-    SPEAK_PROMPT,
-    TRANSCRIBE_PROMPT,
-    ReplyFormat,
-    ReplyLimits,
-    speech_grammar,
-    text_grammar,
-)
+from emova.reply.format import ReplyFormat, ReplyLimits, text_grammar
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.guard import ReplyGuard
 from emova.reply.parser import PieceReader
@@ -87,6 +80,11 @@ class Assistant:
     def token_ids(self) -> TokenIds:
         """The control tokens and units of the vocabulary."""
         return self.parts.processor.token_ids
+
+    @property
+    def frame(self) -> Frame:
+        """What stands around the parts of a conversation."""
+        return self.parts.processor.frame
 
     @property
     def styles(self) -> StyleSet:
@@ -183,7 +181,7 @@ class Assistant:
     # --- single tasks as prompts --------------------------------------------------------------------------------------
     def transcribing(self, units: list[int]) -> tuple[Prompt, Grammar]:
         """What to ask, and what may come, to write down speech units. Raises: InputError: too many units."""
-        content = [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
+        content = self.reply_format.transcription(units, self.table)
         return self._text_task([{"role": "user", "content": content}], transcribes=True)
 
     def reading(self, text: str) -> list[tuple[Prompt, Grammar]]:
@@ -194,9 +192,11 @@ class Assistant:
         """
         tasks = []
         for sentence in split_sentences(self.check_text(text)):
-            prompt = self.prompt([{"role": "user", "content": [{"type": "text", "text": SPEAK_PROMPT + sentence}]}])
+            prompt = self.prompt(
+                [{"role": "user", "content": [{"type": "text", "text": self.reply_format.speak_prompt + sentence}]}]
+            )
             max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
-            tasks.append((prompt, speech_grammar(self.table, sentence, max_units)))
+            tasks.append((prompt, self.reply_format.reading(self.table, sentence, max_units)))
         return tasks
 
     def read_text(self, tokens: Iterable[int]) -> str:

@@ -137,4 +137,5 @@ class Conversation:
         if text is not None:
             content.append({"type": "text", "text": text})
         prompt = self.assistant.prompt([{"role": "user", "content": content}])
-        return Prompt(prompt.ids[1:], prompt.pixel_values, prompt.image_grids)
+        begin = len(self.assistant.frame.begin)
+        return Prompt(prompt.ids[begin:], prompt.pixel_values, prompt.image_grids)

@@ -113,16 +113,26 @@ DETOKENIZERS: Registry[SpeechDetokenizer] = Registry(
 REPLY_FORMATS: Registry[ReplyFormat] = Registry(
     "reply_format",
     "reply format",
-    {"json": "emova.reply.json:JsonReply", "interleaved": "emova.reply.interleaved:InterleavedReply"},
+    {
+        "json": "emova.reply.json:JsonReply",
+        "interleaved": "emova.reply.interleaved:InterleavedReply",
+        "emova_release": "emova.reply.released:ReleasedReply",
+    },
     renamed={"thoughts": "interleaved"},
 )
 TOWERS: Registry[VisionTower] = Registry(
     "vision_tower",
     "vision kind",
-    {"internvit": "emova.vision.internvit:InternViT", "open_clip": "emova.vision.open_clip:OpenClipTower"},
+    {
+        "internvit": "emova.vision.internvit:InternViT",
+        "open_clip": "emova.vision.open_clip:OpenClipTower",
+        "qwen2_vit": "emova.vision.qwen2_vit:Qwen2ViT",
+    },
 )
 PROJECTORS: Registry[Projector] = Registry(
-    "projector", "projector kind", {"c_abstractor": "emova.vision.c_abstractor:CAbstractor"}
+    "projector",
+    "projector kind",
+    {"c_abstractor": "emova.vision.c_abstractor:CAbstractor", "mlp": "emova.vision.mlp:MLPProjector"},
 )
 
 REGISTRIES = (TOKENIZERS, DETOKENIZERS, REPLY_FORMATS, TOWERS, PROJECTORS)

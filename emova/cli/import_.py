@@ -10,8 +10,9 @@ from emova.core.errors import InputError
 EXAMPLES = """examples:
   emova import emova-tokenizer Emova-ollm/emova_speech_tokenizer_hf --out emova-speech
   emova import emova-tokenizer downloads/emova_speech_tokenizer_hf --out emova-speech --ears-block 24
+  emova import emova-hf Emova-ollm/emova-qwen-2-5-7b --speech emova-speech --out emova-7b
   emova import glm-4-voice THUDM/glm-4-voice-tokenizer --decoder THUDM/glm-4-voice-decoder --out glm-speech"""
-KINDS = ("emova-tokenizer", "glm-4-voice")
+KINDS = ("emova-tokenizer", "emova-hf", "glm-4-voice")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the new checkpoint's folder")
     parser.add_argument(
         "--decoder", metavar="SOURCE", help="of glm-4-voice: the decoder, which is a release of its own"
+    )
+    parser.add_argument(
+        "--speech", metavar="FOLDER", help="of emova-hf: what emova-tokenizer was imported to; its parts are copied"
     )
     parser.add_argument(
         "--ears-block", type=_units, metavar="N",
@@ -46,12 +50,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Import it."""
     if (arguments.decoder is not None) != (arguments.kind == "glm-4-voice"):
         raise InputError("--decoder: glm-4-voice needs it, and nothing else has it; see emova import --help")
+    if (arguments.speech is not None) != (arguments.kind == "emova-hf"):
+        raise InputError("--speech: emova-hf needs it, and nothing else has it; see emova import --help")
     with progress(arguments) as tell:
         tell(f"Reading {arguments.source}")
-        from emova.checkpoint.importing.program import import_emova_tokenizer, import_glm_voice
+        from emova.checkpoint.importing.program import import_emova_model, import_emova_tokenizer, import_glm_voice
 
         blocks = arguments.ears_block, arguments.voice_block
-        if arguments.kind == "glm-4-voice":
+        if arguments.kind == "emova-hf":
+            about = import_emova_model(arguments.source, arguments.speech, arguments.out)
+        elif arguments.kind == "glm-4-voice":
             about = import_glm_voice(arguments.source, arguments.decoder, arguments.out, *blocks)
         else:
             about = import_emova_tokenizer(arguments.source, arguments.out, *blocks)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from emova.core.errors import InputError
@@ -120,6 +120,18 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, codebook_size: int) -> 
     tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token = PAD, BEGIN_OF_TEXT, END_OF_TURN
 
 
+ALIASES = "emova_tokens"
+"""In a tokenizer's configuration: control tokens that it has by another name, and that name."""
+FRAME = "emova_frame"
+"""In a tokenizer's configuration: what stands around the parts of a conversation (``Frame``), as text."""
+
+
+def token_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What each control token is called in this tokenizer."""
+    aliases = getattr(tokenizer, "init_kwargs", {}).get(ALIASES) or {}
+    return {token: str(aliases.get(token, token)) for token in CONTROL_TOKENS}
+
+
 @dataclass(frozen=True)
 class TokenIds:
     """Ids of the control tokens, and of the units, which lie one after another from ``first_unit``."""
@@ -148,7 +160,8 @@ class TokenIds:
             InputError: a control token is missing, or the units are not consecutive.
         """
         vocabulary: dict[str, int] = tokenizer.get_vocab()
-        missing = [token for token in (*CONTROL_TOKENS, unit_token(0)) if token not in vocabulary]
+        names = token_names(tokenizer)
+        missing = [token for token in (*names.values(), unit_token(0)) if token not in vocabulary]
         if missing:
             raise InputError(f"tokenizer: it lacks {missing[0]}; use the tokenizer of an emova checkpoint")
         first, size = vocabulary[unit_token(0)], 0
@@ -156,7 +169,7 @@ class TokenIds:
             size += 1
         if unit_token(size) in vocabulary:
             raise InputError(f"tokenizer: the unit tokens are not consecutive at {unit_token(size)}")
-        named = {token.strip("<|>"): vocabulary[token] for token in CONTROL_TOKENS}
+        named = {token.strip("<|>"): vocabulary[name] for token, name in names.items()}
         return cls(**named, first_unit=first, codebook_size=size)
 
     def is_unit(self, token_id: int) -> bool:
@@ -179,3 +192,48 @@ class TokenIds:
     def to_units(self, token_ids: Sequence[int]) -> list[int]:
         """The units among token ids; everything else is left out."""
         return [token_id - self.first_unit for token_id in token_ids if self.is_unit(token_id)]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Token ids that stand around the parts of a conversation.
+
+    Attributes:
+        begin: before the first turn.
+        system, user, assistant: before a turn of that role; the assistant's is also what asks for an answer.
+        heard, heard_end: around the units of a question.
+        shown, shown_end: around a picture.
+    """
+
+    begin: tuple[int, ...]
+    system: tuple[int, ...]
+    user: tuple[int, ...]
+    assistant: tuple[int, ...]
+    heard: tuple[int, ...]
+    heard_end: tuple[int, ...]
+    shown: tuple[int, ...]
+    shown_end: tuple[int, ...]
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
+        """The one that the tokenizer's configuration gives as text, or a control token for each.
+
+        Raises:
+            InputError: a control token is missing, or the text of a part is.
+        """
+        stated = getattr(tokenizer, "init_kwargs", {}).get(FRAME)
+        if stated is None:
+            ids = TokenIds.from_tokenizer(tokenizer)
+            roles = ((ids.begin_of_text,), (ids.system,), (ids.user,), (ids.assistant,))
+            return cls(*roles, (ids.speech_start,), (ids.speech_end,), (ids.image_start,), (ids.image_end,))
+        parts = {}
+        for part in fields(cls):
+            text = stated.get(part.name) if isinstance(stated, dict) else None
+            if not isinstance(text, str):
+                raise InputError(f"tokenizer: {FRAME} lacks the text of {part.name}; copy the whole checkpoint again")
+            parts[part.name] = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+        return cls(**parts)
+
+    def before(self, role: str) -> tuple[int, ...]:
+        """What stands before a turn of ``role``."""
+        return {"system": self.system, "user": self.user, "assistant": self.assistant}[role]

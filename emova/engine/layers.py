@@ -61,6 +61,13 @@ class DecoderLayer:
             for projection in (attention.q_proj, attention.k_proj)
         )
         self.qkv = Linear(torch.cat([queries, keys, attention.v_proj.weight.detach()]), int8)
+        self.qkv_bias: Tensor | None = None
+        if attention.q_proj.bias is not None:
+            query, key = (
+                projection.bias.detach().unflatten(0, (-1, len(pair)))[:, pair].flatten()
+                for projection in (attention.q_proj, attention.k_proj)
+            )
+            self.qkv_bias = torch.cat([query, key, attention.v_proj.bias.detach()])
         self.out = Linear(attention.o_proj.weight.detach(), int8)
         self.gate_up = Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]), int8)
         self.down = Linear(mlp.down_proj.weight.detach(), int8)
@@ -81,8 +88,13 @@ class DecoderLayers:
 
     def __init__(self, model: EmovaForConditionalGeneration, int8: bool = False) -> None:
         config = model.config.text_config
-        if config.model_type != "llama" or config.attention_bias or config.mlp_bias or config.hidden_act != "silu":
-            raise UnsupportedModelError("the streaming engine runs plain LLaMA models only; use the standard decoder")
+        plain = config.model_type == "llama" and not config.attention_bias and not config.mlp_bias
+        # Qwen2 is a LLaMA whose queries, keys and values have biases.
+        qwen = config.model_type == "qwen2" and not config.use_sliding_window
+        if not (plain or qwen) or config.hidden_act != "silu":
+            raise UnsupportedModelError(
+                "the streaming engine runs plain LLaMA and Qwen2 models only; use the standard decoder"
+            )
         language_model = model.model.language_model
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
@@ -107,6 +119,8 @@ class DecoderLayers:
         """Rotated queries and keys ``[N, H + K, C]``, and values ``[N, K, C]``."""
         rotated = (self.heads + self.kv_heads) * self.width
         qkv = layer.qkv(self.normalise(x_ND, layer.before_attention))
+        if layer.qkv_bias is not None:
+            qkv = qkv + layer.qkv_bias
         pairs = torch.view_as_complex(qkv[:, :rotated].float().unflatten(1, (-1, self.width // 2, 2)))
         qk = torch.view_as_real(pairs * rotation).flatten(2).to(x_ND.dtype)
         return qk, qkv[:, rotated:].unflatten(1, (self.kv_heads, self.width))

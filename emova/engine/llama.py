@@ -65,7 +65,8 @@ class Llama(DecoderLayers):
         self._rows: dict[int, _Rows] = {}
         self.native: NativeLlama | None = None
         on_cpu = self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32
-        if native and on_cpu and self.width % LANES == 0:
+        biased = any(layer.qkv_bias is not None for layer in self.layers)  # the compiled step knows none
+        if native and on_cpu and self.width % LANES == 0 and not biased:
             compiled = STEP.prepare()
             self.native = None if compiled is None else NativeLlama(compiled, self)
         self.cache_dtype = self.embedding.dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from emova.checkpoint.registry import REPLY_FORMATS, build_reply_format
@@ -30,7 +30,8 @@ class EmovaConfig(PreTrainedConfig):
     """Configuration of EmovaForConditionalGeneration.
 
     Args:
-        text_config: the LLaMA's configuration; its vocabulary is the padded one.
+        text_config: the language model's configuration, a LLaMA's if its ``model_type`` says nothing; its vocabulary
+            is the padded one.
         vision_config: the fields of ``emova.vision.towers.VisionConfig``; ``vision`` gives the dataclass.
         projector_config: ``kind`` and the fields of its config class; ``projector`` gives the dataclass.
         token_count: tokens in use; rows of the embedding above it are padding and never predicted.
@@ -62,9 +63,11 @@ class EmovaConfig(PreTrainedConfig):
     """No code comes with a checkpoint. Trainers ask for it (TRL does), and the base class has it only where it is."""
 
     model_type = "emova"
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {"text_config": SubConfigSpec(config_class=LlamaConfig)}
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")
+    }
 
-    # Given as dictionaries or objects, kept as a LlamaConfig and plain dictionaries.
+    # Given as dictionaries or objects, kept as a configuration of transformers and plain dictionaries.
     text_config: Any = None
     vision_config: Any = None
     projector_config: Any = None
@@ -134,7 +137,7 @@ class EmovaConfig(PreTrainedConfig):
     @classmethod
     def from_parts(
         cls,
-        text: LlamaConfig,
+        text: PreTrainedConfig,
         vision: VisionConfig,
         projector: ProjectorConfig,
         token_ids: TokenIds,
@@ -155,7 +158,7 @@ class EmovaConfig(PreTrainedConfig):
             eos_token_id=token_ids.end_of_turn,
         )
         return cls(
-            text_config=LlamaConfig(**values),
+            text_config=type(text)(**values),
             vision_config=vision.to_dict(),
             projector_config=asdict(projector),  # type: ignore[call-overload]  # a frozen dataclass
             styles=styles.to_dict(),

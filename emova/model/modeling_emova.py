@@ -28,7 +28,7 @@ from emova.model.fusion import packed_mask, packed_positions, scatter_images
 from emova.model.storage import read_int8
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 from emova.vision.projectors import build_projector
-from emova.vision.protocol import ProjectorConfig
+from emova.vision.protocol import NativeTower, ProjectorConfig
 from emova.vision.slicing import Grid, arrange
 from emova.vision.towers import VisionConfig, build_tower
 
@@ -114,13 +114,17 @@ class EmovaModel(EmovaPreTrainedModel):
         """Pictures as visual tokens, in the order of their placeholders.
 
         Args:
-            pixel_values: [N, 3, H, W], normalised tiles, each picture's thumbnail first.
+            pixel_values: [N, 3, H, W], normalised tiles, each picture's thumbnail first; of a tower that takes pictures
+                of any shape, their patches.
             image_grids: [pictures, 2], rows and columns; without it every tile is a picture of its own.
 
         Returns:
             [V, D]
         """
         tower_dtype = next(self.vision_tower.parameters()).dtype
+        if isinstance(self.vision_tower, NativeTower):
+            assert image_grids is not None, "pictures of any shape need their grids"
+            return self.projector(self.vision_tower(pixel_values.to(tower_dtype), image_grids))
         tokens_NSD = self.projector(self.vision_tower(pixel_values.to(tower_dtype)))
         if image_grids is None:
             return tokens_NSD.flatten(0, 1)
@@ -128,6 +132,9 @@ class EmovaModel(EmovaPreTrainedModel):
 
     def _blank_features(self, like: Tensor) -> Tensor:
         """Zero, but with the tower and the projector in its graph."""
+        if isinstance(self.vision_tower, NativeTower):
+            patches, grid = self.vision_tower.blank()
+            return self.get_image_features(patches.to(like), grid.to(like.device)).sum().to(like.dtype) * 0
         size = self.config.vision.image_size
         blank = torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype)
         return self.get_image_features(blank).sum().to(like.dtype) * 0

@@ -23,13 +23,13 @@ from transformers import BatchFeature, ProcessorMixin
 
 from emova.checkpoint.registry import load_tokenizer
 from emova.core.errors import InputError
-from emova.core.tokens import IMAGE, IMAGE_ROW, TokenIds, speech_text
+from emova.core.tokens import IMAGE, IMAGE_ROW, Frame, TokenIds, speech_text, token_names
 from emova.model import sources
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.processor_options import ProcessorOptions
 from emova.reply.format import ReplyFormat
 from emova.speech.tokenizer.protocol import SpeechTokenizer
-from emova.vision.slicing import Grid, token_layout
+from emova.vision.slicing import Grid
 
 CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8").strip()
 ROLES = ("system", "user", "assistant")
@@ -79,8 +79,9 @@ class EmovaProcessor(ProcessorMixin):
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.image_token = IMAGE
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(token_names(tokenizer)[IMAGE])
         self.token_ids = TokenIds.from_tokenizer(tokenizer)
+        self.frame = Frame.from_tokenizer(tokenizer)
         self.reply_format: ReplyFormat | None = reply_format
         self._speech_tokenizer: SpeechTokenizer | None = None
         self._speech_folder: Path | None = None
@@ -128,14 +129,14 @@ class EmovaProcessor(ProcessorMixin):
 
     def encode_units(self, units: Sequence[int]) -> list[int]:
         """Units between speech_start and speech_end."""
-        return [self.token_ids.speech_start, *self.token_ids.from_units(units), self.token_ids.speech_end]
+        return [*self.frame.heard, *self.token_ids.from_units(units), *self.frame.heard_end]
 
     def image_ids(self, grid: Grid) -> list[int]:
         """The placeholders of a picture, its separators, start and end."""
         ids = self.token_ids
         table = {IMAGE: ids.image, IMAGE_ROW: ids.image_row}
-        layout = token_layout(grid, self.image_processor.tile_side, IMAGE, IMAGE_ROW)
-        return [ids.image_start, *(table[token] for token in layout), ids.image_end]
+        layout = self.image_processor.layout(grid, IMAGE, IMAGE_ROW)
+        return [*self.frame.shown, *(table[token] for token in layout), *self.frame.shown_end]
 
     def _heard(self, source: Any, options: ProcessorOptions) -> list[int]:
         """The units of a sound in any form that ``emova.model.sources`` knows."""
@@ -188,15 +189,16 @@ class EmovaProcessor(ProcessorMixin):
         continue_final: bool,
         options: ProcessorOptions = PLAIN,
     ) -> Rendered:
-        ids, mask = [self.token_ids.begin_of_text], [False]
+        ids = list(self.frame.begin)
+        mask = [False] * len(ids)
         grids: list[Grid] = []
         tiles: list[Tensor] = []
         for message in messages:
             role = message.get("role")
             if role not in ROLES:
                 raise InputError(f"message: role {role!r} is unknown; it is one of {', '.join(ROLES)}")
-            ids.append(getattr(self.token_ids, role))
-            mask.append(False)
+            ids += self.frame.before(role)
+            mask += [False] * len(self.frame.before(role))
             content: list[int] = []
             for part in self._parts(message):
                 kind = part.get("type")
@@ -227,8 +229,8 @@ class EmovaProcessor(ProcessorMixin):
             ids.pop()
             mask.pop()
         if add_generation_prompt:
-            ids.append(self.token_ids.assistant)
-            mask.append(False)
+            ids += self.frame.assistant
+            mask += [False] * len(self.frame.assistant)
         return Rendered(tuple(ids), tuple(mask), torch.cat(tiles) if tiles else None, tuple(grids))
 
     def render_training(self, messages: Sequence[Message]) -> Rendered:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from emova.reply.grammar import Fixed, FreeText, Grammar, TokenTable, Units
 from emova.reply.parser import Piece, ReplyEvent, SpokenReply
@@ -103,6 +103,8 @@ class ReplyFormat(Protocol):
     Attributes:
         styles: the words that a reply may name.
         system_prompt: asks the model for this format.
+        speaks: whether every answer has speech.
+        speak_prompt: what stands before a text that is to be read aloud.
         schema: the words of its own that stand in every reply, in lower case; in an answer they stand side by side
             only where the model has lost the thread.
     """
@@ -110,6 +112,8 @@ class ReplyFormat(Protocol):
     styles: StyleSet
     system_prompt: str
     schema: frozenset[str] = frozenset()
+    speaks: bool = True
+    speak_prompt: str = SPEAK_PROMPT
 
     @classmethod
     def from_options(cls, options: Mapping[str, object], styles: StyleSet) -> Self:
@@ -134,6 +138,14 @@ class ReplyFormat(Protocol):
     def split(self, text: str) -> list[str]:
         """A reply as text, up to its speech, cut where ``encode`` tokenises apart; any other text stays whole."""
         return [text]
+
+    def transcription(self, units: list[int], table: TokenTable) -> list[dict[str, Any]]:
+        """What asks to write down speech units: content parts of a user's message."""
+        return [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
+
+    def reading(self, table: TokenTable, text: str, max_units: int) -> Grammar:
+        """What may come when ``text`` is to be read aloud."""
+        return speech_grammar(table, text, max_units)
 
     def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
         """What a reply may look like."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.core.tokens import END_OF_TURN, SPEECH_END, SPEECH_START, unit_token
+from emova.core.tokens import END_OF_TURN, SPEECH_END, SPEECH_START, token_names, unit_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -119,7 +119,8 @@ class TokenTable:
         added = tokenizer.added_tokens_decoder
         special |= {index for index, token in added.items() if token.special}
         index_of = {string: index for index, string in enumerate(strings)}
-        for needed in (SPEECH_START, SPEECH_END, END_OF_TURN, unit_token(0)):
+        names = token_names(tokenizer)
+        for needed in (names[SPEECH_START], names[SPEECH_END], names[END_OF_TURN], unit_token(0)):
             if needed not in index_of:
                 raise InputError(f"the tokenizer lacks {needed}; use the tokenizer files of an emova checkpoint")
         characters = _byte_of_character()
@@ -144,9 +145,9 @@ class TokenTable:
             token_bytes=tuple(token_bytes),
             unit_of=unit_of,
             unit_ids=np.asarray(unit_ids, dtype=np.int64),
-            speech_start=index_of[SPEECH_START],
-            speech_end=index_of[SPEECH_END],
-            end_of_turn=index_of[END_OF_TURN],
+            speech_start=index_of[names[SPEECH_START]],
+            speech_end=index_of[names[SPEECH_END]],
+            end_of_turn=index_of[names[END_OF_TURN]],
             quote=index_of[QUOTE],
             tokenizer=tokenizer,
         )
@@ -194,6 +195,14 @@ class TokenTable:
             if closer is not None and state == NORMAL:
                 allowed[closer] = True
             self._cache[key] = np.flatnonzero(allowed)
+        return self._cache[key]
+
+    def allowed_anything(self, state: int) -> np.ndarray:
+        """The ids of text tokens allowed in ``state``; between characters those of units and the end of turn too."""
+        key = ("anything", state)
+        if key not in self._cache:
+            text = self.allowed_text(state, False, self.end_of_turn)
+            self._cache[key] = np.union1d(text, self.unit_ids) if state == NORMAL else text
         return self._cache[key]
 
     def allowed_units(self, may_end: bool) -> np.ndarray:

@@ -157,7 +157,7 @@ _WHITESPACE = " \t\r\n"
 
 
 @dataclass
-class _StringReader:
+class JsonStringReader:
     """The inside of a JSON string, character by character; escapes may be split anywhere."""
 
     escape: str | None = None  # what follows the backslash so far
@@ -213,7 +213,7 @@ class ReplyParser:
         self._voice = styles.voices[0] if voice is None else voice
         self._styles = styles
         self._at = _At.OPEN
-        self._string = _StringReader()
+        self._string = JsonStringReader()
         self._next_key = 0
         self._buffer = ""
         self._emotion: str | None = None
@@ -304,7 +304,7 @@ class ReplyParser:
             raise ValueError(f"something else than {at.value}")
         self._at = steps[at, character]
         self._buffer = self._buffer if at is _At.COLON else ""
-        self._string = _StringReader()
+        self._string = JsonStringReader()
         return []
 
     def _feed_value(self, character: str) -> list[ReplyEvent]:

@@ -98,7 +98,7 @@ class TurnContext:
         """What stands before the first turn: the start of the text, and a system message."""
         system = " ".join(filter(None, (self._model.reply_format.system_prompt, self.instructions)))
         rendered = self._model.prompt([{"role": "system", "content": system}])
-        return Prompt(rendered.ids[:-1])  # without the generation prompt
+        return Prompt(rendered.ids[: len(rendered.ids) - len(self._model.frame.assistant)])
 
     # --- reading ------------------------------------------------------------------------------------------------------
     def read_ahead(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,7 +80,9 @@ class Question:
         """Take a loaded picture; it replaces an earlier one of this question."""
         prompt = self._model.prompt([{"role": "user", "content": [{"type": "image", "image": image}]}])
         # Without the start of the text and the role before it, the end of turn and the next role after it.
-        self.picture = Prompt(prompt.ids[2:-2], prompt.pixel_values, prompt.image_grids)
+        frame = self._model.frame
+        inside = slice(len(frame.begin) + len(frame.user), len(prompt.ids) - 1 - len(frame.assistant))
+        self.picture = Prompt(prompt.ids[inside], prompt.pixel_values, prompt.image_grids)
 
     def hear(self, samples: ArrayLike) -> None:
         """Take the next samples ``[T]``. Raises: InputError."""
@@ -112,9 +114,9 @@ class Question:
         """What is certain already: the beginning of ``prompt``."""
         if self.picture is None and not self.spoken:
             return Prompt(self._told())
-        ids = self._model.token_ids
-        spoken = (ids.speech_start, *ids.from_units(list(self.units))) if self.spoken else ()
-        return self._behind_picture((ids.user, *spoken))
+        ids, frame = self._model.token_ids, self._model.frame
+        spoken = (*frame.heard, *ids.from_units(list(self.units))) if self.spoken else ()
+        return self._behind_picture((*frame.user, *spoken))
 
     def prompt(self, text: str | None) -> Prompt:
         """The whole question, as training renders it."""
@@ -124,13 +126,14 @@ class Question:
         if text is not None:
             content.append({"type": "text", "text": text})
         if self.results and not content and self.picture is None:
-            return Prompt((*self._told(), self._model.token_ids.assistant))
-        return self._behind_picture(self._model.prompt([{"role": "user", "content": content}]).ids[1:])
+            return Prompt((*self._told(), *self._model.frame.assistant))
+        return self._behind_picture(self._turn([{"role": "user", "content": content}]))
 
     def _behind_picture(self, ids: tuple[int, ...]) -> Prompt:
         if self.picture is None:
             return Prompt((*self._told(), *ids))
-        shown = (*self._told(), ids[0], *self.picture.ids, *ids[1:])
+        role = len(self._model.frame.user)
+        shown = (*self._told(), *ids[:role], *self.picture.ids, *ids[role:])
         return Prompt(shown, self.picture.pixel_values, self.picture.image_grids)
 
     def _told(self) -> tuple[int, ...]:
@@ -138,7 +141,12 @@ class Question:
         if not self.results:
             return ()
         message = {"role": "system", "content": results_text(self.results)}
-        return self._model.prompt([message]).ids[1:-1]  # without the start of the text and the generation prompt
+        turn = self._turn([message])
+        return turn[: len(turn) - len(self._model.frame.assistant)]
+
+    def _turn(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        """Messages without the start of the text."""
+        return self._model.prompt(messages).ids[len(self._model.frame.begin) :]
 
     def close(self) -> None:
         """Drop the recording's state."""

@@ -108,7 +108,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         before: ReplyAssembler | None = None,
     ) -> None:
         self._guard = model.config.reply_guard if guarded else None
-        self._schema = model.reply_format.schema
+        self._schema, self._always_speaks = model.reply_format.schema, model.reply_format.speaks
         self._holding: Holding = Holding(
             0 if self._guard is None else self._guard.held, None if before is None else before._holding
         )
@@ -163,7 +163,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
 
     def check_speech(self) -> None:
         """After the last token, where no limit cut the speech. Raises: GarbledReplyError: it cannot say the text."""
-        if self._guard is not None:
+        if self._guard is not None and (self.units or self._always_speaks):
             self._guard.check_speech(self._text, len(self.units))
 
     def again(self, constraints: ReplyConstraints) -> ReplyConstraints | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import RLock
 from typing import Any, Protocol
 
-from emova.core.tokens import TokenIds
+from emova.core.tokens import Frame, TokenIds
 from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.engine import Engine
@@ -47,6 +47,8 @@ class DialogueModel(Protocol):
     def table(self) -> TokenTable: ...
     @property
     def token_ids(self) -> TokenIds: ...
+    @property
+    def frame(self) -> Frame: ...
     @property
     def reply_format(self) -> ReplyFormat: ...
     @property

@@ -161,6 +161,14 @@ class StyleSet:
 DEFAULT_STYLES = StyleSet()
 """The 24 styles of EMOVA (§4.2), and of each checkpoint that names no others."""
 
+RELEASED_STYLES = StyleSet(
+    voices=("female", "male", "female fast", "female slow", "male fast", "male slow"),
+    emotions=(*DEFAULT_STYLES.emotions, "surprised", "disgusted", "fearful"),
+    pitches=DEFAULT_STYLES.pitches,
+)
+"""The 126 styles of the released EMOVA models: a voice's name says the gender, and the speed where it is not the normal
+one."""
+
 
 def _choose(what: str, value: str, options: tuple[str, ...]) -> str:
     cleaned = value.strip().lower() if isinstance(value, str) else ""

@@ -6,7 +6,7 @@ Shape letters: B tiles, P = p * p patches, S = s * s tokens, E width of the towe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -91,6 +91,22 @@ class VisionTower(_Module, Protocol):
 
     def __call__(self, pixels: Tensor, /) -> Tensor:
         """Normalised ``[B, 3, image_size, image_size]`` to ``[B, P, E]``, without a class token."""
+        ...
+
+
+@runtime_checkable
+class NativeTower(Protocol):
+    """A ``VisionTower`` for pictures of any shape: it is called with their patches and grids.
+
+    Its tokens need no ``arrange``: they come picture by picture, row by row, as many as ``rows * columns``.
+    """
+
+    def blank(self) -> tuple[Tensor, Tensor]:
+        """Patches and grid of the smallest picture."""
+        ...
+
+    def __call__(self, patches: Tensor, grids: Tensor, /) -> Tensor:
+        """Patches of all pictures, and ``[pictures, 2]`` rows and columns, to ``[V, E]``."""
         ...
 
 

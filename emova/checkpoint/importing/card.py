@@ -29,6 +29,15 @@ class Licence:
 
 CARD_TELLS = "as its model card is quoted; read the card that came with the files"
 EMOVA_TOKENIZER = Licence("EMOVA speech tokenizer's weights", "Apache-2.0", CARD_TELLS)
+EMOVA_MODEL = Licence("EMOVA's model", "that of its model card", "it stands beside those of its parts below")
+QWEN = Licence(
+    "Qwen2.5, the language model below it", "7B Apache-2.0, 3B the Qwen Research License, 72B the Qwen License",
+    "the 3B one may not be used commercially",
+)  # fmt: skip
+LLAMA = Licence("Llama, the language model below it", "the Llama Community License of its version")
+GLM = Licence("GLM, the language model below it", "the GLM model licence of its version")
+OTHER = Licence("the language model below it", "that of its authors", "look it up before any use")
+QWEN_VIT = Licence("Qwen2-VL's vision tower", "Apache-2.0")
 GLM_VOICE = Licence("GLM-4-Voice's weights", "the GLM-4-Voice Model License", "read it in the release before any use")
 WHISPER = Licence("Whisper's weights, which the tokenizer began with", "MIT or Apache-2.0")
 

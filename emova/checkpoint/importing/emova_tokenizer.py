@@ -20,21 +20,12 @@ from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.speech.detokenizer.emova_u2s.detokenizer import EmovaU2SConfig, EmovaU2SDetokenizer
 from emova.speech.detokenizer.flow import FlowConfig
-from emova.speech.style import Style, StylePrototypes, StyleSet
+from emova.speech.style import RELEASED_STYLES, Style, StylePrototypes
 from emova.speech.tokenizer.emova_s2u.encoder import ConvConfig, StageConfig
 from emova.speech.tokenizer.emova_s2u.tokenizer import EmovaS2UConfig, EmovaS2UTokenizer
 
 S2U, U2S, STYLES = "speech tokenizer", "speech detokenizer", "style table"
-_GENDERS = ("female", "male")
-_EMOTIONS = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
 _SPEEDS = ("fast", "normal", "slow")
-_PITCHES = ("high", "low", "normal")
-RELEASED_STYLES = StyleSet(
-    voices=("female", "male", "female fast", "female slow", "male fast", "male slow"),
-    emotions=("neutral", "happy", "sad", "angry", "surprised", "disgusted", "fearful"),
-    pitches=("normal", "low", "high"),
-)
-"""All of the release's styles: a voice's name says the gender, and the speed where it is not the normal one."""
 
 
 # --- speech to units --------------------------------------------------------------------------------------------------
@@ -239,9 +230,12 @@ def style_rows(stored: Any, name: str) -> dict[str, int]:
     Raises:
         InputError: the configuration's table is no such table.
     """
+    genders = sorted({voice.split()[0] for voice in RELEASED_STYLES.voices})
     labels = [
         f"gender-{gender}_emotion-{emotion}_speed-{speed}_pitch-{pitch}"
-        for gender, emotion, speed, pitch in product(_GENDERS, _EMOTIONS, _SPEEDS, _PITCHES)
+        for gender, emotion, speed, pitch in product(
+            genders, sorted(RELEASED_STYLES.emotions), _SPEEDS, sorted(RELEASED_STYLES.pitches)
+        )
     ]
     if stored is None:
         return {each: row for row, each in enumerate(labels)}

@@ -10,7 +10,20 @@ from pathlib import Path
 import torch
 
 from emova.checkpoint.importing import emova_tokenizer, glm_voice
-from emova.checkpoint.importing.card import EMOVA_TOKENIZER, GLM_VOICE, WHISPER, Licence, card
+from emova.checkpoint.importing.card import (
+    EMOVA_MODEL,
+    EMOVA_TOKENIZER,
+    GLM,
+    GLM_VOICE,
+    LLAMA,
+    OTHER,
+    QWEN,
+    QWEN_VIT,
+    WHISPER,
+    Licence,
+    card,
+)
+from emova.checkpoint.importing.emova_model import SHARD_BYTES, write_model
 from emova.checkpoint.importing.mapping import Report
 from emova.checkpoint.importing.source import Tensors, fetch, read_json, read_yaml, section
 from emova.core.errors import InputError
@@ -82,6 +95,48 @@ def export_emova_tokenizer(checkpoint: str | Path, out: str | Path) -> None:
     with new_folder(out) as folder:
         save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+# --- EMOVA's model ----------------------------------------------------------------------------------------------------
+MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinja")
+BACKBONES = {"qwen": QWEN, "llama": LLAMA, "glm": GLM}
+
+
+def import_emova_model(source: str, speech: str | Path, out: str | Path) -> Imported:
+    """The EMOVA release's model, and speech parts that are imported already, as a whole checkpoint.
+
+    Args:
+        source: a folder with ``config.json``, the tokenizer and the weights, or a name on a hub.
+        speech: the folder of ``import_emova_tokenizer``.
+        out: a new folder.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit; nothing is written then.
+    """
+    from emova.checkpoint.loading import load_speech_tokenizer, load_voice
+
+    ears, voice = load_speech_tokenizer(speech), load_voice(speech)
+    if not isinstance(ears, EmovaS2UTokenizer) or not isinstance(voice.detokenizer, EmovaU2SDetokenizer):
+        raise InputError(
+            f"{shown(speech)}: its units are none of the EMOVA release; give its speech tokenizer, imported"
+        )
+    path, report = fetch(source, MODEL_FILES), Report()
+    if not path.is_dir():
+        raise InputError(f"{shown(source)}: a file; give the release's folder")
+    said, tensors = read_json(path / "config.json"), Tensors.of(path)
+    # Imported by and by, but written by shards of so many bytes.
+    tensors.check_memory(widened=False, most=2 * SHARD_BYTES)
+    with new_folder(out) as folder:
+        config = write_model(path, tensors, said, folder, report)
+        kind = str(config.text_config.model_type)
+        backbone = next((licence for word, licence in BACKBONES.items() if word in kind), OTHER)
+        about = Imported("EMOVA", source, report, [EMOVA_MODEL, backbone, QWEN_VIT, EMOVA_TOKENIZER])
+        for part in (ears, voice.detokenizer):
+            part.save_pretrained(folder / ("speech_tokenizer" if part is ears else "speech_detokenizer"))
+        voice.prototypes.save(folder)
+        use = f"emova chat --image photo.png --audio question.wav --model {Path(out).name}"
+        write_text(folder / "README.md", card(about.title, _named(source), about.licences, report, use))
+    return about
 
 
 # --- GLM-4-Voice's speech parts ---------------------------------------------------------------------------------------
@@ -156,5 +211,9 @@ def _write_speech(
         config = {"model_type": "emova_speech", "styles": styles.styles.to_dict()}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         use = f"emova resynthesize question.wav --model {Path(out).name}"
-        source = Path(about.source).resolve().name if Path(about.source).exists() else about.source
-        write_text(folder / "README.md", card(about.title, source, about.licences, about.report, use))
+        write_text(folder / "README.md", card(about.title, _named(about.source), about.licences, about.report, use))
+
+
+def _named(source: str) -> str:
+    """What a card calls a source: a hub's name, or a folder's without where it lay."""
+    return Path(source).resolve().name if Path(source).exists() else source

@@ -211,13 +211,14 @@ class Tensors(Mapping[str, Tensor]):
         except (SafetensorError, OSError):
             raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
 
-    def check_memory(self, widened: bool) -> None:
+    def check_memory(self, widened: bool, most: int = 1 << 62) -> None:
         """See that they fit into this machine's memory, before one is loaded. Raises: InputError.
 
         Args:
             widened: as float32, whatever they are stored as.
+            most: bytes that lie there at a time.
         """
-        needed = sum(4 * prod(shape) for shape in self.shapes.values()) if widened else self._bytes
+        needed = min(most, sum(4 * prod(shape) for shape in self.shapes.values()) if widened else self._bytes)
         there = available_memory()
         if needed > there:
             raise InputError(
