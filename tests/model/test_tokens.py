@@ -72,7 +72,8 @@ def test_control_tokens_and_styles_are_written_down_once():
         text = path.read_text(encoding="utf-8")
         if place != "emova/core/tokens.py":
             assert not [each for each in constants(path) if token.search(each)], place
-        if place != "emova/speech/style.py" and not place.startswith("data_recipes/"):
+        # A release's own words for styles are its importer's matter.
+        if place != "emova/speech/style.py" and not place.startswith(("data_recipes/", "emova/checkpoint/importing/")):
             assert not all(word in text for word in emotions), place
 
 
