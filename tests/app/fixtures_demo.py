@@ -34,8 +34,10 @@ def serving_demo(app: Any) -> Iterator[str]:
     """Serves ``app`` in a thread while the block lasts; its address."""
     import uvicorn
 
+    from emova_app.demo.cli import server_settings
+
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(server_settings(app, "127.0.0.1", port))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

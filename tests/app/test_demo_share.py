@@ -113,7 +113,7 @@ def test_one_visitor_does_not_end_the_readings_of_others(tiny_assistant, monkeyp
         speak("b")
     release.set()
     wait_until(lambda: all(stream.ended for stream in service._streams.values()))
-    assert asyncio.run(service.listen({"stream": first, "position": 0}))["html"]
+    assert dict(asyncio.run(service.listen({"stream": first, "position": 0})))["html"]
     for _ in range(3 * tools.MAX_STREAMS):
         speak("a")
         wait_until(lambda: all(stream.ended for stream in service._streams.values()))

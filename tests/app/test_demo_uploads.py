@@ -28,6 +28,7 @@ from tests.app.fixtures_demo import (
     serving_demo,
     wait_until,
 )
+from tests.app.test_server_connections import PROMPT, connected, eventually
 
 SPOKEN = (EXAMPLES / "question.wav").read_bytes()
 PHOTO = (EXAMPLES / "photo.png").read_bytes()
@@ -270,3 +271,28 @@ def test_a_device_holds_nobody_up_and_a_killed_demo_is_tidied_up(tiny_checkpoint
     assert all(path.exists() for path in keep)
     left_over = {path.name for path in temporary.iterdir() if path.name.startswith("emova-demo-")}
     assert left_over == {f"emova-demo-{kind}" for kind in ("other", "full", "open", "pipe", "linked", "link")}
+
+
+@pytest.mark.parametrize("sent", ["", "GET / HTTP/1.1\n", "POST /gradio_api/upload HTTP/1.1\nContent-Length: 9\n\n1"])
+def test_connections_that_ask_nothing_keep_nobody_out(demo, sent):
+    from emova_app.server.config import ServerConfig
+
+    address = demo[1]
+    with connected(int(address.rpartition(":")[2]), 300, sent, "127.0.0.9") as links:
+        started = time.monotonic()
+        assert httpx.get(address, timeout=PROMPT).status_code == 200
+        assert time.monotonic() - started < PROMPT
+
+        def left() -> int:
+            alive = 0
+            for link in links:
+                link.setblocking(False)
+                try:
+                    alive += bool(link.recv(1 << 16))
+                except BlockingIOError:
+                    alive += 1
+                except OSError:
+                    pass
+            return alive
+
+        assert eventually(lambda: left() <= ServerConfig().max_connections_per_address)

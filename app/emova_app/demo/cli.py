@@ -7,10 +7,15 @@ import os
 import socket
 import threading
 import webbrowser
+from typing import TYPE_CHECKING
 
 from emova.cli.common import add_common, progress
 from emova.core.errors import InputError
 from emova_app.addresses import is_loopback
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 PASSWORD = "EMOVA_DEMO_PASSWORD"
 
@@ -70,9 +75,25 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"emova demo on {address} (Ctrl+C ends it)", flush=True)
     if arguments.open:
         threading.Timer(1.0, webbrowser.open, [address]).start()
-    # Open pages hold a connection for their sound; they are given a few seconds to end.
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=3)
+    uvicorn.Server(server_settings(app, host, port)).run()
     return 0
+
+
+def server_settings(app: ASGIApp, host: str, port: int) -> uvicorn.Config:
+    """How the demo is served: connections bounded as the server's are, a client is who connects, whatever it says."""
+    import uvicorn
+
+    from emova_app.server.config import ServerConfig
+    from emova_app.server.http.connections import Connections
+    from emova_app.server.running import bounded_protocols
+
+    limits = ServerConfig()
+    http, websocket = bounded_protocols(Connections(limits.max_connections, limits.max_connections_per_address), limits)
+    # Open pages hold a connection for their sound; they are given a few seconds to end.
+    return uvicorn.Config(
+        app, host=host, port=port, http=http, ws=websocket, proxy_headers=False, log_level="warning",
+        timeout_graceful_shutdown=3,
+    )  # fmt: skip
 
 
 def _check_port(host: str, port: int) -> None:

@@ -71,13 +71,16 @@ class _Bounded(asyncio.Protocol):
             self._stalled = None
 
 
-def _protocols(front: Front) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
-    config = front.config
+def bounded_protocols(
+    connections: Connections, config: ServerConfig
+) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
+    """HTTP and WebSocket for uvicorn, with bounds on who is connected, on heads that do not come and on clients that do
+    not read."""
 
     class Http(_Bounded, H11Protocol):
         """With a limit on the time of a request's head, and on the time that a client may stop reading."""
 
-        connected, stall_seconds = front.connections, config.stall_seconds
+        connected, stall_seconds = connections, config.stall_seconds
         _head: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -128,7 +131,7 @@ def _protocols(front: Front) -> tuple[type[H11Protocol], type[WebSocketsSansIOPr
     class WebSocket(_Bounded, WebSocketsSansIOProtocol):  # type: ignore[misc]  # as above
         """With a limit on the time that a client may stop reading."""
 
-        connected, stall_seconds = front.connections, config.stall_seconds
+        connected, stall_seconds = connections, config.stall_seconds
 
     return Http, WebSocket
 
@@ -167,7 +170,7 @@ def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | N
 def server_of(app: ASGIApp, service: Front) -> Server:
     """A server that is ready to run an ASGI application with ``service`` in front of it."""
     config = service.config
-    http, websocket = _protocols(service)
+    http, websocket = bounded_protocols(service.connections, config)
     settings = uvicorn.Config(
         app,
         host=config.host,
