@@ -16,6 +16,7 @@ from emova.core.config import config_from_dict
 from emova.core.errors import InputError
 from emova.core.weights import Storage, load_state, read_folder, save_folder
 from emova.native.compiled import CONVOLUTION
+from emova.speech.detokenizer.base import check_units
 from emova.speech.detokenizer.layers import Past
 from emova.speech.detokenizer.source import PitchFrame, frame_phases
 from emova.speech.detokenizer.style_encoder import StyleEncoder, StyleEncoderConfig
@@ -235,9 +236,8 @@ class U2SStream:
 
     def _speak(self, units_BN: Tensor, past: Past | None, mask_B1U: Tensor | None = None) -> Tensor:
         assert units_BN.shape[0] == self.style_BS.shape[0]
-        size, device = self.detokenizer.codebook_size, self.style_BS.device
-        if units_BN.numel() and not (int(units_BN.min()) >= 0 and int(units_BN.max()) < size):
-            raise InputError(f"a unit lies outside 0..{size - 1}; the units belong to another tokenizer")
+        device = self.style_BS.device
+        check_units(units_BN, self.detokenizer.codebook_size)
         vits, units_BN = self.detokenizer.vits, units_BN.to(device)
         mask_B1F = None
         if mask_B1U is not None:

@@ -113,35 +113,75 @@ class TokenizerModule(nn.Module, Generic[ConfigT]):
         save_folder(folder, self.config, self.state_dict())
 
 
-class WaitingStream:
-    """Keeps the samples of recordings that advance together, and gives all units when they have ended.
+class RecordingStream:
+    """A ``TokenizerStream`` but for ``advance``: recordings that advance together, and what later units need of them.
 
     Args:
-        model: what encodes them.
+        batch_size: B.
+        device: where the samples are kept.
+        lead: samples of silence in front of the first.
+
+    Attributes:
+        pending_BT: the samples that are kept; ``advance`` drops what no later unit needs.
+        taken: samples of each recording so far.
+        ended: whether they are over.
     """
 
-    def __init__(self, model: TokenizerModule[ConfigT], batch_size: int) -> None:
-        self._model = model
-        self._heard_BT: Tensor | None = torch.zeros(batch_size, 0, device=model.device)
+    def __init__(self, batch_size: int, device: torch.device, lead: int = 0) -> None:
+        self.pending_BT = torch.zeros(batch_size, lead, device=device)
+        self.taken = 0
+        self.ended = False
 
+    @torch.inference_mode()
     def step(self, samples: Tensor) -> Tensor:
-        """Take ``[B, T]`` samples (any T >= 0); give no units yet, ``[B, 0]``.
+        """Take ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]`` int64.
 
         Raises:
             InputError: the batch size differs, or the stream has ended.
         """
-        if self._heard_BT is None:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        if samples.dim() != 2 or samples.shape[0] != len(self._heard_BT):
-            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self._heard_BT)}, T]")
-        self._heard_BT = torch.cat([self._heard_BT, samples.float()], dim=1)
-        return torch.zeros(len(samples), 0, dtype=torch.long, device=samples.device)
+        self._check_open()
+        if samples.dim() != 2 or samples.shape[0] != len(self.pending_BT):
+            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self.pending_BT)}, T]")
+        self.taken += samples.shape[1]
+        self.pending_BT = torch.cat([self.pending_BT, samples.float()], dim=1)
+        return self.advance()
 
+    @torch.inference_mode()
     def finish(self) -> Tensor:
-        """End the recordings: their units, ``[B, U]``."""
-        if self._heard_BT is None:
+        """End the recordings: the remaining units, ``[B, U]``.
+
+        Raises:
+            InputError: the stream has ended.
+        """
+        self._check_open()
+        self.ended = True
+        return self.advance()
+
+    def advance(self) -> Tensor:
+        """The units ``[B, U]`` that are certain and were not given yet; all of them if ``ended``."""
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        if self.ended:
             raise InputError("the stream of units has ended; open a new one with streaming()")
-        heard_BT, self._heard_BT = self._heard_BT, None
+
+
+class WaitingStream(RecordingStream):
+    """Keeps the recordings, and gives all units when they have ended.
+
+    Args:
+        model: what encodes them.
+        batch_size: B.
+    """
+
+    def __init__(self, model: TokenizerModule[ConfigT], batch_size: int) -> None:
+        super().__init__(batch_size, model.device)
+        self._model = model
+
+    def advance(self) -> Tensor:
+        if not self.ended:
+            return torch.zeros(len(self.pending_BT), 0, dtype=torch.long, device=self.pending_BT.device)
+        heard_BT, self.pending_BT = self.pending_BT, self.pending_BT[:, :0]
         return torch.stack(self._model.encode(heard_BT))
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from emova.core.errors import InputError
 from emova.speech.features import MelConfig
+from emova.speech.tokenizer.base import RecordingStream
 from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 
 KIND = "kmeans"
@@ -81,43 +82,22 @@ class KMeansTokenizer(MelTokenizer[KMeansConfig]):
         yield KMeansStream(self, batch_size)
 
 
-class KMeansStream:
+class KMeansStream(RecordingStream):
     """The state of recordings that advance together; a unit comes out with the last sample of its last window."""
 
     def __init__(self, model: KMeansTokenizer, batch_size: int) -> None:
+        super().__init__(batch_size, model.centres.device, lead=model.config.mel.n_fft // 2)
         self.model = model
-        self.pending_BT = torch.zeros(batch_size, model.config.mel.n_fft // 2, device=model.centres.device)
-        self.taken = 0
-        self.ended = False
 
-    @torch.inference_mode()
-    def step(self, samples: Tensor) -> Tensor:
-        """Take ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]`` int64.
-
-        Raises:
-            InputError: the batch size differs, or the stream has ended.
-        """
+    def advance(self) -> Tensor:
+        """The certain units, ``[B, U]``; at the end the last one is filled up with silence."""
+        mel, size = self.model.config.mel, self.model.unit_samples
+        half = mel.n_fft // 2
         if self.ended:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        if samples.dim() != 2 or samples.shape[0] != self.pending_BT.shape[0]:
-            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self.pending_BT)}, T]")
-        self.taken += samples.shape[1]
-        self.pending_BT = torch.cat([self.pending_BT, samples.float()], dim=1)
-        mel = self.model.config.mel
+            self.pending_BT = functional.pad(self.pending_BT, (0, -self.taken % size + half))
+            return self._units((self.pending_BT.shape[1] - 2 * half) // size)
         frames = max(0, (self.pending_BT.shape[1] - mel.n_fft) // mel.hop_length + 1)
         return self._units(frames // self.model.config.frames)
-
-    @torch.inference_mode()
-    def finish(self) -> Tensor:
-        """End the recording: the remaining units, ``[B, U]``; the last one is filled up with silence."""
-        silence = -self.taken % self.model.unit_samples
-        units_BU = self.step(self.pending_BT.new_zeros(len(self.pending_BT), silence))
-        half = self.model.config.mel.n_fft // 2
-        self.pending_BT = functional.pad(self.pending_BT, (0, half))
-        left = (self.pending_BT.shape[1] - 2 * half) // self.model.unit_samples
-        units_BU = torch.cat([units_BU, self._units(left)], dim=1)
-        self.ended = True
-        return units_BU
 
     def _units(self, count: int) -> Tensor:
         if not count:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from emova.core.errors import InputError
 from emova.core.weights import Storage, save_folder
 from emova.speech.features import MelConfig
+from emova.speech.tokenizer.base import RecordingStream
 from emova.speech.tokenizer.mel_tokenizer import MelTokenizer
 from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
 from emova.speech.tokenizer.phones import PHONES, PhoneInventory
@@ -125,7 +126,7 @@ class S2UTokenizer(MelTokenizer[S2UConfig]):
         save_folder(folder, self.config, self.state_dict(), storage)
 
 
-class S2UStream:
+class S2UStream(RecordingStream):
     """The state of ``batch_size`` recordings that advance together. All units together equal ``encode``'s.
 
     A block of units comes out once the block and ``look_ahead`` samples after it are there; memory and work a step
@@ -133,46 +134,28 @@ class S2UStream:
     """
 
     def __init__(self, model: S2UTokenizer, batch_size: int) -> None:
+        super().__init__(batch_size, model.device, lead=model.config.mel.n_fft // 2)
         self.model = model
         self.state: EncoderState | None = EncoderState(model.encoder)
-        half = model.config.mel.n_fft // 2
-        self.pending_BT = torch.zeros(batch_size, half, device=model.device)
-        self.taken = 0  # samples
         self.frames = 0  # mel frames given to the encoder
-
-    @torch.inference_mode()
-    def step(self, samples: Tensor) -> Tensor:
-        """Take ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]`` int64.
-
-        Raises:
-            InputError: the batch size differs, or the stream has ended.
-        """
-        if self.state is None:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        if samples.dim() != 2 or samples.shape[0] != self.pending_BT.shape[0]:
-            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self.pending_BT)}, T]")
-        self.taken += samples.shape[1]
-        self.pending_BT = torch.cat([self.pending_BT, samples.float()], dim=1)
-        return self._advance(last=False)
-
-    @torch.inference_mode()
-    def finish(self) -> Tensor:
-        """End the recording: the remaining units, ``[B, U]``; the last unit is filled up with silence."""
-        if self.state is None:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        silence = -self.taken % self.model.unit_samples
-        self.pending_BT = functional.pad(self.pending_BT, (0, silence + self.model.config.mel.n_fft // 2))
-        self.taken += silence
-        units_BU = self._advance(last=True)
-        self.close()
-        return units_BU
 
     def close(self) -> None:
         """Drop the state; nothing can follow."""
-        self.state = None
+        self.ended, self.state = True, None
         self.pending_BT = self.pending_BT[:, :0]
 
-    def _advance(self, last: bool) -> Tensor:
+    def advance(self) -> Tensor:
+        """The certain units, ``[B, U]``; at the end the last one is filled up with silence."""
+        if not self.ended:
+            return self._units(last=False)
+        silence = -self.taken % self.model.unit_samples
+        self.pending_BT = functional.pad(self.pending_BT, (0, silence + self.model.config.mel.n_fft // 2))
+        self.taken += silence
+        units_BU = self._units(last=True)
+        self.close()
+        return units_BU
+
+    def _units(self, last: bool) -> Tensor:
         assert self.state is not None
         mel = self.model.config.mel
         count = max(0, (self.pending_BT.shape[1] - mel.n_fft) // mel.hop_length + 1)

@@ -23,6 +23,7 @@ from emova.core.config import config_from_dict
 from emova.core.errors import InputError
 from emova.core.weights import load_state, read_folder, save_folder
 from emova.native.compiled import CONVOLUTION
+from emova.speech.detokenizer.base import UnitStream, check_units
 from emova.speech.detokenizer.emova_u2s.durations import DurationConfig, Durations
 from emova.speech.detokenizer.emova_u2s.prior import Prior, PriorConfig
 from emova.speech.detokenizer.emova_u2s.reference import Reference, ReferenceConfig
@@ -201,38 +202,21 @@ class EmovaU2SDetokenizer(nn.Module):
         return detokenizer.eval()
 
 
-class EmovaU2SStream:
+class EmovaU2SStream(UnitStream):
     """One utterance: the units and their noise as far as a window still needs them, and what the layers keep."""
 
     def __init__(self, detokenizer: EmovaU2SDetokenizer, style_1S: Tensor, seed: int) -> None:
+        super().__init__()
         self._model, self._style_1S = detokenizer, style_1S.float()
         self._draws = Draws(seed, detokenizer.config.latent_channels)
         self._past = Past()
         self._units_1U = torch.zeros(1, 0, dtype=torch.long, device=style_1S.device)
         self._noise_12U = torch.zeros(1, 2, 0, device=style_1S.device)
         self._start = 0  # of the next block in these
-        self._finished = False
 
-    @torch.no_grad()
-    def step(self, units_BN: Tensor) -> Tensor:
-        """Take ``[1, N]`` new units; give the samples ``[1, t]`` that are certain by now."""
-        assert not self._finished, "the stream is finished"
-        self._add(units_BN)
-        return self._speak(ended=False)
-
-    @torch.no_grad()
-    def finish(self, units_BN: Tensor | None = None) -> Tensor:
-        """Take the last units, if there are more; give the remaining samples ``[1, t]``."""
-        assert not self._finished, "the stream is finished"
-        self._finished = True
-        if units_BN is not None:
-            self._add(units_BN)
-        return self._speak(ended=True)
-
-    def _add(self, units_1N: Tensor) -> None:
-        size, device = self._model.codebook_size, self._style_1S.device
-        if units_1N.numel() and not (int(units_1N.min()) >= 0 and int(units_1N.max()) < size):
-            raise InputError(f"a unit lies outside 0..{size - 1}; the units belong to another tokenizer")
+    def add(self, units_1N: Tensor) -> None:
+        device = self._style_1S.device
+        check_units(units_1N, self._model.codebook_size)
         noise = self._draws.of_units(units_1N.shape[1]) * self._model.config.duration_temperature
         self._units_1U = torch.cat([self._units_1U, units_1N.to(device)], dim=1)
         self._noise_12U = torch.cat([self._noise_12U, noise.to(device)], dim=2)
@@ -257,7 +241,7 @@ class EmovaU2SStream:
         self._units_1U, self._noise_12U = self._units_1U[:, unneeded:], self._noise_12U[..., unneeded:]
         self._start -= unneeded
 
-    def _speak(self, ended: bool) -> Tensor:
+    def speak(self, ended: bool) -> Tensor:
         model, pieces = self._model, list(self._blocks(ended))
         self._past.ending = ended
         if not pieces and not ended:

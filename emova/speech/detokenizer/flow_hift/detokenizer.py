@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from emova.core.config import config_from_dict
 from emova.core.errors import InputError
 from emova.core.weights import load_state, read_folder, save_folder
+from emova.speech.detokenizer.base import UnitStream, check_units
 from emova.speech.detokenizer.flow_hift.estimator import Estimator, EstimatorConfig
 from emova.speech.detokenizer.flow_hift.hift import HiFT, HiFTConfig
 from emova.speech.detokenizer.flow_hift.unit_encoder import Regulator, UnitEncoder, UnitEncoderConfig
@@ -167,11 +168,12 @@ class FlowHiFTDetokenizer(nn.Module):
         return detokenizer.eval()
 
 
-class FlowHiFTStream:
+class FlowHiFTStream(UnitStream):
     """One utterance: its units, its finished mel frames, the tail that is faded into the next chunk, and the vocoder's
     place in them."""
 
     def __init__(self, detokenizer: FlowHiFTDetokenizer, speaker_BS: Tensor) -> None:
+        super().__init__()
         self._model, self._speaker_BS = detokenizer, speaker_BS.float()
         batch, device = speaker_BS.shape[0], speaker_BS.device
         vocoder = detokenizer.config.vocoder
@@ -187,28 +189,9 @@ class FlowHiFTStream:
         phases_BN[:, 0] = 0
         self._phases_BN = phases_BN.expand(batch, -1).to(device)
         self._sounded = 0  # frames
-        self._finished = False
 
-    @torch.no_grad()
-    def step(self, units_BN: Tensor) -> Tensor:
-        """Take ``[B, N]`` new units; give the samples ``[B, t]`` that are certain by now."""
-        assert not self._finished, "the stream is finished"
-        self._add(units_BN)
-        return self._speak(ended=False)
-
-    @torch.no_grad()
-    def finish(self, units_BN: Tensor | None = None) -> Tensor:
-        """Take the last units, if there are more; give the remaining samples ``[B, t]``."""
-        assert not self._finished, "the stream is finished"
-        self._finished = True
-        if units_BN is not None:
-            self._add(units_BN)
-        return self._speak(ended=True)
-
-    def _add(self, units_BN: Tensor) -> None:
-        size = self._model.codebook_size
-        if units_BN.numel() and not (int(units_BN.min()) >= 0 and int(units_BN.max()) < size):
-            raise InputError(f"a unit lies outside 0..{size - 1}; the units belong to another tokenizer")
+    def add(self, units_BN: Tensor) -> None:
+        check_units(units_BN, self._model.codebook_size)
         self._units_BU = torch.cat([self._units_BU, units_BN.to(self._units_BU.device)], dim=1)
 
     def _draw(self, ended: bool) -> None:
@@ -240,7 +223,7 @@ class FlowHiFTStream:
             self._mel_BMF = torch.cat([self._mel_BMF, self._tail_BMF], dim=2)
             self._tail_BMF = self._tail_BMF[..., :0]
 
-    def _speak(self, ended: bool) -> Tensor:
+    def speak(self, ended: bool) -> Tensor:
         self._draw(ended)
         vocoder = self._model.vocoder
         hop, frames = vocoder.config.hop, self._mel_BMF.shape[2]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emova.core.errors import InputError
-from emova.speech.tokenizer.base import TokenizerModule, WaitingStream
+from emova.speech.tokenizer.base import RecordingStream, TokenizerModule, WaitingStream
 from emova.speech.tokenizer.emova_s2u.encoder import ConvConfig, Encoder, StageConfig
 from emova.speech.tokenizer.emova_s2u.features import ClipLogMel, FeatureConfig
 
@@ -191,51 +191,28 @@ class EmovaS2UTokenizer(TokenizerModule[EmovaS2UConfig]):
         yield BlockStream(self, batch_size) if self.config.block_units else WaitingStream(self, batch_size)
 
 
-class BlockStream:
+class BlockStream(RecordingStream):
     """Recordings that advance together; a block's units come as soon as its window has been heard.
 
     Memory is that of one window, however long the recording lasts.
     """
 
     def __init__(self, model: EmovaS2UTokenizer, batch_size: int) -> None:
+        super().__init__(batch_size, model.device)
         self._model = model
-        self._heard_BT = torch.zeros(batch_size, 0, device=model.device)
         self._dropped = 0  # units at the beginning that no window needs any more
         self._start = 0  # the next unit
         self._before: int | None = None
-        self._ended = False
 
-    @torch.inference_mode()
-    def step(self, samples: Tensor) -> Tensor:
-        """Take ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]``.
-
-        Raises:
-            InputError: the batch size differs, or the stream has ended.
-        """
-        if self._ended:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        if samples.dim() != 2 or samples.shape[0] != len(self._heard_BT):
-            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self._heard_BT)}, T]")
-        self._heard_BT = torch.cat([self._heard_BT, samples.float()], dim=1)
-        return self._advance()
-
-    @torch.inference_mode()
-    def finish(self) -> Tensor:
-        """End the recordings: the remaining units, ``[B, U]``."""
-        if self._ended:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        self._ended = True
-        return self._advance()
-
-    def _advance(self) -> Tensor:
+    def advance(self) -> Tensor:
         model, start = self._model, self._start - self._dropped
-        rows = [list(model.windows(row_T, start, self._ended)) for row_T in self._heard_BT]
+        rows = [list(model.windows(row_T, start, self.ended)) for row_T in self.pending_BT]
         if not rows[0]:
-            return torch.zeros(len(rows), 0, dtype=torch.long, device=self._heard_BT.device)
+            return torch.zeros(len(rows), 0, dtype=torch.long, device=self.pending_BT.device)
         units_BU = torch.stack([torch.cat(row) for row in rows])
         self._start += units_BU.shape[1]
         unneeded = max(0, self._start - model.config.left_units) - self._dropped
-        self._heard_BT = self._heard_BT[:, unneeded * model.unit_samples :]
+        self.pending_BT = self.pending_BT[:, unneeded * model.unit_samples :]
         self._dropped += unneeded
         if not model.config.joined:
             return units_BU

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from emova.core.errors import InputError
 from emova.speech.features import MelConfig, mel_filters
-from emova.speech.tokenizer.base import TokenizerModule, WaitingStream
+from emova.speech.tokenizer.base import RecordingStream, TokenizerModule, WaitingStream
 from emova.speech.tokenizer.whisper_vq.encoder import EncoderConfig, EncoderPast, WhisperVQEncoder
 
 KIND = "whisper_vq"
@@ -166,47 +166,24 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
         yield WhisperVQStream(self, batch_size) if self.config.running_floor else WaitingStream(self, batch_size)
 
 
-class WhisperVQStream:
+class WhisperVQStream(RecordingStream):
     """Recordings that advance together; a block's units come as soon as it has been heard. Keeps one clip at most."""
 
     def __init__(self, model: WhisperVQTokenizer, batch_size: int) -> None:
+        super().__init__(batch_size, model.device)
         self._model = model
-        self._heard_BT = torch.zeros(batch_size, 0, device=model.device)  # of this clip
-        self._state = ClipState(EncoderPast())
-        self._ended = False
+        self._state = ClipState(EncoderPast())  # of the clip that is pending
 
-    @torch.inference_mode()
-    def step(self, samples: Tensor) -> Tensor:
-        """Take ``[B, T]`` samples (any T >= 0), give the units that are now certain, ``[B, U]``.
-
-        Raises:
-            InputError: the batch size differs, or the stream has ended.
-        """
-        if self._ended:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        if samples.dim() != 2 or samples.shape[0] != len(self._heard_BT):
-            raise InputError(f"samples have shape {list(samples.shape)}; this stream takes [{len(self._heard_BT)}, T]")
-        self._heard_BT = torch.cat([self._heard_BT, samples.float()], dim=1)
-        return self._advance()
-
-    @torch.inference_mode()
-    def finish(self) -> Tensor:
-        """End the recordings: the remaining units, ``[B, U]``."""
-        if self._ended:
-            raise InputError("the stream of units has ended; open a new one with streaming()")
-        self._ended = True
-        return self._advance()
-
-    def _advance(self) -> Tensor:
+    def advance(self) -> Tensor:
         model, found = self._model, []
         # A clip is not known to be the last one before there is a sample behind it.
-        while self._heard_BT.shape[1] > model.clip_samples:
-            clip_BT, self._heard_BT = self._heard_BT.split(
-                [model.clip_samples, self._heard_BT.shape[1] - model.clip_samples], dim=1
+        while self.pending_BT.shape[1] > model.clip_samples:
+            clip_BT, self.pending_BT = self.pending_BT.split(
+                [model.clip_samples, self.pending_BT.shape[1] - model.clip_samples], dim=1
             )
             found += list(model.blocks(clip_BT, self._state, ended=True))
             self._state = ClipState(EncoderPast())
-        if self._heard_BT.shape[1]:
-            found += list(model.blocks(self._heard_BT, self._state, self._ended))
-        empty = torch.zeros(len(self._heard_BT), 0, dtype=torch.long, device=self._heard_BT.device)
+        if self.pending_BT.shape[1]:
+            found += list(model.blocks(self.pending_BT, self._state, self.ended))
+        empty = torch.zeros(len(self.pending_BT), 0, dtype=torch.long, device=self.pending_BT.device)
         return torch.cat([empty, *found], dim=1)
