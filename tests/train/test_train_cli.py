@@ -49,3 +49,10 @@ def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     last = ["u2s", "prototypes", "assemble"]
     apart = ("all", "kmeans", "average", "distil", "distil-units", "reading")  # what a row doesn't need
     assert [line[0] for line in row] == [name for name in PROGRAMS if name not in (*apart, *last)] + last
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_wrong_argument_is_told_in_one_line(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", program, "--bogus"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("emova: ") and line.endswith(f"; see emova train {program} --help")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from emova.cli.main import Parser
 from emova.core.errors import InputError
 
 # Each program's module has ``register(parser)``, which adds its arguments and sets ``run``.
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _launch(arguments)
     module, what = PROGRAMS[arguments.program]
     program = importlib.import_module(module)
-    parser = argparse.ArgumentParser(prog=f"emova train {arguments.program}", description=what)
+    parser = Parser(prog=f"emova train {arguments.program}", description=what)
     program.register(parser)
     parsed = parser.parse_args(arguments.rest)
     return int(parsed.run(parsed) or 0)
@@ -118,9 +119,7 @@ def _plan(arguments: argparse.Namespace, rest: list[str]) -> InputError | None:
 
 def _dry_run(arguments: argparse.Namespace) -> int:
     # What is said of the machine may stand behind the program here.
-    parser = argparse.ArgumentParser(
-        prog=f"emova train {arguments.program} --dry-run", argument_default=argparse.SUPPRESS
-    )
+    parser = Parser(prog=f"emova train {arguments.program}", argument_default=argparse.SUPPRESS)
     _add_machine(parser)
     parser.add_argument("--dry-run", action="store_true")
     parser.set_defaults()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from emova.cli.main import Parser
 from emova.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, description: str | None) -> int:
     """Parse the command line of the program that ``register`` describes and run it; bad input gives one line and 2."""
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser = Parser(prog=f"python -m {name}", description=description)
     register(parser)
     try:
         arguments = parser.parse_args()
@@ -41,4 +42,4 @@ def add_config(
         parser.add_argument("config", help=text)
     else:
         parser.add_argument("config", nargs="?", default=default, help=f"{text} (%(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"such as {field}")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"such as {field}")

@@ -185,7 +185,7 @@ def choose_prototypes(
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train prototypes``."""
     parser.add_argument("config", help="the configuration that trained the detokenizer")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     parser.add_argument("--detokenizer", required=True, help="folder of the trained detokenizer")
     parser.add_argument("--out", help="folder for style_prototypes.safetensors; the detokenizer's if not given")
     parser.add_argument(
