@@ -89,3 +89,13 @@ def test_pipelines_answer(task: str) -> None:
     )
     (said,) = pipe(text=prompt, images=str(PICTURE), **options)
     assert said["generated_text"] == alone[1]
+
+
+def test_a_spoken_question_is_answered_in_the_reply_format() -> None:
+    """The system message of the reply format asks for an answer; without it what is said is written down."""
+    pipe = pipeline("any-to-any", model=emova.find_checkpoint("emova-nano"), dtype=torch.float32)
+    system = {"role": "system", "content": pipe.processor.reply_format.system_prompt}
+    spoken = [{"type": "image", "path": str(PICTURE)}, {"type": "audio", "path": str(QUESTION)}]
+    asked = [system, {"role": "user", "content": spoken}]
+    (said,) = pipe(text=asked, return_full_text=False, max_new_tokens=64)
+    assert "How much is the cheese?" in said["generated_text"] and "two dollars" in said["generated_text"]
