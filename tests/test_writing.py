@@ -153,7 +153,17 @@ def commands(out: str, checkpoint: Path) -> dict[str, list[str]]:
         "eval": ["eval", "all", "--offline", "--limit", "1", "--out", f"{out}/a", "--model", str(checkpoint)],
         "compare": ["eval", "compare", "x", "y", "--out", f"{out}/a"],
         "data": ["data", "convert", "librispeech", "--from", "tests/fixtures/sources/librispeech", "--out", f"{out}/a"],
-        "train": ["train", "--launch", "slurm", "--only-write", "--launch-dir", f"{out}/a", "stage2", "x.yaml"],
+        "train": [
+            "train",
+            "--launch",
+            "slurm",
+            "--only-write",
+            "--elsewhere",
+            "--launch-dir",
+            f"{out}/a",
+            "stage2",
+            "paper/stage2",
+        ],
         "bench": ["bench", "load", str(checkpoint), "--quick", "--sessions", "1", "--output", f"{out}/a"],
     }
 

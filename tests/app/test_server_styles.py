@@ -81,10 +81,9 @@ def test_the_document_lists_the_words(client) -> None:
 
 def test_the_demo_offers_them(assistant) -> None:
     pytest.importorskip("gradio")
-    from emova_app.demo.parts import emotion_choice, pitch_choice
-    from emova_app.demo.render import style_cards
+    from emova_app.demo.views import talk, tool
 
-    words = [value for _, value in emotion_choice(assistant.styles, free=True).choices]
-    assert words == ["auto", *STYLES.emotions]
-    assert [value for _, value in pitch_choice(assistant.styles, free=False).choices] == list(STYLES.pitches)
-    assert style_cards(assistant.styles, {}, None).count("surprised") >= 6
+    page = talk(assistant.styles, "", "en")
+    for shown in (page, tool("speak", assistant.styles)):
+        assert all(f'value="{word}"' in shown for word in (*STYLES.emotions, *STYLES.pitches))
+    assert f"{len(STYLES)} styles" in page

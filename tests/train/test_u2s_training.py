@@ -48,7 +48,7 @@ def tiny_recipe(folder: Path) -> U2SRecipe:
     data = U2SDataConfig(
         levels=(8, 8), digit_noise=0.0,
         train=[str(folder / "style-train-*.tar")], validation=[str(folder / "style-train-*.tar")],
-        cache=str(folder / "cache"), tokenizer=str(folder / "tokenizer"), processes=1, window_units=8, context_left=3,
+        cache=str(folder / "cache"), tokenizer="emova-nano", processes=1, window_units=8, context_left=3,
         context_right=2, reference_seconds=0.5, validation_windows=2,
     )  # fmt: skip
     return U2SRecipe(
@@ -253,7 +253,7 @@ def test_rough_units_are_those_of_the_same_speech_through_rooms_and_noise(data: 
 
     monkeypatch.setattr(S2UTokenizer, "from_pretrained", lambda folder: Level())
     for name in ("levels", "levels-rough"):
-        cache_units(cached, "anywhere", name)
+        cache_units(cached, "emova-nano", name)
     clear, rough = (np.load(cached / f"units-{name}.npy") for name in heard)
     assert heard["levels"][0].shape == heard["levels-rough"][0].shape
     assert not torch.equal(heard["levels"][0], heard["levels-rough"][0])
