@@ -1,4 +1,4 @@
-"""Twenty turns with emova-nano through the server: the last answers are as good as the first."""
+"""Twenty turns with emova-nano through the server and the demo: the last answers are as good as the first."""
 
 from __future__ import annotations
 
@@ -74,13 +74,32 @@ def by_realtime(served: Any, asked: list[dict]) -> Iterator[str]:
             yield response["output"][0]["content"][0]["transcript"]
 
 
+def by_demo(assistant: Assistant, asked: list[dict]) -> Iterator[str]:
+    pytest.importorskip("gradio", reason="pip install 'emova[demo]'")
+    from emova.session.scheduler import Scheduler
+    from emova.vision.image import load_image
+    from emova_app.demo.conversation.asking import ask
+    from emova_app.demo.conversation.page_session import Asked
+    from emova_app.demo.conversation.pages import Pages
+
+    pages = Pages(Scheduler(assistant), 1)
+    page = pages.enter()
+    for question in asked:
+        if "image" in question:
+            page.new_picture(load_image(question["image"]))
+        samples = load_audio(question["audio"], 16_000) if "audio" in question else None
+        ask(page, Asked(samples, question.get("text"))).join()
+        yield next(reversed(page.answers.values())).reply.text
+    pages.close_all()
+
+
 SLOW = {(by_chat, "voice"), (by_chat, "picture"), (by_chat, "mixed")}  # each request brings all recordings again
-CONFUSED = {(by_chat, "picture"), (by_chat, "mixed"), (by_realtime, "mixed")}
+CONFUSED = {(by_chat, "picture"), (by_chat, "mixed"), (by_realtime, "mixed"), (by_demo, "mixed")}
 """Talk and pictures in turns, and earlier answers about pictures that come back without their voice, confuse emova-nano
 (its card says so): it stays speech."""
 WAYS = [
     pytest.param(through, by, marks=pytest.mark.slow if (through, by) in SLOW else ())
-    for through in (by_chat, by_realtime)
+    for through in (by_chat, by_realtime, by_demo)
     for by in ("text", "voice", "picture", "mixed")
 ]
 
@@ -89,7 +108,7 @@ WAYS = [
 def test_the_last_answers_are_as_good_as_the_first(assistant, served, through, by: str) -> None:
     asked = questions(by)
     found = []  # 0 to 1 a turn; rubble has 0.1, and a word heard otherwise at 24 kHz costs some
-    for question, text in zip(asked, through(served, asked), strict=True):
+    for question, text in zip(asked, through(assistant if through is by_demo else served, asked), strict=True):
         assert text.strip() and not SCHEMA & set(text.split()), text
         found.append(alike(text, assistant.chat(**question).text))
     assert (through, by) in CONFUSED or np.sum(found[-8:]) >= np.sum(found[:8]) - 2, found
