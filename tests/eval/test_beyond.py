@@ -77,4 +77,4 @@ def test_equal_shares_of_the_groups(most) -> None:
 
 def test_a_figure_names_its_failures() -> None:
     figure = Figure("t", 50.0, 40.0, 60.0, "%", True, 4, 2, "a judge")
-    assert beyond.row("x", figure, 85, "a note").note == "a note; a judge; 2 failed"
+    assert beyond.row_of(figure, "x", 85, "a note").note == "a note; a judge; 2 failed"

@@ -18,6 +18,7 @@ from emova.core.writing import write_bytes
 from emova_eval.metrics.compare import confidence_interval
 from emova_eval.models.assistant import AssistantModel
 from emova_eval.nano.data import read_lines, read_shards
+from emova_eval.nano.dialogue import shares
 from emova_eval.report.goals import Row
 from emova_eval.suite.run_folder import safe_name
 from emova_eval.suite.runner import Figure
@@ -141,20 +142,19 @@ def missing(name: str, goal: float | None, higher: bool, command: str) -> Row:
     return Row(name, None, goal, higher, "%", note=f"no items; `{command}` makes them")
 
 
-def row(name: str, figure: Figure, goal: float | None, note: str, parts: dict[str, float] | None = None) -> Row:
-    """A figure as a row."""
+def row_of(figure: Figure, name: str, goal: float | None, note: str = "", parts: dict[str, float] | None = None) -> Row:
+    """A figure as a line of the table: failures are counted in it, and named."""
     failed = f"{figure.failures} failed" if figure.failures else ""
-    text = "; ".join(part for part in (note, figure.judge, failed) if part)
-    return Row(name, figure.value, goal, figure.higher_is_better, figure.unit, figure.count, text, parts or {},
-               figure.low, figure.high)  # fmt: skip
+    note = "; ".join(part for part in (note, figure.judge, failed, figure.missing) if part)
+    return Row(
+        name, figure.value, goal, figure.higher_is_better, figure.unit, figure.count, note, parts or {},
+        figure.low, figure.high,
+    )  # fmt: skip
 
 
 def groups(records: Sequence[Record]) -> dict[str, float]:
     """Per cent in each group."""
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(record.group, []).append(record)
-    return {name: pooled(each) for name, each in sorted(found.items())}
+    return shares(records, lambda record: record.group)
 
 
 def said(parts: dict[str, float]) -> str:
@@ -174,7 +174,7 @@ def aloud_rows(run: Run, most: int, seed: int) -> list[Row]:
     for voice in VOICES:
         figure, found = run.run(TtsTask(f"beyond-aloud-{voice}", items, run.whisper, voice=voice))
         note = f"held-out writers: {said(groups(found))}"
-        rows.append(row(f"everyday sentence read aloud, word error, {voice}", figure, 12, note))
+        rows.append(row_of(figure, f"everyday sentence read aloud, word error, {voice}", 12, note))
     return rows
 
 
@@ -193,7 +193,7 @@ def heard_rows(run: Run, most: int, seed: int) -> list[Row]:
         for line in lines
     ]  # fmt: skip
     figure, found = run.run(UnitsTask("beyond-heard", items))
-    return [row(name, figure, 20, f"held-out writers and voices, clean: {said(groups(found))}")]
+    return [row_of(figure, name, 20, f"held-out writers and voices, clean: {said(groups(found))}")]
 
 
 def picture_rows(run: Run, most: int, seed: int) -> list[Row]:
@@ -223,7 +223,7 @@ def picture_rows(run: Run, most: int, seed: int) -> list[Row]:
     own = [record for record in found if record.group == worst]
     low, high = confidence_interval(own, pooled, task.cluster)
     return [
-        row(names[0], figure, 85, f"Vega-Lite, Graphviz, librsvg; typed: {said(parts)}", parts),
+        row_of(figure, names[0], 85, f"Vega-Lite, Graphviz, librsvg; typed: {said(parts)}", parts),
         Row(names[1], parts[worst], 75, True, "%", len(own), worst, {}, low, high),
     ]
 
@@ -237,7 +237,7 @@ def world_rows(run: Run, most: int, seed: int) -> list[Row]:
     task = JudgedAnswers("beyond-outside", draw(outside, most, seed), lambda item, text: declines(text),
                          "says that it does not know")  # fmt: skip
     figure, _ = run.run(task)
-    rows = [row("question outside its world: says so", figure, 80, "written by hand")]
+    rows = [row_of(figure, "question outside its world: says so", 80, "written by hand")]
     inside = [
         Example(line["id"], line["question"], facts=line)
         for line in read_lines(run.data / "text" / "talk.jsonl")
@@ -247,7 +247,10 @@ def world_rows(run: Run, most: int, seed: int) -> list[Row]:
                          lambda item, text: appropriate(item.facts["intent"], item.facts.get("slots", {}), text),
                          "the recipe's judge")  # fmt: skip
     figure, _ = run.run(task)
-    return [*rows, row("question inside its world: answered", figure, 90, "typed; the recipe's own held-out questions")]
+    return [
+        *rows,
+        row_of(figure, "question inside its world: answered", 90, "typed; the recipe's own held-out questions"),
+    ]
 
 
 def talk_rows(run: Run, seed: int) -> list[Row]:
@@ -271,7 +274,7 @@ def talk_rows(run: Run, seed: int) -> list[Row]:
 
     first = share([f"turn_{number}" for number in range(1, TURNS // 4 + 1)])
     note = f"typed; turns 1 to {TURNS // 4}: {first:.0f} %; each question alone: {share(['alone']):.0f} %"
-    rows = [row(f"conversation, turns {TURNS - TURNS // 4 + 1} to {TURNS}: answers right", figure, None, note)]
+    rows = [row_of(figure, f"conversation, turns {TURNS - TURNS // 4 + 1} to {TURNS}: answers right", None, note)]
     if figure.value is not None:
         lost = first - figure.value
         rows.append(Row("lost from the first quarter to the last", lost, 3, False, "%", figure.count, "points"))

@@ -21,7 +21,7 @@ from emova_eval.judges.words import WhisperJudge
 from emova_eval.metrics.acoustics import shipped_judge
 from emova_eval.models.assistant import AssistantModel
 from emova_eval.nano import beyond, dialogue, system
-from emova_eval.nano.beyond import draw
+from emova_eval.nano.beyond import draw, row_of
 from emova_eval.nano.data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
 from emova_eval.report.goals import HEADER, Row, write_report
 from emova_eval.report.page import page
@@ -81,15 +81,6 @@ def judge_answer(item: DialogueItem, answer: str) -> bool:
     if item.kind == dialogue.TALK:
         return appropriate(item.record["intent"], item.record.get("slots", {}), answer)
     return correct(item.record, answer)
-
-
-def row_of(figure: Figure, name: str, goal: float | None, note: str = "") -> Row:
-    """A figure as a line of the table: failures are counted in it, and named."""
-    failed = f"{figure.failures} failed" if figure.failures else ""
-    note = "; ".join(part for part in (note, figure.judge, failed, figure.missing) if part)
-    return Row(
-        name, figure.value, goal, figure.higher_is_better, figure.unit, figure.count, note, {}, figure.low, figure.high
-    )
 
 
 def rating_rows(records: Sequence[Record], judges: VoiceJudges, of: str) -> list[Row]:
