@@ -25,8 +25,9 @@ demo: $(VENV)/.demo  ## Open the demo in a browser: make demo [PORT=7860]
 serve: $(VENV)/.serve  ## Serve programs that speak to OpenAI's API: make serve [API_PORT=8000]
 	@$(BIN)/emova serve --port "$(API_PORT)"
 
-test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest
+# A file's tests share what they have loaded, so files are what the processes share out.
+test: $(VENV)/.dev  ## Run the tests, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-all: $(VENV)/.all  ## Run the slow tests too: several processes, a real browser
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 900

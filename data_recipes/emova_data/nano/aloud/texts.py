@@ -19,6 +19,7 @@ from pathlib import Path
 from emova.core.errors import InputError
 from emova_data.nano.aloud.carriers import figure_sentences, lexicon_sentences, name_sentences
 from emova_data.nano.aloud.corpora import CORPORA
+from emova_data.nano.aloud.packages import fetch_texts
 from emova_data.nano.aloud.wording import key
 from emova_data.nano.text.sentences import write_jsonl
 
@@ -37,18 +38,18 @@ def written_by_hand() -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
 
 
-def held_out(root: Path, seed: int) -> list[Row]:
+def held_out(sources: Path, seed: int) -> list[Row]:
     """The test's sentences, of sources that no training reads."""
     rows = [{"text": text, "source": "by-hand", "licence": OWN} for text in written_by_hand()]
     for corpus in CORPORA:
         if corpus.held_out:
-            texts = sorted({text for text in corpus.read(root) if 3 <= len(text.split()) <= 14})
+            texts = sorted({text for text in corpus.read(sources) if 3 <= len(text.split()) <= 14})
             chosen = random.Random(f"{corpus.name} {seed}").sample(texts, TEST_EACH)
             rows += [{"text": text, "source": corpus.name, "licence": corpus.licence} for text in chosen]
     return _numbered(rows, "aloud_test")
 
 
-def training(root: Path, seed: int, banned: Iterable[str]) -> list[Row]:
+def training(sources: Path, seed: int, banned: Iterable[str]) -> list[Row]:
     """The training's sentences, none of them ``banned``."""
     seen = {key(text) for text in banned}
     placed: list[tuple[float, Row]] = []
@@ -75,7 +76,7 @@ def training(root: Path, seed: int, banned: Iterable[str]) -> list[Row]:
 
     for corpus in CORPORA:
         if corpus.count:
-            texts = list(dict.fromkeys(corpus.read(root)))
+            texts = list(dict.fromkeys(corpus.read(sources)))
             random.Random(f"{corpus.name} {seed}").shuffle(texts)
             take(corpus.name, corpus.licence, texts, corpus.count)
     for name, make, count in MADE:
@@ -94,9 +95,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder = arguments.root / "nano" / "text"
-    test = held_out(arguments.root, arguments.seed)
+    sources = fetch_texts(arguments.root, report=lambda what: print(f"fetching {what}", file=sys.stderr, flush=True))
+    test = held_out(sources, arguments.seed)
     write_jsonl(folder / "aloud_test.jsonl", test)
-    rows = training(arguments.root, arguments.seed, [row["text"] for row in test])
+    rows = training(sources, arguments.seed, [row["text"] for row in test])
     write_jsonl(folder / "aloud.jsonl", rows)
     for what, some in (("training", rows), ("test", test)):
         counts = Counter(row["source"] for row in some)
