@@ -19,10 +19,10 @@ pytest.importorskip("silero_vad")
 from emova import Assistant
 from tests.app.conftest import Running
 from tests.app.fixtures_realtime import KEY, MODEL, QUESTION, RATE, pcm, silence
+from tests.hearing import understood
 
 SPOKEN = pcm(np.concatenate([silence(0.3), QUESTION, silence(1.2)]))
 PIECE = RATE // 50 * 2  # bytes of 20 ms
-UNDERSTOOD = "How much is the cheese?"
 INSTALL = "run make setup-dev, which installs the clients too"
 SECONDS = 90
 CLIENTS = Path(__file__).parent / "clients"
@@ -80,7 +80,7 @@ def test_openai_agents(address: str) -> None:
             history = [item for item in session._history if item.type == "message"]
         assert len(seen["audio_interrupted"]) >= 1
         assert [item.role for item in history] == ["user", "assistant"] * 3
-        assert [item.content[0].transcript for item in history[::2]] == [UNDERSTOOD] * 3
+        assert all(understood(item.content[0].transcript) for item in history[::2]), history
         assert all(item.content[0].transcript for item in history[3::2])
 
     in_time(talk())
@@ -99,7 +99,7 @@ def test_openai_agents_in_node(address: str, tmp_path: Path) -> None:
     assert not told["errors"] and told["answers"] == 3 and told["interrupted"] >= 1
     assert told["bytes"] > RATE, "a sound of half a second at least"
     assert [role for role, _ in told["history"]] == ["user", "assistant"] * 3
-    assert [text for _, text in told["history"][::2]] == [UNDERSTOOD] * 3
+    assert all(understood(text) for _, text in told["history"][::2]), told["history"]
     assert all(text for _, text in told["history"][3::2])
 
 
@@ -182,7 +182,7 @@ def test_livekit(server) -> None:
         await speak(send)
         text, samples = await heard(await generations.get())
         assert text and samples
-        assert transcripts == [UNDERSTOOD] * 3 and not errors
+        assert len(transcripts) == 3 and all(map(understood, transcripts)) and not errors, transcripts
         roles = [item.role for item in session.chat_ctx.items if item.type == "message"][3:]
         assert roles == ["assistant", *["user", "assistant"] * 3]
         await session.aclose()
@@ -286,6 +286,6 @@ def test_pipecat(address: str, turns: str) -> None:
         assert len(said) >= 3 and all(said)
         if turns == "semantic":
             asked = [message["content"] for message in context.get_messages() if message["role"] == "user"]
-            assert asked[1:] == [UNDERSTOOD] * 3
+            assert len(asked) == 4 and all(map(understood, asked[1:])), asked
 
     in_time(talk())
