@@ -209,9 +209,9 @@ def check_learnt(units: str, speech_tokenizer: Path, name: str | Path) -> None:
     Args:
         units: their name; where it is empty nothing is known, and nothing is said.
     """
-    from emova.speech.tokenizer.units import units_of
+    from emova.speech.tokenizer.units import current, units_of
 
-    if units and (made := units_of(speech_tokenizer)) != units:
+    if units and (made := units_of(speech_tokenizer)) != current(units):
         raise InputError(
             f"{shown(name)}: has learnt the units {units[:40]}, the speech tokenizer makes {made[:40]}; give the "
             "tokenizer that its data were tokenised with"

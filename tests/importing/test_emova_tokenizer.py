@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -404,3 +405,55 @@ def test_tensors_are_only_of_files(tmp_path) -> None:
     text.write_text("x")
     with pytest.raises(InputError, match="no file of weights"):
         Tensors([text])
+
+
+def test_it_makes_the_units_of_the_released_data_and_of_no_other(folder, tmp_path, capsys) -> None:
+    """What the registry says of the authors' sets is what an imported tokenizer, and what it tokenises, are called."""
+    import pyarrow
+    from pyarrow import parquet
+
+    from emova.checkpoint.loading import SHIPPED, check_learnt
+    from emova.speech.tokenizer.units import FILE, units_of
+    from emova_data.sources.registry import registry
+    from emova_train.data.pack_reader import ShardConfig
+    from emova_train.data.shards import find_set
+    from emova_train.stages.config import InitConfig, StageConfig
+    from emova_train.stages.data import DataConfig
+    from emova_train.stages.unit_names import unit_name
+
+    own = units_of(folder / "speech_tokenizer")
+    released = [entry for name, entry in registry().items() if name.startswith("emova-")]
+    assert len(released) == 3 and {entry.units for entry in released} == {own}
+
+    rows = Path(__file__).parents[1] / "fixtures" / "sources" / "emova" / "emova-speech-text-en" / "rows.jsonl"
+    good = [json.loads(line) for line in rows.read_text().splitlines()][:2]
+    (tmp_path / "source" / "part").mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(good), tmp_path / "source" / "part" / "train-0.parquet")
+    for entry in released:
+        told = ["--from", str(tmp_path / "source"), "--out", str(tmp_path / "sets" / entry.name)]
+        assert main(["data", "convert", entry.name, *told]) == 0
+        assert find_set(tmp_path / "sets", entry.name).units == own
+
+    def learns(*names: str, **init: str) -> str:
+        shards = ShardConfig(root=str(tmp_path / "sets"))
+        data = DataConfig(sets=dict.fromkeys(names, 1.0), shards=shards)
+        return unit_name(StageConfig(data=data, init=InitConfig(**init)), "")
+
+    names = [entry.name for entry in released]
+    assert learns(*names, speech_tokenizer=str(folder)) == own
+    check_learnt(own, folder / "speech_tokenizer", "a model of the release")
+    theirs = units_of(SHIPPED / "emova-nano" / "speech_tokenizer")
+    with pytest.raises(InputError, match=f"holds units of the tokenizer {own}, .* those of {theirs}"):
+        learns(*names, speech_tokenizer="emova-nano")
+    with pytest.raises(InputError, match="has learnt the units"):
+        check_learnt(own, SHIPPED / "emova-nano" / "speech_tokenizer", "a model of the release")
+
+    # What an earlier version wrote down by another name is the same.
+    listed = tmp_path / "sets" / names[0] / "progress.json"
+    listed.write_text(json.dumps({**json.loads(listed.read_text()), "units": "emova-release-deduplicated"}))
+    assert learns(*names, speech_tokenizer=str(folder)) == own
+    check_learnt("emova-release-deduplicated", folder / "speech_tokenizer", "an older model")
+
+    # The same shapes with weights that an import did not name are another tokenizer.
+    load_tokenizer(folder / "speech_tokenizer").save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy" / FILE).exists() and units_of(tmp_path / "copy") != own

@@ -50,6 +50,7 @@ from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaImagePr
 from emova.reply.released import FRAME as RELEASED_FRAME
 from emova.reply.released import ReleasedReply
 from emova.speech.style import RELEASED_STYLES
+from emova.speech.tokenizer.emova_s2u.tokenizer import UNIT_SET
 from emova.vision.mlp import MLPConfig
 from emova.vision.native_resolution import MEAN, STD, NativeConfig
 from emova.vision.qwen2_vit import Qwen2ViTConfig
@@ -234,6 +235,7 @@ def write_model(source: Path, tensors: Tensors, said: Mapping[str, Any], folder:
         styles=RELEASED_STYLES,
     )
     config.reply_config = {**config.reply_config, "kind": "emova_release"}
+    config.unit_tokenizer = UNIT_SET
     with torch.device("meta"):
         wanted = {
             name: tuple(tensor.shape) for name, tensor in EmovaForConditionalGeneration(config).state_dict().items()

@@ -33,8 +33,9 @@ from emova.speech.detokenizer.emova_u2s.detokenizer import EmovaU2SDetokenizer
 from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
 from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.style import StylePrototypes, StyleSet
-from emova.speech.tokenizer.emova_s2u.tokenizer import EmovaS2UTokenizer
+from emova.speech.tokenizer.emova_s2u.tokenizer import UNIT_SET, EmovaS2UTokenizer
 from emova.speech.tokenizer.protocol import SpeechTokenizer
+from emova.speech.tokenizer.units import name_units
 from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQTokenizer
 
 WEIGHTS = ("*.json", "*.yaml", "*.safetensors", "*.bin", "*.pt")
@@ -79,7 +80,7 @@ def import_emova_tokenizer(
     if voice_block is not None:
         voice.config = replace(voice.config, block_units=voice_block)
     about = Imported("EMOVA speech tokenizer", source, report, [EMOVA_TOKENIZER])
-    _write_speech(out, ears, voice, styles, about)
+    _write_speech(out, ears, voice, styles, UNIT_SET, about)
     return about
 
 
@@ -133,6 +134,8 @@ def import_emova_model(source: str, speech: str | Path, out: str | Path) -> Impo
         about = Imported("EMOVA", source, report, [EMOVA_MODEL, backbone, QWEN_VIT, EMOVA_TOKENIZER])
         for part in (ears, voice.detokenizer):
             part.save_pretrained(folder / ("speech_tokenizer" if part is ears else "speech_detokenizer"))
+            # What the model has learnt, and what its authors' data hold, are this release's units.
+            name_units(folder / ("speech_tokenizer" if part is ears else "speech_detokenizer"), UNIT_SET)
         voice.prototypes.save(folder)
         use = f"emova chat --image photo.png --audio question.wav --model {Path(out).name}"
         write_text(folder / "README.md", card(about.title, _named(source), about.licences, report, use))
@@ -177,7 +180,7 @@ def import_glm_voice(
     voice = glm_voice.read_decoder(flow, vocoder, parts, report, chunks)
     styles = StylePrototypes({style.key: torch.zeros(voice.style_size) for style in GLM_STYLES}, GLM_STYLES)
     about = Imported("GLM-4-Voice speech parts", tokenizer, report, [GLM_VOICE, WHISPER])
-    _write_speech(out, ears, voice, styles, about)
+    _write_speech(out, ears, voice, styles, ears.unit_set, about)
     return about
 
 
@@ -202,11 +205,14 @@ def export_glm_voice(checkpoint: str | Path, out: str | Path) -> None:
 
 # --- both -------------------------------------------------------------------------------------------------------------
 def _write_speech(
-    out: str | Path, ears: SpeechTokenizer, voice: SpeechDetokenizer, styles: StylePrototypes, about: Imported
-) -> None:
+    out: str | Path, ears: SpeechTokenizer, voice: SpeechDetokenizer, styles: StylePrototypes, units: str,
+    about: Imported,
+) -> None:  # fmt: skip
+    """Write two speech parts, whose units are called ``units``, as a checkpoint without a model."""
     with new_folder(out) as folder:
-        ears.save_pretrained(folder / "speech_tokenizer")
-        voice.save_pretrained(folder / "speech_detokenizer")
+        for part, place in ((ears, "speech_tokenizer"), (voice, "speech_detokenizer")):
+            part.save_pretrained(folder / place)
+            name_units(folder / place, units)
         styles.save(folder)
         config = {"model_type": "emova_speech", "styles": styles.styles.to_dict()}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")

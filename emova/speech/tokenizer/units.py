@@ -1,7 +1,7 @@
 """Which tokenizer units come from: a unit's number means nothing without it.
 
-A tokenizer's folder may name its units in ``units.json`` (a copy in fewer bits keeps the name); a release's have their
-own name (``unit_set`` in ``config.json``); all others are named by their weights.
+A tokenizer's folder may name its units in ``units.json``: a copy in fewer bits keeps the name, and an imported release
+has the name that its authors' data go by (``emova_data/sources``). All others are named by their weights.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from emova.core.io import shown
 from emova.core.writing import write_text
 
 FILE = "units.json"
+_RENAMED = {"emova-release-deduplicated": "40ms_multilingual_8888"}
+
+
+def current(units: str) -> str:
+    """What the units are called today that earlier versions wrote down as ``units``."""
+    return _RENAMED.get(units, units)
 
 
 def units_of(folder: str | Path) -> str:
@@ -28,13 +34,11 @@ def units_of(folder: str | Path) -> str:
         return named
     described = folder / "config.json"
     try:
-        if release := str(json.loads(described.read_text(encoding="utf-8")).get("unit_set") or ""):
-            return release
         digest = hashlib.sha256()
         for path in (described, *sorted(folder.glob("*.safetensors"))):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    except (OSError, ValueError, AttributeError):
+    except OSError:
         raise InputError(f"{shown(described)}: missing or damaged; give the folder of a speech tokenizer") from None
     return digest.hexdigest()[:16]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emova.checkpoint.loading import find_part
 from emova.core.errors import InputError
-from emova.speech.tokenizer.units import units_of
+from emova.speech.tokenizer.units import current, units_of
 from emova_train.data.shards import find_set
 from emova_train.data.units import units_of_file
 from emova_train.stages.config import StageConfig
@@ -28,7 +28,7 @@ def data_units(config: StageConfig) -> dict[str, str]:
     elif any(weight > 0 and task in SPEECH_TASKS for task, weight in data.mixture.items()):
         for name in {*data.questions, *data.asr, *data.tts, "answer"}:
             found[name] = units_of_file(Path(data.root) / data.units, name)
-    return {name: units for name, units in found.items() if units}
+    return {name: current(units) for name, units in found.items() if units}
 
 
 def unit_name(config: StageConfig, learnt: str) -> str:
@@ -41,7 +41,7 @@ def unit_name(config: StageConfig, learnt: str) -> str:
         InputError: data or parts hold units of different tokenizers.
     """
     init = config.init
-    own: Mapping[str, str] = {init.checkpoint: learnt} if learnt else {}
+    own: Mapping[str, str] = {init.checkpoint: current(learnt)} if learnt else {}
     if init.speech_tokenizer:  # its units take the place of those that were learnt before
         own = {init.speech_tokenizer: units_of(find_part(init.speech_tokenizer, "speech_tokenizer"))}
     names = {**data_units(config), **own}
