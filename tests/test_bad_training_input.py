@@ -23,7 +23,7 @@ from emova.core.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from emova_data.records.records import Draft
 from emova_data.sources.convert import ConvertConfig, convert
-from emova_train.data.pack_reader import SKIPPED
+from emova_train.data.sample_reader import SKIPPED
 from emova_train.stages.program import export
 from emova_train.stages.start import build
 from tests.train.fixtures_sets import pictured, write_sets

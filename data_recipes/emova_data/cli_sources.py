@@ -209,6 +209,7 @@ def convert_source(
         suffix=source.suffix,
         config=config,
         against=others,
+        select=source.select,
         made_from=made_from,
         units=source.units,
         **keywords,

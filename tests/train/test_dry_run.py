@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from emova.cli.main import main
-from emova.core.config import load_config, save_config
+from emova.core.config import load_config, save_config, shipped_configs
 from emova.core.errors import InputError
+from emova_data.records.records import Draft, Media, Record, message, text
+from emova_data.records.selection import selection_of
+from emova_data.sources.convert import COPY, SKIPPED, ConvertConfig, build_one, convert
+from emova_data.sources.registry import entry_of
 from emova_train.core.config import ParallelConfig, RunConfig
 from emova_train.distributed.world import World, resolved
 from emova_train.planning.dry_run import Machine, Plan, plan, report
@@ -25,6 +32,7 @@ from tests.train.test_conversations import on_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 
 SIZES = ("1", "2", "3")
+ENTRY = {"title": "x", "stages": {}, "modality": [], "languages": [], "licence": "", "size": "", "citation": ""}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +95,7 @@ def test_an_export_remembers_what_no_stage_has_trained(folder: Path, sets: Path)
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_papers_stages_on_128_processes(size: str) -> None:
-    """Table 2: batches of 256, 256 and 128 conversations, about 558K and 7.4M samples."""
+    """Table 2: batches of 256, 256 and 128 conversations, about 558K, 7.4M and 4.4M samples, weighted alike."""
     config = load_config(StageConfig, f"sets/paper/stage{size}")
     found = plan(config, Machine(128))
     assert found.conversations == found.run.global_batch_size == {"1": 256, "2": 256, "3": 128}[size]
@@ -95,9 +103,67 @@ def test_the_papers_stages_on_128_processes(size: str) -> None:
     trained = [part.name for part in found.parts if part.trained]
     assert trained == (["projector"] if size == "1" else ["language model", "projector", "vision tower"])
     amount = sum(each.conversations for each in found.amounts)
-    assert amount == pytest.approx({"1": 558e3, "2": 7.4e6, "3": 15.5e6}[size], rel=0.02)
+    assert amount == pytest.approx({"1": 558e3, "2": 7.4e6, "3": 4.4e6}[size], rel=0.02)
+    told = "\n".join(report(found, f"stage{size}", "sets"))
+    if size == "2":  # both directions of a speech pair are in its two passes
+        speech = {name: passes for name, passes in config.data.sets.items() if name.endswith("-units")}
+        assert set(speech.values()) == {2.0} and config.data.shards.records.both_directions
+    if size == "3":
+        assert "4,400,097 conversations an epoch" in told and "before selection, 0.2258 passes over 7,000,000" in told
     assert 0 < found.held.total < 80 * 2**30 and found.seconds > 3600
     assert any("data/sets" in line for line in found.problems)  # which are not here
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in shipped_configs() if re.match(r"stages/paper/|sets/paper/|real/", name)]
+)
+def test_what_is_learnt_counts_alike_at_the_papers_size(name: str) -> None:
+    weights = load_config(StageConfig, name).weights
+    learnt = {kind: getattr(weights, kind) for kind in ("text", "transcript", "answer", "style", "units", "skeleton")}
+    assert set(learnt.values()) == {1.0} and weights.prompt_units == weights.prompt_text == 0
+
+
+def test_a_plan_tells_what_selection_and_copies_took(folder: Path, sets: Path, tmp_path: Path) -> None:  # noqa: F811
+    """`select` is counted apart from damage, goes on where it stopped, and the dry run says what it took."""
+    quality = selection_of({"min_answer_words": 1, "max_repeated": 0.5, "min_side": 20, "refusals": ["I cannot"]}, "x")
+
+    def said(number: int, answer: str, *media: Media) -> Draft:
+        pictures = [{"type": "image", "image": each.member} for each in media]
+        asked = message("user", *pictures, text(f"What is number {number}?"))
+        return Draft(str(number), lambda: Record(str(number), [asked, message("assistant", text(answer))], media))
+
+    small = io.BytesIO()
+    Image.new("RGB", (8, 40)).save(small, "PNG")
+    drafts = [said(number, f"It is ball {number}.") for number in range(6)]
+    drafts += [
+        said(6, "Round and round it goes, " * 9), said(7, "?"), said(8, "I cannot help."),
+        said(9, "A line.", Media("0.png", small.getvalue())), drafts[0], said(10, "四个红球。"),
+    ]  # fmt: skip
+    config = ConvertConfig(per_shard=2, max_skip_rate=0.01, min_tried=1, deduplicate=True)
+    whole = convert(drafts, tmp_path / "whole", "mine", suffix=".jsonl", config=config, select=quality)
+    assert whole.records == 7 and whole.skipped == {
+        "selection: an answer that repeats itself": 1, "selection: a short answer": 1, "selection: a refusal": 1,
+        "selection: a small picture": 1, COPY: 1,
+    }  # fmt: skip
+    with pytest.raises(KeyError):  # stopped in the middle
+        convert([*drafts[:5], None], tmp_path / "mine", "mine", suffix=".jsonl", config=config, select=quality,
+                build=lambda todo: ({}[draft] if draft is None else build_one(draft) for draft in todo))  # fmt: skip
+    again = convert(drafts, tmp_path / "mine", "mine", suffix=".jsonl", config=config, select=quality)
+    assert again == whole
+    assert (tmp_path / "mine" / SKIPPED).read_text() == (tmp_path / "whole" / SKIPPED).read_text()
+
+    base = on_sets(folder, sets, "selected", epochs=1.0)
+    data = replace(base.data, sets={"mine": 0.5}, shards=replace(base.data.shards, root=str(tmp_path)))
+    found = plan(replace(base, data=data), Machine(1))
+    assert [(each.conversations, each.copies, each.selected) for each in found.amounts] == [(3.5, 1, 4)]
+    told = "counted here, 0.5 passes over 7; its conversion left out 1 copies and 4 by selection"
+    assert told in "\n".join(report(found, "stage3", "mine.yaml"))
+    for wrong, why in (
+        ({"min_sid": 3}, "select.min_sid is unknown"), ({"min_side": -1}, "select.min_side is a number of 0 or more"),
+        ({"refusals": "no"}, "select.refusals is a list"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=why):
+            entry_of({"name": "x", "select": wrong, **ENTRY}, "mine.yaml")
 
 
 def test_a_global_batch_divides_among_any_fitting_number() -> None:

@@ -17,9 +17,10 @@ import torch
 from emova.core.errors import InputError
 from emova_train.data.bin_packing import balance
 from emova_train.data.examples import NOTHING, TEXT, TRANSCRIPT, UNITS
-from emova_train.data.pack_reader import SKIPPED, ShardConfig
+from emova_train.data.pack_reader import ShardConfig
 from emova_train.data.packing import collate
-from emova_train.data.records import BadSample, RecordConfig, RecordRenderer
+from emova_train.data.records import RecordConfig, RecordRenderer
+from emova_train.data.sample_reader import SKIPPED, BadSample
 from emova_train.data.shards import Bad, Raw, SetReader, Shard, find_mixture, find_set, own_shards, read_shard
 from emova_train.data.stream import ShardLoader
 from emova_train.stages.losses.ctc import CTC, CTCConfig

@@ -21,10 +21,12 @@ import numpy as np
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, write_text
 from emova_data.records.records import BadRecord, Draft, Record, fingerprint
+from emova_data.records.selection import SELECTED, Selection
 from emova_data.records.shard_writer import Shard, write_json, write_shard
 
 PROGRESS, SKIPPED, SEEN = "progress.json", "skipped.jsonl", "seen.u64"
-_COPY = "a copy of another record"
+COPY = "a copy of another record"
+"""The reason of records that are left out because they were there already."""
 _ANNOTATIONS = {".json", ".jsonl", ".parquet", ".txt", ".tsv", ".csv", ".scp", ".lst", ".trn"}
 
 
@@ -127,6 +129,7 @@ def convert(
     suffix: str = ".tar",
     config: ConvertConfig = ConvertConfig(),
     against: Sequence[Path] = (),
+    select: Selection | None = None,
     made_from: str = "",
     units: str = "",
     build: Callable[[Iterable[Draft]], Iterable[tuple[str, Record | None, str | None]]] | None = None,
@@ -137,6 +140,7 @@ def convert(
     Args:
         suffix: ``.tar`` or, for text alone, ``.jsonl``.
         against: folders of other converted sets whose records count as copies; implies ``deduplicate``.
+        select: what a record has to be to stay; what it leaves out is counted and listed, and is no damage.
         made_from: the state of the source (``state_of_source``); where it is another one, all is converted again.
         units: whose units the records hold (``emova.speech.tokenizer.units``), where they hold any.
         build: builds drafts, in order, to (id, record or None, reason); the default builds them here, one by one.
@@ -148,7 +152,8 @@ def convert(
     make_folder(folder)
     deduplicate = config.deduplicate or bool(against)
     others = sorted(other.name for other in against)
-    plan = json.dumps([name, split, suffix, config.per_shard, config.limit, deduplicate, others])
+    chosen = [] if select is None else [asdict(select)]
+    plan = json.dumps([name, split, suffix, config.per_shard, config.limit, deduplicate, others, *chosen])
     state = _read_state(folder, plan, made_from)
     state.units = units or state.units
     if state.finished:
@@ -184,10 +189,12 @@ def convert(
     todo = itertools.islice(drafts, done, config.limit or None)
     for identity, record, reason in (build or _build_all)(todo):
         state.tried += 1
-        if record is not None:
+        if record is not None and select is not None:
+            reason = select.reason(record)
+        if record is not None and reason is None:
             mark = fingerprint(record)
             if deduplicate and mark in seen:
-                reason = _COPY
+                reason = COPY
             else:
                 if deduplicate:
                     seen.add(mark)
@@ -227,7 +234,7 @@ def _build_all(drafts: Iterable[Draft]) -> Iterable[tuple[str, Record | None, st
 
 
 def _damaged(state: _State) -> int:
-    return sum(count for reason, count in state.skipped.items() if reason != _COPY)
+    return sum(count for reason, count in state.skipped.items() if reason != COPY and not reason.startswith(SELECTED))
 
 
 def _most(state: _State) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from emova.core.errors import InputError
+from emova_data.records.selection import Selection, selection_of
 
 FOLDER = Path(__file__).parent
 STAGES = ("1", "2", "3", "codec", "pretraining")
@@ -61,6 +62,7 @@ class DataSource:
         options: for the converter.
         deduplicate: copies within the source are left out.
         dedup_against: other sources whose records count as copies.
+        select: what a record has to be to stay (``emova_data.records.selection``).
         units: whose units its speech is in, where it comes as units; they go with no other tokenizer.
         note: what else one has to know, such as where the pictures come from.
     """
@@ -83,6 +85,7 @@ class DataSource:
     options: Mapping[str, Any] = field(default_factory=dict)
     deduplicate: bool = False
     dedup_against: tuple[str, ...] = ()
+    select: Selection | None = None
     units: str = ""
     note: str = ""
 
@@ -116,6 +119,10 @@ def entry_of(raw: Any, where: str) -> DataSource:
         raise InputError(f"{where}: {name}: stages map a stage to its weight, such as {{2: 1.0}}") from None
     if strange := sorted(set(values["stages"]) - set(STAGES)):
         raise InputError(f"{where}: {name}: stage {strange[0]!r} is unknown; stages are {', '.join(STAGES)}")
+    if "select" in values:
+        if not isinstance(values["select"], dict):
+            raise InputError(f"{where}: {name}: select is a mapping, such as {{min_answer_words: 1}}")
+        values["select"] = selection_of(values["select"], f"{where}: {name}")
     if values.get("access", "open") not in ACCESS:
         raise InputError(f"{where}: {name}: access is one of {', '.join(ACCESS)}")
     try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from emova.model.processing_emova import Rendered
 from emova.core.tokens import TokenIds
+from emova.model.processing_emova import Rendered
 from emova_train.data.recipe import Region
 
 KINDS = ("text", "transcript", "answer", "style", "units", "skeleton", "prompt_units", "prompt_text")

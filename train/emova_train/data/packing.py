@@ -25,7 +25,7 @@ class Targets(Protocol):
     """What a loss beside that of the tokens adds to a batch."""
 
     def targets(self, examples: Sequence[Example], bounds: np.ndarray) -> dict[str, Tensor]:
-        """Tensors by names of its own, whose positions are those of the row: ``bounds`` [S + 1] says where each begins."""
+        """Tensors by names of its own, whose positions are the row's: ``bounds`` [S + 1] says where each begins."""
         ...
 
 

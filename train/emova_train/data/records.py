@@ -8,26 +8,23 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-
 from PIL import Image
-from emova.model.processing_emova import Rendered
+
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
+from emova.model.processing_emova import Rendered
 from emova.reply.grammar import TokenTable
 from emova.reply.parser import SpokenReply
 from emova.vision.image import load_image
 from emova_train.data.examples import TEXT, TRANSCRIPT, UNITS, Example, example
 from emova_train.data.phrasings import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, draw_phrase
-from emova_train.data.shards import Raw
 from emova_train.data.replies import reply_format_of, reply_kinds
+from emova_train.data.sample_reader import BadSample
+from emova_train.data.shards import Raw
 
 Message = dict[str, Any]
 TEMPLATES = ("qa", "plain")
 _ROLES = ("system", "user", "assistant")
-
-
-class BadSample(Exception):
-    """A sample that is left out and counted; the message is the reason, the same words for the same fault."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +120,7 @@ class RecordRenderer:
             messages = [plain(message) for message in messages]
         return messages, replies
 
-    def _speech(
-        self, raw: Raw, recorded: Sequence[Message], rng: np.random.Generator, epoch: int
-    ) -> list[Message]:
+    def _speech(self, raw: Raw, recorded: Sequence[Message], rng: np.random.Generator, epoch: int) -> list[Message]:
         heard: Message = {"type": "audio", "units": self._units(recorded[0]["content"][0])}
         words = raw.fields["text"]
         speak = rng.random() < self.config.speak_share
@@ -174,7 +169,9 @@ class RecordRenderer:
         reply = SpokenReply(part["transcript"], part["text"], part["emotion"], part["pitch"], units)
         return self.reply_format.encode(reply, self.table)[:-1], reply_kinds(self.reply_format, reply, self.table)
 
-    def _kinds(self, rendered: Rendered, messages: Sequence[Message], replies: Mapping[int, tuple[int, ...]]) -> list[int]:
+    def _kinds(
+        self, rendered: Rendered, messages: Sequence[Message], replies: Mapping[int, tuple[int, ...]]
+    ) -> list[int]:
         """What each learnt position teaches: units and their marks UNITS, a reply's parts their own, the rest TEXT."""
         ids, token_ids = np.asarray(rendered.input_ids), self.processor.token_ids
         learnt = np.asarray(rendered.loss_mask, dtype=bool)

@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class ShardSet:
     shards: tuple[Shard, ...]
     units: str = ""
     """Whose units its speech is in (``emova.speech.tokenizer.units``); empty where it does not say."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Reasons why its conversion left records out, and how many it left out for each."""
 
     @property
     def records(self) -> int:
@@ -75,19 +77,20 @@ def find_set(root: Path, name: str) -> ShardSet:
         listed = json.loads((root / name / PROGRESS).read_text(encoding="utf-8"))
         shards = tuple(Shard(root / name / each["name"], each["records"], each["bytes"]) for each in listed["shards"])
         finished, units = bool(listed["finished"]), str(listed.get("units", ""))
+        left_out = {str(reason): int(count) for reason, count in listed.get("skipped", {}).items()}
     except OSError:
         known = sorted(path.parent.name for path in root.glob(f"*/{PROGRESS}"))
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
         raise InputError(f"set {name[:60]!r} is not in {root}; {hint} (`emova data convert` makes them)") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{root / name / PROGRESS}: damaged; convert the set again") from None
     if not finished or not shards:
         raise InputError(f"{root / name}: its conversion has not ended; run the command that makes it again")
     for shard in shards:
         if not shard.path.is_file():
             raise InputError(f"{shard.path}: missing; convert the set again, or copy it again")
-    return ShardSet(name, shards, units)
+    return ShardSet(name, shards, units, left_out)
 
 
 def find_mixture(root: Path, passes: Mapping[str, float]) -> list[tuple[ShardSet, float]]:

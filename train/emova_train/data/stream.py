@@ -13,9 +13,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -25,10 +24,10 @@ from emova_train.core.config import RunConfig
 from emova_train.core.protocols import Batch
 from emova_train.data.batches import counted_otherwise, derived_seed, isolated_rng
 from emova_train.data.examples import Example
-from emova_train.data.pack_reader import SKIPPED, PackReader, Place, ShardConfig, TooManyBad
+from emova_train.data.pack_reader import PackReader, ShardConfig
 from emova_train.data.records import RecordRenderer
+from emova_train.data.sample_reader import SKIPPED, Place, TooManyBad
 from emova_train.data.shards import ShardSet
-
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class ShardPacks:
 class _Readers(IterableDataset):
     """What torch's DataLoader sees: in each worker, the deliveries of that worker's reader."""
 
-    def __init__(self, loader: ShardLoader) -> None:
+    def __init__(self, loader: StreamLoader) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -109,42 +108,51 @@ class _Readers(IterableDataset):
         yield from self.loader.deliver(info.id if info else 0)
 
 
-class ShardLoader:
-    """The batches of one rank; ``save`` and ``load`` keep its position beside a checkpoint.
+class Reader(Protocol):
+    """What a worker reads with."""
+
+    reader: int
+    skipped: list[tuple[str, str, str]]
+
+    def restore(self, state: Place) -> None: ...
+
+    def state(self) -> Place: ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Without end. Raises: TooManyBad; InputError."""
+        ...
+
+
+class StreamLoader:
+    """The batches of one rank out of what its readers draw; ``save`` and ``load`` keep its position.
 
     Args:
-        make_render: makes the renderer, once in each worker process.
-        collate: list of packs to a batch.
-        batch_size: packs a batch.
+        make_reader: of a seed, a reader's number and the number of all readers; once in each worker process.
+        collate: list of what was drawn to a batch; it may draw random numbers.
+        draws: a batch, of a reader.
         total: batches of the whole run.
         output: folder that ``skipped-samples.jsonl`` is written to.
-        conversations: a batch, exactly; an epoch then holds every sample as often as ``passes`` says. 0: a batch is
-            ``batch_size`` packs that are full of tokens, and the sets are drawn by their shares.
         batches_a_step: of this rank.
+        conversations: a batch; 0 where something else is counted.
     """
 
     def __init__(
         self,
-        mixture: Sequence[tuple[ShardSet, float]],
-        make_render: Callable[[], RecordRenderer],
-        config: ShardConfig,
-        collate: Callable[[list[list[Example]]], Batch],
+        make_reader: Callable[[int, int, int], Reader],
+        collate: Callable[[list[Any]], Batch],
         *,
-        pack_tokens: int,
-        batch_size: int,
+        draws: int,
         seed: int,
         total: int,
         output: str | Path,
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
-        conversations: int = 0,
-        passes: Mapping[str, float] | None = None,
         batches_a_step: int = 1,
+        conversations: int = 0,
     ) -> None:
-        self.conversations, self.passes, self.batches_a_step = conversations, passes, batches_a_step
-        self.mixture, self.make_render, self.config, self.collate = mixture, make_render, config, collate
-        self.pack_tokens, self.batch_size, self.seed, self.total = pack_tokens, batch_size, seed, total
+        self.make_reader, self.collate, self.draws, self.seed, self.total = make_reader, collate, draws, seed, total
+        self.conversations, self.batches_a_step = conversations, batches_a_step
         self.workers, self.rank, self.world = workers, rank, world
         self.skipped_path = Path(output) / SKIPPED
         self.dataset = _Readers(self)
@@ -168,17 +176,13 @@ class ShardLoader:
     def deliver(self, worker: int) -> Iterator[Delivery]:
         """The deliveries of a worker, without end unless it gives up."""
         own = self._turn(worker)
-        reader = PackReader(
-            self.mixture, self.make_render(), self.config, pack_tokens=self.pack_tokens, seed=self.seed,
-            reader=self.rank * max(self.workers, 1) + own, readers=self.readers,
-            conversations=self.conversations, passes=self.passes,
-        )  # fmt: skip
+        reader = self.make_reader(self.seed, self.rank * max(self.workers, 1) + own, self.readers)
         if own in self.states:
             reader.restore(self.states[own])
-        packs = iter(reader)
+        drawn = iter(reader)
         while True:
             try:
-                chosen = [next(packs) for _ in range(1 if self.conversations else self.batch_size)]
+                chosen = [next(drawn) for _ in range(self.draws)]
             except (TooManyBad, InputError) as error:
                 # An exception that crosses processes loses its plain message; this way it does not.
                 yield Delivery(own, {}, {}, tuple(reader.skipped), str(error))
@@ -225,11 +229,7 @@ class ShardLoader:
         return {"samples_tried": tried, "samples_skipped": skipped}
 
     def epoch(self, step: int) -> float:
-        """The passes over the mixture, or where packs are counted over the set that is furthest."""
-        if self.conversations:
-            assert self.passes is not None
-            whole = sum(source.records * self.passes[source.name] for source, _ in self.mixture)
-            return step * self.batches_a_step * self.conversations * self.world / whole
+        """The passes over the set that is furthest."""
         passes = [place[0] for state in self.states.values() for place in state["sets"].values()]
         return max(passes, default=0)
 
@@ -247,8 +247,8 @@ class ShardLoader:
     def load(self, folder: Path) -> None:
         """Go on where a checkpoint was written.
 
-        With another number of ranks or workers, or of conversations a batch, the same order cannot go on; the sets are then read anew in another
-        order, which is said on stderr.
+        With another number of ranks or workers, or of conversations a batch, the same order cannot go on; the sets are
+        then read anew in another order, which is said on stderr.
 
         Raises:
             InputError: the checkpoint has no position, or one of other sets.
@@ -282,3 +282,58 @@ class ShardLoader:
             lines = self.skipped_path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["batch"] < position]
             write_text(self.skipped_path, "".join(kept))
+
+
+class ShardLoader(StreamLoader):
+    """The batches of packs of one rank.
+
+    Args:
+        make_render: makes the renderer, once in each worker process.
+        collate: list of packs to a batch.
+        batch_size: packs a batch.
+        total: batches of the whole run.
+        output: folder that ``skipped-samples.jsonl`` is written to.
+        conversations: a batch, exactly; an epoch then holds every sample as often as ``passes`` says. 0: a batch is
+            ``batch_size`` packs that are full of tokens, and the sets are drawn by their shares.
+        batches_a_step: of this rank.
+    """
+
+    def __init__(
+        self,
+        mixture: Sequence[tuple[ShardSet, float]],
+        make_render: Callable[[], RecordRenderer],
+        config: ShardConfig,
+        collate: Callable[[list[list[Example]]], Batch],
+        *,
+        pack_tokens: int,
+        batch_size: int,
+        seed: int,
+        total: int,
+        output: str | Path,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        conversations: int = 0,
+        passes: Mapping[str, float] | None = None,
+        batches_a_step: int = 1,
+    ) -> None:
+        super().__init__(
+            self._pack_reader, collate, draws=1 if conversations else batch_size, seed=seed, total=total, output=output,
+            workers=workers, rank=rank, world=world, batches_a_step=batches_a_step, conversations=conversations,
+        )  # fmt: skip
+        self.passes, self.mixture, self.make_render = passes, mixture, make_render
+        self.config, self.pack_tokens = config, pack_tokens
+
+    def _pack_reader(self, seed: int, reader: int, readers: int) -> PackReader:
+        return PackReader(
+            self.mixture, self.make_render(), self.config, pack_tokens=self.pack_tokens, seed=seed, reader=reader,
+            readers=readers, conversations=self.conversations, passes=self.passes,
+        )  # fmt: skip
+
+    def epoch(self, step: int) -> float:
+        """The passes over the mixture, or where packs are counted over the set that is furthest."""
+        if self.conversations:
+            assert self.passes is not None
+            whole = sum(source.records * self.passes[source.name] for source, _ in self.mixture)
+            return step * self.batches_a_step * self.conversations * self.world / whole
+        return super().epoch(step)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +73,12 @@ def augmented_clips(clips: Sequence[Recording]) -> list[Recording]:
 
 
 def tokenize_shard(
-    tokenizer: SpeechTokenizer, shard: Path, part: Path, augmented: bool = False, voice: str = "", batch_seconds: float = 40.0
+    tokenizer: SpeechTokenizer,
+    shard: Path,
+    part: Path,
+    augmented: bool = False,
+    voice: str = "",
+    batch_seconds: float = 40.0,
 ) -> ShardResult:
     """Write the rows of ``shard`` to ``part``, whole or not at all, in the shard's order.
 
@@ -144,7 +148,7 @@ def tokenize_set(
     tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = (), folder: str = "units",
     augmented: bool = False, voice: str = "",
 ) -> Path:  # fmt: skip
-    """Tokenise all shards of a set and join them to ``{folder}/{name}.jsonl`` (``{name}_augmented.jsonl`` where they are
+    """Tokenise a set's shards and join them to ``{folder}/{name}.jsonl`` (``{name}_augmented.jsonl`` where they are
     augmented), of one ``voice`` or of all; returns that file.
 
     Raises:

@@ -4,7 +4,7 @@ not."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +12,12 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
+from emova_data.records.selection import SELECTED
+from emova_data.sources.convert import COPY
 from emova_data.sources.registry import registry
 from emova_train.data.examples import NOTHING, Example
-from emova_train.data.records import BadSample, RecordRenderer
+from emova_train.data.records import RecordRenderer
+from emova_train.data.sample_reader import BadSample
 from emova_train.data.shards import Raw, ShardSet, find_set, read_shard
 from emova_train.stages.data import DataConfig
 from emova_train.stages.tasks import PICTURE_TASKS, SPEECH_TASKS
@@ -36,6 +39,8 @@ class Amount:
         tokens, learnt, tiles: of one on average, tiles with thumbnails.
         counted: whether its samples were counted, not taken from the registry.
         measured: whether the averages are of real samples.
+        passes: over the set in an epoch.
+        copies, selected: records that the set's conversion left out as copies, and by its source's ``select``.
     """
 
     name: str
@@ -45,6 +50,9 @@ class Amount:
     tiles: float
     counted: bool
     measured: bool
+    passes: float = 1.0
+    copies: int = 0
+    selected: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,11 +110,10 @@ def of_sets(
             entry = registry().get(name.removesuffix(UNITS_SUFFIX))
             records = entry.records if entry is not None else 0
             modality = _modality(name)
-            found.append(
-                assumed.amount(
-                    name, records * passes, picture="image" in modality, speech="speech" in modality, counted=False
-                )
+            made = assumed.amount(
+                name, records * passes, picture="image" in modality, speech="speech" in modality, counted=False
             )
+            found.append(replace(made, passes=passes))
             continue
         examples: list[Example] = []
         if processor is not None:
@@ -115,12 +122,15 @@ def of_sets(
             if not examples:
                 problems.append(f"set {name}: none of its first samples can be used; convert or tokenise it again")
         if examples:
-            found.append(_measured(name, source.records * passes, examples))
+            made = _measured(name, source.records * passes, examples)
         else:
             modality = _modality(name)
             picture = _has_pictures(root, name)
             speech = "speech" in modality
-            found.append(assumed.amount(name, source.records * passes, picture=picture, speech=speech, counted=True))
+            made = assumed.amount(name, source.records * passes, picture=picture, speech=speech, counted=True)
+        copies = source.left_out.get(COPY, 0)
+        selected = sum(count for reason, count in source.left_out.items() if reason.startswith(SELECTED))
+        found.append(replace(made, passes=passes, copies=copies, selected=selected))
     for name in config.held_out:
         try:
             find_set(root, name)

@@ -276,9 +276,20 @@ def report(found: Plan, program: str, name: str) -> list[str]:
     if found.config.data.sets:
         lines.append(f"sets         {sum(each.conversations for each in found.amounts):,.0f} conversations an epoch")
         for each in found.amounts:
-            source = "counted here" if each.counted else "not here: the registry's number"
-            lines.append(f"  {each.name:<24}{each.conversations:>12,.0f}  {each.tokens:6,.0f} tokens each  {source}")
+            lines.append(
+                f"  {each.name:<24}{each.conversations:>12,.0f}  {each.tokens:6,.0f} tokens each  {_counted(each)}"
+            )
     return lines
+
+
+def _counted(amount: Amount) -> str:
+    """Where a set's number comes from, and what is not in it."""
+    said = "counted here" if amount.counted else "not here: the registry's number, before selection"
+    if amount.passes != 1:
+        said += f", {amount.passes:g} passes over {amount.conversations / amount.passes:,.0f}"
+    if amount.copies or amount.selected:
+        said += f"; its conversion left out {amount.copies:,} copies and {amount.selected:,} by selection"
+    return said
 
 
 def _rates(found: Plan) -> str:
