@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from emova.core.errors import InputError
 from emova.core.io import Source, read_source, shown
 from emova.core.writing import staged_output
-from emova.speech.containers import identify
+from emova.speech.containers import Container, identify
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ def load_audio(
     if not found.whole:
         raise InputError(f"{name}: the file is truncated; copy or record it again")
     if found.demuxer is not None:
-        collector = _decode_ffmpeg(found.data, name, found.demuxer, limits)
+        collector = _decode_ffmpeg(found, name, limits)
     else:
         collector = _decode_sndfile(found.data, name, limits)
     samples = collector.samples()
@@ -232,19 +232,21 @@ def _decode_sndfile(data: bytes, name: str, limits: AudioLimits) -> _Collector:
     return collector
 
 
-def _decode_ffmpeg(data: bytes, name: str, container: str, limits: AudioLimits) -> _Collector:
+def _decode_ffmpeg(found: Container, name: str, limits: AudioLimits) -> _Collector:
     import av
 
     collector: _Collector | None = None
+    delay = found.delay
     try:
-        with av.open(io.BytesIO(data), format=container) as opened:
+        with av.open(io.BytesIO(found.data), format=found.demuxer) as opened:
             if not opened.streams.audio:
                 raise InputError(f"{name}: a film or picture without sound; give {SUPPORTED}")
             stream = opened.streams.audio[0]
-            for block, rate in _ffmpeg_blocks(opened, stream, skip_damaged=container == "mp3"):
+            for block, rate in _ffmpeg_blocks(opened, stream, skip_damaged=found.demuxer == "mp3"):
                 if collector is None:
                     collector = _Collector(name, rate, block.shape[1], limits)
-                collector.add(block)
+                collector.add(block[delay:])
+                delay = max(0, delay - len(block))
     except InputError:
         raise
     except (av.FFmpegError, ValueError, MemoryError, OSError):

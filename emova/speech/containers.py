@@ -10,6 +10,9 @@ import struct
 from dataclasses import dataclass
 
 _MP3_IN_WAV = (0x50, 0x55)
+_MP3_DELAY = 576 + 529
+"""Samples before the recording's own: LAME's, which are the fewest of any encoder, and every decoder's. FFmpeg states
+1,393 whoever encoded; what is beyond these would be cut from the recording."""
 _UNKNOWN = 1 << 30
 """A WAV that says to be larger than this was written by a program that did not know its length."""
 
@@ -22,11 +25,13 @@ class Container:
         data: what the decoder gets.
         demuxer: FFmpeg's name of the container; None: libsndfile reads it.
         whole: False where the container says that it goes on beyond the file's end.
+        delay: decoded samples that come before the recording's own, where the decoder does not leave them out.
     """
 
     data: bytes
     demuxer: str | None = None
     whole: bool = True
+    delay: int = 0
 
 
 def identify(data: bytes) -> Container:
@@ -95,7 +100,7 @@ def _wav(data: bytes) -> Container:
     sound = data[start : start + size]
     form = next(raw for name, raw in kept if name == b"fmt ")
     if struct.unpack("<H", form[:2])[0] in _MP3_IN_WAV:
-        return Container(sound, "mp3", whole)
+        return Container(sound, "mp3", whole, _mp3_delay(form, sound))
     body = b"WAVE" + b"".join(_chunk(name, raw) for name, raw in (*kept, (b"data", sound)))
     return Container(b"RIFF" + struct.pack("<I", len(body)) + body, whole=whole)
 
@@ -141,11 +146,26 @@ def _mp4_whole(data: bytes) -> bool:
     return True
 
 
-def _mp3_whole(data: bytes) -> bool:
-    """Whether all bytes are there that an MP3's first frame counts (tag Xing or Info, behind its side data)."""
-    version_1, mono = data[1] & 0x08 != 0, len(data) > 3 and data[3] & 0xC0 == 0xC0
+def _mp3_delay(form: bytes, data: bytes) -> int:
+    """What a WAV's ``fmt `` chunk states (MPEGLAYER3WAVEFORMAT), unless the first frame does: that FFmpeg reads."""
+    if len(form) < 30 or _mp3_tag(data[_tag_bytes(data) :]) is not None:
+        return 0
+    return int(min(struct.unpack("<H", form[28:30])[0], _MP3_DELAY))
+
+
+def _mp3_tag(data: bytes) -> int | None:
+    """Where the tag Xing or Info stands in an MP3's first frame, behind its side data."""
+    if len(data) < 4:
+        return None
+    version_1, mono = data[1] & 0x08 != 0, data[3] & 0xC0 == 0xC0
     at = 4 + ((17 if mono else 32) if version_1 else (9 if mono else 17))
-    if data[at : at + 4] not in (b"Xing", b"Info") or len(data) < at + 16:
+    return at if data[at : at + 4] in (b"Xing", b"Info") and len(data) >= at + 16 else None
+
+
+def _mp3_whole(data: bytes) -> bool:
+    """Whether all bytes are there that an MP3's first frame counts."""
+    at = _mp3_tag(data)
+    if at is None:
         return True
     flags = struct.unpack(">I", data[at + 4 : at + 8])[0]
     return flags & 3 != 3 or struct.unpack(">I", data[at + 12 : at + 16])[0] <= len(data)
