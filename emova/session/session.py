@@ -175,25 +175,35 @@ class Session:
             self._last = None
             self.history.restart()
             try:
-                for prompt, reply in self._fitting(past):
-                    self.history.recall(prompt, self._encode(reply))
-                    self._last = reply
+                fitting = self._fitting(past)
+                for turn, (prompt, answer) in zip(past[len(past) - len(fitting) :], fitting, strict=True):
+                    self.history.recall(prompt, answer)
+                    self._last = turn.reply
             finally:
                 self.question.close()
                 self.question = Question(self._model, asked.picture, asked.units, asked.results)
             self._read_question()
 
-    def _fitting(self, past: Sequence[PastTurn]) -> list[tuple[Prompt, SpokenReply]]:
-        fitting: list[tuple[Prompt, SpokenReply]] = []
+    def _fitting(self, past: Sequence[PastTurn]) -> list[tuple[Prompt, list[int]]]:
+        fitting: list[tuple[Prompt, list[int]]] = []
         left = self._model.trained_context
         for turn in reversed(past):
-            assert turn.reply is not None, "a turn that is over has an answer"
-            prompt = Question(self._model, turn.picture, turn.units, turn.results).prompt(turn.text)
-            left -= len(prompt.ids) + len(self._encode(turn.reply))
+            prompt, answer = self._rendered(turn)
+            left -= len(prompt.ids) + len(answer)
             if left < 0 and fitting:
                 break
-            fitting.append((prompt, turn.reply))
+            fitting.append((prompt, answer))
         return fitting[::-1]
+
+    def _rendered(self, turn: PastTurn) -> tuple[Prompt, list[int]]:
+        assert turn.reply is not None, "a turn that is over has an answer"
+        question = Question(self._model, turn.picture, turn.units, turn.results)
+        return question.prompt(turn.text), self._encode(turn.reply)
+
+    def positions(self, turn: PastTurn) -> int:
+        """How many positions of the model's context an earlier turn takes."""
+        prompt, answer = self._rendered(turn)
+        return len(prompt.ids) + len(answer)
 
     @property
     def last_reply(self) -> SpokenReply | None:

@@ -91,6 +91,30 @@ def test_what_cannot_fit_is_not_even_decoded(ask) -> None:
     assert ask(broken, FINE, *[HELLO, long] * 30, HELLO)
 
 
+@pytest.mark.parametrize("medium", ["sound", "picture"])
+def test_of_sounds_and_pictures_no_more_are_decoded_than_fit(ask, monkeypatch: pytest.MonkeyPatch, medium: str) -> None:
+    """Only decoding tells how long a turn is: the newest are decoded first, and the first that has no room is the last
+    one."""
+    from emova_app.server.api import request_mapping
+
+    decoded = []
+    for name in ("load_audio", "load_image"):
+        decode = getattr(request_mapping, name)
+        monkeypatch.setattr(request_mapping, name, lambda *args, d=decode, **how: decoded.append(1) or d(*args, **how))
+    url = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+    part = {
+        "sound": {"type": "input_audio", "input_audio": {"data": base64.b64encode(QUESTION).decode(), "format": "wav"}},
+        "picture": {"type": "image_url", "image_url": {"url": url}},
+    }[medium]
+    asked = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
+    counts = []
+    for turns in (10, 40):
+        decoded.clear()
+        assert ask(*[asked, FINE] * turns, asked)
+        counts.append(len(decoded))
+    assert 3 <= counts[0] == counts[1] <= 9
+
+
 # --- answers of every kind --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "empty",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
+from PIL.Image import Image
 
 from emova.core.errors import InputError
 from emova.decoding.sampling import Sampling
 from emova.events import Cancelled, Event, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
-from emova.reply.tools import Toolbox
+from emova.reply.tools import Toolbox, ToolResult
 from emova.session.history import PastTurn
+from emova.session.input import Question as HeardQuestion
 from emova.session.session import Session
 from emova.speech.audio import load_audio
 from emova.speech.style import StyleSet
+from emova.vision.image import load_image
 from emova_app.server.api.chat_types import ChatRequest, NamedTool, VoiceId
 from emova_app.server.api.media import from_base64, read_picture
 from emova_app.server.api.turns import Question, read_messages
@@ -35,33 +39,63 @@ def checked(event: SessionEvent, service: Service) -> Event:
     return event
 
 
-async def hear(service: Service, session: Session, sound: bytes) -> None:
-    """Let a session hear an audio file, a second at a time, so that it does not hold up others. Raises: InputError."""
+class Listener(Protocol):
+    """Who takes the parts of a question: a session, or a question alone."""
+
+    def tell(self, results: Sequence[ToolResult], /) -> None: ...
+    def show(self, image: Image, /) -> None: ...
+    def hear(self, samples: np.ndarray, /) -> None: ...
+
+
+async def hear(service: Service, listener: Listener, sound: bytes) -> None:
+    """Play an audio file, a second at a time, so that it does not hold up others. Raises: InputError."""
     rate, limits = service.assistant.speech_tokenizer.sample_rate, service.assistant.config.audio_limits
     samples = await service.run(lambda: load_audio(sound, rate, limits, reject_silence=True))
     for start in range(0, len(samples), rate):
-        await service.run(session.hear, np.ascontiguousarray(samples[start : start + rate]))
+        await service.run(listener.hear, np.ascontiguousarray(samples[start : start + rate]))
 
 
-async def prepare(service: Service, session: Session, question: Question) -> None:
-    """Tell, show and play a question to a session. Raises: InputError; ApiError: of a part, which is named."""
+async def prepare(service: Service, listener: Listener, question: Question) -> None:
+    """Tell, show and play a question. Raises: InputError; ApiError: of a part, which is named."""
     if question.results:
-        await service.run(session.tell, question.results)
+        await service.run(listener.tell, question.results)
     if question.picture is not None:
         with about(question.picture.place):
-            await service.run(session.show, await read_picture(question.picture.content, service.fetcher))
+            data = await read_picture(question.picture.content, service.fetcher)
+            image = await service.run(load_image, data, service.assistant.config.image_limits)
+            await service.run(listener.show, image)
     for sound in question.sounds:
         with about(sound.place):
-            await hear(service, session, from_base64(sound.content, "the audio"))
+            await hear(service, listener, from_base64(sound.content, "the audio"))
 
 
-async def recall(service: Service, session: Session, asked: Question, reply: SpokenReply) -> None:
-    """Let a session remember a turn. Raises: InputError, ApiError."""
-    if asked.empty:  # an answer to nothing stands first
-        await service.run(session.restore, [PastTurn(reply=reply)])
-        return
-    await prepare(service, session, asked)
-    await service.run(session.recall, reply, asked.text)
+async def read_turn(service: Service, asked: Question, reply: SpokenReply) -> PastTurn:
+    """An earlier turn, its sounds and pictures decoded. Raises: InputError, ApiError."""
+    heard = HeardQuestion(service.assistant)
+    try:
+        await prepare(service, heard, asked)
+        await service.run(heard.end)
+        text = None if asked.text is None else service.assistant.check_text(asked.text)
+        return PastTurn(heard.picture, heard.units, text, reply, heard.results)
+    finally:
+        heard.close()
+
+
+async def remember(service: Service, session: Session, turns: Sequence[tuple[Question, SpokenReply]]) -> None:
+    """Let a session remember turns, the oldest first: as many of the newest as may stand in the model's context.
+
+    How long a turn is only its sounds and pictures tell, so the newest are decoded first, and those that have no room
+    not at all. Raises: InputError, ApiError.
+    """
+    left, past = service.assistant.trained_context, list[PastTurn]()
+    for asked, reply in reversed(turns):
+        turn = await read_turn(service, asked, reply)
+        left -= await service.run(session.positions, turn)
+        if left < 0 and past:
+            break
+        past.append(turn)
+    if past:
+        await service.run(session.restore, past[::-1])
 
 
 def toolbox_of(request: ChatRequest) -> Toolbox | None:
@@ -108,8 +142,7 @@ async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple
     if tools is not None:
         instructions = tools.instructions(instructions)
     async with service.session(voice_of(request, service.assistant.styles), instructions) as session:
-        for asked_before, reply in conversation.turns:
-            await recall(service, session, asked_before, reply)
+        await remember(service, session, conversation.turns)
         question = conversation.question
         await prepare(service, session, question)
         if not question.asks:

@@ -86,7 +86,7 @@ class Asked:
 
     Attributes:
         instructions: of all system messages.
-        turns: those that may have room in the model's context, the oldest first.
+        turns: the oldest first.
         question: the last one.
     """
 
@@ -104,8 +104,7 @@ def read_messages(service: Service, messages: Sequence[Message]) -> Asked:
     """The turns of a conversation.
 
     An answer without anything in it is passed over: what was asked before it belongs to what is asked next. Several
-    answers in a row are one, and an answer to nothing may stand first. What cannot fit into the model's context is
-    dropped here, before its sounds and pictures are decoded.
+    answers in a row are one, and an answer to nothing may stand first. No sound or picture is decoded yet.
 
     Raises:
         ApiError: a message is out of place or cannot be used; it is named.
@@ -136,7 +135,7 @@ def read_messages(service: Service, messages: Sequence[Message]) -> Asked:
     with about(place):
         if question.text is not None:
             service.assistant.check_text(question.text)
-    return Asked("\n".join(instructions), _that_fit(service, turns), question)
+    return Asked("\n".join(instructions), turns, question)
 
 
 def _result(service: Service, message: ToolMessage, names: dict[str, str], place: str) -> ToolResult:
@@ -174,15 +173,3 @@ def _joined(first: SpokenReply, second: SpokenReply) -> SpokenReply:
         return replace(first, text="", units=(), calls=first.calls + second.calls)
     units = first.units + second.units if first.units and second.units else ()
     return replace(first, text=f"{first.text} {second.text}", units=units)
-
-
-def _that_fit(service: Service, turns: list[tuple[Question, SpokenReply]]) -> list[tuple[Question, SpokenReply]]:
-    assistant = service.assistant
-    first, left = len(turns), assistant.trained_context
-    while first > 0 and left > 0:
-        first -= 1
-        asked, reply = turns[first]
-        # At least so long: a picture and a sound have some positions too.
-        told = len(asked.text or "") + sum(len(result.content) for result in asked.results)
-        left -= len(assistant.reply_format.encode(reply, assistant.table)) + told // 16
-    return turns[first:]
