@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -97,7 +96,7 @@ def demo(tiny_assistant) -> Iterator[tuple[Any, str, Path]]:
         patch.setenv("GRADIO_TEMP_DIR", "")  # the page sets it; put back at the end
         app = build_app(tiny_assistant)
         with serving_demo(app) as address:
-            yield app, address, Path(os.environ["GRADIO_TEMP_DIR"])
+            yield app, address, app.state.uploads.root
 
 
 @pytest.fixture()

@@ -60,6 +60,7 @@ class Served:
             port = probe.getsockname()[1]
         self.app = build_app(Assistant.from_pretrained(), config=config)
         self.pages = self.app.state.pages
+        self.folder: Path = self.app.state.uploads.root
         self.address = f"http://127.0.0.1:{port}"
         self._server = uvicorn.Server(
             uvicorn.Config(self.app, port=port, log_level="error", timeout_graceful_shutdown=2)

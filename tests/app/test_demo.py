@@ -24,7 +24,7 @@ from emova_app.demo.conversation.speaker import own_prototypes, voice_from_recor
 from emova_app.demo.conversation.trace import Trace
 from emova_app.demo.draw import f0_curve, mel_image, waterfall
 from emova_app.demo.pitch import estimate_f0
-from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, delete, uploaded
+from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store
 from emova_app.pcm import from_pcm, to_pcm
 from tests.app.fixtures_browser import EXAMPLES, question
 from tests.fixtures_speech import BABBLE
@@ -178,23 +178,22 @@ def test_what_was_said_is_escaped(assistant):
 
 
 # --- files and the command --------------------------------------------------------------------------------------------
-def test_an_upload_is_deleted_and_others_are_not(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "own"))
+def test_an_upload_is_deleted_and_others_are_not(tmp_path):
+    store = Store(tmp_path / "own")
     (tmp_path / "own" / "abc").mkdir(parents=True)
     mine, other = tmp_path / "own" / "abc" / "x.wav", tmp_path / "keep.wav"
     for path in (mine, other):
         path.write_bytes(b"12")
-    with uploaded(str(mine), "it") as data:
-        assert data == b"12" and not mine.parent.exists()
-    delete(str(other))
-    delete(str(tmp_path / "own" / ".." / "keep.wav"))
+    assert store.take(str(mine), "it") == b"12" and not mine.parent.exists()
+    store.delete(str(other))
+    store.delete(str(tmp_path / "own" / ".." / "keep.wav"))
     assert other.exists()
-    with pytest.raises(InputError, match="did not arrive"), uploaded(str(mine), "it"):
-        pass
+    with pytest.raises(InputError, match="did not arrive"):
+        store.take(str(mine), "it")
     mine.parent.mkdir()
     mine.write_bytes(bytes(MAX_UPLOAD_BYTES + 1))
-    with pytest.raises(InputError, match="larger than 16 MB"), uploaded(str(mine), "it"):
-        pass
+    with pytest.raises(InputError, match="larger than 16 MB"):
+        store.take(str(mine), "it")
     assert not mine.exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import time
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -69,9 +68,8 @@ TEXT = ".em-field textarea"
 def served():
     demo = Served()
     yield demo
-    folder = os.environ["GRADIO_TEMP_DIR"]
     demo.close()
-    assert not Path(folder).exists()
+    assert not demo.folder.exists()
 
 
 @pytest.fixture()
@@ -104,6 +102,14 @@ def give(page, how, path, kind):
 
 def note(page):
     return page.inner_text(".em-stage .em-note")
+
+
+def wait_for_note(page, tab, words):
+    """Until the note of a tab has these words."""
+    try:
+        wait_for(lambda: words in page.inner_text(f"{tab} .em-note"))
+    except AssertionError:
+        raise AssertionError(f"{tab} does not say {words!r} but {page.inner_text(f'{tab} .em-note')!r}") from None
 
 
 def lines(page):
@@ -317,8 +323,7 @@ def test_a_picture_is_taken_pasted_dropped_and_taken_off(served, quiet):
         write(page, "Tell me what is written on the sign.")
         answered(page)
         assert "open" in page.inner_text(".em-assistant p")
-        folder = Path(os.environ["GRADIO_TEMP_DIR"])
-        assert not [path for path in folder.rglob("*") if path.is_file()]
+        assert not [path for path in served.folder.rglob("*") if path.is_file()]
 
 
 def test_a_dropped_recording_is_asked(served, quiet):
@@ -521,10 +526,10 @@ def test_the_tabs_with_one_task(served, quiet, tmp_path):
         page.wait_for_selector("#transcribe audio")
         assert understood(page.inner_text(".em-text"))
         give(page, "drop", EXAMPLES / "photo.png", "image/png")
-        wait_for(lambda: "picture" in page.inner_text("#transcribe .em-note"))
+        wait_for_note(page, "#transcribe", "picture")
         assert not page.locator("#transcribe .em-out > *").count()  # what was there is gone
         give(page, "drop", long, "audio/wav")
-        wait_for(lambda: "75 s long" in page.inner_text("#transcribe .em-note"), 30)
+        wait_for_note(page, "#transcribe", "75 s long")
         page.click("#transcribe >> text=Use the first 60 s")
         page.wait_for_selector("#transcribe .em-sound >> text=60.0 s")
 
@@ -539,7 +544,7 @@ def test_the_tabs_with_one_task(served, quiet, tmp_path):
         page.fill("#speak textarea", "")
         assert not page.locator("#speak .em-out > *").count()
         page.click("[data-do=speak]")
-        wait_for(lambda: "write a sentence" in page.inner_text("#speak .em-note"))
+        wait_for_note(page, "#speak", "write a sentence")
 
         page.click("#tab-resynthesise")
         page.click("#resynthesise [data-do=example]")

@@ -88,14 +88,15 @@ def test_one_visitor_does_not_take_all_threads(demo, caller, monkeypatch) -> Non
             release.set()
 
 
-def test_one_visitor_does_not_end_the_readings_of_others(tiny_assistant, monkeypatch) -> None:
+def test_one_visitor_does_not_end_the_readings_of_others(tiny_assistant, monkeypatch, tmp_path) -> None:
     from emova.core.errors import BusyError
     from emova.session.config import SchedulerConfig
     from emova.session.scheduler import Scheduler
     from emova_app.demo import tools
+    from emova_app.demo.uploads.files import Store
 
     release = threading.Event()
-    service = tools.ToolService(Scheduler(tiny_assistant, SchedulerConfig(max_sessions=8)))
+    service = tools.ToolService(Scheduler(tiny_assistant, SchedulerConfig(max_sessions=8)), Store(tmp_path))
     monkeypatch.setattr(service, "_alone", lambda work: release.wait(30) and work())
     wish = {"text": "Hello.", "voice": "female", "emotion": "neutral", "pitch": "normal"}
 

@@ -28,6 +28,7 @@ from emova_app.demo.conversation.pages import MovedError, Pages, PlaceLimits, Wa
 from emova_app.demo.conversation.service import TalkService
 from emova_app.demo.conversation.speaker import own_prototypes
 from emova_app.demo.tools import MAX_STREAMS, ToolService
+from emova_app.demo.uploads.files import Store
 from emova_app.pcm import from_pcm, to_pcm
 from tests.app.fixtures_browser import question
 from tests.hearing import understood
@@ -46,8 +47,8 @@ def page(pages):
 
 
 @pytest.fixture()
-def service(pages):
-    return {function.__name__: function for function in TalkService(pages).functions}
+def service(pages, tmp_path):
+    return {function.__name__: function for function in TalkService(pages, Store(tmp_path)).functions}
 
 
 @pytest.fixture()
@@ -246,9 +247,9 @@ def test_there_are_eight_examples_with_pictures_and_spoken_ones():
 
 
 @pytest.mark.parametrize("first", [None, "storm", "twister"])
-def test_the_shipped_model_answers_the_examples_rightly(nano_page, first):
+def test_the_shipped_model_answers_the_examples_rightly(nano_page, first, tmp_path):
     """Whatever was asked before."""
-    service = {function.__name__: function for function in TalkService(nano_page[0]).functions}
+    service = {function.__name__: function for function in TalkService(nano_page[0], Store(tmp_path)).functions}
     page = nano_page[1]
     for each in EXAMPLES:
         for name in filter(None, (first, each.name)):
@@ -393,8 +394,8 @@ def test_a_microphone_that_is_ahead_of_its_questions_is_bounded(page, call, monk
 
 # --- one task each ----------------------------------------------------------------------------------------------------
 @pytest.fixture()
-def tools(tiny_assistant):
-    return {each.__name__: each for each in ToolService(Scheduler(tiny_assistant)).functions}
+def tools(tiny_assistant, tmp_path):
+    return {each.__name__: each for each in ToolService(Scheduler(tiny_assistant), Store(tmp_path)).functions}
 
 
 STYLE = {"voice": "male", "emotion": "sad", "pitch": "low"}

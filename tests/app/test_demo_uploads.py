@@ -126,8 +126,9 @@ def test_uploads_over_http_have_a_quota(tiny_assistant):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")
         limits = UploadLimits(max_bytes=3 * MAX_UPLOAD_BYTES, max_files=9)
-        with serving_demo(build_app(tiny_assistant, config=DemoConfig(uploads=limits))) as address:
-            folder, caller = Path(os.environ["GRADIO_TEMP_DIR"]), Caller(address)
+        app = build_app(tiny_assistant, config=DemoConfig(uploads=limits))
+        with serving_demo(app) as address:
+            folder, caller = app.state.uploads.root, Caller(address)
             for number in range(30):
                 assert Path(caller.uploaded(bytes(MAX_UPLOAD_BYTES if number < 10 else 5))).exists()
                 found = files_below(folder)
@@ -179,14 +180,28 @@ def test_a_visitor_who_leaves_in_the_middle_of_an_upload_leaves_nothing(caller, 
     wait_until(lambda: len(files_below(folder)) == len(before) + 1)
 
 
+def test_two_demos_in_one_process_keep_their_uploads_apart(tiny_assistant):
+    from emova_app.demo.page import build_app
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", "")
+        with serving_demo(build_app(tiny_assistant)) as first, serving_demo(build_app(tiny_assistant)) as second:
+            callers = Caller(first), Caller(second)
+            for own, other in (callers, callers[::-1]):
+                path = own.uploaded(PHOTO, "x.png")
+                assert other.http.get(f"/gradio_api/file={path}").status_code == 404
+                assert own.http.get(f"/gradio_api/file={path}").content == PHOTO
+
+
 def test_the_routes_of_uploads_ask_for_the_password(tiny_assistant):
     from emova_app.demo.page import build_app
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")
-        with serving_demo(build_app(tiny_assistant, password="open")) as address:
+        app = build_app(tiny_assistant, password="open")
+        with serving_demo(app) as address:
             caller = Caller(address)
-            folder = os.environ["GRADIO_TEMP_DIR"]
+            folder = app.state.uploads.root
             assert caller.upload(PHOTO).status_code == 401
             assert caller.http.get(f"/gradio_api/file={folder}/a/b").status_code == 401
             assert caller.http.post("/login", data={"username": "emova", "password": "wrong"}).status_code == 400

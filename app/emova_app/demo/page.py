@@ -63,10 +63,10 @@ class DemoConfig:
     uploads: UploadLimits = UploadLimits()
 
 
-def build_page(pages: Pages) -> gr.Blocks:
+def build_page(pages: Pages, uploads: Store) -> gr.Blocks:
     """All tabs. They are the page's own HTML and scripts, which call functions of the server; gradio sees no input."""
     assistant = pages.scheduler.assistant
-    styles, tools = assistant.styles, ToolService(pages.scheduler)
+    styles, tools = assistant.styles, ToolService(pages.scheduler, uploads)
     with gr.Blocks(title="emova", analytics_enabled=False) as blocks:
         gr.HTML(html_template=frame(), js_on_load="window.emova.frame(element);", apply_default_css=False)
         with gr.Column(elem_id="panel-talk", elem_classes="em-panel"):
@@ -74,7 +74,7 @@ def build_page(pages: Pages) -> gr.Blocks:
                 html_template=talk(styles, about(assistant), languages(assistant)),
                 js_on_load="window.emova.talk(element, server);",
                 apply_default_css=False,
-                server_functions=TalkService(pages).functions,
+                server_functions=TalkService(pages, uploads).functions,
                 elem_id="talk",
             )
         for name in ("transcribe", "speak", "resynthesise"):
@@ -109,9 +109,9 @@ def build_app(
     scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=places, idle_seconds=1800.0))
     pages = Pages(scheduler, config.max_pages, config.places, config.max_pages_of_one)
     folder = OwnFolder()
-    os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.path)  # where gradio's own files would lie
     store = Store(folder.path, config.uploads)
-    blocks = build_page(pages)
+    blocks = build_page(pages, store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -127,7 +127,7 @@ def build_app(
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(OwnPageOnly)
     app.add_middleware(OwnHosts, hosts=hosts)
-    app.state.pages = pages
+    app.state.pages, app.state.uploads = pages, store
     gr.mount_gradio_app(
         app,
         blocks,

@@ -13,7 +13,7 @@ from emova.speech.audio import AudioLimits, check_samples, is_silent, load_audio
 from emova.speech.vad import RATE
 from emova_app.demo.calls import Given
 from emova_app.demo.conversation.microphone import decode_chunk
-from emova_app.demo.uploads.files import uploaded
+from emova_app.demo.uploads.files import Store
 
 MAX_SECONDS = 60.0
 READABLE = AudioLimits(max_seconds=600.0, max_bytes=16 << 20)
@@ -24,7 +24,7 @@ class LongRecordingError(InputError):
     """More sound than can be used; its beginning can."""
 
 
-def sent_recording(given: Given, longest: float = MAX_SECONDS) -> np.ndarray:
+def sent_recording(given: Given, uploads: Store, longest: float = MAX_SECONDS) -> np.ndarray:
     """The recording ``[T]`` at ``RATE`` Hz that a page sent: the ``path`` of an upload, or ``pcm`` at ``rate`` Hz.
 
     With ``first``, only the first ``longest`` seconds are used.
@@ -39,9 +39,8 @@ def sent_recording(given: Given, longest: float = MAX_SECONDS) -> np.ndarray:
         if is_silent(samples, RATE):
             raise InputError("nothing was heard; check the microphone and record again")
     else:
-        path = given.get("path")
-        with uploaded(path if isinstance(path, str) else None, "the recording") as data:
-            samples = load_audio(data, RATE, READABLE, reject_silence=True)
+        data = uploads.take(given.get("path"), "the recording")
+        samples = load_audio(data, RATE, READABLE, reject_silence=True)
     most = int(longest * RATE)
     # The page's recorder stops at the limit, give or take a block.
     if len(samples) > most + RATE // 2 and not given.get("first"):

@@ -30,6 +30,7 @@ from emova_app.demo import render
 from emova_app.demo.calls import Answer, Given, Refusal, ServerFunction, answered, refused, text_of
 from emova_app.demo.draw import unit_strip
 from emova_app.demo.recordings import MAX_SECONDS, LongRecordingError, sent_recording
+from emova_app.demo.uploads.files import Store
 from emova_app.demo.visitors import VISITOR
 from emova_app.pcm import to_pcm
 from emova_app.reading import read_aloud
@@ -90,8 +91,8 @@ class ToolService:
     They share the model with the conversations, so few run at once.
     """
 
-    def __init__(self, scheduler: Scheduler[Assistant]) -> None:
-        self.scheduler, self.assistant = scheduler, scheduler.assistant
+    def __init__(self, scheduler: Scheduler[Assistant], uploads: Store) -> None:
+        self.scheduler, self.assistant, self.uploads = scheduler, scheduler.assistant, uploads
         self._places = threading.Semaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
@@ -117,7 +118,7 @@ class ToolService:
     def _recording(self, given: Given) -> np.ndarray:
         if given.get("example"):
             return load_audio(EXAMPLES / "question.wav", RATE)
-        return sent_recording(given)
+        return sent_recording(given, self.uploads)
 
     def _style(self, given: Given) -> Style:
         words = (text_of(given, name, 64, name) for name in ("voice", "emotion", "pitch"))

@@ -28,7 +28,7 @@ from emova_app.demo.conversation.pages import GONE, MovedError, Pages, Waiting
 from emova_app.demo.conversation.speaker import voice_from_recording
 from emova_app.demo.recordings import sent_recording
 from emova_app.demo.render import figure, hood
-from emova_app.demo.uploads.files import uploaded
+from emova_app.demo.uploads.files import Store
 from emova_app.demo.visitors import VISITOR
 from emova_app.pcm import to_pcm
 
@@ -112,8 +112,8 @@ class Html(TypedDict):
 class TalkService:
     """The functions of ``gr.HTML(server_functions=...)`` on the page's talk."""
 
-    def __init__(self, pages: Pages) -> None:
-        self._pages = pages
+    def __init__(self, pages: Pages, uploads: Store) -> None:
+        self._pages, self._uploads = pages, uploads
 
     @property
     def functions(self) -> list[ServerFunction]:
@@ -186,7 +186,7 @@ class TalkService:
                 self._hush(page, given)
                 ask_again(page)
             elif how == "file":
-                samples = sent_recording(given, MAX_SECONDS)
+                samples = sent_recording(given, self._uploads, MAX_SECONDS)
                 self._hush(page, given)
                 ask(page, Asked(samples, None))
             elif how == "example":
@@ -217,8 +217,7 @@ class TalkService:
             with page.lock:
                 page.new_picture(None)
             return {"picture": ""}
-        with uploaded(_path(given), "the picture") as data:
-            picture = load_image(data, PICTURES)
+        picture = load_image(self._uploads.take(given["path"], "the picture"), PICTURES)
         with page.lock:
             page.new_picture(picture)
         return {"picture": thumbnail(picture)}
@@ -313,11 +312,6 @@ def _spoken(page: PageSession) -> np.ndarray:
             page.session.unhear()
         raise InputError("nothing was heard; check the microphone and speak again")
     return samples
-
-
-def _path(given: Given) -> str | None:
-    path = given.get("path")
-    return path if isinstance(path, str) else None
 
 
 def _seconds(value: object) -> float | None:

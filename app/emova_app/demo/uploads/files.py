@@ -29,94 +29,6 @@ TO_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 TO_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def _root() -> Path | None:
-    folder = os.environ.get("GRADIO_TEMP_DIR")
-    return Path(folder) if folder else None
-
-
-def _split(path: object) -> tuple[str, str] | None:
-    """The folder and the name of an upload by its path; None if it is no path of an upload. Nothing is opened."""
-    root = _root()
-    if root is None or not isinstance(path, str) or not path.startswith(f"{root}{os.sep}"):
-        return None
-    parts = path[len(str(root)) + 1 :].split(os.sep)
-    if len(parts) != 2 or not all(PART.fullmatch(part) and not part.startswith(".") for part in parts):
-        return None
-    return parts[0], parts[1]
-
-
-def as_upload(path: object) -> str:
-    """``path`` if it has the form of an upload's, else that of one which never arrived; nothing is opened.
-
-    So a path from elsewhere gets the same answer whatever lies there.
-    """
-    return path if isinstance(path, str) and _split(path) is not None else f"{_root()}{os.sep}none{os.sep}none"
-
-
-@contextmanager
-def _opened_folder(path: object) -> Iterator[tuple[int, int, str, str]]:
-    """File descriptors of the demo's folder and of the upload's; the upload's folder and name. Raises: OSError."""
-    root, parts = _root(), _split(path)
-    if root is None or parts is None:
-        raise FileNotFoundError(errno.ENOENT, "no upload")
-    with contextlib.ExitStack() as opened:
-        root_fd = os.open(root, TO_FOLDER)
-        opened.callback(os.close, root_fd)
-        folder_fd = os.open(parts[0], TO_FOLDER, dir_fd=root_fd)
-        opened.callback(os.close, folder_fd)
-        yield root_fd, folder_fd, *parts
-
-
-def read(path: object) -> bytes:
-    """At most ``MAX_UPLOAD_BYTES + 1`` bytes of an upload; no link is followed, and nothing but a plain file is read.
-
-    Raises:
-        OSError: there is no such upload, whatever else there is.
-    """
-    with _opened_folder(path) as (_, folder_fd, _, name):
-        file_fd = os.open(name, TO_FILE, dir_fd=folder_fd)
-        with open(file_fd, "rb") as file:
-            found = os.fstat(file_fd)
-            # A second name of a file of ours would be a file that was not uploaded.
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
-                raise FileNotFoundError(errno.ENOENT, "no upload")
-            return file.read(MAX_UPLOAD_BYTES + 1)
-
-
-def delete(path: str | None) -> None:
-    """Delete an upload and its folder; only what lies in the demo's own folder is touched."""
-    with contextlib.suppress(OSError), _opened_folder(path) as (root_fd, folder_fd, folder, name):
-        os.unlink(name, dir_fd=folder_fd)
-        os.rmdir(folder, dir_fd=root_fd)
-
-
-def read_upload(path: str | None, what: str) -> bytes:
-    """The bytes of an upload; errors call it ``what``, and never show where it lay or what lies elsewhere.
-
-    Raises:
-        InputError: no file, or too large a file.
-    """
-    if path is None:
-        raise InputError(f"{what}: no file came; choose one")
-    try:
-        data = read(path)
-    except OSError:
-        raise InputError(f"{what}: the file did not arrive; choose it again") from None
-    if len(data) > MAX_UPLOAD_BYTES:
-        raise InputError(f"{what}: larger than {MAX_UPLOAD_BYTES >> 20} MB; give a smaller file")
-    return data
-
-
-@contextmanager
-def uploaded(path: str | None, what: str) -> Iterator[bytes]:
-    """As ``read_upload``, but the file is gone afterwards. Raises: InputError: no file, or too large a file."""
-    try:
-        data = read_upload(path, what)
-    finally:
-        delete(path)
-    yield data
-
-
 @dataclass(frozen=True)
 class UploadLimits:
     """What all uploads together may take.
@@ -140,7 +52,7 @@ class _Kept:
 
 
 class Store:
-    """Takes uploads in.
+    """Keeps uploads: takes them in, and gives them out once.
 
     Args:
         root: the demo's folder; gradio's own files (pictures that the page shows) count as uploads.
@@ -173,6 +85,68 @@ class Store:
                 delete_stored(self.root, path)
                 raise
         return path
+
+    def read(self, path: object) -> bytes:
+        """At most ``MAX_UPLOAD_BYTES + 1`` bytes of an upload; no link is followed, and only a plain file is read.
+
+        Raises:
+            OSError: there is no such upload, whatever else there is.
+        """
+        with self._opened_folder(path) as (_, folder_fd, _, name):
+            file_fd = os.open(name, TO_FILE, dir_fd=folder_fd)
+            with open(file_fd, "rb") as file:
+                found = os.fstat(file_fd)
+                # A second name of a file of ours would be a file that was not uploaded.
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
+                    raise FileNotFoundError(errno.ENOENT, "no upload")
+                return file.read(MAX_UPLOAD_BYTES + 1)
+
+    def delete(self, path: object) -> None:
+        """Delete an upload and its folder; nothing else is touched."""
+        with contextlib.suppress(OSError), self._opened_folder(path) as (root_fd, folder_fd, folder, name):
+            os.unlink(name, dir_fd=folder_fd)
+            os.rmdir(folder, dir_fd=root_fd)
+
+    def take(self, path: object, what: str) -> bytes:
+        """The bytes of an upload, which is gone then; errors call it ``what``, and never show where it lay or what
+        lies elsewhere.
+
+        Raises:
+            InputError: no file, or too large a file.
+        """
+        if not isinstance(path, str):
+            raise InputError(f"{what}: no file came; choose one")
+        try:
+            data = self.read(path)
+        except OSError:
+            raise InputError(f"{what}: the file did not arrive; choose it again") from None
+        finally:
+            self.delete(path)
+        if len(data) > MAX_UPLOAD_BYTES:
+            raise InputError(f"{what}: larger than {MAX_UPLOAD_BYTES >> 20} MB; give a smaller file")
+        return data
+
+    def _split(self, path: object) -> tuple[str, str] | None:
+        """The folder and the name of an upload by its path; None if it is no path of an upload. Nothing is opened."""
+        if not isinstance(path, str) or not path.startswith(f"{self.root}{os.sep}"):
+            return None
+        parts = path[len(str(self.root)) + 1 :].split(os.sep)
+        if len(parts) != 2 or not all(PART.fullmatch(part) and not part.startswith(".") for part in parts):
+            return None
+        return parts[0], parts[1]
+
+    @contextmanager
+    def _opened_folder(self, path: object) -> Iterator[tuple[int, int, str, str]]:
+        """File descriptors of the demo's folder and of the upload's; the upload's folder and name. Raises: OSError."""
+        parts = self._split(path)
+        if parts is None:
+            raise FileNotFoundError(errno.ENOENT, "no upload")
+        with contextlib.ExitStack() as opened:
+            root_fd = os.open(self.root, TO_FOLDER)
+            opened.callback(os.close, root_fd)
+            folder_fd = os.open(parts[0], TO_FOLDER, dir_fd=root_fd)
+            opened.callback(os.close, folder_fd)
+            yield root_fd, folder_fd, *parts
 
     def forget_old(self) -> None:
         """Delete what is older than the limit."""

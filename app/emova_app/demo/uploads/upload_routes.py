@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from emova.core.errors import InputError, disk_full
-from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store, read
+from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store
 from emova_app.demo.uploads.middleware import API, UPLOAD
 from emova_app.demo.visitors import Share, visitor_of
 
@@ -44,7 +44,7 @@ def upload_routes(store: Store, dependencies: Sequence[Depends], share: Share, *
     """The two routes.
 
     Args:
-        store: takes uploads in.
+        store: keeps the uploads.
         dependencies: FastAPI's ``Depends``, of who may ask.
         share: uploads that may come at a time; more are refused.
         seconds: in which one must have come.
@@ -65,7 +65,7 @@ def upload_routes(store: Store, dependencies: Sequence[Depends], share: Share, *
     @router.api_route(f"{API}/file={{path:path}}", methods=["GET", "HEAD"])
     async def shown(path: str) -> Response:
         try:
-            data = await anyio.to_thread.run_sync(read, path)
+            data = await anyio.to_thread.run_sync(store.read, path)
         except OSError:
             return _refuse(404, "there is no such upload")
         kind = mimetypes.guess_type(PurePath(path).name)[0]
