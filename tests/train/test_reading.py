@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from emova.core.errors import InputError
 from emova.core.tokens import TokenIds
 from emova.reply.format import SPEAK_PROMPT
+from emova.speech.tokenizer.quantizers import FiniteScalarQuantizer
 from emova_data.records.packed_units import pack_units, unpack_units
 from emova_train.reading.config import GuideConfig, ReadingConfig
+from emova_train.reading.digits import SharedDigits, digits_of_units
 from emova_train.reading.language import Reader, looking_loss
 from emova_train.reading.rows import NOTHING, fill_rows, lay, reading
 from emova_train.reading.run import Run
@@ -113,11 +116,12 @@ def config(tmp_path, tiny_model, tiny_processor):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_resumed_run_ends_with_the_same_weights(config, optimizer):
-    whole = Run(config("whole", max_steps=9, optimizer=optimizer))
+@pytest.mark.parametrize("digits", [(), (8, 8, 8, 8)])
+def test_a_resumed_run_ends_with_the_same_weights(config, optimizer, digits):
+    whole = Run(config("whole", max_steps=9, optimizer=optimizer, digits=digits))
     whole.train()
-    Run(config("parts", max_steps=4, optimizer=optimizer)).train()
-    resumed = Run(config("parts", max_steps=9, optimizer=optimizer))
+    Run(config("parts", max_steps=4, optimizer=optimizer, digits=digits)).train()
+    resumed = Run(config("parts", max_steps=9, optimizer=optimizer, digits=digits))
     assert resumed.step == 4
     resumed.train()
     for (name, one), (_, other) in zip(
@@ -126,6 +130,38 @@ def test_a_resumed_run_ends_with_the_same_weights(config, optimizer):
         torch.testing.assert_close(one, other, msg=name)
     for name in whole.mean:
         torch.testing.assert_close(whole.mean[name], resumed.mean[name], msg=name)
+
+
+def test_a_units_digits_make_its_index():
+    digits_US = digits_of_units((8, 5, 3))
+    assert digits_US.shape == (120, 16) and (digits_US.sum(1) == 3).all()
+    values = digits_US @ torch.tensor([*range(8), *range(0, 8 * 5, 8), *range(0, 40 * 3, 40)]).float()
+    assert values.tolist() == list(range(120))
+
+
+def test_the_digits_are_the_quantizers_own():
+    quantizer = FiniteScalarQuantizer((8, 5, 3))
+    codes_UC = quantizer.codes(torch.arange(120)[None])[0]
+    digits_US = digits_of_units((8, 5, 3))
+    for column, part in enumerate(digits_US.split([8, 5, 3], dim=1)):
+        for value in range(part.shape[1]):
+            assert len(codes_UC[part[:, value] == 1, column].unique()) == 1
+
+
+def test_what_one_unit_learns_its_neighbours_learn():
+    embedding = torch.nn.Parameter(torch.randn(130, 4, generator=torch.Generator().manual_seed(0)))
+    before, shared = embedding.detach().clone(), SharedDigits(embedding, 10, 120, (8, 5, 3))
+    embedding.grad = torch.zeros_like(embedding)
+    embedding.grad[10] = 1.0  # of unit 0
+    shared.collect()
+    with torch.no_grad():
+        shared.vectors -= shared.vectors.grad
+    shared.fold()
+    moved = (before - embedding.detach())[:, 0].round(decimals=4)
+    assert moved[10] == 3 and moved[11] == 2 and moved[10 + 1 + 8 + 40] == 0  # as many as they have digits in common
+    assert not moved[:10].any() and not shared.vectors.any()
+    with pytest.raises(InputError, match="make 64 units"):
+        SharedDigits(embedding, 10, 120, (8, 8))
 
 
 def test_the_export_holds_the_mean_and_is_read(config):

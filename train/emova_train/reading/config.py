@@ -39,6 +39,8 @@ class ReadingConfig:
     decay_from: int = 0
     """The step from which the rate falls to nothing, linearly, up to ``decay_to``; 0 = never."""
     decay_to: int = 0
+    digits: tuple[int, ...] = ()
+    """Levels of the quantizer: units that share a digit of their index learn together; none if empty."""
     optimizer: str = "adamw"
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)

@@ -31,6 +31,7 @@ from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.core.program import add_config, run_module
 from emova_train.core.progress import StopSignals
 from emova_train.reading.config import ReadingConfig
+from emova_train.reading.digits import SharedDigits
 from emova_train.reading.language import Reader
 from emova_train.reading.stream import Stream, StreamState
 from emova_train.stages.program import export
@@ -77,6 +78,12 @@ class Run:
         guided = {int(layer): heads for layer, heads in config.guide.heads.items()} if config.guide.weight else {}
         self.reader = Reader(self.model, classes, config.length, guided).to(self.device)
         self.optimizers = optimizers(self.model, config)
+        self.digits: SharedDigits | None = None
+        if config.digits:
+            embedding, first = self.model.embed_tokens.weight, own.speech_first_token_id
+            self.digits = SharedDigits(embedding, first, own.speech_codebook_size, config.digits)
+            shared = torch.optim.AdamW([self.digits.vectors], lr=config.rate, betas=config.betas, weight_decay=0.0)
+            self.optimizers.append(shared)
         self.mean = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.step, self.guide, self.tokens = 0, config.guide.weight, 0
         self.last: dict[str, float] = {}
@@ -153,12 +160,16 @@ class Run:
         (loss + self.guide * looking).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         finite = bool(torch.isfinite(norm))
+        if self.digits is not None:
+            self.digits.collect()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.rate_at(self.step)
             if finite:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.digits is not None:
+            self.digits.fold()
         self.step += 1
         self.tokens += batch["ids"].numel()
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
