@@ -7,7 +7,7 @@ transformers' Auto classes and pipelines know a checkpoint of emova's.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emova.core.auto_classes import introduce
 from emova.core.startup import collector_paused
@@ -45,7 +45,7 @@ __all__ = [
 introduce()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'emova' has no attribute {name!r}")
     with collector_paused():

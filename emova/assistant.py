@@ -147,7 +147,7 @@ class Assistant:
         """What is said in speech units. Raises: InputError: they are too many."""
         return self.read_text(self._write(*self.transcribing(list(units)))).strip()
 
-    def answer_text(self, messages: Sequence[Mapping[str, Any]], max_tokens: int | None = None) -> str:
+    def answer_text(self, messages: Sequence[Mapping[str, object]], max_tokens: int | None = None) -> str:
         """A plain text answer to a conversation in the processor's form (role and content parts).
 
         Raises:
@@ -205,7 +205,7 @@ class Assistant:
         return "".join(piece for token in tokens for piece in reader.read(token) if isinstance(piece, str))
 
     def _text_task(
-        self, messages: Sequence[Mapping[str, Any]], max_tokens: int | None = None, transcribes: bool = False
+        self, messages: Sequence[Mapping[str, object]], max_tokens: int | None = None, transcribes: bool = False
     ) -> tuple[Prompt, Grammar]:
         prompt = self.prompt(messages)
         room = self._room(len(prompt.ids), 32)
@@ -234,7 +234,7 @@ class Assistant:
         # A lone surrogate cannot be written as UTF-8, so no tokenizer can take it.
         return text.strip().encode("utf-8", "replace").decode()
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+    def prompt(self, messages: Sequence[Mapping[str, object]]) -> Prompt:
         """Messages in the processor's form (role and content parts), up to where the assistant answers.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emova.core.errors import GarbledReplyError
 from emova.decoding.protocol import Prompt
@@ -129,7 +129,7 @@ class Conversation:
 
     def _question(self, audio: Audio | None, image: Picture | None, text: str | None) -> Prompt:
         """This turn alone, without what stands before a conversation's first turn. Raises: InputError."""
-        content: list[dict[str, Any]] = []
+        content: list[dict[str, object]] = []
         if image is not None:
             content.append({"type": "image", "image": load_image(image, self.assistant.config.image_limits)})
         if audio is not None:

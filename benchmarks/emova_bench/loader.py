@@ -48,7 +48,7 @@ def make_sets(root: Path, records: int = 240) -> dict[str, float]:
     """Sets of pictures, speech and talk under ``root``; their passes."""
     from PIL import Image
 
-    from emova_data.records.records import Draft, Media, Record, message, text
+    from emova_data.records.records import Draft, Media, Part, Record, message, text
     from emova_data.sources.convert import ConvertConfig, convert
 
     words = ("the quick brown fox jumps over the lazy dog while a small bird sings in the old garden " * 3).split()
@@ -68,7 +68,8 @@ def make_sets(root: Path, records: int = 240) -> dict[str, float]:
     def speech(number: int) -> Record:
         rng = np.random.default_rng([2, number])
         units = rng.integers(0, 4096, int(rng.integers(40, 160))).tolist()
-        heard, words_said = {"type": "audio", "audio": "flac", "units": units}, said(rng, 10)
+        heard: Part = {"type": "audio", "audio": "flac", "units": units}
+        words_said = said(rng, 10)
         turns = [message("user", heard), message("assistant", text(words_said))]
         return Record(f"s{number}", turns, (), {"task": "speech", "text": words_said})
 

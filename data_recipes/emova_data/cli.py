@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from emova.core.errors import InputError
@@ -96,7 +97,7 @@ def _list(as_json: bool, stage: str) -> int:
         debian = [{"name": name, "licence": lic, "installed": name not in missing} for name, lic, _ in DEBIAN.values()]
         steps = {name: about for name, (about, _) in STEPS.items()}
         print(json.dumps({"recipes": RECIPES, "steps": steps, "sources": sources, "debian": debian,
-                          "public": cli_sources.listed()}))  # fmt: skip
+                          "public": [asdict(source) for source in cli_sources.listed()]}))  # fmt: skip
         return 0
     for recipe, about in RECIPES.items():
         print(f"{recipe}: {about}\n\nsteps of `emova data make {recipe} --only STEP`:")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emova.core.errors import InputError
-from emova_data.sources.convert import ConvertConfig
+from emova_data.sources.convert import ConvertConfig, ConvertResult
 from emova_data.sources.registry import DataSource, find, mixture, registry
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from emova_data.sources.own import OwnSource
 
 KINDS = ("omni", "interleaved", "synthdog")
@@ -20,7 +23,7 @@ FORMATS = ("llava", "messages", "speech", "recordings")
 MOST_NOTES = 12
 
 
-def register(actions: Any) -> None:
+def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``verify``, ``convert``, ``tokenise`` and ``synthesise`` to the sub-parsers ``actions``."""
     defaults = ConvertConfig()
     verify = actions.add_parser("verify", help="compare a public source's files with their checksums")
@@ -77,28 +80,26 @@ def folders(root: Path, name: str) -> tuple[Path, Path]:
     return root / "sources" / name, root / "sets" / name
 
 
-def listed(stage: str = "") -> list[dict[str, Any]]:
-    """The registry as plain containers. Raises: InputError: no such stage."""
+def listed(stage: str = "") -> list[DataSource]:
+    """The registry, or the sources of one stage. Raises: InputError: no such stage."""
     wanted = mixture(stage) if stage else registry()
-    return [asdict(registry()[name]) for name in wanted]
+    return [registry()[name] for name in wanted]
 
 
 def show(as_json: bool, stage: str) -> int:
     """Print the sources, all or those of one stage. Raises: InputError."""
     entries = listed(stage)
     if as_json:
-        print(json.dumps({"public": entries}, ensure_ascii=False))
+        print(json.dumps({"public": [asdict(entry) for entry in entries]}, ensure_ascii=False))
         return 0
     print("public sources (`emova data fetch | verify | convert | stats NAME`):")
     for entry in entries:
-        stages = ", ".join(f"{name} × {weight:g}" for name, weight in entry["stages"].items()) or "evaluation"
-        print(f"  {entry['name']:22} {entry['title']}")
-        print(
-            f"  {'':22} stage {stages}; {'+'.join(entry['modality'])}; {'+'.join(entry['languages'])}; {entry['size']}"
-        )
-        print(f"  {'':22} licence: {entry['licence']}" + ("" if entry["access"] == "open" else f"; {entry['access']}"))
-        if entry["note"]:
-            print(f"  {'':22} {entry['note']}")
+        stages = ", ".join(f"{name} × {weight:g}" for name, weight in entry.stages.items()) or "evaluation"
+        print(f"  {entry.name:22} {entry.title}")
+        print(f"  {'':22} stage {stages}; {'+'.join(entry.modality)}; {'+'.join(entry.languages)}; {entry.size}")
+        print(f"  {'':22} licence: {entry.licence}" + ("" if entry.access == "open" else f"; {entry.access}"))
+        if entry.note:
+            print(f"  {'':22} {entry.note}")
     return 0
 
 
@@ -166,7 +167,7 @@ def _fetch(source: DataSource, folder: Path) -> int:
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, size: int) -> None:
             if name not in tasks:
@@ -179,8 +180,14 @@ def _fetch(source: DataSource, folder: Path) -> int:
 
 
 def convert_source(
-    source: DataSource, origin: Path, out: Path, config: ConvertConfig, *, split: str = "train", report: Any = None
-) -> Any:
+    source: DataSource,
+    origin: Path,
+    out: Path,
+    config: ConvertConfig,
+    *,
+    split: str = "train",
+    report: Callable[[int, int], None] = lambda tried, skipped: None,
+) -> ConvertResult:
     """Convert ``source`` from ``origin`` to ``out``; copies of sets that lie beside ``out`` are left out.
 
     Raises:
@@ -197,7 +204,6 @@ def convert_source(
         raise InputError(f"{origin}: no such folder; run `emova data fetch {source.name}`, or give one by --from")
     drafts = converters[source.converter](origin, source.options)
     others = [out.parent / name for name in source.dedup_against if (out.parent / name).is_dir()]
-    keywords = {} if report is None else {"report": report}
     made_from = state_of_source(origin)
     if "g2p" in source.options:  # other phones are another set
         made_from += f" {source.options['g2p']} {source.options.get('language', 'en')}"
@@ -212,7 +218,7 @@ def convert_source(
         select=source.select,
         made_from=made_from,
         units=source.units,
-        **keywords,
+        report=report,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emova.core.device import find_device
 from emova.core.errors import InputError
@@ -97,7 +97,7 @@ def check_part(folder: Path, name: str) -> None:
         raise InputError(f"{shown(folder)}: {name} is missing ({_FILES[name]}); {AGAIN}")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, object]:
     """A folder's ``config.json``. Raises: InputError: it is damaged."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_files(folder: Path) -> dict[str, Any]:
+def check_files(folder: Path) -> dict[str, object]:
     """See that all parts are there, and read ``config.json``. Raises: InputError."""
     for name in _FILES:
         check_part(folder, name)

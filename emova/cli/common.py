@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
@@ -117,7 +117,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def show(arguments: argparse.Namespace, result: dict[str, Any], lines: list[str]) -> None:
+def show(arguments: argparse.Namespace, result: Mapping[str, object], lines: list[str]) -> None:
     """Print the result: as JSON, or as lines for people."""
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from emova import __version__
 from emova.checkpoint.loading import AGAIN, check_files, checkpoint_styles, find_checkpoint, read_config, shipped_names
@@ -41,7 +42,26 @@ def count_parameters(path: Path) -> dict[str, int]:
     return counts
 
 
-def describe(folder: Path) -> dict[str, Any]:
+class Description(TypedDict):
+    """What ``emova info`` tells of a checkpoint; what its ``config.json`` does not say is None."""
+
+    emova: str
+    folder: str
+    bytes: int
+    parameters: dict[str, dict[str, int]]
+    weights: object
+    context: object
+    layers: object
+    width: object
+    tokens: object
+    speech_units: object
+    kinds: dict[str, str]
+    styles: dict[str, list[str]]
+    shipped: list[str]
+    native: NotRequired[dict[str, dict[str, str]]]
+
+
+def describe(folder: Path) -> Description:
     """Parts, sizes and constants of the checkpoint ``folder``. Raises: InputError."""
     config = check_files(folder)
     weights = {
@@ -49,7 +69,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "speech_tokenizer": folder / "speech_tokenizer" / "model.safetensors",
         "speech_detokenizer": folder / "speech_detokenizer" / "model.safetensors",
     }
-    text = config.get("text_config") or {}
+    text = _table(config, "text_config")
     return {
         "emova": __version__,
         "folder": str(folder),
@@ -67,12 +87,17 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def _kinds(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+def _table(config: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _kinds(folder: Path, config: Mapping[str, object]) -> dict[str, str]:
     """Which kind of each part the checkpoint names; what it does not name is the kind that it always was."""
     speech = {"speech_tokenizer": "s2u", "speech_detokenizer": "u2s"}
     kinds = {name: str(read_config(folder / name).get("kind", usual)) for name, usual in speech.items()}
     model = {"vision": "internvit", "projector": "c_abstractor", "reply": "json"}
-    return kinds | {name: str((config.get(f"{name}_config") or {}).get("kind", usual)) for name, usual in model.items()}
+    return kinds | {name: str(_table(config, f"{name}_config").get("kind", usual)) for name, usual in model.items()}
 
 
 def run(arguments: argparse.Namespace) -> int:

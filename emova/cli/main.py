@@ -15,13 +15,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from emova import __version__
 from emova.core.errors import InputError, disk_full
 from emova.core.extras import missing_package
 from emova.core.io import shown
 from emova.core.process import Stopped, end_by, open_streams, settle_streams, stoppable, tell, unread_stderr
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 GROUP = "emova.commands"
 OWN = ("chat", "transcribe", "speak", "tokenize", "resynthesize", "info", "import")
@@ -55,7 +58,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
 
-    def _print_message(self, message: str, file: Any = None) -> None:
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         # argparse passes over a disk that is full and a pipe that broke.
         (file or sys.stderr).write(message)
 

@@ -13,40 +13,39 @@ from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
 
 
 class _StandIn(type):
     """The type of a class that is not imported yet."""
 
-    def __getattr__(cls, name: str) -> Any:
+    def __getattr__(cls, name: str) -> object:
         return getattr(getattr(importlib.import_module("emova.model"), cls.__name__), name)
 
-    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+    def __call__(cls, *arguments: object, **options: object) -> object:
         return getattr(importlib.import_module("emova.model"), cls.__name__)(*arguments, **options)
 
 
-def _stand_in(name: str) -> Any:
+def _stand_in(name: str) -> _StandIn:
     return _StandIn(name, (), {"__module__": "emova.model"})
 
 
 _CONFIG = _stand_in("EmovaConfig")
 
 
-def _configs(auto: Any) -> None:
+def _configs(auto: ModuleType) -> None:
     auto.AutoConfig.register("emova", _CONFIG, exist_ok=True)
 
 
-def _processors(auto: Any) -> None:
+def _processors(auto: ModuleType) -> None:
     auto.AutoProcessor.register(_CONFIG, _stand_in("EmovaProcessor"), exist_ok=True)
 
 
-def _image_processors(auto: Any) -> None:
+def _image_processors(auto: ModuleType) -> None:
     classes = dict.fromkeys(("pil", "torchvision"), _stand_in("EmovaImageProcessor"))  # there is one for both
     auto.IMAGE_PROCESSOR_MAPPING.register(_CONFIG, classes, exist_ok=True)
 
 
-_REGISTERS: dict[str, Callable[[Any], None]] = {
+_REGISTERS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": _configs,
     "transformers.models.auto.processing_auto": _processors,
     "transformers.models.auto.image_processing_auto": _image_processors,
@@ -56,7 +55,7 @@ _REGISTERS: dict[str, Callable[[Any], None]] = {
 class _Finished(Loader):
     """Loads as ``loader`` does, then calls ``then`` with the module."""
 
-    def __init__(self, loader: Loader, then: Callable[[Any], None]) -> None:
+    def __init__(self, loader: Loader, then: Callable[[ModuleType], None]) -> None:
         self._loader, self._then = loader, then
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

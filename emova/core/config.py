@@ -11,15 +11,18 @@ import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.writing import write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 ConfigT = TypeVar("ConfigT")
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -104,9 +107,9 @@ def find_config(name: str | Path, kind: str = "") -> Path:
     raise InputError(f"{name}: no such config file, nor a shipped config of that name; {hint}")
 
 
-def _files(path: Path) -> list[Any]:
+def _files(path: Path) -> list[DictConfig | ListConfig]:
     """The content of a YAML file after those of its bases, outermost first."""
-    found: list[Any] = []
+    found: list[DictConfig | ListConfig] = []
     seen: set[Path] = set()
     at: Path | None = path
     while at is not None:
@@ -126,7 +129,7 @@ def _files(path: Path) -> list[Any]:
     return found
 
 
-def _renamed(cls: type[Any], content: Any) -> Any:
+def _renamed(cls: type[object], content: DictConfig | ListConfig) -> DictConfig | ListConfig:
     """``content`` with the keys that it has by the names of earlier versions moved to today's."""
     for old, new in getattr(cls, "RENAMED", {}).items():
         above, _, key = old.rpartition(".")
@@ -137,7 +140,7 @@ def _renamed(cls: type[Any], content: Any) -> Any:
     return content
 
 
-def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | Path) -> ConfigT:
+def config_from_dict(cls: type[ConfigT], values: Mapping[str, object], source: str | Path) -> ConfigT:
     """The dataclass ``cls`` from plain containers, such as a checkpoint's ``config.json``; ``source`` is for messages.
 
     Raises:
@@ -146,7 +149,7 @@ def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | P
     merged = OmegaConf.structured(cls)
     _unlock(merged)
     try:
-        result = OmegaConf.to_object(OmegaConf.merge(merged, _renamed(cls, OmegaConf.create(values))))
+        result = OmegaConf.to_object(OmegaConf.merge(merged, _renamed(cls, OmegaConf.create(dict(values)))))
     except OmegaConfBaseException as error:
         raise InputError(f"{source}: {str(error).splitlines()[0]}; see the fields of {cls.__name__}") from None
     except InputError as error:
@@ -155,20 +158,20 @@ def config_from_dict(cls: type[ConfigT], values: dict[str, Any], source: str | P
     return result
 
 
-def _unlock(node: Any) -> None:
+def _unlock(node: object) -> None:
     """OmegaConf makes a frozen dataclass read-only at every level; merging needs to write before it is built."""
-    if OmegaConf.is_config(node):
+    if isinstance(node, DictConfig | ListConfig):
         OmegaConf.set_readonly(node, None)
-        for key in range(len(node)) if OmegaConf.is_list(node) else list(node):
+        for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
             if not OmegaConf.is_missing(node, key):
                 _unlock(node[key])
 
 
-def config_dict(config: Any) -> dict[str, Any]:
+def config_dict(config: DataclassInstance) -> dict[str, object]:
     """The dataclass ``config`` as plain containers, ready for JSON or YAML."""
     return dataclasses.asdict(config)
 
 
-def save_config(config: Any, path: str | Path) -> None:
+def save_config(config: DataclassInstance, path: str | Path) -> None:
     """Write the resolved dataclass ``config`` as YAML."""
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(config_dict(config))))

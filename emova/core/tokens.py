@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emova.core.errors import InputError
 
@@ -65,12 +65,12 @@ def speech_text(units: Iterable[int]) -> str:
     return SPEECH_START + "".join(unit_token(unit) for unit in units) + SPEECH_END
 
 
-def split_speech(text: str) -> list[dict[str, Any]]:
+def split_speech(text: str) -> list[dict[str, object]]:
     """Content parts of *trusted* text (a reply that we formatted): its speech spans become audio parts.
 
     Text of users never goes through here: it is one text part, and what looks like a control token stays text.
     """
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, object]] = []
     end = 0
     for match in _SPEECH.finditer(text):
         if match.start() > end:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, save_tensors, write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Storage = Literal["float32", "float16", "int8"]
 SCALE_SUFFIX = ".int8_scale"
@@ -77,7 +80,9 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def save_folder(folder: str | Path, config: Any, state: dict[str, Tensor], storage: Storage = "float32") -> None:
+def save_folder(
+    folder: str | Path, config: DataclassInstance, state: dict[str, Tensor], storage: Storage = "float32"
+) -> None:
     """Write the dataclass ``config`` and the tensors ``state``; each file appears whole or not at all.
 
     Raises:
@@ -88,7 +93,7 @@ def save_folder(folder: str | Path, config: Any, state: dict[str, Tensor], stora
     write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
 
 
-def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_folder(folder: str | Path) -> tuple[dict[str, object], dict[str, Tensor]]:
     """The config as a plain dictionary, and the float32 tensors, of a folder that ``save_folder`` wrote.
 
     Raises:

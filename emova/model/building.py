@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,8 @@ def load_vision(model: EmovaForConditionalGeneration, folder: str | Path) -> Non
     Raises:
         InputError: the folder is damaged, or holds another shape.
     """
-    values, state = read_folder(folder)
+    read, state = read_folder(folder)
+    values: Mapping[str, Any] = dict(read)
     vision, projector = VisionConfig.from_dict(values["vision"]), projector_from_dict(values["projector"])
     export = VisionExport(vision, projector, values.get("token_rms", 0.0))
     if (export.vision, export.projector) != (model.config.vision, model.config.projector):

@@ -86,7 +86,7 @@ class EmovaImageProcessor(BaseImageProcessor):
         return ((pixels - mean) / std).contiguous()
 
     def preprocess(
-        self, images: Any, return_tensors: str | None = "pt", max_tiles: int | None = None, **unknown: Any
+        self, images: object, return_tensors: str | None = "pt", max_tiles: int | None = None, **unknown: object
     ) -> BatchFeature:
         """Tiles of one picture or of a list: ``pixel_values`` [N, 3, H, W] and ``image_grids`` [pictures, 2].
 
@@ -106,6 +106,6 @@ class EmovaImageProcessor(BaseImageProcessor):
         }
         return BatchFeature(data=data, tensor_type=return_tensors)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         names = ("tile_size", "max_tiles", "tile_side", "image_mean", "image_std", "min_pixels", "max_pixels")
         return {"image_processor_type": type(self).__name__, **{name: getattr(self, name) for name in names}}

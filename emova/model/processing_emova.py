@@ -19,13 +19,14 @@ import emova.core.compat  # noqa: F401  (torchvision must import before transfor
 # isort: split
 import torch
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from emova.checkpoint.registry import load_tokenizer
 from emova.core.errors import InputError
 from emova.core.tokens import IMAGE, IMAGE_ROW, Frame, TokenIds, speech_text, token_names
 from emova.model import sources
 from emova.model.configuration_emova import EmovaConfig
+from emova.model.image_processing_emova import EmovaImageProcessor
 from emova.model.processor_options import ProcessorOptions
 from emova.reply.format import ReplyFormat
 from emova.speech.tokenizer.protocol import SpeechTokenizer
@@ -38,6 +39,7 @@ SOUND = speech_text([])
 PLAIN = ProcessorOptions()
 
 Message = Mapping[str, Any]
+"""As users write it: "role" and "content"; a part holds a text, or a picture or sound in one of many forms."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,12 @@ class EmovaProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
+        image_processor: EmovaImageProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template: str | None = None,
         reply_format: ReplyFormat | None = None,
     ) -> None:
+        assert tokenizer is not None, "transformers hands it in"
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.image_token = IMAGE
         self.image_token_id = tokenizer.convert_tokens_to_ids(token_names(tokenizer)[IMAGE])
@@ -108,7 +111,7 @@ class EmovaProcessor(ProcessorMixin):
         """Let audio parts hold waveforms or files; without one they hold units. It is saved by its owner, not here."""
         self._speech_tokenizer = speech_tokenizer
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {"image_processor": self.image_processor.to_dict(), "processor_class": type(self).__name__}
 
     @property
@@ -138,7 +141,7 @@ class EmovaProcessor(ProcessorMixin):
         layout = self.image_processor.layout(grid, IMAGE, IMAGE_ROW)
         return [*self.frame.shown, *(table[token] for token in layout), *self.frame.shown_end]
 
-    def _heard(self, source: Any, options: ProcessorOptions) -> list[int]:
+    def _heard(self, source: object, options: ProcessorOptions) -> list[int]:
         """The units of a sound in any form that ``emova.model.sources`` knows."""
         if self._speech_tokenizer is None and self._speech_folder is not None:
             self._speech_tokenizer = load_tokenizer(self._speech_folder, "cpu")
@@ -156,7 +159,7 @@ class EmovaProcessor(ProcessorMixin):
             raise InputError("audio part: it has neither 'units' nor 'audio'; give one of them")
         return self._heard(source, options)
 
-    def _tiles(self, source: Any, options: ProcessorOptions) -> tuple[Grid, Tensor]:
+    def _tiles(self, source: object, options: ProcessorOptions) -> tuple[Grid, Tensor]:
         return self.image_processor.tiles(sources.picture(source), options.max_tiles)
 
     # Conversations -------------------------------------------------------------------------------------------------
@@ -257,7 +260,7 @@ class EmovaProcessor(ProcessorMixin):
         self,
         conversation: Sequence[Message] | Sequence[Sequence[Message]],
         chat_template: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
         documents: Sequence[Mapping[str, str]] | None = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
@@ -266,7 +269,7 @@ class EmovaProcessor(ProcessorMixin):
         return_tensors: str | None = "pt",
         return_dict: bool = False,
         sanitize_control_tokens: bool = True,
-        **options: Any,
+        **options: object,
     ) -> Any:
         """Render one conversation, or a batch of them (padded on the left unless ``padding_side`` says otherwise).
 
@@ -291,7 +294,7 @@ class EmovaProcessor(ProcessorMixin):
         if add_generation_prompt and continue_final_message:
             raise InputError("continue_final_message: goes on with an answer, add_generation_prompt begins one; choose")
         batched = bool(conversation) and not isinstance(conversation[0], Mapping)
-        conversations: Any = conversation if batched else [conversation]
+        conversations: list[Sequence[Message]] = list(conversation) if batched else [conversation]  # type: ignore[arg-type, list-item]
         template = chat_template or self.chat_template
         if not tokenize:
             texts = [
@@ -362,9 +365,9 @@ class EmovaProcessor(ProcessorMixin):
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        videos: Any = None,
-        audio: Any = None,
-        **options: Any,
+        videos: object = None,
+        audio: object = None,
+        **options: object,
     ) -> BatchFeature:
         """Tokenise *trusted* prompts, rendered by ``apply_chat_template(tokenize=False)``, beside their pictures.
 

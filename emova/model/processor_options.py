@@ -73,13 +73,13 @@ class ProcessorOptions:
             raise InputError("max_length: padding='max_length' and truncation need it; say how many tokens")
 
     @classmethod
-    def gather(cls, given: Mapping[str, Any]) -> ProcessorOptions:
+    def gather(cls, given: Mapping[str, object]) -> ProcessorOptions:
         """From keywords, plain or grouped as transformers groups them (``text_kwargs``, ``processor_kwargs`` …).
 
         Raises:
             InputError: one is unknown, stands twice with two values, or is wrong.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {}  # checked by __post_init__
         known = tuple(field.name for field in fields(cls))
         for name, value in _ungrouped(given):
             if name not in known:
@@ -93,9 +93,11 @@ class ProcessorOptions:
         return cls(**values)
 
     @staticmethod
-    def tensors(given: Any) -> str | None:
+    def tensors(given: object) -> str | None:
         """``return_tensors`` as it is meant: transformers' enumeration, or "auto", which is "pt"."""
         given = getattr(given, "value", given)
+        if given is not None and not isinstance(given, str):
+            raise InputError(f"return_tensors: {given!r} is unknown; it is one of 'pt', 'np', None")
         return "pt" if given == "auto" else given
 
     @property
@@ -127,8 +129,8 @@ class ProcessorOptions:
         return [*missing, *row] if self.padding_side == "left" else [*row, *missing]
 
 
-def _ungrouped(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def _ungrouped(given: Mapping[str, object]) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
     for name, value in given.items():
         if name == "processor_kwargs":
             found += _ungrouped(_mapping(name, value))
@@ -142,13 +144,13 @@ def _ungrouped(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return found
 
 
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+def _mapping(name: str, value: object) -> Mapping[str, object]:
     if value is not None and not isinstance(value, Mapping):
         raise InputError(f"{name}: not a dictionary of options")
     return value or {}
 
 
-def _one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
+def _one_of(name: str, value: object, choices: Sequence[object]) -> None:
     # 1 and True are equal, but a length is no switch.
     if not any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices):
         raise InputError(f"{name}: {value!r} is unknown; it is one of {', '.join(map(repr, choices))}")

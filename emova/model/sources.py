@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
@@ -28,7 +27,7 @@ _SECONDS = 20.0
 _FULL_SCALE = 1 << 15
 
 
-def find(part: Mapping[str, Any], kind: str) -> Any:
+def find(part: Mapping[str, object], kind: str) -> object:
     """What a part of type ``kind`` (image, audio) holds, its text forms turned into a path or bytes; None: nothing.
 
     Raises:
@@ -41,7 +40,7 @@ def find(part: Mapping[str, Any], kind: str) -> Any:
     return None
 
 
-def resolve(source: Any, kind: str) -> Any:
+def resolve(source: object, kind: str) -> object:
     """An address as a path or bytes, a record of the ``datasets`` library as what it holds, all else as it is.
 
     Raises:
@@ -67,17 +66,19 @@ def resolve(source: Any, kind: str) -> Any:
     return _decoded(body, kind) if head.lower().endswith(";base64") else unquote_to_bytes(body)
 
 
-def picture(source: Any) -> Image.Image:
+def picture(source: object) -> Image.Image:
     """An RGB image of a picture in any of the forms above; arrays are [H, W], [H, W, C] or [C, H, W] of 0..255 or 0..1.
 
     Raises:
         InputError: it cannot be read, or is no picture.
     """
     source = resolve(source, "image")
-    return load_image(_from_array(source) if isinstance(source, np.ndarray | Tensor) else source)
+    if isinstance(source, np.ndarray | Tensor):
+        return load_image(_from_array(source))
+    return load_image(source)  # type: ignore[arg-type]  # it says so where it is none of its kinds
 
 
-def sound(source: Any, sample_rate: int, given_rate: int | None = None) -> np.ndarray:
+def sound(source: object, sample_rate: int, given_rate: int | None = None) -> np.ndarray:
     """Samples [T] at ``sample_rate`` Hz of a sound in any of the forms above.
 
     Args:
@@ -92,7 +93,7 @@ def sound(source: Any, sample_rate: int, given_rate: int | None = None) -> np.nd
     if isinstance(source, list | tuple):
         source = np.asarray(source)
     if not isinstance(source, np.ndarray | Tensor):
-        return load_audio(source, sample_rate)
+        return load_audio(source, sample_rate)  # type: ignore[arg-type]  # it says so where it is none of its kinds
     array = source.detach().cpu().float().numpy() if isinstance(source, Tensor) else source
     if array.dtype == np.int16:
         array = array.astype(np.float32) / _FULL_SCALE
@@ -108,18 +109,20 @@ def sound(source: Any, sample_rate: int, given_rate: int | None = None) -> np.nd
     return soxr.resample(samples, given_rate, sample_rate).clip(-1.0, 1.0)
 
 
-def flat(sources: Any) -> list[Any]:
+def flat(sources: object) -> list[object]:
     """One source, a list, or lists in a list, as one list."""
     if isinstance(sources, list | tuple):
         return [each for source in sources for each in flat(source)]
     return [sources]
 
 
-def _decoded(text: Any, kind: str) -> bytes:
+def _decoded(text: object, kind: str) -> bytes:
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError, AttributeError):
-        raise InputError(f"{kind} part: its base64 cannot be decoded; encode the file again") from None
+        if isinstance(text, str):
+            return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    raise InputError(f"{kind} part: its base64 cannot be decoded; encode the file again") from None
 
 
 def _fetched(address: str, kind: str) -> Source:

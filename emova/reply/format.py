@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 from emova.reply.grammar import Fixed, FreeText, Grammar, TokenTable, Units
 from emova.reply.parser import Piece, ReplyEvent, SpokenReply
@@ -139,7 +139,7 @@ class ReplyFormat(Protocol):
         """A reply as text, up to its speech, cut where ``encode`` tokenises apart; any other text stays whole."""
         return [text]
 
-    def transcription(self, units: list[int], table: TokenTable) -> list[dict[str, Any]]:
+    def transcription(self, units: list[int], table: TokenTable) -> list[dict[str, object]]:
         """What asks to write down speech units: content parts of a user's message."""
         return [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
 
 import numpy as np
 
@@ -143,7 +142,7 @@ class ReleasedReply(ReplyFormat):
         """A fresh parser for the pieces of one reply."""
         return ReleasedParser(voice, self.styles)
 
-    def transcription(self, units: list[int], table: TokenTable) -> list[dict[str, Any]]:
+    def transcription(self, units: list[int], table: TokenTable) -> list[dict[str, object]]:
         """The task to write down units: the request, then the bare units."""
         return [{"type": "text", "text": TRANSCRIBE}, {"type": "tokens", "ids": table.unit_ids[units].tolist()}]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from numpy.typing import ArrayLike
 from PIL import Image
@@ -120,7 +119,7 @@ class Question:
 
     def prompt(self, text: str | None) -> Prompt:
         """The whole question, as training renders it."""
-        content: list[dict[str, Any]] = []
+        content: list[dict[str, object]] = []
         if self.spoken:
             content.append({"type": "audio", "units": list(self.units)})
         if text is not None:
@@ -144,7 +143,7 @@ class Question:
         turn = self._turn([message])
         return turn[: len(turn) - len(self._model.frame.assistant)]
 
-    def _turn(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    def _turn(self, messages: Sequence[Mapping[str, object]]) -> tuple[int, ...]:
         """Messages without the start of the text."""
         return self._model.prompt(messages).ids[len(self._model.frame.begin) :]
 

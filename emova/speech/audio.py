@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +20,8 @@ from emova.core.writing import staged_output
 from emova.speech.containers import Container, identify
 
 if TYPE_CHECKING:
+    from av.audio import AudioStream
+    from av.container import InputContainer
     from torch import Tensor
 
 SUPPORTED = "wav, flac, mp3, ogg, m4a or webm"
@@ -153,12 +155,16 @@ def check_samples(samples: ArrayLike | Tensor, sample_rate: int, limits: AudioLi
     return collector.samples()
 
 
+def _is_tensor(samples: object) -> TypeGuard[Tensor]:
+    """Without importing torch for an array."""
+    return hasattr(samples, "detach")
+
+
 def _as_floats(samples: ArrayLike | Tensor) -> np.ndarray | None:
     """float32 on the CPU, from a tensor of any kind and device too; None: these are no numbers."""
     try:
-        tensor: Any = samples if hasattr(samples, "detach") else None  # torch is not imported for an array
-        if tensor is not None and not tensor.is_complex():
-            samples = tensor.detach().to("cpu").float().numpy()
+        if _is_tensor(samples) and not samples.is_complex():
+            samples = samples.detach().to("cpu").float().numpy()
         return np.asarray(samples, dtype=np.float32)
     except (TypeError, ValueError, RuntimeError):
         return None
@@ -238,7 +244,7 @@ def _decode_ffmpeg(found: Container, name: str, limits: AudioLimits) -> _Collect
     collector: _Collector | None = None
     delay = found.delay
     try:
-        with av.open(io.BytesIO(found.data), format=found.demuxer) as opened:
+        with av.open(io.BytesIO(found.data), "r", format=found.demuxer) as opened:
             if not opened.streams.audio:
                 raise InputError(f"{name}: a film or picture without sound; give {SUPPORTED}")
             stream = opened.streams.audio[0]
@@ -256,7 +262,7 @@ def _decode_ffmpeg(found: Container, name: str, limits: AudioLimits) -> _Collect
     return collector
 
 
-def _ffmpeg_blocks(opened: Any, stream: Any, skip_damaged: bool) -> Iterator[tuple[np.ndarray, int]]:
+def _ffmpeg_blocks(opened: InputContainer, stream: AudioStream, skip_damaged: bool) -> Iterator[tuple[np.ndarray, int]]:
     import av
 
     resampler = None

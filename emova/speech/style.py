@@ -74,7 +74,7 @@ class StyleSet:
             object.__setattr__(self, each.name, tuple(words))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Sequence[str]]) -> StyleSet:
+    def from_dict(cls, values: object) -> StyleSet:
         """From ``styles`` of a checkpoint's ``config.json``; a list that is not there has its default words.
 
         Raises:

@@ -6,7 +6,7 @@ Shape letters: B tiles, P = p * p patches, S = s * s tokens, E width of the towe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -65,7 +65,7 @@ class _Module(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     # What torch returns here has no public name.
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any: ...
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object: ...
 
 
 class VisionTower(_Module, Protocol):

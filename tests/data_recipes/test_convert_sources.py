@@ -81,7 +81,8 @@ def test_each_format_becomes_records_and_its_damage_is_named(name: str) -> None:
     assert left_out == reasons
     for record in records:
         assert record.messages[-1]["role"] == "assistant"
-        named = [p[p["type"]] for m in record.messages for p in m["content"] if p["type"] in ("image", "audio")]
+        parts = [part for message in record.messages for part in message["content"]]
+        named = [part.get("image") or part.get("audio") for part in parts if part["type"] in ("image", "audio")]
         assert named == [media.member for media in record.media]
 
 

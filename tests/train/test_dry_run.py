@@ -15,7 +15,7 @@ from PIL import Image
 from emova.cli.main import main
 from emova.core.config import load_config, save_config, shipped_configs
 from emova.core.errors import InputError
-from emova_data.records.records import Draft, Media, Record, message, text
+from emova_data.records.records import Draft, Media, Record, message, reject, text
 from emova_data.records.selection import selection_of
 from emova_data.sources.convert import COPY, SKIPPED, ConvertConfig, build_one, convert
 from emova_data.sources.registry import entry_of
@@ -145,9 +145,10 @@ def test_a_plan_tells_what_selection_and_copies_took(folder: Path, sets: Path, t
         "selection: an answer that repeats itself": 1, "selection: a short answer": 1, "selection: a refusal": 1,
         "selection: a small picture": 1, COPY: 1,
     }  # fmt: skip
+    stop = Draft("stop", reject("never built"))
     with pytest.raises(KeyError):  # stopped in the middle
-        convert([*drafts[:5], None], tmp_path / "mine", "mine", suffix=".jsonl", config=config, select=quality,
-                build=lambda todo: ({}[draft] if draft is None else build_one(draft) for draft in todo))  # fmt: skip
+        convert([*drafts[:5], stop], tmp_path / "mine", "mine", suffix=".jsonl", config=config, select=quality,
+                build=lambda todo: ({}[draft] if draft is stop else build_one(draft) for draft in todo))  # fmt: skip
     again = convert(drafts, tmp_path / "mine", "mine", suffix=".jsonl", config=config, select=quality)
     assert again == whole
     assert (tmp_path / "mine" / SKIPPED).read_text() == (tmp_path / "whole" / SKIPPED).read_text()

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from emova.core.errors import InputError
+from emova_data.records.records import Part
 from emova_train.data.bin_packing import balance
 from emova_train.data.examples import NOTHING, TEXT, TRANSCRIPT, UNITS
 from emova_train.data.pack_reader import ShardConfig
@@ -272,8 +273,8 @@ def test_records_become_what_the_tasks_are(sets: Path, tiny_processor) -> None:
 
 
 def test_documents_of_text_and_speech_are_learnt_whole(tiny_processor) -> None:
-    content = [{"type": "text", "text": "The fox"}, {"type": "units", "units": [1, 2, 3], "text": "jumps"}]
-    document = Raw("d", {"id": "d", "messages": [{"role": "document", "content": content}]}, {})
+    content: list[Part] = [{"type": "text", "text": "The fox"}, {"type": "units", "units": [1, 2, 3], "text": "jumps"}]
+    document = Raw("d", {"id": "d", "source": "s", "messages": [{"role": "document", "content": content}]}, {})
     made = renderer(tiny_processor).render(document, 0)
     assert (made.kinds == UNITS).sum() == 5 and (made.kinds != NOTHING).sum() >= 8
 
@@ -305,7 +306,7 @@ PICTURE = {"type": "image", "image": "0.png"}
 )
 def test_bad_conversations_are_named(tiny_processor, messages: Any, reason: str) -> None:
     with pytest.raises(BadSample, match=reason):
-        renderer(tiny_processor).render(Raw("x", {"id": "x", "messages": messages}, {}), 0)
+        renderer(tiny_processor).render(Raw("x", {"id": "x", "source": "s", "messages": messages}, {}), 0)
 
 
 def test_a_picture_that_lies_about_its_size_is_left_out(sets: Path, tiny_processor) -> None:

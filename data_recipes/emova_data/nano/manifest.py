@@ -7,11 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from emova.core.writing import write_text
 from emova_data.nano.packages import DEBIAN, SOURCES, sha256
 from emova_data.nano.speech.shards import read_info
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LICENCES: dict[str, str] = {
     "speech by rule-made voices": "Apache-2.0 (hibari-tts)",
@@ -27,9 +30,42 @@ LICENCES: dict[str, str] = {
 }
 
 
-def _speech(folder: Path) -> dict[str, Any]:
-    shards: dict[str, Any] = {}
-    sets: dict[str, dict[str, float]] = defaultdict(lambda: {"shards": 0, "items": 0, "hours": 0.0})
+class Total(TypedDict, total=False):
+    """Of a set; pictures have no hours."""
+
+    shards: int
+    items: int
+    hours: float
+
+
+class Sets(TypedDict):
+    """Totals by set, and what each shard holds."""
+
+    sets: dict[str, Total]
+    shards: dict[str, dict[str, object]]
+
+
+class Lines(TypedDict):
+    lines: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """``manifest.json``."""
+
+    recipe: str
+    seed: int
+    plan: dict[str, object]
+    speech: Sets
+    pictures: Sets
+    text: dict[str, Lines]
+    licences: dict[str, str]
+    sources: list[dict[str, str]]
+
+
+def _speech(folder: Path) -> Sets:
+    shards: dict[str, dict[str, object]] = {}
+    sets: dict[str, Total] = defaultdict(lambda: Total(shards=0, items=0, hours=0.0))
     for path in sorted(folder.glob("*.tar")):
         info = read_info(path)
         if info is None:
@@ -39,7 +75,7 @@ def _speech(folder: Path) -> dict[str, Any]:
         total["shards"] += 1
         total["items"] += info.items
         total["hours"] += info.seconds / 3600
-    rounded = {name: {**total, "hours": round(total["hours"], 3)} for name, total in sets.items()}
+    rounded: dict[str, Total] = {name: {**total, "hours": round(total["hours"], 3)} for name, total in sets.items()}
     return {"sets": rounded, "shards": shards}
 
 
@@ -48,11 +84,11 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in handle)
 
 
-def _pictures(folder: Path) -> dict[str, Any]:
+def _pictures(folder: Path) -> Sets:
     import tarfile
 
-    sets: dict[str, dict[str, int]] = defaultdict(lambda: {"shards": 0, "items": 0})
-    shards = {}
+    sets: dict[str, Total] = defaultdict(lambda: Total(shards=0, items=0))
+    shards: dict[str, dict[str, object]] = {}
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
             items = sum(1 for member in tar if member.name.endswith(".json"))
@@ -63,7 +99,7 @@ def _pictures(folder: Path) -> dict[str, Any]:
     return {"sets": dict(sets), "shards": shards}
 
 
-def build(root: Path, settings: Any, seed: int) -> dict[str, Any]:
+def build(root: Path, settings: DataclassInstance, seed: int) -> Manifest:
     """The manifest of the data under ``root`` (``data/nano``). ``settings`` is the plan dataclass it was made with."""
     return {
         "recipe": "nano",
@@ -87,18 +123,18 @@ def build(root: Path, settings: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def write(root: Path, settings: Any, seed: int) -> dict[str, Any]:
+def write(root: Path, settings: DataclassInstance, seed: int) -> Manifest:
     """Write ``root/manifest.json`` atomically and return it."""
     manifest = build(root, settings, seed)
     write_text(root / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 
-def report(manifest: dict[str, Any], line: Callable[[str, str, str, str], None]) -> None:
+def report(manifest: Manifest, line: Callable[[str, str, str, str], None]) -> None:
     """Call ``line(what, shards, items, hours)`` for each row of the manifest's table."""
     for name, total in manifest["speech"]["sets"].items():
         line(f"speech {name}", str(total["shards"]), f"{total['items']:,}", f"{total['hours']:.2f}")
     for name, total in manifest["pictures"]["sets"].items():
         line(f"pictures {name}", str(total["shards"]), f"{total['items']:,}", "")
-    for name, total in manifest["text"].items():
-        line(f"text {name}", "", f"{total['lines']:,}", "")
+    for name, file in manifest["text"].items():
+        line(f"text {name}", "", f"{file['lines']:,}", "")

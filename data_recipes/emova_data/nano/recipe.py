@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from emova_data.nano import manifest, packages
 from emova_data.nano.speech.sets import (
     Question,
     SpeechPlan,
+    TextRow,
     plan_answers,
     plan_parallel,
     plan_questions,
@@ -71,7 +71,7 @@ class Recipe:
     def source_folder(self) -> Path:
         return self.folder / "sources"
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
+    def lines(self, name: str) -> list[TextRow]:
         """The records of ``text/NAME.jsonl``. Raises: InputError: not made yet."""
         return read_lines(self.text / f"{name}.jsonl")
 

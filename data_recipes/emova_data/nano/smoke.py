@@ -7,16 +7,17 @@ that everything runs.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from emova.core.writing import write_text
-from emova_data.nano.pictures.make import make_picture, write_pictures
+from emova_data.nano.pictures.make import PictureRecord, make_picture, write_pictures
 from emova_data.nano.recipe import Progress
 from emova_data.nano.speech.sets import SPEECH_RATE, STYLE_RATE
 from emova_data.nano.speech.shards import Item, ShardInfo, make_set
+from emova_data.nano.text.talk import Exchange, build
 from emova_data.nano.voices.styles import NANO_STYLES
 from emova_data.nano.voices.voices import PSEUDO_VOICES
 
@@ -47,11 +48,11 @@ def make(
         (folder / name).mkdir(parents=True, exist_ok=True)
     _write_lines(folder / "text" / "talk.jsonl", talk)
     progress.advance()
-    records: dict[str, list[dict[str, Any]]] = {}
+    records: dict[str, list[PictureRecord]] = {}
     for split, count in zip(("train", "test"), plan.pictures, strict=True):
         samples = [make_picture(KIND, seed, index, split) for index in range(count)]
         write_pictures(folder / "pictures" / f"{KIND}-{split}-000000.tar", samples)
-        records[split] = [dict(sample.record) for sample in samples]
+        records[split] = [sample.record for sample in samples]
     asked = [(split, each) for split, rows in records.items() for row in rows for each in row["questions"]]
     _write_lines(
         folder / "text" / "pictures.jsonl",
@@ -90,9 +91,7 @@ def make(
     return folder
 
 
-def _talk(plan: SmokePlan, seed: int) -> list[dict[str, Any]]:
-    from emova_data.nano.text.talk import build
-
+def _talk(plan: SmokePlan, seed: int) -> list[Exchange]:
     rows = build(seed, train=2, test=1)
     chosen = []
     for split, count in zip(("train", "test"), plan.exchanges, strict=True):
@@ -120,5 +119,5 @@ def _unique(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Generic, TypeVar
 
 from emova.core.errors import InputError
 from emova_data.records.records import Draft, Record
@@ -19,10 +19,11 @@ from emova_data.sources.convert import build_one
 
 Built = tuple[str, "Record | None", "str | None"]
 Build = Callable[[Iterable[Draft]], Iterator[Built]]
+ArgumentT = TypeVar("ArgumentT")
 _WAVE = 256  # drafts a Ray worker gets before the results are written
 
 
-def in_pool(jobs: int, start: Callable[[Any], None], argument: Any) -> Build:
+def in_pool(jobs: int, start: Callable[[ArgumentT], None], argument: ArgumentT) -> Build:
     """``jobs`` processes of this machine, each prepared by ``start(argument)``."""
 
     def build(todo: Iterable[Draft]) -> Iterator[Built]:
@@ -42,17 +43,17 @@ def in_pool(jobs: int, start: Callable[[Any], None], argument: Any) -> Build:
     return build
 
 
-class _Worker:
+class _Worker(Generic[ArgumentT]):
     """One Ray actor; rows hold drafts and records, which Ray carries as they are."""
 
-    def __init__(self, start: Callable[[Any], None], argument: Any) -> None:
+    def __init__(self, start: Callable[[ArgumentT], None], argument: ArgumentT) -> None:
         start(argument)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, Draft]) -> dict[str, Built]:
         return {"built": build_one(row["draft"])}
 
 
-def in_ray(jobs: int, start: Callable[[Any], None], argument: Any, *, wave: int = _WAVE) -> Build:
+def in_ray(jobs: int, start: Callable[[ArgumentT], None], argument: ArgumentT, *, wave: int = _WAVE) -> Build:
     """``jobs`` workers of the Ray cluster that ``RAY_ADDRESS`` names, else of a local one started here.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import soundfile
@@ -21,12 +21,32 @@ MAX_BAD_SHARE = 0.02
 """A shard with a larger share of unreadable recordings is an error, not an accident."""
 
 
+class RecordingFields(TypedDict, total=False):
+    """A recording's JSON; real speech has no phones, and no alignment where nobody placed them (in s);
+    ``score`` is a recogniser's, ``change`` what was done to a converted voice."""
+
+    text: str
+    phones: Sequence[str]
+    alignment: Sequence[tuple[str, float, float]] | None
+    voice: str
+    family: str
+    gender: str
+    emotion: str
+    pitch: str
+    set: str
+    split: str
+    ids: list[str]
+    seconds: float
+    score: float
+    change: Mapping[str, object]
+
+
 @dataclass(frozen=True)
 class Recording:
     """One utterance of a shard; ``samples`` [T] float32 in -1..1, mono, at the rate that was asked for."""
 
     key: str
-    record: dict[str, Any]
+    record: RecordingFields
     samples: np.ndarray
 
     def pcm16(self) -> np.ndarray:

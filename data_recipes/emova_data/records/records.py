@@ -18,12 +18,62 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, Required, TypedDict
 
 from emova.core import tokens
 from emova.core.errors import InputError
 
-Message = dict[str, Any]
+
+class Part(TypedDict, total=False):
+    """A part of a message; what stands beside ``type`` depends on it, see this file's head."""
+
+    type: Required[str]
+    text: str
+    image: str
+    audio: str
+    units: Sequence[int]
+    transcript: str
+    emotion: str
+    pitch: str
+
+
+class Message(TypedDict):
+    """One turn; ``emotion`` and ``pitch`` only while a converter reads."""
+
+    role: str
+    content: list[Part]
+    emotion: NotRequired[str]
+    pitch: NotRequired[str]
+
+
+class Fields(TypedDict, total=False):
+    """``KEY.json``; a converter may know more of a sample than this."""
+
+    id: Required[str]
+    source: Required[str]
+    messages: Required[list[Message]]
+    task: str
+    text: str
+    language: str
+    sample_rate: int
+    seconds: float | dict[str, float]
+    voice: str
+    phones: list[str]
+    speech_share: float
+    set: str
+    split: str
+    emotion: str
+    pitch: str
+    user_emotion: str
+    user_pitch: str
+
+
+class Sample(Fields):
+    """A record as it is read back: its media by member name beside its fields."""
+
+    media: Required[dict[str, bytes]]
+
+
 ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
 }  # fmt: skip
@@ -52,10 +102,10 @@ class Record:
     id: str
     messages: Sequence[Message]
     media: Sequence[Media] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def as_json(self, source: str) -> dict[str, Any]:
+    def as_json(self, source: str) -> dict[str, object]:
         """What ``KEY.json`` or a line of JSONL holds."""
         return {"id": self.id, "source": source, "messages": list(self.messages), **self.extra}
 
@@ -80,17 +130,17 @@ def reject(reason: str) -> Callable[[], Record]:
     return functools.partial(_raise, reason)
 
 
-def text(value: str) -> dict[str, Any]:
+def text(value: str) -> Part:
     return {"type": "text", "text": value}
 
 
-def message(role: str, *parts: dict[str, Any]) -> Message:
+def message(role: str, *parts: Part) -> Message:
     return {"role": role, "content": list(parts)}
 
 
-def split_units(value: str) -> list[dict[str, Any]]:
+def split_units(value: str) -> list[Part]:
     """Text and unit parts of a string with inline units, ``<|speech_7|>`` and the like. Raises: BadRecord."""
-    parts: list[dict[str, Any]] = []
+    parts: list[Part] = []
     for piece in tokens.split_units(value):
         if isinstance(piece, str):
             if words := piece.strip():
@@ -102,9 +152,9 @@ def split_units(value: str) -> list[dict[str, Any]]:
     return parts
 
 
-def content_parts(value: str, members: list[str]) -> list[dict[str, Any]]:
+def content_parts(value: str, members: list[str]) -> list[Part]:
     """Parts of a LLaVA-style string; takes one member from ``members`` for each ``<image>``. Raises: BadRecord."""
-    parts: list[dict[str, Any]] = []
+    parts: list[Part] = []
     for number, piece in enumerate(value.split(IMAGE_TAG)):
         if number:
             if not members:
@@ -146,7 +196,7 @@ def conversation(turns: Sequence[tuple[str, str]], members: Sequence[str] = ()) 
     for role, value in turns:
         if role not in ROLES:
             raise BadRecord("an unknown role")
-        lead = []
+        lead: list[Part] = []
         if not tags and left and ROLES[role] == "user":
             lead = [{"type": "image", "image": member} for member in left]
             left = []

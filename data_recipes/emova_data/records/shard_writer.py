@@ -9,12 +9,11 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from emova.core.errors import InputError
 from emova.core.tar_samples import read_shard as read_tar
 from emova.core.writing import staged_output, write_text
-from emova_data.records.records import Record, safe_key
+from emova_data.records.records import Record, Sample, safe_key
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Shard:
     sha256: str
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """JSON, whole or not at all. Raises: InputError."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
 
@@ -66,7 +65,7 @@ def write_shard(path: Path, records: Sequence[Record], source: str, first: int) 
     return Shard(path.name, len(records), path.stat().st_size, digest.hexdigest())
 
 
-def read_shard(path: Path) -> Iterator[dict[str, Any]]:
+def read_shard(path: Path) -> Iterator[Sample]:
     """Samples of a shard: the JSON's fields, and media bytes under ``"media"`` by member name. No pickle, no decoding.
 
     Raises:
@@ -76,11 +75,15 @@ def read_shard(path: Path) -> Iterator[dict[str, Any]]:
         if path.suffix == ".jsonl":
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
-                    yield {**json.loads(line), "media": {}}
+                    sample: Sample = json.loads(line)
+                    sample["media"] = {}
+                    yield sample
             return
         for _, members in read_tar(path):
             media = {name: member.read() for name, member in members.items()}
-            yield {**json.loads(media.pop("json")), "media": media}
+            sample = json.loads(media.pop("json"))
+            sample["media"] = media
+            yield sample
     except (KeyError, json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"{path}: the shard is damaged; delete it and convert again") from None
     except OSError:
@@ -92,7 +95,7 @@ def shards_of(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.tar"), *folder.glob("*-[0-9]*.jsonl")])
 
 
-def read_set(folder: Path) -> Iterator[dict[str, Any]]:
+def read_set(folder: Path) -> Iterator[Sample]:
     """All samples of a converted set. Raises: InputError."""
     paths = shards_of(folder)
     if not paths:

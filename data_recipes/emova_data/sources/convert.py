@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -258,7 +257,7 @@ def _result(state: _State) -> ConvertResult:
     return ConvertResult(state.tried, state.kept, dict(state.skipped), shards, state.finished, dict(state.notes))
 
 
-def set_statistics(folder: Path) -> dict[str, Any]:
+def set_statistics(folder: Path) -> dict[str, object]:
     """Counts of a converted set from its ``progress.json``. Raises: InputError."""
     try:
         raw = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO
 
 from emova.core.errors import InputError
 from emova.core.writing import write_text
@@ -50,9 +50,10 @@ def _check(path: Path, file: RemoteFile) -> None:
             return
 
 
-def _open(url: str, start: int, timeout: float) -> Any:
+def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    return urllib.request.urlopen(request, timeout=timeout)
+    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
+    return answer
 
 
 def download(
@@ -110,7 +111,13 @@ def download(
     return target
 
 
-def _members(archive: Path) -> Iterable[tuple[str, Callable[[], Any]]]:
+def _extracted(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(member)
+    assert file is not None, "a regular file"
+    return file
+
+
+def _members(archive: Path) -> Iterable[tuple[str, Callable[[], IO[bytes]]]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bundle:
             for info in bundle.infolist():
@@ -120,7 +127,7 @@ def _members(archive: Path) -> Iterable[tuple[str, Callable[[], Any]]]:
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile():  # links and devices are never written
-                yield member.name, partial(tar.extractfile, member)
+                yield member.name, partial(_extracted, tar, member)
 
 
 def unpack(archive: Path, folder: Path, *, nested: bool = True) -> int:

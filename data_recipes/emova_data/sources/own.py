@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -18,7 +17,7 @@ _MODALITY = {
     "llava": ("image", "text"), "messages": ("image", "speech", "text"), "speech": ("speech", "text"),
     "recordings": ("speech",),
 }  # fmt: skip
-_DEFAULTS: Mapping[str, Any] = {
+_DEFAULTS: Mapping[str, object] = {
     "stages": {}, "modality": ["image", "speech", "text"], "languages": ["en"], "licence": "own", "size": "unknown",
     "citation": "own",
 }  # fmt: skip
@@ -40,7 +39,7 @@ def name_of(folder: Path) -> str:
     return name
 
 
-def of_folder(folder: Path, kind: str, *, name: str = "", options: Mapping[str, Any] | None = None) -> OwnSource:
+def of_folder(folder: Path, kind: str, *, name: str = "", options: Mapping[str, object] | None = None) -> OwnSource:
     """The source that a folder in the format ``kind`` is.
 
     Args:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Required, TypedDict
 
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, staged_output, write_text
+from emova_data.records.records import Sample
 from emova_data.records.shard_writer import read_set
+
+
+class QuestionRow(TypedDict, total=False):
+    """A line of ``meta.jsonl``; ``emova_eval.suite.datasets`` says what it means."""
+
+    id: str
+    answer: Required[str]
+    metric: Required[str]
+    text: str
+    image: list[str]
+    audio: str
 
 
 def write_questions(folder: Path, out: Path, limit: int, metric: str = "") -> int:
@@ -22,7 +33,7 @@ def write_questions(folder: Path, out: Path, limit: int, metric: str = "") -> in
         InputError: there is no such set, or nothing in it can be asked.
     """
     make_folder(out)
-    rows: list[dict[str, Any]] = []
+    rows: list[QuestionRow] = []
     for sample in read_set(folder):
         if len(rows) == limit:
             break
@@ -30,16 +41,10 @@ def write_questions(folder: Path, out: Path, limit: int, metric: str = "") -> in
         if row is None:
             continue
         number = f"{len(rows):05d}"
-        for kind in ("image", "audio"):
-            names = [row[kind]] if isinstance(row.get(kind), str) else row.get(kind, [])
-            kept = []
-            for at, member in enumerate(names):
-                path = out / f"{number}-{at}.{member.rpartition('.')[2]}"
-                with staged_output(path) as file:
-                    file.write(sample["media"][member])
-                kept.append(path.name)
-            if kept:
-                row[kind] = kept if kind == "image" else kept[0]
+        if pictures := row.get("image"):
+            row["image"] = [_write(out / f"{number}-{at}", each, sample) for at, each in enumerate(pictures)]
+        if sound := row.get("audio"):
+            row["audio"] = _write(out / f"{number}-0", sound, sample)
         rows.append({"id": str(sample["id"]), **row})
     if not rows:
         raise InputError(f"{folder}: nothing in it can be asked; a question needs an answer in words")
@@ -47,22 +52,31 @@ def write_questions(folder: Path, out: Path, limit: int, metric: str = "") -> in
     return len(rows)
 
 
-def _question(sample: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+def _write(stem: Path, member: str, sample: Sample) -> str:
+    """The name of the file that holds a sample's member from now on."""
+    path = stem.with_name(f"{stem.name}.{member.rpartition('.')[2]}")
+    with staged_output(path) as file:
+        file.write(sample["media"][member])
+    return path.name
+
+
+def _question(sample: Sample, metric: str) -> QuestionRow | None:
     turns = [turn for turn in sample["messages"] if turn["role"] != "system"]
     if len(turns) < 2 or turns[0]["role"] != "user":
         return None
     asked, answered = turns[0]["content"], turns[1]["content"]
     answer = " ".join(part["text"] for part in answered if part.get("text"))
-    members = [part[part["type"]] for part in asked if part["type"] in ("image", "audio")]
-    if not answer or any(member not in sample["media"] for member in members):
+    pictures = [part["image"] for part in asked if part["type"] == "image"]
+    sounds = [part["audio"] for part in asked if part["type"] == "audio"]
+    if not answer or any(member not in sample["media"] for member in (*pictures, *sounds)):
         return None
-    row: dict[str, Any] = {"answer": answer, "metric": metric or "contains"}
+    row: QuestionRow = {"answer": answer, "metric": metric or "contains"}
     if words := " ".join(part["text"] for part in asked if part["type"] == "text"):
         row["text"] = words
-    if pictures := [part["image"] for part in asked if part["type"] == "image"]:
+    if pictures:
         row["image"] = pictures
-    if sounds := [part["audio"] for part in asked if part["type"] == "audio"]:
+    if sounds:
         row["audio"] = sounds[0]
     if sample.get("task") == "speech":
-        row |= {"text": "Write down what you hear.", "metric": metric or "wer"}
+        row["text"], row["metric"] = "Write down what you hear.", metric or "wer"
     return row

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -82,7 +81,7 @@ class DataSource:
     base: str = ""
     files: tuple[RemoteFile, ...] = ()
     converter: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     deduplicate: bool = False
     dedup_against: tuple[str, ...] = ()
     select: Selection | None = None
@@ -95,7 +94,7 @@ class DataSource:
         return ".jsonl" if self.modality == ("text",) else ".tar"
 
 
-def entry_of(raw: Any, where: str) -> DataSource:
+def entry_of(raw: object, where: str) -> DataSource:
     """An entry of a YAML file that ``where`` names. Raises: InputError: a key is unknown, missing or wrong."""
     if not isinstance(raw, dict):
         raise InputError(f"{where}: each entry is a mapping")

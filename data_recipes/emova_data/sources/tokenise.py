@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emova.checkpoint.loading import find_part
 from emova.core.errors import InputError
+from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.speech.tokenizer.units import units_of
 from emova_data.records.parallel import in_pool
-from emova_data.records.records import BadRecord, Draft, Media, Record
+from emova_data.records.records import BadRecord, Draft, Media, Message, Part, Record, Sample
 from emova_data.records.shard_writer import read_set
 from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
 
@@ -40,7 +40,7 @@ class TokeniseConfig:
     max_skip_rate: float = 0.05
 
 
-_loaded: tuple[TokeniseConfig, Any] | None = None
+_loaded: tuple[TokeniseConfig, SpeechTokenizer] | None = None
 
 
 def _start(config: TokeniseConfig) -> None:
@@ -53,7 +53,7 @@ def _start(config: TokeniseConfig) -> None:
     _loaded = config, load_tokenizer(find_part(config.tokenizer, "speech_tokenizer"))
 
 
-def _samples(content: bytes, said_rate: Any, rate: int) -> np.ndarray:
+def _samples(content: bytes, said_rate: object, rate: int) -> np.ndarray:
     """[T] float32 mono at ``rate`` Hz. Raises: BadRecord."""
     import soundfile
     import soxr
@@ -70,14 +70,14 @@ def _samples(content: bytes, said_rate: Any, rate: int) -> np.ndarray:
     return mono if found == rate else soxr.resample(mono, found, rate)
 
 
-def with_units(sample: Mapping[str, Any], tokenizer: Any, keep_audio: bool) -> Record:
+def with_units(sample: Sample, tokenizer: SpeechTokenizer, keep_audio: bool) -> Record:
     """The record of a converted set with ``units`` in every part that has audio. Raises: BadRecord."""
     import torch
 
-    media: Mapping[str, bytes] = sample["media"]
-    messages = []
+    media = sample["media"]
+    messages: list[Message] = []
     for message in sample["messages"]:
-        content = []
+        content: list[Part] = []
         for part in message["content"]:
             member = part.get("audio")
             if member is not None and "units" not in part:
@@ -93,7 +93,7 @@ def with_units(sample: Mapping[str, Any], tokenizer: Any, keep_audio: bool) -> R
     return Record(sample["id"], messages, kept, extra)
 
 
-def _job(sample: Mapping[str, Any]) -> Record:
+def _job(sample: Sample) -> Record:
     assert _loaded is not None
     config, tokenizer = _loaded
     return with_units(sample, tokenizer, config.keep_audio)

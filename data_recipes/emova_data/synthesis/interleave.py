@@ -19,9 +19,9 @@ from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.speech.tokenizer.units import units_of
-from emova_data.records.records import BadRecord, Draft, Record, message, text
+from emova_data.records.records import BadRecord, Draft, Part, Record, message, text
 from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
-from emova_data.sources.converters.rows import rows_of
+from emova_data.sources.converters.rows import Row, rows_of
 from emova_data.synthesis.pipeline import SpeechConfig, load_tokenizer
 from emova_data.synthesis.speech_text import language_of, spoken
 from emova_data.synthesis.tts import backend, speakers
@@ -85,7 +85,7 @@ def interleave(identity: str, words: str, config: InterleaveConfig, to_units: Te
     if len(places) < config.min_words:
         raise BadRecord("too short")
     rng = generator(config.seed, identity)
-    parts: list[dict[str, object]] = []
+    parts: list[Part] = []
     position, covered = 0, 0
     for first, end in choose_spans(len(places), config.speech_share, config.span_words, rng):
         start, stop = places[first][0], places[end - 1][1]
@@ -135,7 +135,7 @@ def _drafts(config: InterleaveConfig, to_units: TextToUnits) -> Iterator[Draft]:
         yield Draft(name, functools.partial(_build, name, row, config, to_units))
 
 
-def _build(name: str, row: dict[str, str] | None, config: InterleaveConfig, to_units: TextToUnits) -> Record:
+def _build(name: str, row: Row, config: InterleaveConfig, to_units: TextToUnits) -> Record:
     if row is None:
         raise BadRecord("a row that cannot be read")
     return interleave(name, row[config.text_field], config, to_units)

@@ -11,10 +11,10 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -25,7 +25,18 @@ from emova.core.seeding import generator
 from emova.speech.style import DEFAULT_STYLES
 from emova.speech.tokenizer.units import units_of
 from emova_data.records.parallel import in_pool, in_ray
-from emova_data.records.records import BadRecord, Draft, Media, Record, message, plain_text, reject
+from emova_data.records.records import (
+    BadRecord,
+    Draft,
+    Media,
+    Message,
+    Part,
+    Record,
+    Sample,
+    message,
+    plain_text,
+    reject,
+)
 from emova_data.records.shard_writer import read_set
 from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
 from emova_data.sources.converters import CONVERTERS
@@ -129,12 +140,12 @@ def load_parts(config: OmniConfig) -> Parts:
     return Parts(labeller, speech, load_tokenizer(config.tokenizer))
 
 
-def conversations(source: str) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
+def conversations(source: str) -> Iterator[tuple[str, Callable[[], Turns]]]:
     """(id, loader) of a converted set's records or a file's conversations. Raises: InputError."""
     path = Path(source)
     if path.is_dir():
         for sample in read_set(path):
-            yield sample["id"], functools.partial(dict, sample)
+            yield sample["id"], functools.partial(_copied, sample)
         return
     if not path.is_file():
         raise InputError(f"input {source[:80]!r}: a converted set's folder or a file of conversations is expected")
@@ -142,7 +153,18 @@ def conversations(source: str) -> Iterator[tuple[str, Callable[[], Mapping[str, 
         yield draft.id, functools.partial(_loaded, draft)
 
 
-def _loaded(draft: Draft) -> dict[str, Any]:
+class Turns(TypedDict):
+    """A conversation, and its media by member name."""
+
+    messages: Sequence[Message]
+    media: Mapping[str, bytes]
+
+
+def _copied(sample: Sample) -> Turns:
+    return {"messages": sample["messages"], "media": sample["media"]}
+
+
+def _loaded(draft: Draft) -> Turns:
     record = draft.build()
     return {"messages": record.messages, "media": {media.member: media.content for media in record.media}}
 
@@ -152,13 +174,13 @@ def _pick(identity: str, seed: int, gender: str) -> Speaker:
     return fitting[int(generator(seed, identity).integers(len(fitting)))]
 
 
-def _only_text(turn: Mapping[str, Any]) -> str:
+def _only_text(turn: Message) -> str:
     if any(part["type"] not in ("text", "image") for part in turn["content"]):
         raise BadRecord("speech already")
     return "\n".join(part["text"] for part in turn["content"] if part["type"] == "text")
 
 
-def exchange(identity: str, sample: Mapping[str, Any], config: OmniConfig, parts: Parts) -> Record:
+def exchange(identity: str, sample: Turns, config: OmniConfig, parts: Parts) -> Record:
     """The first question and answer of a conversation, spoken. Raises: BadRecord: why it is left out."""
     import soxr
 
@@ -192,8 +214,8 @@ def exchange(identity: str, sample: Mapping[str, Any], config: OmniConfig, parts
         seconds[role] = round(len(samples) / rate, 3)
         if parts.tokenise is not None:
             units[role] = parts.tokenise(np.asarray(samples, np.float32))
-    heard: dict[str, Any] = {"type": "audio", "audio": "question.flac", "text": question}
-    reply: dict[str, Any] = {"type": "reply", "transcript": question, "text": answer, "emotion": labels.emotion,
+    heard: Part = {"type": "audio", "audio": "question.flac", "text": question}
+    reply: Part = {"type": "reply", "transcript": question, "text": answer, "emotion": labels.emotion,
                              "pitch": labels.pitch, "audio": "answer.flac"}  # fmt: skip
     if units:
         heard["units"], reply["units"] = units["question"], units["answer"]
@@ -212,7 +234,7 @@ def _start(config: OmniConfig) -> None:
     _worker = config, load_parts(config)
 
 
-def _job(identity: str, sample: Mapping[str, Any]) -> Record:
+def _job(identity: str, sample: Turns) -> Record:
     assert _worker is not None
     return exchange(identity, sample, *_worker)
 

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from emova.core.errors import InputError
 from emova.speech.style import DEFAULT_STYLES
@@ -137,7 +137,7 @@ def parse_labels(content: str) -> Labels | None:
     """Labels from a model's answer, fenced or not; None when a key is missing or a word is not one of ours."""
     match = re.search(r"\{.*\}", content, re.S)
     try:
-        raw: Any = json.loads(match[0]) if match else None
+        raw: object = json.loads(match[0]) if match else None
     except json.JSONDecodeError:
         return None
     if not isinstance(raw, dict):

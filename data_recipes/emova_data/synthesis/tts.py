@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -166,12 +166,12 @@ class AzureSpeech:
         return samples, rate
 
 
-def backend(name: str, *, sources: Path, address: str = "", **options: Any) -> Speech:
+def backend(name: str, *, sources: Path, address: str = "") -> Speech:
     """The back end ``name``. Raises: InputError: unknown, or without the address that it needs."""
     if name in ("hibari", "kokoro", "piper"):
         return LocalSpeech(name, sources)
     if name in ("cosyvoice", "azure"):
         if not re.match(r"https?://", address):
             raise InputError(f"speech.backend {name} needs speech.address")
-        return CosyVoiceSpeech(address, **options) if name == "cosyvoice" else AzureSpeech(address, **options)
+        return CosyVoiceSpeech(address) if name == "cosyvoice" else AzureSpeech(address)
     raise InputError(f"speech.backend {name[:30]!r} is unknown; choose hibari, kokoro, piper, cosyvoice or azure")

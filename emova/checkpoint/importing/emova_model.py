@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
@@ -57,7 +57,7 @@ from emova.vision.qwen2_vit import Qwen2ViTConfig
 from emova.vision.towers import VisionConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 LANGUAGE_MODEL, TOWER, PROJECTOR = "language model", "vision tower", "projector"
 UNITS = 4096
@@ -112,7 +112,7 @@ def ours(official: str) -> tuple[str, str] | None:
 
 
 # --- the configuration ------------------------------------------------------------------------------------------------
-def text_config(said: Mapping[str, Any], name: str) -> Any:
+def text_config(said: Mapping[str, object], name: str) -> PreTrainedConfig:
     """transformers' configuration of the backbone out of the release's. Raises: InputError: its kind is unknown."""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -135,7 +135,7 @@ def text_config(said: Mapping[str, Any], name: str) -> Any:
         raise InputError(f"{name}: config.json gives no {kind} that transformers can build; {AGAIN}") from None
 
 
-def vision_config(tensors: Tensors, said: Mapping[str, Any]) -> Qwen2ViTConfig:
+def vision_config(tensors: Tensors, said: Mapping[str, object]) -> Qwen2ViTConfig:
     """The tower by its tensors' shapes; heads of 80 channels, or what ``config.json`` says."""
     patch = shape_of(tensors, r"(?:.*\.)?patch_embed\.proj\.weight")
     if len(patch) != 5 or patch[1:] != (3, 2, 14, 14):
@@ -212,7 +212,9 @@ def moved(table_VD: Tensor, rows: Tensor) -> Tensor:
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
-def write_model(source: Path, tensors: Tensors, said: Mapping[str, Any], folder: Path, report: Report) -> EmovaConfig:
+def write_model(
+    source: Path, tensors: Tensors, said: Mapping[str, object], folder: Path, report: Report
+) -> EmovaConfig:
     """The model's and the processor's files into ``folder``, in the numbers of the release.
 
     Raises:
@@ -220,7 +222,7 @@ def write_model(source: Path, tensors: Tensors, said: Mapping[str, Any], folder:
     """
     text = text_config(said, tensors.name)
     vision = vision_config(tensors, said)
-    projector = MLPConfig(vision.width, text.hidden_size)
+    projector = MLPConfig(vision.width, text.hidden_size)  # type: ignore[attr-defined]  # every backbone's has it
     names = _assigned(tensors, report)
     embedding = next((official for official, own in names.items() if own == _EMBEDDINGS[0]), None)
     if embedding is None:

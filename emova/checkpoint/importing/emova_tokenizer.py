@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -224,7 +223,7 @@ def label(style: Style) -> str:
     return f"gender-{gender}_emotion-{style.emotion}_speed-{speed or 'normal'}_pitch-{style.pitch}"
 
 
-def style_rows(stored: Any, name: str) -> dict[str, int]:
+def style_rows(stored: object, name: str) -> dict[str, int]:
     """The row of each of the release's styles: as its configuration says, or in the order of its labels.
 
     Raises:
@@ -256,7 +255,7 @@ def prototypes(table_LS: Tensor, rows: Mapping[str, int], name: str) -> StylePro
 
 # --- both -------------------------------------------------------------------------------------------------------------
 def read(
-    tensors: Tensors, config: Mapping[str, Any], report: Report
+    tensors: Tensors, config: Mapping[str, object], report: Report
 ) -> tuple[EmovaS2UTokenizer, EmovaU2SDetokenizer, StylePrototypes]:
     """The two parts and the styles out of the release's tensors and its ``config.json``.
 
@@ -290,7 +289,7 @@ def read(
 
 def write(
     ears: EmovaS2UTokenizer, voice: EmovaU2SDetokenizer, styles: StylePrototypes
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The release's tensors and configuration out of our parts, without what was not used."""
     heard = give(s2u_names(ears.config), ears.state_dict())
     spoken = give(u2s_names(voice.config), voice.state_dict())

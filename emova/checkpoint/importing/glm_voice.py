@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
 from emova.checkpoint.importing.mapping import Names, Report, count, filled, give, shape_of, take
-from emova.checkpoint.importing.source import Prefixed, Tensors
+from emova.checkpoint.importing.source import Prefixed, Tensors, section
 from emova.core.errors import InputError
 from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTConfig, FlowHiFTDetokenizer
 from emova.speech.detokenizer.flow_hift.hift import HiFTConfig
@@ -61,7 +60,7 @@ _EXPECTED = {
 """What the release's ``config.json`` says where its class can do otherwise."""
 
 
-def tokenizer_config(said: Mapping[str, Any], name: str) -> WhisperVQConfig:
+def tokenizer_config(said: Mapping[str, object], name: str) -> WhisperVQConfig:
     """Our config out of the release's ``config.json``. Raises: InputError: it lacks a field or is of another kind."""
 
     def number(key: str) -> int:
@@ -93,7 +92,7 @@ def tokenizer_config(said: Mapping[str, Any], name: str) -> WhisperVQConfig:
 
 
 def read_tokenizer(
-    tensors: Tensors, said: Mapping[str, Any], report: Report, running_floor: bool = False
+    tensors: Tensors, said: Mapping[str, object], report: Report, running_floor: bool = False
 ) -> WhisperVQTokenizer:
     """The tokenizer out of the release's tensors and ``config.json``. Raises: InputError."""
     config = replace(tokenizer_config(said, tensors.name), running_floor=running_floor)
@@ -208,7 +207,7 @@ def vocoder_names(config: HiFTConfig) -> Names:
 
 
 def decoder_config(
-    flow: Tensors, vocoder: Tensors, said: Mapping[str, Any], chunks: Sequence[int] | None = None
+    flow: Tensors, vocoder: Tensors, said: Mapping[str, object], chunks: Sequence[int] | None = None
 ) -> FlowHiFTConfig:
     """The decoder's config by its tensors' shapes; what they do not tell is read of ``config.yaml``, or the release's.
 
@@ -218,9 +217,9 @@ def decoder_config(
     wanted = FlowHiFTConfig()
     codes, width = shape_of(flow, r"input_embedding\.weight")
     inner, channels = shape_of(flow, r"decoder\.estimator\.down_blocks\.0\.1\.0\.attn1\.to_q\.weight")
-    estimator = said.get("estimator", {})
+    estimator = section(said, "estimator")
     head_width = _number(estimator, "attention_head_dim", wanted.estimator.head_width)
-    encoder = said.get("encoder", {})
+    encoder = section(said, "encoder")
     pre = shape_of(vocoder, r"conv_pre\.(weight_v|parametrizations\.weight\.original1|weight)")
     mels, speaker_size = shape_of(flow, r"spk_embed_affine_layer\.weight")
     if pre[1] != mels:
@@ -255,13 +254,13 @@ def decoder_config(
     )
 
 
-def _number(said: Mapping[str, Any], key: str, usual: int) -> int:
+def _number(said: Mapping[str, object], key: str, usual: int) -> int:
     value = said.get(key, usual) if isinstance(said, Mapping) else usual
     return value if type(value) is int and 0 < value < 1 << 16 else usual
 
 
 def read_decoder(
-    flow: Tensors, vocoder: Tensors, said: Mapping[str, Any], report: Report, chunks: Sequence[int] | None = None
+    flow: Tensors, vocoder: Tensors, said: Mapping[str, object], report: Report, chunks: Sequence[int] | None = None
 ) -> FlowHiFTDetokenizer:
     """The decoder out of the tensors of its two files. Raises: InputError."""
     config = decoder_config(flow, vocoder, said, chunks)
@@ -274,7 +273,7 @@ def read_decoder(
 
 
 # --- and back ---------------------------------------------------------------------------------------------------------
-def write_tokenizer(ears: WhisperVQTokenizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def write_tokenizer(ears: WhisperVQTokenizer) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The tokenizer's tensors and configuration as the release has them, without what was not used."""
     config = ears.config.encoder
     said = {

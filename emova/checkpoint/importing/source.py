@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from pickletools import genops
-from typing import IO, Any
+from typing import IO
 
 import torch
 import yaml
@@ -63,7 +63,7 @@ def fetch(name: str, patterns: Sequence[str]) -> Path:
         ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """A release's JSON file. Raises: InputError: it is missing or damaged."""
     if not path.is_file():
         raise InputError(f"{shown(path)}: missing; {AGAIN}")
@@ -101,7 +101,7 @@ _PlainLoader.add_multi_constructor("!", _plain)
 _PlainLoader.add_multi_constructor("tag:", _plain)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, object]:
     """A release's YAML as plain data: no class that it names is built, nothing in it is run.
 
     Raises:
@@ -118,7 +118,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def section(tree: object, key: str) -> dict[str, Any]:
+def section(tree: object, key: str) -> dict[str, object]:
     """The first mapping that stands under ``key`` anywhere in plain data; empty if there is none."""
     # YAML's aliases may put one mapping into many places, itself too: each is looked into once.
     seen: set[int] = set()

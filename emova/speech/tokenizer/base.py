@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,10 @@ from emova.core.errors import InputError
 from emova.core.weights import load_state, read_folder, save_folder
 from emova.speech.tokenizer.protocol import TokenizerStream
 
-ConfigT = TypeVar("ConfigT")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
 class TokenizerModule(nn.Module, Generic[ConfigT]):

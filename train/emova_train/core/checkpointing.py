@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -40,7 +39,7 @@ def stage_folder(output_dir: str | Path, step: int) -> Path:
     return stage
 
 
-def commit(written: Path, final: Path, **facts: Any) -> None:
+def commit(written: Path, final: Path, **facts: object) -> None:
     """Flush the files of ``written``, mark it complete with ``facts`` beside the sizes, and rename it to ``final``.
 
     A complete checkpoint that is there already stays: it has the same step of the same run.
@@ -133,7 +132,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def facts(checkpoint: Path) -> dict[str, Any]:
+def facts(checkpoint: Path) -> dict[str, object]:
     """What ``commit`` was told of a complete checkpoint: ``strategy`` and ``processes`` of the run that wrote it."""
     return json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +31,7 @@ from emova_train.core import checkpointing
 from emova_train.core.config import RunConfig
 from emova_train.core.metrics import MetricsFile, plot
 from emova_train.core.progress import Progress, StopSignals
-from emova_train.core.protocols import Batch, BatchSource, ParameterGroups, SampleSet, StreamedSet, Validate
+from emova_train.core.protocols import Batch, BatchSource, ParameterGroups, SampleSet, SampleT, StreamedSet, Validate
 from emova_train.core.reporting import open_reporters
 from emova_train.data.batches import BatchReader, EpochLoader
 from emova_train.distributed import world as parallel
@@ -61,11 +60,11 @@ class FitResult:
 
 def fit(
     module: nn.Module,
-    train_set: SampleSet[Any] | StreamedSet,
-    collate: Callable[[list[Any]], Batch] | None,
+    train_set: SampleSet[SampleT] | StreamedSet,
+    collate: Callable[[list[SampleT]], Batch] | None,
     run: RunConfig,
     *,
-    eval_set: SampleSet[Any] | None = None,
+    eval_set: SampleSet[SampleT] | None = None,
     parameter_groups: ParameterGroups | None = None,
     on_validate: Validate | None = None,
     keep_checkpoints: int = 2,
@@ -155,8 +154,8 @@ def _checkpoint_to_resume(run: RunConfig, world: World, metrics: MetricsFile) ->
 
 
 def _batches(
-    train_set: SampleSet[Any] | StreamedSet,
-    collate: Callable[[list[Any]], Batch],
+    train_set: SampleSet[SampleT] | StreamedSet,
+    collate: Callable[[list[SampleT]], Batch],
     run: RunConfig,
     world: World,
     done: int,

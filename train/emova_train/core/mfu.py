@@ -11,12 +11,15 @@ import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from emova_train.core.precision import computes_bf16
+
+if TYPE_CHECKING:
+    from emova.model import EmovaForConditionalGeneration
 
 # Dense bfloat16 products a second, as the makers state them; the first name found in the device's counts.
 PEAKS = {
@@ -91,7 +94,7 @@ class StepCost:
         )
 
 
-def step_cost(model: Any) -> StepCost:
+def step_cost(model: EmovaForConditionalGeneration) -> StepCost:
     """The cost of an EmovaForConditionalGeneration as it is frozen now."""
     inner, text = model.model, model.config.text_config
     layers, blocks = inner.language_model.layers, nn.ModuleList(inner.vision_tower.layers)

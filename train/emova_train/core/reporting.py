@@ -10,7 +10,8 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from emova.core.errors import InputError
 
@@ -29,7 +30,7 @@ class TensorBoard:
     """Event files in the run's folder, under ``tensorboard/``."""
 
     def __init__(self, output_dir: Path) -> None:
-        self.writer: Any = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(output_dir / "tensorboard")
+        self.writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(output_dir / "tensorboard")
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -76,7 +77,7 @@ def open_reporters(names: Sequence[str], output_dir: str | Path) -> list[Reporte
     return [TensorBoard(folder) if name == "tensorboard" else Tracked(name, folder) for name in names]
 
 
-def _import(module: str, package: str) -> Any:
+def _import(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova_train.core.config import RunConfig
-from emova_train.core.protocols import Batch, SampleSet
+from emova_train.core.protocols import Batch, SampleSet, SampleT
 
 COUNTED = "conversations.json"
 _BUCKET_BATCHES = 50
@@ -116,10 +116,10 @@ class EpochBatches(Sampler[BatchPlan]):
             yield BatchPlan(position, epoch, tuple(int(index) for index in batches[at]))
 
 
-class BatchReader:
+class BatchReader(Generic[SampleT]):
     """Reads and collates the batch of a plan under its own seed; the "data set" that torch's DataLoader sees."""
 
-    def __init__(self, data: SampleSet[Any], collate: Callable[[list[Any]], Batch], seed: int) -> None:
+    def __init__(self, data: SampleSet[SampleT], collate: Callable[[list[SampleT]], Batch], seed: int) -> None:
         self.data = data
         self.collate = collate
         self.seed = seed
@@ -168,8 +168,8 @@ class EpochLoader(DataLoader[Batch]):
 
     def __init__(
         self,
-        data: SampleSet[Any],
-        collate: Callable[[list[Any]], Batch],
+        data: SampleSet[SampleT],
+        collate: Callable[[list[SampleT]], Batch],
         run: RunConfig,
         *,
         rank: int,

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soxr
@@ -25,8 +24,8 @@ import torch
 from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.speech.tokenizer.protocol import SpeechTokenizer
-from emova_data.nano.aloud.spoken import LONGEST, add_arguments, make_shards
-from emova_data.nano.speech.sets import SPEECH_RATE, read_lines
+from emova_data.nano.aloud.spoken import LONGEST, Sentence, Spoken, add_arguments, make_shards, to_say
+from emova_data.nano.speech.sets import SPEECH_RATE
 from emova_data.nano.voices.styles import NANO_STYLES
 from emova_data.nano.voices.voices import FESTIVAL_VOICES, FLITE_VOICES, KOKORO_ALL, PSEUDO_VOICES, Voices
 from emova_data.records.packed_units import pack_units
@@ -58,12 +57,19 @@ def drawn_voice(rng: np.random.Generator, kokoro: bool) -> str:
     return f"hibari/p{int(rng.integers(PSEUDO_VOICES)):02d}"
 
 
+class Heard(Spoken):
+    """A sentence by a voice, and whether it was perturbed."""
+
+    voice: str
+    augmented: bool
+
+
 def make_rows(
-    rows: Sequence[dict[str, Any]], tokenizer: SpeechTokenizer, seed: int, *, sources: Path, test: bool = False
-) -> list[dict[str, Any]]:
+    rows: Sequence[Sentence], tokenizer: SpeechTokenizer, seed: int, *, sources: Path, test: bool = False
+) -> list[Heard]:
     """The rows said by voices drawn for each; of the test's, by the held-out families in turn, clean."""
     voices, kokoro = Voices(sources), (sources / "kokoro" / "kokoro.onnx").is_file()
-    made: list[dict[str, Any]] = []
+    made: list[Heard] = []
     babble = np.zeros(SPEECH_RATE, np.float32)
     for number, row in enumerate(rows):
         rng = generator("heard", seed, row["text"])
@@ -106,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     name = "heard_test" if arguments.test else "heard"
     nano = arguments.root / "nano"
-    rows = read_lines(nano / "text" / ("aloud_test.jsonl" if arguments.test else "aloud.jsonl"))
+    rows = to_say(nano / "text" / ("aloud_test.jsonl" if arguments.test else "aloud.jsonl"))
     if not arguments.test:
         # Another order than reading aloud has, so that both have met other sentences when neither is whole.
         order = generator("heard order", arguments.seed).permutation(len(rows))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Generic, Protocol
 
 import numpy as np
 
 from emova.core.errors import InputError
+from emova_train.core.protocols import SampleT, SampleT_co
 from emova_train.data.examples import Example
 
 _TRIES = 20
 
 
-class Task(Protocol):
+class Task(Protocol[SampleT_co]):
     """A kind of sample."""
 
     @property
@@ -24,22 +25,22 @@ class Task(Protocol):
         """How many there are to draw from."""
         ...
 
-    def draw(self, rng: np.random.Generator, /) -> Any:
+    def draw(self, rng: np.random.Generator, /) -> SampleT_co:
         """A sample, for ``TaskSource.render``."""
         ...
 
 
-class TaskSource(Protocol):
+class TaskSource(Protocol[SampleT]):
     """Tasks, and what makes examples of their samples."""
 
-    def chosen(self, mixture: Mapping[str, float]) -> Sequence[tuple[Task, float]]:
+    def chosen(self, mixture: Mapping[str, float]) -> Sequence[tuple[Task[SampleT], float]]:
         """The tasks of a mixture with their shares, which sum to one. Raises: InputError: one has no data."""
         ...
 
-    def render(self, sample: Any, task: str = "") -> Example: ...
+    def render(self, sample: SampleT, task: str = "") -> Example: ...
 
 
-class PackedMixture:
+class PackedMixture(Generic[SampleT]):
     """Packs of whole conversations, drawn by weight from several tasks.
 
     A pack is filled until it has ``pack_tokens``; the last conversation may stick out, so that none is preferred for
@@ -56,7 +57,7 @@ class PackedMixture:
 
     def __init__(
         self,
-        source: TaskSource,
+        source: TaskSource[SampleT],
         mixture: Mapping[str, float],
         *,
         pack_tokens: int,
@@ -67,7 +68,7 @@ class PackedMixture:
     ) -> None:
         self.counts_conversations = single and pack_tokens > 1
         self.source = source
-        self.tasks: list[Task] = []
+        self.tasks: list[Task[SampleT]] = []
         shares: list[float] = []
         for task, share in source.chosen(mixture):
             self.tasks.append(task)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ from emova.core.errors import InputError
 from emova.core.tar_samples import Member, read_shard
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 from emova_train.core.renamed import AUGMENTED, REGIONS, set_names
+
+RowT = TypeVar("RowT")
 
 PICTURE_ENDINGS = ("png", "jpg", "jpeg", "webp")
 
@@ -118,7 +120,38 @@ class Recipe:
     tts: Voices
 
 
-def _exchange(row: dict[str, Any], source: Path, styles: StyleSet) -> Exchange:
+class _Exchange(TypedDict):
+    question: str
+    answer: str
+
+
+class ExchangeRow(_Exchange, total=False):
+    """A row of ``text/*.jsonl``, and of the questions of a picture's record."""
+
+    emotion: str
+    pitch: str
+    type: str
+    intent: str
+    split: str
+
+
+class UnitRow(TypedDict):
+    """A row of ``units/*.jsonl``."""
+
+    text: str
+    voice: str
+    split: str
+    units: list[int]
+
+
+class RegionRow(TypedDict):
+    """What a picture shows at a place; ``box`` is left, top, right, bottom as shares of its size."""
+
+    text: str
+    box: tuple[float, float, float, float]
+
+
+def _exchange(row: ExchangeRow, source: Path, styles: StyleSet) -> Exchange:
     emotion, pitch = row.get("emotion", styles.emotions[0]), row.get("pitch", styles.pitches[0])
     if emotion not in styles.emotions or pitch not in styles.pitches:
         raise InputError(
@@ -129,9 +162,9 @@ def _exchange(row: dict[str, Any], source: Path, styles: StyleSet) -> Exchange:
     return Exchange(row["question"].strip(), row["answer"].strip(), emotion, pitch, kind)
 
 
-def _regions(record: dict[str, Any], source: Path) -> tuple[Region, ...]:
+def _regions(rows: Iterable[RegionRow], source: Path) -> tuple[Region, ...]:
     regions = []
-    for row in next((record[name] for name in REGIONS if name in record), ()):
+    for row in rows:
         left, top, right, bottom = row["box"]
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise InputError(f"{source}: the region {row['text']!r} lies outside its picture; make the pictures again")
@@ -139,25 +172,40 @@ def _regions(record: dict[str, Any], source: Path) -> tuple[Region, ...]:
     return tuple(regions)
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file; a missing file has none. Raises: InputError: a line is no JSON object."""
+def read_rows(path: Path, kind: type[RowT]) -> Iterator[RowT]:
+    """The objects of a JSONL file; a missing file has none.
+
+    Args:
+        kind: a TypedDict, which says what a row must hold.
+
+    Raises:
+        InputError: a line is no JSON object, or lacks a field.
+    """
+    needed: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
+                row: RowT = json.loads(line)
             except json.JSONDecodeError:
-                row = None
+                raise InputError(f"{path}: line {number} is not a JSON object; make the file again") from None
             if not isinstance(row, dict):
                 raise InputError(f"{path}: line {number} is not a JSON object; make the file again")
+            if missing := sorted(needed - row.keys()):
+                raise InputError(f"{path}: line {number} has no {missing[0]!r}; make the file again")
             yield row
 
 
 def read_talk(root: Path, split: str, styles: StyleSet = DEFAULT_STYLES) -> tuple[Exchange, ...]:
     """The exchanges of ``text/talk.jsonl``, and those outside the model's world (``text/outside.jsonl``)."""
     paths = [root / "text" / name for name in ("talk.jsonl", "outside.jsonl")]
-    return tuple(_exchange(row, path, styles) for path in paths for row in read_rows(path) if row.get("split") == split)
+    return tuple(
+        _exchange(row, path, styles)
+        for path in paths
+        for row in read_rows(path, ExchangeRow)
+        if row.get("split") == split
+    )
 
 
 def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str = "units") -> Voices:
@@ -174,7 +222,7 @@ def read_units(root: Path, sets: Sequence[str], split: str | None, folder: str =
             raise InputError(
                 f"{path}: missing; run `emova train units --set {paths[0].stem.removesuffix(AUGMENTED)}` first"
             )
-        for row in read_rows(path):
+        for row in read_rows(path, UnitRow):
             if (split is None or row["split"] == split) and row["units"]:
                 units = np.asarray(row["units"], dtype=np.uint16)
                 rows.append(Utterance(row["text"].strip(), units, row["voice"], row["split"]))
@@ -200,7 +248,7 @@ def read_pictures(root: Path, split: str, styles: StyleSet = DEFAULT_STYLES) -> 
             except ValueError:
                 raise InputError(f"{shard}: the record of {key} is damaged; make the pictures again") from None
             exchanges = tuple(_exchange(row, shard, styles) for row in record["questions"])
-            regions = _regions(record, shard)
+            regions = _regions(next((record[name] for name in REGIONS if name in record), ()), shard)
             kind, caption = record["kind"], record.get("caption", "").strip()
             reordered = tuple(record.get("reordered", ()))
             pictures.append(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -12,17 +11,18 @@ from PIL import Image
 
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
-from emova.model.processing_emova import Rendered
+from emova.model.processing_emova import Message, Rendered
 from emova.reply.grammar import TokenTable
 from emova.reply.parser import SpokenReply
 from emova.vision.image import load_image
+from emova_data.records.records import Message as Recorded
+from emova_data.records.records import Part
 from emova_train.data.examples import TEXT, TRANSCRIPT, UNITS, Example, example
 from emova_train.data.phrasings import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, draw_phrase
 from emova_train.data.replies import reply_format_of, reply_kinds
 from emova_train.data.sample_reader import BadSample
 from emova_train.data.shards import Raw
 
-Message = dict[str, Any]
 TEMPLATES = ("qa", "plain")
 _ROLES = ("system", "user", "assistant")
 
@@ -120,7 +120,7 @@ class RecordRenderer:
             messages = [plain(message) for message in messages]
         return messages, replies
 
-    def _speech(self, raw: Raw, recorded: Sequence[Message], rng: np.random.Generator, epoch: int) -> list[Message]:
+    def _speech(self, raw: Raw, recorded: Sequence[Recorded], rng: np.random.Generator, epoch: int) -> list[Message]:
         heard: Message = {"type": "audio", "units": self._units(recorded[0]["content"][0])}
         words = raw.fields["text"]
         speak = rng.random() < self.config.speak_share
@@ -133,7 +133,7 @@ class RecordRenderer:
         question = {"role": "user", "content": [heard, {"type": "text", "text": asked}]}
         return [question, {"role": "assistant", "content": words}]
 
-    def _parts(self, raw: Raw, message: Message) -> list[Message]:
+    def _parts(self, raw: Raw, message: Recorded) -> list[Message]:
         parts: list[Message] = []
         for part in message["content"]:
             if part["type"] == "text":
@@ -153,7 +153,7 @@ class RecordRenderer:
         except InputError:
             raise BadSample("an image that cannot be decoded") from None
 
-    def _units(self, part: Mapping[str, Any]) -> Sequence[int]:
+    def _units(self, part: Part) -> Sequence[int]:
         units = part.get("units")
         if units is None:
             raise BadSample("speech without units (see `emova data tokenise`)")
@@ -161,7 +161,7 @@ class RecordRenderer:
             raise BadSample("units outside the codebook")
         return units
 
-    def _reply(self, part: Mapping[str, Any]) -> tuple[list[int], tuple[int, ...]]:
+    def _reply(self, part: Part) -> tuple[list[int], tuple[int, ...]]:
         styles = self.reply_format.styles
         if part["emotion"] not in styles.emotions or part["pitch"] not in styles.pitches:
             raise BadSample("an unknown style")
@@ -187,7 +187,7 @@ class RecordRenderer:
         return kinds[learnt].tolist()
 
 
-def check_turns(messages: Sequence[Message]) -> None:
+def check_turns(messages: Sequence[Recorded]) -> None:
     """An optional system message, then user and assistant in turn. Raises: BadSample."""
     roles = [message["role"] for message in messages]
     if unknown := [role for role in roles if role not in _ROLES]:

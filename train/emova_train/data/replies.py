@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
+from emova.model.processing_emova import Message
 from emova.reply.format import ReplyFormat, Role
 from emova.reply.grammar import TokenTable
 from emova.reply.parser import SpokenReply
 from emova_train.data.examples import ANSWER, NOTHING, SKELETON, STYLE, TRANSCRIPT, UNITS
 
-Message = dict[str, Any]
 _TEACHES: dict[Role, int] = {
     "skeleton": SKELETON,
     "transcript": TRANSCRIPT,

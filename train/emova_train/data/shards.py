@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from emova.core.errors import InputError
+from emova_data.records.records import Fields
 
 PROGRESS = "progress.json"
 CUT_SHORT = "a shard cut short"
@@ -55,7 +55,7 @@ class Raw:
     """One sample as it lies in its shard: the fields of its JSON, and the bytes of its media by member name."""
 
     id: str
-    fields: Mapping[str, Any]
+    fields: Fields
     media: Mapping[str, bytes]
 
 

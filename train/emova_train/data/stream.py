@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Generic, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova_train.core.config import RunConfig
-from emova_train.core.protocols import Batch
+from emova_train.core.protocols import Batch, SampleT, SampleT_co
 from emova_train.data.batches import counted_otherwise, derived_seed, isolated_rng
 from emova_train.data.examples import Example
 from emova_train.data.pack_reader import PackReader, ShardConfig
@@ -100,7 +100,7 @@ class ShardPacks:
 class _Readers(IterableDataset):
     """What torch's DataLoader sees: in each worker, the deliveries of that worker's reader."""
 
-    def __init__(self, loader: StreamLoader) -> None:
+    def __init__(self, loader: StreamLoader[SampleT]) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -108,7 +108,7 @@ class _Readers(IterableDataset):
         yield from self.loader.deliver(info.id if info else 0)
 
 
-class Reader(Protocol):
+class Reader(Protocol[SampleT_co]):
     """What a worker reads with."""
 
     reader: int
@@ -118,12 +118,12 @@ class Reader(Protocol):
 
     def state(self) -> Place: ...
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[SampleT_co]:
         """Without end. Raises: TooManyBad; InputError."""
         ...
 
 
-class StreamLoader:
+class StreamLoader(Generic[SampleT]):
     """The batches of one rank out of what its readers draw; ``save`` and ``load`` keep its position.
 
     Args:
@@ -138,8 +138,8 @@ class StreamLoader:
 
     def __init__(
         self,
-        make_reader: Callable[[int, int, int], Reader],
-        collate: Callable[[list[Any]], Batch],
+        make_reader: Callable[[int, int, int], Reader[SampleT]],
+        collate: Callable[[list[SampleT]], Batch],
         *,
         draws: int,
         seed: int,

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,7 +109,8 @@ def tokenize_shard(
     make_folder(part.parent)
     with staged_output(part) as file:
         for clip in clips:
-            record = {name: clip.record[name] for name in ROW_FIELDS if name in clip.record}
+            known: Mapping[str, object] = clip.record
+            record = {name: known[name] for name in ROW_FIELDS if name in known}
             line = {"key": clip.key, "units": units[clip.key], **record}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     seconds = sum(len(clip.samples) for clip in clips) / tokenizer.sample_rate

@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -73,7 +72,7 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(state: Mapping[str, object]) -> dict[str, object]:
     """A schedule's numbers; its functions are made anew."""
     return {key: value for key, value in state.items() if key != "lr_lambdas"} | {
         "lr_lambdas": [None] * len(state["base_lrs"])

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -104,12 +103,12 @@ def convert_to_universal(checkpoint: Path, config: ParallelConfig) -> None:
         ds_to_universal.main(arguments)
 
 
-def group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, object]]:
     """What the parameter groups of ``optimizer`` say beside their parameters."""
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
-def mend_universal(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]], rates: list[float]) -> None:
+def mend_universal(optimizer: torch.optim.Optimizer, settings: list[dict[str, object]], rates: list[float]) -> None:
     """Undo what DeepSpeed 0.19 gets wrong when it loads the universal form of a ZeRO-3 checkpoint.
 
     It gives every parameter group the first one's rate and weight decay, and all of them one step counter, which then

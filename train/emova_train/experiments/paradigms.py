@@ -13,7 +13,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from emova.core.config import find_config, load_config
 from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
-from emova_train.data.recipe import Recipe, read_recipe
+from emova_train.data.recipe import Picture, Recipe, read_recipe
 from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
 from emova_train.stages.program import train
 from emova_train.stages.tasks import ConversationConfig, Conversations
@@ -242,7 +241,7 @@ def _asker(checkpoint: Path, recipe: Recipe) -> tuple[EmovaForConditionalGenerat
 def picture_scores(checkpoint: Path, recipe: Recipe, count: int) -> dict[str, float]:
     """The share of exact answers to typed questions, by kind of picture and over all kinds alike (``pictures``)."""
     model, conversations, samples = _asker(checkpoint, recipe)
-    by_kind: dict[str, list[Any]] = {}
+    by_kind: dict[str, list[Picture]] = {}
     for picture in conversations.asked:
         by_kind.setdefault(picture.kind, []).append(picture)
     rng = np.random.default_rng(17)

@@ -120,7 +120,7 @@ def _write_speech(config: AssembleConfig, folder: Path) -> None:
 
     source = find_part(config.speech_tokenizer, "speech_tokenizer")
     voice = find_part(config.speech_detokenizer, "speech_detokenizer")
-    learnt = read_config(folder).get("unit_tokenizer", "")
+    learnt = str(read_config(folder).get("unit_tokenizer", ""))
     for part, units in ((config.model, learnt), (config.speech_detokenizer, named_units(voice))):
         check_learnt(units, source, part)
     tokenizer = load_tokenizer(source)

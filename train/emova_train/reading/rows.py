@@ -8,13 +8,13 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from emova.core.tokens import TokenIds
 from emova.reply.format import SPEAK_PROMPT
+from emova_data.nano.aloud.spoken import Aligned
 from emova_data.records.packed_units import unpack_units
 
 NOTHING = -100
@@ -39,9 +39,7 @@ class Reading:
         return len(self.ids)
 
 
-def reading(
-    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tokens: TokenIds, prompt: str = SPEAK_PROMPT
-) -> Reading:
+def reading(row: Aligned, tokenizer: PreTrainedTokenizerBase, tokens: TokenIds, prompt: str = SPEAK_PROMPT) -> Reading:
     """The conversation of a row of ``emova_data.nano.aloud.spoken``."""
     encoded = tokenizer(prompt + row["text"], add_special_tokens=False, return_offsets_mapping=True)
     units = unpack_units(row["units"]).astype(np.int64)

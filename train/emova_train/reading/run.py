@@ -15,7 +15,6 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import emova.core.compat  # noqa: F401
 
@@ -123,7 +122,7 @@ class Run:
                 p.copy_(tensors[f"weights.{name}"])
                 self.mean[name].copy_(tensors[f"mean.{name}"])
         for number, optimizer in enumerate(self.optimizers):
-            whole: dict[str, Any] = optimizer.state_dict()
+            whole: dict[str, object] = optimizer.state_dict()
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 if key.startswith(f"optimizer.{number}."):

@@ -5,8 +5,6 @@ Shape letters: N positions of the row, S sequences, H heads, G key-value heads, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,7 +37,7 @@ def packed_attention(
     dropout: float = 0.0,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
-    **_: Any,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence alone; its cost grows with their lengths, not with the row's.
 
@@ -99,7 +97,7 @@ def _plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     return (shares.view(1, groups, heads // groups * length, length) @ value).view(1, heads, length, width)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
+def _no_mask(*_: object, **__: object) -> None:
     return None
 
 

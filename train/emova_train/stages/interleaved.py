@@ -7,11 +7,12 @@ the text alone, one with a loss on the speech alone, each with epochs of its own
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from emova.core.errors import InputError
+from emova.model.processing_emova import Message
 from emova.reply.grammar import TokenTable
 from emova.reply.interleaved import InterleavedReply, Ratio
 from emova.reply.parser import SpokenReply
@@ -56,7 +57,7 @@ def only(subtask: Subtask, kinds: tuple[int, ...]) -> tuple[int, ...]:
 
 def interleaved_message(
     reply_format: InterleavedReply, reply: SpokenReply, table: TokenTable, subtask: Subtask | None = None
-) -> tuple[dict[str, Any], tuple[int, ...]]:
+) -> tuple[Message, tuple[int, ...]]:
     """The assistant's message of trusted tokens, and what each of them (the end of turn included) teaches.
 
     Args:

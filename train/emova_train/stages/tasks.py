@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
+from emova.model.processing_emova import Message
 from emova.reply.format import TRANSCRIBE_PROMPT, ReplyFormat
-from emova.reply.grammar import TokenTable
+from emova.reply.grammar import TextEncoder, TokenTable
 from emova.reply.interleaved import InterleavedReply
 from emova.reply.parser import SpokenReply
 from emova_train.core import renamed
@@ -33,7 +33,6 @@ from emova_train.stages.interleaved import InterleavedConfig, Subtask, interleav
 from emova_train.stages.long_conversations import LongConfig, plan
 from emova_train.stages.transcript_noise import TranscriptNoise
 
-Message = dict[str, Any]
 Turn = tuple[Message, tuple[Message, tuple[int, ...]]]
 """A question's part, the reply to it, and what each of the reply's tokens teaches."""
 INTERLEAVED_TASKS = ("interleaved_talk", "interleaved_picture")
@@ -416,7 +415,7 @@ class Conversations:
 class _Remembering:
     """A tokenizer that encodes each text once: a reply's frame is the same every time, and so are most answers."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: TextEncoder) -> None:
         self.tokenizer = tokenizer
         self.known: dict[str, tuple[int, ...]] = {}
 

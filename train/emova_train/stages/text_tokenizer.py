@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -53,7 +52,7 @@ def train_tokenizer(texts: Iterable[str], text_tokens: int, codebook_size: int) 
     return fast
 
 
-def strings(value: Any) -> Iterator[str]:
+def strings(value: object) -> Iterator[str]:
     """All strings in a JSON value that are text to speak or read (keys and identifiers are not)."""
     if isinstance(value, str):
         yield value

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
+from emova.model.processing_emova import Message
 from emova.reply.format import ReplyConstraints, ReplyFormat, ReplyLimits, speech_grammar, text_grammar
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.parser import PieceReader, ReplyEvent, StyleChosen, TextDelta, TranscriptDelta
@@ -27,8 +27,6 @@ from emova.speech.voice import Voice
 from emova_train.data.shards import Raw
 from emova_train.stages.sample_page import Shown, Written, write_page
 from emova_train.stages.tasks import TEACHER_FORCED_TASKS, Conversations
-
-Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

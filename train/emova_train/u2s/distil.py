@@ -22,7 +22,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, print_result, run_module
-from emova_train.data.recipe import read_rows
+from emova_train.data.recipe import UnitRow, read_rows
 from emova_train.s2u.alignment import warp
 from emova_train.u2s.data import shake_digits
 
@@ -94,14 +93,11 @@ class Sentence:
     laid: set[str]
 
 
-def read_units(path: str) -> list[dict[str, Any]]:
+def read_units(path: str) -> list[UnitRow]:
     """The rows of a file of units. Raises: InputError: it is missing or not such a file."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no units there; make them with `emova train units`")
-    try:
-        return [{name: row[name] for name in ("text", "voice", "units")} for row in read_rows(Path(path))]
-    except KeyError as error:
-        raise InputError(f"{path}: a row has no {error}; make the file again with `emova train units`") from None
+    return list(read_rows(Path(path), UnitRow))
 
 
 @torch.inference_mode()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import pickletools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,11 @@ from torch import Tensor
 
 from emova.core.errors import InputError
 
-_TYPES: dict[str, np.dtype[Any]] = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
+DType = np.dtype[np.float32] | np.dtype[np.int64]
+_TYPES: dict[str, DType] = {
+    "torch FloatStorage": np.dtype("<f4"),
+    "torch LongStorage": np.dtype("<i8"),
+}
 _TEXT, _NUMBERS = ("BINUNICODE", "SHORT_BINUNICODE"), ("BININT", "BININT1", "BININT2")
 _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE")
 
@@ -27,7 +30,7 @@ _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE")
 class _Entry:
     name: str
     storage: str
-    dtype: np.dtype[Any]
+    dtype: DType
     start: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -75,12 +78,14 @@ def _entries(stream: io.BytesIO) -> list[_Entry]:
     name = storage = kind = value = ""
     numbers: list[int] = []
     tuples: list[tuple[int, ...]] | None = None
-    for op, given, _ in pickletools.genops(stream):
-        argument: Any = given
+    for op, argument, _ in pickletools.genops(stream):
         if op.name in ("BINPUT", "LONG_BINPUT"):
+            assert isinstance(argument, int), "the opcode's own kind"
             memory[argument] = value
             continue
-        value = str(argument) if op.name == "GLOBAL" else memory.get(argument, "") if op.name == "BINGET" else ""
+        value = (
+            str(argument) if op.name == "GLOBAL" else memory.get(int(argument or 0), "") if op.name == "BINGET" else ""
+        )
         if value in _TYPES:
             kind = value
         elif op.name in _TEXT and str(argument).isdigit():
@@ -90,6 +95,7 @@ def _entries(stream: io.BytesIO) -> list[_Entry]:
         elif op.name == "BINPERSID":
             numbers, tuples = [], []
         elif op.name in _NUMBERS:
+            assert isinstance(argument, int), "the opcode's own kind"
             numbers.append(argument)
         elif op.name in _TUPLES and tuples is not None:
             tuples.append(tuple(numbers))

@@ -6,9 +6,12 @@ import functools
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emova_data.nano.text.g2p import is_phone
+
+if TYPE_CHECKING:
+    from hibari.g2p import G2P
 
 _WORD = re.compile(r"\S+")
 
@@ -23,7 +26,7 @@ class Span(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def _g2p() -> Any:
+def _g2p() -> G2P:
     from hibari.g2p import G2P
 
     return G2P()

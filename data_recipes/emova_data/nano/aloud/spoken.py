@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, write_text
@@ -34,7 +34,26 @@ LONGEST = 14.0
 """Seconds; longer speech is left out."""
 
 
-def make_rows(rows: Sequence[dict[str, Any]], tokenizer: SpeechTokenizer, seed: int) -> list[dict[str, Any]]:
+class Sentence(TypedDict):
+    """What is to be said."""
+
+    id: str
+    text: str
+
+
+class Spoken(Sentence):
+    """A sentence with its units, packed (``emova_data.records.packed_units``)."""
+
+    units: str
+
+
+class Aligned(Spoken):
+    """A spoken sentence whose words are placed: first and last character, begin and end in units."""
+
+    words: list[tuple[int, int, float, float]]
+
+
+def make_rows(rows: Sequence[Sentence], tokenizer: SpeechTokenizer, seed: int) -> list[Aligned]:
     """The rows spoken by the canonical voice; those that cannot be aligned or are too long are left out.
 
     Args:
@@ -47,7 +66,7 @@ def make_rows(rows: Sequence[dict[str, Any]], tokenizer: SpeechTokenizer, seed: 
     from emova_data.nano.voices.hibari_voice import FEMALE, render
     from emova_data.nano.voices.styles import Rendering
 
-    made = []
+    made: list[Aligned] = []
     for row in rows:
         utterance = render(row["text"], FEMALE, Rendering(), generator("aloud", seed, row["text"]))
         words = spans(row["text"], utterance.alignment or [])
@@ -58,18 +77,18 @@ def make_rows(rows: Sequence[dict[str, Any]], tokenizer: SpeechTokenizer, seed: 
             encoded = tokenizer.encode(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
         units = encoded[0].tolist()
         timed = [
-            [word.first, word.last, round(word.start * UNIT_RATE, 1), round(word.end * UNIT_RATE, 1)] for word in words
+            (word.first, word.last, round(word.start * UNIT_RATE, 1), round(word.end * UNIT_RATE, 1)) for word in words
         ]
         made.append({"id": row["id"], "text": row["text"], "units": pack_units(units), "words": timed})
     return made
 
 
 _loaded: dict[str, SpeechTokenizer] = {}
-Maker = Callable[[Sequence[dict[str, Any]], SpeechTokenizer, int], list[dict[str, Any]]]
+Maker = Callable[[Sequence[Sentence], SpeechTokenizer, int], Sequence[Spoken]]
 """From rows with ``id`` and ``text``, a tokenizer and a seed to rows with units; a function of a module."""
 
 
-Job = tuple[Path, Sequence[dict[str, Any]], str, int, Maker]
+Job = tuple[Path, Sequence[Sentence], str, int, Maker]
 """A shard's path and rows, the folder of a tokenizer, a seed, and what makes the rows."""
 
 
@@ -101,7 +120,7 @@ def _results(todo: Sequence[Job], jobs: int) -> Iterator[tuple[int, float]]:
 
 
 def make_shards(
-    rows: Sequence[dict[str, Any]], folder: Path, name: str, tokenizer: str, maker: Maker, *, jobs: int = 1,
+    rows: Sequence[Sentence], folder: Path, name: str, tokenizer: str, maker: Maker, *, jobs: int = 1,
     first: int = 0, last: int | None = None, seed: int = 0,
 ) -> int:  # fmt: skip
     """Make the shards of ``rows`` from number ``first`` up to ``last`` in ``folder``; how many were made now.
@@ -129,10 +148,15 @@ def make_shards(
     return len(todo)
 
 
+def to_say(path: Path) -> list[Sentence]:
+    """The sentences of a JSON Lines file. Raises: InputError: it is missing."""
+    return [{"id": row["id"], "text": row["text"]} for row in read_lines(path)]
+
+
 def make(root: Path, tokenizer: str, *, jobs: int = 1, first: int = 0, last: int | None = None, seed: int = 0) -> int:
     """Make the shards of ``text/aloud.jsonl`` below ``root``; how many were made now."""
     nano = root / "nano"
-    rows = read_lines(nano / "text" / "aloud.jsonl")
+    rows = to_say(nano / "text" / "aloud.jsonl")
     return make_shards(
         rows, nano / "aloud", "aloud", tokenizer, make_rows, jobs=jobs, first=first, last=last, seed=seed
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -40,7 +40,7 @@ class Drawn:
     in the picture's order."""
 
     image: Image.Image
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
     caption: str
     asks: tuple[Ask, ...]
     regions: tuple[Region, ...]

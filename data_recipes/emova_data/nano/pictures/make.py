@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from rich.progress import Progress
@@ -53,6 +54,18 @@ _DRAW: dict[str, Callable[[np.random.Generator, str], Drawn]] = {
 }
 
 
+class PictureRecord(TypedDict):
+    """The JSON beside a picture; ``reordered``: the caption with what it lists in other orders."""
+
+    kind: str
+    caption: str
+    reordered: list[str]
+    questions: list[dict[str, str]]
+    facts: dict[str, object]
+    regions: list[dict[str, object]]
+    split: str
+
+
 @dataclass(frozen=True)
 class PictureSample:
     """One picture with its questions. ``record`` is what the shard's JSON holds."""
@@ -60,7 +73,7 @@ class PictureSample:
     key: str
     drawn: Drawn
     questions: tuple[Question, ...]
-    record: Mapping[str, object]
+    record: PictureRecord
 
 
 def make_picture(kind: str, seed: int, index: int, split: str, library: Library | None = None) -> PictureSample:
@@ -81,7 +94,7 @@ def make_picture(kind: str, seed: int, index: int, split: str, library: Library 
         drawn = _DRAW[kind](rng, split)
     asked = tuple(ask(rng, drawn.asks, split))
     key = f"{kind}-{split}-{index:06d}"
-    record = {
+    record: PictureRecord = {
         "kind": kind,
         "caption": drawn.caption,
         "reordered": [drawn.reordered(rng) for _ in range(REORDERED)] if drawn.listed else [],

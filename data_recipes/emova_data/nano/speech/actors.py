@@ -14,13 +14,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.levenshtein import edit_distance
-from emova_data.nano.speech.labelled import RATE, Recordings, WhisperLabels, at_human_rate, label_clips, words_of
+from emova_data.nano.speech.labelled import (
+    RATE,
+    Label,
+    Recordings,
+    WhisperLabels,
+    at_human_rate,
+    label_clips,
+    words_of,
+)
 
 CONTAINER = Path("/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c")
 MIN_SECONDS, MAX_SECONDS = 1.2, 12.0
@@ -124,13 +131,14 @@ class Script:
 def label_actors(
     container: Container, sources: Path, cache: Path, threads: int = 2,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+) -> dict[str, Label]:  # fmt: skip
     """The labels of the clips that are close to a line of the script: name -> {text, score, seconds}."""
     heard = label_clips(
         container.clips(), container.samples, lambda: WhisperLabels(sources / "whisper-base", threads).quick, cache,
         (MIN_SECONDS, MAX_SECONDS), report,
     )  # fmt: skip
-    script, labels = Script(container.script()), {}
+    script = Script(container.script())
+    labels: dict[str, Label] = {}
     for name, entry in heard.items():
         text = script.find(entry["text"])
         if text is not None and at_human_rate(text, entry["seconds"]):

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from emova.core.errors import InputError
 from emova_data.nano.speech.shards import ShardInfo, encode_flac, read_info, write_shard
 from emova_data.nano.text.g2p import phones
+from emova_data.records.recordings import RecordingFields
 
 RATE = 16000
 MIN_SECONDS = 0.6
@@ -96,11 +97,24 @@ class WhisperLabels:
         return self._tokenizer.decode(result.sequences_ids[0]).strip(), round(float(result.scores[0]), 4)
 
 
+Recogniser = Callable[[np.ndarray], tuple[str, float]]
+"""From samples [T] at 16 kHz to text and score."""
+
+
+class Label(TypedDict):
+    """What a recogniser heard in a clip: its words, their log-probability, and how long it is."""
+
+    name: str
+    text: str
+    score: float
+    seconds: float
+
+
 def label_clips(
-    names: Sequence[str], decode: Callable[[str], np.ndarray], hear: Callable[[], Callable[[np.ndarray], Any]],
+    names: Sequence[str], decode: Callable[[str], np.ndarray], hear: Callable[[], Recogniser],
     cache: Path, seconds: tuple[float, float] = (MIN_SECONDS, float("inf")),
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+) -> dict[str, Label]:  # fmt: skip
     """Transcribe every clip once: name -> {text, score, seconds}.
 
     Args:
@@ -110,13 +124,13 @@ def label_clips(
         cache: the JSON Lines file.
         seconds: clips shorter or longer than this are not heard; their text is empty.
     """
-    labels: dict[str, dict[str, Any]] = {}
+    labels: dict[str, Label] = {}
     if cache.is_file():
         for line in cache.read_text(encoding="utf-8").splitlines():
             if line.endswith("}"):
-                entry = json.loads(line)
-                labels[entry["name"]] = entry
-    recognise: Callable[[np.ndarray], Any] | None = None
+                known: Label = json.loads(line)
+                labels[known["name"]] = known
+    recognise: Recogniser | None = None
     cache.parent.mkdir(parents=True, exist_ok=True)
     with cache.open("a", encoding="utf-8") as handle:
         for number, name in enumerate(names):
@@ -124,7 +138,7 @@ def label_clips(
             if name in labels:
                 continue
             samples = decode(name)
-            entry = {"name": name, "text": "", "score": -10.0, "seconds": round(len(samples) / RATE, 3)}
+            entry: Label = {"name": name, "text": "", "score": -10.0, "seconds": round(len(samples) / RATE, 3)}
             if seconds[0] <= entry["seconds"] <= seconds[1]:
                 recognise = recognise or hear()
                 entry["text"], entry["score"] = recognise(samples)
@@ -150,7 +164,7 @@ class Recordings:
     gender: str
     decode: Callable[[str], np.ndarray]
 
-    def write(self, folder: Path, labels: dict[str, dict[str, Any]], per_shard: int = 200) -> list[ShardInfo]:
+    def write(self, folder: Path, labels: dict[str, Label], per_shard: int = 200) -> list[ShardInfo]:
         """Write the shards ``SET-train`` and ``SET-test`` of ``labels`` (name -> text, score) into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         infos = []
@@ -166,10 +180,10 @@ class Recordings:
                 infos.append(info)
         return infos
 
-    def _sample(self, name: str, label: dict[str, Any], split: str) -> tuple[str, bytes, dict[str, Any]]:
+    def _sample(self, name: str, label: Label, split: str) -> tuple[str, bytes, RecordingFields]:
         samples = self.decode(name)
         key = f"{self.set}_" + re.sub(r"[^A-Za-z0-9]+", "_", name.rpartition(".")[0])
-        meta = {
+        meta: RecordingFields = {
             "text": label["text"], "phones": phones(label["text"]), "alignment": None, "voice": self.voice,
             "family": self.family, "gender": self.gender, "emotion": "neutral", "pitch": "normal", "set": self.set,
             "split": split, "ids": [name], "seconds": round(len(samples) / RATE, 4), "score": label["score"],

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emova.core.errors import InputError
-from emova_data.nano.speech.labelled import MIN_SECONDS, Recordings, WhisperLabels, at_human_rate, circles, label_clips
+from emova_data.nano.speech.labelled import (
+    MIN_SECONDS,
+    Label,
+    Recordings,
+    WhisperLabels,
+    at_human_rate,
+    circles,
+    label_clips,
+)
 
 CLIPS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 
@@ -31,7 +38,7 @@ RECORDINGS = Recordings(set="real", voice="asterisk/allison", family="asterisk",
 
 def label_real(
     sources: Path, cache: Path, threads: int = 2, report: Callable[[int, int], None] = lambda done, total: None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Label]:
     """The labels of the usable clips: name -> {text, score, seconds}; ``cache`` holds all that was heard.
 
     Raises:
@@ -44,7 +51,7 @@ def label_real(
     return {name: entry for name, entry in labels.items() if _usable(entry)}
 
 
-def _usable(entry: dict[str, Any]) -> bool:
+def _usable(entry: Label) -> bool:
     """Long enough, words in it at a human rate, not silence that was guessed at."""
     return (
         entry["seconds"] >= MIN_SECONDS

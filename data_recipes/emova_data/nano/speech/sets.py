@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Required, TypedDict
 
 import numpy as np
 
@@ -65,7 +65,19 @@ class SpeechPlan:
     parallel_voices: int = 4
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+class TextRow(TypedDict, total=False):
+    """A line of ``text/*.jsonl``: a sentence or a picture's text has ``text``, small talk a question and answer."""
+
+    id: Required[str]
+    split: Required[str]
+    text: str
+    question: str
+    answer: str
+    user_emotion: str
+    user_pitch: str
+
+
+def read_lines(path: Path) -> list[TextRow]:
     """The records of a JSON Lines file. Raises: InputError: it is missing."""
     if not path.is_file():
         raise InputError(f"{path}: missing; run `emova data make nano --only text` first")
@@ -97,13 +109,13 @@ def _s2u_item(text: str, number: int, split: str, seed: int) -> Item:
     return Item(f"s2u_{split}_{number:06d}", text, voice, "s2u", split, SPEECH_RATE, emotion, pitch, seed)
 
 
-def plan_s2u(sentences: Sequence[dict[str, Any]], plan: SpeechPlan, seed: int) -> list[Item]:
+def plan_s2u(sentences: Sequence[TextRow], plan: SpeechPlan, seed: int) -> list[Item]:
     """Training set of the speech tokenizer: most items by rule-made voices, flite and the canonical two."""
     train = _unique(row["text"] for row in sentences if row["split"] == "train")[: plan.s2u_sentences]
     return [_s2u_item(text, number, "train", seed) for number, text in enumerate(train)]
 
 
-def plan_s2u_kokoro(sentences: Sequence[dict[str, Any]], plan: SpeechPlan, seed: int) -> list[Item]:
+def plan_s2u_kokoro(sentences: Sequence[TextRow], plan: SpeechPlan, seed: int) -> list[Item]:
     """Kokoro's part of the training set, kept apart (``s2u_kokoro``) since it takes most of the time."""
     train = _sample(_unique(r["text"] for r in sentences if r["split"] == "train"), plan.s2u_kokoro, "s2u-kokoro", seed)
     return [
@@ -113,7 +125,7 @@ def plan_s2u_kokoro(sentences: Sequence[dict[str, Any]], plan: SpeechPlan, seed:
     ]  # fmt: skip
 
 
-def plan_s2u_test(sentences: Sequence[dict[str, Any]], plan: SpeechPlan, seed: int) -> list[Item]:
+def plan_s2u_test(sentences: Sequence[TextRow], plan: SpeechPlan, seed: int) -> list[Item]:
     """Held-out sentences: a third each in training voices, piper and festival."""
     test = _unique(row["text"] for row in sentences if row["split"] == "test")[:240]
     items = []

@@ -16,13 +16,16 @@ import tarfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from emova.core.writing import staged_output, write_text
 from emova_data.nano.voices.hibari_voice import Utterance
 from emova_data.nano.voices.voices import Voices, family_of, gender_of, recipe_of
+from emova_data.records.recordings import RecordingFields
+
+JobT = TypeVar("JobT")
 
 FORMAT = 2  # part of every plan digest: raise it when the making of speech changes
 
@@ -82,7 +85,7 @@ def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def record(item: Item, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
+def record(item: Item, utterance: Utterance) -> tuple[bytes, RecordingFields]:
     """FLAC and JSON of one utterance."""
     import soxr
 
@@ -93,7 +96,7 @@ def record(item: Item, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
     return encode_flac(samples, item.sample_rate), {
         "text": item.text,
         "phones": utterance.phones,
-        "alignment": None if alignment is None else [list(entry) for entry in alignment],
+        "alignment": None if alignment is None else list(alignment),
         "voice": item.voice,
         "family": family_of(item.voice),
         "gender": gender_of(item.voice),
@@ -106,7 +109,7 @@ def record(item: Item, utterance: Utterance) -> tuple[bytes, dict[str, Any]]:
     }
 
 
-def write_tar(path: Path, samples: Sequence[tuple[str, bytes, dict[str, Any]]]) -> str:
+def write_tar(path: Path, samples: Sequence[tuple[str, bytes, RecordingFields]]) -> str:
     """Write ``KEY.flac`` and ``KEY.json`` members atomically; returns the SHA-256. Same content, same bytes."""
     with staged_output(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, flac, meta in samples:
@@ -130,7 +133,7 @@ def read_info(path: Path) -> ShardInfo | None:
     return ShardInfo(**json.loads(side.read_text(encoding="utf-8")))
 
 
-def write_shard(path: Path, plan: str, samples: Sequence[tuple[str, bytes, dict[str, Any]]]) -> ShardInfo:
+def write_shard(path: Path, plan: str, samples: Sequence[tuple[str, bytes, RecordingFields]]) -> ShardInfo:
     """Write the shard ``path`` of (key, FLAC, record) with its sidecar; its seconds are the records'."""
     seconds = sum(meta["seconds"] for _, _, meta in samples)
     info = ShardInfo(path.name, plan, len(samples), round(seconds, 2), write_tar(path, samples))
@@ -172,7 +175,7 @@ def _calm() -> None:
         os.environ[name] = "1"
 
 
-def in_processes(make: Callable[[Any], ShardInfo], todo: Sequence[Any], jobs: int) -> Iterator[ShardInfo]:
+def in_processes(make: Callable[[JobT], ShardInfo], todo: Sequence[JobT], jobs: int) -> Iterator[ShardInfo]:
     """``make`` of each of ``todo``, in order, by ``jobs`` processes of low priority; here where one is enough."""
     if jobs <= 1 or len(todo) <= 1:
         yield from map(make, todo)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from emova.speech.tokenizer.phones import is_mark
 
+if TYPE_CHECKING:
+    from hibari.g2p import G2P
+
 
 @functools.lru_cache(maxsize=1)
-def _phonemizer() -> Any:
+def _phonemizer() -> G2P:
     from hibari.g2p import G2P
 
     return G2P()
 
 
 @functools.lru_cache(maxsize=1)
-def _splitter() -> Any:
+def _splitter() -> Callable[[str], list[str]]:
     from hibari import Hibari
 
     return Hibari.split_sentences

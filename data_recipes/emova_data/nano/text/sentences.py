@@ -18,7 +18,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from emova.core.errors import InputError
@@ -228,7 +228,7 @@ def build(count: int = 6000, seed: int = 0, wordnet: Path | None = WORDNET) -> l
     return [{"id": f"sentence-{i:05d}", "text": text, "split": split_of(text)} for i, text in enumerate(chosen)]
 
 
-def write_jsonl(path: Path, records: Iterable[dict]) -> None:
+def write_jsonl(path: Path, records: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object a line, whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))

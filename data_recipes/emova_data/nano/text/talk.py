@@ -44,7 +44,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, Required, TypedDict
 
 import yaml
 
@@ -71,6 +71,36 @@ _OPENERS = {
 _OPENER_CHANCE = 0.4
 _OPENED = re.compile(r"^(?:please|hello|hi|hey|okay|oh|well|good|say|listen|sorry|guess|help|wow|do you hear)\b", re.I)
 _FIRST_PERSON = re.compile(r"^I(?:'\w+)?\b")
+
+
+class IntentEntry(TypedDict, total=False):
+    """An intent as ``talk/*.yaml`` has it; ``Intent`` says what is in it."""
+
+    style: str
+    user: str
+    open: str
+    columns: list[str]
+    rows: str
+    questions: Required[str]
+    test: Required[str]
+    answers: Required[str]
+
+
+class Exchange(TypedDict):
+    """A line of ``talk.jsonl``. ``held_out``: what of a test's question is not trained on, ``phrasing`` or
+    ``combination``."""
+
+    id: NotRequired[str]
+    question: str
+    answer: str
+    intent: str
+    slots: dict[str, str]
+    emotion: str
+    pitch: str
+    user_emotion: str
+    user_pitch: str
+    split: str
+    held_out: str
 
 
 @dataclass(frozen=True)
@@ -153,7 +183,7 @@ def load_intents() -> Mapping[str, Intent]:
         for path in sorted((here / folder).glob("*.yaml")):
             further |= yaml.safe_load(path.read_text(encoding="utf-8"))
     for path in sorted((here / "talk").glob("*.yaml")):
-        entries: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries: dict[str, IntentEntry] = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name, entry in entries.items():
             assert name not in found, name
             emotion, pitch = entry.get("style", "neutral normal").split()
@@ -296,7 +326,7 @@ def _spread(
     return picked
 
 
-def _intent_records(intent: Intent, rng: random.Random, train: int, test: int) -> Iterator[dict[str, Any]]:
+def _intent_records(intent: Intent, rng: random.Random, train: int, test: int) -> Iterator[Exchange]:
     slotted = len(intent.rows) > 1
     pool = _questions(intent.questions, intent.rows)
     known = {core(intent, q[0]) for q in pool}
@@ -323,7 +353,7 @@ def _exchanges(
     seen: set[str],
     split: str,
     held_out: str = "",
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Exchange]:
     """An exchange for each of ``items`` whose question is not among ``seen``, the intent's answers in turn."""
     turn = rng.randrange(len(intent.answers))
     for question, slots, _ in items:
@@ -348,7 +378,7 @@ def _exchanges(
         }
 
 
-def _more_records(records: Sequence[Mapping[str, Any]], seed: int, count: int, folder: str) -> Iterator[dict[str, Any]]:
+def _more_records(records: Sequence[Exchange], seed: int, count: int, folder: str) -> Iterator[Exchange]:
     """About ``count`` training exchanges an intent from a folder of further phrasings, none of them asked already."""
     seen = {_key(record["question"]) for record in records}
     for intent in load_intents().values():
@@ -361,24 +391,24 @@ def _more_records(records: Sequence[Mapping[str, Any]], seed: int, count: int, f
         yield from _exchanges(intent, _spread(pool, wanted, rng), rng, seen, "train")
 
 
-def build(seed: int = 0, train: int = 60, test: int = 8, more: int = 40) -> list[dict[str, Any]]:
+def build(seed: int = 0, train: int = 60, test: int = 8, more: int = 40) -> list[Exchange]:
     """All exchanges: about ``train`` an intent (six a row where there are more), ``test`` held-out ones an intent, and
     after them about ``more`` (a tenth of it a row where there are many) from each folder of further phrasings."""
-    records = []
+    records: list[Exchange] = []
     for intent in load_intents().values():
         rng = random.Random(f"{seed} {intent.name}")  # an intent's exchanges do not depend on the others
         records += list(_intent_records(intent, rng, train, test))
     random.Random(seed).shuffle(records)
-    further: list[dict[str, Any]] = []
+    further: list[Exchange] = []
     for folder, name in MORE_FOLDERS.items():
         batch = list(_more_records([*records, *further], seed, more, folder))
         random.Random(f"{seed} {name}").shuffle(batch)
         further += batch
-    numbered = [{"id": f"talk-{i:05d}", **record} for i, record in enumerate(records)]
-    return numbered + [{"id": f"{MORE}{i:05d}", **record} for i, record in enumerate(further)]
+    names = [f"talk-{i:05d}" for i in range(len(records))] + [f"{MORE}{i:05d}" for i in range(len(further))]
+    return [{"id": name, **record} for name, record in zip(names, [*records, *further], strict=True)]
 
 
-def distribution(records: Sequence[Mapping[str, Any]]) -> str:
+def distribution(records: Sequence[Exchange]) -> str:
     """A table of the answers' styles, emotions down, pitches across."""
     counts = Counter((r["emotion"], r["pitch"]) for r in records)
     rows = [f"{'':9}" + "".join(f"{p:>8}" for p in PITCHES)]

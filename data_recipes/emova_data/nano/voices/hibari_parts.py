@@ -10,11 +10,15 @@ Shapes: N phone ids with the pad at both ends, F frames of 12.5 ms (300 samples 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 # Tensor names inside hibari-tts 0.2.1's graph; another release may name them otherwise, which `_cut` then reports.
 _DURATION = "/Clip_output_0"
@@ -51,7 +55,7 @@ class Spectrum:
     free_phase: np.ndarray
 
 
-def _cut(model: Any, inputs: list[tuple[str, int, list[Any]]], outputs: list[str]) -> bytes:
+def _cut(model: ModelProto, inputs: list[tuple[str, int, Sequence[str | int | None]]], outputs: list[str]) -> bytes:
     """The subgraph of ``model`` between ``inputs`` (name, element type, shape) and ``outputs``."""
     from onnx import TensorProto, helper
 

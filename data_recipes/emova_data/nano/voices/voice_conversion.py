@@ -14,13 +14,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emova.core.seeding import generator
 from emova_data.nano.speech.labelled import RATE
 from emova_data.nano.speech.shards import ShardInfo, encode_flac, in_processes, read_info, remove_others, write_shard
+from emova_data.records.recordings import RecordingFields, read_recordings
 
 FRAME_MS = 5.0
 F0_HZ = (60.0, 600.0)
@@ -118,19 +118,17 @@ def make_converted(
 
 
 def _convert_shard(job: tuple[Path, Path, int]) -> ShardInfo:
-    from emova_data.records.recordings import read_recordings
-
     path, shard, seed = job
     made_of = read_info(shard)
     plan = hashlib.sha256(json.dumps([_FORMAT, seed, made_of and made_of.sha256]).encode()).hexdigest()
     info = read_info(path)
     if info is not None and info.plan == plan:
         return info
-    samples: list[tuple[str, bytes, dict[str, Any]]] = []
+    samples: list[tuple[str, bytes, RecordingFields]] = []
     for recording in read_recordings(shard, RATE):
         change = draw_change(generator("throat", seed, recording.key))  # the name is part of the seed
         converted = convert(recording.samples, change)
-        meta = {
+        meta: RecordingFields = {
             **recording.record, "alignment": None, "set": "voice_conversion", "family": "voice_conversion",
             "change": asdict(change), "seconds": round(len(converted) / RATE, 4),
         }  # fmt: skip

@@ -14,8 +14,9 @@ import functools
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from emova.core.seeding import generator
 from emova_data.nano.text.g2p import phonemes, phones
 from emova_data.nano.voices.hibari_voice import FEMALE, MALE, Utterance, VoiceSettings, active_rms, limit, render
 from emova_data.nano.voices.styles import Rendering, rendering
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from piper import PiperVoice
 
 TRAIN_FAMILIES = ("hibari", "kokoro", "flite")
 HELD_OUT_FAMILIES = ("piper", "festival")
@@ -121,7 +126,7 @@ class Voices:
         return Utterance(_level(samples), rate, phones(text), None)
 
     @functools.cached_property
-    def _kokoro(self) -> tuple[Any, dict[str, int]]:
+    def _kokoro(self) -> tuple[onnxruntime.InferenceSession, dict[str, int]]:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -148,7 +153,7 @@ class Voices:
         return session.run(None, feed)[0].reshape(-1).astype(np.float32), 24000
 
     @functools.cached_property
-    def _piper(self) -> Any:
+    def _piper(self) -> PiperVoice:
         from piper import PiperVoice
 
         path = self.sources / "piper" / "en_US-joe-medium.onnx"
@@ -169,7 +174,7 @@ def _festival(name: str, text: str) -> tuple[np.ndarray, int]:
     return _program(lambda out: ["text2wave", "-eval", f"(voice_{name})", "-o", out], text)
 
 
-def _program(command: Any, text: str | None) -> tuple[np.ndarray, int]:
+def _program(command: Callable[[str], list[str]], text: str | None) -> tuple[np.ndarray, int]:
     import soundfile
 
     with tempfile.TemporaryDirectory() as folder:

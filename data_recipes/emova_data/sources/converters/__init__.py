@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from emova_data.records.records import Draft
 from emova_data.sources.converters import conversations, folders, messages, speech
 
-Converter = Callable[[Path, Mapping[str, Any]], Iterator[Draft]]
+Converter = Callable[[Path, Mapping[str, object]], Iterator[Draft]]
 """From a source's folder and the registry's options to drafts, always in the same order."""
 
 CONVERTERS: dict[str, Converter] = {

@@ -9,19 +9,17 @@ Every converter takes the source's folder and the options of its registry entry:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from emova_data.records.records import BadRecord, Draft, Media, Record, conversation, image_media, reject
-from emova_data.sources.converters.rows import Row, image_bytes, rows_of
+from emova_data.sources.converters.rows import Fields, Options, Row, image_bytes, rows_of
 
-Options = Mapping[str, Any]
 _META = ("data_source", "source", "language", "category", "task")
 
 
-def _drafts(folder: Path, options: Options, build: Any) -> Iterator[Draft]:
+def _drafts(folder: Path, options: Options, build: Callable[[Fields, str], Record]) -> Iterator[Draft]:
     for name, row in rows_of(folder, options["files"]):
         if row is None:
             yield Draft(name, reject("a row that cannot be read"))
@@ -31,18 +29,18 @@ def _drafts(folder: Path, options: Options, build: Any) -> Iterator[Draft]:
         yield Draft(identity, partial(build, row, identity))
 
 
-def _pictures(row: Mapping[str, Any], folder: Path, options: Options) -> list[Media]:
+def _pictures(row: Fields, folder: Path, options: Options) -> list[Media]:
     value = next((row[key] for key in ("image", "images") if row.get(key)), None)
     listed = [] if value is None else value if isinstance(value, list) else [value]
     root = folder / options.get("images", "")
     return [image_media(image_bytes(item, root), number) for number, item in enumerate(listed)]
 
 
-def _extra(row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def _extra(row: Fields, **more: object) -> dict[str, object]:
     return {key: row[key] for key in _META if isinstance(row.get(key), str) and key != "source"} | more
 
 
-def turns_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+def turns_of(row: Fields) -> list[tuple[str, str]]:
     """(role, text) pairs of LLaVA's ``conversations`` or OpenAI's ``messages``. Raises: BadRecord."""
     if isinstance(listed := row.get("conversations"), list):
         return [(turn["from"], turn["value"]) for turn in listed]
@@ -65,7 +63,7 @@ def llava(folder: Path, options: Options) -> Iterator[Draft]:
     Speech as inline units (``<|speech_7|>...``) becomes unit parts.
     """
 
-    def build(row: dict[str, Any], identity: str) -> Record:
+    def build(row: Fields, identity: str) -> Record:
         media = _pictures(row, folder, options)
         messages = conversation(turns_of(row), [item.member for item in media])
         return Record(identity, messages, media, _extra(row))
@@ -76,7 +74,7 @@ def llava(folder: Path, options: Options) -> Iterator[Draft]:
 def cauldron(folder: Path, options: Options) -> Iterator[Draft]:
     """Idefics-2's Cauldron: ``{"images": [...], "texts": [{"user", "assistant", "source"}]}``; pictures come first."""
 
-    def build(row: dict[str, Any], identity: str) -> Record:
+    def build(row: Fields, identity: str) -> Record:
         media = _pictures(row, folder, options)
         turns = [(role, pair[role]) for pair in row["texts"] for role in ("user", "assistant")]
         messages = conversation(turns, [item.member for item in media])
@@ -90,7 +88,7 @@ def synthdog(folder: Path, options: Options) -> Iterator[Draft]:
     """SynthDog as published with Donut: a picture and ``ground_truth``, JSON with ``gt_parse.text_sequence``."""
     question = options.get("question", "Read all the text in the picture.")
 
-    def build(row: dict[str, Any], identity: str) -> Record:
+    def build(row: Fields, identity: str) -> Record:
         answer = json.loads(row["ground_truth"])["gt_parse"]["text_sequence"].strip()
         media = _pictures(row, folder, options)
         if not media:
@@ -104,7 +102,7 @@ def synthdog(folder: Path, options: Options) -> Iterator[Draft]:
 def pairs(folder: Path, options: Options) -> Iterator[Draft]:
     """A picture and text in named fields: ``image_field``, ``answer_field``, ``question_field`` or ``question``."""
 
-    def build(row: dict[str, Any], identity: str) -> Record:
+    def build(row: Fields, identity: str) -> Record:
         item = row.get(options.get("image_field", "image"))
         media = _pictures({"image": item}, folder, options)
         if not media:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from emova.core.errors import InputError
 from emova_data.records.records import BadRecord, Draft, Media, Record, message, reject
 from emova_data.sources.converters import speech
+from emova_data.sources.converters.rows import Options
 
-Options = Mapping[str, Any]
 _TRANSCRIPTS = (".txt", ".lab", ".normalized.txt")
 
 
@@ -41,7 +40,9 @@ def _named(key: str, folder: Path, name: str, words: str, options: Options) -> R
         for ending in ("", *speech.AUDIO):
             path = below / f"{name}{ending}"
             if path.resolve().is_relative_to(folder.resolve()) and path.is_file():
-                return speech.speech_record(key, path, words, options, voice=options.get("voice", folder.name))
+                return speech.speech_record(
+                    key, path, words, options, speaker={"voice": options.get("voice", folder.name)}
+                )
     raise BadRecord("a missing file")
 
 
@@ -69,19 +70,20 @@ def kaldi(folder: Path, options: Options) -> Iterator[Draft]:
             voice = tables["utt2spk"].get(key, "")
             gender = {"f": "female", "m": "male"}.get(tables["spk2gender"].get(voice, ""))
             words = speech.join_chinese(words) if options.get("language") == "zh" else words
-            times = {"start": start, "end": end}
+            times = start, end
             yield Draft(key, partial(_listed, key, folder, here, paths[name], words, options, times, voice, gender))
 
 
 def _listed(
-    key: str, root: Path, here: Path, name: str, words: str, options: Options, times: Mapping[str, Any], voice: str,
-    gender: str | None,
+    key: str, root: Path, here: Path, name: str, words: str, options: Options, times: tuple[float, float | None],
+    voice: str, gender: str | None,
 ) -> Record:  # fmt: skip
     """Paths of Kaldi's lists are relative to where its scripts run, to the list, or whole; they stay in the folder."""
     for base in (root, here):
         path = base / name
         if path.resolve().is_relative_to(root.resolve()) and path.is_file():
-            return speech.speech_record(key, path, words, options, voice=voice, gender=gender, **times)
+            speaker = speech.Speaker(voice=voice, gender=gender)
+            return speech.speech_record(key, path, words, options, start=times[0], end=times[1], speaker=speaker)
     raise BadRecord("a missing file, or one outside the folder")
 
 
@@ -103,7 +105,7 @@ def _beside(key: str, path: Path, words: Path, options: Options, voice: str) -> 
         said = words.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise BadRecord("a transcript that is not UTF-8") from None
-    return speech.speech_record(key, path, " ".join(said.split()), options, voice=voice)
+    return speech.speech_record(key, path, " ".join(said.split()), options, speaker={"voice": voice})
 
 
 LAYOUTS: dict[str, tuple[str, Callable[[Path, Options], Iterator[Draft]]]] = {

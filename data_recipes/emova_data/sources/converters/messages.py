@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from emova.speech.style import DEFAULT_STYLES
 from emova_data.records.records import (
@@ -22,6 +21,7 @@ from emova_data.records.records import (
     Draft,
     Media,
     Message,
+    Part,
     Record,
     check_turns,
     image_media,
@@ -31,9 +31,8 @@ from emova_data.records.records import (
     split_units,
 )
 from emova_data.sources.converters import speech
-from emova_data.sources.converters.rows import rows_of
+from emova_data.sources.converters.rows import Fields, Options, rows_of
 
-Options = Mapping[str, Any]
 _DATA = re.compile(r"data:[\w/+.;=-]*;base64,", re.ASCII)
 _PICTURES = ("image", "image_url", "input_image")
 _SOUNDS = ("audio", "input_audio", "audio_url")
@@ -49,7 +48,7 @@ def messages(folder: Path, options: Options) -> Iterator[Draft]:
             yield Draft(identity, partial(_record, row, identity, folder, options))
 
 
-def _record(row: Mapping[str, Any], identity: str, folder: Path, options: Options) -> Record:
+def _record(row: Fields, identity: str, folder: Path, options: Options) -> Record:
     listed = row.get("messages")
     if not isinstance(listed, list):
         raise BadRecord("no messages")
@@ -68,7 +67,7 @@ class _Reader:
         self.media: list[Media] = []
         self.notes: set[str] = set()
 
-    def message(self, raw: Any) -> Message:
+    def message(self, raw: object) -> Message:
         if not isinstance(raw, Mapping) or raw.get("role") not in (*ROLES, "developer"):
             raise BadRecord("an unknown role")
         role = ROLES.get(raw["role"], "system")
@@ -79,11 +78,17 @@ class _Reader:
         found = [made for part in parts for made in self.part(part)]
         if role == "assistant" and isinstance(raw.get("audio"), Mapping):
             found += self.part({"type": "audio", "audio": raw["audio"]})
-        style = {name: str(raw[name]) for name in ("emotion", "pitch") if raw.get(name)}
-        return {**message(role, *found), **style}
+        made = message(role, *found)
+        if raw.get("emotion"):
+            made["emotion"] = str(raw["emotion"])
+        if raw.get("pitch"):
+            made["pitch"] = str(raw["pitch"])
+        return made
 
-    def part(self, raw: Any) -> list[dict[str, Any]]:
-        kind = raw.get("type") if isinstance(raw, Mapping) else None
+    def part(self, raw: object) -> list[Part]:
+        if not isinstance(raw, Mapping):
+            raise BadRecord("a part that is neither text, picture nor sound")
+        kind = raw.get("type")
         if kind in ("text", "input_text", "output_text"):
             return split_units(str(raw["text"]))
         if kind in _PICTURES:
@@ -94,16 +99,19 @@ class _Reader:
             return [self.sound(raw, raw[kind])]
         raise BadRecord("a part that is neither text, picture nor sound")
 
-    def sound(self, raw: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    def sound(self, raw: Mapping[str, object], value: object) -> Part:
         samples, rate, found = speech.decoded(self.content(value), int(self.options.get("sample_rate", 0)))
         self.notes.update(speech.rate_notes(found))
         member = f"{len(self.media)}.flac"
         self.media.append(Media(member, speech.flac(samples, rate)))
         inner = value if isinstance(value, Mapping) else {}
         words = raw.get("transcript") or inner.get("transcript") or raw.get("text")
-        return {"type": "audio", "audio": member, **({"text": str(words)} if words else {})}
+        made: Part = {"type": "audio", "audio": member}
+        if words:
+            made["text"] = str(words)
+        return made
 
-    def content(self, value: Any) -> bytes:
+    def content(self, value: object) -> bytes:
         if isinstance(value, Mapping):
             value = next((value[key] for key in ("url", "data", "path", "bytes", "file") if value.get(key)), None)
         if isinstance(value, bytes):
@@ -124,7 +132,8 @@ class _Reader:
 
 def _spoken(before: Message | None, turn: Message) -> Message:
     """An answer with sound becomes a spoken reply; all others keep their parts."""
-    style = {name: turn.pop(name) for name in ("emotion", "pitch") if name in turn}
+    emotion = turn.pop("emotion", DEFAULT_STYLES.emotions[0])
+    pitch = turn.pop("pitch", DEFAULT_STYLES.pitches[0])
     sounds = [part for part in turn["content"] if part["type"] == "audio"]
     if turn["role"] != "assistant" or not sounds:
         return turn
@@ -135,7 +144,6 @@ def _spoken(before: Message | None, turn: Message) -> Message:
         raise BadRecord("a spoken answer without its text, or without the words of its question")
     if any(part["type"] == "audio" and not part.get("text") for part in asked):
         raise BadRecord("a spoken answer to a question without a transcript")
-    reply = {"type": "reply", "transcript": transcript, "text": words, "audio": sounds[0]["audio"],
-             "emotion": style.get("emotion", DEFAULT_STYLES.emotions[0]),
-             "pitch": style.get("pitch", DEFAULT_STYLES.pitches[0])}  # fmt: skip
+    reply: Part = {"type": "reply", "transcript": transcript, "text": words, "audio": sounds[0]["audio"],
+                   "emotion": emotion, "pitch": pitch}  # fmt: skip
     return message("assistant", reply)

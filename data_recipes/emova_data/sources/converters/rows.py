@@ -12,8 +12,12 @@ from typing import Any
 from emova.core.errors import InputError
 from emova_data.records.records import BadRecord, read_member
 
-Row = dict[str, Any] | None
+Fields = dict[str, Any]
+"""A row as its publisher wrote it: nothing in it is known before it is looked at; what does not fit is a BadRecord."""
+Row = Fields | None
 """None stands for a row that cannot be read."""
+Options = Mapping[str, Any]
+"""Of a converter, as the registry's YAML or ``--set`` gives them."""
 
 _BETWEEN = re.compile(rb"[\s,]*")
 _NEXT = re.compile(rb"\}\s*,\s*\{")
@@ -135,7 +139,7 @@ def rows_of(folder: Path, patterns: str | list[str]) -> Iterator[tuple[str, Row]
             yield f"{stem}/{number}", row
 
 
-def image_bytes(value: Any, folder: Path) -> bytes:
+def image_bytes(value: object, folder: Path) -> bytes:
     """A picture's bytes from a path, raw bytes, or the ``{"bytes", "path"}`` of Parquet files. Raises: BadRecord."""
     if isinstance(value, bytes):
         return value

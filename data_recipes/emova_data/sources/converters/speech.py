@@ -11,19 +11,19 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from emova.core.errors import InputError
 from emova.speech.tokenizer.phones import DEFAULT_PHONES
 from emova_data.records.records import BadRecord, Draft, Media, Record, message, reject, text
+from emova_data.sources.converters.rows import Fields, Options
 from emova_data.sources.phonemes import phonemizer
 
-Options = Mapping[str, Any]
 AUDIO = (".flac", ".wav", ".opus", ".ogg", ".mp3", ".m4a")
 _PUNCTUATION_TAGS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
 _NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
@@ -99,6 +99,16 @@ def flac(samples: np.ndarray, rate: int) -> bytes:
     return buffer.getvalue()
 
 
+class Speaker(TypedDict, total=False):
+    """Of a record: who speaks, as far as the corpus has a place for it; None where it does not say."""
+
+    voice: str
+    gender: str | None
+
+
+NOBODY: Speaker = {}
+
+
 def speech_record(
     identity: str,
     path: Path,
@@ -107,7 +117,7 @@ def speech_record(
     *,
     start: float = 0.0,
     end: float | None = None,
-    **more: Any,
+    speaker: Speaker = NOBODY,
 ) -> Record:
     """One utterance with its transcript.
 
@@ -125,13 +135,14 @@ def speech_record(
         raise BadRecord("silence")
     messages = [message("user", {"type": "audio", "audio": "flac"}), message("assistant", text(words))]
     language = str(options.get("language", "en"))
-    extra: dict[str, Any] = {"task": "speech", "text": words, "language": language}
-    extra |= {"seconds": round(seconds, 4), "sample_rate": rate, **more}
+    extra: dict[str, object] = {"task": "speech", "text": words, "language": language}
+    extra |= {"seconds": round(seconds, 4), "sample_rate": rate, **speaker}
     notes = rate_notes(found)
     to_phones = phonemizer(str(options["g2p"]), language) if "g2p" in options else None
     if to_phones is not None:
-        extra["phones"] = to_phones(words)
-        unknown = DEFAULT_PHONES.ids(extra["phones"]).unknown
+        phones = to_phones(words)
+        extra["phones"] = phones
+        unknown = DEFAULT_PHONES.ids(phones).unknown
         notes += tuple(f"the phone {phone} is not in the default inventory" for phone in sorted(unknown))
     return Record(identity, messages, (Media("flac", flac(samples, rate)),), extra, notes)
 
@@ -169,7 +180,9 @@ def librispeech(folder: Path, options: Options) -> Iterator[Draft]:
             voice = key.split("-")[0]
             shaped = words if options.get("case") == "keep" else sentence_case(words)
             path, gender = listing.parent / f"{key}.flac", genders.get(voice)
-            yield Draft(key, partial(speech_record, key, path, shaped, options, voice=voice, gender=gender))
+            yield Draft(
+                key, partial(speech_record, key, path, shaped, options, speaker={"voice": voice, "gender": gender})
+            )
 
 
 def libritts(folder: Path, options: Options) -> Iterator[Draft]:
@@ -178,12 +191,12 @@ def libritts(folder: Path, options: Options) -> Iterator[Draft]:
     for listing in paths_of(folder, "*.normalized.txt"):
         key = listing.name.removesuffix(".normalized.txt")
         voice = key.split("_")[0]
-        yield Draft(key, partial(_libritts, key, listing, options, voice=voice, gender=genders.get(voice)))
+        yield Draft(key, partial(_libritts, key, listing, options, {"voice": voice, "gender": genders.get(voice)}))
 
 
-def _libritts(key: str, listing: Path, options: Options, **more: Any) -> Record:
+def _libritts(key: str, listing: Path, options: Options, speaker: Speaker) -> Record:
     words = listing.read_text(encoding="utf-8")
-    return speech_record(key, listing.with_name(f"{key}.wav"), words, options, **more)
+    return speech_record(key, listing.with_name(f"{key}.wav"), words, options, speaker=speaker)
 
 
 def join_chinese(words: str) -> str:
@@ -200,7 +213,7 @@ def aishell(folder: Path, options: Options) -> Iterator[Draft]:
             words_of[key] = join_chinese(words)
     for path in paths_of(folder, f"wav/{options.get('split', 'train')}/*/*.wav"):
         words, voice = words_of.get(path.stem, ""), path.parent.name
-        yield Draft(path.stem, partial(speech_record, path.stem, path, words, options, voice=voice))
+        yield Draft(path.stem, partial(speech_record, path.stem, path, words, options, speaker={"voice": voice}))
 
 
 def aishell2(folder: Path, options: Options) -> Iterator[Draft]:
@@ -216,11 +229,11 @@ def aishell2(folder: Path, options: Options) -> Iterator[Draft]:
                 yield Draft(key, reject("a missing file"))
                 continue
             words = join_chinese(words)
-            yield Draft(key, partial(_below, key, listing.parent, paths[key], words, options, voice=voice))
+            yield Draft(key, partial(_below, key, listing.parent, paths[key], words, options, {"voice": voice}))
 
 
-def _below(key: str, folder: Path, name: str, words: str, options: Options, **more: Any) -> Record:
-    return speech_record(key, _inside(folder, name), words, options, **more)
+def _below(key: str, folder: Path, name: str, words: str, options: Options, speaker: Speaker) -> Record:
+    return speech_record(key, _inside(folder, name), words, options, speaker=speaker)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -237,7 +250,7 @@ def fields(path: Path) -> Iterable[tuple[str, str]]:
             yield key, rest.strip()
 
 
-def _segments(folder: Path, listing: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def _segments(folder: Path, listing: str) -> Iterator[tuple[Fields, Fields]]:
     """(recording, segment) pairs of GigaSpeech's and WenetSpeech's one large JSON."""
     for path in paths_of(folder, listing):
         try:
@@ -258,18 +271,18 @@ def gigaspeech(folder: Path, options: Options) -> Iterator[Draft]:
             yield Draft(key, partial(_gigaspeech, folder, audio, segment, key, options))
 
 
-def _gigaspeech(
-    folder: Path, audio: Mapping[str, Any], segment: Mapping[str, Any], key: str, options: Options
-) -> Record:
+def _gigaspeech(folder: Path, audio: Fields, segment: Fields, key: str, options: Options) -> Record:
     words = segment["text_tn"].split()
     if _NO_SPEECH & set(words):
         raise BadRecord("no transcript")
     joined = ""
     for word in words:
         joined += _PUNCTUATION_TAGS.get(word, f" {word}")
-    times = {"start": float(segment["begin_time"]), "end": float(segment["end_time"])}
+    start, end = float(segment["begin_time"]), float(segment["end_time"])
     path, voice = _inside(folder, audio["path"]), str(segment.get("speaker", "N/A"))
-    return speech_record(key, path, sentence_case(joined.strip()), options, voice=voice, **times)
+    return speech_record(
+        key, path, sentence_case(joined.strip()), options, start=start, end=end, speaker={"voice": voice}
+    )
 
 
 def wenetspeech(folder: Path, options: Options) -> Iterator[Draft]:
@@ -282,8 +295,7 @@ def wenetspeech(folder: Path, options: Options) -> Iterator[Draft]:
         yield Draft(key, partial(_wenetspeech, folder, audio, segment, key, options))
 
 
-def _wenetspeech(
-    folder: Path, audio: Mapping[str, Any], segment: Mapping[str, Any], key: str, options: Options
-) -> Record:
-    times = {"start": float(segment["begin_time"]), "end": float(segment["end_time"])}
-    return _below(key, folder, audio["path"], join_chinese(segment["text"]), options, **times)
+def _wenetspeech(folder: Path, audio: Fields, segment: Fields, key: str, options: Options) -> Record:
+    start, end = float(segment["begin_time"]), float(segment["end_time"])
+    path = _inside(folder, audio["path"])
+    return speech_record(key, path, join_chinese(segment["text"]), options, start=start, end=end)

@@ -18,7 +18,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ class Grounding(AuxiliaryLoss):
         """What the positions of one conversation see."""
         if example.shown is None:
             return GroundingTargets.none()
-        side, image = self.processor.image_processor.tile_side, self.processor.image_token_id
+        side, image = self.processor.image_processor.tile_side, self.processor.token_ids.image
         return grounding_targets(example.ids, example.shown, side, image, self.tokens_of)
 
     def targets(self, examples: Sequence[Example], bounds: np.ndarray) -> dict[str, Tensor]:
@@ -142,7 +141,8 @@ class Grounding(AuxiliaryLoss):
 
         The rotation counts from the row's beginning: within a sequence only distances matter.
         """
-        width: Any = self._attention(model).head_dim
+        width = self._attention(model).head_dim
+        assert isinstance(width, int)
         query, key = (self._projected[name].unflatten(-1, (-1, width)).transpose(1, 2) for name in ("q_proj", "k_proj"))
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         places = torch.arange(query.shape[2], device=query.device)[None]

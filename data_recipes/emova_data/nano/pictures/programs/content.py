@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from PIL import Image
 
@@ -37,7 +36,7 @@ class Content:
     kind: str
     rows: tuple[tuple[str, str], ...]
     said: tuple[tuple[str, str], ...]
-    facts: Mapping[str, Any]
+    facts: Mapping[str, object]
     told: Told
 
     @property

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import subprocess
-from typing import Any
 from xml.etree import ElementTree
 
 from PIL import Image
@@ -47,8 +46,8 @@ def draw_vega(content: Content, rng: Rng) -> Drawn:
         raise InputError("vl-convert-python is not installed; pip install vl-convert-python") from None
     lying = bool(rng.random() < 0.5)
     names = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": {"labelAngle": 0}}
-    numbers: dict[str, Any] = {"field": "value", "type": "quantitative", "title": None}
-    layer: list[dict[str, Any]] = [{"mark": "bar"}]
+    numbers: dict[str, object] = {"field": "value", "type": "quantitative", "title": None}
+    layer: list[dict[str, object]] = [{"mark": "bar"}]
     if rng.random() < 0.7:
         layer.append({"mark": {"type": "text", "dx": 9 if lying else 0, "dy": 0 if lying else -8, "fontSize": 15},
                       "encoding": {"text": {"field": "value"}}})  # fmt: skip
@@ -63,8 +62,7 @@ def draw_vega(content: Content, rng: Rng) -> Drawn:
         },
     }  # fmt: skip
     theme = str(rng.choice(["excel", "ggplot2", "quartz", "vox", "fivethirtyeight", "latimes", "urbaninstitute"]))
-    draw: Any = vl_convert.vegalite_to_png
-    png = draw(json.dumps(spec), theme=theme, scale=1.0)
+    png = vl_convert.vegalite_to_png(json.dumps(spec), theme=theme, scale=1.0)
     image = Image.open(io.BytesIO(png)).convert("RGB")
     return finished(content, image, _everywhere(content, image))
 

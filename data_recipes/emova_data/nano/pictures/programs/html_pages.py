@@ -8,8 +8,8 @@ from __future__ import annotations
 import html
 import io
 import shutil
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -20,6 +20,10 @@ from emova_data.nano.pictures.canvas import Colour, Rng
 from emova_data.nano.pictures.drawn import Drawn
 from emova_data.nano.pictures.programs.content import Content, finished
 from emova_data.nano.pictures.regions import Box
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser as PlaywrightBrowser
+    from playwright.sync_api import Page, Playwright
 
 KINDS = ("charts", "tables", "price_tags", "signs")
 _FAMILIES = ("sans-serif", "serif", "monospace", "DejaVu Sans", "Liberation Serif", "system-ui", "FreeSans")
@@ -40,11 +44,11 @@ class Browser:
     Raises: InputError: there is no chromium.
     """
 
-    _opened: list[Any] = field(default_factory=list)
+    _opened: tuple[Playwright, PlaywrightBrowser, Page] | None = None
 
-    def page(self) -> Any:
+    def page(self) -> Page:
         """The browser's one page."""
-        if not self._opened:
+        if self._opened is None:
             path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
             if path is None:
                 raise InputError("chromium is not installed; install it, or leave out the program html")
@@ -52,7 +56,7 @@ class Browser:
 
             play = sync_playwright().start()
             browser = play.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-            self._opened = [play, browser, browser.new_page()]
+            self._opened = play, browser, browser.new_page()
         return self._opened[2]
 
     def close(self) -> None:
@@ -61,7 +65,7 @@ class Browser:
             play, browser, _ = self._opened
             browser.close()
             play.stop()
-            self._opened = []
+            self._opened = None
 
     def draw(self, content: Content, rng: Rng) -> Drawn:
         """The content as a page of a size that is drawn."""

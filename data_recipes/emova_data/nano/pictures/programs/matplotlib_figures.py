@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,12 @@ from emova_data.nano.pictures.drawn import Drawn
 from emova_data.nano.pictures.programs.content import Content, finished
 from emova_data.nano.pictures.regions import Box
 
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
+
+_PLACES: tuple[Literal["center", "left", "right"], ...] = ("center", "left", "right")
 _TITLES = ("", "", "", "Sales", "How many?", "Count", "Results", "Survey", "This week", "Overview")
 
 
@@ -42,21 +49,21 @@ def draw(content: Content, rng: Rng) -> Drawn:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)
         height = canvas.get_width_height()[1]
-        renderer: Any = canvas.get_renderer()
+        renderer = canvas.get_renderer()
         boxes = [[_box(part, renderer, height) for part in own] for own in parts]
     return finished(content, Image.open(buffer).convert("RGB"), boxes)
 
 
-def _box(part: Any, renderer: Any, height: int) -> Box:
+def _box(part: Artist, renderer: RendererBase, height: int) -> Box:
     extent = part.get_window_extent(renderer)
     return extent.x0, height - extent.y1, extent.x1, height - extent.y0
 
 
-def _chart(content: Content, axes: Any, rng: Rng) -> list[list[Any]]:
+def _chart(content: Content, axes: Axes, rng: Rng) -> list[list[Artist]]:
     """Draws bars; what shows each."""
     labels, values = [label for label, _ in content.rows], content.values
     lying = bool(rng.random() < 0.4)
-    colour: Any = None
+    colour: tuple[float, ...] | list[tuple[float, ...]] | None = None
     if rng.random() < 0.4:
         colour = [tuple(rng.uniform(0.1, 0.9, 3)) for _ in labels]
     elif rng.random() < 0.5:
@@ -66,7 +73,7 @@ def _chart(content: Content, axes: Any, rng: Rng) -> list[list[Any]]:
                                                                                           color=colour)  # fmt: skip
     if lying and rng.random() < 0.6:
         axes.invert_yaxis()
-    written: list[Any] = []
+    written: Sequence[Artist] = []
     if rng.random() < 0.6:
         written = axes.bar_label(bars, padding=2)
         (axes.set_xlim if lying else axes.set_ylim)(0, max(values) * 1.15)
@@ -92,7 +99,7 @@ def _chart(content: Content, axes: Any, rng: Rng) -> list[list[Any]]:
     ]
 
 
-def _table(content: Content, axes: Any, rng: Rng) -> list[list[Any]]:
+def _table(content: Content, axes: Axes, rng: Rng) -> list[list[Artist]]:
     """Draws a table; the cells of each row."""
     axes.axis("off")
     headed = bool(rng.random() < 0.6)
@@ -101,7 +108,7 @@ def _table(content: Content, axes: Any, rng: Rng) -> list[list[Any]]:
         cellText=[list(row) for row in content.rows],
         colLabels=list(head) if headed else None,
         loc="center",
-        cellLoc=str(rng.choice(["center", "left", "right"])),
+        cellLoc=_PLACES[int(rng.integers(len(_PLACES)))],
     )
     made.auto_set_font_size(False)
     made.set_fontsize(float(rng.uniform(14, 22)))
