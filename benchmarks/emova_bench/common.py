@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,14 @@ import torch
 from emova import Assistant
 from emova.cli.common import EXAMPLES
 from emova.core.writing import check_writable, make_folder, staged_output, write_text
-from emova.events import AudioChunk, Done, Failed, Reply
+from emova.events import AudioChunk, Done, Failed, Reply, SessionEvent
 from emova.speech.audio import load_audio
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+EventT = TypeVar("EventT")
 
 
 def arguments(name: str, description: str) -> argparse.ArgumentParser:
@@ -32,7 +38,7 @@ def arguments(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, given: Sequence[str] | None, **quick: Any) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, given: Sequence[str] | None, **quick: object) -> argparse.Namespace:
     """The options; with ``--quick``, ``quick`` takes the place of the defaults. Sets the number of threads.
 
     Raises:
@@ -62,19 +68,19 @@ def median(values: Sequence[float]) -> float:
     return float(np.median(values))
 
 
-def checked(event: Any) -> Any:
+def checked(event: EventT) -> EventT:
     """The event, if the reply did not fail."""
     if isinstance(event, Failed):
         raise SystemExit(event.message)
     return event
 
 
-def whole_reply(events: Any) -> Reply:
+def whole_reply(events: Iterable[SessionEvent]) -> Reply:
     """The reply at the end of a session's events."""
     return next(event.reply for event in map(checked, events) if isinstance(event, Done))
 
 
-def first_sound(events: Any) -> None:
+def first_sound(events: Iterable[SessionEvent]) -> None:
     """Read up to the first sound."""
     next(event for event in map(checked, events) if isinstance(event, AudioChunk))
 
@@ -87,7 +93,7 @@ def resident_bytes() -> int:
         return 0
 
 
-def _machine() -> dict[str, Any]:
+def _machine() -> dict[str, object]:
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -103,7 +109,11 @@ def _machine() -> dict[str, Any]:
 
 
 def report(
-    name: str, options: argparse.Namespace, rows: list[dict[str, Any]], draw: Callable[[Any], None], **facts: Any
+    name: str,
+    options: argparse.Namespace,
+    rows: Sequence[Mapping[str, object]],
+    draw: Callable[[Axes], None],
+    **facts: object,
 ) -> None:
     """Print ``rows`` as a table; write ``NAME.json`` and ``NAME.png``."""
     columns = list(rows[0])
@@ -136,7 +146,7 @@ def report(
     pyplot.close(figure)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return "-" if value is None else str(value)

@@ -6,16 +6,23 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from emova import Assistant
+from emova.checkpoint.gguf import DType
 from emova.decoding.protocol import Prompt
 from emova.engine.engine import Engine, EngineConfig
+from emova.model import EmovaForConditionalGeneration
 from emova_bench.common import arguments, load, median, parse, report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ENGINES = {
     "torch float32": EngineConfig(native=False),
@@ -25,7 +32,7 @@ ENGINES = {
     "compiled int8": EngineConfig(int8=True),
 }
 TRANSFORMERS = "transformers float32"
-LLAMA_TYPES = {4: "f32", 2: "f16"}
+LLAMA_TYPES: dict[int, DType] = {4: "f32", 2: "f16"}
 """llama.cpp's name for weights of so many bytes."""
 
 
@@ -57,15 +64,16 @@ def engine_seconds(
 
 
 @torch.inference_mode()
-def generate_seconds(model: Any, prompt: Prompt, tokens: int) -> tuple[float, list[int]]:
+def generate_seconds(model: EmovaForConditionalGeneration, prompt: Prompt, tokens: int) -> tuple[float, list[int]]:
     """The same with transformers; the time of one token is taken off for the prompt."""
     ids = torch.tensor([prompt.ids])
     # The rows of padding have no meaning, so they cannot be chosen.
+    assert model.config.token_count is not None, "set when the configuration is made"
     padding = list(range(model.config.token_count, model.lm_head.weight.shape[0]))
     times = []
     for count in (1, tokens + 1):
         started = time.perf_counter()
-        output = model.generate(
+        output = model.generate(  # type: ignore[misc]  # transformers' own self type
             input_ids=ids,
             max_new_tokens=count,
             min_new_tokens=count,
@@ -80,7 +88,7 @@ def generate_seconds(model: Any, prompt: Prompt, tokens: int) -> tuple[float, li
 class LlamaCpp:
     """llama.cpp on the same weights, exported to GGUF."""
 
-    def __init__(self, assistant: Any, folder: Path, dtype: Any, threads: int) -> None:
+    def __init__(self, assistant: Assistant, folder: Path, dtype: DType, threads: int) -> None:
         from llama_cpp import GGML_TYPE_F16, GGML_TYPE_F32, Llama
 
         from emova.checkpoint.gguf import export_gguf
@@ -130,17 +138,19 @@ def main(given: Sequence[str] | None = None) -> None:
     prompt = Prompt(assistant.prompt([{"role": "user", "content": "What is in the picture?"}]).ids)
     units = assistant.table.allowed_units(may_end=False)
     engines = {name: Engine(model, config) for name, config in ENGINES.items()}
-    ways: dict[str, Any] = {TRANSFORMERS: lambda: generate_seconds(model, prompt, count)}
+    ways: dict[str, Callable[[], tuple[float, list[int]]]] = {
+        TRANSFORMERS: lambda: generate_seconds(model, prompt, count)
+    }
     for name, engine in engines.items():
-        ways[name] = lambda engine=engine: engine_seconds(engine, prompt, count)
-        ways[f"{name}, units"] = lambda engine=engine: engine_seconds(engine, prompt, count, units)
+        ways[name] = partial(engine_seconds, engine, prompt, count)
+        ways[f"{name}, units"] = partial(engine_seconds, engine, prompt, count, units)
     seconds: dict[str, list[float]] = {}
     written: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             for dtype in LLAMA_TYPES.values():
                 peer = LlamaCpp(assistant, Path(folder), dtype, options.threads)
-                ways[f"llama.cpp {dtype}"] = lambda peer=peer: peer.seconds(prompt, count)
+                ways[f"llama.cpp {dtype}"] = partial(peer.seconds, prompt, count)
         except ImportError:
             print("llama.cpp is left out: `pip install llama-cpp-python` builds it")
         for _ in range(options.repeats):  # in turns, so that a busy machine slows all of them
@@ -170,7 +180,7 @@ def main(given: Sequence[str] | None = None) -> None:
             }
         )
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.barh(list(speed), list(speed.values()))
         axes.invert_yaxis()
         axes.set_xlabel("tokens a second")

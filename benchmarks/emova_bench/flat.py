@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from emova import Assistant
 from emova.decoding.protocol import Prompt
 from emova.engine.decoder import EngineDecoder
 from emova.speech.style import Style
 from emova_bench.common import arguments, load, parse, report, resident_bytes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 @torch.inference_mode()
-def one_reply(assistant: Any, seconds: int, style: torch.Tensor) -> list[tuple[float, float, int]]:
+def one_reply(assistant: Assistant, seconds: int, style: torch.Tensor) -> list[tuple[float, float, int]]:
     """For each second of voice: s for its units, s for its sound, bytes of memory."""
+    assert isinstance(assistant.decoder, EngineDecoder)
     engine, detokenizer = assistant.decoder.engine, assistant.voice.detokenizer
     rate, allowed = int(detokenizer.unit_rate), assistant.table.allowed_units(may_end=False)
     cache = engine.new_cache()
@@ -82,7 +87,7 @@ def main(given: Sequence[str] | None = None) -> None:
         slope, start = np.polyfit(seconds[1:], values[1:], 1)
         return float(slope * (length - 1) / (start + slope))
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.plot(seconds, total, label="decode and voice, streamed")
         axes.plot(seconds, speak, label="voice, streamed")
         axes.plot(*zip(*again, strict=True), "o-", label="voice, all again")

@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from emova.session.scheduler import Scheduler
+from emova.session.session import Session
 from emova_bench.common import arguments, first_sound, load, median, parse, question, report, whole_reply
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STEPS = ("tokenize", "prefill", "decode", "speech")
 CHUNK = 640  # samples, 40 ms: as a microphone hands them over
 
 
-def waterfall(session: Any, speech: np.ndarray, image: Any) -> dict[str, float]:
+def waterfall(session: Session, speech: np.ndarray, image: Image.Image | None) -> dict[str, float]:
     """Speak, ask, and say what the time to the first sound was spent on, in ms."""
     if image is not None:
         session.show(image)
@@ -67,7 +71,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     }
                 )
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         names = [f"{row['speech s']:g} s{', picture' if row['picture'] else ''}, turn {row['turn']}" for row in rows]
         left = np.zeros(len(rows))
         for step in STEPS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from emova.events import Done, Reply
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
 from emova_bench.common import arguments, checked, load, parse, report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def together(scheduler: Scheduler, texts: list[str]) -> list[tuple[float, Reply]]:
@@ -33,7 +36,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8])
     options = parse(parser, given, sessions=[1, 2])
     assistant = load(options)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, int | float | str]] = []
     for count in options.sessions:
         texts = [f"Tell me about day {index + 1}." for index in range(count)]
         factors: list[list[float]] = []
@@ -57,7 +60,7 @@ def main(given: Sequence[str] | None = None) -> None:
             }
         )
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.plot([row["sessions"] for row in rows], [row["worst"] for row in rows], "o-")
         axes.axhline(1, linestyle=":")
         axes.set_xlabel("sessions at once")

@@ -16,10 +16,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ def make_sets(root: Path, records: int = 240) -> dict[str, float]:
     return {"pictures": 1.0, "speech": 1.0, "talk": 0.4}
 
 
-def consumption(checkpoint: Path, batches: Sequence[Any]) -> float:
+def consumption(checkpoint: Path, batches: Sequence[Mapping[str, torch.Tensor]]) -> float:
     """Tokens a second of forward and backward passes over ``batches``, in the precision that stage 2 trains with."""
     from emova.model import EmovaForConditionalGeneration
     from emova_train.core.precision import autocast

@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -143,8 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seeds < 1 or options.threads < 1:
         raise InputError("--seeds and --threads are at least 1")
     comparison = load_config(ComparisonConfig, options.configs / COMMON, options.set)
-    given: dict[str, Any] = {"steps": options.steps, "output": options.output and str(options.output)}
-    comparison = replace(comparison, threads=options.threads, **{key: value for key, value in given.items() if value})
+    comparison = replace(
+        comparison,
+        threads=options.threads,
+        steps=options.steps or comparison.steps,
+        output=str(options.output or comparison.output),
+    )
     chosen, seeds = paradigms(options.names, options.configs), range(options.seeds)
     print(estimate(comparison, chosen, seeds), file=sys.stderr, flush=True)
     if not options.estimate:

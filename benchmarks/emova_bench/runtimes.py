@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from emova.speech.detokenizer.vits import PitchFrame
 from emova.speech.detokenizer.waveform_heads import ISTFTHead
 from emova.speech.style import Style
 from emova_bench.common import arguments, median, parse, report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CHUNK = 5
 """Units of a chunk: the first of a reply."""
@@ -190,7 +193,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     sounds[way] = torch.cat(made, dim=-1)
     exact = next(iter(ways))
     level = sounds[exact].square().mean().sqrt()
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {
             "runtime": way,
             "ms a chunk, median": 1000 * median(times),
@@ -202,7 +205,7 @@ def main(given: Sequence[str] | None = None) -> None:
         for way, times in seconds.items()
     ]
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.bar(list(seconds), [1000 * median(times) for times in seconds.values()])
         axes.set_ylabel("ms a chunk")
 

@@ -12,13 +12,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emova_bench.common import arguments, parse, report
 from emova_bench.soak_clients import HONEST, MIX, Client, Health, Place, Tally
 from emova_bench.soak_process import Held, ServerProcess, serving
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KINDS: tuple[type[Client], ...] = (*dict.fromkeys(MIX), Health)
 ASKED: tuple[type[Client], ...] = (*HONEST, Health)  # of whom each request must be answered
@@ -39,7 +42,7 @@ async def load(port: int, model: str, count: int, seconds: float, seed: int) -> 
     return tallies
 
 
-def row_of(kind: str, tally: Tally, seconds: float) -> dict[str, Any]:
+def row_of(kind: str, tally: Tally, seconds: float) -> dict[str, object]:
     """A kind's line of the table."""
     times = tally.seconds or None
     worst = ", ".join(f"{count} {what}" for what, count in tally.failures.most_common(3))
@@ -100,7 +103,7 @@ def main(given: Sequence[str] | None = None) -> None:
     rows = [row_of(kind, tally, options.seconds) for kind, tally in tallies.items()]
     found = faults(options, tallies, before, after, ended)
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         for kind in HONEST:
             values = np.sort(tallies[kind.kind].seconds)
             axes.plot(values, np.linspace(0, 100, len(values)), label=kind.kind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,14 +23,18 @@ from emova.events import Reply
 from emova.reply.format import SpokenReply
 from emova_bench.common import arguments, load, parse, report
 from emova_eval.metrics.text import ErrorRate, word_errors
+from emova_eval.suite.offline import FixtureRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FIXTURES = Path(emova_eval.__file__).parent / "fixtures"
 SAME = ("transcript", "text", "emotion", "pitch", "units")
 
 
-def question_of(assistant: Assistant, row: dict[str, Any]) -> Prompt:
+def question_of(assistant: Assistant, row: FixtureRow) -> Prompt:
     """The question's picture, if any, and its speech."""
-    content: list[dict[str, Any]] = [{"type": "audio", "units": assistant.listen(FIXTURES / row["audio"])}]
+    content: list[dict[str, object]] = [{"type": "audio", "units": assistant.listen(FIXTURES / row["audio"])}]
     if row["image"]:
         content.insert(0, {"type": "image", "image": FIXTURES / row["image"]})
     return assistant.prompt([{"role": "user", "content": content}])
@@ -86,7 +90,7 @@ def main(given: Sequence[str] | None = None) -> None:
         for index, name in enumerate((options.checkpoint, options.other or options.checkpoint))
     ]
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.bar([row["checkpoint"] for row in rows], sizes)
         axes.set_ylabel("MiB")
 

@@ -7,21 +7,25 @@ Without ``--data`` (or with no piper voice there) only our voice is timed, on un
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
 import torch
 
 from emova.speech.style import Style
-from emova.speech.voice import ChunkPlan
+from emova.speech.voice import ChunkPlan, Voice
 from emova_bench.common import arguments, load, median, parse, report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SENTENCES = (
     "The weather is fine today, so we can walk to the lake.",
@@ -106,7 +110,7 @@ class Sound:
 class Whole:
     """All units at once."""
 
-    def __init__(self, voice: Any) -> None:
+    def __init__(self, voice: Voice) -> None:
         self.voice = voice
 
     def __call__(self, units: list[int]) -> np.ndarray:
@@ -116,7 +120,7 @@ class Whole:
 class Streamed(Whole):
     """Unit by unit, in the chunks of a reply whose units are written ``pace`` a second; only speaking is timed."""
 
-    def __init__(self, voice: Any, pace: float) -> None:
+    def __init__(self, voice: Voice, pace: float) -> None:
         super().__init__(voice)
         self.pace = pace
 
@@ -216,7 +220,7 @@ def main(given: Sequence[str] | None = None) -> None:
         for name, factor in factors.items()
     ]
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.bar(list(factors), list(factors.values()))
         axes.set_ylabel("compute for a second of voice, s")
 
@@ -224,7 +228,7 @@ def main(given: Sequence[str] | None = None) -> None:
     report("vocoder", options, rows, draw, note=note if piper else f"no piper voice at {piper_path}")
 
 
-def _word_errors(said: dict[str, list[tuple[str, Sound]]], options: Any) -> dict[str, float]:
+def _word_errors(said: dict[str, list[tuple[str, Sound]]], options: argparse.Namespace) -> dict[str, float]:
     """Word error rate of each voice in all rounds (piper says a sentence differently each time), as Whisper base hears
     it; empty without its model."""
     from emova.core.errors import InputError

@@ -189,7 +189,7 @@ def _latency(arguments: argparse.Namespace) -> int:
     items = [item for item in read_own(config.data) if item.audio] if config.data else questions()[:8]
     if not items:
         raise InputError(f"{config.data}: no question has audio")
-    figures = run_suite([LatencyTask(items)], config, f"{talker.name}: latency", talker)
+    figures = run_suite([LatencyTask(items)], config, f"{talker.name}: latency", talker)  # type: ignore[arg-type]
     _print(figures)
     print(f"report: {config.output_dir}/report.html")
     return 0

@@ -12,10 +12,9 @@ import argparse
 import io
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -23,7 +22,8 @@ import soundfile
 from emova.core.writing import write_bytes, write_text
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import measure
-from emova_eval.nano.data import ShardSample, held_out_questions, read_lines, read_shards
+from emova_eval.nano.data import ShardSample, TextRow, held_out_questions, read_lines, read_shards
+from emova_eval.suite.offline import FixtureRow
 
 RATE = 16000
 DRAWN = ("scenes", "charts", "tables", "price_tags", "signs", "posters", "faces", "weather")
@@ -56,14 +56,21 @@ def write_ogg(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
     soundfile.write(path, samples, rate, format="OGG", subtype="OPUS", compression_level=0.88)
 
 
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """JSON Lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def pictures(data: Path, out: Path, each: int, rng: random.Random) -> Iterator[tuple[dict[str, Any], str]]:
-    """Write ``each`` test pictures of every drawn kind; yields a picture's questions with its file's name."""
+class PictureQuestion(TextRow, total=False):
+    """A question about a picture, with its kind and its file."""
+
+    kind: str
+    image: str
+
+
+def pictures(data: Path, out: Path, each: int, rng: random.Random) -> Iterator[PictureQuestion]:
+    """Write ``each`` test pictures of every drawn kind; yields its questions with kind and file."""
     for kind in DRAWN:
         shown = list(read_shards(data / "pictures", f"{kind}-test-*.tar"))
         rng.shuffle(shown)
@@ -74,7 +81,7 @@ def pictures(data: Path, out: Path, each: int, rng: random.Random) -> Iterator[t
             sample.image().quantize(64).save(buffer, "PNG", optimize=True)
             write_bytes(out / name, buffer.getvalue())
             for question in sample.facts["questions"]:
-                yield {**question, "kind": kind}, name
+                yield {**question, "kind": kind, "image": name}
 
 
 def questions(data: Path, out: Path, rng: random.Random, talk: int = 14, facts: int = 10, each: int = 2) -> None:
@@ -87,28 +94,32 @@ def questions(data: Path, out: Path, rng: random.Random, talk: int = 14, facts: 
     rng.shuffle(exchanges)
     known = [row for row in exchanges if row["intent"] in FACTS][:facts]
     chosen = known + [row for row in exchanges if row["intent"] not in FACTS][:talk]
-    rows: list[dict[str, Any]] = []
+    rows: list[FixtureRow] = []
 
-    def add(record: dict[str, Any], image: str, kind: str) -> None:
+    def add(record: TextRow, image: str, kind: str) -> None:
         sample = rng.choice(spoken[record["question"]])
         name = f"questions/{len(rows):02d}.ogg"
         write_ogg(out / name, sample.audio(RATE))
-        found: dict[str, Any] = {key: record[key] for key in ("question", "answer", "emotion", "pitch")}
-        more: dict[str, Any] = {key: record[key] for key in ("intent", "slots", "type", "key") if key in record}
-        fact = next((record["slots"][slot] for slot in FACT_SLOTS if kind == "fact" and slot in record["slots"]), "")
-        rows.append(
-            {"audio": name, "image": image, "kind": kind, **found, **more, "fact": fact,
-             "voice": sample.facts["voice"], "phones": sample.facts["phones"]}
-        )  # fmt: skip
+        row: FixtureRow = {
+            "audio": name, "image": image, "kind": kind, "question": record["question"], "answer": record["answer"],
+            "emotion": record["emotion"], "pitch": record["pitch"],
+        }  # fmt: skip
+        if "intent" in record:
+            row["intent"], row["slots"] = record["intent"], record["slots"]
+        if "type" in record:
+            row["type"], row["key"] = record["type"], record["key"]
+        row["fact"] = next(
+            (record["slots"][slot] for slot in FACT_SLOTS if kind == "fact" and slot in record["slots"]), ""
+        )
+        row["voice"], row["phones"] = sample.facts["voice"], sample.facts["phones"]
+        rows.append(row)
 
     for record in chosen:
         add(record, "", "fact" if record in known else "talk")
-    asked: list[dict[str, Any]] = []
-    for record, name in pictures(data, out, each, rng):
-        asked.append({**record, "image": name})
+    asked = list(pictures(data, out, each, rng))
     for kind in DRAWN:
-        for record in [row for row in asked if row["kind"] == kind and row["question"] in spoken][:1]:
-            add(record, record["image"], kind)
+        for shown in [row for row in asked if row["kind"] == kind and row["question"] in spoken][:1]:
+            add(shown, shown["image"], kind)
     wanted = {row["answer"]: row for row in rows if row["kind"] == "fact"}
     for sample in read_shards(data / "speech", "answer-train-*.tar"):
         if row := wanted.get(sample.facts["text"]):

@@ -50,10 +50,10 @@ def test_a_long_talk_counts_its_last_quarter() -> None:
 
 def test_pictures_of_other_programs_stay_out_of_the_recipes_own(tmp_path) -> None:
     for name in ("charts-test-000000.tar", f"charts{OTHERS}test-000000.tar"):
-        (tmp_path / "one.json").write_text(json.dumps({"name": name}))
+        (tmp_path / "one.json").write_text(json.dumps({"text": name}))
         with tarfile.open(tmp_path / name, "w") as tar:
             tar.add(tmp_path / "one.json", "one.json")
-    own = [sample.facts["name"] for sample in read_shards(tmp_path, "*-test-*.tar", without=OTHERS)]
+    own = [sample.facts["text"] for sample in read_shards(tmp_path, "*-test-*.tar", without=OTHERS)]
     assert own == ["charts-test-000000.tar"]
     assert len(list(read_shards(tmp_path, f"*{OTHERS}test-*.tar"))) == 1
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from emova.core.errors import InputError
 from emova.events import Reply
-from emova_eval.nano.data import DialogueItem, load_dialogues, read_shards
+from emova_eval.nano.data import DialogueItem, TextRow, load_dialogues, read_shards
 from emova_eval.nano.dialogue import NanoDialogue, dialogue_rows
 from emova_eval.suite.run_folder import RunFolder
 from emova_eval.suite.runner import run_task
@@ -178,7 +178,8 @@ def test_a_model_without_words_or_units_is_wrong_in_form_and_sound(recipe_folder
 
 
 def item(id: str, kind: str, question: str = "a b", **record: str) -> DialogueItem:
-    return DialogueItem(id, kind, question, "v", tone(), None, {"answer": "x", **record}, "sad", "high")
+    facts: TextRow = {"answer": "x", **record}  # type: ignore[typeddict-item]  # by keyword
+    return DialogueItem(id, kind, question, "v", tone(), None, facts, "sad", "high")
 
 
 def test_shares_are_worked_by_hand() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
 
-
-def manifest() -> Any:
+def manifest() -> object:
     """The ``ModelManifest`` of ``--model emova``. Only lmms-eval calls this, so its modules are there."""
     from lmms_eval.models.registry_v2 import ModelManifest
 

@@ -5,8 +5,10 @@ Only lmms-eval imports this module, through ``emova_eval.adapters.lmms_eval_mani
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from emova_eval.adapters.messages import cut_at, to_content
@@ -28,7 +30,7 @@ class Emova(lmms):
         self.batch_size_per_gpu = int(batch_size)
         self._rank, self._world_size = 0, 1
 
-    def generate_until(self, requests: list[Any]) -> list[str]:
+    def generate_until(self, requests: list[Instance]) -> list[str]:
         """A written answer to each request, cut at the task's stop words."""
         answers = []
         for request in requests:
@@ -37,16 +39,16 @@ class Emova(lmms):
             answers.append(self.answer(messages, settings))
         return answers
 
-    def answer(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    def answer(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
         """One conversation's answer."""
         turns = [{"role": turn["role"], "content": to_content(turn["content"], self.assistant)} for turn in messages]
         limit = min(int(settings.get("max_new_tokens") or self.max_new_tokens), self.max_new_tokens)
         return cut_at(self.assistant.answer_text(turns, max_tokens=limit), settings.get("until"))
 
-    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Not offered: a chat model is asked to generate."""
         raise NotImplementedError("emova answers by generation; choose a task with generate_until")
 
-    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not offered."""
         raise NotImplementedError("emova is asked one question at a time here")

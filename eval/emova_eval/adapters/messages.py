@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from emova.core.errors import InputError
 
+if TYPE_CHECKING:
+    from emova.assistant import Assistant
 
-def to_content(parts: str | list[dict[str, Any]], assistant: Any) -> list[dict[str, Any]]:
+
+def to_content(parts: str | Sequence[Mapping[str, object]], assistant: Assistant) -> list[dict[str, object]]:
     """Content parts of lmms-eval (``type`` and ``url`` or ``text``) or VLMEvalKit (``type`` and ``value``).
 
     Pictures and audio may be paths or decoded objects; addresses in the net are never followed.
@@ -19,10 +23,10 @@ def to_content(parts: str | list[dict[str, Any]], assistant: Any) -> list[dict[s
 
     if isinstance(parts, str):
         return [{"type": "text", "text": parts}]
-    content: list[dict[str, Any]] = []
+    content: list[dict[str, object]] = []
     for part in parts:
-        kind = part.get("type")
-        value = next((part[key] for key in ("url", "value", kind) if key and part.get(key) is not None), None)
+        kind = str(part.get("type"))
+        value = next((part[key] for key in ("url", "value", kind) if part.get(key) is not None), None)
         if isinstance(value, str) and value.startswith(("http://", "https://")) and kind != "text":
             raise InputError("a message names an address in the net; give the file itself")
         if kind == "text":
@@ -32,7 +36,7 @@ def to_content(parts: str | list[dict[str, Any]], assistant: Any) -> list[dict[s
         elif kind == "audio":
             content.append({"type": "audio", "units": assistant.listen(_samples(value))})
         else:
-            raise InputError(f"a message has a part of kind {str(kind)[:20]!r}; text, image and audio can be taken")
+            raise InputError(f"a message has a part of kind {kind[:20]!r}; text, image and audio can be taken")
     return content
 
 

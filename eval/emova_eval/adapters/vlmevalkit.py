@@ -12,7 +12,6 @@ The class has the methods that VLMEvalKit's ``BaseModel`` gives its children, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from emova_eval.adapters.messages import to_content
 
@@ -30,13 +29,13 @@ class EmovaVLM:
 
         self.assistant = Assistant.from_pretrained(model_path, device=device)
         self.max_new_tokens = max_new_tokens
-        self.dump_image_func: Callable[..., Any] | None = None
+        self.dump_image_func: Callable[..., object] | None = None
 
     def use_custom_prompt(self, dataset: str | None) -> bool:
         """The toolkit's own prompts are used."""
         return False
 
-    def set_dump_image(self, dump_image_func: Callable[..., Any]) -> None:
+    def set_dump_image(self, dump_image_func: Callable[..., object]) -> None:
         """How the toolkit writes a row's pictures to files."""
         self.dump_image_func = dump_image_func
 

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.choices import contains_answer
@@ -83,7 +83,7 @@ class Grade:
     failure: str = ""
     lost: int = 0
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> dict[str, object]:
         """What a sample's record keeps."""
         return {"judge": self.words, "votes": list(self.votes), **({"votes_lost": self.lost} if self.lost else {})}
 
@@ -98,7 +98,7 @@ class AnswerJudge(Protocol):
     def correct(self, question: str, references: Sequence[str], answer: str) -> Grade: ...
 
 
-def read_json(words: str) -> dict[str, Any] | None:
+def read_json(words: str) -> dict[str, object] | None:
     """The first whole JSON object in ``words`` (a fence or a sentence may stand around it), or None."""
     decoder = json.JSONDecoder()
     for match in re.finditer(r"\{", words):

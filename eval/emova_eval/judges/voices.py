@@ -11,14 +11,21 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from emova.core.errors import InputError
 
+if TYPE_CHECKING:
+    from distillmos import ConvTransformerSQAModel
+    from resemblyzer import VoiceEncoder
+
 RATE = 16000
 UTMOS_WEIGHTS = ("Blinorot/UTMOS-PyTorch", "utmos_state_dict.pt")
+
+
+JudgeT = TypeVar("JudgeT")
 
 
 class Rater(Protocol):
@@ -50,7 +57,7 @@ class DistillMos:
         self._make = ConvTransformerSQAModel
 
     @cached_property
-    def _model(self) -> Any:
+    def _model(self) -> ConvTransformerSQAModel:
         return self._make().eval()
 
     def score(self, samples: np.ndarray) -> float:
@@ -120,7 +127,7 @@ class SpeakerJudge:
         self._make, self._prepare = VoiceEncoder, preprocess_wav
 
     @cached_property
-    def _encoder(self) -> Any:
+    def _encoder(self) -> VoiceEncoder:
         return self._make("cpu", verbose=False)
 
     def embed(self, samples: np.ndarray) -> np.ndarray:
@@ -160,12 +167,17 @@ def find_judges(fetch: bool = True) -> VoiceJudges:
     """All judges of voices that can be loaded; ``fetch`` allows the hub."""
     absent: dict[str, str] = {}
 
-    def load(key: str, make: Callable[[], Any]) -> Any:
+    def load(key: str, make: Callable[[], JudgeT]) -> JudgeT | None:
         try:
             return make()
         except InputError as error:
             absent[key] = str(error)
+            return None
 
-    raters = [load(DistillMos.key, DistillMos), load(Dnsmos.key, Dnsmos), load(Utmos.key, lambda: Utmos(fetch))]
+    raters: list[Rater | None] = [
+        load(DistillMos.key, DistillMos),
+        load(Dnsmos.key, Dnsmos),
+        load(Utmos.key, lambda: Utmos(fetch)),
+    ]
     speaker = load(SpeakerJudge.key, SpeakerJudge)
     return VoiceJudges(tuple(rater for rater in raters if rater is not None), speaker, absent)

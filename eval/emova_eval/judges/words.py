@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emova.core.errors import InputError
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import Acoustics
+
+if TYPE_CHECKING:
+    from faster_whisper import WhisperModel
+    from funasr import AutoModel
 
 JUDGE_RATE = 16000
 
@@ -39,7 +43,7 @@ class WhisperJudge:
         self.language = language
 
     @cached_property
-    def _model(self) -> Any:
+    def _model(self) -> WhisperModel:
         from faster_whisper import WhisperModel
 
         return WhisperModel(str(self.folder), device="cpu", compute_type="int8", cpu_threads=self.threads)
@@ -107,7 +111,7 @@ class Emotion2vecJudge:
         return max(scores, key=lambda name: scores[name])
 
 
-def _load_funasr(model: str) -> Any:
+def _load_funasr(model: str) -> AutoModel:
     try:
         from funasr import AutoModel
     except ImportError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class EmotionClassifier:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        self._model: Any = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis(reg_param=0.05))
+        self._model = make_pipeline(StandardScaler(), QuadraticDiscriminantAnalysis(reg_param=0.05))
 
     def fit(self, features_ND: np.ndarray, emotions: Sequence[str]) -> EmotionClassifier:
         """Train on features [N, D] and their labels."""

@@ -9,16 +9,15 @@ a run of Latin letters or digits counts letter by letter, as the character error
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from emova.core.levenshtein import edit_distance
 
 
 @cache
-def _normalizer() -> Any:
+def _normalizer() -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     # No spelling table: British spellings would need a file that only a hub has.

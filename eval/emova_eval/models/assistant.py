@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from emova.core.tokens import BEGIN_OF_TEXT, SPEECH_END, SPEECH_START, unit_token
 from emova.speech.style import Style
 from emova_eval.suite.samples import Output
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant, Speech
 
 
 class EvalModel(Protocol):
@@ -47,7 +50,7 @@ class AssistantModel:
         self.name = name
 
     @cached_property
-    def assistant(self) -> Any:
+    def assistant(self) -> Assistant:
         from emova.assistant import Assistant
 
         return Assistant.from_pretrained(self.name)
@@ -72,7 +75,7 @@ class AssistantModel:
         """A written answer, without the reply's form."""
         from emova.vision.image import load_image
 
-        content: list[dict[str, Any]] = [{"type": "image", "image": load_image(image)} for image in images]
+        content: list[dict[str, object]] = [{"type": "image", "image": load_image(image)} for image in images]
         if audio:
             content.append({"type": "audio", "units": self.assistant.listen(audio)})
         if text:
@@ -96,8 +99,11 @@ class AssistantModel:
         import torch
 
         from emova.speech.audio import load_audio
+        from emova.speech.tokenizer.s2u import S2UTokenizer
 
         tokenizer = self.assistant.speech_tokenizer
+        if not isinstance(tokenizer, S2UTokenizer):
+            raise ValueError("the speech tokenizer has no phone decoder")
         samples = torch.from_numpy(load_audio(audio, tokenizer.sample_rate))[None]
         return list(tokenizer.phones(tokenizer.encode(samples))[0])
 
@@ -138,7 +144,7 @@ class AssistantModel:
         return float(chosen.mean())
 
 
-def _spoken(speech: Any, text: str = "") -> Output:
+def _spoken(speech: Speech, text: str = "") -> Output:
     return Output(text=text, units=tuple(speech.units), audio=speech.audio, sample_rate=speech.sample_rate)
 
 

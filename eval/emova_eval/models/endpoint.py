@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from emova.core.errors import InputError
 from emova.core.writing import write_text
@@ -56,7 +55,7 @@ class EndpointConfig:
 class Endpoint:
     """Asks a chat model; see ``EndpointConfig``. ``sleep`` is handed in by tests."""
 
-    def __init__(self, config: EndpointConfig, sleep: Callable[[float], Any] = time.sleep) -> None:
+    def __init__(self, config: EndpointConfig, sleep: Callable[[float], object] = time.sleep) -> None:
         if not config.url.startswith(("http://", "https://")):
             raise InputError("judge: the address must begin with http:// or https://")
         self.config = config
@@ -64,7 +63,7 @@ class Endpoint:
         self.requests = 0
         self._last = 0.0
 
-    def ask(self, messages: list[dict[str, Any]], vote: int = 0, temperature: float = 0.0) -> str:
+    def ask(self, messages: list[dict[str, object]], vote: int = 0, temperature: float = 0.0) -> str:
         """The model's words.
 
         Args:

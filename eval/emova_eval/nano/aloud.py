@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from emova.core.errors import InputError
 from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.words import JUDGE_RATE, WhisperJudge
 from emova_eval.metrics.text import ErrorRate, word_errors
-from emova_eval.nano.data import read_lines
+from emova_eval.nano.data import TextRow, read_lines
 
 
 def completed(model: Path, parts: Path, folder: Path) -> Path:
@@ -35,9 +35,9 @@ def completed(model: Path, parts: Path, folder: Path) -> Path:
     return folder
 
 
-def chosen(path: Path, count: int) -> list[dict[str, Any]]:
+def chosen(path: Path, count: int) -> list[TextRow]:
     """The first ``count`` of the test's sentences, the sources in turn. Raises: InputError: there is no such file."""
-    by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_source: dict[str, list[TextRow]] = defaultdict(list)
     for row in read_lines(path):
         by_source[row["source"]].append(row)
     turns = max(map(len, by_source.values()), default=0)
@@ -45,20 +45,37 @@ def chosen(path: Path, count: int) -> list[dict[str, Any]]:
     return dealt[:count]
 
 
-def measure(model: Path, rows: list[dict[str, Any]], judge: WhisperJudge, voices: tuple[str, ...]) -> dict[str, Any]:
-    """Words wrong of each voice and source, and what was heard.
+class Heard(TypedDict):
+    """A sentence by a voice, the judge's words, and how many of them are wrong."""
 
-    Returns:
-        ``wer`` {voice: share}, ``sources`` {voice: {source: share}}, ``heard`` rows, ``early`` and ``long``: sentences
-        whose speech is shorter than 60 %, longer than 170 % of what 14 characters a second take.
-    """
+    text: str
+    voice: str
+    heard: str
+    edits: int
+    words: int
+    units: int
+
+
+class Found(TypedDict):
+    """Shares of words wrong by voice, and by voice and source; ``early`` and ``long``: sentences whose speech is
+    shorter than 60 %, longer than 170 % of what 14 characters a second take."""
+
+    wer: dict[str, float]
+    sources: dict[str, dict[str, float]]
+    early: int
+    long: int
+    heard: list[Heard]
+
+
+def measure(model: Path, rows: list[TextRow], judge: WhisperJudge, voices: tuple[str, ...]) -> Found:
+    """Words wrong of each voice and source, and what was heard."""
     import soxr
 
     from emova.assistant import Assistant
 
     assistant = Assistant.from_pretrained(str(model))
     errors: dict[str, dict[str, ErrorRate]] = {voice: defaultdict(lambda: ErrorRate(0, 0)) for voice in voices}
-    heard = []
+    heard: list[Heard] = []
     early = long = 0
     for row in rows:
         units = assistant.pronounce(row["text"])

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from emova.core.writing import write_bytes
 from emova_eval.metrics.compare import confidence_interval
@@ -22,10 +22,11 @@ from emova_eval.nano.dialogue import shares
 from emova_eval.report.goals import Row
 from emova_eval.suite.run_folder import safe_name
 from emova_eval.suite.runner import Figure
-from emova_eval.suite.samples import Example, Output, Record, Score, pooled
+from emova_eval.suite.samples import Example, Output, Record, Score, Task, pooled
 from emova_eval.suite.scoring import find_metric
 from emova_eval.suite.tasks import MetricTask, Recogniser, TtsTask
 
+ItemT = TypeVar("ItemT")
 TURNS = 20
 TALKS = 12
 VOICES = ("female", "male")
@@ -41,7 +42,7 @@ class Run(Protocol):
     @property
     def whisper(self) -> Recogniser: ...
 
-    def run(self, task: Any, model: Any = None) -> tuple[Figure, list[Record]]:
+    def run(self, task: Task[AssistantModel]) -> tuple[Figure, list[Record]]:
         """Ask a task's questions."""
         ...
 
@@ -131,7 +132,7 @@ class UnitsTask(MetricTask):
     def __init__(self, name: str, items: Sequence[Example]) -> None:
         super().__init__(name, items, find_metric("wer"), "none; the model's own words")
 
-    def ask(self, model: AssistantModel, example: Example) -> Output:
+    def ask(self, model: AssistantModel, example: Example) -> Output:  # type: ignore[override]  # units go past the audio
         """What the model hears."""
         return Output(text=model.assistant.transcribe_units(example.facts["units"]))
 
@@ -214,7 +215,7 @@ def picture_rows(run: Run, most: int, seed: int) -> list[Row]:
             write_bytes(path, sample.media["png"])
         for index, question in enumerate(sample.facts["questions"]):
             items.append(Example(f"{sample.key}/{index}", question["question"], images=(str(path),),
-                                 group=sample.facts["kind"], facts=question))  # fmt: skip
+                                 group=sample.facts["kind"], facts=dict(question)))  # fmt: skip
     task = JudgedAnswers("beyond-pictures", even(items, most, seed), lambda item, text: correct(item.facts, text),
                          "the recipe's judge")  # fmt: skip
     figure, found = run.run(task)
@@ -239,7 +240,7 @@ def world_rows(run: Run, most: int, seed: int) -> list[Row]:
     figure, _ = run.run(task)
     rows = [row_of(figure, "question outside its world: says so", 80, "written by hand")]
     inside = [
-        Example(line["id"], line["question"], facts=line)
+        Example(line["id"], line["question"], facts=dict(line))
         for line in read_lines(run.data / "text" / "talk.jsonl")
         if line["split"] == "test" and line["intent"] != "outside"
     ]
@@ -292,7 +293,7 @@ def rows(run: Run, most: int, seed: int) -> list[Row]:
     ]
 
 
-def draw(items: Sequence[Any], most: int, seed: int) -> list[Any]:
+def draw(items: Sequence[ItemT], most: int, seed: int) -> list[ItemT]:
     """``most`` of the items in a seeded order; 0 takes all."""
     chosen = list(items)
     random.Random(seed).shuffle(chosen)

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import soundfile
@@ -20,12 +20,50 @@ from emova.core.tar_samples import read_shard
 from emova_eval.metrics.text import normalize_english
 
 
+class TextRow(TypedDict, total=False):
+    """A line of the recipe's ``text/*.jsonl`` or ``heard_test/*.jsonl``, or a question of a picture: what it has of
+    these depends on the file."""
+
+    id: str
+    split: str
+    text: str
+    question: str
+    answer: str
+    intent: str
+    slots: dict[str, str]
+    type: str
+    key: str
+    emotion: str
+    pitch: str
+    source: str
+    voice: str
+    units: str
+    held_out: str
+
+
+class SampleFacts(TypedDict, total=False):
+    """The JSON of a recording or a picture: what it has of these depends on which it is."""
+
+    text: str
+    voice: str
+    family: str
+    gender: str
+    emotion: str
+    pitch: str
+    split: str
+    seconds: float
+    phones: list[str]
+    kind: str
+    caption: str
+    questions: list[TextRow]
+
+
 @dataclass(frozen=True)
 class ShardSample:
     """One sample of a shard: its key, its facts and its media bytes by extension."""
 
     key: str
-    facts: dict[str, Any]
+    facts: SampleFacts
     media: dict[str, bytes]
 
     def audio(self, sample_rate: int) -> np.ndarray:
@@ -78,7 +116,7 @@ class DialogueItem:
     voice: str
     audio: np.ndarray
     image: Image.Image | None
-    record: dict[str, Any]
+    record: TextRow
     emotion: str
     pitch: str
 
@@ -91,14 +129,14 @@ def held_out_questions(data: Path, unheard: bool = True) -> list[ShardSample]:
     """The held-out questions as spoken by speakers that nothing was trained on, or else by those of the training."""
     from emova_data.nano.voices.voices import HELD_OUT_FAMILIES
 
-    def is_unheard(facts: dict[str, Any]) -> bool:
+    def is_unheard(facts: SampleFacts) -> bool:
         return facts["family"] in HELD_OUT_FAMILIES and facts["voice"] not in KNOWN_SPEAKERS
 
     samples = read_shards(data / "speech", "question-test-*.tar")
     return [sample for sample in samples if sample.facts["split"] == "test" and is_unheard(sample.facts) == unheard]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[TextRow]:
     """The records of a recipe's JSON Lines file. Raises: InputError: it is missing or damaged."""
     if not path.is_file():
         raise InputError(f"{path}: missing; run `emova data make nano`")
@@ -117,7 +155,7 @@ def said_in_training(data: Path) -> set[str]:
     return known
 
 
-def _split(path: Path, split: str) -> list[dict[str, Any]]:
+def _split(path: Path, split: str) -> list[TextRow]:
     return [row for row in read_lines(path) if row["split"] == split]
 
 
@@ -157,7 +195,7 @@ def load_dialogues(data: Path, limit: int | None, seed: int, sample_rate: int = 
 
 
 def _item(
-    name: str, kind: str, record: dict[str, Any], spoken: ShardSample, image: Image.Image | None, rate: int
+    name: str, kind: str, record: TextRow, spoken: ShardSample, image: Image.Image | None, rate: int
 ) -> DialogueItem:
     voice = spoken.facts["voice"]
     emotion, pitch = record["emotion"], record["pitch"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.judges.voices import Rater
@@ -20,6 +20,9 @@ from emova_eval.report.goals import Row
 from emova_eval.suite.runner import part
 from emova_eval.suite.samples import Example, Output, Record, Score, pooled
 from emova_eval.suite.tasks import Recogniser, hear, rated
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant
 
 Judge = Callable[[DialogueItem, str], bool]
 TALK = "talk"
@@ -65,7 +68,7 @@ class NanoDialogue:
         for item in self.items.values():
             yield Example(item.id, item.question, answers=(item.record.get("answer", ""),), group=item.kind)
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: Assistant, example: Example) -> Output:
         """The reply to the recording; its sound is kept where it will be heard."""
         item = self.items[example.id]
         reply = model.chat(

@@ -16,10 +16,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emova.core.errors import InputError
-from emova_eval.nano.data import read_lines
+from emova_eval.nano.data import TextRow, read_lines
 
 if TYPE_CHECKING:
     from emova.assistant import Assistant
@@ -41,14 +41,14 @@ class Right:
         return self.right / self.asked if self.asked else 0.0
 
 
-def read_questions(path: Path) -> list[dict[str, Any]]:
+def read_questions(path: Path) -> list[TextRow]:
     """The held-out exchanges of the recipe's talk. Raises: InputError: there are none."""
     return [row for row in read_lines(path) if row["split"] == "test"]
 
 
 def talk(
-    assistant: Assistant, questions: Sequence[dict[str, Any]], *, conversations: int, turns: int, seed: int
-) -> tuple[list[Right], Right, list[dict[str, Any]]]:
+    assistant: Assistant, questions: Sequence[TextRow], *, conversations: int, turns: int, seed: int
+) -> tuple[list[Right], Right, list[dict[str, object]]]:
     """Right answers at each turn, right answers of the same questions alone, and what was answered."""
     from emova_data.nano.text.talk import appropriate
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from emova.checkpoint.loading import find_checkpoint
 from emova.cli.common import EXAMPLES
@@ -29,8 +28,8 @@ from emova_eval.report.plots import plot_bars, plot_confusion
 from emova_eval.report.tables import confusion
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
 from emova_eval.suite.run_folder import RunFolder, hash_files, hash_model, safe_name
-from emova_eval.suite.runner import Figure, figure_of, part, run_task
-from emova_eval.suite.samples import Example, Record, mean
+from emova_eval.suite.runner import AskedT, Figure, figure_of, part, run_task
+from emova_eval.suite.samples import Example, Record, Task, mean
 from emova_eval.suite.tasks import TtsTask
 
 HELD_OUT_FILES = (
@@ -80,7 +79,7 @@ def judge_answer(item: DialogueItem, answer: str) -> bool:
 
     if item.kind == dialogue.TALK:
         return appropriate(item.record["intent"], item.record.get("slots", {}), answer)
-    return correct(item.record, answer)
+    return correct({"type": item.record["type"], "key": item.record["key"]}, answer)
 
 
 def rating_rows(records: Sequence[Record], judges: VoiceJudges, of: str) -> list[Row]:
@@ -119,9 +118,13 @@ class NanoRun:
         self.figures: list[Figure] = []
         self.records: list[Record] = []
 
-    def run(self, task: Any, model: Any = None) -> tuple[Figure, list[Record]]:
+    def run(self, task: Task[AssistantModel]) -> tuple[Figure, list[Record]]:
         """Ask a task's questions, going on where an earlier run stopped."""
-        found = run_task(task, model or self.model, self.folder)
+        return self.asked(task, self.model)
+
+    def asked(self, task: Task[AskedT], model: AskedT) -> tuple[Figure, list[Record]]:
+        """As ``run``, of what a task asks in the model's place."""
+        found = run_task(task, model, self.folder)
         if isinstance(task, dialogue.NanoDialogue):
             found = task.judge_again(found)
         figure = figure_of(task, found)
@@ -148,7 +151,7 @@ class NanoRun:
         if not items:
             raise InputError(f"{self.data}: no held-out question was spoken; run `emova data make nano`")
         task = dialogue.NanoDialogue(items, judge_answer, self.whisper, self.config.utterances, self.sound.raters)
-        _, found = self.run(task, self.model.assistant)
+        _, found = self.asked(task, self.model.assistant)
         if shares := dialogue.picture_shares(found):
             plot_bars(self.out / "pictures.png", shares, "Picture questions by voice, unseen pictures", 75)
         heard = [record for record in found if record.id in task.heard]
@@ -249,7 +252,7 @@ class NanoRun:
         write_text(self.out / "report.html", page(title, self.figures, self.folder, self.records, tables))
 
 
-def evaluate(config: NanoEvalConfig, advance: Callable[[str], Any] = lambda part: None) -> list[Row]:
+def evaluate(config: NanoEvalConfig, advance: Callable[[str], object] = lambda part: None) -> list[Row]:
     """Run the chosen parts, write the report and the plots to the run's folder, and return the table's rows."""
     unknown = set(config.parts) - set(PARTS)
     if unknown:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from emova.core.writing import make_folder, write_text
 from emova_eval.report.tables import markdown_table
@@ -95,7 +94,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def write_report(
-    folder: Path, rows: Sequence[Row], settings: dict[str, Any], figures: Sequence[dict[str, Any]] = ()
+    folder: Path, rows: Sequence[Row], settings: dict[str, object], figures: Sequence[dict[str, object]] = ()
 ) -> None:
     """Write ``report.md`` and ``results.json`` into ``folder``; ``figures`` are what the rows stand on."""
     make_folder(folder)

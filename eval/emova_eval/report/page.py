@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from emova_eval.report.plots import plot_confusion, plot_histogram
 from emova_eval.report.tables import Table, confusion, failures_of, figure_cells, group_tables, tables_of, worst_of
@@ -48,7 +47,7 @@ def page(
     )
 
 
-def _task(figure: Figure, records: Sequence[Record], folder: RunFolder) -> dict[str, Any]:
+def _task(figure: Figure, records: Sequence[Record], folder: RunFolder) -> dict[str, object]:
     histogram = io.BytesIO()
     plot_histogram(histogram, [r.value / r.weight if r.weight else r.value for r in records], figure.task)
     pictures = [(f"scores of {figure.task}", histogram.getvalue())]
@@ -67,7 +66,7 @@ def _task(figure: Figure, records: Sequence[Record], folder: RunFolder) -> dict[
     }
 
 
-def _answer(record: Record, folder: Path) -> dict[str, Any]:
+def _answer(record: Record, folder: Path) -> dict[str, object]:
     shown = {
         name: note for name, note in record.notes.items() if not (isinstance(note, list) and len(str(note)) > LONG_LIST)
     }

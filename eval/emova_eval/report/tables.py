@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -117,7 +116,7 @@ def figures_table(figures: Sequence[Figure]) -> str:
     return "\n".join(tables + ([markdown_table(FURTHER_HEADER, further)] if further else []))
 
 
-def markdown(title: str, figures: Sequence[Figure], facts: dict[str, Any], records: Sequence[Record] = ()) -> str:
+def markdown(title: str, figures: Sequence[Figure], facts: dict[str, object], records: Sequence[Record] = ()) -> str:
     """The report as Markdown."""
     parts = [f"# {title}", "", "Failures (a missing file, an empty answer, a judge without a verdict) count as wrong."]
     parts += ["Published figures come from other judges and full test sets; items tell what ours stand on.", ""]

@@ -14,14 +14,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from emova.core.writing import write_text
 from emova_eval.metrics.choices import CIRCULAR_STEP, LETTERS
 
-Row = dict[str, Any]
+Row = dict[str, object]
 EACH = 8
 
 
@@ -82,7 +81,7 @@ class Writer:
         """The first questions of these kinds, or of all; of these types, or of all."""
         return [a for a in self.asked if (not kinds or a.kind in kinds) and (not types or a.type in types)][:EACH]
 
-    def save(self, name: str, content: Any) -> Path:
+    def save(self, name: str, content: object) -> Path:
         """A JSON file."""
         path = self.folder / name
         write_text(path, json.dumps(content))

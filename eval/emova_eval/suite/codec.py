@@ -6,10 +6,10 @@ T: samples, U: units, D: features.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import EmotionJudge, measure
 from emova_eval.metrics.text import token_errors
+from emova_eval.models.assistant import EvalModel
 from emova_eval.suite.samples import Example, Output, Record, Score
 from emova_eval.suite.scoring import Metric, find_metric
 from emova_eval.suite.tasks import MetricTask, Recogniser, hear, rated, resampled
@@ -38,7 +39,7 @@ class PhoneTask(MetricTask):
 
         super().__init__(name, items, Metric("phones", errors, higher_is_better=False), f"labels: {labels}")
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """The phones of a recording."""
         return Output(text=" ".join(model.phones(example.audio)))
 
@@ -67,7 +68,7 @@ class ReconstructionTask(MetricTask):
         super().__init__(name, items, metric, recogniser.name + judges.names + speaker, judges.absent)
         self.recogniser, self.raters, self.speaker = recogniser, judges.raters, judges.speaker
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """The recording said again."""
         return model.resynthesize(example.audio, NEUTRAL_FEMALE)
 
@@ -135,7 +136,7 @@ class StylesTask(MetricTask):
         self.emotion_judge = judge
         self._styles = {example.id: self.styles[i % len(self.styles)] for i, example in enumerate(expanded)}
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """The recording's units in a style; the units heard again in it are the output's text."""
         units = self._units(model, example.audio)
         output = model.render(units, self._styles[example.id])
@@ -143,8 +144,12 @@ class StylesTask(MetricTask):
         return dataclasses.replace(output, text=" ".join(map(str, again)), units=units)
 
     @cached_property
-    def _units(self) -> Any:
-        return lru_cache(maxsize=4)(lambda model, audio: model.tokenize(audio))
+    def _units(self) -> Callable[..., tuple[int, ...]]:
+        @lru_cache(maxsize=4)
+        def units(model: EvalModel, audio: str) -> tuple[int, ...]:
+            return model.tokenize(audio)
+
+        return units
 
     def score(self, example: Example, output: Output) -> Score:
         """1 where the emotion is heard."""

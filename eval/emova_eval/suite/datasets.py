@@ -22,7 +22,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,7 +44,7 @@ def _inside(folder: Path, name: str, where: str) -> str:
     return str(folder / name)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     return tuple(str(item) for item in value) if isinstance(value, list) else (str(value),)
@@ -78,7 +78,7 @@ def read_lines(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in read_text(path).split("\n")]
 
 
-def _load_json(path: Path) -> Any:
+def _load_json(path: Path) -> object:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -242,45 +242,44 @@ def read_mme(folder: str | Path) -> list[Example]:
     return examples
 
 
-Row = tuple[str, dict[str, Any]]
-Convert = Callable[[str, dict[str, Any], Path], Example]
+Entry = dict[str, Any]
+"""As a benchmark's authors wrote it: what does not fit is told when it is read."""
+Convert = Callable[[str, Entry, Path], Example]
 
 
-def _rows(content: Any, where: Path) -> Iterator[Row]:
+def _rows(content: object, where: Path) -> Iterator[tuple[str, Entry]]:
     if isinstance(content, dict):
-        for key in ("data", "questions", "annotations"):
-            if isinstance(content.get(key), list):
-                content = content[key]
-                break
-    pairs: list[tuple[Any, Any]] = list(content.items()) if isinstance(content, dict) else []
+        listed = (content.get(key) for key in ("data", "questions", "annotations"))
+        content = next((each for each in listed if isinstance(each, list)), content)
+    pairs: Iterable[tuple[object, object]] = content.items() if isinstance(content, dict) else ()
     if isinstance(content, list):
-        pairs = list(enumerate(content))
+        pairs = enumerate(content)
     for key, row in pairs:
         if not isinstance(row, dict):
             raise InputError(f"{where}: the entry {str(key)[:40]!r} is not an object")
         yield str(key), row
 
 
-def _textvqa(key: str, row: dict[str, Any], images: Path) -> Example:
+def _textvqa(key: str, row: Entry, images: Path) -> Example:
     id = str(row.get("question_id", key))
     image = str(images / f"{row['image_id']}.jpg")
     return Example(id, row["question"], images=(image,), answers=_texts(row["answers"]), metric="vqa")
 
 
-def _chartqa(key: str, row: dict[str, Any], images: Path) -> Example:
+def _chartqa(key: str, row: Entry, images: Path) -> Example:
     return Example(
         key, row["query"], images=(str(images / row["imgname"]),), answers=(str(row["label"]),), metric="relaxed"
     )
 
 
-def _docvqa(key: str, row: dict[str, Any], images: Path) -> Example:
+def _docvqa(key: str, row: Entry, images: Path) -> Example:
     name = row.get("image_local_name") or row["image"]
     id = str(row.get("questionId", key))
     image = str(images / Path(name).name)
     return Example(id, row["question"], images=(image,), answers=_texts(row["answers"]), metric="anls")
 
 
-def _seed(key: str, row: dict[str, Any], images: Path) -> Example:
+def _seed(key: str, row: Entry, images: Path) -> Example:
     choices = tuple(str(row[f"choice_{letter}"]) for letter in "abcd")
     image = str(images / str(row["data_id"]))
     group = str(row.get("question_type_id", ""))
@@ -288,14 +287,14 @@ def _seed(key: str, row: dict[str, Any], images: Path) -> Example:
     return Example(id, row["question"], "", (image,), (row["answer"],), choices, "choice", group)
 
 
-def _scienceqa(key: str, row: dict[str, Any], images: Path) -> Example:
+def _scienceqa(key: str, row: Entry, images: Path) -> Example:
     text = f"{row['hint']}\n{row['question']}" if row.get("hint") else row["question"]
     image = str(images / key / row["image"])
     answer = LETTERS[int(row["answer"])]
     return Example(key, text, "", (image,), (answer,), _texts(row["choices"]), "choice", str(row.get("subject", "")))
 
 
-def _mathvista(key: str, row: dict[str, Any], images: Path) -> Example:
+def _mathvista(key: str, row: Entry, images: Path) -> Example:
     precision = row.get("precision")
     facts = {"answer_type": row["answer_type"], "precision": int(precision) if precision is not None else None}
     choices = _texts(row.get("choices"))
@@ -305,13 +304,13 @@ def _mathvista(key: str, row: dict[str, Any], images: Path) -> Example:
     )
 
 
-def _mathverse(key: str, row: dict[str, Any], images: Path) -> Example:
+def _mathverse(key: str, row: Entry, images: Path) -> Example:
     image = str(images / row["image"])
     id, group = str(row.get("sample_index", key)), str(row.get("problem_version", ""))
     return Example(id, row["question"], "", (image,), (str(row["answer"]),), (), "mathverse", group)
 
 
-def _mmvet(key: str, row: dict[str, Any], images: Path) -> Example:
+def _mmvet(key: str, row: Entry, images: Path) -> Example:
     return Example(
         key, row["question"], images=(str(images / row["imagename"]),), answers=(row["answer"],), metric="mmvet"
     )

@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from emova.core.errors import InputError
 from emova_eval.suite.samples import Example, Output, Record, Score
 from emova_eval.suite.scoring import Metric
 from emova_eval.suite.tasks import MetricTask
+
+if TYPE_CHECKING:
+    from emova.assistant import Assistant
 
 MAX_LINE_BYTES = 8 << 20
 PCM_RATE = 24000
@@ -107,7 +110,7 @@ class EndpointTalker:
             raise RuntimeError(f"endpoint: {type(error).__name__}") from None
 
 
-def _lines(response: Any, end: float) -> Iterator[str]:
+def _lines(response: http.client.HTTPResponse, end: float) -> Iterator[str]:
     while line := response.readline(MAX_LINE_BYTES):
         if time.perf_counter() > end:
             return  # endless: what came so far is the answer
@@ -140,10 +143,21 @@ def _parts(line: str) -> Iterator[tuple[str, bytes]]:
         raise ValueError("endpoint: an event that is no chat completion chunk") from None
 
 
+class Talker(Protocol):
+    """What speaks while it is timed; its pcm16 has ``sample_rate`` Hz."""
+
+    name: str
+    sample_rate: int
+
+    def talk(self, audio: str) -> Iterator[Moment]:
+        """What comes in answer to a recording, as it comes."""
+        ...
+
+
 class AssistantTalker:
     """emova itself, in this process."""
 
-    def __init__(self, assistant: Any, name: str = "emova") -> None:
+    def __init__(self, assistant: Assistant, name: str = "emova") -> None:
         self.assistant, self.name = assistant, name
         self.sample_rate = assistant.voice.sample_rate
 
@@ -191,7 +205,7 @@ class LatencyTask(MetricTask):
         self.limit_s = limit_s
         self._warm = False
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: Talker, example: Example) -> Output:  # type: ignore[override]  # what it asks may be a server
         """The answer's sound; the moments' times are kept as its ``units`` in milliseconds: text, sound, end."""
         if not self._warm:
             self._warm = True

@@ -13,16 +13,17 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova_eval.judges.voices import find_judges
+from emova_eval.models.assistant import AssistantModel
 from emova_eval.suite.bench_files import write_benchmarks
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
 from emova_eval.suite.latency import AssistantTalker, LatencyTask
 from emova_eval.suite.runner import Figure, missing_figure
-from emova_eval.suite.samples import Example
+from emova_eval.suite.samples import Example, Output
 from emova_eval.suite.suite import (
     UNITS,
     VISION,
@@ -55,10 +56,31 @@ CHINESE = ("asr-aishell-1", "asr-aishell-2", "tts-aishell-2", "seed-tts-zh")
 NO_CHINESE = "the fixtures have no Chinese speech; run it with --data"
 
 Built = MetricTask | Figure
-Row = dict[str, Any]
 
 
-def read_rows(name: str) -> list[Row]:
+class FixtureRow(TypedDict, total=False):
+    """A line of a fixture's JSON Lines file: what it has of these depends on the file."""
+
+    audio: str
+    image: str
+    text: str
+    question: str
+    answer: str
+    kind: str
+    group: str
+    emotion: str
+    pitch: str
+    intent: str
+    slots: dict[str, str]
+    type: str
+    key: str
+    fact: str
+    voice: str
+    phones: list[str]
+    spoken_answer: str
+
+
+def read_rows(name: str) -> list[FixtureRow]:
     """A fixture's records. Raises: InputError: the installation lacks it."""
     path = FIXTURES / name
     if not path.is_file():
@@ -89,9 +111,7 @@ def questions() -> list[Example]:
             images=(str(FIXTURES / row["image"]),) if row["image"] else (),
             answers=(row["answer"],),
             group=row["kind"],
-            facts={
-                key: row[key] for key in ("emotion", "pitch", "phones", "fact", "key", "spoken_answer") if row.get(key)
-            },
+            facts={key: value for key, value in row.items() if key in FACTS and value},
         )
         for row in read_rows("questions.jsonl")
     ]
@@ -205,7 +225,7 @@ class LocalLatency(LatencyTask):
     def __init__(self, asked: Sequence[Example]) -> None:
         super().__init__([dataclasses.replace(item, images=()) for item in asked[:4]], repeats=2)
 
-    def ask(self, model: Any, example: Example) -> Any:
+    def ask(self, model: AssistantModel, example: Example) -> Output:  # type: ignore[override]  # timed in this process
         """The assistant, timed."""
         return super().ask(AssistantTalker(model.assistant, model.name), example)
 

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -91,7 +90,7 @@ class RunFolder:
         InputError: the folder holds a run with other settings.
     """
 
-    def __init__(self, path: str | Path, facts: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, facts: dict[str, object]) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         facts = json.loads(json.dumps({**facts, "versions": versions()}))

@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from emova_eval.metrics.compare import confidence_interval, further_intervals
 from emova_eval.suite.run_folder import RunFolder, check_unique
 from emova_eval.suite.samples import Example, Output, Record, Score, Task, mean
+
+AskedT = TypeVar("AskedT")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Figure:
     extra_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -48,7 +50,7 @@ def missing_figure(task: str, reason: str) -> Figure:
     return Figure(task, None, None, None, "", True, 0, 0, "", missing=reason)
 
 
-def ask_one(task: Task, model: Any, example: Example, folder: RunFolder) -> Record:
+def ask_one(task: Task[AskedT], model: AskedT, example: Example, folder: RunFolder) -> Record:
     """Ask one question and score the answer. Whatever goes wrong is the question's failure, never the run's end."""
     begun = time.perf_counter()
     output, audio_out = Output(), ""
@@ -78,11 +80,11 @@ def ask_one(task: Task, model: Any, example: Example, folder: RunFolder) -> Reco
 
 
 def run_task(
-    task: Task,
-    model: Any,
+    task: Task[AskedT],
+    model: AskedT,
     folder: RunFolder,
     limit: int = 0,
-    advance: Callable[[Record], Any] = lambda record: None,
+    advance: Callable[[Record], object] = lambda record: None,
 ) -> list[Record]:
     """Ask a task's first ``limit`` questions (0: all) that the folder has no answer to; returns all their records."""
     examples = list(task.examples())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Example:
         choices: for multiple choice, in the order of their letters.
         metric: a name of ``emova_eval.suite.scoring.METRICS``.
         group: what figures are split by (a benchmark's category, MME's subtask).
-        facts: what a metric needs besides (answer type, precision, the picture's name).
+        facts: what its task needs besides (answer type, precision, the picture's name), as plain JSON values.
     """
 
     id: str
@@ -85,11 +85,13 @@ class Record:
     audio_in: str = ""
     audio_out: str = ""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 
 
+ModelT = TypeVar("ModelT", contravariant=True)
+"""What a task asks: an ``EvalModel``, or what answers in its place."""
 Aggregate = Callable[[Sequence[Record]], float]
 
 
@@ -107,7 +109,7 @@ def mean(records: Sequence[Record]) -> float:
     return pooled(records) / 100
 
 
-class Task(Protocol):
+class Task(Protocol[ModelT]):
     """What a run asks. ``worst`` is the score of a question that failed for the reason given.
 
     ``cluster`` names what belongs together when samples are drawn for confidence intervals, ``stratum`` the part that
@@ -131,7 +133,7 @@ class Task(Protocol):
 
     def examples(self) -> Iterable[Example]: ...
 
-    def ask(self, model: Any, example: Example) -> Output: ...
+    def ask(self, model: ModelT, example: Example) -> Output: ...
 
     def score(self, example: Example, output: Output) -> Score: ...
 

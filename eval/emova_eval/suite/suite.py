@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from emova.core.errors import InputError
 from emova_eval.judges.grading import AnswerJudge, EndpointJudge, OfflineJudge
 from emova_eval.judges.voices import find_judges
 from emova_eval.metrics.acoustics import EmotionJudge, shipped_judge
-from emova_eval.models.assistant import AssistantModel, leakage, probe, timbre, unit_figures
+from emova_eval.models.assistant import AssistantModel, EvalModel, leakage, probe, timbre, unit_figures
 from emova_eval.models.endpoint import Endpoint, EndpointConfig
 from emova_eval.report.run_report import write_run_report
 from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
@@ -141,7 +140,7 @@ class UnitsTask(MetricTask):
         super().__init__(name, items, metric, "none; counted")
         self.codebook_size, self.unit_rate = codebook_size, unit_rate
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """The units of a recording."""
         return Output(units=model.tokenize(example.audio))
 
@@ -375,8 +374,8 @@ def run_suite(
     tasks: Sequence[MetricTask | Figure],
     config: SuiteConfig,
     title: str,
-    model: Any = None,
-    advance: Callable[[str], Any] = lambda line: None,
+    model: EvalModel | None = None,
+    advance: Callable[[str], object] = lambda line: None,
 ) -> list[Figure]:
     """Run tasks into one folder and write its report; a ``Figure`` among them is a task that could not be built.
 

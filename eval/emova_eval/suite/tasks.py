@@ -15,6 +15,7 @@ from emova_eval.judges.grading import AnswerJudge, EndpointJudge, Grade
 from emova_eval.judges.voices import Rater, VoiceJudges
 from emova_eval.metrics.choices import LETTERS, contains_answer
 from emova_eval.metrics.text import character_errors, word_errors
+from emova_eval.models.assistant import EvalModel
 from emova_eval.suite.datasets import read_text
 from emova_eval.suite.run_folder import check_unique
 from emova_eval.suite.samples import Example, Output, Record, Score, mean
@@ -57,7 +58,7 @@ class MetricTask:
         """All questions."""
         return self.items
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """A written answer to text, pictures and speech."""
         return model.answer_text(example.images, question_text(example), example.audio)
 
@@ -115,7 +116,7 @@ class OwnTask(MetricTask):
             )
         super().__init__(name, items, find_metric(found[0]))
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """A spoken question is answered in the form of a spoken reply: a written answer to it is its transcript."""
         if example.audio and not example.choices:
             return model.reply(example.audio, example.images, example.text)
@@ -128,7 +129,7 @@ class AsrTask(MetricTask):
     def __init__(self, name: str, items: Sequence[Example], language: str = "en") -> None:
         super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), "none; the model's own words")
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """What the model hears."""
         return model.transcribe(example.audio)
 
@@ -190,7 +191,7 @@ class TtsTask(MetricTask):
         self.recogniser, self.voice, self.raters = recogniser, voice, judges.raters
         self.absent = {key: why for key, why in judges.absent.items() if key != "speaker"}
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """The text read aloud."""
         return model.speak(example.text, self.voice)
 
@@ -244,7 +245,7 @@ class DialogueTask(MetricTask):
         self.mode, self.answer_judge, self.recogniser = mode, judge, recogniser
         self.count_errors = word_errors if language == "en" else character_errors
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """A spoken reply to speech, or a written answer to the written instruction."""
         if self.mode == "text-in-text-out":
             return model.answer_text(example.images, example.text)
@@ -317,7 +318,7 @@ class SpokenQaTask(MetricTask):
         super().__init__(name, items, find_metric("contains"), how + heard)
         self.recogniser, self.answer_judge = recogniser, judge
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """A spoken reply."""
         return model.reply(example.audio)
 
@@ -349,7 +350,7 @@ class ClozeTask(MetricTask):
         super().__init__(name, items, find_metric("exact"), "mean log-likelihood a token")
         self.spoken = spoken
 
-    def ask(self, model: Any, example: Example) -> Output:
+    def ask(self, model: EvalModel, example: Example) -> Output:
         """The likelier ending, ``right`` or ``wrong``."""
         context = model.tokenize(example.audio)
         if self.spoken:
