@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emova.checkpoint.loading import Parts, load_parts
+from emova.checkpoint.loading import Parts, find_checkpoint, load_parts
 from emova.checkpoint.registry import REPLY_FORMATS
 from emova.conversation import Conversation
 from emova.core.errors import InputError, TooLongError
 from emova.core.tokens import Frame, TokenIds
 from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
+from emova.engine.backend import resolve_backend
 from emova.engine.decoder import best_decoder
 from emova.engine.engine import EngineConfig
 from emova.events import Reply, Speech
@@ -109,11 +111,12 @@ class Assistant:
 
         Raises:
             InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others; there is no
-                such device.
+                such device, or no such backend here.
         """
         if reply_format is not None:
             REPLY_FORMATS.find(reply_format)  # a wrong name is told before the parts are loaded
-        parts = load_parts(name, device)
+        config = dataclasses.replace(config, engine=resolve_backend(config.engine, find_checkpoint(name)))
+        parts = load_parts(name, device, layers=config.engine.backend != "llama.cpp")
         return cls(parts, config, parts.model.config.reply_format(reply_format))
 
     # --- dialogue -----------------------------------------------------------------------------------------------------

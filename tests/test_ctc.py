@@ -187,7 +187,7 @@ def test_a_drafted_transcript_is_the_same(tiny_model, tiny_tokenizer, monkeypatc
     random = np.random.default_rng(0)
     units = table.unit_ids[random.integers(0, len(table.unit_ids), 60)].tolist()
     prompt = Prompt((5, table.speech_start, *units, table.speech_end, 7, 8))
-    engine = Engine(tiny_model, EngineConfig(native=native))
+    engine = Engine(tiny_model, EngineConfig(backend="auto" if native else "torch"))
     read: list[int] = []
     forward = engine.llama.forward
 
@@ -219,7 +219,7 @@ def test_questions_heard_side_by_side_are_written_as_each_alone(tiny_model, tiny
     tiny_model.config.ctc_layer = 1
     table = TokenTable.from_tokenizer(tiny_tokenizer)
     random = np.random.default_rng(1)
-    engine = Engine(tiny_model, EngineConfig(native=native, prefill_chunk=16))
+    engine = Engine(tiny_model, EngineConfig(backend="auto" if native else "torch", prefill_chunk=16))
     spoken = [table.unit_ids[random.integers(0, len(table.unit_ids), count)].tolist() for count in (20, 70)]
     prompts = [Prompt((5, table.speech_start, *units, table.speech_end, 7, 8)) for units in spoken]
 

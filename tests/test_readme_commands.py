@@ -44,6 +44,8 @@ MISSING = {
     "emova export emova-tokenizer": "emova-speech",
     "emova resynthesize question.wav --model glm-speech": "glm-speech",
     "emova export glm-4-voice": "glm-speech",
+    "emova export gguf --dtype q4_k_m": "emova[llamacpp]",
+    "emova chat --gguf": "no such file",
     "python -m emova_eval.adapters.run_lmms_eval": "lmms",
 }
 """Commands that need data, a hub or another program: they end with 2 and one line, and that line has this in it."""

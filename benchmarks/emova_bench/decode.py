@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ENGINES = {
-    "torch float32": EngineConfig(native=False),
-    "torch int8": EngineConfig(int8=True, native=False),
+    "torch float32": EngineConfig(backend="torch"),
+    "torch int8": EngineConfig(int8=True, backend="torch"),
     "compiled": EngineConfig(),
     "compiled float32 cache": EngineConfig(half_cache=False),
     "compiled int8": EngineConfig(int8=True),

@@ -53,7 +53,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--other", default="", help="the checkpoint that is compared; the first itself if not given")
     options = parse(parser, given)
     models = [load(options), Assistant.from_pretrained(options.other or options.checkpoint)]
-    engines = [Engine(model.parts.model, EngineConfig(native=False)) for model in models]
+    engines = [Engine(model.parts.model, EngineConfig(backend="torch")) for model in models]
     lines = (FIXTURES / "questions.jsonl").read_text(encoding="utf-8").splitlines()[: 2 if options.quick else None]
     totals = dict.fromkeys(("KL", "same best", "loss 0", "loss 1"), 0.0)
     tokens, same = 0, dict.fromkeys(SAME, 0)

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emova.core.device import find_device
 from emova.core.errors import InputError
 from emova.core.io import shown
+from emova.core.memory import available_memory
 from emova.core.startup import collector_paused
 from emova.speech.style import StylePrototypes, StyleSet
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 AGAIN = "copy the whole folder again"
+LAYERS = "model.language_model.layers."
 _FILES = {
     "config.json": "the model's configuration",
     "model.safetensors": "the model's weights",
@@ -156,22 +159,27 @@ def load_voice(name: str | Path, device: str = "cpu") -> Voice:
     return Voice(detokenizer, prototypes)
 
 
-def load_parts(name: str | Path, device: str = "cpu") -> Parts:
+def load_parts(name: str | Path, device: str = "cpu", layers: bool = True) -> Parts:
     """Load a checkpoint by its shipped name or folder, in float32, ready for inference.
+
+    Args:
+        layers: the language model's; without them it is for a backend that has them in a file of its own.
 
     Raises:
         InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others; there is no such
-            device.
+            device; on the CPU, there is too little memory.
     """
     folder = find_checkpoint(name)
     check_files(folder)
     place = find_device(device)
+    if place.type == "cpu":
+        check_memory(folder, layers)
 
     with collector_paused():
         speech_tokenizer = load_speech_tokenizer(folder, device)
         voice = load_voice(folder, device)
-        processor = _load_processor(folder)
-        model = _load_model(folder).to(place)  # type: ignore[arg-type]  # transformers' wrapper hides the method
+        processor = load_processor(folder)
+        model = load_model(folder, layers).to(place)  # type: ignore[arg-type]  # transformers' wrapper hides the method
     processor.attach_speech_tokenizer(speech_tokenizer)
     assert processor.reply_format is not None, "a checkpoint's config names one"
     parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, shown(name))
@@ -248,17 +256,67 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load_model(folder: Path) -> EmovaForConditionalGeneration:
+def needed_memory(folder: Path, layers: bool = True) -> int:
+    """Bytes that a checkpoint's weights take in float32, from the headers of its files alone.
+
+    Args:
+        layers: the language model's too.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    from emova.checkpoint.importing.source import Tensors
+
+    shapes = {
+        (part, name): shape
+        for part in (folder, folder / "speech_tokenizer", folder / "speech_detokenizer")
+        for name, shape in Tensors.of(part).shapes.items()
+    }
+    return sum(4 * prod(shape) for (_, name), shape in shapes.items() if layers or not name.startswith(LAYERS))
+
+
+def check_memory(folder: Path, layers: bool = True) -> None:
+    """See that a checkpoint fits into this machine's memory, before one part of it is loaded. Raises: InputError."""
+    try:
+        needed = needed_memory(folder, layers)
+    except InputError:  # whoever loads the part says what is wrong with it
+        return
+    there = available_memory()
+    if needed > there:
+        raise InputError(
+            f"{shown(folder)}: needs {needed / 2**30:.1f} GiB of memory, {there / 2**30:.1f} are free; close other "
+            f"programs, or run it in llama.cpp: emova export gguf --dtype q4_k_m, then --gguf FILE"
+        )
+
+
+def load_model(folder: Path, layers: bool = True, widened: bool = True) -> EmovaForConditionalGeneration:
+    """The model of a checkpoint alone, in evaluation mode.
+
+    Args:
+        layers: the language model's; without them its embedding keeps 16 bits where they are all that it has.
+        widened: as float32, whatever the file has.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
     import torch
     from safetensors import SafetensorError
 
-    from emova.model import EmovaForConditionalGeneration
+    from emova.model import EmovaConfig, EmovaForConditionalGeneration
 
     # transformers raises errors of many kinds here; their messages are long and hold paths.
     try:
         with _quiet():
+            config = EmovaConfig.from_pretrained(folder, local_files_only=True)
+            if not layers:
+                config.text_config.num_hidden_layers, config.text_config.layer_types = 0, []
             model, report = EmovaForConditionalGeneration.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, use_safetensors=True
+                folder,
+                config=config,
+                dtype=torch.float32 if widened else "auto",
+                output_loading_info=True,
+                local_files_only=True,
+                use_safetensors=True,
             )
     except InputError as error:
         raise InputError(f"{shown(folder)}: {error}") from None
@@ -266,14 +324,32 @@ def _load_model(folder: Path) -> EmovaForConditionalGeneration:
         raise InputError(f"{shown(folder)}: the model's weights or configuration are damaged; {AGAIN}") from None
     for problem, key in (("lack", "missing_keys"), ("have an unknown", "unexpected_keys")):
         names = sorted(map(str, report.get(key, ())))
+        if not layers:
+            names = [each for each in names if not each.startswith(LAYERS)]
         if names:
             raise InputError(f"{shown(folder)}: the model's weights {problem} tensor {shown(names[0])}; {AGAIN}")
     if report.get("mismatched_keys"):
         raise InputError(f"{shown(folder)}: the model's weights and its config.json differ in shape; {AGAIN}")
+    if not layers:
+        _lighten(model)
     return model.eval()
 
 
-def _load_processor(folder: Path) -> EmovaProcessor:
+def _lighten(model: EmovaForConditionalGeneration) -> None:
+    """The embedding in 16 bits where nothing is lost, and no head but where CTC reads by it: both are large."""
+    import torch
+
+    embedding = model.model.language_model.embed_tokens
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(embedding.weight.to(dtype).float(), embedding.weight):
+            embedding.weight = torch.nn.Parameter(embedding.weight.detach().to(dtype), requires_grad=False)
+            break
+    if not model.config.ctc_layer:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty(0, embedding.weight.shape[1]), requires_grad=False)
+
+
+def load_processor(folder: Path) -> EmovaProcessor:
+    """The processor of a checkpoint alone, without its speech tokenizer. Raises: InputError."""
     from emova.model import EmovaProcessor
 
     try:

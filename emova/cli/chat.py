@@ -8,6 +8,7 @@ from dataclasses import asdict
 from emova.cli.common import (
     EXAMPLES,
     add_audio_limit,
+    add_backend,
     add_common,
     add_style,
     assistant_config,
@@ -42,6 +43,7 @@ emova chat --audio question.wav --emotion happy --json""",
     )
     add_style(parser, free=True)
     add_audio_limit(parser)
+    add_backend(parser)
     parser.set_defaults(run=run)
 
 

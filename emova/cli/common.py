@@ -17,6 +17,7 @@ from emova.speech.style import Style
 
 if TYPE_CHECKING:
     from emova.assistant import AssistantConfig
+    from emova.engine.engine import EngineConfig
 
 DEFAULT_MODEL = "emova-nano"
 EXAMPLES = Path(__file__).parents[1] / "checkpoints" / "examples"
@@ -31,6 +32,23 @@ def add_common(parser: argparse.ArgumentParser, examples: str) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, for machines")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """What computes the language model."""
+    parser.add_argument(
+        "--backend", default="auto", choices=["auto", "native", "torch", "llama.cpp"],
+        help="what computes the language model: a compiled step, torch, or llama.cpp from a GGUF file; auto takes the "
+        "file where the checkpoint has one, else the compiled step where it can (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--gguf", default="", metavar="FILE", help="the file for llama.cpp, of emova export gguf")
+
+
+def engine_config(arguments: argparse.Namespace) -> EngineConfig:
+    """The engine's configuration with the command line's backend."""
+    from emova.engine.engine import EngineConfig
+
+    return EngineConfig(backend=arguments.backend, gguf=arguments.gguf)
 
 
 def add_audio_limit(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +113,8 @@ def assistant_config(arguments: argparse.Namespace) -> AssistantConfig:
     from emova.assistant import AssistantConfig
     from emova.speech.audio import AudioLimits
 
-    return AssistantConfig(audio_limits=AudioLimits(max_seconds=getattr(arguments, "max_seconds", 60.0)))
+    limits = AudioLimits(max_seconds=getattr(arguments, "max_seconds", 60.0))
+    return AssistantConfig(audio_limits=limits, engine=engine_config(arguments))
 
 
 @contextmanager

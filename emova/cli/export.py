@@ -27,7 +27,10 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--out", default="emova.gguf", metavar="PATH", help="the file to write, or the new folder (%(default)s)"
     )
     parser.add_argument(
-        "--dtype", default="f16", choices=["f32", "f16", "bf16"], help="how matrices are stored (%(default)s)"
+        "--dtype",
+        default="f16",
+        choices=["f32", "f16", "bf16", "q8_0", "q4_k_m"],
+        help="how matrices are stored; q8_0 and q4_k_m need llama-cpp-python (%(default)s)",
     )
     parser.set_defaults(run=run)
 
@@ -45,11 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
     with progress(arguments) as tell:
         tell(f"Loading {arguments.model}")
         from emova.checkpoint.gguf import export_gguf
-        from emova.checkpoint.loading import load_parts
+        from emova.checkpoint.loading import check_files, find_checkpoint, load_model, load_processor
 
-        parts = load_parts(arguments.model)
+        folder = find_checkpoint(arguments.model)
+        check_files(folder)
+        model, tokenizer = load_model(folder, widened=False), load_processor(folder).tokenizer
         tell(f"Writing {arguments.out}")
-        export_gguf(parts.model, parts.processor.tokenizer, out, arguments.dtype, Path(arguments.model).name)
+        export_gguf(model, tokenizer, out, arguments.dtype, Path(arguments.model).name)
     result = {"file": arguments.out, "bytes": out.stat().st_size, "dtype": arguments.dtype}
     show(arguments, result, [f"{arguments.out}: {out.stat().st_size / 1e6:.1f} MB, {arguments.dtype}"])
     return 0

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from emova.cli.common import add_common, add_style, check_output, progress, read_style, show
+from emova.cli.common import (
+    add_backend,
+    add_common,
+    add_style,
+    assistant_config,
+    check_output,
+    progress,
+    read_style,
+    show,
+)
 from emova.core.errors import InputError
 
 
@@ -19,6 +28,7 @@ emova speak --emotion sad --pitch low --voice female "I lost my keys." --out key
     parser.add_argument("text", metavar="TEXT", help="what to say")
     parser.add_argument("--out", default="speech.wav", metavar="FILE", help="where it is written (%(default)s)")
     add_style(parser)
+    add_backend(parser)
     parser.set_defaults(run=run)
 
 
@@ -32,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         tell(f"Loading {arguments.model}")
         from emova.assistant import Assistant
 
-        assistant = Assistant.from_pretrained(arguments.model)
+        assistant = Assistant.from_pretrained(arguments.model, config=assistant_config(arguments))
         tell("Speaking")
         speech = assistant.speak(arguments.text, style)
         speech.save(arguments.out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from emova.cli.common import add_audio_limit, add_common, assistant_config, check_audio, progress, show
+from emova.cli.common import add_audio_limit, add_backend, add_common, assistant_config, check_audio, progress, show
 from emova.core.io import read_once
 
 
@@ -19,6 +19,7 @@ sox question.flac -t wav - | emova transcribe -""",
     )
     parser.add_argument("audio", nargs="+", metavar="FILE", help="wav, flac, mp3, ogg, m4a or webm; - reads a pipe")
     add_audio_limit(parser)
+    add_backend(parser)
     parser.set_defaults(run=run)
 
 

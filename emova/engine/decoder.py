@@ -16,7 +16,7 @@ from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.engine import Engine, EngineConfig
-from emova.engine.kv_cache import KVCache
+from emova.engine.protocol import SequenceCache
 from emova.reply.grammar import Grammar
 
 if TYPE_CHECKING:
@@ -30,21 +30,21 @@ class EngineDecoder:
         self.engine = engine
         self.max_length = engine.llama.max_length
 
-    def new_context(self) -> Context[KVCache]:
+    def new_context(self) -> Context[SequenceCache]:
         """An empty context."""
         return self.engine.new_context()
 
     @torch.inference_mode()
-    def feed(self, context: Context[KVCache], prompt: Prompt) -> Tensor:
+    def feed(self, context: Context[SequenceCache], prompt: Prompt) -> Tensor:
         """Read ``prompt`` after what waits; the scores ``[V]`` of the next token."""
         return self.engine.llama.scores(self.engine.feed(context, prompt))[0]
 
-    def read(self, context: Context[KVCache], prompt: Prompt) -> None:
+    def read(self, context: Context[SequenceCache], prompt: Prompt) -> None:
         """Read ``prompt`` after what waits."""
         self.engine.feed(context, prompt)
 
     def write(
-        self, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
+        self, context: Context[SequenceCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
     ) -> Iterator[list[int]]:
         """Let the model write one reply after ``prompt``; yields tokens as they are certain, forced ones in one go.
 
@@ -63,7 +63,13 @@ class EngineDecoder:
 
 
 def best_decoder(model: EmovaForConditionalGeneration, config: EngineConfig) -> DecodingBackend[Any]:
-    """The engine where it can run the model (a plain LLaMA on a CPU or a CUDA GPU), else the standard decoder."""
+    """The engine where it can run the model (a LLaMA on a CPU or a CUDA GPU, or llama.cpp), else the standard decoder.
+
+    Raises:
+        InputError: the backend that was asked for cannot be had.
+    """
+    if config.backend == "llama.cpp":
+        return EngineDecoder(Engine(model, config))
     if model.device.type not in ("cpu", "cuda"):
         return Decoder(model)
     try:

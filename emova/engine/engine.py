@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from emova.core.errors import InputError
 from emova.decoding.ctc import CtcFrames, JointSampler
 from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampler, Sampling
-from emova.engine.kv_cache import KVCache
 from emova.engine.llama import Llama
+from emova.engine.protocol import LanguageModel, SequenceCache
 from emova.engine.request import GenerationRequest, Reading
 from emova.native.step import MOST_POSITIONS
 from emova.reply.grammar import Grammar
@@ -25,27 +26,37 @@ if TYPE_CHECKING:
     from emova.model import EmovaForConditionalGeneration
 
 
+Backend = Literal["auto", "native", "torch", "llama.cpp"]
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How the engine decodes.
 
     Attributes:
+        backend: what computes the language model. ``native``: on a CPU, a step that is compiled at first use.
+            ``torch``: operator by operator, on a GPU by a recorded graph. ``llama.cpp``: the layers of a GGUF file.
+            ``auto``: llama.cpp where the checkpoint has such a file, else the compiled step where it can be had, else
+            torch.
+        gguf: the file for llama.cpp; empty: the one in the checkpoint's folder.
         int8: int8 weights: less memory to read, slightly other scores.
-        native: decode by a step that is compiled at first use, where there is a C compiler, and on a GPU by a
-            recorded graph; else operator by operator.
         half_cache: keys and values in float16 where that step reads weights of no higher precision: what a long
             context adds to the cost of a step is mostly reading them.
         speech_window: how far back a reply's speech sees itself while it is written, in units; what came before the
             speech it sees whole. With 0 it sees all of itself, and every second of it costs more than the one before.
         prefill_chunk: most new positions of one sequence in a step, so that a long question does not hold up the
             replies that are being written beside it.
+        graphs: on a GPU, record the step of one sequence once and replay it as one CUDA graph; where that fails, a
+            warning says so and the step runs operator by operator.
     """
 
+    backend: Backend = "auto"
+    gguf: str = ""
     int8: bool = False
-    native: bool = True
     half_cache: bool = True
     speech_window: int = 250
     prefill_chunk: int = 128
+    graphs: bool = True
 
 
 class Engine:
@@ -55,14 +66,15 @@ class Engine:
         model: in evaluation mode.
 
     Raises:
-        UnsupportedModelError: the language model is not a plain LLaMA.
+        UnsupportedModelError: the backend does not run this language model.
+        InputError: the backend cannot be had here.
     """
 
     def __init__(self, model: EmovaForConditionalGeneration, config: EngineConfig = EngineConfig()) -> None:
         self.model, self.config = model, config
-        self.llama = Llama(model, config.int8, config.native, config.half_cache, config.speech_window)
+        self.llama = _language_model(model, config)
 
-    def new_cache(self, positions: int | None = None) -> KVCache:
+    def new_cache(self, positions: int | None = None) -> SequenceCache:
         """An empty cache."""
         return self.llama.new_cache(positions)
 
@@ -80,12 +92,12 @@ class Engine:
         mask_BT = torch.tensor([prompt.ids], device=device) == self.model.config.image_token_id
         return scatter_images(embeddings[None], mask_BT, features)[0]
 
-    def new_context(self) -> Context[KVCache]:
+    def new_context(self) -> Context[SequenceCache]:
         """An empty context with a cache of its own."""
         return Context(self.new_cache(), ctc=CtcFrames.of_model(self.model.config))
 
     @torch.inference_mode()
-    def feed(self, context: Context[KVCache], prompt: Prompt) -> Tensor:
+    def feed(self, context: Context[SequenceCache], prompt: Prompt) -> Tensor:
         """Read ``prompt`` after what waits, if there is anything; the hidden state ``[1, D]`` after it."""
         reading = self.reading(context, prompt)
         hidden = reading.left
@@ -94,7 +106,7 @@ class Engine:
             reading.keep_ctc(self.llama)
         return hidden
 
-    def reading(self, context: Context[KVCache], prompt: Prompt, forced: Sequence[int] = ()) -> Reading:
+    def reading(self, context: Context[SequenceCache], prompt: Prompt, forced: Sequence[int] = ()) -> Reading:
         """What waits in the context, ``prompt`` and ``forced``, about to be read."""
         ids = (*context.waiting, *prompt.ids, *forced)
         embeddings = self.embed(Prompt(ids, prompt.pixel_values, prompt.image_grids))
@@ -105,7 +117,7 @@ class Engine:
         return Reading(context, embeddings, (*written, *prompt.ids, *[-1] * len(forced)))
 
     @torch.inference_mode()
-    def read(self, cache: KVCache, embeddings: Tensor) -> Tensor:
+    def read(self, cache: SequenceCache, embeddings: Tensor) -> Tensor:
         """Read ``[T, D]`` (T >= 1) in chunks; the hidden state ``[1, D]`` after the last position."""
         hidden = embeddings[:0]
         for chunk in embeddings.split(self.config.prefill_chunk):
@@ -113,7 +125,7 @@ class Engine:
         return hidden
 
     def start(
-        self, context: Context[KVCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
+        self, context: Context[SequenceCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
     ) -> GenerationRequest:
         """A reply after ``prompt``, to be written by ``step``.
 
@@ -155,3 +167,17 @@ class Engine:
             scores = self.llama.scores(rows_ND, allowed, lasting=False).cpu().numpy()
             for index, row in zip(indices, scores, strict=True):
                 requests[index].choose(row, self.llama)
+
+
+def _language_model(model: EmovaForConditionalGeneration, config: EngineConfig) -> LanguageModel[Any]:
+    if config.backend == "llama.cpp":
+        from emova.engine.llamacpp import LlamaCpp
+
+        return LlamaCpp(model, config.gguf, config.half_cache, config.speech_window)
+    native = config.backend != "torch"
+    llama = Llama(model, config.int8, native, config.half_cache, config.speech_window, config.graphs)
+    if config.backend == "native" and llama.native is None:
+        raise InputError(
+            "the backend native: this model, device or machine has no compiled step (emova info tells why); take torch"
+        )
+    return llama

@@ -50,16 +50,8 @@ class KVCache:
         return 2 * self.keys.numel() * self.keys.element_size()
 
     def hole(self, position: int) -> tuple[int, int]:
-        """The first position that ``position`` does not see, and the first after it that it sees again.
-
-        While speech is written it sees what came before it and its own last positions, so that a second of it costs
-        the same however long it has lasted. Both bounds are multiples of ``ROWS``.
-        """
-        if self.speech is None or not self._speech_window:
-            return 0, 0
-        first = -(-self.speech // ROWS) * ROWS
-        unseen = position + 1 - self._speech_window - first
-        return first, first + max(0, unseen // ROWS * ROWS)
+        """The first position that ``position`` does not see, and the first after it that it sees again."""
+        return unseen(self.speech, self._speech_window, position)
 
     def crop(self, change: int) -> None:
         """Forget the last ``-change`` positions."""
@@ -68,3 +60,20 @@ class KVCache:
         if self.replay is not None:  # it reads the whole cache behind a mask, and a NaN would show through
             self.keys[:, :, self.length : self.length - change] = 0
             self.values[:, :, self.length : self.length - change] = 0
+
+
+def unseen(speech: int | None, window: int, position: int) -> tuple[int, int]:
+    """The first position that ``position`` does not see, and the first after it that it sees again.
+
+    While speech is written it sees what came before it and its own last positions, so that a second of it costs the
+    same however long it has lasted. Both bounds are multiples of ``ROWS``.
+
+    Args:
+        speech: where it begins; None while none is written.
+        window: how far back it sees itself, in positions; 0 is all the way.
+    """
+    if speech is None or not window:
+        return 0, 0
+    first = -(-speech // ROWS) * ROWS
+    hidden = position + 1 - window - first
+    return first, first + max(0, hidden // ROWS * ROWS)

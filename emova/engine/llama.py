@@ -45,7 +45,8 @@ class Llama(DecoderLayers):
 
     Args:
         model, int8: of ``DecoderLayers``.
-        native: decode by the compiled step where it can be had; on a GPU by a recorded graph.
+        native: decode by the compiled step where it can be had.
+        graphs: decode one sequence on a GPU by a recorded graph.
         half_cache: keys and values as float16 where the compiled step reads weights of no more than that.
         speech_window: of the caches.
 
@@ -60,6 +61,7 @@ class Llama(DecoderLayers):
         native: bool = True,
         half_cache: bool = True,
         speech_window: int = 0,
+        graphs: bool = True,
     ) -> None:
         super().__init__(model, int8)
         self._rows: dict[int, _Rows] = {}
@@ -73,7 +75,7 @@ class Llama(DecoderLayers):
         if half_cache and self.native is not None and self.native.element_size <= 2:
             self.cache_dtype = torch.float16
         self.speech_window = speech_window
-        self.graphs = native and self.embedding.device.type == "cuda"
+        self.graphs = graphs and self.embedding.device.type == "cuda"
 
     def new_cache(self, positions: int | None = None) -> KVCache:
         """An empty cache for ``positions`` (the model's context if None)."""

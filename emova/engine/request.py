@@ -6,6 +6,7 @@ Shape letters: T positions of one sequence, N positions of a draft, A allowed id
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +14,7 @@ from torch import Tensor
 from emova.core.errors import InputError
 from emova.decoding.ctc import JointSampler
 from emova.decoding.protocol import Context
-from emova.engine.kv_cache import KVCache
-from emova.engine.llama import Llama
+from emova.engine.protocol import LanguageModel, SequenceCache
 from emova.native.step import MOST_POSITIONS
 from emova.reply.grammar import Grammar
 
@@ -31,7 +31,7 @@ class Reading:
         ids: ``[T]`` its tokens, -1 for those that the model wrote itself; empty where CTC reads nothing.
     """
 
-    context: Context[KVCache]
+    context: Context[SequenceCache]
     left: Tensor
     ids: tuple[int, ...] = ()
     _taken: tuple[int, ...] = ()
@@ -44,7 +44,7 @@ class Reading:
         self.context.cache.keep_middle = frames is not None and frames.awaits(self._taken)
         return taken
 
-    def keep_ctc(self, llama: Llama) -> None:
+    def keep_ctc(self, llama: LanguageModel[Any]) -> None:
         """The forward pass was made: keep what CTC reads there."""
         cache, frames = self.context.cache, self.context.ctc
         position, self.context.length = self.context.length, cache.length
@@ -67,7 +67,7 @@ class GenerationRequest:
         error: why it stopped early.
     """
 
-    context: Context[KVCache]
+    context: Context[SequenceCache]
     grammar: Grammar
     sampler: JointSampler
     reading: Reading
@@ -97,13 +97,13 @@ class GenerationRequest:
             self._choices = self.grammar.allowed()
         return self._choices
 
-    def choose(self, scores: np.ndarray, llama: Llama) -> None:
+    def choose(self, scores: np.ndarray, llama: LanguageModel[Any]) -> None:
         """Take the next token, and all that follow from it without a choice."""
         certain = self._choose(scores, self.choices())
         if certain:
             self._read_next(certain, llama)
 
-    def choose_along(self, hidden_TD: Tensor, llama: Llama) -> None:
+    def choose_along(self, hidden_TD: Tensor, llama: LanguageModel[Any]) -> None:
         """Choose after each position of the draft as long as the draft had the same tokens; the rest was read in vain.
 
         Args:
@@ -139,7 +139,7 @@ class GenerationRequest:
         self.context.waiting = certain
         return certain
 
-    def _read_next(self, certain: list[int], llama: Llama) -> None:
+    def _read_next(self, certain: list[int], llama: LanguageModel[Any]) -> None:
         """``certain`` is to be read, and with it what is likely to follow."""
         if self.grammar.done:
             return

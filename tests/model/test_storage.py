@@ -53,7 +53,7 @@ def test_the_compiled_step_reads_what_is_stored(stored: Path) -> None:
     model = EmovaForConditionalGeneration.from_pretrained(stored)
     scores = []
     for native in (False, True):
-        engine = Engine(model, EngineConfig(native=native, half_cache=False))
+        engine = Engine(model, EngineConfig(backend="auto" if native else "torch", half_cache=False))
         assert engine.llama.element_size == (1 if native else 4)
         cache = engine.new_cache()
         hidden = [engine.llama.forward([(cache, engine.llama.embed([token]))]) for token in (5, 80, 17, 200)]

@@ -69,7 +69,9 @@ def test_the_compiled_step_equals_torch(lively_model, table) -> None:
     for half, int8 in ((False, False), (True, False), (False, True)):
         if half:
             lively_model.half().float()  # every weight is a float16 number now
-        configs = [EngineConfig(int8=int8, native=native, half_cache=False) for native in (False, True)]
+        configs = [
+            EngineConfig(int8=int8, backend="auto" if native else "torch", half_cache=False) for native in (False, True)
+        ]
         engines = [Engine(lively_model, config) for config in configs]
         assert engines[0].llama.native is None and engines[1].llama.native is not None
         assert engines[1].llama.native.element_size == (1 if int8 else 2 if half else 4)
@@ -116,7 +118,7 @@ def test_a_float16_cache_costs_no_token(lively_model) -> None:
         pytest.skip("no C compiler here")
     assert Engine(lively_model).new_cache().keys.dtype == torch.float32
     lively_model.half().float()
-    exact, half = Engine(lively_model, EngineConfig(native=False)), Engine(lively_model)
+    exact, half = Engine(lively_model, EngineConfig(backend="torch")), Engine(lively_model)
     assert exact.new_cache().keys.dtype == torch.float32 and half.new_cache().keys.dtype == torch.float16
     assert 2 * half.new_cache().nbytes == exact.new_cache().nbytes
     (wanted, exactly), (found, roughly) = (greedy(engine, Prompt(ids(40)), 60) for engine in (exact, half))
@@ -179,7 +181,7 @@ def test_the_compiled_attention_equals_torch(heads: int, kv_heads: int) -> None:
 @torch.inference_mode()
 def test_the_step_of_fixed_shapes_equals_the_others(lively_model) -> None:
     """What a GPU records and replays, here operator by operator; also after the cache went back."""
-    llama = Engine(lively_model, EngineConfig(native=False)).llama
+    llama = Engine(lively_model, EngineConfig(backend="torch")).llama
     caches = [llama.new_cache() for _ in range(2)]
     for cache in caches:
         llama.forward([(cache, llama.embed(ids(11)))])
@@ -210,7 +212,7 @@ def test_speech_sees_what_came_before_it_and_its_own_last_positions(lively_model
     assert not mask[40, 20] and mask[40, :12].all()
     wanted = lively_model(input_ids=torch.tensor([tokens]), attention_mask=mask[None, None]).logits[0]
     for native, steps in ((True, (1,) * 59), (False, (1,) * 59), (True, (3, 5, 8, 16, 20, 7)), (False, (3, 40, 16))):
-        llama = Engine(lively_model, EngineConfig(native=native, speech_window=window)).llama
+        llama = Engine(lively_model, EngineConfig(backend="auto" if native else "torch", speech_window=window)).llama
         cache = llama.new_cache()
         llama.forward([(cache, llama.embed(tokens[:begin]))])
         cache.speech = begin
@@ -220,7 +222,7 @@ def test_speech_sees_what_came_before_it_and_its_own_last_positions(lively_model
         ]
         scores = llama.scores(torch.cat(hidden))
         assert torch.allclose(scores, wanted[begin:, : llama.token_count], atol=2e-4, rtol=1e-4)
-    llama = Engine(lively_model, EngineConfig(native=False, speech_window=window)).llama
+    llama = Engine(lively_model, EngineConfig(backend="torch", speech_window=window)).llama
     cache = llama.new_cache()
     llama.forward([(cache, llama.embed(tokens[:begin]))])
     cache.speech = begin
@@ -281,7 +283,7 @@ def test_readers_and_writers_go_together(lively_model) -> None:
 def test_cached_equals_uncached(lively_model) -> None:
     """Greedy tokens from a cache, and by reading everything anew for each token: bit-equal."""
     for native in (False, True):
-        engine, prompt = Engine(lively_model, EngineConfig(native=native)), ids(20)
+        engine, prompt = Engine(lively_model, EngineConfig(backend="auto" if native else "torch")), ids(20)
         cache, tokens, again = engine.new_cache(), [], list(prompt)
         hidden = engine.read(cache, engine.embed(Prompt(prompt)))
         for _ in range(25):
@@ -333,7 +335,7 @@ def test_positions_that_are_read_together_are_read_as_one_by_one(lively_model, h
     if half:
         lively_model.half().float()
     engine = Engine(lively_model, EngineConfig(half_cache=False))
-    llama, plain = engine.llama, Engine(lively_model, EngineConfig(native=False)).llama
+    llama, plain = engine.llama, Engine(lively_model, EngineConfig(backend="torch")).llama
     news = [llama.embed(ids(count, count)) for count in (3, 5)]
     singly, together, torchs = ([each.new_cache() for _ in news] for each in (llama, llama, plain))
     for caches in (singly, together, torchs):

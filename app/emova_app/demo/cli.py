@@ -9,7 +9,7 @@ import threading
 import webbrowser
 from typing import TYPE_CHECKING
 
-from emova.cli.common import add_common, progress
+from emova.cli.common import add_backend, add_common, assistant_config, progress
 from emova.core.errors import InputError
 from emova_app.addresses import is_loopback
 
@@ -42,6 +42,7 @@ emova demo --port 8000 --open""",
         metavar="N",
         help="of 8 pages that are open at once; raise it where visitors share an address (%(default)d)",
     )
+    add_backend(parser)
     parser.add_argument("--open", action="store_true", help="open the page in the default browser")
     parser.set_defaults(run=run)
 
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         tell(f"Loading {arguments.model}")
         from emova.assistant import Assistant
 
-        assistant = Assistant.from_pretrained(arguments.model)
+        assistant = Assistant.from_pretrained(arguments.model, config=assistant_config(arguments))
         tell("Building the page")
         config = DemoConfig(max_pages_of_one=arguments.pages_per_address)
         app = build_app(assistant, config=config, hosts=() if is_loopback(host) else ("*",), password=password)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from emova.cli.common import add_backend, assistant_config, engine_config
 from emova.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="emova-nano", metavar="NAME", help="a shipped checkpoint or its folder (%(default)s)"
     )
+    add_backend(parser)
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
     parser.add_argument(
@@ -128,12 +130,12 @@ def _server(config: ServerConfig, arguments: argparse.Namespace) -> Iterator[Ser
     if not arguments.replicas:
         from emova.assistant import Assistant
 
-        yield make_server(config, Assistant.from_pretrained(arguments.model))
+        yield make_server(config, Assistant.from_pretrained(arguments.model, config=assistant_config(arguments)))
         return
     from emova_app.server.replicas import ReplicaConfig, started, together
 
     replicas = ReplicaConfig(arguments.replicas, arguments.max_replicas or arguments.replicas)
-    with started(config, arguments.model, replicas) as cluster:
+    with started(config, arguments.model, replicas, engine_config(arguments)) as cluster:
         from emova_app.server.gateway import Gateway, create_gateway
 
         gateway = Gateway(together(config, replicas), cluster.address, cluster.key, cluster.figures)

@@ -17,10 +17,13 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from emova.core.errors import InputError
+from emova.engine.engine import EngineConfig
 from emova_app.server.config import ServerConfig
 
 NAME = "emova"
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+
+DEFAULT_ENGINE = EngineConfig()
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class ReplicaConfig:
 class Replica:
     """One copy, in a process of its own; loads the model when it is made."""
 
-    def __init__(self, config: ServerConfig, model: str) -> None:
-        from emova.assistant import Assistant
+    def __init__(self, config: ServerConfig, model: str, engine: EngineConfig) -> None:
+        from emova.assistant import Assistant, AssistantConfig
         from emova_app.server.app import create_app
 
-        self._app = create_app(config, Assistant.from_pretrained(model))
+        self._app = create_app(config, Assistant.from_pretrained(model, config=AssistantConfig(engine=engine)))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app
@@ -64,7 +67,7 @@ class Replica:
         return context.replica_id.unique_id, self._app.state.service.metrics.page().decode()
 
 
-def application(config: ServerConfig, model: str, replicas: ReplicaConfig) -> Any:
+def application(config: ServerConfig, model: str, replicas: ReplicaConfig, engine: EngineConfig) -> Any:
     """The Ray Serve application. ``config`` holds the limits of one copy."""
     from ray import serve
 
@@ -85,7 +88,7 @@ def application(config: ServerConfig, model: str, replicas: ReplicaConfig) -> An
         graceful_shutdown_timeout_s=config.drain_seconds,
         request_router_config={"request_router_class": ROUTER},
     )(ingress)
-    return deployment.bind(config, model)
+    return deployment.bind(config, model, engine)
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,15 @@ class Cluster:
 
 
 @contextmanager
-def started(config: ServerConfig, model: str, replicas: ReplicaConfig) -> Iterator[Cluster]:
+def started(
+    config: ServerConfig, model: str, replicas: ReplicaConfig, engine: EngineConfig = DEFAULT_ENGINE
+) -> Iterator[Cluster]:
     """Starts Ray on this machine (or joins the cluster of ``RAY_ADDRESS``) and the copies, and ends what it started.
 
     Args:
         config: limits of one copy.
         model: a shipped checkpoint or its folder.
+        engine: how each copy decodes.
 
     Raises:
         InputError: Ray is not installed, or the copies do not start.
@@ -140,7 +146,7 @@ def started(config: ServerConfig, model: str, replicas: ReplicaConfig) -> Iterat
         inner = replace(config, host="127.0.0.1", api_key=key)
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
-            handle = serve.run(application(inner, model, replicas), name=NAME, route_prefix="/")
+            handle = serve.run(application(inner, model, replicas, engine), name=NAME, route_prefix="/")
         except (RuntimeError, TimeoutError):
             raise InputError(f"{model}: the replicas do not start; see Ray's logs, or try without --replicas") from None
         yield Cluster(f"127.0.0.1:{port}", key, handle)

@@ -8,7 +8,6 @@ tensors alone, and refused where it asks for more.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from emova.core.errors import InputError
 from emova.core.io import shown
+from emova.core.memory import available_memory
 
 Shape = tuple[int, ...]
 PICKLES = (".pt", ".bin", ".pth", ".ckpt")
@@ -337,16 +337,3 @@ def zip_format(path: Path) -> bool:
     """Whether a pickle lies in the newer of torch's two formats, whose tensors need not be read at once."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
-
-
-def available_memory() -> int:
-    """Bytes that programs may still take without the machine slowing down."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, ValueError, StopIteration):
-        pass
-    try:  # elsewhere all there is: what is free is not told
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 1 << 62
