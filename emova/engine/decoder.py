@@ -63,15 +63,11 @@ class EngineDecoder:
 
 
 def best_decoder(model: EmovaForConditionalGeneration, config: EngineConfig) -> DecodingBackend[Any]:
-    """The engine where it can run the model (a LLaMA on a CPU or a CUDA GPU, or llama.cpp), else the standard decoder.
+    """The engine where it can run the model, else the standard decoder.
 
     Raises:
         InputError: the backend that was asked for cannot be had.
     """
-    if config.backend == "llama.cpp":
-        return EngineDecoder(Engine(model, config))
-    if model.device.type not in ("cpu", "cuda"):
-        return Decoder(model)
     try:
         return EngineDecoder(Engine(model, config))
     except UnsupportedModelError:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from emova.core.errors import InputError
+from emova.core.errors import InputError, UnsupportedModelError
 from emova.decoding.ctc import CtcFrames, JointSampler
 from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampler, Sampling
+from emova.engine.causal_lm import CausalLM
 from emova.engine.llama import Llama
 from emova.engine.protocol import LanguageModel, SequenceCache
 from emova.engine.request import GenerationRequest, Reading
@@ -175,9 +176,17 @@ def _language_model(model: EmovaForConditionalGeneration, config: EngineConfig) 
 
         return LlamaCpp(model, config.gguf, config.half_cache, config.speech_window)
     native = config.backend != "torch"
-    llama = Llama(model, config.int8, native, config.half_cache, config.speech_window, config.graphs)
-    if config.backend == "native" and llama.native is None:
+    if model.device.type not in ("cpu", "cuda") and config.backend != "native":
+        return CausalLM(model)  # other devices lack operators of the leaner way
+    try:
+        llama = Llama(model, config.int8, native, config.half_cache, config.speech_window, config.graphs)
+    except UnsupportedModelError:
+        if config.backend != "native":
+            return CausalLM(model)
+        llama = None
+    if config.backend == "native" and (llama is None or llama.native is None):
         raise InputError(
             "the backend native: this model, device or machine has no compiled step (emova info tells why); take torch"
         )
+    assert llama is not None
     return llama

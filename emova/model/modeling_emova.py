@@ -214,6 +214,14 @@ class EmovaForConditionalGeneration(EmovaPreTrainedModel, GenerationMixin):
         """See EmovaModel.get_image_features."""
         return self.model.get_image_features(pixel_values, image_grids)
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """What the head gives for hidden states [..., D]: [..., V], scaled and capped as the language model's family
+        has it (Granite, Cohere, Gemma)."""
+        config, logits = self.config.text_config, self.lm_head(hidden)
+        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -258,7 +266,7 @@ class EmovaForConditionalGeneration(EmovaPreTrainedModel, GenerationMixin):
             **{key: value for key, value in kwargs.items() if key != "num_items_in_batch"},
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = self.scores(outputs.last_hidden_state[:, kept])
         # Padding rows of the vocabulary are no tokens.
         logits[..., self.config.token_count :] = torch.finfo(logits.dtype).min
         loss = None

@@ -44,7 +44,7 @@ class Scheduler(Generic[ModelT]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not isinstance(assistant.decoder, EngineDecoder):
-            raise UnsupportedModelError("sessions need the streaming engine: a plain LLaMA on a CPU or a CUDA GPU")
+            raise UnsupportedModelError("sessions need the streaming engine, and it does not run this language model")
         self.assistant, self.config, self.clock = assistant, config or SchedulerConfig(), clock
         self.engine = assistant.decoder.engine
         self.lock = threading.RLock()

@@ -19,14 +19,17 @@ from emova.assistant import AssistantConfig
 from emova.checkpoint.importing import source
 from emova.cli.main import main
 from emova.core.errors import InputError
+from emova.decoding.loop import Decoder
 from emova.decoding.protocol import Prompt
-from emova.engine.decoder import Decoder, EngineDecoder
+from emova.engine.causal_lm import CausalLM
+from emova.engine.decoder import EngineDecoder
 from emova.engine.scores import ScoreStream
 from emova.events import AudioChunk, Done
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import ReplyDone, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, UnitsDelta, merge_deltas
 from emova.reply.released import CHAT, SPEAK, SYSTEM, TRANSCRIBE, ReleasedReply
 from emova.reply.stream import EventStream
+from emova.session.scheduler import Scheduler
 from emova.speech.style import Style
 from emova.vision.native_resolution import NativeConfig, patches, resized
 from tests.importing.fixtures_model import make_state, write_model_release
@@ -223,7 +226,6 @@ def test_chat_with_picture_and_voice_streams_and_remembers(assistant) -> None:
 
 
 def test_a_session_hears_bit_by_bit_and_answers_the_same(assistant) -> None:
-    from emova.session.scheduler import Scheduler
 
     question = voices(1.0)[0].numpy()
     whole = assistant.conversation("female").chat(audio=question, image=picture())
@@ -275,8 +277,15 @@ def test_another_backbone_of_transformers_answers_too(speech, tmp_path) -> None:
     line = ["import", "emova-hf", str(release), "--speech", str(speech), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(line) == 0
     assistant = Assistant.from_pretrained(tmp_path / "out", config=AssistantConfig(reply_limits=LIMITS))
-    assert isinstance(assistant.decoder, Decoder) and assistant.parts.model.config.text_config.model_type == "qwen3"
-    assert isinstance(list(assistant.conversation().stream(audio=voices(1.0)[0].numpy(), image=picture()))[-1], Done)
+    assert isinstance(assistant.decoder.engine.llama, CausalLM)
+    assert assistant.parts.model.config.text_config.model_type == "qwen3"
+    sound = voices(1.0)[0].numpy()
+    whole = list(assistant.conversation().stream(audio=sound, image=picture()))[-1]
+    session = Scheduler(assistant).open()
+    session.show(picture())
+    session.hear(sound)
+    streamed = list(session.ask())[-1]
+    assert isinstance(whole, Done) and isinstance(streamed, Done) and whole.reply.units == streamed.reply.units
 
 
 BROKEN = {
