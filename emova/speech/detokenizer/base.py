@@ -1,20 +1,69 @@
-"""What decoders from units to sound have in common: the check of their units, and a stream that is fed and then speaks.
+"""What decoders from units to sound have in common: the check of their units, their folder, and a stream that is fed
+and then speaks.
 
 Shapes: B batch, N new units, T samples.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
+import torch
+from torch import Tensor, nn
+
+from emova.core.config import config_from_dict
 from emova.core.errors import InputError
+from emova.core.weights import Storage, load_state, read_folder, save_folder
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 
 def check_units(units_BN: Tensor, codebook_size: int) -> None:
     """See that units lie in [0, codebook_size). Raises: InputError: one does not."""
     if units_BN.numel() and not (int(units_BN.min()) >= 0 and int(units_BN.max()) < codebook_size):
         raise InputError(f"a unit lies outside 0..{codebook_size - 1}; the units belong to another tokenizer")
+
+
+class DetokenizerModule(nn.Module, Generic[ConfigT]):
+    """A ``SpeechDetokenizer`` but for its sizes, ``embed_style``, ``decode`` and ``streaming``; built as
+    ``Detokenizer(config)``.
+
+    Attributes:
+        config_class: a frozen dataclass whose fields ``config.json`` holds; its ``kind`` is what it is registered by.
+        storage: of the weights, where nothing else is asked for.
+    """
+
+    config_class: ClassVar[type]
+    storage: ClassVar[Storage] = "float32"
+
+    def __init__(self, config: ConfigT) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+    def save_pretrained(self, folder: str | Path, storage: Storage | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors``."""
+        save_folder(folder, self.config, self.state_dict(), storage or self.storage)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read what ``save_pretrained`` wrote, ready for inference.
+
+        Raises:
+            InputError: a file is missing or damaged, or config and weights differ.
+        """
+        values, state = read_folder(folder)
+        detokenizer = cls(config_from_dict(cls.config_class, values, Path(folder) / "config.json"))
+        load_state(detokenizer, state, folder)
+        return detokenizer.eval()
 
 
 class UnitStream:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from emova.core.config import config_from_dict
 from emova.core.errors import InputError
-from emova.core.weights import Storage, load_state, read_folder, save_folder
+from emova.core.weights import Storage
 from emova.native.compiled import CONVOLUTION
-from emova.speech.detokenizer.base import check_units
+from emova.speech.detokenizer.base import DetokenizerModule, UnitStream, check_units
 from emova.speech.detokenizer.layers import Past
 from emova.speech.detokenizer.source import PitchFrame, frame_phases
 from emova.speech.detokenizer.style_encoder import StyleEncoder, StyleEncoderConfig
@@ -76,12 +76,14 @@ class Draws:
         return torch.cat(drawn) if drawn else torch.zeros(0)
 
 
-class U2SDetokenizer(nn.Module):
+class U2SDetokenizer(DetokenizerModule[U2SConfig]):
     """Units (25 Hz) and style to 24 kHz speech. Conforms to ``SpeechDetokenizer``."""
 
+    config_class: ClassVar = U2SConfig
+    storage: ClassVar[Storage] = "float16"
+
     def __init__(self, config: U2SConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         vits = config.vits
         self.sample_rate: int = vits.sample_rate
         self.samples_per_unit: int = vits.hop_length * vits.frames_per_unit
@@ -125,34 +127,19 @@ class U2SDetokenizer(nn.Module):
         return U2SStream(self, style_BS, temperature=temperature, pitch_scale=pitch_scale, seed=seed)
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return next(self.parameters()).device
-
-    @property
     def lookahead_units(self) -> int:
         """Units that must follow a unit before its sound is certain."""
         return self.vits.context.right
 
-    def save_pretrained(self, folder: str | Path, storage: Storage = "float16") -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        save_folder(folder, self.config, self.state_dict(), storage)
-
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> U2SDetokenizer:
-        """Read what ``save_pretrained`` wrote, in evaluation mode.
-
-        Raises:
-            InputError: a file is missing or damaged, or config and weights differ.
-        """
-        values, state = read_folder(folder)
-        detokenizer = cls(config_from_dict(U2SConfig, values, Path(folder) / "config.json"))
-        load_state(detokenizer, state, folder)
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """As the base; what the processor compiles is compiled now and not within a request."""
+        detokenizer = super().from_pretrained(folder)
         CONVOLUTION.prepare()
-        return detokenizer.eval()
+        return detokenizer
 
 
-class U2SStream:
+class U2SStream(UnitStream):
     """The state of one stream: what its layers keep of the past, the pulse train's last frame, random numbers.
 
     Nothing is computed twice, and a step's cost and the state's size do not grow with what was said.
@@ -161,6 +148,7 @@ class U2SStream:
     def __init__(
         self, detokenizer: U2SDetokenizer, style_BS: Tensor, *, temperature: float | None, pitch_scale: float, seed: int
     ) -> None:
+        super().__init__()
         if not 0.25 <= pitch_scale <= 4.0:
             raise InputError("the pitch scale must lie between 0.25 and 4")
         self.detokenizer = detokenizer
@@ -171,7 +159,8 @@ class U2SStream:
         self.draws = Draws(seed, vits.latent_channels, vits.frames_per_unit, detokenizer.samples_per_unit)
         self.past = Past()
         self.pitch: PitchFrame | None = None
-        self.begun = self.finished = False
+        self._begun = False
+        self._new_BN = torch.zeros(len(style_BS), 0, dtype=torch.int64, device=style_BS.device)
         config = detokenizer.config
         counts = (0, 0) if config.silence is None else (config.lead_in, config.lead_out)
         self._quiet = config.silence or 0
@@ -183,8 +172,8 @@ class U2SStream:
     @torch.no_grad()
     def run(self, units_BU: Tensor, mask_B1U: Tensor | None = None) -> Tensor:
         """Take all units at once and finish; only this way takes a mask."""
-        assert not self.begun and not self.finished
-        self.finished = True
+        assert not self._begun and not self._finished
+        self._finished = True
         if mask_B1U is None:
             return self._cut(self._speak(self._led_in(self._led_out(units_BU)), None), last=True)
         heard_BU = mask_B1U.squeeze(1).bool()
@@ -194,30 +183,17 @@ class U2SStream:
         samples_BT = self._cut(self._speak(units_BU, None, mask_B1U), last=True)
         return samples_BT * heard_BU.repeat_interleave(self.detokenizer.samples_per_unit, dim=1)
 
-    @torch.no_grad()
-    def step(self, units_BN: Tensor) -> Tensor:
-        """Take ``[B, N]`` new units; give the samples ``[B, t]`` that are certain by now."""
-        assert not self.finished, "the stream is finished"
-        if not units_BN.shape[1]:
-            return torch.zeros(len(self.style_BS), 0, device=self.style_BS.device)
-        if not self.begun:
-            units_BN = self._led_in(units_BN)
-        self.begun = True
-        return self._cut(self._speak(units_BN, self.past))
+    def add(self, units_BN: Tensor) -> None:
+        if units_BN.shape[1] and not self._begun:
+            units_BN, self._begun = self._led_in(units_BN), True
+        self._new_BN = torch.cat([self._new_BN, units_BN.to(self._new_BN.device)], dim=1)
 
-    @torch.no_grad()
-    def finish(self, units_BN: Tensor | None = None) -> Tensor:
-        """Take the last units, if there are more; give the remaining samples ``[B, t]``."""
-        assert not self.finished, "the stream is finished"
-        self.finished = self.past.ending = True
-        batch, device = len(self.style_BS), self.style_BS.device
-        if units_BN is None:
-            units_BN = torch.zeros(batch, 0, dtype=torch.int64, device=device)
-        if not self.begun and not units_BN.shape[1]:
-            return torch.zeros(batch, 0, device=device)
-        if not self.begun:
-            units_BN = self._led_in(units_BN)
-        return self._cut(self._speak(self._led_out(units_BN), self.past), last=True)
+    def speak(self, ended: bool) -> Tensor:
+        units_BN, self._new_BN = self._new_BN, self._new_BN[:, :0]
+        if not self._begun or not (units_BN.shape[1] or ended):
+            return torch.zeros(len(self.style_BS), 0, device=self.style_BS.device)
+        self.past.ending = ended
+        return self._cut(self._speak(self._led_out(units_BN) if ended else units_BN, self.past), last=ended)
 
     def _led_in(self, units_BN: Tensor) -> Tensor:
         """The units with what is heard before the first."""
@@ -271,4 +247,4 @@ class U2SStream:
         if f0_BF.shape[1]:
             self.pitch = PitchFrame(f0_BF[:, -1:], voiced_BF[:, -1:], phase_BF[:, -1:])
         noise_BT = noise_T.expand(len(f0_BF), -1)
-        return vits.excite(f0_BF, voiced_BF, phase_BF, noise_BT, before, ends=self.finished)
+        return vits.excite(f0_BF, voiced_BF, phase_BF, noise_BT, before, ends=self._finished)

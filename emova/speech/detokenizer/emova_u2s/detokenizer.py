@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from emova.core.config import config_from_dict
 from emova.core.errors import InputError
-from emova.core.weights import load_state, read_folder, save_folder
 from emova.native.compiled import CONVOLUTION
-from emova.speech.detokenizer.base import UnitStream, check_units
+from emova.speech.detokenizer.base import DetokenizerModule, UnitStream, check_units
 from emova.speech.detokenizer.emova_u2s.durations import DurationConfig, Durations
 from emova.speech.detokenizer.emova_u2s.prior import Prior, PriorConfig
 from emova.speech.detokenizer.emova_u2s.reference import Reference, ReferenceConfig
@@ -104,15 +102,14 @@ def _drawn(generator: torch.Generator, channels: int, count: int) -> Tensor:
     return torch.stack(columns, dim=1)[None] if columns else torch.zeros(1, channels, 0)
 
 
-class EmovaU2SDetokenizer(nn.Module):
+class EmovaU2SDetokenizer(DetokenizerModule[EmovaU2SConfig]):
     """Units and a style vector to 22.05 kHz speech as the EMOVA release speaks."""
 
     config_class: ClassVar = EmovaU2SConfig
     unit_set = "40ms_multilingual_8888"
 
     def __init__(self, config: EmovaU2SConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.sample_rate: int = config.sample_rate
         self.unit_rate: float = config.unit_rate
         self.codebook_size: int = config.prior.rows - config.prior.first_unit
@@ -123,11 +120,6 @@ class EmovaU2SDetokenizer(nn.Module):
         self.flow = Flow(config.latent_channels, config.flow, config.style_size)
         self.head = HiFiGANHead(config.head, config.latent_channels, config.style_size, 4 * hop, hop, driven=False)
         self.reference = Reference(config.reference, config.style_size)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return next(self.parameters()).device
 
     @property
     def lookahead_units(self) -> int:
@@ -184,22 +176,12 @@ class EmovaU2SDetokenizer(nn.Module):
         log_frames_BU = self.durations(hidden_BCU, style_BS, noise_B2U)
         return mean_BZU, log_spread_BZU, (log_frames_BU.exp() * self.config.length_scale).ceil().long().clamp(min=1)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        save_folder(folder, self.config, self.state_dict())
-
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read what ``save_pretrained`` wrote, ready for inference.
-
-        Raises:
-            InputError: a file is missing or damaged, or config and weights differ.
-        """
-        values, state = read_folder(folder)
-        detokenizer = cls(config_from_dict(EmovaU2SConfig, values, Path(folder) / "config.json"))
-        load_state(detokenizer, state, folder)
+        """As the base; what the processor compiles is compiled now and not within a request."""
+        detokenizer = super().from_pretrained(folder)
         CONVOLUTION.prepare()
-        return detokenizer.eval()
+        return detokenizer
 
 
 class EmovaU2SStream(UnitStream):

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from emova.core.config import config_from_dict
 from emova.core.errors import InputError
-from emova.core.weights import load_state, read_folder, save_folder
-from emova.speech.detokenizer.base import UnitStream, check_units
+from emova.speech.detokenizer.base import DetokenizerModule, UnitStream, check_units
 from emova.speech.detokenizer.flow_hift.estimator import Estimator, EstimatorConfig
 from emova.speech.detokenizer.flow_hift.hift import HiFT, HiFTConfig
 from emova.speech.detokenizer.flow_hift.unit_encoder import Regulator, UnitEncoder, UnitEncoderConfig
@@ -104,26 +101,20 @@ class FlowMatching(nn.Module):
         return x_BMF
 
 
-class FlowHiFTDetokenizer(nn.Module):
+class FlowHiFTDetokenizer(DetokenizerModule[FlowHiFTConfig]):
     """Units (12.5 a second) to 22.05 kHz speech as GLM-4-Voice speaks; the style is a speaker's vector."""
 
     config_class: ClassVar = FlowHiFTConfig
     unit_set = "glm-4-voice"
 
     def __init__(self, config: FlowHiFTConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.sample_rate: int = config.vocoder.sample_rate
         self.unit_rate: float = config.unit_rate
         self.codebook_size: int = config.units.codes
         self.style_size: int = config.speaker_size
         self.flow = FlowMatching(config)
         self.vocoder = HiFT(config.vocoder)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return next(self.parameters()).device
 
     @property
     def lookahead_units(self) -> int:
@@ -150,22 +141,6 @@ class FlowHiFTDetokenizer(nn.Module):
     def streaming(self, style_BS: Tensor) -> FlowHiFTStream:
         """A new stream of B voices in step."""
         return FlowHiFTStream(self, style_BS)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        save_folder(folder, self.config, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read what ``save_pretrained`` wrote, ready for inference.
-
-        Raises:
-            InputError: a file is missing or damaged, or config and weights differ.
-        """
-        values, state = read_folder(folder)
-        detokenizer = cls(config_from_dict(FlowHiFTConfig, values, Path(folder) / "config.json"))
-        load_state(detokenizer, state, folder)
-        return detokenizer.eval()
 
 
 class FlowHiFTStream(UnitStream):

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import subprocess
+from typing import Literal, get_args
 from xml.etree import ElementTree
 
 from PIL import Image
@@ -18,6 +19,9 @@ from emova_data.nano.pictures.canvas import Rng
 from emova_data.nano.pictures.drawn import Drawn
 from emova_data.nano.pictures.programs.content import Content, finished
 from emova_data.nano.pictures.regions import Box
+
+_Theme = Literal["excel", "ggplot2", "quartz", "vox", "fivethirtyeight", "latimes", "urbaninstitute"]
+_THEMES: tuple[_Theme, ...] = get_args(_Theme)
 
 KINDS = {"vega": ("charts",), "graphviz": ("tables",), "svg": ("charts", "tables", "price_tags", "signs")}
 
@@ -61,7 +65,7 @@ def draw_vega(content: Content, rng: Rng) -> Drawn:
             "background": "white",
         },
     }  # fmt: skip
-    theme = str(rng.choice(["excel", "ggplot2", "quartz", "vox", "fivethirtyeight", "latimes", "urbaninstitute"]))
+    theme = _THEMES[int(rng.integers(len(_THEMES)))]
     png = vl_convert.vegalite_to_png(json.dumps(spec), theme=theme, scale=1.0)
     image = Image.open(io.BytesIO(png)).convert("RGB")
     return finished(content, image, _everywhere(content, image))
