@@ -51,6 +51,29 @@ def test_a_misspelt_key_or_wrong_type_is_refused(override: str) -> None:
         load_config(Outer, None, [override])
 
 
+@pytest.mark.parametrize(
+    "override, told",
+    [
+        ("inner.widht=6", "command line: inner.widht: no such key; did you mean inner.width?"),
+        ("width=6", "command line: width: no such key; did you mean inner.width?"),
+        ("inner.zzz=6", "command line: inner.zzz: no such key; there are width"),
+        ("inner={zzz: 6}", "command line: inner.zzz: no such key; there are width"),
+    ],
+)
+def test_an_unknown_key_is_told_by_its_whole_path_with_the_nearest(override: str, told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load_config(Outer, None, [override])
+    assert str(refused.value).startswith(told)
+
+
+def test_a_key_of_a_file_is_told_by_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("inner: {widht: 6}\n", encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        load_config(Outer, path, ["name=x"])
+    assert str(refused.value) == f"{path}: inner.widht: no such key; did you mean inner.width?"
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere.yaml"):
         load_config(Outer, tmp_path / "nowhere.yaml")

@@ -9,13 +9,13 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from emova.core.errors import InputError
 from emova.core.io import shown
@@ -45,18 +45,17 @@ def load_config(
     """
     merged = OmegaConf.structured(cls)
     _unlock(merged)
+    source: str | Path = path if path is not None else "command line"
     try:
         if path is not None:
             merged = OmegaConf.merge(merged, *(_renamed(cls, content) for content in _files(find_config(path, kind))))
-        merged = OmegaConf.merge(merged, _renamed(cls, OmegaConf.from_dotlist(list(overrides))))
-        result = OmegaConf.to_object(merged)
+        source = "command line" if overrides else source
+        changes = OmegaConf.from_dotlist(list(overrides))
+        result = OmegaConf.to_object(OmegaConf.merge(merged, _renamed(cls, changes)))
     except yaml.YAMLError:
-        raise InputError(f"{path or 'command line'}: not valid YAML; quote values with brackets or colons") from None
+        raise InputError(f"{source}: not valid YAML; quote values with brackets or colons") from None
     except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise InputError(
-            f"{path or 'command line'}: {key}{str(error).splitlines()[0]}; see the fields of {cls.__name__}"
-        ) from None
+        raise InputError(f"{source}: {_refused(error, cls)}") from None
     assert isinstance(result, cls)
     return result
 
@@ -151,11 +150,35 @@ def config_from_dict(cls: type[ConfigT], values: Mapping[str, object], source: s
     try:
         result = OmegaConf.to_object(OmegaConf.merge(merged, _renamed(cls, OmegaConf.create(dict(values)))))
     except OmegaConfBaseException as error:
-        raise InputError(f"{source}: {str(error).splitlines()[0]}; see the fields of {cls.__name__}") from None
+        raise InputError(f"{source}: {_refused(error, cls)}") from None
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     assert isinstance(result, cls)
     return result
+
+
+def _refused(error: OmegaConfBaseException, cls: type[object]) -> str:
+    """What is wrong with a key or its value, by the key's whole path; of an unknown key the nearest that there is."""
+    path = error.full_key or ""
+    within = error.object_type if isinstance(error.object_type, type) else cls
+    if not isinstance(error, ConfigKeyError | ConfigAttributeError) or not dataclasses.is_dataclass(within):
+        return f"{path}{': ' if path else ''}{str(error).splitlines()[0]}; see the fields of {within.__name__}"
+    above, _, key = path.rpartition(".")
+    here = [field.name for field in dataclasses.fields(within)]
+    near = [f"{above}.{name}" if above else name for name in difflib.get_close_matches(key, here, 1)]
+    near = near or [known for known in _paths(OmegaConf.structured(cls)) if known.rpartition(".")[2] == key]
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(here)}"
+    return f"{path}: no such key; {hint}"
+
+
+def _paths(node: object, above: str = "") -> Iterator[str]:
+    """The dotted path of every key of a config."""
+    if isinstance(node, DictConfig):
+        for key in node:
+            path = f"{above}.{key!s}" if above else str(key)
+            yield path
+            if not OmegaConf.is_missing(node, key):
+                yield from _paths(node[key], path)
 
 
 def _unlock(node: object) -> None:
