@@ -12,7 +12,7 @@ from emova_data.nano import manifest
 from emova_data.nano.packages import SOURCES
 from emova_data.nano.pictures.make import make_picture, write_pictures
 from emova_data.nano.speech.sets import SpeechPlan
-from emova_data.nano.speech.shards import ShardInfo, write_info, write_tar
+from emova_data.nano.speech.shard_maker import ShardInfo, write_info, write_tar
 
 
 def digest(path: Path) -> str:

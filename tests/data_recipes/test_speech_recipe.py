@@ -29,7 +29,7 @@ from emova_data.nano.speech.sets import (
     plan_style_test,
     plan_tts,
 )
-from emova_data.nano.speech.shards import Item, make_set, plan_digest, read_info, write_tar
+from emova_data.nano.speech.shard_maker import Item, make_set, plan_digest, read_info, write_tar
 from emova_data.nano.voices.voices import FESTIVAL_VOICES, HELD_OUT_FAMILIES, family_of, gender_of
 
 SENTENCES = [{"text": f"Sentence number {i} is here.", "split": "test" if i % 10 == 0 else "train"} for i in range(200)]

@@ -11,7 +11,7 @@ import pytest
 from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
-from emova_data.nano.speech.shards import encode_flac
+from emova_data.nano.speech.shard_maker import encode_flac
 from emova_data.records.records import Draft, Media, Record, message, text
 from emova_data.records.shard_writer import read_set
 from emova_data.sources.convert import ConvertConfig, convert

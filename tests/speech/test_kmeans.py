@@ -15,7 +15,7 @@ from emova.speech.audio import AudioLimits
 from emova.speech.tokenizer.kmeans import KMeansConfig, KMeansTokenizer
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.speech.tokenizer.streaming import listen
-from emova_data.nano.speech.shards import encode_flac
+from emova_data.nano.speech.shard_maker import encode_flac
 from emova_train.data.units import tokenize_set
 from emova_train.s2u.kmeans import KMeansRun, train
 from tests.train.fixtures_recipe import add

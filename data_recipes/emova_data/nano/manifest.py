@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from emova.core.writing import write_text
 from emova_data.nano.packages import DEBIAN, SOURCES, sha256
-from emova_data.nano.speech.shards import read_info
+from emova_data.nano.speech.shard_maker import read_info
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -27,7 +27,7 @@ from emova_data.nano.speech.sets import (
     plan_tts,
     read_lines,
 )
-from emova_data.nano.speech.shards import Item, ShardInfo, make_set
+from emova_data.nano.speech.shard_maker import Item, ShardInfo, make_set
 
 PICTURES = {"train": 30_000, "test": 800}
 

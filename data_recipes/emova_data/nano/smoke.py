@@ -16,7 +16,7 @@ from emova.core.writing import write_text
 from emova_data.nano.pictures.make import PictureRecord, make_picture, write_pictures
 from emova_data.nano.recipe import Progress
 from emova_data.nano.speech.sets import SPEECH_RATE, STYLE_RATE
-from emova_data.nano.speech.shards import Item, ShardInfo, make_set
+from emova_data.nano.speech.shard_maker import Item, ShardInfo, make_set
 from emova_data.nano.text.talk import Exchange, build
 from emova_data.nano.voices.styles import NANO_STYLES
 from emova_data.nano.voices.voices import PSEUDO_VOICES

@@ -184,7 +184,7 @@ def exchange(identity: str, sample: Turns, config: OmniConfig, parts: Parts) -> 
     """The first question and answer of a conversation, spoken. Raises: BadRecord: why it is left out."""
     import soxr
 
-    from emova_data.nano.speech.shards import encode_flac
+    from emova_data.nano.speech.shard_maker import encode_flac
 
     turns = [turn for turn in sample["messages"] if turn["role"] != "system"]
     question, answer = (spoken(_only_text(turn), config.max_words) for turn in turns[:2])

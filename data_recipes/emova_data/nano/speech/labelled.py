@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 
 from emova.core.errors import InputError
-from emova_data.nano.speech.shards import ShardInfo, encode_flac, read_info, write_shard
+from emova_data.nano.speech.shard_maker import ShardInfo, encode_flac, read_info, write_shard
 from emova_data.nano.text.g2p import phones
 from emova_data.records.recordings import RecordingFields
 

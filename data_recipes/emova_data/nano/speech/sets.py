@@ -17,7 +17,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
-from emova_data.nano.speech.shards import Item
+from emova_data.nano.speech.shard_maker import Item
 from emova_data.nano.voices.styles import NANO_STYLES
 from emova_data.nano.voices.voices import FLITE_VOICES, KOKORO_ALL, KOKORO_VOICES, PSEUDO_VOICES
 

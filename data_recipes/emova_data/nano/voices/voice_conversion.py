@@ -19,7 +19,14 @@ import numpy as np
 
 from emova.core.seeding import generator
 from emova_data.nano.speech.labelled import RATE
-from emova_data.nano.speech.shards import ShardInfo, encode_flac, in_processes, read_info, remove_others, write_shard
+from emova_data.nano.speech.shard_maker import (
+    ShardInfo,
+    encode_flac,
+    in_processes,
+    read_info,
+    remove_others,
+    write_shard,
+)
 from emova_data.records.recordings import RecordingFields, read_recordings
 
 FRAME_MS = 5.0
