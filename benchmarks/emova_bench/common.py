@@ -15,6 +15,7 @@ import torch
 
 from emova import Assistant
 from emova.cli.common import EXAMPLES
+from emova.cli.main import Parser
 from emova.core.writing import check_writable, make_folder, staged_output, write_text
 from emova.events import AudioChunk, Done, Failed, Reply, SessionEvent
 from emova.speech.audio import load_audio
@@ -28,7 +29,7 @@ EventT = TypeVar("EventT")
 
 def arguments(name: str, description: str) -> argparse.ArgumentParser:
     """The arguments that all benchmarks take."""
-    parser = argparse.ArgumentParser(prog=f"emova bench {name}", description=description)
+    parser = Parser(prog=f"emova bench {name}", description=description)
     parser.add_argument("checkpoint", nargs="?", default="emova-nano", help="a shipped name or a folder")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder of the report")
     parser.add_argument("--threads", type=int, default=2)

@@ -16,6 +16,7 @@ import torch
 
 from emova import Assistant
 from emova.checkpoint.gguf import DType
+from emova.cli.main import run_program
 from emova.decoding.protocol import Prompt
 from emova.engine.engine import Engine, EngineConfig
 from emova.model import EmovaForConditionalGeneration
@@ -189,4 +190,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from emova import Assistant
+from emova.cli.main import run_program
 from emova.decoding.protocol import Prompt
 from emova.engine.decoder import EngineDecoder
 from emova.speech.style import Style
@@ -104,4 +105,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

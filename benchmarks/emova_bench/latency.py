@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from emova.cli.main import run_program
 from emova.session.scheduler import Scheduler
 from emova.session.session import Session
 from emova_bench.common import arguments, first_sound, load, median, parse, question, report, whole_reply
@@ -86,4 +87,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emova.cli.main import run_program
 from emova.events import Done, Reply
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
@@ -70,4 +71,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from emova.cli.main import Parser, run_program
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, write_text
 
@@ -31,7 +31,7 @@ GOAL = 5.0
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    made = argparse.ArgumentParser(prog="emova bench loader", description=(__doc__ or "").split("\n")[0])
+    made = Parser(prog="emova bench loader", description=(__doc__ or "").split("\n")[0])
     made.add_argument("--sets", type=Path, help="folder of converted sets (default: made here)")
     made.add_argument("--mixture", nargs="*", default=[], metavar="NAME=PASSES", help="sets of that folder")
     made.add_argument("--checkpoint", default="emova-nano", help="whose processor renders and whose model consumes")
@@ -174,8 +174,4 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emova.cli.main import Parser, run_program
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, staged_output, write_text
@@ -38,7 +39,7 @@ TOKENS_PER_S = 1000.0
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    made = argparse.ArgumentParser(prog="emova bench paradigms", description=(__doc__ or "").split("\n")[0])
+    made = Parser(prog="emova bench paradigms", description=(__doc__ or "").split("\n")[0])
     made.add_argument("names", nargs="*", metavar="PARADIGM", help="only these, such as joint vl_speech")
     made.add_argument("--configs", type=Path, default=FOLDER, help="folder of the paradigms (default: %(default)s)")
     made.add_argument("--steps", type=int, help="optimizer steps of one pass of image or speech data")
@@ -178,8 +179,4 @@ def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], 
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

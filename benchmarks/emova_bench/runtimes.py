@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from emova.checkpoint.loading import load_voice
+from emova.cli.main import run_program
 from emova.native.compiled import CONVOLUTION
 from emova.speech.detokenizer.layers import Past, join, of_style
 from emova.speech.detokenizer.source import frame_phases
@@ -213,4 +214,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

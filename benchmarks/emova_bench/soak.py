@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emova.cli.main import run_program
 from emova_bench.common import arguments, parse, report
 from emova_bench.soak_clients import HONEST, MIX, Client, Health, Place, Tally
 from emova_bench.soak_process import Held, ServerProcess, serving
@@ -119,4 +120,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 import emova_eval
 from emova import Assistant, find_checkpoint
+from emova.cli.main import run_program
 from emova.decoding.protocol import Prompt
 from emova.engine.engine import Engine, EngineConfig
 from emova.events import Reply
@@ -99,4 +100,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

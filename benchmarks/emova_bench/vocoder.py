@@ -20,6 +20,7 @@ import numpy as np
 import soxr
 import torch
 
+from emova.cli.main import run_program
 from emova.speech.style import Style
 from emova.speech.voice import ChunkPlan, Voice
 from emova_bench.common import arguments, load, median, parse, report
@@ -253,4 +254,4 @@ def _word_errors(said: dict[str, list[tuple[str, Sound]]], options: argparse.Nam
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -63,6 +63,16 @@ class Parser(argparse.ArgumentParser):
         (file or sys.stderr).write(message)
 
 
+def run_program(main: Callable[[], object]) -> NoReturn:
+    """Run the program of a module, ``python -m …``, as ``emova`` runs a command: bad input gives one line and 2."""
+    try:
+        main()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
 def _own(name: str) -> str:
     """A module cannot be called as a word of the language."""
     return f"emova.cli.{name}{'_' * keyword.iskeyword(name)}:register"

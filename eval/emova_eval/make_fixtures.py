@@ -8,7 +8,6 @@ piper's joe (CC0-1.0), drawn pictures and texts (Apache-2.0).
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import random
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from emova.cli.main import Parser, run_program
 from emova.core.writing import write_bytes, write_text
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import measure
@@ -166,7 +166,7 @@ def emotions(data: Path, out: Path, per_style: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the evaluation's shipped files anew.")
+    parser = Parser(prog="python -m emova_eval.make_fixtures", description="Make the evaluation's shipped files anew.")
     parser.add_argument("--data", type=Path, default=Path("data/nano"), help="what `emova data make nano` wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "fixtures")
     parser.add_argument("--seed", type=int, default=0)
@@ -185,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -7,7 +7,6 @@ A folder without a speech tokenizer and detokenizer takes those of ``--parts``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from emova.core.errors import InputError
+from emova.cli.main import Parser, run_program
 from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.words import JUDGE_RATE, WhisperJudge
 from emova_eval.metrics.text import ErrorRate, word_errors
@@ -100,7 +99,7 @@ def measure(model: Path, rows: list[TextRow], judge: WhisperJudge, voices: tuple
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m emova_eval.nano.aloud", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("emova/checkpoints/emova-nano"))
     parser.add_argument("--parts", type=Path, default=Path("emova/checkpoints/emova-nano"))
     parser.add_argument("--test", type=Path, default=Path("data/nano/text/aloud_test.jsonl"))
@@ -129,7 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        sys.exit(str(error))
+    run_program(main)

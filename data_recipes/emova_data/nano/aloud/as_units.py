@@ -5,11 +5,10 @@ python -m emova_data.nano.aloud.as_units aloud heard --root data
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
+from emova.cli.main import Parser, run_program
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, staged_output
 from emova_data.nano.voices.voices import family_of, gender_of
@@ -48,7 +47,7 @@ def write_units(nano: Path, name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m emova_data.nano.aloud.as_units", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("sets", nargs="+")
     parser.add_argument("--root", type=Path, default=Path("data"))
     arguments = parser.parse_args()
@@ -57,7 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(str(error))
+    run_program(main)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from emova.core.errors import InputError
+from emova.cli.main import Parser, run_program
 from emova.core.writing import make_folder, write_text
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova_data.nano.aloud.alignment import spans
@@ -173,7 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m emova_data.nano.aloud.spoken", description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
     arguments = parser.parse_args()
     make(arguments.root, arguments.tokenizer, jobs=arguments.jobs, first=arguments.first, last=arguments.last,
@@ -181,7 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(str(error))
+    run_program(main)

@@ -8,7 +8,6 @@ sample of the whole and a training can start before all of it is spoken.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import sys
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from emova.core.errors import InputError
+from emova.cli.main import Parser, run_program
 from emova_data.nano.aloud.carriers import figure_sentences, lexicon_sentences, name_sentences
 from emova_data.nano.aloud.corpora import CORPORA
 from emova_data.nano.aloud.packages import fetch_texts
@@ -90,7 +89,7 @@ def _numbered(rows: list[Row], name: str) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m emova_data.nano.aloud.texts", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -106,7 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(str(error))
+    run_program(main)

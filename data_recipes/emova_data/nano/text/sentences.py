@@ -9,7 +9,6 @@ Writes ``sentences.jsonl`` with ``{id, text, split}``; the split is a hash of th
 
 from __future__ import annotations
 
-import argparse
 import functools
 import gzip
 import hashlib
@@ -21,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from emova.cli.main import Parser, run_program
 from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova_data.nano.text.sentence_words import PATTERNS, WORDS
@@ -235,7 +235,7 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, object]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the sentences to be spoken.")
+    parser = Parser(prog="python -m emova_data.nano.text.sentences", description="Write the sentences to be spoken.")
     parser.add_argument("--out", type=Path, default=Path("data/nano/text/sentences.jsonl"))
     parser.add_argument("--count", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
@@ -248,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

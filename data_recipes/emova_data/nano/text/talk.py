@@ -33,7 +33,6 @@ seen the test's; the exchanges that were there before, and the test, are the sam
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import itertools
@@ -48,6 +47,7 @@ from typing import NotRequired, Required, TypedDict
 
 import yaml
 
+from emova.cli.main import Parser, run_program
 from emova.core.levenshtein import edit_distance
 from emova.core.writing import write_text
 from emova_data.nano.text.sentences import write_jsonl
@@ -417,7 +417,9 @@ def distribution(records: Sequence[Exchange]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the small talk and the list of all words.")
+    parser = Parser(
+        prog="python -m emova_data.nano.text.talk", description="Write the small talk and the list of all words."
+    )
     parser.add_argument("--out", type=Path, default=Path("data/nano/text/talk.jsonl"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=60, help="training exchanges an intent")
@@ -445,4 +447,4 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -6,7 +6,6 @@ python -m emova_data.nano.pictures.programs.make --root data --split test --coun
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emova.core.errors import InputError
+from emova.cli.main import Parser, run_program
 from emova.core.writing import make_folder, staged_output
 from emova_data.nano.pictures.canvas import Rng
 from emova_data.nano.pictures.drawn import Drawn
@@ -110,7 +109,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m emova_data.nano.pictures.programs.make", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--split", choices=("train", "test"), default="train")
     parser.add_argument("--count", type=int, default=12_000)
@@ -120,7 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(str(error))
+    run_program(main)
