@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from emova_eval.models.assistant import AssistantModel, completed
 from emova_eval.nano import beyond
 from emova_eval.nano.data import OTHERS, read_shards
 from emova_eval.report.goals import Row, goals_table
@@ -78,3 +80,13 @@ def test_equal_shares_of_the_groups(most) -> None:
 def test_a_figure_names_its_failures() -> None:
     figure = Figure("t", 50.0, 40.0, 60.0, "%", True, 4, 2, "a judge")
     assert beyond.row_of(figure, "x", 85, "a note").note == "a note; a judge; 2 failed"
+
+
+def test_an_export_without_its_codec_is_heard_with_anothers(tiny_checkpoint, tmp_path) -> None:
+    export, whole = tmp_path / "export", tmp_path / "whole"
+    shutil.copytree(tiny_checkpoint, export, ignore=shutil.ignore_patterns("speech_*"))
+    whole.mkdir()
+    for _ in range(2):  # a run that goes on links again
+        model = AssistantModel(str(completed(export, tiny_checkpoint, whole)))
+    assert (whole / "model.safetensors").resolve() == (export / "model.safetensors").resolve()
+    assert model.assistant.speech_tokenizer.codebook_size == model.assistant.voice.detokenizer.codebook_size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -142,6 +143,16 @@ class AssistantModel:
             logits_LV = self.assistant.parts.model(input_ids=ids_L[None]).logits[0].float()
         chosen = torch.log_softmax(logits_LV[len(prefix) - 1 : -1], -1).gather(1, ids_L[len(prefix) :, None])
         return float(chosen.mean())
+
+
+def completed(model: Path, parts: Path, folder: Path) -> Path:
+    """``model`` with the parts that it lacks, as a folder of links: an export has no speech tokenizer and voice."""
+    for source in (parts, model):
+        for entry in source.iterdir():
+            link = folder / entry.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(entry.resolve())
+    return folder
 
 
 def _spoken(speech: Speech, text: str = "") -> Output:

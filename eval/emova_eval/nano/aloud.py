@@ -21,17 +21,8 @@ from emova.cli.main import Parser, run_program
 from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.words import JUDGE_RATE, WhisperJudge
 from emova_eval.metrics.text import ErrorRate, word_errors
+from emova_eval.models.assistant import completed
 from emova_eval.nano.data import TextRow, read_lines
-
-
-def completed(model: Path, parts: Path, folder: Path) -> Path:
-    """``model`` with the parts that it lacks, as a folder of links."""
-    for source in (parts, model):
-        for entry in source.iterdir():
-            link = folder / entry.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(entry.resolve())
-    return folder
 
 
 def chosen(path: Path, count: int) -> list[TextRow]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from emova.checkpoint.loading import find_checkpoint
 from emova.cli.common import EXAMPLES
 from emova.core.errors import InputError
-from emova.core.writing import write_bytes, write_text
+from emova.core.writing import make_folder, write_bytes, write_text
 from emova.speech.audio import AudioLimits
 from emova_eval.judges.voices import VoiceJudges, find_judges
 from emova_eval.judges.words import WhisperJudge
 from emova_eval.metrics.acoustics import shipped_judge
-from emova_eval.models.assistant import AssistantModel
+from emova_eval.models.assistant import AssistantModel, completed
 from emova_eval.nano import beyond, dialogue, system
 from emova_eval.nano.beyond import draw, row_of
 from emova_eval.nano.data import DialogueItem, ShardSample, held_out_questions, load_dialogues, read_lines, read_shards
@@ -49,7 +49,8 @@ class NanoEvalConfig:
     """What is evaluated.
 
     Args:
-        model: a checkpoint's name or folder.
+        model: a checkpoint's name or folder; an export of a training too.
+        codec: the checkpoint whose speech tokenizer and voice an export is heard with that has none of its own.
         data: the folder of the data recipe.
         output_dir: where the report goes; empty names a folder in ``runs`` after the model's hash.
         limit: at most so many talk and so many picture questions, and of each row beyond the recipe; 0 asks all.
@@ -59,6 +60,7 @@ class NanoEvalConfig:
     """
 
     model: str = "emova-nano"
+    codec: str = "emova-nano"
     data: str = "data/nano"
     output_dir: str = ""
     limit: int = 0
@@ -112,7 +114,13 @@ class NanoRun:
             "asked": asdict(config),
         }
         self.folder = RunFolder(self.out, facts)
-        self.model = AssistantModel(config.model)
+        found = find_checkpoint(config.model)
+        whole = all((found / part).is_dir() for part in ("speech_tokenizer", "speech_detokenizer"))
+        self.model = AssistantModel(
+            config.model
+            if whole
+            else str(completed(found, find_checkpoint(config.codec), make_folder(self.out / "model")))
+        )
         self.whisper = WhisperJudge(self.data / "sources" / "whisper-base")
         self.sound = find_judges(fetch=False)
         self.figures: list[Figure] = []
