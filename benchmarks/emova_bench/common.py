@@ -17,6 +17,8 @@ from emova import Assistant
 from emova.cli.common import EXAMPLES
 from emova.cli.main import Parser
 from emova.core.writing import check_writable, make_folder, staged_output, write_text
+from emova.engine.engine import Engine
+from emova.engine.llama import Llama
 from emova.events import AudioChunk, Done, Failed, Reply, SessionEvent
 from emova.speech.audio import load_audio
 
@@ -56,6 +58,12 @@ def parse(parser: argparse.ArgumentParser, given: Sequence[str] | None, **quick:
 def load(options: argparse.Namespace) -> Assistant:
     """The assistant that is measured."""
     return Assistant.from_pretrained(options.checkpoint, reply_format=options.reply_format)
+
+
+def layers(engine: Engine) -> Llama:
+    """The engine's own layers; none of these benchmarks runs transformers' in them."""
+    assert isinstance(engine.llama, Llama)
+    return engine.llama
 
 
 def question(seconds: float, rate: int = 16_000) -> np.ndarray:

@@ -20,7 +20,7 @@ from emova.cli.main import run_program
 from emova.decoding.protocol import Prompt
 from emova.engine.engine import Engine, EngineConfig
 from emova.model import EmovaForConditionalGeneration
-from emova_bench.common import arguments, load, median, parse, report
+from emova_bench.common import arguments, layers, load, median, parse, report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,9 +165,9 @@ def main(given: Sequence[str] | None = None) -> None:
     for name, value in speed.items():
         own = engines.get(name.partition(",")[0])
         whole = name in engines  # over the whole vocabulary, as the peers decode
-        peer_speed = speed.get(f"llama.cpp {LLAMA_TYPES.get(own.llama.element_size)}") if own and whole else None
+        peer_speed = speed.get(f"llama.cpp {LLAMA_TYPES.get(layers(own).element_size)}") if own and whole else None
         rough = quality(engines["torch float32"], own, [*prompt.ids, *truth]) if own and whole else {}
-        bytes_read = own.llama.bytes_read(None if whole else units) if own else None
+        bytes_read = layers(own).bytes_read(None if whole else units) if own else None
         rows.append(
             {
                 "decoder": name,

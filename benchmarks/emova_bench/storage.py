@@ -22,7 +22,7 @@ from emova.decoding.protocol import Prompt
 from emova.engine.engine import Engine, EngineConfig
 from emova.events import Reply
 from emova.reply.format import SpokenReply
-from emova_bench.common import arguments, load, parse, report
+from emova_bench.common import arguments, layers, load, parse, report
 from emova_eval.metrics.text import ErrorRate, word_errors
 from emova_eval.suite.offline import FixtureRow
 
@@ -82,7 +82,7 @@ def main(given: Sequence[str] | None = None) -> None:
         {
             "checkpoint": name,
             "MiB": sizes[index],
-            "bytes a weight": Engine(models[index].parts.model).llama.element_size,
+            "bytes a weight": layers(Engine(models[index].parts.model)).element_size,
             "loss": totals[f"loss {index}"] / tokens,
             "right answers": right[index],
             "questions": len(lines),
