@@ -24,7 +24,6 @@ KEYS = ("url", "path", "base64")
 """Of a part, beside the one that is called as its type."""
 _MAX_BYTES = 64 << 20
 _SECONDS = 20.0
-_FULL_SCALE = 1 << 15
 
 
 def find(part: Mapping[str, object], kind: str) -> object:
@@ -94,14 +93,9 @@ def sound(source: object, sample_rate: int, given_rate: int | None = None) -> np
         source = np.asarray(source)
     if not isinstance(source, np.ndarray | Tensor):
         return load_audio(source, sample_rate)  # type: ignore[arg-type]  # it says so where it is none of its kinds
-    array = source.detach().cpu().float().numpy() if isinstance(source, Tensor) else source
-    if array.dtype == np.int16:
-        array = array.astype(np.float32) / _FULL_SCALE
-    elif array.dtype.kind not in "f":
-        raise InputError(f"the audio: an array of {array.dtype}; give floats within -1 to 1, or int16")
-    if array.ndim == 2 and 1 in array.shape:
-        array = array.reshape(-1)
-    samples = check_samples(array, given_rate or sample_rate)
+    if source.ndim == 2 and 1 in source.shape:
+        source = source.reshape(-1)
+    samples = check_samples(source, given_rate or sample_rate)
     if given_rate in (None, sample_rate):
         return samples
     import soxr

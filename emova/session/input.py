@@ -100,6 +100,11 @@ class Question:
         return self.sound is not None or bool(self._heard)
 
     @property
+    def silent(self) -> bool:
+        """Whether somebody listened and nothing was to be heard."""
+        return self.sound is not None and self.sound.silent and not self._heard
+
+    @property
     def units(self) -> tuple[int, ...]:
         """The speech units that are certain so far."""
         return self._heard if self.sound is None else (*self._heard, *self.sound.units)

@@ -280,7 +280,7 @@ class Session:
         Where the reply calls tools, CallStarted and CallDelta stand between TranscriptDelta and Done.
 
         Args:
-            text: a written question, or a written addition to the spoken one.
+            text: a written question, or a written addition to the spoken one; a silence beside it is passed over.
             emotion, pitch: how to answer; the model chooses what is None.
             limits, sampling: other ones than the assistant's for this reply.
             tools: what it may call.
@@ -311,7 +311,10 @@ class Session:
         sampling: Sampling | None,
         tools: Toolbox | None,
     ) -> None:
-        started, question = time.perf_counter(), self.question
+        started = time.perf_counter()
+        if text is not None and self.question.silent:
+            self.unhear()
+        question = self.question
         told = bool(question.results)
         text, constraints = check_question(self._model, text, emotion, pitch, question.spoken, limits, tools, told)
         question.end()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUPPORTED = "wav, flac, mp3, ogg, m4a or webm"
+_FULL_SCALE = 32768.0
 _CANCELLED = 0.02
 """Channels whose mean has less than this share of the loudest one's power are of opposite sign."""
 
@@ -144,6 +145,8 @@ def load_audio(
 def check_samples(samples: ArrayLike | Tensor, sample_rate: int, limits: AudioLimits = AudioLimits()) -> np.ndarray:
     """Check samples ``[T]`` that a program hands over at ``sample_rate`` Hz, as ``load_audio`` checks a file.
 
+    Floats are within -1 to 1; int16 is taken by its full scale.
+
     Raises:
         InputError: not one channel of numbers, or over a limit.
     """
@@ -161,13 +164,24 @@ def _is_tensor(samples: object) -> TypeGuard[Tensor]:
 
 
 def _as_floats(samples: ArrayLike | Tensor) -> np.ndarray | None:
-    """float32 on the CPU, from a tensor of any kind and device too; None: these are no numbers."""
+    """float32 on the CPU, from a tensor of any kind and device too; None: these are no numbers.
+
+    Raises:
+        InputError: whole numbers whose full scale is unknown.
+    """
     try:
         if _is_tensor(samples) and not samples.is_complex():
-            samples = samples.detach().to("cpu").float().numpy()
-        return np.asarray(samples, dtype=np.float32)
+            held = samples.detach().to("cpu")
+            samples = held.float().numpy() if held.is_floating_point() else held.numpy()
+        array = np.asarray(samples)
+        floats = array.astype(np.float32)
     except (TypeError, ValueError, RuntimeError):
         return None
+    if array.dtype == np.int16:
+        return floats / _FULL_SCALE
+    if array.size and array.dtype.kind in "iub":
+        raise InputError(f"the audio: samples of {array.dtype}; give floats within -1 to 1, or int16")
+    return floats
 
 
 def check_chunk(samples: ArrayLike | Tensor, limits: AudioLimits = AudioLimits()) -> np.ndarray:

@@ -88,9 +88,10 @@ def load_image(source: Source | Image.Image, limits: ImageLimits = ImageLimits()
             opened.draft(None, (-(-width // factor), -(-height // factor)))
         held = _held_bytes(opened, width * height)
         if held > limits.max_decoded_bytes:
+            most = limits.max_decoded_bytes * width * height / held / 1e6
             raise InputError(
                 f"{name}: {width}x{height} pixels take {held >> 20} MiB to decode; make it smaller "
-                f"({limits.max_decoded_bytes >> 20} MiB at most)"
+                f"({most:.1f} megapixels at most as {opened.format}), or save it as png"
             )
         try:
             if width * height < _LARGE_PIXELS:

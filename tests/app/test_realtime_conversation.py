@@ -224,6 +224,20 @@ def test_a_failed_turn_is_no_part_of_the_next(manual, session, running) -> None:
     assert not any(int(table.unit_of[token]) >= 0 for token in only.question.ids)
 
 
+def test_a_silence_before_a_text_takes_nothing_with_it(manual, session, running) -> None:
+    """A click on the microphone and off again, then a question by the keyboard."""
+    manual.update(audio={"input": {"turn_detection": None, "transcription": {"model": "x"}}})
+    manual.play(silence(0.4))
+    manual.send("input_audio_buffer.commit")
+    manual.item("user", "Hello.")
+    assert manual.answer()["status"] == "completed"
+    (only,) = session.history.turns
+    table = running.service.assistant.table
+    assert not any(int(table.unit_of[token]) >= 0 for token in only.question.ids)
+    kind = "conversation.item.input_audio_transcription.completed"
+    assert [event["transcript"] for event in manual.events if event["type"] == kind] == [""]
+
+
 # --- sound ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_100_ms_are_100_ms(caller, by_hand: bool) -> None:

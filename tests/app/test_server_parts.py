@@ -188,3 +188,34 @@ def test_an_error_is_answered_by_its_type(error: Exception, status: int, kind: s
     answer = as_api_error(error)
     assert (answer.status, answer.kind) == (status, kind)
     assert ("retry-after" in answer.headers) == (status in (429, 503))
+
+
+def test_a_form_is_parsed_in_turns_with_others() -> None:
+    """Its parser works on the event loop: no piece of it may be long."""
+    from emova_app.server.http.json_body import in_pieces
+
+    sent = [b"a" * 3_000_000, b"", b"b" * 5, b""]
+
+    async def talk() -> tuple[bytes, int, int]:
+        unread = list(enumerate(sent))
+
+        async def receive() -> dict:
+            index, body = unread.pop(0)
+            return {"type": "http.request", "body": body, "more_body": index < len(sent) - 1}
+
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside, pieces, receive_piece = asyncio.create_task(others()), [], in_pieces(receive)
+        while not pieces or pieces[-1]["more_body"]:
+            pieces.append(await receive_piece())
+        beside.cancel()
+        return b"".join(piece["body"] for piece in pieces), max(len(piece["body"]) for piece in pieces), turns
+
+    whole, longest, turns = asyncio.run(talk())
+    assert whole == b"".join(sent) and longest <= 1 << 18 and turns >= 12

@@ -51,10 +51,27 @@ def test_the_handed_files_are_read(tmp_path: Path) -> None:
     assert read_tsv(CASES / "tsv_bom.tsv", "choice", tmp_path)[0].id == "0"
 
 
-def test_an_open_quotation_mark_names_the_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ('0\t"Which\tA\n1\tWhat\tB\n', 2),
+        ('0\tWhich\tA\n1\t"What\tB', 3),
+        ('0\t"Which\none"\tA\n\n1\t"What\tB\n2\tWho\tC\n', 5),
+        ('0\tWhich\tA\n1\t"Wh"at\tB\n', 3),
+    ],
+)
+def test_an_open_quotation_mark_names_the_line_of_its_row(tmp_path: Path, rows: str, line: int) -> None:
     table = tmp_path / "t.tsv"
-    table.write_text('index\tquestion\tanswer\n0\t"Which\tA\n1\tWhat\tB\n')
-    with pytest.raises(InputError, match=r"t\.tsv, line \d: not a table"):
+    table.write_text("index\tquestion\tanswer\n" + rows)
+    with pytest.raises(InputError, match=rf"t\.tsv, line {line}: not a table"):
+        read_tsv(table, "exact", tmp_path)
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path: Path) -> None:
+    """A cell may hold line breaks, and an empty line is none of the table."""
+    table = tmp_path / "t.tsv"
+    table.write_text('index\tquestion\tanswer\timage\n0\t"Which\none"\tA\n\n1\tWhat\tB\t!!!\n')
+    with pytest.raises(InputError, match=r"t\.tsv, line 5"):
         read_tsv(table, "exact", tmp_path)
 
 

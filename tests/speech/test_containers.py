@@ -158,12 +158,36 @@ def test_the_handed_files_say_the_same() -> None:
         assert understood(heard.transcribe(found)), name
 
 
+@pytest.mark.parametrize(
+    ("audio", "reason"),
+    [
+        ((TONE, RATE), "a pair of samples and their rate"),
+        ((RATE, TONE), "a pair of samples and their rate"),
+        ({"array": TONE, "sampling_rate": RATE}, "a dictionary"),
+        ([], "holds no sound"),
+        (np.zeros(0), "holds no sound"),
+        (torch.zeros(0), "holds no sound"),
+        ((), "holds no sound"),
+    ],
+    ids=str,
+)
+def test_what_libraries_hand_over_is_named(tiny_checkpoint, audio, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        Assistant.from_pretrained(tiny_checkpoint).tokenize(audio)
+
+
 @pytest.mark.parametrize("check", [lambda x: check_samples(x, RATE), check_chunk], ids=["whole", "chunk"])
 def test_tensors_of_any_kind_are_samples(check) -> None:
     plain = torch.from_numpy(TONE)
     assert np.array_equal(check(plain.clone().requires_grad_()), TONE)
     assert np.array_equal(check(plain.double()), TONE)
     assert np.allclose(check(plain.bfloat16()), TONE, atol=5e-3)
+    whole = (TONE * 32767).astype(np.int16)  # as soundfile and scipy read, and full scale is plain by its kind
+    for array in (whole, torch.from_numpy(whole)):
+        assert np.allclose(check(array), TONE, atol=1e-4)
+    for kind in (np.int32, np.int64, np.uint8, bool):
+        with pytest.raises(InputError, match=rf"samples of {np.dtype(kind)}; give floats within -1 to 1, or int16"):
+            check(whole.astype(kind))
     for wrong in (plain[None], torch.ones(3, dtype=torch.complex64).to_sparse(), torch.empty(8, device="meta")):
         with pytest.raises(InputError):
             check(wrong)

@@ -138,6 +138,15 @@ def test_another_sample_rate_in_mid_question(assistant, scheduler) -> None:
     assert answers(session).units == assistant.chat(audio=question()).units
 
 
+def test_silence_beside_a_text_is_as_if_nothing_was_heard(scheduler) -> None:
+    plain, session = scheduler.open(), scheduler.open()
+    wanted = list(plain.ask("How are you?"))[-1].reply
+    session.hear(np.zeros(16_000, dtype=np.float32))
+    told = list(session.ask("How are you?"))
+    assert (told[-1].reply.text, told[-1].reply.units) == (wanted.text, wanted.units)
+    assert session.asked_units == () and session.history.turns[0].question.ids == plain.history.turns[0].question.ids
+
+
 def test_silence_and_a_minute_of_noise(assistant, scheduler) -> None:
     session, other = scheduler.open(), scheduler.open()
     wanted = answers(other, "Hello.").units

@@ -21,7 +21,7 @@ from emova.core.seeding import generator
 from emova.speech.tokenizer.units import units_of
 from emova_data.records.records import BadRecord, Draft, Part, Record, message, text
 from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
-from emova_data.sources.converters.rows import Row, rows_of
+from emova_data.sources.converters.rows import UNREADABLE, Row, rows_of
 from emova_data.synthesis.pipeline import SpeechConfig, load_tokenizer
 from emova_data.synthesis.speech_text import language_of, spoken
 from emova_data.synthesis.tts import backend, speakers
@@ -137,7 +137,7 @@ def _drafts(config: InterleaveConfig, to_units: TextToUnits) -> Iterator[Draft]:
 
 def _build(name: str, row: Row, config: InterleaveConfig, to_units: TextToUnits) -> Record:
     if row is None:
-        raise BadRecord("a row that cannot be read")
+        raise BadRecord(UNREADABLE)
     return interleave(name, row[config.text_field], config, to_units)
 
 

@@ -5,7 +5,7 @@ Shape letters: T samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TypeAlias
@@ -42,6 +42,10 @@ def listen(tokenizer: SpeechTokenizer, audio: Audio, limits: AudioLimits, reject
             raise InputError(SILENT)
     elif isinstance(audio, str | Path | bytes | bytearray | memoryview) or hasattr(audio, "read"):
         samples = load_audio(audio, rate, limits, reject_silence=reject_silence)  # type: ignore[arg-type]
+    elif isinstance(audio, Mapping):
+        raise InputError(f"the audio: a dictionary; give the samples in it alone, at {rate} Hz")
+    elif isinstance(audio, tuple) and len(audio) == 2 and any(isinstance(each, int | np.integer) for each in audio):
+        raise InputError(f"the audio: a pair of samples and their rate; give the samples alone, at {rate} Hz")
     elif isinstance(audio, Iterable):
         with closing(StreamingTokenizer(tokenizer, limits, reject_silence)) as stream:
             return [unit for units in run(stream, audio) for unit in units]
@@ -94,10 +98,16 @@ class StreamingTokenizer(Stream[ArrayLike, list[int]]):
     def finish(self) -> list[int]:
         """The recording is over: its last units. Raises: InputError: it is too short, or silence."""
         if self.samples < self.limits.min_seconds * self._rate:
-            raise InputError(f"the audio: shorter than {self.limits.min_seconds:g} s; record it again")
+            reason = f"shorter than {self.limits.min_seconds:g} s" if self.samples else "holds no sound"
+            raise InputError(f"the audio: {reason}; record it again")
         if self._silent:
             raise InputError(SILENT)
         return self._take(self._stream.finish())
+
+    @property
+    def silent(self) -> bool:
+        """Whether there was no sound so far, where that is refused."""
+        return self._silent
 
     def _take(self, units_BU: Tensor) -> list[int]:
         new: list[int] = units_BU[0].tolist()

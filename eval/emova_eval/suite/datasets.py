@@ -158,6 +158,24 @@ def _store_image(data: str, media: Path, where: str) -> str:
     return str(path)
 
 
+def _table(path: Path) -> tuple[list[str], dict[int, dict[str, str]]]:
+    """The columns of a tab-separated file, and its rows by the line that each begins in. Raises: InputError."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t", strict=True)
+    rows: dict[int, dict[str, str]] = {}
+    line = 1
+    try:
+        columns = next(reader, [])
+        while True:
+            line = reader.line_num + 1
+            cells = next(reader, None)
+            if cells is None:
+                return columns, rows
+            if cells:
+                rows[line] = dict(zip(columns, cells, strict=False))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {line}: not a table ({error}); is a quotation mark open?") from None
+
+
 def read_tsv(path: str | Path, metric: str, media: str | Path) -> list[Example]:
     """VLMEvalKit's format: index, image (base64, a list of them, or another row's index), question, A, B, …, answer.
 
@@ -170,19 +188,15 @@ def read_tsv(path: str | Path, metric: str, media: str | Path) -> list[Example]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     csv.field_size_limit(2**31 - 1)
-    try:
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t", strict=True)
-        columns = set(reader.fieldnames or ())
-        rows = list(reader)
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not a table ({error}); is a quotation mark open?") from None
+    columns, lines = _table(path)
+    rows = list(lines.values())
     for needed in ("index", "question", "answer"):
         if needed not in columns:
             raise InputError(f"{path}: the column {needed!r} is missing")
     pictures = {row["index"]: row["image"] for row in rows if len(row.get("image") or "") > 64}
     examples = []
-    for number, row in enumerate(rows, start=2):
-        where = f"{path}, line {number}"
+    for line, row in lines.items():
+        where = f"{path}, line {line}"
         cell = row.get("image") or ""
         cell = pictures.get(cell, cell)
         images: tuple[str, ...] = ()
@@ -196,13 +210,13 @@ def read_tsv(path: str | Path, metric: str, media: str | Path) -> list[Example]:
                 break
             choices.append(str(row[letter]))
         hint = (row.get("hint") or "").strip()
-        question = row["question"] or ""
+        question = row.get("question") or ""
         examples.append(
             Example(
                 id=str(row["index"]),
                 text=f"{hint}\n{question}" if hint and hint != "nan" else question,
                 images=images,
-                answers=tuple(_listed(row["answer"] or "")),
+                answers=tuple(_listed(row.get("answer") or "")),
                 choices=tuple(choices),
                 metric=metric,
                 group=row.get("category") or "",

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import secrets
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope
 
 from emova_app.server.errors import ApiError
 
 _MEDIA_LEAST = 4096  # bytes; what is shorter counts as text
 _AT_ONCE = 1 << 20  # bytes that are looked at without letting other threads work
+_PIECE = 256 << 10  # bytes of a form that are parsed at once
 _SMALL = 16 << 10  # bytes that are read at once: a thread would take longer
 _TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}")
 _DATA_URL = re.compile(rb"data:[a-zA-Z0-9.+;=/\\-]{0,200},")
@@ -221,6 +223,23 @@ class UploadRoute(APIRoute):
         async def read(request: Request) -> Response:
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
                 raise ApiError(400, "file: missing; send it as multipart/form-data", param="file")
-            return await handle(request)
+            return await handle(Request(request.scope, in_pieces(request.receive)))
 
         return read
+
+
+def in_pieces(receive: Receive) -> Receive:
+    """A body in pieces between which others have their turn, for it is parsed on the event loop."""
+    left: deque[Message] = deque()
+
+    async def piece() -> Message:
+        if not left:
+            message = await receive()
+            body = message.get("body", b"")
+            starts = range(0, len(body), _PIECE)
+            left.extend({**message, "body": body[at : at + _PIECE], "more_body": True} for at in starts[:-1])
+            left.append({**message, "body": body[starts[-1] :]} if starts else message)
+        await asyncio.sleep(0)
+        return left.popleft()
+
+    return piece

@@ -43,6 +43,7 @@ class Answering:
         previous_item: the item before the answer.
 
     Attributes:
+        heard: whether there was more than silence in the spoken question.
         status: OpenAI's, of the response.
         reply: all that was answered, once it is complete.
     """
@@ -66,6 +67,7 @@ class Answering:
         self.pitch: str | None = None
         self.sent_seconds = 0.0
         self.reason = "turn_detected"
+        self.heard = True
         self.status = "in_progress"
         self.reply: SpokenReply | None = None
         self.stopped = self.done = False
@@ -245,7 +247,7 @@ class Answering:
     async def _tell_transcript(self) -> None:
         # A question of several pieces is understood as one.
         for index, item in enumerate(self._asked):
-            transcript = self.transcript if index == 0 else ""
+            transcript = self.transcript if index == 0 and self.heard else ""
             place = next(index for index, part in enumerate(item["content"]) if part["type"] == "input_audio")
             item["content"][place]["transcript"] = transcript
             await self._emit(

@@ -93,6 +93,7 @@ class Responding:
                 line.session.instruct(told)
             line.session.voice = settings.voice
             events = _ask(line, line.session, text, settings)
+            telling.heard = bool(line.session.asked_units)
             conversation.asked(question, line.session.asked_units)
             return events
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from emova_data.records.records import BadRecord, Draft, Media, Record, conversation, image_media, reject
-from emova_data.sources.converters.rows import Fields, Options, Row, image_bytes, rows_of
+from emova_data.sources.converters.rows import UNREADABLE, Fields, Options, Row, image_bytes, rows_of
 
 _META = ("data_source", "source", "language", "category", "task")
 
@@ -22,7 +22,7 @@ _META = ("data_source", "source", "language", "category", "task")
 def _drafts(folder: Path, options: Options, build: Callable[[Fields, str], Record]) -> Iterator[Draft]:
     for name, row in rows_of(folder, options["files"]):
         if row is None:
-            yield Draft(name, reject("a row that cannot be read"))
+            yield Draft(name, reject(UNREADABLE))
             continue
         given = row.get("id", row.get("uuid"))
         identity = name if given is None else f"{name}:{given}"

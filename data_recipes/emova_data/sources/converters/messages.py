@@ -31,7 +31,7 @@ from emova_data.records.records import (
     split_units,
 )
 from emova_data.sources.converters import speech
-from emova_data.sources.converters.rows import Fields, Options, rows_of
+from emova_data.sources.converters.rows import UNREADABLE, Fields, Options, rows_of
 
 _DATA = re.compile(r"data:[\w/+.;=-]*;base64,", re.ASCII)
 _PICTURES = ("image", "image_url", "input_image")
@@ -42,7 +42,7 @@ def messages(folder: Path, options: Options) -> Iterator[Draft]:
     """The rows of the option ``files`` (default: all .jsonl, .json and .parquet files). Raises: InputError: none."""
     for name, row in rows_of(folder, options.get("files", ["**/*.jsonl", "**/*.json", "**/*.parquet"])):
         if row is None:
-            yield Draft(name, reject("a row that cannot be read"))
+            yield Draft(name, reject(UNREADABLE))
         else:
             identity = name if row.get("id") is None else f"{name}:{row['id']}"
             yield Draft(identity, partial(_record, row, identity, folder, options))

@@ -16,6 +16,7 @@ Fields = dict[str, Any]
 """A row as its publisher wrote it: nothing in it is known before it is looked at; what does not fit is a BadRecord."""
 Row = Fields | None
 """None stands for a row that cannot be read."""
+UNREADABLE = "a row that cannot be read: damaged JSON, or not in UTF-8"
 Options = Mapping[str, Any]
 """Of a converter, as the registry's YAML or ``--set`` gives them."""
 
