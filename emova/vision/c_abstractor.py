@@ -15,10 +15,11 @@ from typing import ClassVar
 import emova.core.compat  # noqa: F401  (torchvision must import before timm)
 
 # isort: split
-import torch
 from timm.layers import LayerNorm2d
 from timm.models.regnet import RegStage
 from torch import Tensor, nn
+
+from emova.vision.projector_base import ProjectorModule
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,13 @@ class CAbstractorConfig:
             raise ValueError("projector input_side must be a multiple of output_side")
 
 
-class CAbstractor(nn.Module):
+class CAbstractor(ProjectorModule[CAbstractorConfig]):
     """Patch features [B, P, E] to visual tokens [B, S, D]."""
 
     config_class: ClassVar = CAbstractorConfig
 
     def __init__(self, config: CAbstractorConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         stage = partial(RegStage, config.depth, stride=1, dilation=1, act_layer=nn.SiLU, norm_layer=LayerNorm2d)
         self.stage_in = stage(config.input_width, config.width)
         self.pool = nn.AvgPool2d(config.input_side // config.output_side)
@@ -73,9 +73,3 @@ class CAbstractor(nn.Module):
     def forward(self, patches_BPE: Tensor) -> Tensor:
         """[B, P, E] to [B, S, D]."""
         return self.readout(self.trunk(patches_BPE))
-
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Make all visual tokens ``factor`` times as large."""
-        for parameter in self.readout[-1].parameters():
-            parameter.mul_(factor)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from emova.core.errors import InputError
+from emova.vision.projector_base import ProjectorModule
 
 KIND = "mlp"
 
@@ -29,22 +29,16 @@ class MLPConfig:
             raise InputError(f"projector {KIND}: it merges no tokens; give one side for both, not {self.output_side}")
 
 
-class MLPProjector(nn.Module):
+class MLPProjector(ProjectorModule[MLPConfig]):
     """Dense layer, GELU, dense layer."""
 
     config_class: ClassVar = MLPConfig
 
     def __init__(self, config: MLPConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.enter = nn.Linear(config.input_width, config.output_width)
         self.leave = nn.Linear(config.output_width, config.output_width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[..., E]`` to ``[..., D]``."""
         return self.leave(functional.gelu(self.enter(tokens)))
-
-    @torch.no_grad()
-    def scale_output(self, factor: float) -> None:
-        """Make all visual tokens ``factor`` times as large."""
-        for parameter in self.leave.parameters():
-            parameter.mul_(factor)

@@ -12,7 +12,7 @@ C_ABSTRACTOR = "c_abstractor"
 
 def make_projector_config(kind: str, values: Mapping[str, object]) -> ProjectorConfig:
     """The shape of a projector of ``kind``; unknown keys raise TypeError. Raises: InputError: the kind is unknown."""
-    made: ProjectorConfig = PROJECTORS.find(kind).config_class(**values)
+    made: ProjectorConfig = PROJECTORS.find(kind).config_class(**{**values, "kind": kind})
     return made
 
 
