@@ -79,6 +79,11 @@ class Assistant:
         return min(self.parts.model.config.trained_context or self.decoder.max_length, self.decoder.max_length)
 
     @property
+    def trained_pictures(self) -> int:
+        """How many pictures of a dialogue the model keeps apart; 0: any number."""
+        return self.parts.model.config.trained_pictures
+
+    @property
     def token_ids(self) -> TokenIds:
         """The control tokens and units of the vocabulary."""
         return self.parts.processor.token_ids

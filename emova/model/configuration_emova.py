@@ -41,6 +41,8 @@ class EmovaConfig(PreTrainedConfig):
             every rank touches every parameter (ZeRO-3 waits for ever otherwise).
         trained_context: positions before an answer (opening, turns, question) up to which dialogues were trained; a
             dialogue forgets its oldest turns rather than grow beyond. 0: as many as the model has positions.
+        trained_pictures: how many pictures a dialogue keeps apart; of a chat's earlier turns the older ones keep their
+            words alone. 0: any number.
         ctc_layer: CTC reads transcripts from the hidden states after so many layers (``emova.decoding.ctc``);
             0 where the model was not trained to.
         reply_config: ``kind``, the format that replies are written in unless another is asked for (json), and under
@@ -86,6 +88,7 @@ class EmovaConfig(PreTrainedConfig):
     always_run_vision: bool = False
     weight_storage: str = PLAIN
     trained_context: int = 0
+    trained_pictures: int = 0
     ctc_layer: int = 0
     reply_config: Any = None
     styles: Any = None

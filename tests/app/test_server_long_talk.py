@@ -94,9 +94,8 @@ def by_demo(assistant: Assistant, asked: list[dict]) -> Iterator[str]:
 
 
 SLOW = {(by_chat, "voice"), (by_chat, "picture"), (by_chat, "mixed")}  # each request brings all recordings again
-CONFUSED = {(by_chat, "picture"), (by_chat, "mixed"), (by_realtime, "mixed"), (by_demo, "mixed")}
-"""Talk and pictures in turns, and earlier answers about pictures that come back without their voice, confuse emova-nano
-(its card says so): it stays speech."""
+CONFUSED = {(by_chat, "mixed"), (by_realtime, "mixed"), (by_demo, "mixed")}
+"""Talk and pictures in turns confuse emova-nano (its card says so): it stays speech."""
 WAYS = [
     pytest.param(through, by, marks=pytest.mark.slow if (through, by) in SLOW else ())
     for through in (by_chat, by_realtime, by_demo)

@@ -81,14 +81,23 @@ async def read_turn(service: Service, asked: Question, reply: SpokenReply) -> Pa
         heard.close()
 
 
-async def remember(service: Service, session: Session, turns: Sequence[tuple[Question, SpokenReply]]) -> None:
+async def remember(
+    service: Service, session: Session, turns: Sequence[tuple[Question, SpokenReply]], shown: int = 0
+) -> None:
     """Let a session remember turns, the oldest first: as many of the newest as may stand in the model's context.
 
     How long a turn is only its sounds and pictures tell, so the newest are decoded first, and those that have no room
-    not at all. Raises: InputError, ApiError.
+    not at all. Of pictures there are no more than the model keeps apart; of them ``shown`` are in the question.
+
+    Raises: InputError, ApiError.
     """
     left, past = service.assistant.trained_context, list[PastTurn]()
+    most = service.assistant.trained_pictures
     for asked, reply in reversed(turns):
+        if asked.picture is not None:
+            shown += 1
+            if most and shown > most:
+                asked = replace(asked, picture=None)
         turn = await read_turn(service, asked, reply)
         left -= await service.run(session.positions, turn)
         if left < 0 and past:
@@ -142,8 +151,8 @@ async def answer(service: Service, request: ChatRequest) -> AsyncGenerator[tuple
     if tools is not None:
         instructions = tools.instructions(instructions)
     async with service.session(voice_of(request, service.assistant.styles), instructions) as session:
-        await remember(service, session, conversation.turns)
         question = conversation.question
+        await remember(service, session, conversation.turns, shown=question.picture is not None)
         await prepare(service, session, question)
         if not question.asks:
             message = "messages: no question at their end; give text or sound, a picture alone asks nothing"
