@@ -101,6 +101,8 @@ class ModelConfig:
     vision_pretrained: str = ""
     """The tower's published weights by name (``emova_train.vision.pretrained``): a tag of open_clip, a model of timm,
     InternViT's folder or repository. Mean and deviation of ``image`` are then theirs."""
+    projector_pretrained: str = ""
+    """The projector's trained weights: the export of a stage or of a vision pre-training, or a safetensors file."""
     always_run_vision: bool = False
     """For ZeRO-3: run the tower in training even without a picture."""
     styles: StyleSet = field(default_factory=StyleSet)

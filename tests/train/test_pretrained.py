@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from emova.core.tokens import extend_tokenizer
 from emova.model.building import ModelConfig, TextShape
 from emova.vision.open_clip import OpenClipConfig
 from emova.vision.towers import VisionConfig, build_tower
-from emova_train.core.config import RunConfig
+from emova_train.core.config import ParallelConfig, RunConfig
+from emova_train.distributed.world import World
 from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
-from emova_train.stages.origins import frozen_at_random, origins
+from emova_train.stages.origins import RANDOM, frozen_at_random, origins
+from emova_train.stages.program import export
 from emova_train.stages.start import build
 from emova_train.vision.pretrained import load_pretrained
 from tests.train.test_stages import folder  # noqa: F401  (a fixture)
@@ -122,3 +125,53 @@ def test_16_bits_are_trained_in_32(folder: Path, tiny_tokenizer, tmp_path: Path,
     save_config(replace(shapes, text=TextShape(pretrained="no-such/llama")), tmp_path / "model.yaml")
     with pytest.raises(InputError, match="no-such/llama: no such language model here, and it cannot be fetched"):
         build(StageConfig(run=RunConfig(output_dir=str(tmp_path)), init=init))
+
+
+def test_a_projector_goes_in_by_name(folder: Path, tiny_tokenizer, tmp_path: Path) -> None:  # noqa: F811
+    """Out of a stage's export or a file of its own names, in float32 whatever they have; another shape is one line."""
+    shapes = load_config(ModelConfig, folder / "model.yaml")
+    tokenizer = str(folder / "tokenizer")
+
+    def began(name: str) -> StageConfig:
+        save_config(replace(shapes, projector_pretrained=name), tmp_path / "model.yaml")
+        init = InitConfig(model=str(tmp_path / "model.yaml"), tokenizer=tokenizer)
+        return StageConfig(run=RunConfig(output_dir=str(tmp_path / "run"), seed=5), init=init)
+
+    other, processor = build(replace(began(""), run=RunConfig(output_dir=str(tmp_path), seed=1)))
+    export(other, processor, tmp_path / "export")
+    own = other.model.projector.state_dict()
+    save_file({name: tensor.half() for name, tensor in own.items()}, tmp_path / "projector.safetensors")
+    for name, close in ((str(tmp_path / "export"), 0.0), (str(tmp_path / "projector.safetensors"), 1e-3)):
+        found = build(began(name))[0].model.projector.state_dict()
+        assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+        assert all(torch.allclose(found[key], own[key], atol=close, rtol=0) for key in own)
+        assert origins(began(name))["projector"] == name
+    assert origins(began(""))["projector"] == RANDOM
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    save_file({"a": torch.zeros(1)}, tmp_path / "strange.safetensors")
+    for name, why in (
+        ("broken.safetensors", "damaged; give a stage's export"), ("strange.safetensors", "a is missing or of another"),
+        ("nowhere", "no such checkpoint"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=why):
+            build(began(str(tmp_path / name)))
+
+
+def test_what_is_split_begins_as_what_is_whole(folder: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    """Under ZeRO-3 a beginning that is no checkpoint is put together once, in a folder, and read from there."""
+    from emova_train.stages import start
+
+    monkeypatch.setattr(start, "partitioned", lambda run, world: nullcontext())
+    init = InitConfig(model=str(folder / "model.yaml"), tokenizer=str(folder / "tokenizer"))
+    run = RunConfig(output_dir=str(tmp_path / "run"), parallel=ParallelConfig(strategy="zero3"))
+    config = StageConfig(run=run, init=init)
+    whole = build(config)[0].state_dict()
+    split = build(config, World())[0].state_dict()
+    assert whole.keys() == split.keys() and all(torch.equal(whole[name], split[name]) for name in whole)
+    written = tmp_path / "run" / "start" / "model.safetensors"
+    first = written.stat().st_mtime_ns
+    build(config, World(1, 1))  # a process that is not the first reads it
+    build(config, World())
+    assert written.stat().st_mtime_ns == first
+    changed = build(replace(config, run=replace(run, seed=3)), World())[0].state_dict()
+    assert written.stat().st_mtime_ns != first and any(not torch.equal(whole[name], changed[name]) for name in whole)

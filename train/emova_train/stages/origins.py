@@ -34,6 +34,7 @@ def origins(config: StageConfig) -> dict[str, str]:
         shapes = load_config(ModelConfig, init.model, kind="model")
         found["llm"] = shapes.text.pretrained or RANDOM
         found["vision"] = shapes.vision_pretrained or RANDOM
+        found["projector"] = shapes.projector_pretrained or RANDOM
     if init.vision:
         found |= {"projector": init.vision, "vision": init.vision}
     if init.internvit:
@@ -79,7 +80,7 @@ def frozen_at_random(config: StageConfig, found: Mapping[str, str], pictures: bo
 def _ways(part: str) -> str:
     ways = {
         "llm": ("checkpoint", "text.pretrained in init.model"),
-        "projector": ("checkpoint", "vision"),
+        "projector": ("checkpoint", "vision", "projector_pretrained in init.model"),
         "vision": ("checkpoint", "vision", "internvit", "vision_pretrained in init.model"),
     }[part]
     known = {field.name for field in fields(InitConfig)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -45,7 +46,7 @@ from emova_train.stages.losses.packed import packed_loss
 from emova_train.stages.losses.registry import build_losses
 from emova_train.stages.origins import FILE as ORIGINS
 from emova_train.stages.origins import after, origins, refuse_random
-from emova_train.stages.start import build, freeze
+from emova_train.stages.start import BEGUN, build, freeze
 from emova_train.stages.unit_names import unit_name
 from emova_train.stages.validation import Samples
 
@@ -152,6 +153,7 @@ def train(config: StageConfig) -> FitResult:
             merge_adapters(model)
         model.config.unit_tokenizer = units
         export(model, processor, output / "export", after(began, config))
+        shutil.rmtree(output / BEGUN, ignore_errors=True)
     world.barrier()
     return result
 
