@@ -167,7 +167,9 @@ def _refused(error: OmegaConfBaseException, cls: type[object]) -> str:
     here = [field.name for field in dataclasses.fields(within)]
     near = [f"{above}.{name}" if above else name for name in difflib.get_close_matches(key, here, 1)]
     near = near or [known for known in _paths(OmegaConf.structured(cls)) if known.rpartition(".")[2] == key]
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(here)}"
+    hint = f"there are {', '.join(here)}; where the config is of a later version, update emova"
+    if near:
+        hint = f"did you mean {near[0]}?"
     return f"{path}: no such key; {hint}"
 
 
