@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from emova_data.sources.own import OwnSource
 
-KINDS = ("omni", "interleaved", "synthdog")
+KINDS = ("omni", "interleaved", "synthdog", "styles")
 FORMATS = ("llava", "messages", "speech", "recordings")
 MOST_NOTES = 12
 
@@ -69,7 +69,9 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     units.add_argument("--out", type=Path, help="folder of the new shards (default: ROOT/sets/NAME-units)")
     units.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     units.add_argument("--keep-audio", action="store_true", help="keep the recordings, too")
-    make = actions.add_parser("synthesise", help="make spoken dialogues, interleaved speech and text, or text pages")
+    make = actions.add_parser(
+        "synthesise", help="make spoken dialogues, interleaved speech and text, text pages, speech in all styles"
+    )
     make.add_argument("kind", choices=KINDS, help="what to make")
     make.add_argument("config", nargs="?", type=Path, help="YAML of settings; see configs/data/")
     make.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
@@ -296,6 +298,10 @@ def synthesise(args: argparse.Namespace) -> int:
         from emova_data.synthesis import synthdog
 
         return synthdog.main(args.config, args.overrides)
+    if args.kind == "styles":
+        from emova_data.synthesis import styles
+
+        return styles.main(args.config, args.overrides)
     if args.kind == "interleaved":
         from emova_data.synthesis import interleave
 

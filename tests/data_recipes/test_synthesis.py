@@ -22,11 +22,12 @@ from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova_data.records.records import BadRecord, plain_text
 from emova_data.records.shard_writer import read_set
-from emova_data.synthesis import interleave, pipeline, synthdog
+from emova_data.synthesis import interleave, pipeline, styles, synthdog
 from emova_data.synthesis.pipeline import OmniConfig, Parts, SpeechConfig, statistics
 from emova_data.synthesis.speech_text import language_of, spoken
 from emova_data.synthesis.style_labels import EndpointLabeller, Labels, RuleLabeller, parse_labels
 from emova_data.synthesis.tts import AzureSpeech, CosyVoiceSpeech, Speaker, backend, speakers
+from emova_train.u2s.cache import measure_f0
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "sources"
@@ -125,6 +126,64 @@ def test_voices_are_not_asked_for_languages_they_lack(tmp_path: Path) -> None:
     config = OmniConfig(str(write_dialogues(tmp_path / "in.jsonl")), str(tmp_path / "out"))
     result = pipeline.synthesise(config, parts(speech=Tone(("en",))))
     assert result.skipped["a language that the voices do not speak"] == 1
+
+
+def test_every_sentence_is_spoken_in_every_style(tmp_path: Path) -> None:
+    """2 genders x 4 emotions x 3 pitches x K candidates; a candidate has one speaker in all of its gender's styles."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("It is late.\n\nThe door is open.\nIt is late.\n今天很晚了。\n", encoding="utf-8")
+
+    def config(out: str, **changes: Any) -> styles.StylesConfig:
+        values = {"input": str(lines), "candidates": 3, "per_shard": 10, "speakers": "all", **changes}
+        return styles.StylesConfig(output=str(tmp_path / out), **values)
+
+    tone = Tone()
+    result = styles.synthesise(config("whole"), tone)
+    assert result.records == 72 == len(tone.said) and set(styles.statistics(tmp_path / "whole").values()) == {3}
+    samples = list(read_set(tmp_path / "whole"))
+    assert {sample["language"] for sample in samples} == {"en", "zh"} and samples[0]["sample_rate"] == 24000
+    sound, rate = soundfile.read(io.BytesIO(samples[0]["media"]["flac"]))
+    assert rate == 24000 and len(sound) == pytest.approx(24000 * samples[0]["seconds"], abs=2)
+    assert samples[0]["phones"] and samples[-1]["phones"][0].startswith("zh:")
+    voices = {(sample["text"], sample["gender"]): sample["voice"] for sample in samples}
+    assert all(voices[sample["text"], sample["gender"]] == sample["voice"] for sample in samples)
+    known = {f"hibari/{speaker.name}": speaker.gender for speaker in speakers()}
+    assert all(known[voice] == gender for (_, gender), voice in voices.items())
+    one = styles.synthesise(config("one", speakers="one", candidates=2), Tone())
+    assert one.records == 48 and len({sample["voice"] for sample in read_set(tmp_path / "one")}) == 2
+
+    class Stops(Tone):
+        def speak(self, *said: Any) -> Any:
+            if len(self.said) == 33:
+                raise KeyboardInterrupt
+            return super().speak(*said)
+
+    with pytest.raises(KeyboardInterrupt):
+        styles.synthesise(config("cut"), Stops())
+    rest = Tone()
+    styles.synthesise(config("cut"), rest)
+    assert len(rest.said) == 72 - 30  # three shards of ten were whole
+    whole, cut = (sorted((tmp_path / name).glob("*.tar")) for name in ("whole", "cut"))
+    assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in cut]
+    for changes, why in (
+        ({"candidates": 4}, "3 sentences for candidates=4"), ({"input": str(tmp_path / "no")}, "cannot be read"),
+        ({"speakers": "two"}, "give one or all"), ({"language": "de"}, "give auto, en or zh"),
+        ({"speech": styles.StyledSpeechConfig("kokoro")}, "its voices have no styles; choose hibari, cosyvoice, azure"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=why):
+            styles.synthesise(config("bad", **changes), Tone())
+
+
+def test_hibari_speaks_in_all_styles(tmp_path: Path) -> None:
+    pytest.importorskip("hibari")
+    config = load_config(styles.StylesConfig, CONFIGS / "styles.yaml", ["candidates=1", f"output={tmp_path}"])
+    assert styles.synthesise(config).records == 24
+    heights = {sample["pitch"]: 0.0 for sample in read_set(tmp_path)}
+    for sample in read_set(tmp_path):
+        sound, rate = soundfile.read(io.BytesIO(sample["media"]["flac"]), dtype="float32")
+        f0 = measure_f0((sound * 32767).astype(np.int16))
+        heights[sample["pitch"]] += float(np.log(f0[f0 > 0]).mean()) / 8
+    assert heights["low"] < heights["normal"] < heights["high"]
 
 
 def test_there_are_39_speakers_of_both_genders() -> None:
@@ -261,7 +320,12 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "cls"),
-    [("omni", OmniConfig), ("interleaved", interleave.InterleaveConfig), ("synthdog", synthdog.PageConfig)],
+    [
+        ("styles", styles.StylesConfig),
+        ("omni", OmniConfig),
+        ("interleaved", interleave.InterleaveConfig),
+        ("synthdog", synthdog.PageConfig),
+    ],
 )
 def test_the_shipped_configs_are_read(name: str, cls: type) -> None:
     assert isinstance(load_config(cls, CONFIGS / f"{name}.yaml"), cls)

@@ -360,7 +360,7 @@ def test_shipped_sizes() -> None:
         speaker = U2SDetokenizer(nano)
     assert sum(parameter.numel() for parameter in speaker.parameters()) < 4.2e6
     assert speaker.lookahead_units <= 10
-    paper = load_config(U2SRecipe, "configs/u2s/paper.yaml").model
+    paper = load_config(U2SRecipe, "configs/u2s/paper-pretrain.yaml").model
     assert (paper.vits.latent_channels, paper.vits.head.kind, paper.vits.head.hifigan.channels) == (192, "hifigan", 512)
     with torch.device("meta"):
         speaker = U2SDetokenizer(paper)

@@ -79,8 +79,18 @@ def test_the_command_line_writes_and_refuses(tmp_path: Path, capsys: pytest.Capt
     )
     assert "sbatch" in capsys.readouterr().out and (tmp_path / "files" / "stage2.sbatch").is_file()
     assert main(["train", "--launch", "torchrun", "--nodes", "0", "stage2", "x.yaml"]) == 2
-    assert main(["train", "--launch", "torchrun", "s2u", "x.yaml"]) == 2
+    assert main(["train", "--launch", "torchrun", "vision", "x.yaml"]) == 2
     assert "cannot be spread" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("program", "config"), [("s2u", "paper"), ("u2s", "paper-pretrain"), ("u2s", "paper-style")])
+def test_codecs_are_launched_too(program: str, config: str, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "files"
+    words = ["train", "--launch", "torchrun", "--processes", "2", "--launch-dir", str(folder), "--only-write", program]
+    assert main([*words, config, "run.tempo=1"]) == 2
+    assert "run.tempo" in capsys.readouterr().err and not folder.exists()
+    assert main([*words, config]) == 0
+    assert f"-m emova_train.{program}.program {config}" in (folder / f"{program}.sh").read_text()
 
 
 RUN = RunConfig(

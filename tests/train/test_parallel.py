@@ -39,8 +39,8 @@ def run_together(jobs: list[dict[str, Any]], folder: Path, processes: int) -> No
     run_module(["tests.train.parallel_worker", str(path)], processes)
 
 
-def run_module(arguments: list[str], processes: int) -> None:
-    """Run a module in ``processes`` processes that find each other."""
+def run_module(arguments: list[str], processes: int, folder: Path = ROOT) -> None:
+    """Run a module in ``processes`` processes that find each other, from ``folder``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -51,7 +51,7 @@ def run_module(arguments: list[str], processes: int) -> None:
         subprocess.Popen(
             command,
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=ROOT,
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

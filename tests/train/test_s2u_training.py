@@ -30,6 +30,7 @@ from emova_train.s2u.data import (
     ClipStore,
     SourceConfig,
     TwoViews,
+    Views,
     faster_clip,
     frame_labels,
     perturb,
@@ -170,7 +171,7 @@ def test_an_anchor_holds_the_units_of_its_families(shards: str, tmp_path: Path) 
     anchor.load_state_dict(model.state_dict())
     training = S2UTraining(model, S2UTrainConfig(), anchor)
     before = {name: value.clone() for name, value in anchor.state_dict().items()}
-    batch = TwoViews(store, [1.0], 1, 6.0, seed=0, anchored=["one"])[0]
+    batch = TwoViews(store, [1.0], 1, 6.0, seed=0, views=Views(anchored=["one"]))[0]
     assert batch["anchored"].any() and not batch["anchored"].all()
     training.eval()
     terms = training(**batch)

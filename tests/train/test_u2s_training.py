@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +33,9 @@ from emova_train.u2s.data import Windows, collate, continuous, place, shake_digi
 from emova_train.u2s.discriminators import DiscriminatorConfig
 from emova_train.u2s.losses import SpectralLoss, kl_term
 from emova_train.u2s.program import U2STraining, parameter_groups
-from emova_train.u2s.prototypes import StyleClassifier, acoustic_features, choose_prototypes
+from emova_train.u2s.prototypes import StyleClassifier, acoustic_features, choose_by_recogniser, choose_prototypes
 from emova_train.u2s.prototypes import main as prototypes_main
+from emova_train.u2s.recognisers import find_recogniser
 
 
 def tiny_recipe(folder: Path) -> U2SRecipe:
@@ -194,7 +197,7 @@ def test_loss_falls(data: Path) -> None:
 
 
 def test_program_runs_exports_and_resumes(data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(program, "prepare", lambda config: None)
+    monkeypatch.setattr(program, "prepare", lambda config, **_: None)
     monkeypatch.setattr(program, "kinds_of_units", lambda config: {"test": ""})
     recipe = tiny_recipe(data)
     recipe = replace(recipe, run=replace(recipe.run, output_dir=str(tmp_path / "run")))
@@ -312,13 +315,86 @@ def test_prototypes_cover_all_styles(data: Path) -> None:
     assert prototypes.size == 8 and set(report.keys) == {style.key for style in DEFAULT_STYLES.all}
 
 
+class Listener:
+    """Says of a recording what is written in its first sample."""
+
+    name = "listener"
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names
+
+    def confidences(self, samples: np.ndarray, rate: int) -> dict[str, float]:
+        assert rate == 24000 and samples.dtype == np.float32
+        return {name: float(samples[0]) for name in self.names.values()}
+
+
+def test_a_recogniser_chooses_the_surest_recording_of_each_style(data: Path, monkeypatch) -> None:
+    """Top-1 by the confidence in the style's emotion; the prototype is that recording's own style vector."""
+    torch.manual_seed(0)
+    detokenizer = U2SDetokenizer(tiny_recipe(data).model).eval()
+    store = SpeechStore(tiny_recipe(data).data.train, tiny_recipe(data).data.cache, "test")
+    base = store.utterances[0]
+    surest = {style.key: number % 3 for number, style in enumerate(DEFAULT_STYLES)}
+    store.utterances = [
+        replace(base, key=f"{style.key}-{n}", gender=style.gender, emotion=style.emotion, pitch=style.pitch)
+        for style in DEFAULT_STYLES for n in range(3)
+    ]  # fmt: skip
+
+    def samples(index: int, *_: int) -> np.ndarray:
+        each = store.utterances[index]
+        key, _, number = each.key.rpartition("-")
+        sound = say(0, 100.0 + index)
+        sound[0] = 0.9 if surest[key] == int(number) else 0.2
+        return sound
+
+    monkeypatch.setattr(store, "samples", samples)
+    names = {"happy": "happy", "sad": "sadness", "angry": "angry", "neutral": "neutral"}
+    prototypes, chosen = choose_by_recogniser(detokenizer, store, Listener(names), min_units=10)
+    assert {key: choice.key for key, choice in chosen.items()} == {k: f"{k}-{n}" for k, n in surest.items()}
+    assert all(choice.confidence == pytest.approx(0.9) for choice in chosen.values())
+    style = list(DEFAULT_STYLES)[5]
+    index = next(at for at, each in enumerate(store.utterances) if each.key == chosen[style.key].key)
+    own = detokenizer.embed_style(torch.from_numpy(samples(index))[None])[0]
+    assert torch.equal(prototypes[style], own)
+    with pytest.raises(InputError, match="listener does not know the emotion"):
+        choose_by_recogniser(detokenizer, store, Listener({"x": "bored"}), min_units=10)
+    with pytest.raises(InputError, match="no recordings that are long enough"):
+        choose_by_recogniser(detokenizer, store, Listener(names), min_units=1000)
+
+
+def test_emotion2vec_is_asked_in_its_own_way(monkeypatch) -> None:
+    asked: list[object] = []
+
+    class Model:
+        def __init__(self, **options: object) -> None:
+            if options["model"] == "unreachable":
+                raise OSError("no route to host")
+            asked.append(options["model"])
+
+        def generate(self, samples: np.ndarray, **options: object) -> list[dict[str, list[object]]]:
+            asked.append((len(samples), samples.dtype, options["granularity"]))
+            return [{"labels": ["生气/angry", "开心/happy", "<unk>"], "scores": [0.1, 0.7, 0.2]}]
+
+    monkeypatch.setitem(sys.modules, "funasr", types.SimpleNamespace(AutoModel=Model))
+    found = find_recogniser("auto", "mine")
+    assert found is not None and found.name == "emotion2vec (mine)"
+    assert found.confidences(np.zeros(24000, np.float32), 24000) == {"angry": 0.1, "happy": 0.7, "<unk>": 0.2}
+    assert asked == ["mine", (16000, np.float32, "utterance")]
+    with pytest.raises(InputError, match="see that the hub can be reached"):
+        find_recogniser("emotion2vec", "unreachable")
+    assert find_recogniser("auto", "unreachable") is None and find_recogniser("acoustic") is None
+    monkeypatch.setitem(sys.modules, "funasr", None)
+    with pytest.raises(InputError, match="pip install funasr"):
+        find_recogniser("emotion2vec")
+
+
 def test_prototypes_go_to_a_folder(capsys, monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["", "configs/u2s/nano.yaml", "--detokenizer", "any", "--out", "a.safetensors"])
     assert prototypes_main() == 2
     assert "give the folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["nano", "paper"])
+@pytest.mark.parametrize("name", ["nano", "paper-pretrain", "paper-style"])
 def test_shipped_configs_load(name: str) -> None:
     recipe = load_config(U2SRecipe, f"configs/u2s/{name}.yaml")
     spare = recipe.data.window_units - recipe.losses.wave_units - sum(recipe.losses.wave_context)

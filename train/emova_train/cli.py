@@ -46,7 +46,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _overview()
-    launch = parser.add_argument_group("on many processes (before PROGRAM; stages only)")
+    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u and u2s)")
     launch.add_argument("--launch", choices=("slurm", "torchrun", "deepspeed"), help="write the launch files, run them")
     _add_machine(launch)
     launch.add_argument("--launch-dir", default="launch", help="the folder of the launch files (default: launch)")
@@ -105,11 +105,11 @@ def _processes(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace, rest: list[str]) -> InputError | None:
     """Print the plan of a stage; what would stop it."""
-    from emova_train.launch import PROGRAMS as STAGES
+    from emova_train.launch import STAGES
     from emova_train.planning.dry_run import Machine, dry_run, stops
 
     if arguments.program not in STAGES:
-        raise InputError(f"{arguments.program}: only stages can be tried dry and spread; {', '.join(STAGES)}")
+        raise InputError(f"{arguments.program}: only stages can be tried dry; {', '.join(STAGES)}")
     if not rest:
         raise InputError(f"{arguments.program}: give its config; see emova train {arguments.program} --help")
     given = {name: getattr(arguments, name) for name in ("gpu", "mfu") if getattr(arguments, name) is not None}
@@ -133,10 +133,22 @@ def _dry_run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_codec(program: str, rest: list[str]) -> None:
+    """See that a codec's config can be read. Raises: InputError."""
+    from emova.core.config import load_config
+    from emova_train.s2u.program import S2UTrainConfig
+    from emova_train.u2s.config import U2SRecipe
+
+    if not rest:
+        raise InputError(f"{program}: give its config; see emova train {program} --help")
+    cls: type[S2UTrainConfig] | type[U2SRecipe] = S2UTrainConfig if program == "s2u" else U2SRecipe
+    load_config(cls, rest[0], rest[1:], kind=program)
+
+
 def _launch(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from emova_train.launch import LaunchPlan, launch
+    from emova_train.launch import CODECS, LaunchPlan, launch
 
     slurm = [f"{name}={value}" for name in ("time", "mem", "account", "partition")
              if (value := getattr(arguments, name)) is not None]  # fmt: skip
@@ -146,7 +158,8 @@ def _launch(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     if slurm and arguments.launch != "slurm":
         raise InputError(f"--{slurm[0].partition('=')[0]}: only --launch slurm has it; --option gives torchrun's own")
-    problem = _plan(arguments, list(arguments.rest))
-    if problem is not None and not arguments.elsewhere:
+    if arguments.program in CODECS:
+        _check_codec(arguments.program, arguments.rest)
+    elif (problem := _plan(arguments, list(arguments.rest))) is not None and not arguments.elsewhere:
         raise problem
     return launch(plan, only_write=arguments.only_write)

@@ -20,9 +20,10 @@ from emova.core.errors import InputError
 from emova.core.writing import write_text
 
 LAUNCHERS = ("slurm", "torchrun", "deepspeed")
-PROGRAMS = ("stage0", "stage1", "stage2", "stage3")
-"""The programs that can be spread over processes."""
-MODULE = "emova_train.stages.program"
+STAGES = ("stage0", "stage1", "stage2", "stage3")
+CODECS = {"s2u": "emova_train.s2u.program", "u2s": "emova_train.u2s.program"}
+PROGRAMS = {**dict.fromkeys(STAGES, "emova_train.stages.program"), **CODECS}
+"""The programs that can be spread over processes, and their modules."""
 PORT = 29500
 _OPTION = re.compile(r"[A-Za-z][\w-]*(=.*)?")
 GRACE = 600
@@ -59,6 +60,11 @@ class LaunchPlan:
         for option in self.options:
             if not _OPTION.fullmatch(option):
                 raise InputError(f"--option {option[:40]!r}: give NAME or NAME=VALUE, without dashes before it")
+
+    @property
+    def module(self) -> str:
+        """What every process runs."""
+        return PROGRAMS[self.program]
 
     def words(self, **defaults: object) -> list[str]:
         """``--name=value`` of all options, a default only where it is not given; one that is None is left out."""
@@ -118,7 +124,7 @@ def local_command(plan: LaunchPlan) -> list[str]:
     else:
         options = plan.words(standalone="", nproc_per_node=plan.processes)
         head = ["torch.distributed.run", *options, "-m"]
-    return [sys.executable, "-m", *head, MODULE, *plan.arguments]
+    return [sys.executable, "-m", *head, plan.module, *plan.arguments]
 
 
 def _environment() -> dict[str, str]:
@@ -132,7 +138,7 @@ def _environment() -> dict[str, str]:
 
 
 def _program(plan: LaunchPlan) -> str:
-    return shlex.join([MODULE, *plan.arguments])
+    return shlex.join([plan.module, *plan.arguments])
 
 
 def _torchrun(plan: LaunchPlan) -> dict[str, str]:

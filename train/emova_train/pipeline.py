@@ -41,7 +41,7 @@ def commands(size: str, data: str, out: str) -> list[list[str]]:
         ["vision", configs["vision"]],
         *[[f"stage{number}", path] for number, path in enumerate(stages[1:], 1)],
         ["u2s", configs["u2s"]],
-        ["prototypes", configs["u2s"], "--detokenizer", voice],
+        ["prototypes", configs["u2s"], "--detokenizer", voice, "--recogniser", "acoustic"],
         ["assemble", "--model", f"runs/stage3-{size}/export", "--speech-tokenizer", units]
         + ["--speech-detokenizer", voice, "--out", out],
     ]
@@ -93,7 +93,7 @@ def smoke_commands(size: str, data: str, runs: str, out: str, steps: int, proces
             for number, path in enumerate(stages)
         ],
         ["u2s", configs["u2s"], *few, *u2s],
-        ["prototypes", configs["u2s"], *u2s, "--detokenizer", voice, "--candidates", "2"],
+        ["prototypes", configs["u2s"], *u2s, "--detokenizer", voice, "--recogniser", "acoustic", "--candidates", "2"],
         ["assemble", "--model", f"{runs}/stage{STAGES[-1]}/export", "--speech-tokenizer", units]
         + ["--speech-detokenizer", voice, "--out", out, "--max-mib", "100"],
     ]

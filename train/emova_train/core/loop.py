@@ -11,7 +11,8 @@ interruption. A data set may have ``sample(index, epoch)``, which is then called
 
 Several processes (``emova_train.distributed.world``) read the batches in turn, so n processes without accumulation
 train on what one process with an accumulation of n does. A module may have ``loss_weight(batch)``, a number such as the
-tokens with a loss: the loss of a step is then the mean over all of them, however they fall on passes and processes.
+tokens with a loss: the loss of a step is then the mean over all of them, however they fall on passes and processes. One
+whose ``unused_parameters`` is true may leave some out of a pass, in other processes others.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def build_trainer(
         disable_tqdm=True,
         report_to=[],
         deepspeed=deepspeed,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=bool(getattr(module, "unused_parameters", False)),
         ddp_timeout=int(run.parallel.start_timeout),
     )
     # A process trains on one device: several in one process would be torch's DataParallel.

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
@@ -62,6 +63,29 @@ class Clip:
     voice: str
 
 
+def clip_of(
+    inventory: PhoneInventory, max_seconds: float, phones: Sequence[str],
+    alignment: Sequence[Sequence[Any]] | None, **where: Any,
+) -> tuple[Clip | None, Counter[str]]:  # fmt: skip
+    """A clip with its phones by number, None where nothing can be learnt of it, and the phones that are unknown.
+
+    Args:
+        alignment: rows of (phone, first sample, end); silence is the blank.
+        where: the clip's other fields.
+    """
+
+    def label(phone: str) -> int:
+        ids, unknown = inventory.ids([phone])
+        return ids[0] if ids else IGNORED if unknown else BLANK
+
+    ids, unknown = inventory.ids(phones)
+    rows = tuple((label(phone), start, end) for phone, start, end in alignment) if alignment is not None else None
+    clip = Clip(phones=tuple(ids), alignment=rows, **where)
+    # CTC needs a label for each phone, and one more between equal neighbours.
+    room = clip.length // LABEL_SAMPLES > len(clip.phones) * 1.1
+    return (clip if clip.phones and room and clip.length <= max_seconds * SAMPLE_RATE else None), unknown
+
+
 def _cache_shard(path: str, folder: Path) -> Path:
     """Decode ``path`` into ``folder`` unless that is done already; gives the index file.
 
@@ -95,6 +119,21 @@ def _cache_shard(path: str, folder: Path) -> Path:
     return index_path
 
 
+def fill_cache(patterns: Sequence[str], cache: str | Path, rank: int = 0, processes: int = 1) -> None:
+    """Decode the shards that are this process's, as one of ``processes``. Raises: InputError: a pattern has none."""
+    folder = Path(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [path for pattern in patterns for path in _found(pattern)]
+    for path in paths[rank::processes]:
+        _cache_shard(path, folder)
+
+
+def _found(pattern: str) -> list[str]:
+    if not (paths := find_shards(pattern)):
+        raise InputError(f"{pattern}: no such shards; run the data recipe first")
+    return paths
+
+
 class ClipStore:
     """All clips of some shards, decoded once, in memory-mapped int16.
 
@@ -120,37 +159,16 @@ class ClipStore:
         self.clips: list[Clip] = []
         self.source: list[int] = []  # which pattern a clip came from
         for number, pattern in enumerate(patterns):
-            paths = find_shards(pattern)
-            if not paths:
-                raise InputError(f"{pattern}: no such shards; run the data recipe first")
-            for path in paths:
+            for path in _found(pattern):
                 index_path = _cache_shard(path, folder)
                 shard = len(self.waves)
                 self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
                 for entry in json.loads(index_path.read_text(encoding="utf-8")):
-                    phones, unknown = inventory.ids(entry["phones"])
+                    clip, unknown = clip_of(inventory, max_seconds, shard=shard, **entry)
                     self.unknown += unknown
-                    alignment = entry["alignment"]
-                    clip = Clip(
-                        key=entry["key"],
-                        shard=shard,
-                        start=entry["start"],
-                        length=entry["length"],
-                        phones=tuple(phones),
-                        alignment=alignment and tuple((self._label(phone), a, b) for phone, a, b in alignment),
-                        family=entry["family"],
-                        voice=entry["voice"],
-                    )
-                    # CTC needs a label for each phone, and one more between equal neighbours.
-                    room = clip.length // LABEL_SAMPLES > len(clip.phones) * 1.1
-                    if clip.phones and room and clip.length <= max_seconds * SAMPLE_RATE:
+                    if clip is not None:
                         self.clips.append(clip)
                         self.source.append(number)
-
-    def _label(self, phone: str) -> int:
-        """What a stretch of an alignment teaches; silence is the blank."""
-        ids, unknown = self.inventory.ids([phone])
-        return ids[0] if ids else IGNORED if unknown else BLANK
 
     @torch.inference_mode()
     def align(self, model: S2UTokenizer, folder: Path) -> None:
@@ -264,25 +282,79 @@ def perturb(samples: np.ndarray, babble: np.ndarray, rng: np.random.Generator) -
     return (out * np.float32(10 ** (rng.uniform(-38, -14) / 20) / level)).clip(-1, 1)
 
 
-class TwoViews(Dataset):
-    """Item i is a whole batch: ``batch_seconds`` of clips of similar length, each clean and perturbed.
+@dataclass(frozen=True)
+class Views:
+    """How clips become a batch, each clean and perturbed.
 
     ``samples`` ``[2B, T]`` holds the clean views, then the perturbed ones; ``lengths`` likewise, in samples. ``phones``
     ``[B, L]``, ``phone_lengths``, and frame ``labels`` ``[B, N]`` (``IGNORED`` where unknown) are the same for both.
     ``start`` ``[2B]``: position of the first frame; ``warp`` ``[B]``: vocal tract factor of the perturbed view;
     ``anchored`` ``[B]``: whether the clip is of one of the ``anchored`` families.
 
-    Args:
+    Attributes:
+        max_silence: seconds before and after a clip.
+        max_start: first frames lie up to here: half the clips begin a recording, the others lie anywhere in a long one.
         max_speed: both views are played up to exp(+-this) times as fast (Ko et al. 2015), so that few voices are many.
     """
 
+    max_silence: float = 0.4
+    max_start: int = 3000
+    max_warp: float = 0.15
+    max_speed: float = 0.0
+    anchored: Sequence[str] = ()
+
+    def batch(
+        self, clips: Sequence[tuple[Clip, np.ndarray]], other: Callable[[], np.ndarray], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """The batch of ``clips`` with their samples; ``other`` draws other speech by ``rng``, a kind of noise."""
+        clean, rough, labels, phones, anchored = [], [], [], [], []
+        for clip, samples in clips:
+            if self.max_speed > 0:
+                clip, samples = faster_clip(clip, samples, float(np.exp(rng.uniform(-1, 1) * self.max_speed)))
+            lead, tail = (int(rng.uniform(0, self.max_silence) * SAMPLE_RATE) for _ in range(2))
+            samples = np.pad(samples, (lead, tail))
+            samples = np.pad(samples, (0, -len(samples) % UNIT_SAMPLES))
+            babble = other()
+            clean.append(torch.from_numpy(samples + rng.standard_normal(len(samples)).astype(np.float32) * 1e-4))
+            rough.append(torch.from_numpy(perturb(samples, babble, rng)))
+            labels.append(torch.from_numpy(frame_labels(clip, lead, len(samples))))
+            phones.append(torch.tensor(clip.phones))
+            anchored.append(clip.family in self.anchored)
+        stack = torch.nn.utils.rnn.pad_sequence
+        starts = rng.integers(0, self.max_start, 2 * len(clean)) * (rng.random(2 * len(clean)) < 0.5)
+        return {
+            "samples": stack(clean + rough, batch_first=True),
+            "lengths": torch.tensor([len(row) for row in clean] * 2),
+            "phones": stack(phones, batch_first=True),
+            "phone_lengths": torch.tensor([len(row) for row in phones]),
+            "labels": stack(labels, batch_first=True, padding_value=IGNORED),
+            "start": torch.from_numpy(starts),
+            "warp": torch.from_numpy(np.exp(rng.uniform(-1, 1, len(clean)) * self.max_warp).astype(np.float32)),
+            "anchored": torch.tensor(anchored),
+        }
+
+
+def alike(lengths: Sequence[int], pool: Sequence[int], seconds: float) -> list[list[int]]:
+    """The clips of ``pool`` (places in ``lengths``, in samples) by length, cut into batches of at most ``seconds``."""
+    batches: list[list[int]] = []
+    current: list[int] = []
+    for clip in sorted(pool, key=lambda clip: lengths[clip]):
+        if current and (len(current) + 1) * lengths[clip] > seconds * SAMPLE_RATE:
+            batches.append(current)
+            current = []
+        current.append(clip)
+    return [*batches, current]
+
+
+class TwoViews(Dataset):
+    """Item i is a whole batch (``Views.batch``): ``batch_seconds`` of clips of similar length out of a store."""
+
     def __init__(
         self, store: ClipStore, repeats: Sequence[float], batches: int, batch_seconds: float, seed: int,
-        max_silence: float = 0.4, max_start: int = 3000, max_warp: float = 0.15, max_speed: float = 0.0,
-        anchored: Sequence[str] = (),
+        views: Views = Views(),
     ) -> None:  # fmt: skip
-        self.store, self.seed, self.max_silence = store, seed, max_silence
-        self.max_start, self.max_warp, self.max_speed, self.anchored = max_start, max_warp, max_speed, anchored
+        self.store, self.seed, self.views = store, seed, views
+        self.clip_lengths = [clip.length for clip in store.clips]
         self.chosen: list[list[int]] = []
         epoch = 0
         while len(self.chosen) < batches:
@@ -293,17 +365,10 @@ class TwoViews(Dataset):
     def _epoch(self, repeats: Sequence[float], seconds: float, rng: np.random.Generator) -> list[list[int]]:
         share = np.asarray([repeats[source] for source in self.store.source])
         counts = np.floor(share + rng.random(len(share))).astype(int)
-        order = rng.permutation(np.repeat(np.arange(len(share)), counts))
-        batches: list[list[int]] = []
-        for at in range(0, len(order), 1024):  # similar lengths within a pool, pools and batches in random order
-            pool = sorted(order[at : at + 1024].tolist(), key=lambda clip: self.store.clips[clip].length)
-            current: list[int] = []
-            for clip in pool:
-                if current and (len(current) + 1) * self.store.clips[clip].length > seconds * SAMPLE_RATE:
-                    batches.append(current)
-                    current = []
-                current.append(clip)
-            batches.append(current)
+        order = rng.permutation(np.repeat(np.arange(len(share)), counts)).tolist()
+        # Similar lengths within a pool, pools and batches in random order.
+        pools = [order[at : at + 1024] for at in range(0, len(order), 1024)]
+        batches = [batch for pool in pools for batch in alike(self.clip_lengths, pool, seconds)]
         return [batches[index] for index in rng.permutation(len(batches))]
 
     def __len__(self) -> int:
@@ -311,36 +376,12 @@ class TwoViews(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, index])
-        clean, rough, labels, phones, anchored = [], [], [], [], []
-        for number in self.chosen[index]:
-            clip = self.store.clips[number]
-            samples = self.store.samples(clip)
-            if self.max_speed > 0:
-                clip, samples = faster_clip(clip, samples, float(np.exp(rng.uniform(-1, 1) * self.max_speed)))
-            lead, tail = (int(rng.uniform(0, self.max_silence) * SAMPLE_RATE) for _ in range(2))
-            samples = np.pad(samples, (lead, tail))
-            samples = np.pad(samples, (0, -len(samples) % UNIT_SAMPLES))
-            other = self.store.clips[int(rng.integers(len(self.store.clips)))]
-            clean.append(torch.from_numpy(samples + rng.standard_normal(len(samples)).astype(np.float32) * 1e-4))
-            rough.append(torch.from_numpy(perturb(samples, self.store.samples(other), rng)))
-            labels.append(torch.from_numpy(frame_labels(clip, lead, len(samples))))
-            phones.append(torch.tensor(clip.phones))
-            anchored.append(clip.family in self.anchored)
-        stack = torch.nn.utils.rnn.pad_sequence
-        return {
-            "samples": stack(clean + rough, batch_first=True),
-            "lengths": torch.tensor([len(row) for row in clean] * 2),
-            "phones": stack(phones, batch_first=True),
-            "phone_lengths": torch.tensor([len(row) for row in phones]),
-            "labels": stack(labels, batch_first=True, padding_value=IGNORED),
-            "start": torch.from_numpy(self._starts(rng, 2 * len(clean))),
-            "warp": torch.from_numpy(np.exp(rng.uniform(-1, 1, len(clean)) * self.max_warp).astype(np.float32)),
-            "anchored": torch.tensor(anchored),
-        }
+        clips = [(clip, self.store.samples(clip)) for clip in (self.store.clips[at] for at in self.chosen[index])]
 
-    def _starts(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Positions of the first frames: half the clips begin a recording, the others lie anywhere in a long one."""
-        return rng.integers(0, self.max_start, count) * (rng.random(count) < 0.5)
+        def other() -> np.ndarray:
+            return self.store.samples(self.store.clips[int(rng.integers(len(self.store.clips)))])
+
+        return self.views.batch(clips, other, rng)
 
 
 def unwrap(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, print_result, run_module
-from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, unwrap
+from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, Views, unwrap
 from emova_train.s2u.program import warp_mels
 
 WHOLE = 1 << 20
@@ -140,8 +140,9 @@ def _heard(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _views(store: ClipStore, config: DistilConfig, repeats: list[float], count: int, training: bool) -> TwoViews:
     return TwoViews(
         store, repeats, count * (config.run.gradient_accumulation if training else 1), config.batch_seconds,
-        config.run.seed, max_start=config.max_start, max_warp=config.max_warp,
-        max_speed=config.max_speed if training else 0.0,
+        config.run.seed, Views(
+            max_start=config.max_start, max_warp=config.max_warp, max_speed=config.max_speed if training else 0.0
+        ),
     )  # fmt: skip
 
 

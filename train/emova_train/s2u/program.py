@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,8 +34,22 @@ from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, print_result, run_module
-from emova_train.core.protocols import ParameterGroup
-from emova_train.s2u.data import IGNORED, SAMPLE_RATE, Clip, ClipStore, SourceConfig, TwoViews, unwrap
+from emova_train.core.protocols import ParameterGroup, StreamedSet
+from emova_train.data.clip_reader import StreamConfig
+from emova_train.distributed import world as parallel
+from emova_train.distributed.world import World
+from emova_train.s2u.data import (
+    IGNORED,
+    SAMPLE_RATE,
+    Clip,
+    ClipStore,
+    SourceConfig,
+    TwoViews,
+    Views,
+    fill_cache,
+    unwrap,
+)
+from emova_train.s2u.stream import StreamedClips, streamed
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class S2UTrainConfig:
     max_speed: float = 0.0  # both views are played exp(+-this) times as fast
     max_mask: int = 0  # mel bins; two bands up to this wide are hidden in the perturbed view (SpecAugment)
     max_start: int = 3000  # first-stage frames: recordings up to this long are known
+    stream: StreamConfig = field(default_factory=StreamConfig)  # read converted sets as they are needed, without cache
 
 
 def warp_matrix(config: MelConfig, factors_B: Tensor) -> Tensor:
@@ -100,6 +116,7 @@ def warp_mels(mel_BMF: Tensor, config: MelConfig, factors_B: Tensor, widest: int
 class S2UTraining(nn.Module):
     """The tokenizer with its losses; ``anchor`` is the frozen tokenizer whose units it keeps, if any."""
 
+    unused_parameters = True  # the heads of frames learn only where a clip has an alignment
     steps: Tensor  # forward passes in training so far
 
     def __init__(self, model: S2UTokenizer, config: S2UTrainConfig, anchor: S2UTokenizer | None = None) -> None:
@@ -241,26 +258,38 @@ def train(config: S2UTrainConfig) -> FitResult:
         raise InputError("train: names no shards; see the shipped config s2u/nano")
     if config.keep_whisper and not config.whisper:
         raise InputError("keep_whisper: name what is kept, whisper=MODEL")
+    if config.stream.enabled and config.aligner:
+        raise InputError("aligner: only where clips are cached; leave it out, or give stream.enabled=false")
+    world = parallel.start(config.run.parallel)
+    run = parallel.resolved(config.run, world)
     output = Path(config.run.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    save_config(config, output / "config.yaml")
+    if world.main:
+        output.mkdir(parents=True, exist_ok=True)
+        save_config(config, output / "config.yaml")
     model = build(config)
-    store = ClipStore([source.pattern for source in config.train], config.cache, config.max_seconds, model.inventory)
-    if config.aligner:
-        store.align(S2UTokenizer.from_pretrained(find_part(config.aligner, "speech_tokenizer")), Path(config.cache))
-    held_out = None
-    if config.validation:
-        held_out = ClipStore(config.validation, config.cache, config.max_seconds, model.inventory)
+    views = Views(
+        max_start=config.max_start, max_warp=config.max_warp, max_speed=config.max_speed, anchored=config.anchored
+    )
+    train_set: StreamedSet | TwoViews
+    if config.stream.enabled:
+        clips_of = StreamedClips(model.inventory, config.max_seconds, config.batch_seconds)
+        train_set = streamed(config.train, clips_of, views, config.stream)
+        print(f"{len(train_set)} recordings, streamed", file=sys.stderr)
+    else:
+        store = cached(config, [source.pattern for source in config.train], model, world)
+        if config.aligner:
+            aligner = S2UTokenizer.from_pretrained(find_part(config.aligner, "speech_tokenizer"))
+            if world.main:
+                store.align(aligner, Path(config.cache))
+            world.barrier()
+            store.align(aligner, Path(config.cache))  # what the first has written down
+        hours = sum(clip.length for clip in store.clips) / SAMPLE_RATE / 3600
+        print(f"{len(store.clips)} clips, {hours:.1f} h", file=sys.stderr)
+        batches = run.max_steps * run.gradient_accumulation * world.size
+        repeats = [source.repeat for source in config.train]
+        train_set = TwoViews(store, repeats, batches, config.batch_seconds, run.seed, views)
+    held_out = cached(config, config.validation, model, world) if config.validation else None
     clips = select(held_out.clips, config.validation_clips) if held_out else []
-    if missing := describe_unknown(store.unknown + (held_out.unknown if held_out else Counter())):
-        print(missing, file=sys.stderr)
-    hours = sum(clip.length for clip in store.clips) / SAMPLE_RATE / 3600
-    print(f"{len(store.clips)} clips, {hours:.1f} h; {len(clips)} for validation", file=sys.stderr)
-    batches = TwoViews(
-        store, [source.repeat for source in config.train], config.run.max_steps * config.run.gradient_accumulation,
-        config.batch_seconds, config.run.seed, max_start=config.max_start, max_warp=config.max_warp,
-        max_speed=config.max_speed, anchored=config.anchored,
-    )  # fmt: skip
 
     def validate(module: nn.Module, step: int) -> dict[str, float]:
         model.save_pretrained(output / "export")
@@ -278,9 +307,25 @@ def train(config: S2UTrainConfig) -> FitResult:
 
     anchor = S2UTokenizer.from_pretrained(config.anchor) if config.anchor else None
     training = S2UTraining(model, config, anchor)
-    result = fit(training, batches, unwrap, config.run, parameter_groups=groups, on_validate=validate)
-    model.save_pretrained(output / "export")
+    result = fit(training, train_set, unwrap, run, parameter_groups=groups, on_validate=validate)
+    if world.main:
+        if result.weights is not None:  # no process holds the whole model: read what was gathered for the checkpoint
+            training = S2UTraining(S2UTokenizer(config.model), config)
+            load_model(training, str(result.weights))
+        training.model.save_pretrained(output / "export")
+    world.barrier()
     return result
+
+
+def cached(config: S2UTrainConfig, patterns: Sequence[str], model: S2UTokenizer, world: World) -> ClipStore:
+    """The clips of ``patterns``, decoded by all processes together; the first says which phones are unknown."""
+    fill_cache(patterns, config.cache, world.rank, world.size)
+    with world.patience(config.run.parallel):
+        world.barrier()
+    store = ClipStore(patterns, config.cache, config.max_seconds, model.inventory)
+    if world.main and (missing := describe_unknown(store.unknown)):
+        print(missing, file=sys.stderr)
+    return store
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -291,8 +336,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    result = train(load_config(S2UTrainConfig, arguments.config, arguments.overrides, kind="s2u"))
-    print_result(result)
+    config = load_config(S2UTrainConfig, arguments.config, arguments.overrides, kind="s2u")
+    result = train(config)
+    if parallel.start(config.run.parallel).main:
+        print_result(result)
+    parallel.stop()
     return 0
 
 

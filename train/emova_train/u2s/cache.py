@@ -176,9 +176,10 @@ def find_shards(patterns: Sequence[str]) -> list[str]:
     return paths
 
 
-def prepare(config: U2SDataConfig, *, units: bool = True) -> None:
-    """Fill the cache for all shards; with ``units`` also the tokenizers' units."""
-    paths = find_shards([*config.train, *config.validation])
+def prepare(config: U2SDataConfig, *, units: bool = True, rank: int = 0, of: int = 1) -> None:
+    """Fill the cache for the shards that are this process's, as one ``of`` so many; with ``units`` also the tokenizers'
+    units. What is streamed is not cached."""
+    paths = find_shards([*(() if config.stream.enabled else config.train), *config.validation])[rank::of]
     work = partial(_prepare_shard, cache=config.cache, kinds=kinds_of_units(config) if units else {})
     if config.processes <= 1:
         for done, path in enumerate(map(work, paths), start=1):

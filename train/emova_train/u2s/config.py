@@ -10,6 +10,7 @@ from emova.speech.detokenizer.u2s import U2SConfig
 from emova.speech.detokenizer.vits import PosteriorEncoderConfig
 from emova_train.core.config import RunConfig
 from emova_train.core.renamed import U2S_KEYS
+from emova_train.data.clip_reader import StreamConfig
 from emova_train.u2s.discriminators import DiscriminatorConfig
 
 
@@ -24,6 +25,7 @@ class U2SDataConfig:
     other_tokenizers: list[str] = field(default_factory=list)  # whose units shall be spoken too: earlier versions
     augmented: bool = False  # also units heard through noise, rooms and other vocal tracts; each window draws a kind
     processes: int = 2
+    stream: StreamConfig = field(default_factory=StreamConfig)  # read tokenised sets as they are needed, without cache
     window_units: int = 20  # decided by the losses of prior, posterior and pitch
     context_left: int = 10  # units before the window that the unit encoder hears
     context_right: int = 6

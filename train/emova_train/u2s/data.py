@@ -44,6 +44,46 @@ def shake_digits(units: np.ndarray, levels: Sequence[int], share: float) -> np.n
     return result if levels else units
 
 
+def draw_start(config: U2SDataConfig, units: int) -> int:
+    """The first unit of a window of an utterance of so many, by numpy's generator; it may lie a little outside."""
+    return int(np.random.randint(-2, max(-1, units - config.window_units + 3)))
+
+
+def cut(
+    config: U2SDataConfig, start: int, units: np.ndarray, count: int, samples: np.ndarray, f0: np.ndarray,
+    reference: np.ndarray,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The window of an utterance that begins at unit ``start``.
+
+    Args:
+        units: what is to be spoken, of the utterance's length or of another's of the same length.
+        count: units of the utterance.
+        samples, f0: of the whole utterance, at 24 kHz and 100 Hz (0 where unvoiced).
+        reference: samples in the same style.
+    """
+    window = config.window_units
+    around = (start - config.context_left, window + config.context_left + config.context_right)
+    frames = (start * FRAMES_PER_UNIT, window * FRAMES_PER_UNIT)
+    filled = continuous(f0)
+    f0_window = place(filled, *frames)
+    return {
+        "units": torch.from_numpy(place(units, *around)),
+        "unit_mask": torch.from_numpy(place(np.ones(count, np.float32), *around))[None],
+        "audio": torch.from_numpy(place(samples, start * UNIT_SAMPLES, window * UNIT_SAMPLES)),
+        "f0": torch.from_numpy(np.where(f0_window > 0, f0_window, filled[0 if start < 0 else -1])),
+        "f0_level": torch.tensor(np.log(f0[f0 > 0]).mean() if (f0 > 0).any() else np.log(180.0)).float(),
+        "voiced": torch.from_numpy(place(f0 > 0, *frames)),
+        "reference": torch.from_numpy(reference),
+    }
+
+
+def draw_reference(config: U2SDataConfig, units: int) -> tuple[int, int]:
+    """The units of an utterance of so many that are heard as a style's reference: the first, and the end."""
+    length = int(config.reference_seconds * SAMPLE_RATE / UNIT_SAMPLES)
+    start = int(np.random.randint(max(1, units - length + 1)))
+    return start, min(units, start + length)
+
+
 class Windows(Dataset[dict[str, Tensor]]):
     """A random window of each utterance, with a reference of the same style.
 
@@ -68,30 +108,16 @@ class Windows(Dataset[dict[str, Tensor]]):
         config, store = self.config, self.store
         chosen = self.indices[index]
         utterance = store.utterances[chosen]
-        window = config.window_units
-        low, high = -2, max(-1, utterance.units - window + 3)
-        start = int(np.random.randint(low, high))
+        start = draw_start(config, utterance.units)
         source = chosen
         if np.random.random() < config.neutral_units:
             source = store.neutral(chosen) if store.neutral(chosen) is not None else chosen  # type: ignore[assignment]
-        around = (start - config.context_left, window + config.context_left + config.context_right)
-        f0 = store.f0(chosen)
-        filled = continuous(f0)
-        frames = (start * FRAMES_PER_UNIT, window * FRAMES_PER_UNIT)
-        f0_window = place(filled, *frames)
         kind = int(np.random.randint(len(store.kinds))) if self.noisy and len(store.kinds) > 1 else 0
         units = store.units(source, kind)
         if self.noisy and config.digit_noise > 0:
             units = shake_digits(units, config.levels, config.digit_noise)
-        return {
-            "units": torch.from_numpy(place(units, *around)),
-            "unit_mask": torch.from_numpy(place(np.ones(utterance.units, np.float32), *around))[None],
-            "audio": torch.from_numpy(place(store.samples(chosen), start * UNIT_SAMPLES, window * UNIT_SAMPLES)),
-            "f0": torch.from_numpy(np.where(f0_window > 0, f0_window, filled[0 if start < 0 else -1])),
-            "f0_level": torch.tensor(np.log(f0[f0 > 0]).mean() if (f0 > 0).any() else np.log(180.0)).float(),
-            "voiced": torch.from_numpy(place(f0 > 0, *frames)),
-            "reference": torch.from_numpy(self.reference(chosen)),
-        }
+        speech = store.samples(chosen), store.f0(chosen)
+        return cut(config, start, units, utterance.units, *speech, self.reference(chosen))
 
     def reference(self, index: int) -> np.ndarray:
         """Samples of another utterance in the style of ``index`` (of itself where there is no other)."""
@@ -99,10 +125,7 @@ class Windows(Dataset[dict[str, Tensor]]):
         pick = alike[int(np.random.randint(len(alike)))]
         if pick == index and len(alike) > 1:
             pick = alike[(alike.index(pick) + 1) % len(alike)]
-        length = int(self.config.reference_seconds * SAMPLE_RATE / UNIT_SAMPLES)
-        units = self.store.utterances[pick].units
-        start = int(np.random.randint(max(1, units - length + 1)))
-        return self.store.samples(pick, start, min(units, start + length))
+        return self.store.samples(pick, *draw_reference(self.config, self.store.utterances[pick].units))
 
 
 def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

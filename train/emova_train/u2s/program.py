@@ -24,10 +24,12 @@ from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder
 from emova.speech.tokenizer.units import name_units, units_of
+from emova_train.core.config import DDP
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, print_result, run_module
-from emova_train.core.protocols import ParameterGroup
+from emova_train.core.protocols import ParameterGroup, StreamedSet
+from emova_train.distributed import world as parallel
 from emova_train.u2s.cache import SpeechStore, kinds_of_units, prepare
 from emova_train.u2s.calibration import calibrate_contour, calibrate_loudness, find_silence, write_samples
 from emova_train.u2s.config import U2SRecipe
@@ -41,11 +43,13 @@ from emova_train.u2s.losses import (
     kl_term,
     pitch_terms,
 )
+from emova_train.u2s.stream import streamed
 
 
 class U2STraining(nn.Module):
     """The detokenizer with what only training needs: posterior encoder, discriminators, losses."""
 
+    unused_parameters = True  # the discriminators before their turn
     step: Tensor
 
     def __init__(self, recipe: U2SRecipe, detokenizer: U2SDetokenizer | None = None) -> None:
@@ -164,14 +168,32 @@ def train(recipe: U2SRecipe) -> FitResult:
     """
     if not recipe.data.train or not recipe.data.validation:
         raise InputError("data.train, data.validation: name shards; see the shipped config u2s/nano")
-    output = Path(recipe.run.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    save_config(recipe, output / "config.yaml")
-    prepare(recipe.data)
+    if recipe.run.parallel.strategy != DDP:
+        raise InputError(
+            "run.parallel.strategy: a voice and what judges it are clipped each by itself, which only ddp can; give ddp"
+        )
+    world = parallel.start(recipe.run.parallel)
+    run = parallel.resolved(recipe.run, world)
+    output = Path(run.output_dir)
+    if world.main:
+        output.mkdir(parents=True, exist_ok=True)
+        save_config(recipe, output / "config.yaml")
+    prepare(recipe.data, rank=world.rank, of=world.size)
+    with world.patience(run.parallel):
+        world.barrier()
     kinds = kinds_of_units(recipe.data)
-    store = SpeechStore(recipe.data.train, recipe.data.cache, *kinds)
     held_out = SpeechStore(recipe.data.validation, recipe.data.cache, *kinds)
-    print(f"{len(store)} utterances, {store.hours:.1f} h; {len(held_out)} held out", file=sys.stderr)
+    train_set: StreamedSet | Windows
+    if recipe.data.stream.enabled:
+        # What a voice is set by after training (its loudness, its contour) is then measured on the held-out speech.
+        store, train_set = held_out, streamed(recipe.data, run.batch_size)
+        said = f"{len(train_set)} utterances, streamed"
+    else:
+        store = SpeechStore(recipe.data.train, recipe.data.cache, *kinds)
+        train_set = Windows(store, recipe.data)
+        said = f"{len(store)} utterances, {store.hours:.1f} h"
+    if world.main:
+        print(f"{said}; {len(held_out)} held out", file=sys.stderr)
     torch.manual_seed(recipe.run.seed)
     detokenizer = None
     if recipe.initial:
@@ -193,15 +215,17 @@ def train(recipe: U2SRecipe) -> FitResult:
         return {"contour_gain": gain, **measured}
 
     result = fit(
-        training, Windows(store, recipe.data), collate, recipe.run,
+        training, train_set, collate, run,
         eval_set=Windows(held_out, recipe.data, limit=recipe.data.validation_windows, noisy=False),
         parameter_groups=lambda _: parameter_groups(recipe, training), on_validate=validate,
     )  # fmt: skip
     training.eval()
-    calibrate_contour(training.detokenizer, store)
-    calibrate_loudness(training.detokenizer, store)
-    training.detokenizer.save_pretrained(output / "export")
-    name_units(output / "export", units_of(find_part(recipe.data.tokenizer, "speech_tokenizer")))
+    if world.main:
+        calibrate_contour(training.detokenizer, store)
+        calibrate_loudness(training.detokenizer, store)
+        training.detokenizer.save_pretrained(output / "export")
+        name_units(output / "export", units_of(find_part(recipe.data.tokenizer, "speech_tokenizer")))
+    world.barrier()
     return result
 
 
@@ -220,7 +244,9 @@ def run(arguments: argparse.Namespace) -> int:
         prepare(recipe.data, units=not arguments.without_units)
         return 0
     result = train(recipe)
-    print_result(result)
+    if parallel.start(recipe.run.parallel).main:
+        print_result(result)
+    parallel.stop()
     return 0
 
 

@@ -1,11 +1,12 @@
 """Choose the style prototypes: ``emova train prototypes nano --detokenizer runs/u2s-nano/export``.
 
 EMOVA (§3.2) lets an emotion recogniser choose, among candidate recordings of each style, the one that conveys it most
-surely, and uses that one's style vector. No such recogniser can be had offline, so a small one is fitted here to
-acoustic correlates of the recipe's own recordings: F0 level, range and slope, level, spectral tilt and brightness. It
-shortlists recordings it was not fitted to; among those, the one is taken whose vector makes the decoder speak other
-sentences most surely in the style. What a decoder learns of a style is milder than the recordings are, so the vector is
-also tried further away from the neutral one, as classifier-free guidance goes further (Ho and Salimans 2022).
+surely, and uses that one's style vector: ``--recogniser emotion2vec`` does the same. None can be had offline, where a
+small one (``acoustic``) is fitted to acoustic correlates of the recipe's own recordings: F0 level, range and slope,
+level, spectral tilt and brightness. It shortlists recordings it was not fitted to; among those, the one is taken whose
+vector makes the decoder speak other sentences most surely in the style. What a decoder learns of a style is milder than
+the recordings are, so the vector is also tried further away from the neutral one, as classifier-free guidance goes
+further (Ho and Salimans 2022).
 
 Shapes: N utterances, D features, L styles, S style channels.
 """
@@ -13,9 +14,10 @@ Shapes: N utterances, D features, L styles, S style channels.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,19 @@ from torch import Tensor, nn
 
 from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.style import DEFAULT_STYLES, Style, StylePrototypes, StyleSet
 from emova_train.core.program import run_module
 from emova_train.u2s.cache import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
+from emova_train.u2s.recognisers import (
+    ACOUSTIC,
+    AUTO,
+    MODEL,
+    RECOGNISERS,
+    EmotionRecogniser,
+    find_recogniser,
+)
 
 
 def acoustic_features(samples: np.ndarray, f0: np.ndarray) -> np.ndarray:
@@ -98,6 +109,11 @@ class PrototypeReport:
     mean_vector_confidence: float
     recordings_accuracy: float  # of the classifier on recordings it was not fitted to
     decoded_accuracy: float  # of the classifier on decoded sentences in the chosen styles
+
+
+_OTHER_NAMES = {"angry": ("angry", "anger"), "happy": ("happy", "happiness"), "sad": ("sad", "sadness")}
+"""What recognisers call emotions."""
+REPORT = "style_prototypes.json"
 
 
 def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vector_S: Tensor) -> np.ndarray:
@@ -182,6 +198,51 @@ def choose_prototypes(
     return StylePrototypes(vectors, styles), report
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The recording that a recogniser chose for a style, and how surely it heard its emotion there."""
+
+    key: str
+    confidence: float
+
+
+def choose_by_recogniser(
+    detokenizer: U2SDetokenizer, store: SpeechStore, recogniser: EmotionRecogniser, *, candidates: int = 40,
+    min_units: int = 25, seed: int = 0, styles: StyleSet = DEFAULT_STYLES,
+) -> tuple[StylePrototypes, dict[str, Choice]]:  # fmt: skip
+    """Top-1 of at most ``candidates`` recordings a style by the recogniser's confidence in its emotion (App. A.2).
+
+    Raises:
+        InputError: a style has no recordings, or the recogniser does not know its emotion.
+    """
+    rng = np.random.default_rng(seed)
+    vectors: dict[str, Tensor] = {}
+    chosen: dict[str, Choice] = {}
+    for style in styles:
+        found = [
+            index for index, each in enumerate(store.utterances)
+            if (each.gender, each.emotion, each.pitch) == (style.gender, style.emotion, style.pitch)
+            and each.units >= min_units
+        ]  # fmt: skip
+        if not found:
+            raise InputError(f"style {style.key}: no recordings that are long enough; make some of that style")
+        tried = [found[place] for place in rng.permutation(len(found))[:candidates]]
+        heard = [recogniser.confidences(store.samples(index), SAMPLE_RATE) for index in tried]
+        known = {emotion for each in heard for emotion in each}
+        names = _OTHER_NAMES.get(style.emotion, (style.emotion,))
+        name = next((each for each in names if each in known), None)
+        if name is None:
+            raise InputError(
+                f"style {style.key}: {recogniser.name} does not know the emotion {style.emotion}; it knows "
+                f"{', '.join(sorted(known))}; give --recogniser acoustic"
+            )
+        best = max(range(len(tried)), key=lambda at: heard[at].get(name, 0.0))
+        with torch.inference_mode():
+            vectors[style.key] = detokenizer.embed_style(torch.from_numpy(store.samples(tried[best]))[None])[0].clone()
+        chosen[style.key] = Choice(store.utterances[tried[best]].key, heard[best].get(name, 0.0))
+    return StylePrototypes(vectors, styles), chosen
+
+
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train prototypes``."""
     parser.add_argument("config", help="the configuration that trained the detokenizer")
@@ -191,6 +252,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--styles", help="a checkpoint or a stage's export whose styles are wanted; EMOVA's 24 if not given"
     )
+    parser.add_argument(
+        "--recogniser", default=AUTO, choices=RECOGNISERS,
+        help="what chooses: emotion2vec (funasr, from a hub), acoustic (fitted to the recordings) or auto: emotion2vec "
+        "where it can be had (default)",
+    )  # fmt: skip
+    parser.add_argument("--recogniser-model", default=MODEL, help="emotion2vec's name on the hub or folder")
     parser.add_argument("--candidates", type=int, default=40, help="recordings tried for each style")
     parser.set_defaults(run=run)
 
@@ -207,16 +274,27 @@ def run(arguments: argparse.Namespace) -> int:
     detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
     store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
     styles = checkpoint_styles(arguments.styles) if arguments.styles else DEFAULT_STYLES
-    prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates, styles=styles)
+    recogniser = find_recogniser(arguments.recogniser, arguments.recogniser_model)
+    if recogniser is not None:
+        prototypes, chosen = choose_by_recogniser(
+            detokenizer, store, recogniser, candidates=arguments.candidates, styles=styles
+        )
+        name, told = recogniser.name, {style: asdict(choice) for style, choice in chosen.items()}
+        lines = [f"{style}: {choice.key}, confidence {choice.confidence:.3f}" for style, choice in chosen.items()]
+    else:
+        prototypes, report = choose_prototypes(detokenizer, store, candidates=arguments.candidates, styles=styles)
+        name = ACOUSTIC
+        told = {style: {"key": key, "strength": report.strengths[style]} for style, key in report.keys.items()}
+        lines = [f"{style}: {each['key']}, strength {each['strength']:g}" for style, each in told.items()]
+        lines.append(
+            f"log-probability of the asked style: chosen {report.chosen_confidence:.3f}, mean of the shortlist "
+            f"{report.mean_vector_confidence:.3f}; classifier right on recordings {report.recordings_accuracy:.3f}, "
+            f"on decoded speech {report.decoded_accuracy:.3f}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     prototypes.save(out)
-    for style, key in report.keys.items():
-        print(f"{style}: {key}, strength {report.strengths[style]:g}")
-    print(
-        f"log-probability of the asked style: chosen {report.chosen_confidence:.3f}, mean of the shortlist "
-        f"{report.mean_vector_confidence:.3f}; classifier right on recordings {report.recordings_accuracy:.3f}, "
-        f"on decoded speech {report.decoded_accuracy:.3f}"
-    )
+    write_text(out / REPORT, json.dumps({"recogniser": name, "chosen": told}, indent=1) + "\n")
+    print("\n".join([f"chosen by {name}", *lines]))
     return 0
 
 
