@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from emova.core.errors import InputError
@@ -317,6 +318,23 @@ def test_other_toolkits_messages(tmp_path: Path) -> None:
     ]
     content = to_content(parts, Listener())
     assert content[0]["image"].size == (5, 5) and content[1]["text"] == "q" and content[2]["units"] == [16000]
+    stereo = np.stack([np.zeros(8000), np.ones(8000)])
+    decoder = types.SimpleNamespace(
+        get_all_samples=lambda: types.SimpleNamespace(data=torch.from_numpy(stereo), sample_rate=16000)
+    )
+
+    class Hears:
+        def listen(self, audio: Any) -> list[Any]:
+            return [audio]
+
+    # As lmms-eval's spoken tasks hand it over: decoded with channels first or last, a decoder, bytes, a path.
+    for value in ({"array": stereo, "sampling_rate": 16000}, {"array": stereo.T, "sampling_rate": 16000}, decoder):
+        [heard] = to_content([{"type": "audio", "url": value}], Hears())[0]["units"]
+        assert heard.shape == (8000,) and heard.dtype == np.float32 and heard == pytest.approx(0.5)
+    for value, wanted in (
+        ({"bytes": b"RIFF", "path": "a.wav"}, b"RIFF"), ({"bytes": None, "path": "a.wav"}, "a.wav"), (b"RIFF", b"RIFF"),
+    ):  # fmt: skip
+        assert to_content([{"type": "audio", "url": value}], Hears())[0]["units"] == [wanted]
     with pytest.raises(InputError, match="net"):
         to_content([{"type": "image", "value": "https://x/y.png"}], None)
     with pytest.raises(InputError, match="video"):
@@ -324,7 +342,9 @@ def test_other_toolkits_messages(tmp_path: Path) -> None:
     assert cut_at("yes\n\nno", ["\n\n"]) == "yes" and cut_at("yes", None) == "yes"
 
 
-def test_vlmevalkit_and_lmms_eval_get_answers(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_vlmevalkit_and_lmms_eval_get_answers(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     from emova_eval.adapters.vlmevalkit import EmovaVLM
 
     Image.new("RGB", (30, 30), "red").save(tmp_path / "a.png")
@@ -349,4 +369,12 @@ def test_vlmevalkit_and_lmms_eval_get_answers(tiny_checkpoint: Path, tmp_path: P
     ask = lambda doc: [{"role": "user", "content": [{"type": "text", "text": doc["q"]}]}]  # noqa: E731
     request = types.SimpleNamespace(args=("", ask, {"until": ["\n\n"]}, 0, "t", "test"))
     assert len(emova.generate_until([request])) == 1 and emova.is_simple is False
+    film = lambda doc: [{"role": "user", "content": [{"type": "video", "url": "a.mp4"}]}]  # noqa: E731
+    two = [types.SimpleNamespace(args=("", each, {}, 0, "t", "test")) for each in (film, ask)]
+    answers = emova.generate_until(two)
+    assert (
+        answers[0] == ""
+        and len(answers) == 2
+        and "t 0: a message has a part of kind 'video'" in capsys.readouterr().err
+    )
     monkeypatch.delitem(sys.modules, module, raising=False)

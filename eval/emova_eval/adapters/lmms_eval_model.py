@@ -5,12 +5,14 @@ Only lmms-eval imports this module, through ``emova_eval.adapters.lmms_eval_mani
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
+from emova.core.errors import InputError
 from emova_eval.adapters.messages import cut_at, to_content
 
 
@@ -31,12 +33,20 @@ class Emova(lmms):
         self._rank, self._world_size = 0, 1
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """A written answer to each request, cut at the task's stop words."""
+        """A written answer to each request, cut at the task's stop words.
+
+        What the model cannot take (a recording that is too long, a film) is answered by nothing, and said on stderr:
+        it counts as wrong, and the others go on.
+        """
         answers = []
         for request in requests:
             _, doc_to_messages, settings, doc_id, task, split = request.args
             messages = doc_to_messages(self.task_dict[task][split][doc_id])
-            answers.append(self.answer(messages, settings))
+            try:
+                answers.append(self.answer(messages, settings))
+            except InputError as error:
+                print(f"{task} {doc_id}: {error}; no answer", file=sys.stderr)
+                answers.append("")
         return answers
 
     def answer(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:

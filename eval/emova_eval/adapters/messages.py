@@ -41,15 +41,25 @@ def to_content(parts: str | Sequence[Mapping[str, object]], assistant: Assistant
 
 
 def _samples(value: Any) -> Any:
-    # Hugging Face datasets hand over decoded audio with its rate.
-    if isinstance(value, dict) and "array" in value:
-        import numpy as np
-        import soxr
+    """What ``Assistant.listen`` takes: samples at 16 kHz out of decoded audio with its rate, else a path or bytes.
 
-        mono = np.asarray(value["array"], np.float32)
-        mono = mono.mean(0) if mono.ndim > 1 else mono
-        return np.asarray(soxr.resample(mono, value["sampling_rate"], 16000), np.float32)
-    return value
+    Hugging Face datasets hand over audio as a dictionary, decoded or as bytes, or as torchcodec's decoder; tasks of
+    lmms-eval (voicebench, fleurs, open_asr, omni_bench) pass either on.
+    """
+    if hasattr(value, "get_all_samples"):
+        found = value.get_all_samples()
+        value = {"array": found.data, "sampling_rate": found.sample_rate}
+    if not isinstance(value, dict):
+        return value
+    if "array" not in value:
+        return value.get("bytes") or value.get("path")
+    import numpy as np
+    import soxr
+
+    mono = np.asarray(value["array"], np.float32)
+    if mono.ndim > 1:  # channels first or last; there are fewer of them than samples
+        mono = mono.mean(int(np.argmin(mono.shape)))
+    return np.asarray(soxr.resample(mono, value["sampling_rate"], 16000), np.float32)
 
 
 def cut_at(text: str, stops: str | list[str] | None) -> str:
