@@ -3,7 +3,7 @@
 ``python -m emova_eval.make_fixtures --data data/nano`` writes what ``emova eval all --offline`` needs. Everything is
 drawn by
 a seed from held-out items, and is free to pass on: rule-made voices (Apache-2.0), festival's diphone voices (MIT-like),
-piper's joe (CC0-1.0), drawn pictures and texts (Apache-2.0).
+piper's joe (CC0-1.0), Kokoro's Mandarin voices (Apache-2.0), drawn pictures and texts (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from emova.cli.main import Parser, run_program
+from emova.core.errors import InputError
 from emova.core.writing import write_bytes, write_text
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import measure
@@ -48,6 +49,15 @@ _LEAK_SENTENCES = (
     "Please bring me a glass of water.",
     "It was raining all through the night.",
 )
+CHINESE = (
+    ("zf_xiaobei", "今天的天气很好，我们去公园走走吧。"),
+    ("zm_yunxi", "请问火车站怎么走？"),
+    ("zf_xiaoni", "图书馆在学校的旁边。"),
+    ("zm_yunyang", "我想要一杯热茶。"),
+    ("zf_xiaoxiao", "他们明天早上八点出发。"),
+    ("zm_yunjian", "这本书非常有意思。"),
+)
+"""Kokoro's Mandarin voices and what each says."""
 
 
 def write_ogg(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
@@ -144,6 +154,26 @@ def voices(out: Path) -> None:
     write_lines(out / "voices.jsonl", rows)
 
 
+def chinese(data: Path, out: Path) -> None:
+    """Short Mandarin sentences by Kokoro's voices. Raises: InputError: misaki is not installed, Kokoro not fetched."""
+    import soxr
+
+    from emova_data.nano.voices.voices import Voices
+
+    try:
+        from misaki.zh import ZHG2P
+    except ImportError:
+        raise InputError("--only chinese: misaki is not installed; pip install 'misaki[zh]'") from None
+    to_symbols, speaker, rows = ZHG2P(), Voices(data / "sources"), []
+    for number, (voice, text) in enumerate(CHINESE):
+        told = to_symbols(text)
+        samples, rate = speaker.kokoro_speak_symbols(voice, told[0] if isinstance(told, tuple) else told)
+        name = f"chinese/{number}.ogg"
+        write_ogg(out / name, soxr.resample(samples, rate, RATE))
+        rows.append({"audio": name, "text": text, "answer": text, "voice": f"kokoro/{voice}"})
+    write_lines(out / "chinese.jsonl", rows)
+
+
 def emotions(data: Path, out: Path, per_style: int) -> None:
     """Measures of judge voices (``train``), and of the recipe's renderings of emova's own voices (``check``)."""
     from emova_data.nano.voices.judge_voices import render_judge_voices
@@ -171,13 +201,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "fixtures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-style", type=int, default=12, help="judge voices a style")
-    parser.add_argument("--only", choices=("questions", "voices", "emotions"))
+    parser.add_argument("--only", choices=("questions", "voices", "emotions", "chinese"))
     options = parser.parse_args()
     rng = random.Random(options.seed)
     if options.only in (None, "questions"):
         questions(options.data, options.out, rng)
     if options.only in (None, "voices"):
         voices(options.out)
+    if options.only in (None, "chinese"):
+        chinese(options.data, options.out)
     if options.only in (None, "emotions"):
         emotions(options.data, options.out, options.per_style)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())

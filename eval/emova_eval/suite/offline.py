@@ -53,7 +53,6 @@ FACTS = ("emotion", "pitch", "phones", "fact", "key", "spoken_answer")
 STYLE_RECORDINGS = 2
 SENTENCES = 8
 CHINESE = ("asr-aishell-1", "asr-aishell-2", "tts-aishell-2", "seed-tts-zh")
-NO_CHINESE = "the fixtures have no Chinese speech; run it with --data"
 
 Built = MetricTask | Figure
 
@@ -191,7 +190,7 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
     sound = find_judges(fetch=False)
     return [
         or_missing("asr", lambda: AsrTask("asr", heard)),
-        *(missing_figure(f"fixture-{name}", NO_CHINESE) for name in CHINESE),
+        *chinese_tasks(config, folder),
         or_missing("phones", lambda: PhoneTask("phones", phones, "G2P of the text")),
         or_missing("units", lambda: UnitsTask("units", heard)),
         *(or_missing(name, lambda name=name: leakage_task(name, voices)) for name in UNITS if name != "units"),  # type: ignore[misc]
@@ -211,6 +210,25 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
         or_missing("dialogue-end-to-end", lambda: DialogueTask("d", asked, DIALOGUE_MODES[0], judge, recogniser())),
         or_missing("spoken-qa-s2s", lambda: SpokenQaTask("q", known, recogniser())),
     ]
+
+
+def chinese_tasks(config: SuiteConfig, folder: Path) -> list[Built]:
+    """Recognition and reading aloud in Chinese, on a few sentences by synthetic Mandarin voices."""
+    rows = read_rows("chinese.jsonl")
+    spoken = [
+        Example(Path(row["audio"]).stem, row["text"], str(FIXTURES / row["audio"]), answers=(row["text"],))
+        for row in rows
+    ]
+    texts = [dataclasses.replace(item, audio="") for item in spoken]
+
+    def build(name: str) -> MetricTask:
+        if name.startswith("asr"):
+            return AsrTask(name, spoken, "zh")
+        recogniser = make_recogniser(config, "zh")
+        items = read_seed_tts(write_seed_tts(folder / "seed-zh", spoken)) if name.startswith("seed") else texts
+        return TtsTask(name, items, recogniser, "zh")
+
+    return [or_missing(name, lambda name=name: build(name)) for name in CHINESE]  # type: ignore[misc]
 
 
 def _own(folder: Path, asked: Sequence[Example]) -> list[Example]:

@@ -140,8 +140,16 @@ class Voices:
         return session, vocabulary.get("vocab", vocabulary)
 
     def _kokoro_speak(self, name: str, text: str) -> tuple[np.ndarray, int]:
+        return self.kokoro_speak_symbols(name, phonemes(text))
+
+    def kokoro_speak_symbols(self, name: str, symbols: str) -> tuple[np.ndarray, int]:
+        """Kokoro's own symbols, of any of its languages, spoken by the voice ``name``: ``[T]`` float32 and their rate.
+
+        Raises:
+            InputError: Kokoro was not fetched.
+        """
         session, vocabulary = self._kokoro
-        ids = [vocabulary[symbol] for symbol in phonemes(text) if symbol in vocabulary]
+        ids = [vocabulary[symbol] for symbol in symbols if symbol in vocabulary]
         folder = self.sources / "kokoro" / "voices"
         between = [np.fromfile(folder / f"{one}.bin", np.float32).reshape(-1, 256) for one in name.split("+")]
         rows = np.mean(between, axis=0)
