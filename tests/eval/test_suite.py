@@ -329,8 +329,10 @@ def test_other_toolkits_messages(tmp_path: Path) -> None:
 
     # As lmms-eval's spoken tasks hand it over: decoded with channels first or last, a decoder, bytes, a path.
     for value in ({"array": stereo, "sampling_rate": 16000}, {"array": stereo.T, "sampling_rate": 16000}, decoder):
-        [heard] = to_content([{"type": "audio", "url": value}], Hears())[0]["units"]
-        assert heard.shape == (8000,) and heard.dtype == np.float32 and heard == pytest.approx(0.5)
+        found = to_content([{"type": "audio", "url": value}], Hears())[0]["units"]
+        assert isinstance(found, list)
+        samples = np.asarray(found[0])
+        assert samples.shape == (8000,) and samples.dtype == np.float32 and samples == pytest.approx(0.5)
     for value, wanted in (
         ({"bytes": b"RIFF", "path": "a.wav"}, b"RIFF"), ({"bytes": None, "path": "a.wav"}, "a.wav"), (b"RIFF", b"RIFF"),
     ):  # fmt: skip

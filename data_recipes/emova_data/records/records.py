@@ -58,7 +58,10 @@ class Fields(TypedDict, total=False):
     sample_rate: int
     seconds: float | dict[str, float]
     voice: str
+    gender: str
+    family: str
     phones: list[str]
+    alignment: list[tuple[str, float, float]]
     speech_share: float
     set: str
     split: str

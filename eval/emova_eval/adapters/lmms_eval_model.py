@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from emova.core.errors import InputError
 from emova_eval.adapters.messages import cut_at, to_content
+
+if TYPE_CHECKING:
+    from lmms_eval.api.instance import Instance
 
 
 class Emova(lmms):
