@@ -114,7 +114,7 @@ def recording(identity: str, sentence: str, style: Style, config: StylesConfig, 
     """One sentence in one style. Raises: BadRecord: why it is left out."""
     import soxr
 
-    from emova_data.nano.speech.shards import encode_flac
+    from emova_data.nano.speech.shard_maker import encode_flac
 
     language = language_of(sentence) if config.language == AUTO else config.language
     if language not in speech.languages:
