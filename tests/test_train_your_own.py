@@ -1,6 +1,6 @@
 """docs/train-your-own.md is played: from a folder of each kind to a model that answers, by its own commands, with fewer
 steps. That takes minutes; the short form, which CI plays, goes from a folder of each kind up to the dry run of its
-training, and from a folder of pictures to a model that answers."""
+training."""
 
 from __future__ import annotations
 
@@ -128,10 +128,9 @@ def dry(words: list[str]) -> list[str] | None:
     return [*words, "--dry-run"] if words[:2] == ["train", "stage3"] and "--dry-run" not in words else None
 
 
-@pytest.mark.parametrize(
-    "section",
-    ["a", *(pytest.param(each, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]) for each in "bcd")],
-)
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("section", WRITERS)
 def test_the_page_leads_from_a_folder_to_a_model(section: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert all(play(section, tmp_path, few_steps, capsys))
@@ -139,7 +138,7 @@ def test_the_page_leads_from_a_folder_to_a_model(section: str, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("section", "sets"),
-    [("b", {"messages", "messages-units"}), ("c", {"speech", "speech-units"}), ("d", {"voice"})],
+    [("a", {"pictures"}), ("b", {"messages", "messages-units"}), ("c", {"speech", "speech-units"}), ("d", {"voice"})],
 )
 def test_the_page_leads_from_a_folder_to_a_dry_run(
     section: str, sets: set[str], tmp_path: Path, monkeypatch, capsys
