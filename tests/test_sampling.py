@@ -64,7 +64,8 @@ def test_every_loop_is_barred() -> None:
     """Against the definition: a token is barred if it makes a stretch stand too often at the end of the row."""
     rng = np.random.default_rng(0)
     for _ in range(300):
-        loops, row = Loops(2, 4, 5), []
+        loops = Loops(2, 4, 5)
+        row: list[int] = []
         for token in rng.integers(0, 2, 40).tolist():
             wanted = set()
             for after in (0, 1):

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,8 @@ def test_every_picture_says_what_is_where(samples: list[PictureSample]) -> None:
             left, top, right, bottom = region["box"]
             assert region["text"] and 0 <= left < right <= 1 and 0 <= top < bottom <= 1, (sample.key, region)
         # What is named is marked: all of a picture's facts that stand somewhere in it.
-        facts, named = dict(sample.drawn.facts), {region["text"]: region["box"] for region in regions}
+        facts: dict[str, Any] = dict(sample.drawn.facts)
+        named = {region["text"]: region["box"] for region in regions}
         said = {word for region in named for word in region.split()}
         for name in ("word", "event", "colour", "day", "venue", "product", "feeling", "weather", "name"):
             assert name not in facts or set(facts[name].split()) <= said, (sample.key, name)

@@ -113,7 +113,7 @@ def write_release(folder: Path, state: Mapping[str, Tensor], config: dict, shard
         save_file(dict(state), folder / "model.safetensors")
         return folder
     names = sorted(state)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
         own = names[number::shards]

@@ -178,7 +178,8 @@ def test_stream_state_stays_bounded() -> None:
 def test_a_stream_computes_every_frame_once() -> None:
     detokenizer = make()
     units, style = inputs(batch=1, units=40)
-    vits, frames = detokenizer.vits, {}
+    vits = detokenizer.vits
+    frames: dict[str, list[int]] = {}
     for name, layer in (
         ("prior", vits.unit_encoder.to_prior),
         ("flow", vits.flow.couplings[0].leave),

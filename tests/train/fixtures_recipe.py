@@ -51,7 +51,7 @@ def write_recipe(root: Path, *, regions: str = "regions") -> Path:
                 add(tar, f"ball-{index}.png", buffer.getvalue())
                 ask = {"question": QUESTION, "answer": f"It is {name}.", "emotion": "neutral", "pitch": "normal"}
                 size = {"question": SIZE, "answer": "It is big.", "emotion": "happy", "pitch": "high"}
-                record = {"kind": "ball", "caption": f"A {name} ball.", "split": split}
+                record: dict[str, object] = {"kind": "ball", "caption": f"A {name} ball.", "split": split}
                 record["reordered"] = [f"A ball, {name}."] if index % 2 else []
                 record[regions] = (
                     [{"text": text, "box": [0, 0, 0.5, 1]} for text in (name, "ball")] if index % 2 else []
@@ -64,7 +64,11 @@ def write_recipe(root: Path, *, regions: str = "regions") -> Path:
             for split in ("train", "test") if name == "question" else ("train",):
                 for text in sorted(texts):
                     for voice in range(voices):
-                        row = {"key": f"{name}-{text}-{voice}", "text": text, "units": units_of(text, voice)}
+                        row: dict[str, object] = {
+                            "key": f"{name}-{text}-{voice}",
+                            "text": text,
+                            "units": units_of(text, voice),
+                        }
                         row.update(voice=f"v{voice}", gender="female", emotion="neutral", pitch="normal")
                         file.write(json.dumps({**row, "set": name, "split": split}) + "\n")
     return root

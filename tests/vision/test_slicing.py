@@ -32,7 +32,8 @@ def test_candidates_are_all_grids_up_to_three_by_three():
     ],
 )
 def test_best_grid(size, expected):
-    grid = best_grid(*size, tile_size=448, max_tiles=9)
+    width, height = size
+    grid = best_grid(width, height, tile_size=448, max_tiles=9)
     assert (grid.rows, grid.columns) == expected
 
 

@@ -69,11 +69,14 @@ def load(folder: Path, module: nn.Module, optimizer: Optimizer, scheduler: LRSch
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
     """The gathered weights on the first process, nothing on the others; every process has to call it."""
-    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    state = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    assert len(weights) == len(state), "a module's own state is tensors"
+    return weights
 
 
 def _plain(state: Mapping[str, object]) -> dict[str, object]:
     """A schedule's numbers; its functions are made anew."""
-    return {key: value for key, value in state.items() if key != "lr_lambdas"} | {
-        "lr_lambdas": [None] * len(state["base_lrs"])
-    }
+    rates = state["base_lrs"]
+    assert isinstance(rates, list), "one for each parameter group"
+    return {key: value for key, value in state.items() if key != "lr_lambdas"} | {"lr_lambdas": [None] * len(rates)}
