@@ -34,8 +34,7 @@ CLOSED = "the session is closed; open a new one"
 
 
 class Session:
-    """Opened by ``Scheduler.open``. Everything bounded: one cache, a queue of events, the reply's length, the turns
-    kept.
+    """Opened by ``Scheduler.open``. All is bounded: one cache, a queue of events, the reply's length, the turns kept.
 
     A turn is: ``show`` a picture and ``hear`` samples in any order, then ``ask`` and read the events. A turn that
     fails leaves no trace. Sound of an earlier ``generation`` than the session's is out of date.
