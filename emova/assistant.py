@@ -20,6 +20,7 @@ from emova.engine.backend import resolve_backend
 from emova.engine.decoder import best_decoder
 from emova.engine.engine import EngineConfig
 from emova.events import Reply, Speech
+from emova.reply.doubt import Doubt
 from emova.reply.format import ReplyFormat, ReplyLimits, text_grammar
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.guard import ReplyGuard
@@ -38,12 +39,17 @@ DEFAULT_CHECKPOINT = "emova-nano"
 
 @dataclass(frozen=True)
 class AssistantConfig:
-    """How an assistant listens and answers."""
+    """How an assistant listens and answers.
+
+    Attributes:
+        admit_doubt: say that it does not know, where the checkpoint says when (``Doubt``).
+    """
 
     audio_limits: AudioLimits = field(default_factory=AudioLimits)
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     reply_limits: ReplyLimits = field(default_factory=ReplyLimits)
     reply_guard: ReplyGuard = field(default_factory=ReplyGuard)
+    admit_doubt: bool = True
     sampling: Sampling = field(default_factory=Sampling)
     engine: EngineConfig = field(default_factory=EngineConfig)
     max_text_characters: int = 2000
@@ -82,6 +88,11 @@ class Assistant:
     def trained_pictures(self) -> int:
         """How many pictures of a dialogue the model keeps apart; 0: any number."""
         return self.parts.model.config.trained_pictures
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """When it admits that it does not know, in place of an answer that it is not sure of."""
+        return self.parts.model.config.doubts if self.config.admit_doubt else None
 
     @property
     def token_ids(self) -> TokenIds:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from emova.core.errors import GarbledReplyError
+from emova.core.errors import GarbledReplyError, UncertainReplyError
 from emova.decoding.protocol import Prompt
 from emova.events import Done, Event, Reply
 from emova.reply.format import ReplyConstraints
@@ -98,31 +98,40 @@ class Conversation:
         text, constraints = check_question(assistant, text, emotion, pitch, audio is not None)
         question = self._question(audio, image, text)
         listened = time.perf_counter()
-        assembler = ReplyAssembler(assistant, self.voice, in_chunks, started, listened, guarded=len(history) > 0)
+
+        def assemble(constraints: ReplyConstraints, before: ReplyAssembler | None = None) -> ReplyAssembler:
+            grammar = history.grammar(question, constraints)
+            sees, guarded = image is not None or history.sees, before is not None or len(history) > 0
+            return ReplyAssembler(
+                assistant, self.voice, in_chunks, started, listened, grammar, sees, guarded=guarded, before=before
+            )
+
+        assembler = assemble(constraints)
         try:
-            yield from self._write(question, constraints, assembler)
+            yield from self._write(question, assembler)
+        except UncertainReplyError:
+            assembler = assemble(assembler.admission(constraints), assembler)
+            yield from self._write(question, assembler)
         except GarbledReplyError:
             again = assembler.again(constraints)
             if again is None or not history.shorten():
                 raise
-            assembler = ReplyAssembler(
-                assistant, self.voice, in_chunks, started, listened, guarded=True, before=assembler
-            )
-            yield from self._write(question, again, assembler)
+            assembler = assemble(again, assembler)
+            yield from self._write(question, assembler)
         history.add(question, assembler.tokens)
         yield Done(assembler.reply())
 
-    def _write(self, question: Prompt, constraints: ReplyConstraints, assembler: ReplyAssembler) -> Iterator[Event]:
-        history, sampling = self.history, self.assistant.config.sampling
-        grammar = history.grammar(question, constraints)
+    def _write(self, question: Prompt, assembler: ReplyAssembler) -> Iterator[Event]:
+        history, sampling, grammar = self.history, self.assistant.config.sampling, assembler.grammar
         try:
             for tokens in self.assistant.decoder.write(history.context, history.rest(question), grammar, sampling):
                 if assembler.tokens:  # the first tokens are forced, they come before the model is asked
                     assembler.choosing()
                 yield from assembler.step(tokens)
-            if not grammar.speech_cut:
-                assembler.check_speech()
             yield from assembler.finish()
+        except UncertainReplyError:
+            history.reask(question)
+            raise
         except BaseException:
             history.rewind()
             raise

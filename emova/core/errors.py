@@ -36,7 +36,15 @@ class InternalFault(RuntimeError):
         super().__init__(message)
 
 
-class GarbledReplyError(InternalFault):
+class UnfitReplyError(InternalFault):
+    """A reply in whose place another one is written."""
+
+
+class UncertainReplyError(UnfitReplyError):
+    """The model was not sure of its words, and nobody has got them yet."""
+
+
+class GarbledReplyError(UnfitReplyError):
     """The model wrote no answer but its format's own words, or a voice that ends before its text is said."""
 
     def __init__(self) -> None:

@@ -210,6 +210,8 @@ class JointSampler:
         Raises:
             InputError: the scores are not numbers (damaged weights).
         """
+        if grammar.answering and len(allowed) > 1:
+            grammar.uncertainty.take(scores)
         closer = grammar.transcript_closer
         if closer is None or not self._frames or self._weight <= 0:
             return self._sampler.choose(scores, allowed, grammar.kind)

@@ -10,6 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from emova.checkpoint.registry import REPLY_FORMATS, build_reply_format
 from emova.core.tokens import TokenIds
+from emova.reply.doubt import Doubt
 from emova.reply.format import ReplyFormat
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 from emova.vision.projectors import projector_from_dict
@@ -50,6 +51,8 @@ class EmovaConfig(PreTrainedConfig):
             ``{"kind": "json", "interleaved": {"text_tokens": 6, "units": 24}}``.
         styles: voices, emotions and pitches that the model can name (``emova.speech.style.StyleSet``); EMOVA's 24
             styles where there is nothing. ``style_set`` gives the dataclass.
+        doubt: when the model admits that it does not know (``emova.reply.doubt.Doubt``); never where there is nothing.
+            ``doubts`` gives the dataclass.
         unit_tokenizer: the name of the units that the model has learnt (``emova.speech.tokenizer.units``); empty where
             it is not known.
 
@@ -92,6 +95,7 @@ class EmovaConfig(PreTrainedConfig):
     ctc_layer: int = 0
     reply_config: Any = None
     styles: Any = None
+    doubt: Any = None
     unit_tokenizer: str = ""
     tie_word_embeddings: bool = False
 
@@ -107,6 +111,7 @@ class EmovaConfig(PreTrainedConfig):
         taught = {"interleaved": {"text_tokens": ratio[0], "units": ratio[1]}} if ratio else {}
         self.reply_config = {"kind": "json", **taught, **(self.reply_config or {})}
         self.styles = StyleSet.from_dict(self.styles or {}).to_dict()
+        self.doubt = None if self.doubt is None else Doubt.from_dict(self.doubt, self.style_set).to_dict()
         self.token_count = self.token_count or self.text_config.vocab_size
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
@@ -124,6 +129,11 @@ class EmovaConfig(PreTrainedConfig):
     def style_set(self) -> StyleSet:
         """The styles that replies may name."""
         return StyleSet.from_dict(self.styles)
+
+    @property
+    def doubts(self) -> Doubt | None:
+        """When the model admits that it does not know."""
+        return None if self.doubt is None else Doubt.from_dict(self.doubt, self.style_set)
 
     def reply_format(self, kind: str | None = None) -> ReplyFormat:
         """How replies are written, with the styles and options of this model.

@@ -18,6 +18,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.core.tokens import END_OF_TURN, SPEECH_END, SPEECH_START, token_names, unit_token
+from emova.reply.doubt import Uncertainty
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -403,11 +404,13 @@ class Grammar:
 
     Attributes:
         speech_cut: whether a limit ended the speech, and not the model.
+        uncertainty: of the choices of the answer's text; whoever chooses tells it.
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = [segment for segment in segments if not segment.done]
         self.speech_cut = False
+        self.uncertainty = Uncertainty()
 
     @property
     def done(self) -> bool:
@@ -424,6 +427,12 @@ class Grammar:
         """The token that ends the transcript that is being written; None if none is."""
         segment = self._segments[0]
         return segment.closer if isinstance(segment, FreeText) and segment.transcribes else None
+
+    @property
+    def answering(self) -> bool:
+        """Whether the next token is part of an answer's text."""
+        segment = self._segments[0]
+        return isinstance(segment, FreeText) and not segment.transcribes
 
     def allowed(self) -> np.ndarray:
         """The ids among which the model chooses the next token."""

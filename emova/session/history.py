@@ -128,6 +128,12 @@ class TurnContext:
             self.rewind()
         return self.unread + _after(question, self._read)
 
+    def reask(self, question: Prompt) -> None:
+        """Forget what was written behind ``question``, which stays read."""
+        start = self.length
+        self.unread, self._read, self._start = NOTHING, question.ids, (start, ())
+        self.context.rewind((start + len(question.ids), ()))
+
     def rewind(self) -> None:
         """Forget all since the last turn: what was read of a question, or a reply that failed."""
         self.context.rewind(self._start)

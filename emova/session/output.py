@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from emova.core.errors import UncertainReplyError
 from emova.core.streams import Stream
 from emova.events import AudioChunk, Event, Reply, Timings
 from emova.reply.calls import CallDelta, CallStarted
 from emova.reply.format import ReplyConstraints
+from emova.reply.grammar import Grammar
 from emova.reply.parser import (
     ReplyDone,
     ReplyEvent,
@@ -86,8 +88,10 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         started, listened: when the question was complete, and when it was turned into units (``time.perf_counter``).
         voice: another one than the model's.
         plan: how the sound is cut.
+        grammar: that the reply is written under.
+        sees: whether a picture is in view.
         guarded: see that it is not garbled; a reply without a history is what the model has to say.
-        before: the garbled reply that this one is written in place of.
+        before: the reply that this one is written in place of: garbled, or not trusted.
 
     Attributes:
         tokens: all that were taken.
@@ -102,15 +106,19 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         in_chunks: bool,
         started: float,
         listened: float,
+        grammar: Grammar,
+        sees: bool,
         voice: Voice | None = None,
         plan: ChunkPlan = DEFAULT_PLAN,
         guarded: bool = False,
         before: ReplyAssembler | None = None,
     ) -> None:
-        self._guard = model.config.reply_guard if guarded else None
+        guard = model.config.reply_guard
+        self._guard, self._doubt, self._sees = guard if guarded else None, model.doubt, sees
+        self.grammar = grammar
         self._schema, self._always_speaks = model.reply_format.schema, model.reply_format.speaks
         self._holding: Holding = Holding(
-            0 if self._guard is None else self._guard.held, None if before is None else before._holding
+            guard.held if guarded or self._doubt is not None else 0, None if before is None else before._holding
         )
         self.voice = voice or model.voice
         self.tokens: list[int] = []
@@ -133,6 +141,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
 
         Raises:
             GarbledReplyError: the text is none.
+            UncertainReplyError: the model was not sure of it.
         """
         self.tokens += tokens
         for event in merge_deltas(self._events.step(tokens)):
@@ -159,12 +168,28 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             self._chosen = event
             if self.speaking is not None:
                 self.speaking.style = event.style
+            self._check_doubt()
         yield from self._holding.take(event)
 
-    def check_speech(self) -> None:
-        """After the last token, where no limit cut the speech. Raises: GarbledReplyError: it cannot say the text."""
-        if self._guard is not None and (self.units or self._always_speaks):
-            self._guard.check_speech(self._text, len(self.units))
+    def _check_doubt(self) -> None:
+        """After the text, if nobody has got any of it. Raises: UncertainReplyError: it is not to be trusted."""
+        unseen = self._holding.repeatable and not self._holding.told
+        if self._doubt is not None and unseen and not self._doubt.trusts(self.grammar.uncertainty, self._sees):
+            raise UncertainReplyError
+
+    def admission(self, constraints: ReplyConstraints) -> ReplyConstraints:
+        """Of a reply in the place of this one, which was not trusted."""
+        assert self._doubt is not None
+        transcript = constraints.transcript if constraints.transcript is not None else self._transcript
+        said = self._doubt.admission(transcript)
+        return dataclasses.replace(
+            constraints,
+            transcript=transcript,
+            text=said.text,
+            emotion=constraints.emotion or said.emotion,
+            pitch=constraints.pitch or said.pitch,
+            tools=None,
+        )
 
     def again(self, constraints: ReplyConstraints) -> ReplyConstraints | None:
         """Of a reply in the place of this one, which is garbled: what was handed out already stays as it was. None if
@@ -180,7 +205,9 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         )
 
     def finish(self) -> Iterator[Event]:
-        """The rest of the sound; calls have none."""
+        """The rest of the sound; calls have none. Raises: GarbledReplyError: the speech cannot say the text."""
+        if self._guard is not None and not self.grammar.speech_cut and (self.units or self._always_speaks):
+            self._guard.check_speech(self._text, len(self.units))
         if self._calls:
             return
         if self.speaking is not None:

@@ -11,6 +11,7 @@ from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.engine import Engine
 from emova.engine.request import GenerationRequest
+from emova.reply.doubt import Doubt
 from emova.reply.format import ReplyFormat, ReplyLimits
 from emova.reply.grammar import TokenTable
 from emova.reply.guard import ReplyGuard
@@ -56,6 +57,11 @@ class DialogueModel(Protocol):
     @property
     def trained_context(self) -> int:
         """Positions before an answer up to which dialogues were trained; a dialogue stays within them."""
+        ...
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """When it admits that it does not know."""
         ...
 
     @property

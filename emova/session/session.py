@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from emova.core.errors import ClosedError, GarbledReplyError, InputError, InternalFault, TooLongError
+from emova.core.errors import ClosedError, InputError, InternalFault, TooLongError, UncertainReplyError, UnfitReplyError
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.request import GenerationRequest
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
-from emova.reply.format import ReplyLimits
+from emova.reply.format import ReplyConstraints, ReplyLimits
+from emova.reply.grammar import Grammar
 from emova.reply.parser import SpokenReply
 from emova.reply.tools import Toolbox, ToolResult
 from emova.session.answer import Answer, Asked
@@ -326,9 +327,11 @@ class Session:
             constraints,
             sampling or self._model.config.sampling,
         )
-        self._write(asked, self._assembler(started, listened))
+        self._write(asked, started, listened)
 
-    def _assembler(self, started: float, listened: float, before: ReplyAssembler | None = None) -> ReplyAssembler:
+    def _assembler(
+        self, grammar: Grammar, started: float, listened: float, before: ReplyAssembler | None
+    ) -> ReplyAssembler:
         return ReplyAssembler(
             self._model,
             self.voice,
@@ -337,12 +340,15 @@ class Session:
             listened=listened,
             voice=self.speaker,
             plan=self.scheduler.config.chunks,
+            grammar=grammar,
+            sees=self.sees,
             guarded=before is not None or len(self.history) > 0,
             before=before,
         )
 
-    def _write(self, asked: Asked, assembler: ReplyAssembler) -> None:
+    def _write(self, asked: Asked, started: float, listened: float, before: ReplyAssembler | None = None) -> None:
         grammar = self.history.grammar(asked.prompt, asked.constraints)
+        assembler = self._assembler(grammar, started, listened, before)
         self.history.read_ahead()
         self.asked_tokens = self.history.length + len(asked.prompt.ids)
         rest = self.history.rest(asked.prompt)
@@ -350,16 +356,21 @@ class Session:
         self._answer = self._playing = Answer(asked, request, assembler)
         self._queue.extend(assembler.step(request.take_written()))
 
-    def _write_again(self) -> bool:
-        """Answer anew in place of a garbled reply, from a shorter history; False if that cannot be."""
+    def _write_again(self, error: UnfitReplyError) -> bool:
+        """Answer anew in place of a garbled reply, from a shorter history; False if that cannot be. In place of one
+        that is not trusted, admit it."""
         assert self._answer is not None
         asked, before = self._answer.asked, self._answer.assembler
-        constraints = before.again(asked.constraints)
-        if constraints is None or not self.history.shorten():
-            return False
-        log.info("a reply was garbled; it is written again after %d turns", len(self.history))
-        again = dataclasses.replace(asked, constraints=constraints)
-        self._write(again, self._assembler(before.started, before.listened, before))
+        constraints: ReplyConstraints | None
+        if isinstance(error, UncertainReplyError):
+            self.history.reask(asked.prompt)
+            constraints = before.admission(asked.constraints)
+        else:
+            constraints = before.again(asked.constraints)
+            if constraints is None or not self.history.shorten():
+                return False
+            log.info("a reply was garbled; it is written again after %d turns", len(self.history))
+        self._write(dataclasses.replace(asked, constraints=constraints), before.started, before.listened, before)
         return True
 
     @property
@@ -393,22 +404,20 @@ class Session:
             if request.error is not None:
                 raise request.error
             if request.grammar.done:
-                if not request.grammar.speech_cut:
-                    assembler.check_speech()
                 self._queue.extend(assembler.finish())
                 reply = assembler.reply()
                 self.history.add(self._answer.asked.prompt, assembler.tokens)
                 self._last, self._answer = assembler.written, None
                 self._begin()
                 self._queue.append(Done(reply))
-        except GarbledReplyError as error:
+        except UnfitReplyError as error:
             self._repair(error)
         except Exception as error:
             self.fail(error)
 
-    def _repair(self, error: GarbledReplyError) -> None:
+    def _repair(self, error: UnfitReplyError) -> None:
         try:
-            if self._write_again():
+            if self._write_again(error):
                 return
         except Exception as another:
             self.fail(another)

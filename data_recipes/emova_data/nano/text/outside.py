@@ -32,8 +32,9 @@ ANSWERS: tuple[tuple[str, str, str], ...] = (
 )
 _OWN = {answer for answer, _, _ in ANSWERS}
 _DECLINES = re.compile(
-    r"\b(?:(?:do|did|can|could|have) ?n[o']t (?:know|tell|say|help|learn\w*|want to guess)|not (?:know|learned|sure)|"
-    r"beyond me|no idea|too hard for me|can not tell|cannot)\b",
+    r"\b(?:(?:(?:do|did|ca|could|have) ?n[o']t|can ?not) "
+    r"(?:know|tell|say|help|look (?:that|it|this) up|learn\w*|want to guess)|not (?:know|learned|sure)|"
+    r"beyond me|no idea|too hard for me)\b",
     re.I,
 )
 
