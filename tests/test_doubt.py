@@ -139,8 +139,21 @@ def test_a_wrong_doubt_is_told(wrong, said, load):
 
 
 def test_a_doubt_is_written_as_it_is_read():
-    doubt = Doubt.from_dict(ALWAYS, DEFAULT_STYLES)
-    assert Doubt.from_dict(json.loads(json.dumps(doubt.to_dict())), DEFAULT_STYLES) == doubt
+    for values in (ALWAYS, {**ALWAYS, "picture_entropy": None}):
+        doubt = Doubt.from_dict(values, DEFAULT_STYLES)
+        assert Doubt.from_dict(json.loads(json.dumps(doubt.to_dict())), DEFAULT_STYLES) == doubt
+
+
+def test_pictures_may_be_trusted_where_nothing_else_is(load):
+    from PIL import Image
+
+    asked = {"text": "A?", "image": Image.new("RGB", (28, 28), "red")}
+    session = Scheduler(load({**ALWAYS, "picture_entropy": None})).open()
+    for sees, question in ((False, {}), (True, asked), (True, {})):
+        if "image" in question:
+            session.show(question["image"])
+        *_, done = session.ask("What is it?")
+        assert isinstance(done, Done) and (done.reply.text != SAID["text"]) == sees
 
 
 def test_the_same_question_hears_the_same_admission_and_different_ones_hear_all():

@@ -46,17 +46,18 @@ class Doubt:
 
     Attributes:
         entropy: of an answer's least sure token; above it the answer is not trusted. In nats.
-        picture_entropy: the same where a picture is in view.
+        picture_entropy: the same where a picture is in view; None trusts every answer there.
         admissions: what the model has learnt to say when it does not know.
     """
 
     entropy: float
-    picture_entropy: float
+    picture_entropy: float | None
     admissions: tuple[Admission, ...]
 
     def trusts(self, uncertainty: Uncertainty, sees: bool) -> bool:
         """Whether an answer is handed out; ``sees``: to a question with a picture in view."""
-        return uncertainty.highest <= (self.picture_entropy if sees else self.entropy)
+        limit = self.picture_entropy if sees else self.entropy
+        return limit is None or uncertainty.highest <= limit
 
     def admission(self, question: str) -> Admission:
         """What is said to a question; the same question hears the same."""
@@ -76,7 +77,7 @@ class Doubt:
             raise InputError("doubt: admissions is no list of at least one {text, emotion, pitch}")
         return cls(
             _entropy("entropy", values["entropy"]),
-            _entropy("picture_entropy", values["picture_entropy"]),
+            None if values["picture_entropy"] is None else _entropy("picture_entropy", values["picture_entropy"]),
             tuple(_admission(each, styles) for each in admissions),
         )
 
