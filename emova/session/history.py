@@ -12,7 +12,6 @@ from emova.decoding.protocol import Context, Mark, Prompt
 from emova.reply.format import ReplyConstraints
 from emova.reply.grammar import Grammar
 from emova.reply.parser import SpokenReply
-from emova.reply.tools import ToolResult
 from emova.session.protocol import DialogueModel
 
 UNITS_PER_BYTE = 1.7
@@ -30,24 +29,6 @@ class Turn:
     def __len__(self) -> int:
         """Positions in the model's context."""
         return len(self.question.ids) + len(self.answer)
-
-
-@dataclass(frozen=True)
-class PastTurn:
-    """What was asked and answered in an earlier turn; ``reply`` None: it is being asked.
-
-    Attributes:
-        picture: its tokens and tiles.
-        units: those of the spoken question.
-        text: what was written.
-        results: what tools gave back before it, or in place of a question.
-    """
-
-    picture: Prompt | None = None
-    units: tuple[int, ...] = ()
-    text: str | None = None
-    reply: SpokenReply | None = None
-    results: tuple[ToolResult, ...] = ()
 
 
 class TurnContext:

@@ -21,9 +21,10 @@ from emova.reply.grammar import Grammar
 from emova.reply.parser import SpokenReply
 from emova.reply.tools import Toolbox, ToolResult
 from emova.session.answer import Answer, Asked
-from emova.session.history import PastTurn, TurnContext, beginning
+from emova.session.history import TurnContext, beginning
 from emova.session.input import Question, check_question
 from emova.session.output import ReplyAssembler
+from emova.session.past import PastTurn, fitting
 from emova.session.protocol import Rounds
 from emova.vision.image import load_image
 
@@ -175,35 +176,13 @@ class Session:
             self._last = None
             self.history.restart()
             try:
-                fitting = self._fitting(past)
-                for turn, (prompt, answer) in zip(past[len(past) - len(fitting) :], fitting, strict=True):
+                for turn, prompt, answer in fitting(self._model, past):
                     self.history.recall(prompt, answer)
                     self._last = turn.reply
             finally:
                 self.question.close()
                 self.question = Question(self._model, asked.picture, asked.units, asked.results)
             self._read_question()
-
-    def _fitting(self, past: Sequence[PastTurn]) -> list[tuple[Prompt, list[int]]]:
-        fitting: list[tuple[Prompt, list[int]]] = []
-        left = self._model.trained_context
-        for turn in reversed(past):
-            prompt, answer = self._rendered(turn)
-            left -= len(prompt.ids) + len(answer)
-            if left < 0 and fitting:
-                break
-            fitting.append((prompt, answer))
-        return fitting[::-1]
-
-    def _rendered(self, turn: PastTurn) -> tuple[Prompt, list[int]]:
-        assert turn.reply is not None, "a turn that is over has an answer"
-        question = Question(self._model, turn.picture, turn.units, turn.results)
-        return question.prompt(turn.text), self._encode(turn.reply)
-
-    def positions(self, turn: PastTurn) -> int:
-        """How many positions of the model's context an earlier turn takes."""
-        prompt, answer = self._rendered(turn)
-        return len(prompt.ids) + len(answer)
 
     @property
     def last_reply(self) -> SpokenReply | None:

@@ -11,7 +11,7 @@ from emova.assistant import AssistantConfig
 from emova.engine.engine import EngineConfig
 from emova.events import Done
 from emova.reply.format import ReplyLimits
-from emova.session.history import PastTurn
+from emova.session.past import PastTurn
 from emova.session.scheduler import Scheduler
 from emova.session.session import Session
 from tests.fixtures_speech import BABBLE

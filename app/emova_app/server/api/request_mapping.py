@@ -16,8 +16,8 @@ from emova.events import Cancelled, Event, Failed, SessionEvent
 from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply
 from emova.reply.tools import Toolbox, ToolResult
-from emova.session.history import PastTurn
 from emova.session.input import Question as HeardQuestion
+from emova.session.past import PastTurn, positions
 from emova.session.session import Session
 from emova.speech.audio import load_audio
 from emova.speech.style import StyleSet
@@ -99,7 +99,7 @@ async def remember(
             if most and shown > most:
                 asked = replace(asked, picture=None)
         turn = await read_turn(service, asked, reply)
-        left -= await service.run(session.positions, turn)
+        left -= await service.run(positions, service.assistant, turn)
         if left < 0 and past:
             break
         past.append(turn)

@@ -17,7 +17,8 @@ from emova.decoding.protocol import Prompt
 from emova.reply.calls import Call
 from emova.reply.parser import SpokenReply
 from emova.reply.tools import ToolResult
-from emova.session.history import PastTurn, beginning
+from emova.session.history import beginning
+from emova.session.past import PastTurn
 from emova.session.session import Session
 from emova_app.server.api.media import read_picture
 from emova_app.server.errors import ApiError
