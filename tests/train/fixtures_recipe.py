@@ -64,11 +64,11 @@ def write_recipe(root: Path, *, regions: str = "regions") -> Path:
             for split in ("train", "test") if name == "question" else ("train",):
                 for text in sorted(texts):
                     for voice in range(voices):
-                        row: dict[str, object] = {
+                        line: dict[str, object] = {
                             "key": f"{name}-{text}-{voice}",
                             "text": text,
                             "units": units_of(text, voice),
                         }
-                        row.update(voice=f"v{voice}", gender="female", emotion="neutral", pitch="normal")
-                        file.write(json.dumps({**row, "set": name, "split": split}) + "\n")
+                        line.update(voice=f"v{voice}", gender="female", emotion="neutral", pitch="normal")
+                        file.write(json.dumps({**line, "set": name, "split": split}) + "\n")
     return root
