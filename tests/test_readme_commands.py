@@ -41,6 +41,8 @@ MISSING = {
     "emova import emova-hf": "emova-speech",
     "emova resynthesize question.wav --model emova-speech": "emova-speech",
     "emova chat --model emova-7b": "emova-7b",
+    "emova export gguf --dtype q4_k_m --model emova-7b": "emova-7b",
+    "emova export emova-hf": "emova-7b",
     "emova export emova-tokenizer": "emova-speech",
     "emova resynthesize question.wav --model glm-speech": "glm-speech",
     "emova export glm-4-voice": "glm-speech",

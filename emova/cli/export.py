@@ -19,9 +19,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "format",
-        choices=["gguf", "emova-tokenizer", "glm-4-voice"],
-        help="gguf: the language model for llama.cpp; the others: speech parts that were imported from that release, "
-        "as the release has them",
+        choices=["gguf", "emova-hf", "emova-tokenizer", "glm-4-voice"],
+        help="gguf: the language model for llama.cpp; the others: what was imported from that release, as it was there",
     )
     parser.add_argument(
         "--out", default="emova.gguf", metavar="PATH", help="the file to write, or the new folder (%(default)s)"
@@ -63,9 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _export_release(arguments: argparse.Namespace) -> int:
     with progress(arguments) as tell:
         tell(f"Writing {arguments.out}")
-        from emova.checkpoint.importing.program import export_emova_tokenizer, export_glm_voice
+        from emova.checkpoint.importing import program
 
-        export = export_glm_voice if arguments.format == "glm-4-voice" else export_emova_tokenizer
-        export(arguments.model, arguments.out)
+        exports = {
+            "emova-hf": program.export_emova_model,
+            "emova-tokenizer": program.export_emova_tokenizer,
+            "glm-4-voice": program.export_glm_voice,
+        }
+        exports[arguments.format](arguments.model, arguments.out)
     show(arguments, {"folder": arguments.out}, [f"{arguments.out}: as the release has it, without what was not used"])
     return 0

@@ -356,7 +356,7 @@ class EmovaProcessor(ProcessorMixin):
         if not options.cuts or len(rendered.input_ids) <= (options.max_length or 0):
             return rendered
         lost = rendered.input_ids[options.max_length :]
-        if self.token_ids.image_end in lost:
+        if self.token_ids.image in lost or self.token_ids.image_end in lost:  # not every template has an end
             raise InputError(f"max_length: {options.max_length} tokens would cut a picture; allow more")
         kept = slice(None, options.max_length)
         return replace(rendered, input_ids=rendered.input_ids[kept], loss_mask=rendered.loss_mask[kept])

@@ -206,6 +206,32 @@ class TokenTable:
             self._cache[key] = np.union1d(text, self.unit_ids) if state == NORMAL else text
         return self._cache[key]
 
+    def allowed_anything_but(self, state: int, barred: np.ndarray) -> np.ndarray:
+        """``allowed_anything`` without the ids of ``barred``, one of this table's own sets."""
+        key = ("anything but", state, id(barred))
+        if key not in self._cache:
+            self._cache[key] = np.setdiff1d(self.allowed_anything(state), barred)
+        return self._cache[key]
+
+    def opening_strings(self) -> np.ndarray:
+        """The ids of tokens that begin a string within themselves: a quote, and more of it than may stand between."""
+        return self._text_ids(
+            "opening", lambda piece: bool(piece.rpartition(b'"')[2].strip(b" \n\t:,")) and b'"' in piece
+        )
+
+    def closing_strings(self) -> np.ndarray:
+        """The ids of tokens that end a string first, and begin none."""
+        return self._text_ids(
+            "closing", lambda piece: piece.startswith(b'"') and not piece.rpartition(b'"')[2].strip(b" \n\t:,}")
+        )
+
+    def _text_ids(self, name: str, holds: Callable[[bytes], bool]) -> np.ndarray:
+        if (name,) not in self._cache:
+            self._cache[(name,)] = np.asarray(
+                [token for token, piece in enumerate(self.token_bytes) if piece and holds(piece)], dtype=np.int64
+            )
+        return self._cache[(name,)]
+
     def allowed_units(self, may_end: bool) -> np.ndarray:
         """The ids of all units, and of the end of speech."""
         key = ("units", may_end)

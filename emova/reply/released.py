@@ -1,7 +1,9 @@
 """The replies of the released EMOVA models: JSON of their own keys, written freely, or plain text; read as a stream.
 
 The released models were trained on whole strings, whose tokens a grammar that ends each string by a token of its own
-would forbid. So nothing but the end of the reply is prescribed, and the parser takes what comes.
+would forbid. So the grammar follows what is written, by the parser itself, and prescribes only the words that were
+asked for: where the value of an emotion or a pitch begins, its word is forced, and a quote must come after it, alone or
+with what the models join to it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from emova.reply.parser import (
     JsonStringReader,
     Marker,
     Piece,
+    PieceReader,
     ReplyDone,
     ReplyEvent,
     SpokenReply,
@@ -63,22 +66,35 @@ FRAME = {
 
 
 class Anything:
-    """Text and units in any order, up to the end of turn; ended by it after ``most`` tokens."""
+    """Text and units in any order, up to the end of turn; ended by it after ``most`` tokens.
+
+    Args:
+        wished: the words that must be the values of keys, where the model writes these keys.
+    """
 
     cut = False
 
-    def __init__(self, table: TokenTable, most: int) -> None:
-        self._table, self._most = table, most
+    def __init__(self, table: TokenTable, most: int, wished: Mapping[str, str] | None = None) -> None:
+        self._table, self._most, self._wished = table, most, dict(wished or {})
         self._count, self._state = 0, NORMAL
+        self._reader, self._parser = PieceReader(table), ReleasedParser()
+        self._forced: list[int] = []
+        self._closes = False  # a wished word stands there, and its string must end
         self.kind: Kind = "text"  # what the next token is probably part of
         self.done = False
 
     def forced(self) -> int | None:
+        if self._forced:
+            return self._forced[0]
         return self._table.end_of_turn if self._count >= self._most and self._state == NORMAL else None
 
     def allowed(self) -> np.ndarray:
+        if self._closes:
+            return self._table.closing_strings()
         if self._count >= self._most:
             return self._table.allowed_text(self._state, False, None, only_bytes=True)
+        if any(self._parser.may_become(key) for key in self._wished):
+            return self._table.allowed_anything_but(self._state, self._table.opening_strings())
         return self._table.allowed_anything(self._state)
 
     def advance(self, token: int) -> None:
@@ -89,6 +105,18 @@ class Anything:
         self.kind = "units" if self._table.unit_of[token] >= 0 else "text"
         if self.kind == "text":
             self._state = self._table.end_state(self._state, token, json_string=False)
+        if not self._wished:
+            return
+        for piece in self._reader.read(token):
+            self._parser.feed(piece)
+        if self._forced:
+            self._forced.pop(0)
+            self._closes = not self._forced
+            return
+        self._closes = False
+        begins = self._parser.value_begins()
+        if begins is not None and (word := self._wished.pop(begins[0], None)) is not None:
+            self._forced = self._table.encode(begins[1] + word)
 
 
 class ReleasedReply(ReplyFormat):
@@ -127,12 +155,17 @@ class ReleasedReply(ReplyFormat):
         return [("answer", table.encode(text[:-2])), ("speech", units), ("skeleton", table.encode('"}')), end]
 
     def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
-        """Anything, within the limits. Raises: InputError: there are tools, which these models were not taught."""
+        """Anything within the limits, with the emotion and the pitch that were asked for.
+
+        Raises:
+            InputError: there are tools, which these models were not taught.
+        """
         if wish.tools is not None:
             raise InputError("the tools: this checkpoint's models were not taught to call any; leave them out")
         limits = wish.limits
         most = limits.max_transcript_tokens + limits.max_text_tokens + limits.max_units
-        return Grammar([Anything(table, max(1, most))])
+        words = ((EMOTION_KEY, wish.emotion), (PITCH_KEY, wish.pitch))
+        return Grammar([Anything(table, max(1, most), {key: word for key, word in words if word is not None})])
 
     def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """What may come beyond the limits: the end of a character, the end of turn."""
@@ -200,6 +233,20 @@ class ReleasedParser:
         except ValueError as error:
             self._problem = str(error)
         return merge_deltas(events)
+
+    def may_become(self, key: str) -> bool:
+        """Whether what was read ends within a key that may yet be ``key``."""
+        return self._problem is None and self._at is _At.KEY and key.startswith(self._value)
+
+    def value_begins(self) -> tuple[str, str] | None:
+        """The key whose value comes next, and what is missing before the value's first character; else None."""
+        if self._problem is not None or self.done:
+            return None
+        if self._at is _At.COLON:
+            return self._key, ': "'
+        if self._at is _At.BEFORE:
+            return self._key, ' "'
+        return (self._key, "") if self._at is _At.VALUE and not self._value else None
 
     def finish(self) -> list[ReplyEvent]:
         """Say that the stream has ended."""

@@ -4,6 +4,8 @@ a whole tiny release from the import to a streamed, served answer."""
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
@@ -17,6 +19,7 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.checkpoint.importing import source
+from emova.checkpoint.loading import SHIPPED
 from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.decoding.loop import Decoder
@@ -25,7 +28,7 @@ from emova.engine.causal_lm import CausalLM
 from emova.engine.decoder import EngineDecoder
 from emova.engine.scores import ScoreStream
 from emova.events import AudioChunk, Done
-from emova.reply.format import ReplyLimits
+from emova.reply.format import ReplyConstraints, ReplyLimits
 from emova.reply.parser import ReplyDone, SpokenReply, StyleChosen, TextDelta, TranscriptDelta, UnitsDelta, merge_deltas
 from emova.reply.released import CHAT, SPEAK, SYSTEM, TRANSCRIBE, ReleasedReply
 from emova.reply.stream import EventStream
@@ -286,6 +289,96 @@ def test_another_backbone_of_transformers_answers_too(speech, tmp_path) -> None:
     session.hear(sound)
     streamed = list(session.ask())[-1]
     assert isinstance(whole, Done) and isinstance(streamed, Done) and whole.reply.units == streamed.reply.units
+
+
+def files(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_there_and_back_and_there_again_is_the_same(speech, tmp_path, tied) -> None:
+    """Each tensor bit for bit, the tokenizer, the configuration; the release's names and shapes on the way."""
+    release = write_model_release(tmp_path / "release", tied=tied, shards=2)
+    said = ["--speech", str(speech), "--quiet"]
+    assert main(["import", "emova-hf", str(release), *said, "--out", str(tmp_path / "first")]) == 0
+    back = tmp_path / "back"
+    assert main(["export", "emova-hf", "--model", str(tmp_path / "first"), "--out", str(back), "--quiet"]) == 0
+    assert main(["import", "emova-hf", str(back), *said, "--out", str(tmp_path / "second")]) == 0
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+    there, again = source.Tensors.of(release), source.Tensors.of(back)
+    assert set(there) == set(again)
+    for name in there:
+        if name not in ("model.embed_tokens.weight", "lm_head.weight"):  # their rows follow the units' order
+            assert torch.equal(there[name], again[name])
+
+
+def test_another_model_is_not_exported_as_the_release(tmp_path, capsys) -> None:
+    assert main(["export", "emova-hf", "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert "none that was imported" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_units_of_one_release_with_the_voice_of_another_are_refused(speech, tmp_path) -> None:
+    """In a whole checkpoint: a detokenizer of ours has as many units, and says other sounds with them."""
+    release = write_model_release(tmp_path / "release")
+    line = ["import", "emova-hf", str(release), "--speech", str(speech), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(line) == 0
+    shutil.rmtree(tmp_path / "out" / "speech_detokenizer")
+    nano = SHIPPED / "emova-nano"
+    shutil.copytree(nano / "speech_detokenizer", tmp_path / "out" / "speech_detokenizer")
+    with pytest.raises(InputError, match="units|styles"):
+        Assistant.from_pretrained(tmp_path / "out")
+
+
+# --- wishes -----------------------------------------------------------------------------------------------------------
+def wished(assistant, text: str, **wish: str) -> str:
+    """What comes of a model that would write ``text``, where the grammar asks for other words."""
+    table = assistant.table
+    grammar = assistant.reply_format.grammar(table, ReplyConstraints(**wish))
+    left, made = [*table.encode(text), table.end_of_turn], []
+    while not grammar.done:
+        if forced := grammar.take_forced():
+            made += forced
+            while not (table.token_bytes[left[0]] or b"").startswith(b'"'):  # the word that it would have written
+                left.pop(0)
+            continue
+        if left[0] not in grammar.allowed():  # what is joined there must be written apart
+            piece = table.token_bytes[left[0]]
+            left[:1] = [table.token_bytes.index(bytes([byte])) for byte in piece]
+        assert left[0] in grammar.allowed()
+        grammar.advance(left[0])
+        made.append(left.pop(0))
+    return b"".join(table.token_bytes[token] or b"" for token in made).decode()
+
+
+@pytest.mark.parametrize("space", ["", " "])
+def test_an_emotion_and_a_pitch_can_be_asked_for(assistant, space) -> None:
+    def reply(emotion: str, pitch: str) -> str:
+        said = {
+            "user question text": "Is it red?", "user question emotion": "neutral",
+            "assistant response text": 'It is "red": "sad", yes.', "assistant response emotion": emotion,
+            "assistant response pitch": pitch, "assistant response speech": "",
+        }  # fmt: skip
+        return json.dumps(said, separators=(f",{space}", f":{space}"))
+
+    text = reply("neutral", "normal")
+    assert wished(assistant, text) == text
+    made = wished(assistant, text, emotion="happy")
+    assert json.loads(made) == json.loads(reply("happy", "normal"))
+    made = wished(assistant, text, emotion="sad", pitch="high")
+    assert json.loads(made) == json.loads(reply("sad", "high"))
+    events = read(assistant.table, [assistant.table.encode(made)])
+    assert [event.style for event in events if isinstance(event, StyleChosen)] == [Style("male", "sad", "high")]
+    assert wished(assistant, "Plain words.", emotion="happy") == "Plain words."
+
+
+def test_where_a_value_begins_no_other_word_can_be_slipped_in(assistant) -> None:
+    table = assistant.table
+    grammar = assistant.reply_format.grammar(table, ReplyConstraints(emotion="happy"))
+    for token in table.encode('{"assistant response emotion'):
+        assert token in grammar.allowed()
+        grammar.advance(token)
+    opening = [token for token, piece in enumerate(table.token_bytes) if piece and re.search(rb'"[\s:,]*\w', piece)]
+    assert not set(opening) & set(grammar.allowed().tolist()) and table.quote in grammar.allowed()
 
 
 BROKEN = {

@@ -1,8 +1,8 @@
-"""The application: routes for chat, speech, transcription and realtime talk on one assistant."""
+"""The application: routes for chat, speech, transcription and realtime talk on one assistant or several."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -45,17 +45,23 @@ class Models(BaseModel):
     data: list[Model]
 
 
-def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | None = None) -> FastAPI:
+def create_app(
+    config: ServerConfig,
+    assistant: Assistant,
+    fetcher: Fetcher | None = None,
+    others: Mapping[str, Assistant] | None = None,
+) -> FastAPI:
     """The ASGI application; ``app.state.service`` is its Service.
 
     Args:
         assistant: runs on the streaming engine.
         fetcher: fetches pictures; made from the configuration if None.
+        others: more assistants, by the names that clients give.
 
     Raises:
-        InputError: the streaming engine cannot run the assistant's model.
+        InputError: the streaming engine cannot run an assistant's model.
     """
-    service = Service(config, assistant, fetcher)
+    service = Service(config, assistant, fetcher, others)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -77,14 +83,13 @@ def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | No
 
     @app.get("/v1/models", responses=described())
     async def models() -> Models:
-        """The model of this server."""
-        return Models(data=[Model(id=config.model_name, created=service.created)])
+        """The models of this server."""
+        return Models(data=[Model(id=name, created=service.created) for name in service.models])
 
     @app.get("/v1/models/{model}", responses=described(404))
     async def model(model: str) -> Model:
         """One model."""
-        service.check_model(model)
-        return Model(id=config.model_name, created=service.created)
+        return Model(id=service.of(model).config.model_name, created=service.created)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **described()})
     async def metrics() -> Response:
@@ -94,7 +99,7 @@ def create_app(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | No
     app.include_router(chat.router(service))
     app.include_router(audio.router(service))
     app.include_router(realtime.router(service))
-    show_styles(app, assistant.styles)
+    show_styles(app, [each.assistant.styles for each in service.models.values()])
     app.add_middleware(RequestMiddleware, service=service)
     let_pages_ask(app, config)
     return app

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import h11
@@ -155,15 +156,23 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_server(config: ServerConfig, assistant: Assistant, fetcher: Fetcher | None = None) -> Server:
+def make_server(
+    config: ServerConfig,
+    assistant: Assistant,
+    fetcher: Fetcher | None = None,
+    others: Mapping[str, Assistant] | None = None,
+) -> Server:
     """A server that is ready to run: ``run()``, or ``serve()`` in an event loop.
 
+    Args:
+        others: more assistants, by the names that clients give.
+
     Raises:
-        InputError: the streaming engine cannot run the assistant's model.
+        InputError: the streaming engine cannot run an assistant's model.
     """
     from emova_app.server.app import create_app
 
-    app = create_app(config, assistant, fetcher)
+    app = create_app(config, assistant, fetcher, others)
     return server_of(app, app.state.service)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 import torch
@@ -100,21 +102,41 @@ class Service(Front):
     Args:
         assistant: an Assistant that runs on the streaming engine.
         fetcher: fetches pictures; made from the configuration if None.
+        others: more of them by the names that clients give. All share the queue and the threads.
+
+    Attributes:
+        models: what works for each model by its name, this one first.
     """
 
-    def __init__(self, config: ServerConfig, assistant: Assistant, fetcher: Fetcher | None = None) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        assistant: Assistant,
+        fetcher: Fetcher | None = None,
+        others: Mapping[str, Assistant] | None = None,
+    ) -> None:
         super().__init__(config)
-        self.assistant = assistant
         places = config.max_active + config.max_realtime
-        # Places are freed in a thread, shortly after their requests have ended: hence the spare ones.
-        self.scheduler = Scheduler(
-            assistant, SchedulerConfig(max_sessions=places + config.max_active, idle_seconds=config.idle_seconds)
-        )
         self.fetcher = fetcher or Fetcher(config.image_hosts)
-        self.replies = ReplyStore(config.kept_replies)
         self.created = int(time.time())
         self._threads = ThreadPoolExecutor(2 * places, thread_name_prefix="emova")
         self._thread_count = 2 * places
+        self._hold(assistant)
+        self.models: dict[str, Service] = {config.model_name: self}
+        for name, other in (others or {}).items():
+            # Everything else is the same object: whoever is inside is inside once.
+            beside = copy.copy(self)
+            beside.config = replace(config, model_name=name)
+            beside._hold(other)
+            self.models[name] = beside
+
+    def _hold(self, assistant: Assistant) -> None:
+        config = self.config
+        self.assistant = assistant
+        # Places are freed in a thread, shortly after their requests have ended: hence the spare ones.
+        places = config.max_active + config.max_realtime + config.max_active
+        self.scheduler = Scheduler(assistant, SchedulerConfig(max_sessions=places, idle_seconds=config.idle_seconds))
+        self.replies = ReplyStore(config.kept_replies)
 
     async def start(self) -> None:
         """Start all threads that the service will ever have, with those that torch keeps beside each: a server holds
@@ -168,17 +190,20 @@ class Service(Front):
             # the queue be given away before.
             await asyncio.shield(self.run(session.close))
 
-    def check_model(self, name: str) -> None:
-        """Raises: ApiError: 404, another model."""
-        if name != self.config.model_name:
-            message = f"the model does not exist; this server has {self.config.model_name}"
+    def of(self, name: str) -> Service:
+        """What works for the model ``name``. Raises: ApiError: 404, there is none."""
+        if name not in self.models:
+            message = f"the model does not exist; this server has {', '.join(self.models)}"
             raise ApiError(404, message, code="model_not_found", param="model")
+        return self.models[name]
 
     async def break_off(self) -> None:
-        """Break off whatever the model does; its readers are told."""
-        await self.run(self.scheduler.close)
+        """Break off whatever the models do; their readers are told."""
+        for each in self.models.values():
+            await self.run(each.scheduler.close)
 
     def close(self) -> None:
         """End all threads."""
-        self.scheduler.close()
+        for each in self.models.values():
+            each.scheduler.close()
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -45,7 +45,7 @@ from emova.core.tokens import (
     TokenIds,
     unit_token,
 )
-from emova.core.writing import save_tensors, write_text
+from emova.core.writing import save_tensors, write_bytes, write_text
 from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaImageProcessor, EmovaProcessor
 from emova.reply.released import FRAME as RELEASED_FRAME
 from emova.reply.released import ReleasedReply
@@ -252,6 +252,46 @@ def write_model(
     )  # fmt: skip
     EmovaProcessor(image, words.tokenizer, reply_format=ReleasedReply(RELEASED_STYLES)).save_pretrained(folder)
     return config
+
+
+_THEIRS = (
+    (r"model\.vision_tower\.visual\.(.+)", r"model.vision_tower.vision_tower.\1"),
+    (r"model\.projector\.enter\.(.+)", r"model.mm_projector.0.\1"),
+    (r"model\.projector\.leave\.(.+)", r"model.mm_projector.2.\1"),
+    (r"model\.language_model\.(.+)", r"model.\1"),
+    (r"(lm_head\.weight)", r"\1"),
+)
+
+
+def theirs(own: str) -> str:
+    """The release's name of a tensor of ours."""
+    for pattern, replacement in _THEIRS:
+        match = re.fullmatch(pattern, own)
+        if match is not None:
+            return match.expand(replacement)
+    raise AssertionError(f"{own} is no tensor of such a model")
+
+
+def write_release(source: Path, tensors: Tensors, config: EmovaConfig, folder: Path) -> None:
+    """A model of ours by the release's names, shard by shard; its units keep our order, which is one of theirs.
+
+    Args:
+        source: the checkpoint's folder; its tokenizer goes along.
+    """
+    vision = Qwen2ViTConfig(**config.vision.options)
+    kind = str(config.text_config.model_type)
+    said = {
+        **config.text_config.to_dict(),
+        "model_type": f"emova_{kind}",
+        "mm_vision_tower": "qwen2vit600m",
+        "mm_hidden_size": vision.width,
+        "vision_config": {"num_heads": vision.heads},
+        "tokenizer_model_max_length": config.text_config.max_position_embeddings,
+    }
+    write_text(folder / "config.json", json.dumps(said, indent=2, default=str) + "\n")
+    _write_shards(((theirs(own), tensors[own]) for own in tensors), folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        write_bytes(folder / name, (source / name).read_bytes())
 
 
 def _assigned(tensors: Tensors, report: Report) -> dict[str, str]:

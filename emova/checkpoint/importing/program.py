@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ from emova.checkpoint.importing.card import (
     Licence,
     card,
 )
-from emova.checkpoint.importing.emova_model import SHARD_BYTES, write_model
+from emova.checkpoint.importing.emova_model import SHARD_BYTES, write_model, write_release
 from emova.checkpoint.importing.mapping import Report
 from emova.checkpoint.importing.source import Tensors, fetch, read_json, read_yaml, section
 from emova.core.errors import InputError
@@ -140,6 +141,27 @@ def import_emova_model(source: str, speech: str | Path, out: str | Path) -> Impo
         use = f"emova chat --image photo.png --audio question.wav --model {Path(out).name}"
         write_text(folder / "README.md", card(about.title, _named(source), about.licences, report, use))
     return about
+
+
+def export_emova_model(checkpoint: str | Path, out: str | Path) -> None:
+    """The release's files out of a model that was imported from it. Raises: InputError: it is another."""
+    from emova.checkpoint.loading import check_files, find_checkpoint
+    from emova.model import EmovaConfig
+
+    folder = find_checkpoint(checkpoint)
+    said = check_files(folder)
+    config = EmovaConfig.from_pretrained(folder, local_files_only=True) if _is_emova_model(said) else None
+    if config is None:
+        raise InputError(f"{shown(checkpoint)}: none that was imported from the EMOVA release")
+    tensors = Tensors.of(folder)
+    tensors.check_memory(widened=False, most=2 * SHARD_BYTES)
+    with new_folder(out) as made:
+        write_release(folder, tensors, config, made)
+
+
+def _is_emova_model(said: Mapping[str, Any]) -> bool:
+    kinds = [(said.get(f"{part}_config") or {}).get("kind") for part in ("vision", "projector", "reply")]
+    return kinds == ["qwen2_vit", "mlp", "emova_release"]
 
 
 # --- GLM-4-Voice's speech parts ---------------------------------------------------------------------------------------

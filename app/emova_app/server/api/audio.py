@@ -82,11 +82,11 @@ def router(service: Service) -> APIRouter:
     )
     async def speech(request: Request, wish: SpeechRequest) -> Response:
         """Read a text aloud; the sound comes while it is made."""
-        service.check_model(wish.model)
-        styles = service.assistant.styles
+        chosen = service.of(wish.model)
+        styles = chosen.assistant.styles
         voice = find_voice(styles, wish.voice.id if isinstance(wish.voice, VoiceId) else wish.voice)
         check_style(styles, wish.emotion, wish.pitch)
-        return await _speech(service, wish, styles.parse(voice, wish.emotion, wish.pitch), request.state.deadline)
+        return await _speech(chosen, wish, styles.parse(voice, wish.emotion, wish.pitch), request.state.deadline)
 
     @heard.post(
         "/v1/audio/transcriptions",
@@ -104,14 +104,14 @@ def router(service: Service) -> APIRouter:
         stream: Annotated[Literal["true", "false"], Form()] = "false",
     ) -> Transcription | Response:
         """Write down what is said in an audio file."""
-        service.check_model(model)
+        chosen = service.of(model)
         data = await file.read()
-        rate, limits = service.assistant.speech_tokenizer.sample_rate, service.assistant.config.audio_limits
-        samples = await service.run(lambda: load_audio(data, rate, limits, reject_silence=True))
+        rate, limits = chosen.assistant.speech_tokenizer.sample_rate, chosen.assistant.config.audio_limits
+        samples = await chosen.run(lambda: load_audio(data, rate, limits, reject_silence=True))
         if stream == "true":
-            return event_stream(_transcript_events(service, samples, request.state.deadline))
+            return event_stream(_transcript_events(chosen, samples, request.state.deadline))
         pieces = []
-        async with aclosing(service.each(write_down(service.scheduler, samples))) as written:
+        async with aclosing(chosen.each(write_down(chosen.scheduler, samples))) as written:
             async for piece in written:
                 pieces.append(piece)
         text = "".join(pieces).strip()

@@ -82,8 +82,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=ChatAnswer, responses={**streamed, **described(404)})
     async def chat_completions(request: Request, asked: ChatRequest) -> ChatAnswer | Response:
         """Answer a conversation of words, pictures and sound, in words and, if wished, in a voice."""
-        service.check_model(asked.model)
-        answering = Answering(service, asked)
+        answering = Answering(service.of(asked.model), asked)
         if not asked.stream:
             return await answering.whole()
         return await answering.stream(request.state.deadline)

@@ -20,15 +20,15 @@ def router(service: Service) -> APIRouter:
     async def realtime(socket: WebSocket) -> None:
         started = time.perf_counter()
         try:
-            service.check_model(socket.query_params.get("model", service.config.model_name))
+            chosen = service.of(socket.query_params.get("model", service.config.model_name))
         except ApiError as error:
             await socket.send_denial_response(error.response())
             return
         offered = socket.scope.get("subprotocols", ())
-        async with service.session(service.assistant.styles.voices[0]) as session:
+        async with chosen.session(chosen.assistant.styles.voices[0]) as session:
             await socket.accept(subprotocol="realtime" if "realtime" in offered else None)
             with contextlib.suppress(WebSocketDisconnect):
-                await Connection(socket, service, session).serve()
+                await Connection(socket, chosen, session).serve()
         service.metrics.seconds.labels("/v1/realtime").observe(time.perf_counter() - started)
 
     return routes
