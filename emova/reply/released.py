@@ -105,8 +105,6 @@ class Anything:
         self.kind = "units" if self._table.unit_of[token] >= 0 else "text"
         if self.kind == "text":
             self._state = self._table.end_state(self._state, token, json_string=False)
-        if not self._wished:
-            return
         for piece in self._reader.read(token):
             self._parser.feed(piece)
         if self._forced:
@@ -115,8 +113,8 @@ class Anything:
             return
         self._closes = False
         begins = self._parser.value_begins()
-        if begins is not None and (word := self._wished.pop(begins[0], None)) is not None:
-            self._forced = self._table.encode(begins[1] + word)
+        if begins is not None and begins[0] in self._wished:
+            self._forced = self._table.encode(begins[1] + self._wished.pop(begins[0]))
 
 
 class ReleasedReply(ReplyFormat):

@@ -334,19 +334,20 @@ def wished(assistant, text: str, **wish: str) -> str:
     """What comes of a model that would write ``text``, where the grammar asks for other words."""
     table = assistant.table
     grammar = assistant.reply_format.grammar(table, ReplyConstraints(**wish))
-    left, made = [*table.encode(text), table.end_of_turn], []
+    left, made = table.encode(text), list[int]()
     while not grammar.done:
         if forced := grammar.take_forced():
             made += forced
-            while not (table.token_bytes[left[0]] or b"").startswith(b'"'):  # the word that it would have written
-                left.pop(0)
+            rest = b"".join(table.token_bytes[token] for token in left).decode()
+            left = table.encode(re.sub(r'^:?\s*"?\w*', "", rest))  # without the word that it would have written
             continue
-        if left[0] not in grammar.allowed():  # what is joined there must be written apart
-            piece = table.token_bytes[left[0]]
-            left[:1] = [table.token_bytes.index(bytes([byte])) for byte in piece]
-        assert left[0] in grammar.allowed()
-        grammar.advance(left[0])
-        made.append(left.pop(0))
+        token = left.pop(0) if left else table.end_of_turn
+        if token not in grammar.allowed():  # what is joined there must be written apart
+            token, *others = (table.token_bytes.index(bytes([byte])) for byte in table.token_bytes[token])
+            left[:0] = others
+        assert token in grammar.allowed()
+        grammar.advance(token)
+        made.append(token)
     return b"".join(table.token_bytes[token] or b"" for token in made).decode()
 
 
