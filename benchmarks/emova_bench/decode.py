@@ -33,6 +33,7 @@ ENGINES = {
     "compiled int8": EngineConfig(int8=True),
 }
 TRANSFORMERS = "transformers float32"
+WITHIN = "engine on llama.cpp "
 LLAMA_TYPES: dict[int, DType] = {4: "f32", 2: "f16"}
 """llama.cpp's name for weights of so many bytes."""
 
@@ -152,6 +153,8 @@ def main(given: Sequence[str] | None = None) -> None:
             for dtype in LLAMA_TYPES.values():
                 peer = LlamaCpp(assistant, Path(folder), dtype, options.threads)
                 ways[f"llama.cpp {dtype}"] = partial(peer.seconds, prompt, count)
+                within = Engine(model, EngineConfig(backend="llama.cpp", gguf=str(Path(folder) / f"{dtype}.gguf")))
+                ways[f"{WITHIN}{dtype}"] = partial(engine_seconds, within, prompt, count)
         except ImportError:
             print("llama.cpp is left out: `pip install llama-cpp-python` builds it")
         for _ in range(options.repeats):  # in turns, so that a busy machine slows all of them
@@ -166,6 +169,8 @@ def main(given: Sequence[str] | None = None) -> None:
         own = engines.get(name.partition(",")[0])
         whole = name in engines  # over the whole vocabulary, as the peers decode
         peer_speed = speed.get(f"llama.cpp {LLAMA_TYPES.get(layers(own).element_size)}") if own and whole else None
+        if name.startswith(WITHIN):  # the same file, without and with what the engine does around it
+            peer_speed = speed[f"llama.cpp {name.removeprefix(WITHIN)}"]
         rough = quality(engines["torch float32"], own, [*prompt.ids, *truth]) if own and whole else {}
         bytes_read = layers(own).bytes_read(None if whole else units) if own else None
         rows.append(
