@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pty
 import signal
@@ -146,8 +145,8 @@ def test_bodies_are_bounded_and_nothing_is_left_of_them(caller, folder):
 
     before = files_below(folder)
     form = {"content-type": "multipart/form-data; boundary=b"}
-    with contextlib.suppress(httpx.WriteError):  # it was refused before all was sent
-        assert caller.http.post("/gradio_api/upload", content=endless(), headers=form).status_code == 413
+    # It is refused before all was sent, and whoever goes on sending hears so none the less.
+    assert caller.http.post("/gradio_api/upload", content=endless(), headers=form).status_code == 413
     for content, headers in (
         (b"", form),
         (b"--b\r\n", form),
@@ -162,8 +161,7 @@ def test_bodies_are_bounded_and_nothing_is_left_of_them(caller, folder):
         response = caller.http.post("/gradio_api/upload", content=content, headers=headers)
         assert response.status_code == 400 and len(response.text) < 100, content
     for path in ("component_server", "component_server/"):
-        with contextlib.suppress(httpx.WriteError):
-            assert caller.http.post(f"/gradio_api/{path}", content=bytes(5 << 20)).status_code == 413
+        assert caller.http.post(f"/gradio_api/{path}", content=bytes(50 << 20)).status_code == 413
     assert files_below(folder) == before
 
 

@@ -152,13 +152,16 @@ def test_a_put_out_request_is_told(nano, serving) -> None:
     assert told.startswith(b"HTTP/1.1 503") and b"retry-after" in told and b'"error"' in told
 
 
-def test_a_refused_body_does_not_go_on_forever(nano, serving) -> None:
-    """Without a key, a body that comes drop by drop after the refusal does not hold its connection."""
+@pytest.mark.parametrize("status", [401, 413])
+def test_a_refused_body_does_not_go_on_forever(nano, serving, status: int) -> None:
+    """Without a key, or too large: a body that comes drop by drop after the refusal does not hold its connection."""
     from emova_app.server.config import ServerConfig
 
-    config = ServerConfig(port=0, api_key="secret-of-tests", header_seconds=1, drain_seconds=1)
-    with serving(nano, config) as server, connected(server.port, 1, POST + "Content-Length: 100000\n\n{") as links:
-        assert links[0].recv(4000).startswith(b"HTTP/1.1 401")
+    key = "" if status == 413 else "secret-of-tests"
+    config = ServerConfig(port=0, api_key=key, header_seconds=1, body_seconds=1, drain_seconds=1)
+    length = f"Content-Length: {26 << 20 if status == 413 else 100_000}\n\n{{"
+    with serving(nano, config) as server, connected(server.port, 1, POST + length) as links:
+        assert links[0].recv(4000).startswith(b"HTTP/1.1 %d" % status)
         started = time.monotonic()
         with pytest.raises(OSError):
             while time.monotonic() - started < 10:

@@ -10,6 +10,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from emova_app.refusing import UnreadRefusal
+
 API = "/gradio_api"
 UPLOAD = f"{API}/upload"
 CALL = f"{API}/component_server"
@@ -65,7 +67,7 @@ class OwnPageOnly:
             await self._with_body(scope, receive, send)
 
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, ended = bytearray(), False
+        body, ended, refusal = bytearray(), False, None
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 while not ended:
@@ -76,10 +78,13 @@ class OwnPageOnly:
                     ended = not message.get("more_body", False)
                     if len(body) > self.limits.max_body_bytes:
                         most = self.limits.max_body_bytes >> 20
-                        await _refuse(413, f"the request: larger than {most} MB")(scope, receive, send)
-                        return
+                        refusal = UnreadRefusal(413, f"the request: larger than {most} MB", self.limits.body_seconds)
+                        break
         except TimeoutError:
             await _refuse(408, "the request: its body came too slowly")(scope, receive, send)
+            return
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
         unread = [bytes(body)]
 

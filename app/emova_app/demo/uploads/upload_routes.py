@@ -24,6 +24,7 @@ from emova.core.errors import InputError, disk_full
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store
 from emova_app.demo.uploads.middleware import API, UPLOAD
 from emova_app.demo.visitors import Share, visitor_of
+from emova_app.refusing import UnreadRefusal
 
 log = logging.getLogger(__name__)
 ENVELOPE_BYTES = 64 << 10  # of the form around a file
@@ -59,6 +60,8 @@ def upload_routes(store: Store, dependencies: Sequence[Depends], share: Share, *
             try:
                 async with asyncio.timeout(seconds):
                     return await _take(request, store)
+            except _TooLarge:
+                return UnreadRefusal(413, TOO_LARGE, seconds)
             except TimeoutError:
                 return _refuse(408, "the file: it came too slowly; try again")
 
@@ -79,13 +82,12 @@ def upload_routes(store: Store, dependencies: Sequence[Depends], share: Share, *
 
 
 async def _take(request: Request, store: Store) -> Response:
+    """Keep what comes. Raises: _TooLarge: more came, and more is on its way."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         return _refuse(400, "the upload: no form with a file came")
     try:
         parser = MultiPartParser(request.headers, _counted(request), max_files=1, max_fields=8)
         form = await parser.parse()
-    except _TooLarge:
-        return _refuse(413, TOO_LARGE)
     except (MultiPartException, ClientDisconnect, ValueError):
         return _refuse(400, "the upload: the form is not complete; choose one file and try again")
     except OSError as error:

@@ -13,7 +13,7 @@ from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, busy
 
 _SMALL = 64 << 10  # bytes; a smaller body is not counted: connections are few
-# What is still on its way is not read, so the connection cannot serve another request.
+# What is still on its way is not kept, so the connection cannot serve another request.
 _CLOSE = {"connection": "close"}
 
 
@@ -21,9 +21,13 @@ class Gone(Exception):
     """The client has left."""
 
 
-def too_large(most: int) -> ApiError:
+class UnreadError(ApiError):
+    """Told while the client still sends."""
+
+
+def too_large(most: int) -> UnreadError:
     """413 for a body of more than ``most`` bytes."""
-    return ApiError(413, f"the request: larger than {most >> 20} MiB", code="request_too_large", headers=_CLOSE)
+    return UnreadError(413, f"the request: larger than {most >> 20} MiB", code="request_too_large", headers=_CLOSE)
 
 
 @dataclass(eq=False)
@@ -94,9 +98,10 @@ class Bodies:
         while self.held + size - body.counted > self._most:
             slowest = next((each for each in self._open if each.counted and not each.complete and each != body), None)
             if slowest is None:
-                refusal = busy("the server holds as much as it can; try again in a moment")
-                refusal.headers.update(_CLOSE)
-                raise refusal
+                full = busy("the server holds as much as it can; try again in a moment")
+                raise UnreadError(
+                    full.status, full.message, kind=full.kind, code=full.code, headers={**full.headers, **_CLOSE}
+                )
             self._let_go(slowest)
             slowest.limit.reschedule(0.0)
         self.held += size - body.counted

@@ -14,9 +14,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from emova_app.addresses import host_of, host_of_origin, is_loopback
+from emova_app.refusing import refuse_unread
 from emova_app.server.config import ServerConfig
 from emova_app.server.errors import ApiError, as_api_error, busy
-from emova_app.server.http.bodies import Gone, too_large
+from emova_app.server.http.bodies import Gone, UnreadError, too_large
 from emova_app.server.http.front import Front, new_id
 from emova_app.server.http.keys import given_key
 
@@ -102,6 +103,8 @@ class RequestMiddleware:
             if not progress.status:
                 late = ApiError(504, "the answer took too long; ask for less", kind="server_error", code="timeout")
                 await late.response()(scope, receive, told)
+        except UnreadError as error:
+            await refuse_unread(error.response(), scope, receive, told, self.config.body_seconds)
         except Exception as error:
             # An error in a local variable would hold this frame, and all that the request holds, in a ring.
             refusal = as_api_error(error).response()
