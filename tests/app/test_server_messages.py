@@ -266,6 +266,7 @@ def said(*parts: object) -> dict:
         ({"model": None}, "model", "null is not a string"),
         ({"messages": []}, "messages", "0 given; at least 1"),
         ({"messages": [HELLO] * 4097}, "messages", "4097 given; at most 4096"),
+        (said(*[{"type": "text", "text": "What?"}] * 251), "messages[2].content", "251 given; at most 64"),
         ({"messages": "Hi"}, "messages", '"Hi" is not a list'),
         ({"messages": [HELLO, {"content": "x"}]}, "messages[1].role", "missing"),
         ({"messages": [HELLO, {"role": "bot", "content": "x"}]}, "messages[1].role", "\"bot\" is not one of 'system'"),

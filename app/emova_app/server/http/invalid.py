@@ -61,7 +61,8 @@ def explain(errors: Sequence[Error], body: object) -> tuple[str, str | None]:
     name = _named(path)
     if len(kinds) == len(same) and kinds:
         return f"{name or 'the body'}: {_shown(value)} is not {' or '.join(kinds)}", name or None
-    extra, reason = _reason(first, value)
+    # A value of the right type comes nearer than one of the wrong type does.
+    extra, reason = _reason(next((error for error in same if error["type"] not in _NOT), first), value)
     name = ".".join(filter(None, (name, extra)))
     return f"{name or 'the body'}: {reason}", name or None
 
