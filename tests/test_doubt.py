@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ SAID = {"text": "I am not sure.", "emotion": "sad", "pitch": "low"}
 ALWAYS = {"entropy": 1e-9, "picture_entropy": 1e-9, "admissions": [SAID]}
 NEVER = {"entropy": 99, "picture_entropy": 99, "admissions": [SAID]}
 SOUND = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
-LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=12)
+LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=24, max_units=12)
 
 
 @pytest.fixture()
@@ -84,6 +85,17 @@ def test_what_is_not_trusted_is_admitted(load, how, question):
     assert (reply.emotion, reply.pitch) == ("sad", "low") and reply.transcript == usual.transcript and reply.units
     wished = ask(unsure, how, **question, emotion="happy")
     assert (wished.text, wished.emotion, wished.pitch) == (SAID["text"], "happy", "low")
+
+
+def test_an_admission_is_no_longer_than_an_answer_may_be(load):
+    """A client that asked for few tokens gets the beginning."""
+    unsure = load(ALWAYS)
+    whole = unsure.table.encode(SAID["text"])
+    for most in (1, 2, len(whole) - 1, len(whole), len(whole) + 1):
+        limits = replace(LIMITS, max_text_tokens=most)
+        *_, done = Scheduler(unsure).open().ask("What is it?", limits=limits)
+        assert isinstance(done, Done) and SAID["text"].startswith(done.reply.text)
+        assert unsure.table.encode(done.reply.text) == whole[:most]
 
 
 @pytest.mark.parametrize("how", ["chat", "stream", "session"])

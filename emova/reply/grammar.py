@@ -157,6 +157,10 @@ class TokenTable:
         """Token ids of plain text; control tokens in it stay text."""
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
+    def beginning(self, text: str, tokens: int) -> str:
+        """What the first ``tokens`` of plain text say, to the end of a character."""
+        return b"".join(self.token_bytes[each] or b"" for each in self.encode(text)[:tokens]).decode(errors="ignore")
+
     def _ends(self, json_string: bool) -> np.ndarray:
         """``[A, V]`` the automaton's state after each token, from each state; -1 where the token is not allowed."""
         key = ("ends", json_string)

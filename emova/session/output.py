@@ -115,7 +115,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
     ) -> None:
         guard = model.config.reply_guard
         self._guard, self._doubt, self._sees = guard if guarded else None, model.doubt, sees
-        self.grammar = grammar
+        self.grammar, self._table = grammar, model.table
         self._schema, self._always_speaks = model.reply_format.schema, model.reply_format.speaks
         self._holding: Holding = Holding(
             guard.held if guarded or self._doubt is not None else 0, None if before is None else before._holding
@@ -185,7 +185,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         return dataclasses.replace(
             constraints,
             transcript=transcript,
-            text=said.text,
+            text=self._table.beginning(said.text, constraints.limits.max_text_tokens),
             emotion=constraints.emotion or said.emotion,
             pitch=constraints.pitch or said.pitch,
             tools=None,
