@@ -105,7 +105,7 @@ def test_an_export_that_is_stopped_leaves_nothing(tmp_path, tiny_checkpoint, num
         assert running.stdout is not None and running.stdout.readline() == b"writing\n"
         assert len(names(tmp_path)) == 1
         running.send_signal(number)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=170)
     assert b"Traceback" not in said
     if number == signal.SIGKILL:
         assert len(names(tmp_path)) == 1

@@ -34,7 +34,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
     "sharegpt4v": ("llava", {"files": "captions.json"}, ["sa_1"], []),
     "allava": ("llava", {"files": "**/ALLaVA-Caption-*.json"}, ["allava_laion_1", "allava_laion_1"], []),
     "sharegpt4o": ("llava", {"files": "image_conversations/*.jsonl", "images": "images"}, ["0"],
-                   ["a row that cannot be read"]),
+                   [row_readers.UNREADABLE]),
     "cambrian": ("llava", {"files": "part.jsonl"}, ["c1", "c2"], []),
     "cauldron": ("cauldron", {"files": "*/*.jsonl"}, ["0"],
                  ["an image that cannot be decoded", "not of the expected form"]),

@@ -24,7 +24,8 @@ TEXTS = [f"sentence {number}" for number in range(8)]
 
 
 def write(path: Path, rows: list[tuple[str, str, list[int]]]) -> str:
-    path.write_text("".join(json.dumps({"text": t, "voice": v, "units": u}) + "\n" for t, v, u in rows))
+    written = [{"text": text, "voice": voice, "split": "train", "units": units} for text, voice, units in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in written))
     return str(path)
 
 

@@ -111,8 +111,8 @@ class PrototypeReport:
     decoded_accuracy: float  # of the classifier on decoded sentences in the chosen styles
 
 
-_OTHER_NAMES = {"angry": ("angry", "anger"), "happy": ("happy", "happiness"), "sad": ("sad", "sadness")}
-"""What recognisers call emotions."""
+_SAME = 3
+"""So many first letters tell an emotion's name: recognisers say anger, happiness, sadness."""
 REPORT = "style_prototypes.json"
 
 
@@ -229,8 +229,7 @@ def choose_by_recogniser(
         tried = [found[place] for place in rng.permutation(len(found))[:candidates]]
         heard = [recogniser.confidences(store.samples(index), SAMPLE_RATE) for index in tried]
         known = {emotion for each in heard for emotion in each}
-        names = _OTHER_NAMES.get(style.emotion, (style.emotion,))
-        name = next((each for each in names if each in known), None)
+        name = next((each for each in sorted(known) if each[:_SAME] == style.emotion[:_SAME]), None)
         if name is None:
             raise InputError(
                 f"style {style.key}: {recogniser.name} does not know the emotion {style.emotion}; it knows "
