@@ -185,3 +185,24 @@ def test_a_pipe_is_read_once(files, tiny_checkpoint) -> None:
         assert json.loads(piped.stdout)["units"] == json.loads(by_path.stdout)["units"]
     empty = subprocess.run([*command, "-"], input=b"", capture_output=True, text=False, cwd=files)
     assert empty.returncode == 2 and b"empty" in empty.stderr
+
+
+def test_words_may_be_piped_in_too(files, quick, tiny_checkpoint, monkeypatch, capsys) -> None:
+    import io
+
+    def piped(data: bytes, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        code = main([*arguments, "--model", str(tiny_checkpoint), "--json"])
+        return code, *capsys.readouterr()
+
+    for data in (b"Hello.\n", b"\xef\xbb\xbfHello.\r\n"):
+        for command, name in ((["chat", "--text"], "transcript"), (["speak"], "text")):
+            code, out, _ = piped(data, *command, "-")
+            assert code == 0 and json.loads(out)[name] == "Hello."
+    for data, said in ((b"\xff\xfe", "not UTF-8"), (b"", "empty"), (b" \n", "empty")):
+        for command in (["chat", "--text", "-"], ["speak", "-"]):
+            code, _, error = piped(data, *command)
+            assert code == 2 and said in error and error.count("\n") == 1
+    for command in (["chat", "--image", "-", "--audio", "-"], ["transcribe", "-", "-"]):
+        code, _, error = piped(b"x", *command)
+        assert code == 2 and "only one input can be piped in" in error

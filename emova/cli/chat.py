@@ -14,8 +14,10 @@ from emova.cli.common import (
     assistant_config,
     check_audio,
     check_output,
+    check_pipe,
     progress,
     read_style,
+    read_text,
     show,
 )
 from emova.core.errors import InputError
@@ -32,9 +34,11 @@ emova chat --image photo.png --audio question.wav --out answer.wav
 emova chat --image photo.png --text "What is in the picture?" --voice male
 emova chat --audio question.wav --emotion happy --json""",
     )
-    parser.add_argument("--image", metavar="FILE", help="a picture: png, jpeg, webp, gif or bmp")
-    parser.add_argument("--audio", metavar="FILE", help="a spoken question: wav, flac, mp3, ogg, m4a or webm")
-    parser.add_argument("--text", metavar="TEXT", help="a written question")
+    parser.add_argument("--image", metavar="FILE", help="a picture: png, jpeg, webp, gif or bmp; - reads a pipe")
+    parser.add_argument(
+        "--audio", metavar="FILE", help="a spoken question: wav, flac, mp3, ogg, m4a or webm; - reads a pipe"
+    )
+    parser.add_argument("--text", metavar="TEXT", help="a written question; - reads a pipe")
     parser.add_argument("--out", default="answer.wav", metavar="FILE", help="where the voice is written (%(default)s)")
     parser.add_argument(
         "--reply-format",
@@ -50,6 +54,7 @@ emova chat --audio question.wav --emotion happy --json""",
 def run(arguments: argparse.Namespace) -> int:
     """Ask and answer."""
     image, audio, text = arguments.image, arguments.audio, arguments.text
+    check_pipe(image, audio, text)
     if image is None and audio is None and text is None:
         image, audio = str(EXAMPLES / "photo.png"), str(EXAMPLES / "question.wav")
     if audio is None and text is None:
@@ -60,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         REPLY_FORMATS.find(arguments.reply_format)
     check_output(arguments.out)
+    text = None if text is None else read_text(text)
     question = None if audio is None else read_once(audio, "audio")
     picture = None if image is None else read_once(image, "picture")
     if question is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
-from emova.core.io import Source, shown
+from emova.core.io import STDIN, Source, read_once, read_source, shown
 from emova.speech.style import Style
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "emova-nano"
 EXAMPLES = Path(__file__).parents[1] / "checkpoints" / "examples"
+MAX_TEXT_BYTES = 1 << 20
 Tell = Callable[[str], None]
 
 
@@ -87,6 +88,23 @@ def _choices(words: tuple[str, ...], note: str) -> str:
 def read_style(arguments: argparse.Namespace) -> Style:
     """The style that was asked for, of those of the checkpoint. Raises: InputError."""
     return checkpoint_styles(arguments.model).parse(arguments.voice, arguments.emotion, arguments.pitch)
+
+
+def read_text(text: str) -> str:
+    """A text of the command line; ``-`` is what is piped in. Raises: InputError: nothing is, or not UTF-8."""
+    if text != STDIN:
+        return text
+    data, _ = read_source(read_once(text, "text"), "text", MAX_TEXT_BYTES)
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise InputError("-: the text that is piped in is not UTF-8; convert it") from None
+
+
+def check_pipe(*inputs: str | None) -> None:
+    """See that one input at most is to come from the pipe. Raises: InputError."""
+    if inputs.count(STDIN) > 1:
+        raise InputError("-: only one input can be piped in; give the others as files or words")
 
 
 def check_output(path: str) -> None:

@@ -12,6 +12,7 @@ from emova.cli.common import (
     check_output,
     progress,
     read_style,
+    read_text,
     show,
 )
 from emova.core.errors import InputError
@@ -25,7 +26,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 emova speak "The train is on time."
 emova speak --emotion sad --pitch low --voice female "I lost my keys." --out keys.wav""",
     )
-    parser.add_argument("text", metavar="TEXT", help="what to say")
+    parser.add_argument("text", metavar="TEXT", help="what to say; - reads a pipe")
     parser.add_argument("--out", default="speech.wav", metavar="FILE", help="where it is written (%(default)s)")
     add_style(parser)
     add_backend(parser)
@@ -35,7 +36,8 @@ emova speak --emotion sad --pitch low --voice female "I lost my keys." --out key
 def run(arguments: argparse.Namespace) -> int:
     """Read the text aloud."""
     style = read_style(arguments)
-    if not arguments.text.strip():
+    text = read_text(arguments.text)
+    if not text.strip():
         raise InputError("the text: it is empty; write what to say")
     check_output(arguments.out)
     with progress(arguments) as tell:
@@ -44,13 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
 
         assistant = Assistant.from_pretrained(arguments.model, config=assistant_config(arguments))
         tell("Speaking")
-        speech = assistant.speak(arguments.text, style)
+        speech = assistant.speak(text, style)
         speech.save(arguments.out)
     seconds = len(speech.audio) / speech.sample_rate
     show(
         arguments,
         {
-            "text": arguments.text,
+            "text": text,
             "style": style.key,
             "units": list(speech.units),
             "audio": arguments.out,

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from emova.cli.common import add_audio_limit, add_backend, add_common, assistant_config, check_audio, progress, show
+from emova.cli.common import (
+    add_audio_limit,
+    add_backend,
+    add_common,
+    assistant_config,
+    check_audio,
+    check_pipe,
+    progress,
+    show,
+)
 from emova.core.io import read_once
 
 
@@ -25,6 +34,7 @@ sox question.flac -t wav - | emova transcribe -""",
 
 def run(arguments: argparse.Namespace) -> int:
     """Write down what is said."""
+    check_pipe(*arguments.audio)
     sources = [read_once(path, "audio") for path in arguments.audio]
     for source in sources:
         check_audio(source, arguments.max_seconds, reject_silence=True)
