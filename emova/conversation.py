@@ -103,8 +103,9 @@ class Conversation:
             grammar = history.grammar(question, constraints)
             sees, guarded = image is not None or history.sees, before is not None or len(history) > 0
             return ReplyAssembler(
-                assistant, self.voice, in_chunks, started, listened, grammar, sees, guarded=guarded, before=before
-            )
+                assistant, self.voice, in_chunks, started, listened, grammar, sees, history.doubt,
+                guarded=guarded, before=before,
+            )  # fmt: skip
 
         assembler = assemble(constraints)
         try:

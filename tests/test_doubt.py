@@ -156,6 +156,13 @@ def test_a_doubt_is_written_as_it_is_read():
         assert Doubt.from_dict(json.loads(json.dumps(doubt.to_dict())), DEFAULT_STYLES) == doubt
 
 
+def test_with_instructions_the_limit_says_nothing(load):
+    unsure = load(ALWAYS)
+    for instructions, admits in (("", True), ("Be brief.", False)):
+        *_, done = Scheduler(unsure).open(instructions=instructions).ask("What is it?")
+        assert isinstance(done, Done) and (done.reply.text == SAID["text"]) == admits
+
+
 def test_pictures_may_be_trusted_where_nothing_else_is(load):
     from PIL import Image
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from emova.core.errors import InputError, TooLongError
 from emova.decoding.protocol import Context, Mark, Prompt
+from emova.reply.doubt import Doubt
 from emova.reply.format import ReplyConstraints
 from emova.reply.grammar import Grammar
 from emova.reply.parser import SpokenReply
@@ -74,6 +75,12 @@ class TurnContext:
     def sees(self) -> bool:
         """Whether a picture is in the turns."""
         return any(turn.question.pixel_values is not None for turn in self.turns)
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """When answers are not trusted. With instructions a model is less sure of all that it says, and a checkpoint's
+        limit was measured without."""
+        return None if self.instructions else self._model.doubt
 
     def opening(self) -> Prompt:
         """What stands before the first turn: the start of the text, and a system message."""

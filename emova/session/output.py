@@ -15,6 +15,7 @@ from emova.core.errors import UncertainReplyError
 from emova.core.streams import Stream
 from emova.events import AudioChunk, Event, Reply, Timings
 from emova.reply.calls import CallDelta, CallStarted
+from emova.reply.doubt import Doubt
 from emova.reply.format import ReplyConstraints
 from emova.reply.grammar import Grammar
 from emova.reply.parser import (
@@ -90,6 +91,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         plan: how the sound is cut.
         grammar: that the reply is written under.
         sees: whether a picture is in view.
+        doubt: when the reply is not trusted; None trusts it.
         guarded: see that it is not garbled; a reply without a history is what the model has to say.
         before: the reply that this one is written in place of: garbled, or not trusted.
 
@@ -108,13 +110,14 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         listened: float,
         grammar: Grammar,
         sees: bool,
+        doubt: Doubt | None,
         voice: Voice | None = None,
         plan: ChunkPlan = DEFAULT_PLAN,
         guarded: bool = False,
         before: ReplyAssembler | None = None,
     ) -> None:
         guard = model.config.reply_guard
-        self._guard, self._doubt, self._sees = guard if guarded else None, model.doubt, sees
+        self._guard, self._doubt, self._sees = guard if guarded else None, doubt, sees
         self.grammar, self._table = grammar, model.table
         self._schema, self._always_speaks = model.reply_format.schema, model.reply_format.speaks
         self._holding: Holding = Holding(

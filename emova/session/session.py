@@ -321,6 +321,7 @@ class Session:
             plan=self.scheduler.config.chunks,
             grammar=grammar,
             sees=self.sees,
+            doubt=self.history.doubt,
             guarded=before is not None or len(self.history) > 0,
             before=before,
         )
