@@ -216,6 +216,18 @@ def test_a_closed_microphone_leaves_nothing(page, call):
     assert page.microphone.take() is None and page.session.question.sound is None
 
 
+def test_what_a_page_recorded_when_it_was_loaded_again_is_forgotten(page, call):
+    """Neither a written question nor the next recording has it."""
+    sound = base64.b64encode(to_pcm(question())).decode()
+    call("hear", mode="push", pcm=sound, rate=RATE)
+    assert call("enter")["ticket"] == page.ticket
+    assert len(page.microphone) == 0 and page.session.question.sound is None
+    call("hear", mode="push", pcm=sound, rate=RATE)
+    assert call("ask", how="spoken") == {}
+    page.wait_until_told()
+    assert len(page.asked.samples) == len(question())
+
+
 def test_an_own_voice_is_used(page, tiny_assistant):
     page.wish = Wish(OWN)
     with pytest.raises(InputError, match="my voice"):

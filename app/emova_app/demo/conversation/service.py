@@ -136,6 +136,8 @@ class TalkService:
         found = self._pages.enter(given.get("ticket"), given.get("name"), VISITOR.get())
         if isinstance(found, Waiting):
             return {"waiting": found.number, "name": found.name, "open": len(self._pages)}
+        with found.lock:
+            found.microphone.drop()  # it was open on a page that is no more
         return {"ticket": found.ticket, "owner": found.owner, "last": found.log.last, "state": found.state}
 
     async def receive(self, given: object) -> Told | Ended | Refusal:
