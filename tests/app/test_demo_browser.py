@@ -218,6 +218,77 @@ def test_a_recording_is_cancelled_and_what_was_typed_stays(served, spoken, cance
         assert page.input_value(TEXT) == "half a thou"
 
 
+# The browser asks the visitor first, and is answered late.
+SLOW_MICROPHONE = """() => {
+  const devices = navigator.mediaDevices;
+  const real = devices.getUserMedia.bind(devices);
+  window.given = [];
+  devices.getUserMedia = async (wanted) => {
+    await new Promise((resolve) => setTimeout(resolve, 800));
+    const stream = await real(wanted);
+    window.given.push(stream);
+    return stream;
+  };
+}"""
+CLOSED = """(count) => window.given.length === count && window.given.every((stream) => stream.getTracks()
+  .every((track) => track.readyState === "ended"))"""
+
+
+@pytest.mark.parametrize("leave", ["Escape", "tab"])
+def test_a_recording_is_cancelled_before_the_browser_gives_the_microphone(served, spoken, leave):
+    with opened(served, spoken) as page:
+        page.evaluate(SLOW_MICROPHONE)
+        places = (("talk", "[data-do=talk]"), ("talk", "[data-do=free]"), ("transcribe", "#transcribe .em-record"))
+        for count, (tab, button) in enumerate(places, 1):
+            page.click(f"#tab-{tab}")
+            page.click(button)
+            page.keyboard.press("Escape") if leave == "Escape" else page.click("#tab-speak")
+            page.wait_for_function(CLOSED, arg=count)
+            assert page.get_attribute(button, "aria-pressed") == "false", button
+        assert page.evaluate(PHASE, "idle") and lines(page) == 0 and len(served.page_session().microphone) == 0
+
+
+def test_an_answer_is_silent_under_another_tab_and_whole_when_one_is_back(served, quiet):
+    with opened(served, quiet) as page:
+        for turn, early in enumerate((True, False), 1):
+            write(page, "Can you tell me a fairy tale about a cat?")
+            if not early:
+                page.wait_for_function("window.emova.player.sounding")
+            page.click("#tab-speak")
+            while not page.evaluate(ANSWERS, turn):
+                assert not page.evaluate("window.emova.player.sounding")
+            assert not page.evaluate("window.emova.player.sounding")
+            page.click("#tab-talk")
+            phase(page, "idle")
+            assert not page.locator(".em-state").count()  # not broken off
+            page.click(".em-assistant:last-child [data-do=replay]")
+            page.wait_for_function("window.emova.player.sounding")
+            page.keyboard.press("Escape")
+
+
+def test_what_is_written_while_another_question_is_on_its_way_is_asked_too(served, quiet):
+    with opened(served, quiet) as page:
+        page.evaluate("""() => {
+          const real = window.fetch;
+          window.fetch = async (...given) => {
+            const body = String((given[1] || {}).body);
+            if (/"(ask)"/.test(body) || /upload/.test(given[0])) await new Promise((done) => setTimeout(done, 800));
+            return real(...given);
+          };
+        }""")
+        page.click(".em-welcome [data-example=bicycle]")
+        write(page, "Tell me a joke.")
+        page.wait_for_function("document.querySelectorAll('.em-user').length === 2")
+        assert page.locator(".em-user p").last.inner_text() == "Tell me a joke."
+        wait_for(lambda: page.input_value(TEXT) == "")
+        phase(page, "idle")
+        # A picture that is still being sent is the question's.
+        give(page, "drop", EXAMPLES / "photo.png", "image/png")
+        assert not page.locator(".em-stage .em-alert").count()  # "Looking ..." is no alarm
+        write(page, "What is the price?")
+        page.wait_for_selector(".em-user .em-thumb")
+
+
 def test_double_clicks_do_nothing_twice(served, quiet):
     with opened(served, quiet) as page:
         page.dblclick("[data-do=talk]")
@@ -530,7 +601,9 @@ def test_the_tabs_with_one_task(served, quiet, tmp_path):
         assert not page.locator("#transcribe .em-out > *").count()  # what was there is gone
         give(page, "drop", long, "audio/wav")
         wait_for_note(page, "#transcribe", "75 s long")
-        page.click("#transcribe >> text=Use the first 60 s")
+        page.focus("#transcribe >> text=Use the first 60 s")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.dataset.do") == "file"  # the button is gone, the focus is not
         page.wait_for_selector("#transcribe .em-sound >> text=60.0 s")
 
         page.click("#tab-speak")
@@ -541,6 +614,8 @@ def test_the_tabs_with_one_task(served, quiet, tmp_path):
         page.wait_for_selector("#speak .em-sound >> text=female, neutral")
         page.check("#speak input[value=angry]", force=True)
         page.wait_for_selector("#speak .em-sound >> text=female, angry")
+        give(page, "paste", EXAMPLES / "photo.png", "image/png")
+        wait_for_note(page, "#speak", "under Talk")
         page.fill("#speak textarea", "")
         assert not page.locator("#speak .em-out > *").count()
         page.click("[data-do=speak]")

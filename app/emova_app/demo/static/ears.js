@@ -11,6 +11,7 @@
       this.hooks = hooks;
       this.mode = null; // "push", "free", or null
       this.microphone = null;
+      this.opening = null; // a microphone that the browser has not given yet
       this.hearing = false; // hands-free: somebody speaks
       this.blocks = 0;
       this.waiting = [];
@@ -27,18 +28,20 @@
 
     async open(mode) {
       if (this.opening) return;
-      this.opening = true;
+      if (this.mode) await this.cancel();
+      if (this.opening) return;
+      const microphone = (this.opening = new Microphone());
       try {
-        if (this.mode) await this.cancel();
-        const microphone = new Microphone();
         if (mode === "push") this.hooks.hush();
         this.hooks.say("");
         await microphone.open((block) => this.microphone === microphone && this.take(block));
+        if (this.opening !== microphone) return microphone.close(); // cancelled before it was there
         Object.assign(this, { mode, microphone, blocks: 0, hearing: false, waiting: [] });
       } catch (error) {
-        this.hooks.say(error.message);
+        microphone.close();
+        if (this.opening === microphone) this.hooks.say(error.message);
       } finally {
-        this.opening = false;
+        if (this.opening === microphone) this.opening = null;
         this.hooks.change();
       }
     }
@@ -104,7 +107,7 @@
 
     close() {
       const used = this.microphone;
-      Object.assign(this, { mode: null, microphone: null, waiting: [], hearing: false, blocks: 0 });
+      Object.assign(this, { mode: null, microphone: null, opening: null, waiting: [], hearing: false, blocks: 0 });
       if (used) used.close();
       this.hooks.change();
     }

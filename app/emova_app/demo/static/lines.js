@@ -164,7 +164,7 @@
     async copy(line) {
       try {
         await navigator.clipboard.writeText(line.words.trim());
-        this.say("Copied.");
+        this.say("Copied.", true);
       } catch (error) {
         this.say("The browser does not let this page copy; mark the words and press Ctrl+C.");
       }

@@ -18,6 +18,7 @@
   // `place` gets the button; `onrecorded` gets `{ pcm, rate }`; `onproblem` a line for the visitor.
   window.emova.recorder = (place, { word, seconds, rate = 16000, clean = true, onrecorded, onproblem }) => {
     let microphone = null;
+    let opening = null; // a microphone that the browser has not given yet
     let blocks = [];
     const label = make("b", {}, word);
     const clock = make("span", { class: "em-clock" });
@@ -37,6 +38,7 @@
 
     const stop = (wanted) => {
       const used = microphone;
+      opening = null;
       if (!used) return;
       microphone = null;
       const samples = join(blocks);
@@ -53,7 +55,7 @@
     const start = once(async () => {
       player.stop();
       onproblem("");
-      const mine = new Microphone();
+      const mine = (opening = new Microphone());
       blocks = [];
       try {
         await mine.open(
@@ -65,11 +67,13 @@
           },
           { rate, clean },
         );
+        if (opening !== mine) return mine.close(); // cancelled before it was there
         microphone = mine;
       } catch (error) {
         mine.close();
-        onproblem(error.message);
+        if (opening === mine) onproblem(error.message);
       }
+      opening = null;
       show();
     });
 
@@ -80,7 +84,7 @@
       if (!quick) (microphone ? stop(true) : start());
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || !microphone) return;
+      if (event.key !== "Escape" || !(microphone || opening)) return;
       event.preventDefault(); // a dialog around it stays open
       event.stopPropagation();
       stop(false);

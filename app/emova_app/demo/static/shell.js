@@ -39,9 +39,9 @@
         panel.classList.toggle("em-hidden", !chosen);
       }
       for (const button of element.querySelectorAll(".em-talk-only")) button.hidden = name !== "talk";
+      document.dispatchEvent(new CustomEvent("emova:tab", { detail: name }));
       if (!silent) window.emova.player.stop();
       for (const sound of document.querySelectorAll("audio")) sound.pause();
-      document.dispatchEvent(new CustomEvent("emova:tab", { detail: name }));
     };
     const wanted = () => (names.includes(location.hash.slice(1)) ? location.hash.slice(1) : "talk");
     roving(element.querySelector("[role=tablist]"), "[role=tab]", (tab) => tab.click());

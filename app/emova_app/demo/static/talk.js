@@ -15,11 +15,17 @@ window.emova.talk = (element, server) => {
   let response = null; // the answer that is being made: { id, item, old }
   let silenced = null; // the answer that shall not sound
   let told = ""; // a line that stands until something else happens
+  let calm = false; // it is no problem
   let trouble = ""; // of the connection
 
   // --- what is seen ----------------------------------------------------------------------------------------------
-  function say(line) {
+  function tell(line, quiet = false) {
     told = line;
+    calm = quiet;
+  }
+
+  function say(line, quiet = false) {
+    tell(line, quiet);
     show();
   }
 
@@ -51,7 +57,7 @@ window.emova.talk = (element, server) => {
     app.dataset.empty = lines.empty ? "yes" : "no";
     const words = trouble || told || WORDS[now === "idle" && roomy.matches ? "roomy" : now];
     if (words !== shown) note.textContent = shown = words;
-    note.classList.toggle("em-alert", Boolean(trouble || (told && !told.endsWith("Copied."))));
+    note.classList.toggle("em-alert", Boolean(trouble || (told && !calm)));
     doing("talk").setAttribute("aria-pressed", now === "recording");
     doing("free").setAttribute("aria-pressed", ears.mode === "free");
     doing("stop").disabled = !["speaking", "thinking"].includes(now);
@@ -113,7 +119,8 @@ window.emova.talk = (element, server) => {
     "response.created": ({ response: made }, old) => {
       response = { id: made.id, item: null, old };
       asking = false;
-      if (!old) told = "";
+      if (!old) tell("");
+      if (elsewhere()) silenced = made.id; // it can be heard when the visitor is back
     },
     "response.output_audio_transcript.delta": ({ item_id, delta }) => lines.append(item_id, delta),
     "response.output_audio.delta": (event) => {
@@ -132,7 +139,7 @@ window.emova.talk = (element, server) => {
         }
         response = null;
       }
-      if (error && !old) told = error;
+      if (error && !old) tell(error);
       drawer_.newAnswer();
     },
   };
@@ -148,7 +155,7 @@ window.emova.talk = (element, server) => {
     find(".em-wait").hidden = true;
     picture(detail.state.picture);
     drawer_.settled(detail.state);
-    told = detail.lost ? "The conversation before was closed; this is a new one." : "";
+    tell(detail.lost ? "The conversation before was closed; this is a new one." : "");
     trouble = "";
     window.emova.entered = true;
     show();
@@ -184,23 +191,25 @@ window.emova.talk = (element, server) => {
   find(".em-wait button").addEventListener("click", once(() => link.run()));
 
   // --- asking ----------------------------------------------------------------------------------------------------
-  // One question at a time; whatever is being told is broken off.
-  const ask = once(async (how, more = {}) => {
+  // One question after the other, and none is lost; whatever is being told is broken off.
+  let questions = Promise.resolve();
+  const ask = (how, more = {}) => (questions = questions.then(() => askNow(how, more)));
+  const askNow = async (how, more) => {
     const heard = silence();
     asking = true;
-    told = "";
+    tell("");
     show();
     try {
       await link.send("ask", { how, heard, ...more });
       return true;
     } catch (error) {
-      told = error.message;
+      tell(error.message);
       return false;
     } finally {
       asking = false;
       show();
     }
-  });
+  };
 
   const ears = new Ears(link, {
     hush: (tell = true) => (tell ? stop() : silence()),
@@ -215,6 +224,7 @@ window.emova.talk = (element, server) => {
       text.focus();
       return say("Write a question first, or press Talk.");
     }
+    await taking; // a picture that is on its way belongs to it
     if ((await ask("written", { text: words })) && text.value.trim() === words) {
       text.value = "";
       sessionStorage.removeItem(DRAFT);
@@ -267,18 +277,19 @@ window.emova.talk = (element, server) => {
   document.addEventListener("pointerup", release);
   document.addEventListener("pointercancel", () => (held = false));
 
-  const elsewhere = () => document.body.dataset.tab !== "talk" || document.querySelector("dialog[open]");
+  const elsewhere = () => document.body.dataset.tab !== "talk";
+  const covered = () => elsewhere() || document.querySelector("dialog[open]");
   let spaced = false;
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !elsewhere()) {
-      if (ears.mode === "push") ears.cancel();
+    if (event.key === "Escape" && !covered()) {
+      if (ears.mode === "push" || ears.opening) ears.cancel();
       else if (asking || response || player.sounding) stop();
       return;
     }
     const plain = !event.ctrlKey && !event.altKey && !event.metaKey && !event.shiftKey;
     const other = event.target.closest("input, textarea, button, select, a, audio, [contenteditable], [role=tab]");
     const writing = other && !["talk", "send-recording"].includes(other.dataset.do);
-    if (event.code !== "Space" || !plain || writing || elsewhere()) return;
+    if (event.code !== "Space" || !plain || writing || covered()) return;
     event.preventDefault();
     if (event.repeat || spaced) return;
     spaced = true;
@@ -315,7 +326,7 @@ window.emova.talk = (element, server) => {
   const takeNow = async (files) => {
     try {
       const kind = kindOf(files[0]);
-      say(kind === "picture" ? "Looking …" : "Hearing …");
+      say(kind === "picture" ? "Looking …" : "Hearing …", true);
       const path = await upload(files[0]);
       if (kind === "recording") return await ask("file", { path });
       picture((await link.send("show", { path })).picture);
@@ -378,7 +389,9 @@ window.emova.talk = (element, server) => {
   doing("again").addEventListener("click", once(() => ask("again")));
   player.listeners.push(show);
   document.addEventListener("emova:tab", ({ detail }) => {
-    if (detail !== "talk" && ears.mode) ears.cancel();
+    if (detail === "talk") return;
+    if (ears.mode || ears.opening) ears.cancel();
+    silence(); // the words of the answer still come
   });
   addEventListener("pagehide", () => ears.close());
   show();

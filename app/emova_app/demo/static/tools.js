@@ -51,7 +51,11 @@ window.emova.tool = (element, server) => {
       const got = await call(server, name, sent);
       if (!current()) return null;
       if (got.first) {
-        const first = make("button", { type: "button", class: "em-button em-first", click: () => listen({ ...given, first: true }, file) }, `Use the first ${got.first} s`);
+        const useFirst = () => {
+          find("[data-do=file]").focus(); // this button goes
+          listen({ ...given, first: true }, file);
+        };
+        const first = make("button", { type: "button", class: "em-button em-first", click: useFirst }, `Use the first ${got.first} s`);
         note.after(first);
         throw new Error(`${got.error}.`);
       }
@@ -132,6 +136,7 @@ window.emova.tool = (element, server) => {
           return "";
         }
       });
+    takers.speak = () => tell("Here a text is read aloud. Pictures are shown under Talk; recordings go there or to Transcribe.", true);
     let spoken = false;
     const again = () => ((spoken = true), speak());
     find("[data-do=speak]").addEventListener("click", () => tool.hasAttribute("aria-busy") || again());
