@@ -65,9 +65,9 @@ def tiny_model(tiny_tokenizer, tiny_parts):
         max_position_embeddings=512,
         tie_word_embeddings=True,
     )
-    config = EmovaConfig.from_parts(
-        text, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), token_count=len(tiny_tokenizer)
-    )
+    vision, projector = tiny_parts
+    ids = TokenIds.from_tokenizer(tiny_tokenizer)
+    config = EmovaConfig.from_parts(text, vision, projector, ids, token_count=len(tiny_tokenizer))
     config.ctc_layer = 1
     torch.manual_seed(0)
     return EmovaForConditionalGeneration(config).eval()

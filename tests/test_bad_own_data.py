@@ -151,7 +151,7 @@ def no_hub(monkeypatch) -> Iterator[None]:
     import huggingface_hub
     from huggingface_hub.utils import _http
 
-    client = getattr(_http, "httpx2", None) or _http.httpx  # by its version
+    client = vars(_http).get("httpx2") or vars(_http)["httpx"]  # by its version
 
     def refuse(request: object) -> object:
         raise client.ConnectError("[Errno 111] Connection refused")

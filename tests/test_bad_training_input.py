@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -44,7 +45,7 @@ def refused(arguments: list[str], capsys, *words: str) -> None:
 def config(folder: Path) -> Path:  # noqa: F811
     """A stage on sets, as YAML."""
     sets = write_sets(folder / "sets")
-    values = config_dict(stage(folder, "bad"))
+    values: dict[str, Any] = config_dict(stage(folder, "bad"))
     values["rates"]["llm"] = 1e-3
     values["data"] |= {"sets": {"text": 1.0}, "pack_tokens": 300}
     values["data"]["shards"] |= {"root": str(sets), "window": 2}

@@ -44,11 +44,12 @@ def soaked(**changes):
     """The soak's options, what its clients saw, and what the server held: all well but for ``changes``."""
     import argparse
 
-    from emova_bench.soak_clients import MIX, Health, Tally
+    from emova_bench.soak_clients import MIX, Client, Health, Tally
     from emova_bench.soak_process import Held
 
     options = argparse.Namespace(max_rss=100.0, max_threads=4, max_fds=8)
-    tallies = {each.kind: Tally([1.0]) for each in (*MIX, Health)}
+    kinds: list[type[Client] | type[Health]] = [*MIX, Health]
+    tallies = {each.kind: Tally([1.0]) for each in kinds}
     held = {"rss_mb": 800.0, "threads": 26, "descriptors": 7}
     more = {name: held[name] + changes.pop(name, 0) for name in held}
     ended = changes.pop("ended", True)

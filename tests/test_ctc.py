@@ -52,7 +52,7 @@ def rows_of(stretches: list[tuple[int, ...]]) -> CtcFrames:
     for ids in stretches:
         if frames.awaits(ids):
             numbers = np.arange(position, position + len(ids), dtype=np.float32)[:, None]
-            frames.take(ids, position, lambda part, numbers=numbers: numbers[part])
+            frames.take(ids, position, numbers.__getitem__)
         position += len(ids)
     return frames
 
@@ -101,7 +101,8 @@ def test_what_was_heard_outvotes_what_is_likely() -> None:
     def written(weight: float, transcribes: bool = True) -> list[int]:
         table: TokenTable = _Table()  # type: ignore[assignment]
         text = FreeText(table, 3, json_string=False, max_tokens=4, transcribes=transcribes)
-        sampler, grammar, tokens = JointSampler(Sampler(Sampling(ctc_weight=weight), 4), frames), Grammar([text]), []
+        sampler, grammar = JointSampler(Sampler(Sampling(ctc_weight=weight), 4), frames), Grammar([text])
+        tokens: list[int] = []
         while not grammar.done and len(tokens) < 4:
             allowed = grammar.allowed()
             tokens.append(sampler.choose(np.asarray([0.0, 1.0, 0.0, -2.0], dtype=np.float32), allowed, grammar))
@@ -147,6 +148,7 @@ def test_the_engine_hears_what_transformers_hears(tiny_model, tiny_tokenizer) ->
         context = engine.new_context()
         for a, b in itertools.pairwise(cuts):
             engine.feed(context, Prompt(prompt[a:b]))
+        assert context.ctc is not None and whole.ctc is not None
         assert np.allclose(context.ctc.log_probs, whole.ctc.log_probs, atol=2e-4)
     grammar = lambda: text_grammar(table, 12, transcribes=True)  # noqa: E731
     for sampling in (GREEDY, Sampling(ctc_weight=0.0)):

@@ -15,6 +15,7 @@ from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
 from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.suite.codec import unit_distances
+from tests.replies import last_reply
 
 EXAMPLES = Path(__file__).parents[1] / "emova" / "checkpoints" / "examples"
 CHECKPOINT = EXAMPLES.parent / "emova-nano"
@@ -51,7 +52,7 @@ def test_it_answers_in_streaming_thoughts_too(assistant: Assistant) -> None:
     session.show(EXAMPLES / "photo.png")
     session.hear(load_audio(EXAMPLES / "question.wav", 16_000))
     events = list(session.ask())
-    reply = events[-1].reply
+    reply = last_reply(events)
     assert (
         len(reply.text.split()) > 1
         and reply.emotion in DEFAULT_STYLES.emotions
@@ -64,14 +65,14 @@ def test_a_minute_of_noise_is_answered_or_refused_and_forgotten(assistant: Assis
     scheduler = Scheduler(assistant)
     session, other = scheduler.open(), scheduler.open()
     undisturbed = Scheduler(assistant).open()
-    wanted = [list(undisturbed.ask("How are you?"))[-1].reply for _ in range(2)]
-    first = list(other.ask("How are you?"))[-1].reply
+    wanted = [last_reply(undisturbed.ask("How are you?")) for _ in range(2)]
+    first = last_reply(other.ask("How are you?"))
     noise = np.random.default_rng(0).normal(0, 0.1, 60 * 16_000).astype(np.float32)
     for piece in np.split(noise, 60):
         session.hear(piece)
     last = list(session.ask())[-1]
     assert isinstance(last, Done | Failed) and (not isinstance(last, Failed) or ";" in last.message)
-    again = list(other.ask("How are you?"))[-1].reply
+    again = last_reply(other.ask("How are you?"))
     assert [(reply.text, reply.units) for reply in (first, again)] == [(reply.text, reply.units) for reply in wanted]
     assert isinstance(list(session.ask("How are you?"))[-1], Done)
 

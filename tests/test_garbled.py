@@ -18,6 +18,7 @@ from emova.session.output import Holding
 from emova.session.scheduler import Scheduler
 from emova.session.session import Session
 from emova.speech.voice import ChunkPlan
+from tests.replies import last_reply
 
 EARLIER = ("Hello!", "I passed my exam!", "What can you do?", "Tell me about the sea.")
 QUESTION = "I am so tired today."
@@ -59,7 +60,7 @@ def answer_after(assistant: Assistant, turns: list[tuple[str, Reply]]) -> Reply:
     session = session_after(assistant, ())
     for text, reply in turns:
         session.recall(SpokenReply(text, reply.text, reply.emotion, reply.pitch, reply.units), text)
-    return list(session.ask(QUESTION))[-1].reply
+    return last_reply(session.ask(QUESTION))
 
 
 def same(one: Reply, other: Reply) -> bool:
@@ -68,7 +69,7 @@ def same(one: Reply, other: Reply) -> bool:
     ) and np.allclose(one.audio, other.audio, atol=1e-5)  # fmt: skip
 
 
-def handed_out(events: list[SessionEvent] | list[Event], kind: type) -> str:
+def handed_out(events: list[SessionEvent] | list[Event], kind: type[TextDelta | TranscriptDelta]) -> str:
     return "".join(event.text for event in events if isinstance(event, kind))
 
 
@@ -77,7 +78,7 @@ def test_a_garbled_text_is_written_again_from_the_newer_half_of_the_turns(assist
     events: list
     if through == "session":
         session = session_after(assistant, ())
-        replies = [list(session.ask(text))[-1].reply for text in EARLIER]
+        replies = [last_reply(session.ask(text)) for text in EARLIER]
         history = session.history
         found = garbled("text", 1, after=8)
         events = list(session.ask(QUESTION))
@@ -90,13 +91,13 @@ def test_a_garbled_text_is_written_again_from_the_newer_half_of_the_turns(assist
     assert found
     assert isinstance(events[-1], Done)
     assert handed_out(events, TranscriptDelta) == QUESTION
-    assert handed_out(events, TextDelta) == events[-1].reply.text
+    assert handed_out(events, TextDelta) == last_reply(events).text
     assert sum(isinstance(event, StyleChosen) for event in events) == 1
     heard = np.concatenate([event.samples for event in events if isinstance(event, AudioChunk)])
-    assert np.array_equal(heard, events[-1].reply.audio)
+    assert np.array_equal(heard, last_reply(events).audio)
     kept = len(history) - 1
     assert 0 < kept < len(EARLIER) - 1
-    assert same(events[-1].reply, answer_after(assistant, list(zip(EARLIER, replies, strict=True))[-kept:]))
+    assert same(last_reply(events), answer_after(assistant, list(zip(EARLIER, replies, strict=True))[-kept:]))
 
 
 def test_what_was_said_aloud_is_said_again_in_the_same_words(assistant, garbled) -> None:
@@ -104,7 +105,7 @@ def test_what_was_said_aloud_is_said_again_in_the_same_words(assistant, garbled)
     found = garbled("speech", 1)
     events = list(session.ask(QUESTION))
     assert isinstance(events[-1], Done)
-    assert [handed_out(events, TextDelta)] == found == [events[-1].reply.text]
+    assert [handed_out(events, TextDelta)] == found == [last_reply(events).text]
     assert sum(isinstance(event, StyleChosen) for event in events) == 1
 
 
@@ -114,7 +115,7 @@ def test_it_is_told_when_it_is_garbled_again_or_was_heard_already(assistant, gar
     events = list(session.ask(QUESTION))
     assert len(found) == 2
     assert [type(event) for event in events] == [TranscriptDelta, Failed]
-    assert isinstance(events[-1].error, GarbledReplyError)
+    assert isinstance(events[-1], Failed) and isinstance(events[-1].error, GarbledReplyError)
     assert isinstance(list(session.ask(QUESTION))[-1], Done), "the session goes on"
 
     session = session_after(assistant, EARLIER)
@@ -123,7 +124,7 @@ def test_it_is_told_when_it_is_garbled_again_or_was_heard_already(assistant, gar
     events = list(session.ask(QUESTION))
     assert any(isinstance(event, AudioChunk) for event in events)
     assert isinstance(events[-1], Failed)
-    assert isinstance(events[-1].error, GarbledReplyError)
+    assert isinstance(events[-1], Failed) and isinstance(events[-1].error, GarbledReplyError)
     assert len(session) in (before, before - 1), "room may have been made for the question"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,13 +15,13 @@ from emova.cli.main import Parser
 from emova.core.errors import InputError
 
 
-def read(path) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+def read(path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     reader = GGUFReader(path)
     tensors = {tensor.name: quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     return tensors, {name: field.contents() for name, field in reader.fields.items()}
 
 
-def llama(tensors: dict[str, np.ndarray], fields: dict[str, object], ids: list[int]) -> np.ndarray:
+def llama(tensors: dict[str, np.ndarray], fields: dict[str, Any], ids: list[int]) -> np.ndarray:
     """A LLaMA as llama.cpp computes it, from the file alone: the scores ``[T, V]``."""
     weight = {name: torch.from_numpy(np.array(array)).float() for name, array in tensors.items()}
     heads, kv_heads = int(fields["llama.attention.head_count"]), int(fields["llama.attention.head_count_kv"])
@@ -95,7 +97,8 @@ def test_scaled_rotary_frequencies_and_an_own_head(tiny_tokenizer, tiny_parts, t
     )  # fmt: skip
     torch.manual_seed(1)
     size = len(tiny_tokenizer)
-    config = EmovaConfig.from_parts(text, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), token_count=size)
+    vision, projector = tiny_parts
+    config = EmovaConfig.from_parts(text, vision, projector, TokenIds.from_tokenizer(tiny_tokenizer), size)
     model = EmovaForConditionalGeneration(config).eval()
     export_gguf(model, tiny_tokenizer, tmp_path / "scaled.gguf", "f32")
     tensors, fields = read(tmp_path / "scaled.gguf")

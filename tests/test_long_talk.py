@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emova.assistant import Assistant
+from emova.engine.decoder import EngineDecoder
 from emova.events import Done, Reply
 from emova.reply.parser import KEYS, SpokenReply
 from emova.session.scheduler import Scheduler
@@ -76,6 +77,7 @@ def test_the_last_answers_are_as_good_as_the_first(assistant: Assistant, by: str
 
 def test_what_cannot_fit_is_forgotten_and_not_read(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
+    assert isinstance(assistant.decoder, EngineDecoder)
     forward = assistant.decoder.engine.llama.forward
 
     def counted(sequences, *rest, **how):

@@ -14,6 +14,7 @@ import torch
 from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.engine.engine import Engine
+from emova.engine.llama import Llama
 from emova.native import build, compiled, kernel
 from emova.native.build import BuildError, find_compiler, library_path, make_private
 from emova.native.compiled import CONVOLUTION, STEP
@@ -101,8 +102,8 @@ def test_without_a_compiler_that_works_torch_decodes_and_speaks(
     with caplog.at_level(logging.WARNING), torch.no_grad():
         engine = Engine(tiny_model)
         assert fresh[1].prepare() is None
-        assert engine.llama.native is None
-        hidden = engine.llama.forward([(engine.new_cache(), engine.llama.embed([1, 2, 3]))])
+        assert isinstance(engine.llama, Llama) and engine.llama.native is None
+        hidden = engine.llama.forward([(engine.llama.new_cache(), engine.llama.embed([1, 2, 3]))])
         assert hidden.isfinite().all() and ConvBlock(4, 8, 3)(torch.ones(1, 4, 6)).isfinite().all()
     (line,) = caplog.messages  # both files lack the same compiler, which is told once
     assert reason in line

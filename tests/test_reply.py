@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from emova.core.errors import InputError
 from emova.core.tokens import unit_token
@@ -72,14 +73,15 @@ def test_format_is_json_and_parses_back() -> None:
 
 
 def test_encoded_reply_is_the_formatted_text_and_reads_back(table: TokenTable) -> None:
-    rng = random.Random(1)
+    rng, tokenizer = random.Random(1), table.tokenizer
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
     for _ in range(50):
         reply = random_reply(rng)
         ids = JsonReply().encode(reply, table)
         pieces = (
             unit_token(int(table.unit_of[token]))
             if table.unit_of[token] >= 0
-            else (table.token_bytes[token] or table.tokenizer.convert_ids_to_tokens(token).encode()).decode("latin-1")
+            else (table.token_bytes[token] or str(tokenizer.convert_ids_to_tokens(token)).encode()).decode("latin-1")
             for token in ids[:-1]
         )
         assert "".join(pieces).encode("latin-1") == JsonReply().format(reply).encode()
@@ -175,7 +177,7 @@ def test_any_split_gives_the_same_events() -> None:
             events = merge_deltas([event for piece in pieces for event in parser.feed(piece)])
             whole = events if whole is None else whole
             assert events == whole
-        assert isinstance(whole[-1], ReplyDone)
+        assert whole and isinstance(whole[-1], ReplyDone)
         assert whole[-1].complete == bool(units)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import jsonschema_rs
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from emova.assistant import Assistant, AssistantConfig
 from emova.core.errors import InputError
 from emova.core.tokens import CONTROL_TOKENS
-from emova.events import Done
+from emova.events import Done, Failed
 from emova.reply.calls import Call, CallDelta, CallStarted
 from emova.reply.format import ReplyConstraints, ReplyFormat, ReplyLimits
 from emova.reply.grammar import TokenTable
@@ -32,8 +33,9 @@ from emova.reply.tools import Tool, Toolbox, ToolResult, results_text
 from emova.session.scheduler import Scheduler
 from tests.fixtures_script import Script
 from tests.fixtures_speech import BABBLE, make_tokenizer
+from tests.replies import last_reply
 
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -269,7 +271,7 @@ def test_a_call_its_result_and_the_answer(assistant: Assistant, monkeypatch: pyt
     script.next(asked + calls)
     events = list(session.ask("How warm is it in Paris?", tools=tools))
     assert isinstance(events[0], TranscriptDelta)
-    reply = events[-1].reply
+    reply = last_reply(events)
     assert reply.calls == (Call("get_weather", '{"city": "Paris", "unit": "f"}'), Call("clock", "{}"))
     assert not reply.text and not len(reply.audio) and not reply.units
     assert [event.name for event in events if isinstance(event, CallStarted)] == ["get_weather", "clock"]
@@ -278,7 +280,7 @@ def test_a_call_its_result_and_the_answer(assistant: Assistant, monkeypatch: pyt
     script.next('{"user question text": "", "assistant response text": "It is warm."')
     events = list(session.ask(tools=tools))
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "It is warm."
-    spoken = events[-1].reply
+    spoken = last_reply(events)
     assert len(spoken.audio) and not spoken.calls and not spoken.transcript and len(session) == 2
 
     # The same talk, recalled: the same is in the model's context.
@@ -321,5 +323,5 @@ def test_a_value_that_does_not_end_fails_alone(assistant: Assistant, monkeypatch
     session, other = scheduler.open(), scheduler.open()
     beside = other.ask("Hello?")
     failed = list(session.ask("Go.", tools=tools))[-1]
-    assert "arguments" in failed.message
+    assert isinstance(failed, Failed) and "arguments" in failed.message
     assert isinstance(list(beside)[-1], Done) and isinstance(list(session.ask("Hello?"))[-1], Done)

@@ -50,7 +50,7 @@ class CAbstractorConfig:
 class CAbstractor(ProjectorModule[CAbstractorConfig]):
     """Patch features [B, P, E] to visual tokens [B, S, D]."""
 
-    config_class: ClassVar = CAbstractorConfig
+    config_class: ClassVar[type] = CAbstractorConfig
 
     def __init__(self, config: CAbstractorConfig) -> None:
         super().__init__(config)

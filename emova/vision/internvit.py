@@ -135,7 +135,7 @@ class InternViT(VisionTransformer):
         config: the shape.
     """
 
-    config_class: ClassVar = InternViTConfig
+    config_class: ClassVar[type] = InternViTConfig
 
     def __init__(self, config: InternViTConfig) -> None:
         norm = partial(RmsNorm, eps=1e-6) if config.norm == "rmsnorm" else partial(LayerNorm, eps=1e-6)

@@ -32,7 +32,7 @@ class MLPConfig:
 class MLPProjector(ProjectorModule[MLPConfig]):
     """Dense layer, GELU, dense layer."""
 
-    config_class: ClassVar = MLPConfig
+    config_class: ClassVar[type] = MLPConfig
 
     def __init__(self, config: MLPConfig) -> None:
         super().__init__(config)

@@ -67,7 +67,7 @@ class OpenClipConfig:
 class OpenClipTower(nn.Module):
     """The patch tokens of an open_clip VisionTransformer."""
 
-    config_class: ClassVar = OpenClipConfig
+    config_class: ClassVar[type] = OpenClipConfig
 
     def __init__(self, config: OpenClipConfig) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ Shape letters: B tiles, P = p * p patches, S = s * s tokens, E width of the towe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -57,6 +57,8 @@ class ProjectorConfig(Protocol):
 
 class _Module(Protocol):
     """What is used of ``torch.nn.Module``."""
+
+    def eval(self) -> Self: ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
 

@@ -51,7 +51,7 @@ class Qwen2ViTConfig:
 class Qwen2ViT(nn.Module):
     """Patches of whole pictures to merged tokens. Attention stays within a picture."""
 
-    config_class: ClassVar = Qwen2ViTConfig
+    config_class: ClassVar[type] = Qwen2ViTConfig
 
     def __init__(self, config: Qwen2ViTConfig) -> None:
         super().__init__()

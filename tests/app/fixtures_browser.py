@@ -81,8 +81,8 @@ class Served:
         assert not self._thread.is_alive()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE / 1000) -> Any:
-    """The first true value of ``condition``."""
+def wait_for(condition: Callable[..., Any], seconds: float = PATIENCE / 1000) -> Any:
+    """The first true value of ``condition()``."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if value := condition():

@@ -78,7 +78,8 @@ def test_a_file_that_was_not_uploaded_is_as_good_as_none(caller, folder, tmp_pat
         for what, path in paths.items():
             assert caller.call_file(call, path) == missing, what
     finally:
-        os.close(terminal), os.close(device)
+        os.close(terminal)
+        os.close(device)
         shutil.rmtree(folder / "folder")
         (folder / "linked").unlink()
     assert files_below(tmp_path) == outside

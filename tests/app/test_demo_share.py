@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gradio.routes import App
 from starlette.routing import Mount
 
 pytest.importorskip("gradio")
@@ -33,6 +34,7 @@ def test_a_share_is_kept_for_each_address() -> None:
 
 def test_a_name_that_a_caller_gives_itself_is_not_kept(demo, caller) -> None:
     (inner,) = [route.app for route in demo[0].router.routes if isinstance(route, Mount)]
+    assert isinstance(inner, App)
     before = len(inner.state_holder.session_data)
     body = {"component_id": caller.component("talk"), "fn_name": "settle", "data": {}}
     for number in range(20):

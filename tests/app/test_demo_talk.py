@@ -285,6 +285,8 @@ def nano_page():
 def test_a_long_talk_takes_no_more_memory_than_a_short_one(nano_page):
     """What is kept of an answer is its words and units; its sound is made again."""
 
+    page = nano_page[1]
+
     def talk(turns):
         for turn in range(turns):
             ask(page, Asked(None, ("Tell me a joke.", "How are you?", "What can you do?")[turn % 3])).join()
@@ -416,7 +418,8 @@ STYLE = {"voice": "male", "emotion": "sad", "pitch": "low"}
 def test_a_text_sounds_while_it_is_read_and_whole_it_is_the_same(tools, tiny_assistant):
     async def listen():
         (stream,) = (await tools["speak"]({"text": "Hello you. And you.", **STYLE})).values()
-        pieces, position, ended = [], 0, False
+        pieces: list = []
+        position, ended = 0, False
         while not ended:
             got = await tools["listen"]({"stream": stream, "position": position})
             pieces, position, ended = [*pieces, got["pcm"]], got["position"], got["ended"]

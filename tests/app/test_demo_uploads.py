@@ -262,25 +262,25 @@ def test_a_device_holds_nobody_up_and_a_killed_demo_is_tidied_up(tiny_checkpoint
     (own / "inside").symlink_to(precious)
     terminal, device = pty.openpty()
     os.mkfifo(tmp_path / "fifo")
-    second = third = None
+    started: list[Process] = []
     try:
-        second = Process(tiny_checkpoint, temporary)
+        started.append(Process(tiny_checkpoint, temporary))
         assert not own.exists() and all(path.exists() for path in keep)
-        third = Process(tiny_checkpoint, temporary)  # beside it; a folder in use stays
-        caller = Caller(second.address)
+        started.append(Process(tiny_checkpoint, temporary))  # beside it; a folder in use stays
+        caller = Caller(started[0].address)
         caller.enter()
         for call in FILE_CALLS:
             for path in (os.ttyname(device), str(tmp_path / "fifo"), "/dev/zero"):
                 assert "did not arrive" in caller.call_file(call, path)["error"]
         assert "html" in caller.call_file(("transcribe", "transcribe"), caller.uploaded(SPOKEN))
-        for each in (second, third):
+        for each in started:
             each.process.send_signal(signal.SIGTERM)
             each.process.wait(20)
     finally:
-        os.close(terminal), os.close(device)
-        for each in (second, third):
-            if each is not None:
-                each.process.kill()
+        os.close(terminal)
+        os.close(device)
+        for each in started:
+            each.process.kill()
     assert all(path.exists() for path in keep)
     left_over = {path.name for path in temporary.iterdir() if path.name.startswith("emova-demo-")}
     assert left_over == {f"emova-demo-{kind}" for kind in ("other", "full", "open", "pipe", "linked", "link")}

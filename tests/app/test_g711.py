@@ -36,7 +36,8 @@ def test_every_code_comes_back(law: str) -> None:
 @pytest.mark.parametrize("law", LAWS)
 def test_it_agrees_with_ffmpeg(law: str) -> None:
     to, back = LAWS[law]
-    decoder = av.CodecContext.create(law, "r")
+    decoder = av.AudioCodecContext.create(law, "r")
+    assert isinstance(decoder, av.AudioCodecContext)
     decoder.sample_rate, decoder.layout = RATE, "mono"
     (frame,) = decoder.decode(av.Packet(ALL))
     assert frame.to_ndarray().ravel().tolist() == linear(back(ALL))

@@ -143,7 +143,7 @@ def test_livekit(server) -> None:
         session.on("error", errors.append)
         session.on("generation_created", generations.put_nowait)
         session.on("input_speech_started", interruptions.append)
-        session.on("input_audio_transcription_completed", lambda e: e.transcript and transcripts.append(e.transcript))
+        session.on("input_audio_transcription_completed", lambda e: transcripts.extend(filter(None, [e.transcript])))
 
         async def send(data: bytes) -> None:
             session.push_audio(rtc.AudioFrame(data, RATE, 1, len(data) // 2))
@@ -162,7 +162,8 @@ def test_livekit(server) -> None:
         changed.add_message(role="assistant", content="A blue ball.", id="third")
         await session.update_chat_ctx(changed)
         assert [item.id for item in session.chat_ctx.items] == ["second", "new", "third"]
-        assert session.chat_ctx.items[-1].text_content == "A blue ball."
+        last = session.chat_ctx.items[-1]
+        assert isinstance(last, llm.ChatMessage) and last.text_content == "A blue ball."
 
         text, samples = await heard(await session.generate_reply(instructions="Say hello to the user."))
         assert text and samples > RATE // 4
@@ -248,6 +249,11 @@ def test_pipecat(address: str, turns: str) -> None:
         )
         context = LLMContext([{"role": "user", "content": "Say hello."}])
         both, listener = LLMContextAggregatorPair(context), Listener()
+
+        def contents(role: str) -> list[Any]:
+            messages = [each for each in context.get_messages() if isinstance(each, dict)]
+            return [each.get("content") for each in messages if each["role"] == role]
+
         errors: list[object] = []
         worker = PipelineWorker(
             Pipeline([both.user(), service, listener, both.assistant()]), cancel_on_idle_timeout=False
@@ -282,10 +288,10 @@ def test_pipecat(address: str, turns: str) -> None:
         await runner.add_workers(worker)
         await asyncio.gather(runner.run(), people())
         assert not errors
-        said = [message["content"] for message in context.get_messages() if message["role"] == "assistant"]
+        said = contents("assistant")
         assert len(said) >= 3 and all(said)
         if turns == "semantic":
-            asked = [message["content"] for message in context.get_messages() if message["role"] == "user"]
+            asked = contents("user")
             assert len(asked) == 4 and all(map(understood, asked[1:])), asked
 
     in_time(talk())

@@ -24,9 +24,16 @@ WISH = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
 PROMPT = 5.0  # s within which others are answered, whatever goes on
 
 
+def status(line: str) -> int:
+    """MiB that a line of this process's status tells."""
+    found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) >> 10
+
+
 def resident() -> int:
     """MiB that this process holds."""
-    return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+    return status("VmRSS")
 
 
 class Peak:
@@ -38,8 +45,7 @@ class Peak:
         return self
 
     def __exit__(self, *_: object) -> None:
-        high = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-        self.grown = (int(high[1]) >> 10) - self._before
+        self.grown = status("VmHWM") - self._before
 
 
 def eventually(holds, seconds: float = 30.0) -> bool:

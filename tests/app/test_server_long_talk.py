@@ -79,11 +79,12 @@ def by_demo(assistant: Assistant, asked: list[dict]) -> Iterator[str]:
     from emova.session.scheduler import Scheduler
     from emova.vision.image import load_image
     from emova_app.demo.conversation.asking import ask
-    from emova_app.demo.conversation.page_session import Asked
+    from emova_app.demo.conversation.page_session import Asked, PageSession
     from emova_app.demo.conversation.pages import Pages
 
     pages = Pages(Scheduler(assistant), 1)
     page = pages.enter()
+    assert isinstance(page, PageSession)
     for question in asked:
         if "image" in question:
             page.new_picture(load_image(question["image"]))

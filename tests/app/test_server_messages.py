@@ -100,9 +100,16 @@ def test_of_sounds_and_pictures_no_more_are_decoded_than_fit(ask, monkeypatch: p
     from emova_app.server.api import request_mapping
 
     decoded = []
+
+    def counted(decode):
+        def decode_and_count(*args, **how):
+            decoded.append(1)
+            return decode(*args, **how)
+
+        return decode_and_count
+
     for name in ("load_audio", "load_image"):
-        decode = getattr(request_mapping, name)
-        monkeypatch.setattr(request_mapping, name, lambda *args, d=decode, **how: decoded.append(1) or d(*args, **how))
+        monkeypatch.setattr(request_mapping, name, counted(getattr(request_mapping, name)))
     url = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
     part = {
         "sound": {"type": "input_audio", "input_audio": {"data": base64.b64encode(QUESTION).decode(), "format": "wav"}},
@@ -125,7 +132,12 @@ def test_the_newest_picture_stays_for_what_is_asked_next(ask, nano, monkeypatch:
 
     seen = []
     decode = request_mapping.load_image
-    monkeypatch.setattr(request_mapping, "load_image", lambda data, limits: seen.append(data) or decode(data, limits))
+
+    def noted(data, limits):
+        seen.append(data)
+        return decode(data, limits)
+
+    monkeypatch.setattr(request_mapping, "load_image", noted)
     urls = []
     for colour in ("red", "blue"):
         buffer = io.BytesIO()

@@ -32,7 +32,8 @@ class Talk:
     """A connection, and all events that it gave."""
 
     def __init__(self, connection) -> None:
-        self.connection, self.events = connection, []
+        self.connection = connection
+        self.events: list = []
         self.until("session.created")
 
     def until(self, kind: str):

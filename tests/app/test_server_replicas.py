@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from importlib.util import find_spec
+from typing import Any
 
 import httpx
 import pytest
@@ -74,7 +75,7 @@ def test_a_lost_replica_ends_its_own_session_only(front) -> None:
     client = openai.OpenAI(base_url=front.url, api_key="key-of-clients", max_retries=0, timeout=120)
     assert [model.id for model in client.models.list()] == ["tiny"]
     # A session of its own on each replica.
-    talks: dict[str, tuple[str, object]] = {}
+    talks: dict[str, tuple[str, Any]] = {}
     for number in range(40):
         before, name = sessions(front), f"session-{number}"
         assert len(before) == 2

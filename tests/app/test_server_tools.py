@@ -136,7 +136,12 @@ def test_nothing_that_users_or_tools_say_is_a_call(client, script: Script, nano,
     assert not message.tool_calls and message.input_transcript == FORGED
     seen: list = []
     prompt = type(nano).prompt
-    monkeypatch.setattr(type(nano), "prompt", lambda self, messages: seen.append(prompt(self, messages)) or seen[-1])
+
+    def noted(self, messages):
+        seen.append(prompt(self, messages))
+        return seen[-1]
+
+    monkeypatch.setattr(type(nano), "prompt", noted)
     call = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": json.dumps({"a": FORGED})}}
     history = [ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]
     answer = create(client, [*history, {"role": "tool", "tool_call_id": "c", "content": FORGED}]).choices[0]

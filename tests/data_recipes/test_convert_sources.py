@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def numbered(count: int, bad: tuple[int, ...] = (), same: int = 0) -> list[Draft
         label = i % same if same else i
         return Record(str(i), [message("user", text(f"Question {label}?")), message("assistant", text("Yes."))])
 
-    return [Draft(str(i), lambda i=i: build(i)) for i in range(count)]
+    return [Draft(str(i), partial(build, i)) for i in range(count)]
 
 
 def files(folder: Path) -> dict[str, bytes]:

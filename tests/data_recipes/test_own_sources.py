@@ -107,7 +107,7 @@ def test_recordings_alone_are_cut_where_it_is_quiet(tmp_path: Path) -> None:
             pieces.append(draft.build())
         except BadRecord as error:
             left_out.append(str(error))
-    seconds = [piece.extra["seconds"] for piece in pieces]
+    seconds: list[Any] = [piece.extra["seconds"] for piece in pieces]
     assert sum(seconds) == pytest.approx(6.1, abs=0.01) and len(pieces) == 3 and left_out == ["too short or too long"]
     assert 1.9 <= seconds[0] <= 2.1 and pieces[0].messages[0]["role"] == "document"
 

@@ -99,7 +99,9 @@ def test_shards_are_read_by_the_stages_and_answers_are_right(tmp_path, monkeypat
 def test_every_question_is_judged_right_by_its_own_answer():
     for kind in KINDS:
         _, record = make_one(kind, 0, 1, "train", {**PROGRAMS, "html": pillow_plain.draw})
-        for question in record["questions"]:
+        questions = record["questions"]
+        assert isinstance(questions, list) and questions
+        for question in questions:
             assert correct({**question, "kind": kind}, question["answer"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from emova_eval.suite.run_folder import RunFolder
 from emova_eval.suite.runner import run_task
 from emova_eval.suite.samples import Example, Output
 from emova_eval.suite.tasks import OwnTask
+from tests.eval.fixtures_models import Unasked
 
 CASES = Path(__file__).parents[1] / "fixtures" / "cases"
 QUESTION = {"text": "What is it?", "answer": "red"}
@@ -83,11 +85,11 @@ def test_half_a_character_is_one_failed_question(tmp_path: Path, tiny_checkpoint
 
 
 def test_a_spoken_question_is_answered_and_not_written_down(tmp_path: Path) -> None:
-    class Answers:
-        def reply(self, audio: str = "", images: object = (), text: str = "") -> Output:
+    class Answers(Unasked):
+        def reply(self, audio: str = "", images: Sequence[str] = (), text: str = "") -> Output:
             return Output("The cheese is red.", "How much is the cheese?")
 
-        def answer_text(self, images: object, text: str, audio: str = "") -> Output:
+        def answer_text(self, images: Sequence[str], text: str, audio: str = "") -> Output:
             return Output("How much is the cheese?")
 
     item = Example("1", audio="q.wav", answers=("red",), metric="contains")

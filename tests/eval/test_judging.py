@@ -29,6 +29,7 @@ from emova_eval.suite.runner import figure_of, run_task
 from emova_eval.suite.samples import Example, Output
 from emova_eval.suite.suite import MmVetTask
 from emova_eval.suite.tasks import DialogueTask
+from tests.eval.fixtures_models import Unasked
 
 
 def completion(content: Any) -> str:
@@ -80,11 +81,18 @@ def endpoint(server: Server, waits: list[float] | None = None, **settings: Any) 
     return Endpoint(config, sleep=(waits if waits is not None else []).append)
 
 
-GOOD = (200, completion('{"reason": "ok", "score": 7}'), {})
+Answer = tuple[int, str, dict[str, str]]
+
+
+def good(text: str) -> Answer:
+    return 200, completion(text), {}
+
+
+GOOD = good('{"reason": "ok", "score": 7}')
 
 
 def test_throttling_errors_and_half_json_are_retried(server: Server) -> None:
-    half = (200, completion("x")[:20], {})
+    half: Answer = (200, completion("x")[:20], {})
     server.script = [(429, "", {"Retry-After": "7"}), (503, "", {}), half, GOOD]
     waits: list[float] = []
     assert "score" in endpoint(server, waits).ask([{"role": "user", "content": "q"}])
@@ -121,7 +129,7 @@ def test_answers_are_cached_by_question_and_vote(server: Server, tmp_path: Path)
 
 
 def test_votes_are_joined_and_nonsense_does_not_vote(server: Server) -> None:
-    scores = [(200, completion(text), {}) for text in ('{"score": 4}', "I like it", '```json\n{"score": 8}\n```')]
+    scores = [good(text) for text in ('{"score": 4}', "I like it", '```json\n{"score": 8}\n```')]
     server.script = [*scores, scores[-1]]
     grade = EndpointJudge(endpoint(server), votes=3).dialogue("q", "r", "a")
     assert grade.value == 6 and grade.votes == (4, 8) and not grade.failure
@@ -147,7 +155,7 @@ def test_a_judge_that_times_out_is_asked_again_and_then_named(server: Server) ->
 
 
 def test_a_task_counts_and_shows_what_its_judge_could_not_grade(server: Server, tmp_path: Path) -> None:
-    class Eyes:
+    class Eyes(Unasked):
         name = "eyes"
 
         def answer_text(self, images: Any, text: str, audio: str = "") -> Output:
@@ -164,7 +172,7 @@ def test_a_task_counts_and_shows_what_its_judge_could_not_grade(server: Server, 
 
 
 def test_a_style_judge_that_writes_nonsense_is_wrong_and_shown(server: Server, tmp_path: Path) -> None:
-    class Talks:
+    class Talks(Unasked):
         name = "talks"
 
         def reply(self, audio: str = "", images: Any = (), text: str = "") -> Output:
@@ -180,7 +188,7 @@ def test_a_style_judge_that_writes_nonsense_is_wrong_and_shown(server: Server, t
 
 
 def test_majority_decides_and_a_tie_is_incorrect(server: Server) -> None:
-    yes, no = ((200, completion(json.dumps({"verdict": v})), {}) for v in ("correct", "incorrect"))
+    yes, no = (good(json.dumps({"verdict": v})) for v in ("correct", "incorrect"))
     server.script = [yes, no, yes, yes]
     assert EndpointJudge(endpoint(server), votes=3).correct("q", ["r"], "a").value == 1
     server.script = [yes, no, no]

@@ -19,6 +19,7 @@ from emova_eval.suite.runner import Figure
 from emova_eval.suite.samples import Output
 from emova_eval.suite.suite import VISION, SuiteConfig, run_suite
 from emova_eval.suite.tasks import MetricTask
+from tests.eval.fixtures_models import Unasked
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +74,13 @@ def test_chinese_is_asked_by_characters_and_heard_in_chinese(config: SuiteConfig
         asked.append(language)
         return Heard()
 
-    class Model:
+    class Model(Unasked):
         name = "right"
 
         def transcribe(self, audio: str) -> Output:
             return Output(list(said)[int(Path(audio).stem)])
 
-        def speak(self, text: str, voice: str) -> Output:
+        def speak(self, text: str, voice: str = "female") -> Output:
             return Output(text, audio=np.full(4, said[text], np.float32), sample_rate=16000, units=(1,))
 
     monkeypatch.setattr(offline, "make_recogniser", recogniser)
@@ -90,7 +91,7 @@ def test_chinese_is_asked_by_characters_and_heard_in_chinese(config: SuiteConfig
     assert all(figure.count == len(said) >= 6 and not figure.failures for figure in figures)
 
 
-class Seer:
+class Seer(Unasked):
     """Knows each shipped picture by its pixels and gives the right answer in the form that is asked for."""
 
     name = "seer"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ class Spell:
     """A task that asks for its example's text back."""
 
     name, unit, higher_is_better, judge = "spell", "%", True, "equality"
-    interval = True
+    interval: ClassVar[bool] = True
 
     def __init__(self, count: int = 4, metric: str = "exact") -> None:
         self.metric, self.count = find_metric(metric), count

@@ -36,9 +36,10 @@ from emova_eval.suite.samples import Example, Output, Record
 from emova_eval.suite.scoring import METRICS
 from emova_eval.suite.suite import TASKS, LeakageTask, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
 from emova_eval.suite.tasks import MetricTask
+from tests.eval.fixtures_models import Unasked
 
 
-class Colours:
+class Colours(Unasked):
     """Knows the colour of a picture; stops after ``patience`` questions."""
 
     name = "colours"
@@ -55,7 +56,7 @@ class Colours:
             return Output("Yes" if f"it {colour}" in text else "No")
         return Output(f"<b>{colour}</b>" if "<" in text else colour, audio=np.zeros(800, np.float32), sample_rate=16000)
 
-    def tokenize(self, audio: str) -> tuple[int, ...]:
+    def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
         return (1, 2, 3, 4)
 
 
@@ -172,8 +173,8 @@ def test_units_are_counted(tmp_path: Path) -> None:
 
 def test_intervals_of_bitrate_and_codebook_use_hold_their_figures(tmp_path: Path) -> None:
     class Wide(Colours):
-        def tokenize(self, audio: str) -> tuple[int, ...]:
-            rng = np.random.default_rng(int(Path(audio).stem))
+        def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
+            rng = np.random.default_rng(int(Path(str(audio)).stem))
             return tuple(int(unit) for unit in rng.integers(0, 4096, 60))
 
     # Few draws from a large codebook: drawn anew, recordings repeat and use fewer units than the whole set does.
@@ -192,7 +193,7 @@ def test_intervals_of_bitrate_and_codebook_use_hold_their_figures(tmp_path: Path
 
 def test_a_model_without_units_has_no_bitrate_and_no_leakage_rather_than_the_best(tmp_path: Path) -> None:
     class Mute(Colours):
-        def tokenize(self, audio: str) -> tuple[int, ...]:
+        def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
             return ()
 
     items = [Example(str(i), f"s{i % 2}", f"{i}.wav", facts={"voice": "xy"[i // 2]}) for i in range(4)]
@@ -203,10 +204,10 @@ def test_a_model_without_units_has_no_bitrate_and_no_leakage_rather_than_the_bes
 
 def test_leakage_needs_labels_and_counts_recordings_that_fail(tmp_path: Path) -> None:
     class Leaky(Colours):
-        def tokenize(self, audio: str) -> tuple[int, ...]:
-            if "gone" in audio:
+        def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
+            if "gone" in str(audio):
                 raise InputError("no such file")
-            return (1, 1, 2) if "/x" in audio else (3, 3, 4)
+            return (1, 1, 2) if "/x" in str(audio) else (3, 3, 4)
 
     names = [f"{voice}{i}" for i in range(6) for voice in "xy"] + ["gone"]
     lines = [
@@ -311,12 +312,12 @@ def test_other_toolkits_messages(tmp_path: Path) -> None:
             return [len(audio)]
 
     picture = Image.new("RGB", (5, 5))
-    parts = [
+    parts: list[dict[str, object]] = [
         {"type": "image", "url": picture},
         {"type": "text", "text": "q"},
         {"type": "audio", "url": {"array": np.zeros(8000), "sampling_rate": 8000}},
     ]
-    content = to_content(parts, Listener())
+    content: list[dict[str, Any]] = to_content(parts, Listener())
     assert content[0]["image"].size == (5, 5) and content[1]["text"] == "q" and content[2]["units"] == [16000]
     stereo = np.stack([np.zeros(8000), np.ones(8000)])
     decoder = types.SimpleNamespace(
@@ -333,10 +334,10 @@ def test_other_toolkits_messages(tmp_path: Path) -> None:
         assert isinstance(found, list)
         samples = np.asarray(found[0])
         assert samples.shape == (8000,) and samples.dtype == np.float32 and samples == pytest.approx(0.5)
-    for value, wanted in (
+    for given, wanted in (
         ({"bytes": b"RIFF", "path": "a.wav"}, b"RIFF"), ({"bytes": None, "path": "a.wav"}, "a.wav"), (b"RIFF", b"RIFF"),
     ):  # fmt: skip
-        assert to_content([{"type": "audio", "url": value}], Hears())[0]["units"] == [wanted]
+        assert to_content([{"type": "audio", "url": given}], Hears())[0]["units"] == [wanted]
     with pytest.raises(InputError, match="net"):
         to_content([{"type": "image", "value": "https://x/y.png"}], None)
     with pytest.raises(InputError, match="video"):

@@ -36,11 +36,12 @@ from emova_eval.suite.tasks import (
     read_librispeech,
     read_seed_tts,
 )
+from tests.eval.fixtures_models import Unasked
 
 SOUND = np.full(1600, 0.1, np.float32)
 
 
-class Scripted:
+class Scripted(Unasked):
     """Says the same to everything; a path named ``gone`` cannot be opened."""
 
     name = "scripted"
@@ -61,8 +62,8 @@ class Scripted:
     def speak(self, text: str, voice: str = "female") -> Output:
         return Output(text, audio=None if "mute" in text else SOUND, sample_rate=16000)
 
-    def tokenize(self, audio: str) -> tuple[int, ...]:
-        return (1,) if "right" in audio else (2,)
+    def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
+        return (1,) if "right" in str(audio) else (2,)
 
     def log_likelihood(self, context_units: Sequence[int], units: Sequence[int] = (), text: str = "") -> float:
         return -1.0 if 1 in units or "good" in text else -2.0

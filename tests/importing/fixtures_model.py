@@ -7,12 +7,14 @@ import json
 import random
 from pathlib import Path
 
+from transformers import AutoConfig
+
 import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
 # isort: split
 import torch
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from emova.reply.released import CHAT, SPEAK, SYSTEM, TRANSCRIBE
 from tests.importing.official import fill, keys, write_release
@@ -45,7 +47,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_state(tied: bool = False, kind: str = "qwen2") -> tuple[dict[str, Tensor], PreTrainedConfig]:
     """The tensors by the release's names, and the backbone's configuration."""
-    config = CONFIG_MAPPING[kind](
+    config = AutoConfig.for_model(
+        kind,
         hidden_size=40,
         num_hidden_layers=2,
         num_attention_heads=4,

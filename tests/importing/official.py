@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emova.checkpoint.importing.source import Tensors
+
 FACTS = Path(__file__).parents[1] / "fixtures" / "released"
 GAINS = ("weight_g", "original0", "GAMMA", "gamma", "alpha", "running_var")
 
@@ -56,14 +58,13 @@ def fill_all(shapes: Shapes) -> dict[str, Tensor]:
     return {name: fill(name, shape) for name, shape in shapes.items()}
 
 
-class InMemory(dict[str, Tensor]):
+class InMemory(Tensors):
     """Tensors that come from no file."""
 
-    name, prefix = "golden", ""
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.items()}
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.name, self.prefix = "golden", ""
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self._loaded = tensors
 
 
 # --- EMOVA's speech tokenizer -----------------------------------------------------------------------------------------

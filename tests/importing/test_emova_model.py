@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, Qwen2ForCausalLM
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
@@ -88,7 +88,7 @@ def test_pictures_are_prepared_as_the_release_does() -> None:
     ],
 )  # fmt: skip
 def test_sizes_equal_those_of_the_release(given, expected) -> None:
-    assert resized(*given, NativeConfig(max_pixels=16_384 * 28 * 28)) == expected
+    assert resized(given[0], given[1], NativeConfig(max_pixels=16_384 * 28 * 28)) == expected
     assert resized(300, 450, NativeConfig(max_pixels=24 * 28 * 28)) == (84, 140)
     with pytest.raises(InputError, match="200 times"):
         resized(30, 9000, NativeConfig())
@@ -105,6 +105,7 @@ def test_visual_tokens_equal_those_of_the_release(assistant) -> None:
 def test_the_backbone_equals_transformers_own(assistant, release) -> None:
     """Units by their token's name, wherever the release put them: the scores are the same ones."""
     state, config = make_state()
+    assert isinstance(config, Qwen2Config)
     theirs = Qwen2ForCausalLM(config).eval()
     theirs.load_state_dict(
         {name: tensor for name, tensor in state.items() if "vision" not in name and "mm_" not in name}
@@ -124,8 +125,10 @@ def test_the_engine_runs_it_as_the_standard_decoder_does(assistant) -> None:
     assert isinstance(assistant.decoder, EngineDecoder)
     prompt = assistant.prompt([{"role": "user", "content": [{"type": "image", "image": picture()}]}])
     assert len(prompt.image_grids) == 1
-    decoders = [assistant.decoder, Decoder(assistant.parts.model)]
-    scores = [decoder.feed(decoder.new_context(), prompt) for decoder in decoders]
+    plain = Decoder(assistant.parts.model)
+    scores = [
+        assistant.decoder.feed(assistant.decoder.new_context(), prompt), plain.feed(plain.new_context(), prompt),
+    ]  # fmt: skip
     count = assistant.decoder.engine.llama.token_count
     assert (scores[0][:count] - scores[1][:count]).abs().max() < 1e-4
 
@@ -280,7 +283,7 @@ def test_another_backbone_of_transformers_answers_too(speech, tmp_path) -> None:
     line = ["import", "emova-hf", str(release), "--speech", str(speech), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(line) == 0
     assistant = Assistant.from_pretrained(tmp_path / "out", config=AssistantConfig(reply_limits=LIMITS))
-    assert isinstance(assistant.decoder.engine.llama, CausalLM)
+    assert isinstance(assistant.decoder, EngineDecoder) and isinstance(assistant.decoder.engine.llama, CausalLM)
     assert assistant.parts.model.config.text_config.model_type == "qwen3"
     sound = voices(1.0)[0].numpy()
     whole = list(assistant.conversation().stream(audio=sound, image=picture()))[-1]

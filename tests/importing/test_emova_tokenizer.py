@@ -22,8 +22,11 @@ from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.core.streams import run
 from emova.speech.audio import load_audio
+from emova.speech.detokenizer.base import DetokenizerModule
+from emova.speech.detokenizer.emova_u2s.detokenizer import EmovaU2SConfig, EmovaU2SDetokenizer
 from emova.speech.detokenizer.protocol import SpeechDetokenizer
-from emova.speech.tokenizer.emova_s2u.tokenizer import BlockStream, ReleasedFSQ, join_runs
+from emova.speech.tokenizer.base import TokenizerModule
+from emova.speech.tokenizer.emova_s2u.tokenizer import BlockStream, EmovaS2UTokenizer, ReleasedFSQ, join_runs
 from emova.speech.tokenizer.protocol import SpeechTokenizer, TokenizerStream
 from tests.importing.official import TOKENIZER_CONFIG, InMemory, keys, of, write_release
 from tests.importing.official import emova_tokenizer as official
@@ -70,7 +73,7 @@ def test_the_quantiser_is_the_releases_own() -> None:
 
 
 def test_the_voice_equals_that_of_the_release(folder) -> None:
-    voice, facts = load_detokenizer(folder / "speech_detokenizer"), of("u2s")
+    voice, facts = EmovaU2SDetokenizer.from_pretrained(folder / "speech_detokenizer"), of("u2s")
     style, units = facts["style"][..., 0], facts["units"][None]
     with torch.no_grad():
         hidden, mean, log_spread = voice.prior(units)
@@ -89,7 +92,6 @@ def test_the_voice_equals_that_of_the_release(folder) -> None:
 def test_the_full_size_has_the_releases_shapes() -> None:
     """On the meta device: every tensor of ours is one of the release's, and what is left is named."""
     from emova.checkpoint.importing.mapping import give
-    from emova.speech.detokenizer.emova_u2s.detokenizer import EmovaU2SConfig, EmovaU2SDetokenizer
 
     config = EmovaU2SConfig()
     with torch.device("meta"):
@@ -130,6 +132,8 @@ def test_both_are_parts_like_any_other(folder, tmp_path) -> None:
     for part, again in ((ears, load_tokenizer), (voice, load_detokenizer)):
         part.save_pretrained(tmp_path / type(part).__name__)
         read = again(tmp_path / type(part).__name__)
+        assert isinstance(part, TokenizerModule | DetokenizerModule)
+        assert isinstance(read, TokenizerModule | DetokenizerModule)
         assert read.config == part.config
         assert all(
             torch.equal(one, other)
@@ -144,14 +148,14 @@ def test_a_row_does_not_depend_on_the_others(folder) -> None:
     both = ears.encode(batch, torch.tensor([24_000, 9_001]))
     assert torch.equal(both[0], ears.encode(batch[:1])[0]) and torch.equal(both[1], ears.encode(batch[1:, :9_001])[0])
     units, style = torch.randint(0, 4096, (2, 12)), torch.randn(2, 32)
-    both = voice.decode(units, style)
+    spoken = voice.decode(units, style)
     alone = voice.decode(units[1:], style[1:])
-    assert torch.equal(both[1, : alone.shape[1]], alone[0])
+    assert torch.equal(spoken[1, : alone.shape[1]], alone[0])
 
 
 @pytest.mark.parametrize("samples", [0, 1, 200, 640, 641, 20_800])
 def test_a_unit_for_every_40_ms_begun(folder, samples) -> None:
-    ears = load_tokenizer(folder / "speech_tokenizer")
+    ears = EmovaS2UTokenizer.from_pretrained(folder / "speech_tokenizer")
     for block in (0, 7):
         ears.config = replace(ears.config, joined=False, block_units=block)
         assert len(ears.encode(voices(2.0)[:, :samples])[0]) == -(-samples // 640)
@@ -160,7 +164,7 @@ def test_a_unit_for_every_40_ms_begun(folder, samples) -> None:
 @pytest.mark.parametrize("block", [0, 5])
 @pytest.mark.parametrize("joined", [True, False])
 def test_heard_bit_by_bit_it_hears_the_same(folder, block, joined) -> None:
-    ears = load_tokenizer(folder / "speech_tokenizer")
+    ears = EmovaS2UTokenizer.from_pretrained(folder / "speech_tokenizer")
     ears.config = replace(ears.config, block_units=block, left_units=11, right_units=3, joined=joined)
     audio = voices(2.3)[:, :-77]
     whole = ears.encode(audio)[0]
@@ -182,7 +186,7 @@ def test_heard_bit_by_bit_it_hears_the_same(folder, block, joined) -> None:
 
 @pytest.mark.parametrize("block", [0, 4])
 def test_spoken_bit_by_bit_it_says_the_same(folder, block) -> None:
-    voice = load_detokenizer(folder / "speech_detokenizer")
+    voice = EmovaU2SDetokenizer.from_pretrained(folder / "speech_detokenizer")
     voice.config = replace(voice.config, block_units=block, left_units=9, right_units=3)
     generator = torch.Generator().manual_seed(1)
     units, style = torch.randint(0, 4096, (1, 40), generator=generator), torch.randn(1, 32, generator=generator)
@@ -201,7 +205,7 @@ def test_spoken_bit_by_bit_it_says_the_same(folder, block) -> None:
 
 
 def test_sound_comes_after_as_many_units_as_it_says(folder) -> None:
-    voice = load_detokenizer(folder / "speech_detokenizer")
+    voice = EmovaU2SDetokenizer.from_pretrained(folder / "speech_detokenizer")
     voice.config = replace(voice.config, block_units=4, left_units=9, right_units=3, length_scale=2.0)
     units = torch.randint(0, 4096, (1, 1 + voice.lookahead_units), generator=torch.Generator().manual_seed(1))
     assert voice.streaming(torch.ones(1, 32)).step(units).shape[1] > 0

@@ -17,8 +17,10 @@ from emova.checkpoint.registry import load_detokenizer, load_tokenizer
 from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.core.streams import run
+from emova.speech.detokenizer.base import DetokenizerModule
 from emova.speech.detokenizer.flow_hift.detokenizer import REACH, FlowHiFTConfig, FlowHiFTDetokenizer
 from emova.speech.detokenizer.protocol import SpeechDetokenizer
+from emova.speech.tokenizer.base import TokenizerModule
 from emova.speech.tokenizer.protocol import SpeechTokenizer, TokenizerStream
 from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig, WhisperVQStream, WhisperVQTokenizer
 from tests.importing.official import fill_all, keys, of
@@ -149,6 +151,8 @@ def test_both_are_parts_like_any_other(folder, ears, voice, tmp_path) -> None:
     for part, again in ((ears, load_tokenizer), (voice, load_detokenizer)):
         part.save_pretrained(tmp_path / type(part).__name__)
         read = again(tmp_path / type(part).__name__)
+        assert isinstance(part, TokenizerModule | DetokenizerModule)
+        assert isinstance(read, TokenizerModule | DetokenizerModule)
         assert read.config == part.config
         pairs = zip(part.state_dict().values(), read.state_dict().values(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
@@ -260,8 +264,9 @@ def test_a_whole_whisper_with_the_codebook_inside_is_the_same(folder, release, t
     bring(other, tmp_path / "out", "--ears-block", "1", "--voice-block", "12")
     files = [each / "speech_tokenizer" / "model.safetensors" for each in (folder, tmp_path / "out")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert load_tokenizer(tmp_path / "out" / "speech_tokenizer").config.running_floor
-    assert load_detokenizer(tmp_path / "out" / "speech_detokenizer").config.chunks == [12, 24, 48, 72, 96]
+    assert WhisperVQTokenizer.from_pretrained(tmp_path / "out" / "speech_tokenizer").config.running_floor
+    said = FlowHiFTDetokenizer.from_pretrained(tmp_path / "out" / "speech_detokenizer").config
+    assert said.chunks == [12, 24, 48, 72, 96]
 
 
 def test_the_card_tells_the_licences(folder) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -71,9 +72,9 @@ def test_a_stand_in_turns_into_the_class() -> None:
 
 
 @pytest.mark.parametrize("task", ["any-to-any", "image-text-to-text"])
-def test_pipelines_answer(task: str) -> None:
+def test_pipelines_answer(task: Literal["any-to-any", "image-text-to-text"]) -> None:
     """A picture, a spoken and a written question, one by one and as a batch of different lengths."""
-    pipe = pipeline(task, model=emova.find_checkpoint("emova-nano"), dtype=torch.float32)
+    pipe: Any = pipeline(task, model=str(emova.find_checkpoint("emova-nano")), dtype=torch.float32)
     spoken = [{"type": "image", "url": str(PICTURE)}, {"type": "audio", "path": str(QUESTION)}]
     chats = [
         [{"role": "user", "content": spoken}],
@@ -95,7 +96,7 @@ def test_pipelines_answer(task: str) -> None:
 
 def test_a_spoken_question_is_answered_in_the_reply_format() -> None:
     """The system message of the reply format asks for an answer; without it what is said is written down."""
-    pipe = pipeline("any-to-any", model=emova.find_checkpoint("emova-nano"), dtype=torch.float32)
+    pipe: Any = pipeline("any-to-any", model=str(emova.find_checkpoint("emova-nano")), dtype=torch.float32)
     system = {"role": "system", "content": pipe.processor.reply_format.system_prompt}
     spoken = [{"type": "image", "path": str(PICTURE)}, {"type": "audio", "path": str(QUESTION)}]
     asked = [system, {"role": "user", "content": spoken}]

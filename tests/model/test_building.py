@@ -88,7 +88,7 @@ def test_the_papers_size_has_the_papers_parameters():
     assert count(model) == tower + projector + decoder + 2 * rows * hidden
 
     processor = config.image
-    assert processor.max_tiles == 9 and model.config.projector.tokens == 256
+    assert processor.max_tiles == 9 and model.config.projector.output_side == 16
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_miniature_of_the_papers_model_trains_and_answers(paper_miniature, tin
 def test_nano_has_its_size(tiny_tokenizer: PreTrainedTokenizerFast):
     config = load_config(ModelConfig, CONFIGS / "nano.yaml")
     model = build_model(config, tiny_tokenizer)
-    assert model.config.projector.tokens == 49
+    assert model.config.projector.output_side == 7
     assert 2_500_000 < count(model.model.vision_tower) < 5_000_000
     assert 400_000 < count(model.model.projector) < 1_500_000
     processor = build_processor(config, tiny_tokenizer)

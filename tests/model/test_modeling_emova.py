@@ -71,7 +71,12 @@ def test_cached_equals_uncached(tiny_model, batch):
 def test_generate_uses_the_picture_in_the_prefill_only(tiny_model, batch, monkeypatch):
     calls = []
     original = type(tiny_model.model).get_image_features
-    monkeypatch.setattr(type(tiny_model.model), "get_image_features", lambda *args: calls.append(1) or original(*args))
+
+    def counted(*args):
+        calls.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(type(tiny_model.model), "get_image_features", counted)
     cached = tiny_model.generate(**batch, max_new_tokens=5, min_new_tokens=5, do_sample=False)
     assert len(calls) == 1
     uncached = tiny_model.generate(**batch, max_new_tokens=5, min_new_tokens=5, do_sample=False, use_cache=False)
@@ -161,8 +166,9 @@ def test_growing_a_plain_llama_keeps_what_it_knows(tiny_tokenizer, tiny_parts, t
         tie_word_embeddings=tied,
     )
     llama = LlamaForCausalLM(config).eval()
+    vision, projector = tiny_parts
     model = EmovaForConditionalGeneration.from_parts(
-        llama, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), len(tiny_tokenizer)
+        llama, vision, projector, TokenIds.from_tokenizer(tiny_tokenizer), len(tiny_tokenizer)
     ).eval()
     ids = torch.randint(0, 300, (2, 7))
     torch.testing.assert_close(model(input_ids=ids).logits[..., :300], llama(input_ids=ids).logits)

@@ -226,7 +226,10 @@ def test_forms_of_a_sound_are_one(tmp_path):
         assert np.allclose(sound(form, 16_000), samples, atol=1e-4)
     for slower in (sound(samples, 8_000, 16_000), sound({"array": samples, "sampling_rate": 16_000}, 8_000)):
         assert np.allclose(slower, sound(path, 8_000), atol=1e-5) and len(slower) == 8_000
-    for wrong in (np.zeros((2, 3, 4)), np.arange(9_000), "http://127.0.0.1:9/x.wav", "data:audio/wav;base64,!", {}, 3):
+    nothing: dict[str, object] = {}
+    for wrong in (
+        np.zeros((2, 3, 4)), np.arange(9_000), "http://127.0.0.1:9/x.wav", "data:audio/wav;base64,!", nothing, 3,
+    ):  # fmt: skip
         with pytest.raises(InputError):
             sound(wrong, 16_000)
 

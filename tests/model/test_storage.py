@@ -46,6 +46,7 @@ def test_written_again_it_is_the_same_and_plain_it_is_plain(stored: Path, tmp_pa
 def test_the_compiled_step_reads_what_is_stored(stored: Path) -> None:
     """One byte a weight, and the scores of the float32 weights."""
     from emova.engine.engine import Engine, EngineConfig
+    from emova.engine.llama import Llama
     from emova.native.compiled import STEP
 
     if STEP.prepare() is None:
@@ -54,8 +55,8 @@ def test_the_compiled_step_reads_what_is_stored(stored: Path) -> None:
     scores = []
     for native in (False, True):
         engine = Engine(model, EngineConfig(backend="auto" if native else "torch", half_cache=False))
-        assert engine.llama.element_size == (1 if native else 4)
-        cache = engine.new_cache()
+        assert isinstance(engine.llama, Llama) and engine.llama.element_size == (1 if native else 4)
+        cache = engine.llama.new_cache()
         hidden = [engine.llama.forward([(cache, engine.llama.embed([token]))]) for token in (5, 80, 17, 200)]
         scores.append(engine.llama.scores(torch.cat(hidden)))
     torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=1e-4)

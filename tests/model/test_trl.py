@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ datasets = pytest.importorskip("datasets", reason="datasets is not installed: pi
 FOLDER = emova.find_checkpoint("emova-nano")
 
 
-def conversation(colour: str, question: str) -> dict[str, object]:
+def conversation(colour: str, question: str) -> dict[str, Any]:
     asked, answered = {"role": "user", "content": question}, {"role": "assistant", "content": f"It is {colour}."}
     return {"images": [Image.new("RGB", (60, 40), colour)], "messages": [asked, answered]}
 

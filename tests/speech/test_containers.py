@@ -34,6 +34,7 @@ def encoded(codec: str, container: str, rate: int = RATE) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:
         stream = out.add_stream(codec, rate=rate, layout="mono")
+        assert isinstance(stream, av.AudioStream)
         stream.codec_context.open()  # some containers want to know all of the codec first
         frame = av.AudioFrame.from_ndarray(TONE[None], format="fltp", layout="mono")
         frame.sample_rate = RATE

@@ -23,6 +23,7 @@ from emova.speech.detokenizer.vits import PitchConfig, VITSConfig
 from emova.speech.detokenizer.waveform_heads import (
     Excitation,
     HiFiGANHeadConfig,
+    ISTFTHead,
     ISTFTHeadConfig,
     WaveformHeadConfig,
     centred_stft,
@@ -47,6 +48,13 @@ def tiny_config(kind: str = "istft", pitch: bool = True) -> U2SConfig:
     return U2SConfig(vits, StyleEncoderConfig(style_size=8, channels=8, n_mels=16))
 
 
+def voice_all(detokenizer: U2SDetokenizer, bias: float) -> None:
+    """Let every frame be voiced (a large ``bias``) or none (a very small one)."""
+    pitch = detokenizer.vits.pitch
+    assert pitch is not None and pitch.leave.bias is not None
+    pitch.leave.bias.data = torch.tensor([0.0, bias])
+
+
 def make(kind: str = "istft", pitch: bool = True) -> U2SDetokenizer:
     """A detokenizer whose zero-initialised layers have been stirred, so that every path counts."""
     torch.manual_seed(0)
@@ -54,7 +62,8 @@ def make(kind: str = "istft", pitch: bool = True) -> U2SDetokenizer:
     with torch.no_grad():
         for parameter in detokenizer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        if isinstance(head := detokenizer.vits.head, torch.nn.Module) and kind == "istft":
+        if isinstance(head := detokenizer.vits.head, ISTFTHead):
+            assert head.leave.bias is not None
             head.leave.bias[: head.bins] = -2.0
     return detokenizer
 
@@ -154,7 +163,7 @@ def test_silence_must_be_a_unit() -> None:
 def test_no_click_between_chunks() -> None:
     """The level step at chunk boundaries is not larger than elsewhere."""
     detokenizer = make()
-    detokenizer.vits.pitch.leave.bias.data = torch.tensor([0.0, -9.0])  # noise only: every sample is like any other
+    voice_all(detokenizer, -9.0)  # noise only: every sample is like any other
     units, style = inputs(batch=1, units=150)
     stream = detokenizer.streaming(style)
     pieces = [stream.step(units[:, at : at + 1]) for at in range(150)] + [stream.finish()]
@@ -185,6 +194,7 @@ def test_a_stream_computes_every_frame_once() -> None:
         ("flow", vits.flow.couplings[0].leave),
         ("head", vits.head.leave),
     ):
+        assert isinstance(layer, torch.nn.Module)
         layer.register_forward_hook(lambda _, __, out, name=name: frames.setdefault(name, []).append(out.shape[-1]))
     stream = detokenizer.streaming(style)
     for chunk in units.split(3, dim=1):
@@ -331,11 +341,12 @@ def test_pulse_train_is_smooth_over_frames() -> None:
 def test_pitch_scale_scales_the_drive() -> None:
     detokenizer = make()
     units, style = inputs(batch=1)
-    detokenizer.vits.pitch.leave.bias.data = torch.tensor([0.0, 9.0])  # all voiced
+    voice_all(detokenizer, 9.0)
     streams = [detokenizer.streaming(style, pitch_scale=scale) for scale in (1.0, 1.5)]
     for stream in streams:
         stream.step(units)
-    assert torch.allclose(streams[1].pitch.f0_B1, 1.5 * streams[0].pitch.f0_B1)
+    slow, fast = (stream.pitch for stream in streams)
+    assert slow is not None and fast is not None and torch.allclose(fast.f0_B1, 1.5 * slow.f0_B1)
     with pytest.raises(InputError, match="pitch scale"):
         detokenizer.streaming(style, pitch_scale=0.0)
 

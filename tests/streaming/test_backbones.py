@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import CONFIG_MAPPING
+from transformers import AutoConfig
 
 from emova.core.errors import InputError
 from emova.decoding.loop import Decoder
@@ -43,13 +43,15 @@ def model(request, tiny_tokenizer, tiny_parts):
     """Two layers, 32 wide, with weights large enough that scores differ clearly."""
     from emova.model import EmovaConfig, EmovaForConditionalGeneration, TokenIds
 
-    text = CONFIG_MAPPING[request.param](
+    text = AutoConfig.for_model(
+        request.param,
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
         max_position_embeddings=512, head_dim=8, pad_token_id=0, **FAMILIES[request.param],
     )  # fmt: skip
     torch.manual_seed(0)
     size = len(tiny_tokenizer)
-    config = EmovaConfig.from_parts(text, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), token_count=size)
+    vision, projector = tiny_parts
+    config = EmovaConfig.from_parts(text, vision, projector, TokenIds.from_tokenizer(tiny_tokenizer), size)
     made = EmovaForConditionalGeneration(config).eval()
     with torch.no_grad():
         for parameter in made.parameters():

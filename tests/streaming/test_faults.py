@@ -14,6 +14,7 @@ from emova.events import AudioChunk, Cancelled, Done, Failed
 from emova.reply.format import ReplyLimits
 from emova.session.scheduler import Scheduler
 from tests.fixtures_speech import BABBLE
+from tests.replies import last_reply
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -140,7 +141,7 @@ def test_another_sample_rate_in_mid_question(assistant, scheduler) -> None:
 
 def test_silence_beside_a_text_is_as_if_nothing_was_heard(scheduler) -> None:
     plain, session = scheduler.open(), scheduler.open()
-    wanted = list(plain.ask("How are you?"))[-1].reply
+    wanted = last_reply(plain.ask("How are you?"))
     session.hear(np.zeros(16_000, dtype=np.float32))
     told = list(session.ask("How are you?"))
     assert (told[-1].reply.text, told[-1].reply.units) == (wanted.text, wanted.units)
@@ -179,13 +180,13 @@ def test_a_picture_replaced_in_mid_turn(assistant, scheduler) -> None:
 
 
 def test_a_picture_shown_while_a_reply_is_spoken_is_refused_and_the_reply_goes_on(assistant, scheduler) -> None:
-    wanted = list(scheduler.open().ask("Hello?"))[-1].reply
+    wanted = last_reply(scheduler.open().ask("Hello?"))
     session = scheduler.open()
     told = session.ask("Hello?")
     next(told)
     with pytest.raises(InputError, match="cancel it first"):
         session.show(RED)
-    assert list(told)[-1].reply.units == wanted.units
+    assert last_reply(told).units == wanted.units
 
 
 def test_a_voice_that_emits_nan(scheduler) -> None:
@@ -217,7 +218,7 @@ def test_reading_goes_on_after_a_long_pause(assistant) -> None:
     for _ in range(2):
         answers(quick, "Hello.")
     assert len(slow._queue) <= scheduler.config.max_events + 3
-    assert [event for event in waiting][-1].reply.units == assistant.chat(text="Who is it?").units
+    assert last_reply(waiting).units == assistant.chat(text="Who is it?").units
 
 
 def test_a_round_that_fails_is_no_users_doing(assistant, scheduler, monkeypatch) -> None:

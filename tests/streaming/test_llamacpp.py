@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_forgetting_is_as_if_it_had_never_been_read(lively_model, exported) -> N
     cache.crop(-20)
     engine.read(again, engine.llama.embed(ids(30)))
     rows = [engine.read(each, engine.llama.embed(ids(9, 2))) for each in (cache, again)]
-    assert torch.allclose(*rows, atol=1e-5) and cache.length == again.length == 39
+    assert torch.allclose(rows[0], rows[1], atol=1e-5) and cache.length == again.length == 39
     cache.crop(-39)
     assert torch.allclose(
         engine.read(cache, engine.llama.embed(ids(5))),
@@ -101,7 +102,8 @@ def test_speech_sees_what_came_before_it_and_its_own_last_positions(lively_model
     ours, theirs = engines(lively_model, exported, speech_window=9)
     tokens, scores = ids(90), []
     for engine in (ours, theirs):
-        cache, found = engine.new_cache(), []
+        cache = engine.new_cache()
+        found: list[torch.Tensor] = []
         engine.read(cache, engine.llama.embed(tokens[:11]))
         cache.speech = 11
 
@@ -118,7 +120,7 @@ def test_speech_sees_what_came_before_it_and_its_own_last_positions(lively_model
         cache.speech = cache.length
         read(18)
         scores.append(torch.cat(found))
-    assert torch.allclose(*scores, atol=2e-4, rtol=1e-4)
+    assert torch.allclose(scores[0], scores[1], atol=2e-4, rtol=1e-4)
     whole = [Engine(lively_model, EngineConfig(backend="torch", speech_window=0))]
     cache = whole[0].new_cache()
     plain = whole[0].llama.scores(whole[0].llama.forward([(cache, whole[0].llama.embed(tokens[:41]))], every=True))
@@ -135,6 +137,7 @@ def test_ctc_reads_the_same_at_a_questions_speech(lively_model, exported, table)
         grammar = text_grammar(table, 24, transcribes=True)
         sampling = Sampling(text_temperature=0.0, ctc_weight=0.9)
         written.append([token for tokens in decoder.write(context, prompt, grammar, sampling) for token in tokens])
+        assert context.ctc is not None
         read.append(context.ctc.log_probs)
     assert np.abs(read[0] - read[1]).max() < 1e-3 and len(read[0]) == 41 and written[0] == written[1]
 
@@ -153,7 +156,8 @@ def test_other_backbones_are_the_same_there(tiny_tokenizer, tiny_parts, tmp_path
     text = CONFIG_MAPPING[kind](**fields, **({"sliding_window": None} if kind == "mistral" else {}))
     torch.manual_seed(2)
     size = len(tiny_tokenizer)
-    config = EmovaConfig.from_parts(text, *tiny_parts, TokenIds.from_tokenizer(tiny_tokenizer), token_count=size)
+    vision, projector = tiny_parts
+    config = EmovaConfig.from_parts(text, vision, projector, TokenIds.from_tokenizer(tiny_tokenizer), size)
     model = EmovaForConditionalGeneration(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -197,7 +201,7 @@ QUESTION, PHOTO = "emova/checkpoints/examples/question.wav", "emova/checkpoints/
 def test_nano_answers_with_the_same_tokens(nano, files, dtype: str) -> None:
     """A spoken question about a picture and a written one after it, greedily: text, style and units."""
     theirs = with_file(files / f"{dtype}.gguf")
-    assert isinstance(theirs.decoder.engine.llama, LlamaCpp)
+    assert isinstance(theirs.decoder, EngineDecoder) and isinstance(theirs.decoder.engine.llama, LlamaCpp)
     assert not theirs.parts.model.model.language_model.layers  # torch holds none of the layers
     for first, second in zip(*(_talk(each) for each in (nano, theirs)), strict=True):
         assert (first.transcript, first.text, first.emotion, first.pitch) == (
@@ -239,6 +243,7 @@ def test_a_session_equals_a_conversation(files) -> None:
     cut = sessions[2].ask()
     asked = [session.ask() for session in sessions[:2]]
     next(cut)
+    assert isinstance(cut, Generator)
     cut.close()
     for events in zip(*asked, strict=True):
         last = events
@@ -274,7 +279,7 @@ def test_a_checkpoint_with_a_file_is_run_by_it(checkpoint) -> None:
     out = checkpoint / FILE_NAME
     assert main(["export", "gguf", "--model", str(checkpoint), "--dtype", "f32", "--out", str(out), "--quiet"]) == 0
     taken = Assistant.from_pretrained(checkpoint)
-    assert isinstance(taken.decoder.engine.llama, LlamaCpp)
+    assert isinstance(taken.decoder, EngineDecoder) and isinstance(taken.decoder.engine.llama, LlamaCpp)
     model = taken.parts.model
     assert model.model.language_model.embed_tokens.weight.dtype == torch.float16  # as the checkpoint has it
     config = AssistantConfig(reply_limits=LIMITS, reply_guard=BABBLE, sampling=GREEDY)
@@ -336,4 +341,4 @@ def test_pictures_are_read_as_in_torch(tiny_checkpoint, tmp_path) -> None:
     for engine in engines(model, tmp_path / "tiny.gguf"):
         decoder = EngineDecoder(engine)
         scores.append(decoder.feed(decoder.new_context(), prompt))
-    assert torch.allclose(*scores, atol=1e-4)
+    assert torch.allclose(scores[0], scores[1], atol=1e-4)

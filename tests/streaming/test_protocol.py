@@ -79,9 +79,9 @@ def case(request, tiny_model, tiny_tokenizer) -> Case:
         return Case(lambda: own.start(style), units, whole, lambda w, s, e: w[s:e], spoken, 1e-4)
     if request.param == "voice":
         voice = make_speech_detokenizer()
-        style = torch.randn(1, 8, generator=torch.Generator().manual_seed(1))
-        units = torch.randint(0, voice.codebook_size, (1, 40), generator=torch.Generator().manual_seed(2))
-        return Case(lambda: voice.streaming(style), units, voice.decode(units, style), columns, beside, 1e-4)
+        vector = torch.randn(1, 8, generator=torch.Generator().manual_seed(1))
+        row = torch.randint(0, voice.codebook_size, (1, 40), generator=torch.Generator().manual_seed(2))
+        return Case(lambda: voice.streaming(vector), row, voice.decode(row, vector), columns, beside, 1e-4)
     table = TokenTable.from_tokenizer(tiny_tokenizer)
     if request.param.endswith("parser"):
         reply_format = build_reply_format(request.param.split()[0], {}, DEFAULT_STYLES)

@@ -23,6 +23,7 @@ from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDe
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
 from tests.fixtures_speech import BABBLE
+from tests.replies import last_reply
 
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=40)
 RED, BLUE = Image.new("RGB", (40, 30), "red"), Image.new("RGB", (40, 30), "blue")
@@ -62,13 +63,13 @@ def test_a_session_equals_a_conversation(assistant, scheduler) -> None:
     order = [type(event) for event in merge_deltas(events)]
     first = order.index(AudioChunk)
     assert order[:first] == [TranscriptDelta, TextDelta, StyleChosen][-first:] and order[-1] is Done
-    reply = events[-1].reply
+    reply = last_reply(events)
     assert (reply.transcript, reply.text, reply.units) == (wanted.transcript, wanted.text, wanted.units)
     assert np.abs(reply.audio - wanted.audio).max() < 1e-4
     chunks = [len(event.samples) // 960 for event in events if isinstance(event, AudioChunk)]
     assert np.array_equal(np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)]), reply.audio)
     assert chunks[0] == 5 and len(reply.units) > 10
-    second = list(session.ask("And now?", emotion="sad"))[-1].reply
+    second = last_reply(session.ask("And now?", emotion="sad"))
     assert second.units == chat.chat(text="And now?", emotion="sad").units and second.emotion == "sad"
     assert len(session) == len(chat) == 2
     assert all(value >= 0 for value in vars(reply.timings).values())
@@ -80,11 +81,11 @@ def test_streaming_thoughts_in_a_session(assistant, scheduler) -> None:
     session, chat = Scheduler(thoughts).open(), thoughts.conversation()
     speak(session, image=RED)
     events, wanted = list(session.ask()), chat.chat(audio=question(), image=RED)
-    reply = events[-1].reply
+    reply = last_reply(events)
     assert (reply.text, reply.emotion, reply.units) == (wanted.text, wanted.emotion, wanted.units) and reply.text
     order = [type(event) for event in events]
     assert order.index(StyleChosen) < order.index(AudioChunk) and TranscriptDelta not in order
-    second = list(session.ask("And now?"))[-1].reply
+    second = last_reply(session.ask("And now?"))
     assert second.units == chat.chat(text="And now?").units
     # Broken off, only what was heard is remembered, in this format.
     told = session.ask("And then?")
@@ -112,7 +113,7 @@ def test_thoughts_are_written_in_the_ratio_that_the_model_was_taught(tiny_checkp
     runs = [len(list(run)) for unit, run in groupby(tokens, lambda token: assistant.table.unit_of[token] >= 0) if unit]
     assert len(runs) > 1 and set(runs[:-1]) == {7}
     events = list(Scheduler(assistant).open().ask("Hello?"))
-    assert events[-1].reply.units == reply.units
+    assert last_reply(events).units == reply.units
 
 
 def test_the_question_is_read_while_it_is_spoken(scheduler) -> None:
@@ -158,7 +159,7 @@ def test_a_cancel_keeps_what_was_heard(scheduler) -> None:
 
 def test_a_cancel_while_the_last_sound_plays(scheduler) -> None:
     session = scheduler.open()
-    reply = list(session.ask("Hello."))[-1].reply
+    reply = last_reply(session.ask("Hello."))
     session.cancel(heard_seconds=0.04)
     answer = session.history.turns[0].answer
     assert len(session) == 1 and sum(int(scheduler.assistant.table.unit_of[token]) >= 0 for token in answer) == 1
@@ -177,7 +178,7 @@ def test_a_cancel_before_anything_was_heard_leaves_the_picture(assistant, schedu
     next(events)
     session.cancel()
     assert isinstance(list(events)[-1], Cancelled) and len(session) == 0
-    assert list(session.ask("Which?"))[-1].reply.units == assistant.chat(text="Which?", image=RED).units
+    assert last_reply(session.ask("Which?")).units == assistant.chat(text="Which?", image=RED).units
 
 
 def test_a_reader_that_leaves_cancels(scheduler) -> None:
@@ -194,7 +195,7 @@ def test_a_reader_that_stops_pauses_only_itself(assistant) -> None:
     waiting = stopped.ask("Hello.")
     assert isinstance(list(other.ask("Who is it?"))[-1], Done)
     assert len(stopped._queue) <= 2 + 3 and not stopped.wants_tokens
-    assert list(waiting)[-1].reply.units == assistant.chat(text="Hello.").units
+    assert last_reply(waiting).units == assistant.chat(text="Hello.").units
 
 
 def test_wrong_input_is_told_and_leaves_no_trace(assistant, scheduler) -> None:
@@ -213,7 +214,7 @@ def test_wrong_input_is_told_and_leaves_no_trace(assistant, scheduler) -> None:
         session.hear(question(), 48_000)
     with pytest.raises(InputError, match="row"):
         session.hear(np.full(10, np.nan))
-    assert list(session.ask())[-1].reply.units == wanted, "the turn stayed as it was"
+    assert last_reply(session.ask()).units == wanted, "the turn stayed as it was"
     with pytest.raises(InputError, match="shorter"):
         for _ in range(50):
             session.hear(question(1.0))
@@ -235,8 +236,8 @@ def test_planted_faults_stay_in_their_session(assistant, scheduler, monkeypatch)
     monkeypatch.setattr(session.assembler.speaking, "step", lambda *_: 1 / 0)
     assert isinstance(list(events)[-1], Failed)
 
-    assert list(session.ask("Hello."))[-1].reply.units == wanted
-    assert list(reader)[-1].reply.units == wanted
+    assert last_reply(session.ask("Hello.")).units == wanted
+    assert last_reply(reader).units == wanted
 
 
 def test_a_session_closed_in_mid_reply(scheduler) -> None:
@@ -289,7 +290,7 @@ def test_readers_in_threads_leave_no_thread(assistant, scheduler) -> None:
     wanted = assistant.chat(text="Hello.").units
     found: list[object] = []
     threads = [
-        threading.Thread(target=lambda: found.append(list(scheduler.open().ask("Hello."))[-1].reply.units))
+        threading.Thread(target=lambda: found.append(last_reply(scheduler.open().ask("Hello.")).units))
         for _ in range(3)
     ]
     for thread in threads:
@@ -304,12 +305,12 @@ def test_a_recalled_turn_equals_one_that_happened(assistant, scheduler) -> None:
     lived, recalled = scheduler.open(), scheduler.open()
     for session in (lived, recalled):
         speak(session, image=RED)
-    reply = list(lived.ask("What?"))[-1].reply
+    reply = last_reply(lived.ask("What?"))
     said = SpokenReply(reply.transcript, reply.text, reply.emotion, reply.pitch, reply.units)
     recalled.recall(said, "What?")
     assert recalled.history.turns[0].question.ids == lived.history.turns[0].question.ids
     assert recalled.history.turns[0].answer == lived.history.turns[0].answer
-    assert list(lived.ask("And?"))[-1].reply.units == list(recalled.ask("And?"))[-1].reply.units
+    assert last_reply(lived.ask("And?")).units == last_reply(recalled.ask("And?")).units
     with pytest.raises(InputError, match="without a question"):
         scheduler.open().recall(said)
 
@@ -320,21 +321,21 @@ def test_what_was_heard_can_be_forgotten(assistant, scheduler) -> None:
     speak(session, 1.0)
     session.unhear()
     speak(session)
-    assert list(session.ask())[-1].reply.units == assistant.chat(audio=question(), image=RED).units
+    assert last_reply(session.ask()).units == assistant.chat(audio=question(), image=RED).units
 
 
 @pytest.mark.parametrize("seconds", [0.12, 0.0, 99.0])
 def test_a_late_truncation_equals_an_early_one(scheduler, seconds: float) -> None:
     """Also when the next question is already being heard."""
     early, late = scheduler.open(), scheduler.open()
-    replies = [list(session.ask("Hello."))[-1].reply for session in (early, late)]
+    replies = [last_reply(session.ask("Hello.")) for session in (early, late)]
     early.cancel(heard_seconds=seconds)
     speak(early)
     speak(late)
     kept = late.truncate(seconds)
     assert kept == min(round(seconds * 25), len(replies[1].units)) and len(late) == len(early) == bool(kept)
     assert [turn.answer for turn in late.history.turns] == [turn.answer for turn in early.history.turns]
-    assert list(late.ask())[-1].reply.units == list(early.ask())[-1].reply.units
+    assert last_reply(late.ask()).units == last_reply(early.ask()).units
 
 
 def test_single_tasks_run_beside_sessions(assistant, scheduler) -> None:
@@ -345,7 +346,7 @@ def test_single_tasks_run_beside_sessions(assistant, scheduler) -> None:
     for prompt, grammar in assistant.reading("Hello there. How are you?"):
         units += [int(assistant.table.unit_of[token]) for token in scheduler.write(prompt, grammar)]
     assert tuple(unit for unit in units if unit >= 0) == assistant.speak("Hello there. How are you?").units
-    assert list(events)[-1].reply.units == assistant.chat(text="Hello.").units
+    assert last_reply(events).units == assistant.chat(text="Hello.").units
     heard = assistant.listen(question())
     assert assistant.read_text(scheduler.write(*assistant.transcribing(heard))).strip() == assistant.transcribe(
         question()

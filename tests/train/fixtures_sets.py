@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -52,7 +53,7 @@ MAKERS = {"pictures": pictured, "speech": heard, "text": written, "omni": spoken
 def write_sets(root: Path, records: int = 40, per_shard: int = 8) -> Path:
     """Write one set of each kind under ``root``."""
     for name, make in MAKERS.items():
-        drafts = [Draft(str(number), lambda make=make, number=number: make(number)) for number in range(records)]
+        drafts = [Draft(str(number), partial(make, number)) for number in range(records)]
         suffix = ".jsonl" if name == "text" else ".tar"
         convert(drafts, root / name, name, suffix=suffix, config=ConvertConfig(per_shard))
     return root

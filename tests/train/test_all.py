@@ -33,7 +33,7 @@ def test_what_the_smoke_profile_overrides_is_there(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     configs: dict[str, type] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "prototypes": U2SRecipe}
     configs |= {f"stage{number}": StageConfig for number in range(4)}
-    found = {}
+    found: dict = {}
     for line in smoke_commands("nano", "data/smoke", "runs/smoke", "runs/smoke/emova", 3, 2):
         program = next(word for word in line if word in {*configs, "tokenizer", "units", "assemble"})
         if program in configs:

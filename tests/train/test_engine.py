@@ -151,6 +151,7 @@ def test_groups_have_their_own_rates_and_clipping(tmp_path: Path) -> None:
     before = module.last.weight.detach().clone()
 
     def groups(net: nn.Module) -> list[dict[str, object]]:
+        assert isinstance(net, Net)
         return [
             {"params": list(net.first.parameters()), "lr": 1e-2, "name": "first"},
             {"params": list(net.last.parameters()), "lr": 0.0, "name": "last", "max_grad_norm": 0.5},

@@ -23,7 +23,7 @@ def batch_of(processor, pictures: int):
 
     examples = []
     for number in range(3):
-        content = [{"type": "text", "text": "What colour is the ball? " * (6 + number)}]
+        content: list[dict[str, object]] = [{"type": "text", "text": "What colour is the ball? " * (6 + number)}]
         if number < pictures:
             content.insert(0, {"type": "image", "image": Image.new("RGB", (28, 28), "red")})
         rendered = processor.render_training(

@@ -101,7 +101,8 @@ def test_one_kernel_for_all_sequences_agrees_with_one_for_each() -> None:
     ]
     results = []
     for longest in (None, 166):
-        attended, _ = packed_attention(None, *inputs, None, cu_seq_lens_q=bounds, max_length_q=longest)
+        query, key, value = inputs
+        attended, _ = packed_attention(None, query, key, value, None, cu_seq_lens_q=bounds, max_length_q=longest)
         weighted = attended.float() * torch.linspace(-1, 1, attended.numel(), device="cuda").view_as(attended)
         results.append([attended, *torch.autograd.grad(weighted.sum(), inputs)])
     for one, other in zip(*results, strict=True):

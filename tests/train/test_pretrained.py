@@ -52,7 +52,7 @@ def clip(tmp_path_factory) -> Path:
 def test_open_clips_weights_and_preprocessing(clip: Path, folder: Path) -> None:  # noqa: F811
     vision = VisionConfig(kind="open_clip", open_clip=OpenClipConfig(model="ViT-tiny-test"))
     tower = build_tower(vision)
-    seen = load_pretrained(tower, vision, str(clip))  # type: ignore[arg-type]
+    seen = load_pretrained(tower, vision, str(clip))
     model = open_clip.create_model("ViT-tiny-test", pretrained=str(clip)).eval()
     tower.eval()
     model.visual.output_tokens = True
@@ -78,14 +78,14 @@ def test_what_open_clip_does_not_have_is_one_line(clip: Path) -> None:
     vision = VisionConfig(kind="open_clip", open_clip=OpenClipConfig(model="ViT-tiny-test"))
     tower = build_tower(vision)
     with pytest.raises(InputError, match="vision_pretrained=webli: no such tag or file"):
-        load_pretrained(tower, vision, "webli")  # type: ignore[arg-type]
+        load_pretrained(tower, vision, "webli")
     gelu = VisionConfig(kind="open_clip", open_clip=OpenClipConfig(model="ViT-B-32"))
     with pytest.raises(InputError, match="give open_clip.model=ViT-B-32-quickgelu"):
-        load_pretrained(tower, gelu, "openai")  # type: ignore[arg-type]
+        load_pretrained(tower, gelu, "openai")
     assert OpenClipConfig(model="ViT-B-32-quickgelu").quick_gelu and not OpenClipConfig(model="ViT-B-32").quick_gelu
     wide = replace(vision, open_clip=OpenClipConfig(model="ViT-tiny-test", vision={"image_size": 56}))
     with pytest.raises(InputError, match="positional_embedding is"):
-        load_pretrained(build_tower(wide), wide, str(clip))  # type: ignore[arg-type]
+        load_pretrained(build_tower(wide), wide, str(clip))
 
 
 def test_timms_names_load_and_a_hub_out_of_reach_is_one_line(tiny_parts, tmp_path: Path, monkeypatch) -> None:
@@ -112,7 +112,7 @@ def test_16_bits_are_trained_in_32(folder: Path, tiny_tokenizer, tmp_path: Path,
             vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=True,
         )
-    ).to(torch.bfloat16)  # type: ignore[arg-type]  # fmt: skip
+    ).to(torch.bfloat16)  # fmt: skip
     llama.save_pretrained(tmp_path / "llama")
     shapes = load_config(ModelConfig, folder / "model.yaml")
     save_config(replace(shapes, text=TextShape(pretrained=str(tmp_path / "llama"))), tmp_path / "model.yaml")

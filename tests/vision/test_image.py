@@ -77,7 +77,8 @@ def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     for kind in ("GIF", "WEBP", "PNG"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert load_image(data).getpixel((4, 4))[0] > 200
+        pixel = load_image(data).getpixel((4, 4))
+        assert isinstance(pixel, tuple) and pixel[0] > 200
 
 
 def test_one_pixel_is_a_picture() -> None:

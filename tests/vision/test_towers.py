@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from timm.models import VisionTransformer
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
@@ -19,6 +20,7 @@ MINIATURE = InternViTConfig(image_size=56, width=32, depth=2, heads=2, ffn_width
 
 def test_timm_weights_load_by_name_and_give_the_same_features():
     theirs = timm.create_model("vit_intern300m_patch14_448", img_size=56, embed_dim=32, depth=2, num_heads=2).eval()
+    assert isinstance(theirs, VisionTransformer)
     ours = InternViT(MINIATURE).eval()
     assert {name: t.shape for name, t in ours.state_dict().items()} == {
         name: t.shape for name, t in theirs.state_dict().items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from emova.checkpoint.importing.source import Prefixed, Shape, Tensors
 from emova.core.errors import InputError
 from emova.core.io import shown
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 PARTIAL = "the release is partial or another one"
 Form = Literal["convolution", "batch"]
 """How a matrix of ours lies in a release: ``[O, I, 1]``, the kernel of a convolution over one frame; ``[1, ...]``."""
@@ -204,7 +205,7 @@ def _shape(form: Form | None, own: Shape) -> Shape:
     return (1, *own) if form == "batch" else own
 
 
-def filled(build: Callable[[], nn.Module], names: Names, tensors: Tensors | Prefixed, report: Report) -> nn.Module:
+def filled(build: Callable[[], ModuleT], names: Names, tensors: Tensors | Prefixed, report: Report) -> ModuleT:
     """A module of a release's weights, ready for inference. Raises: InputError: see ``take``."""
     with torch.device("meta"):
         module = build()

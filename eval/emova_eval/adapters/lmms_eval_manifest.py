@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def manifest() -> object:
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+
+def manifest() -> ModelManifest:
     """The ``ModelManifest`` of ``--model emova``. Only lmms-eval calls this, so its modules are there."""
     from lmms_eval.models.registry_v2 import ModelManifest
 

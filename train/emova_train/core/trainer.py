@@ -164,7 +164,7 @@ class ExactTrainer(Trainer):
         universal: bool,
     ) -> None:
         self.is_sharded = run.parallel.strategy == FSDP
-        super().__init__(model=module, args=arguments, train_dataset=loader.dataset, data_collator=lambda batch: batch)
+        super().__init__(model=module, args=arguments, train_dataset=loader.dataset)
         # forward(**batch) of a part may take any keyword; that does not mean it scales its loss.
         self.model_accepts_loss_kwargs = False
         self.loader, self.run, self.world, self.watchers = loader, run, world, watchers
@@ -182,7 +182,8 @@ class ExactTrainer(Trainer):
 
     # A step: batches, loss, gradient, guard
 
-    def get_train_dataloader(self) -> BatchSource:
+    # Batches come joined and of a weight that is no whole number; the Trainer's loop asks no more of both than it gets.
+    def get_train_dataloader(self) -> BatchSource:  # type: ignore[override]
         return self.loader
 
     def _prepare_input(self, data: Any) -> Any:
@@ -192,7 +193,9 @@ class ExactTrainer(Trainer):
     def _prepare_inputs(self, inputs: Batch) -> dict[str, Tensor]:
         return {name: self._prepare_input(value) for name, value in inputs.items()}
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> float | None:
+    def _get_num_items_in_batch(  # type: ignore[override]
+        self, batch_samples: list[Batch], device: torch.device
+    ) -> float | None:
         """The weight of all batches of a step, over all processes."""
         if self.loss_weight is None:
             return None
@@ -203,7 +206,7 @@ class ExactTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: float | None = None,
+        num_items_in_batch: Tensor | float | None = None,
     ) -> Tensor | tuple[Tensor, Mapping[str, Tensor]]:
         terms = model(**inputs)
         loss = terms["loss"]
@@ -212,7 +215,7 @@ class ExactTrainer(Trainer):
         if num_items_in_batch is not None:
             assert self.loss_weight is not None
             # The passes of a step are averaged; their weights make that the mean over everything that has a weight.
-            share = float(self.loss_weight(inputs)) / max(num_items_in_batch, 1e-12)
+            share = float(self.loss_weight(inputs)) / max(float(num_items_in_batch), 1e-12)
             loss = loss * (share * self.current_gradient_accumulation_steps * self.world.size)
         return (loss, terms) if return_outputs else loss
 
@@ -336,12 +339,12 @@ class ExactTrainer(Trainer):
     # Checkpoints
 
     def _get_output_dir(self, trial: object) -> str:
-        return self._stage or self.args.output_dir
+        return self._stage or self.run.output_dir
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Every process writes its share into one folder; the first commits it when all are done."""
         step = self.state.global_step
-        output = Path(self.args.output_dir)
+        output = Path(self.run.output_dir)
         name = f"checkpoint-{step}"
         stage = checkpointing.stage_path(output, step)
         with self.world.patience(self.run.parallel), checkpointing.clear_errors(output, step):

@@ -116,6 +116,8 @@ def extended(name: str, codebook_size: int) -> PreTrainedTokenizerFast:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{name}: no tokenizer there ({reason}); give a folder or a name on the hub") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"{name}: its tokenizer has no tokenizer.json; give a model that has one")
     extend_tokenizer(tokenizer, codebook_size)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from emova.core.errors import InputError
+from emova.vision.protocol import VisionTower
 
 # Published name -> ours; what stands in brackets is kept.
 _NAMES = (
@@ -34,7 +35,7 @@ def our_name(name: str) -> str | None:
     return None
 
 
-def load_internvit(tower: nn.Module, source: str) -> None:
+def load_internvit(tower: VisionTower, source: str) -> None:
     """Copy published weights into ``tower``; the whole of it must be there, in its shapes.
 
     Raises:

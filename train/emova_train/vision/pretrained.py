@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import emova.core.compat  # noqa: F401  (torchvision must import before timm and open_clip)
+from emova.vision.protocol import VisionTower
 
 # isort: split
 from safetensors import SafetensorError
@@ -32,7 +33,7 @@ class Normalisation:
     std: tuple[float, ...]
 
 
-def load_pretrained(tower: nn.Module, config: VisionConfig, name: str) -> Normalisation | None:
+def load_pretrained(tower: VisionTower, config: VisionConfig, name: str) -> Normalisation | None:
     """Copy the weights called ``name`` into ``tower``, all of them, in float32.
 
     Args:
@@ -69,9 +70,12 @@ def load_pretrained(tower: nn.Module, config: VisionConfig, name: str) -> Normal
     return Normalisation(tuple(facts.mean), tuple(facts.std)) if facts is not None else None
 
 
-def _open_clip(tower: nn.Module, config: VisionConfig, tag: str) -> Normalisation:
+def _open_clip(tower: VisionTower, config: VisionConfig, tag: str) -> Normalisation:
     import open_clip
 
+    from emova.vision.open_clip import OpenClipTower
+
+    assert isinstance(tower, OpenClipTower)
     model = config.open_clip.model
     known = open_clip.list_pretrained_tags_by_model(model) if model else []
     if not model or not (tag in known or Path(tag).is_file()):
@@ -82,10 +86,8 @@ def _open_clip(tower: nn.Module, config: VisionConfig, tag: str) -> Normalisatio
         raise InputError(f"vision_pretrained={tag}: its weights have QuickGELU; give open_clip.model={model}-quickgelu")
     with _reached(f"{model} {tag}"):
         made = open_clip.create_model(model, pretrained=tag, precision="fp32", device="cpu")
-    visual = tower.visual
-    assert isinstance(visual, nn.Module)
     state = {name: tensor for name, tensor in made.visual.state_dict().items() if name != "proj"}
-    _fill(visual, state, f"{model} {tag}")
+    _fill(tower.visual, state, f"{model} {tag}")
     wanted = open_clip.get_model_preprocess_cfg(made)
     size = wanted["size"] if isinstance(wanted["size"], int) else wanted["size"][0]
     if size != config.image_size:
@@ -93,7 +95,7 @@ def _open_clip(tower: nn.Module, config: VisionConfig, tag: str) -> Normalisatio
     return Normalisation(tuple(wanted["mean"]), tuple(wanted["std"]))
 
 
-def _fill(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+def _fill(module: VisionTower | nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     own = module.state_dict()
     if strange := sorted(set(own) ^ set(state)):
         raise InputError(f"{name}: other tensors than the tower's, {strange[0]} among them; give the model's own shape")

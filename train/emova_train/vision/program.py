@@ -205,7 +205,7 @@ class VisionCaptioner(nn.Module):
             elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         tower = self.parts.vision_tower
-        if isinstance(tower, InternViT):
+        if isinstance(tower, InternViT) and tower.pos_embed is not None:
             with torch.no_grad():
                 waves = position_scale * position_waves(tower.side, tower.width)
                 tower.pos_embed[0, -waves.shape[0] :] = waves
@@ -226,6 +226,7 @@ class VisionCaptioner(nn.Module):
         mean_D, deviation_D = patches_BPD.mean(dim=(0, 1)), patches_BPD.std(dim=(0, 1)).clamp(min=1e-3)
         last = tower.patch_embed.proj
         last = last[-1] if isinstance(last, nn.Sequential) else last
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
         last.weight.div_(deviation_D[:, None, None, None])
         last.bias.copy_((last.bias - mean_D) / deviation_D)
 

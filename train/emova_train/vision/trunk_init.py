@@ -9,16 +9,17 @@ from torch import nn
 
 from emova.core.errors import InputError
 from emova.vision.internvit import InternViT, TrunkEmbed
+from emova.vision.protocol import VisionTower
 from emova_train.vision.torch_file import read_torch_file
 
 
-def trunk_of(tower: nn.Module) -> nn.Sequential | None:
+def trunk_of(tower: VisionTower) -> nn.Sequential | None:
     """The tower's trunk: stem, norm, stages; None where it has none."""
     embed = tower.patch_embed if isinstance(tower, InternViT) else None
     return embed.trunk if isinstance(embed, TrunkEmbed) else None
 
 
-def load_trunk(tower: nn.Module, path: str | Path) -> None:
+def load_trunk(tower: VisionTower, path: str | Path) -> None:
     """Start a trunk from a published network's weights.
 
     The network has other names for the same tensors in the same order; what comes after the trunk is left out.
@@ -30,7 +31,7 @@ def load_trunk(tower: nn.Module, path: str | Path) -> None:
         InputError: the tower has no trunk, the file is missing or damaged, or its tensors have other shapes.
     """
     trunk = trunk_of(tower)
-    if trunk is None:
+    if trunk is None or not isinstance(tower, InternViT):
         raise InputError(f"{path}: the vision tower has no trunk; name one in vision.internvit.trunk")
     path = Path(path)
     if not path.is_file():
