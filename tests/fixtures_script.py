@@ -23,7 +23,7 @@ class Script:
             fitting = [
                 token for token in allowed.tolist() if self._bytes[token] and rest.startswith(self._bytes[token])
             ]
-            best = max(fitting, key=lambda token: len(self._bytes[token]), default=None)
+            best = max(fitting, key=lambda token: len(self._bytes[token] or b""), default=None)
             return choose(sampler, scores, allowed, kind) if best is None else best
 
         def advanced(grammar: Grammar, token: int) -> None:

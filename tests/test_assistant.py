@@ -62,7 +62,7 @@ def test_the_same_question_gives_the_same_reply(assistant) -> None:
 def test_streamed_equals_whole(assistant) -> None:
     whole = assistant.chat(audio=question(), image=RED, voice="male")
     events = list(assistant.conversation("male").stream(audio=question(), image=RED))
-    order = [type(event) for event in merge_deltas(events)]
+    order: list[type] = [type(event) for event in merge_deltas(events)]
     sound = order.index(AudioChunk)
     assert order[:sound] == [TranscriptDelta, TextDelta, StyleChosen][-sound:]
     assert set(order[sound:-1]) == {AudioChunk} and order[-1] is Done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def soaked(**changes):
     options = argparse.Namespace(max_rss=100.0, max_threads=4, max_fds=8)
     kinds: list[type[Client] | type[Health]] = [*MIX, Health]
     tallies = {each.kind: Tally([1.0]) for each in kinds}
-    held = {"rss_mb": 800.0, "threads": 26, "descriptors": 7}
+    held: dict[str, Any] = {"rss_mb": 800.0, "threads": 26, "descriptors": 7}
     more = {name: held[name] + changes.pop(name, 0) for name in held}
     ended = changes.pop("ended", True)
     for kind, tally in changes.items():

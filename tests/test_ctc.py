@@ -4,6 +4,7 @@ question is read."""
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from emova.decoding.ctc import CtcFrames, CtcPrefix, JointSampler
 from emova.decoding.loop import Decoder
-from emova.decoding.protocol import Prompt
+from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import GREEDY, Sampler, Sampling
 from emova.engine.decoder import EngineDecoder
 from emova.engine.engine import Engine, EngineConfig
@@ -151,10 +152,11 @@ def test_the_engine_hears_what_transformers_hears(tiny_model, tiny_tokenizer) ->
         assert context.ctc is not None and whole.ctc is not None
         assert np.allclose(context.ctc.log_probs, whole.ctc.log_probs, atol=2e-4)
     grammar = lambda: text_grammar(table, 12, transcribes=True)  # noqa: E731
+    decoders: tuple[DecodingBackend[Any], ...] = plain, EngineDecoder(engine)
     for sampling in (GREEDY, Sampling(ctc_weight=0.0)):
         one, other = (
             [t for ts in decoder.write(decoder.new_context(), Prompt(prompt), grammar(), sampling) for t in ts]
-            for decoder in (plain, EngineDecoder(engine))
+            for decoder in decoders
         )
         assert one == other and one
     tiny_model.config.ctc_layer = 0

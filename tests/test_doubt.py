@@ -15,7 +15,7 @@ from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.core.errors import InputError
 from emova.decoding.sampling import GREEDY
-from emova.events import Done, TextDelta, TranscriptDelta
+from emova.events import Done, Event, SessionEvent, TextDelta, TranscriptDelta
 from emova.reply.doubt import Doubt, Uncertainty
 from emova.reply.format import ReplyLimits
 from emova.session.scheduler import Scheduler
@@ -49,14 +49,14 @@ def ask(assistant: Assistant, how: str, **question):
     if how == "chat":
         return assistant.chat(**question)
     if how == "stream":
-        events = list(assistant.conversation().stream(**question))
+        events = list[Event | SessionEvent](assistant.conversation().stream(**question))
     else:
         session = Scheduler(assistant).open()
         if (sound := question.pop("audio", None)) is not None:
             session.hear(sound)
         if (image := question.pop("image", None)) is not None:
             session.show(image)
-        events = list(session.ask(**question))
+        events = list[Event | SessionEvent](session.ask(**question))
     assert isinstance(events[-1], Done), events[-1]
     reply = events[-1].reply
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == reply.text
@@ -166,11 +166,11 @@ def test_with_instructions_the_limit_says_nothing(load):
 def test_pictures_may_be_trusted_where_nothing_else_is(load):
     from PIL import Image
 
-    asked = {"text": "A?", "image": Image.new("RGB", (28, 28), "red")}
+    picture = Image.new("RGB", (28, 28), "red")
     session = Scheduler(load({**ALWAYS, "picture_entropy": None})).open()
-    for sees, question in ((False, {}), (True, asked), (True, {})):
-        if "image" in question:
-            session.show(question["image"])
+    for sees, shown in ((False, False), (True, True), (True, False)):
+        if shown:
+            session.show(picture)
         *_, done = session.ask("What is it?")
         assert isinstance(done, Done) and (done.reply.text != SAID["text"]) == sees
 

@@ -84,7 +84,9 @@ def test_the_answer_follows_the_picture(assistant: Assistant) -> None:
     for index in range(8):
         picture = make_picture("scenes", seed=987, index=index, split="test")
         answer = assistant.chat(text="How many shapes are there?", image=picture.drawn.image).text
-        right.append(numbers[len(picture.record["facts"]["shapes"])] in answer.split())
+        shapes = picture.record["facts"]["shapes"]
+        assert isinstance(shapes, list)
+        right.append(numbers[len(shapes)] in answer.split())
     assert sum(right) >= 7
     blank = assistant.chat(text="How many shapes are there?", image=Image.new("RGB", (224, 224), "white")).text
     assert "three" not in blank and "five" not in blank

@@ -228,7 +228,7 @@ def test_a_kind_is_registered_once_and_by_a_name(parts) -> None:
         with pytest.raises(ValueError, match="another name"):
             registry.register("speech_tokenizer", kind)(torch.nn.Module)
     with pytest.raises(ValueError, match="there is no socket"):
-        registry.register("nose", "smell")
+        registry.register("nose", "smell")  # type: ignore[arg-type]  # it is told at run time too
     registry.register("speech_tokenizer", "loudness")(parts.LoudnessTokenizer)  # the same class again is no matter
     assert registry.REPLY_FORMATS.find("thoughts") is registry.REPLY_FORMATS.find("interleaved")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 import emova
 from emova.speech.audio import load_audio
@@ -35,7 +36,7 @@ def pcm(samples: np.ndarray) -> bytes:
 class Caller:
     """A connection, and all events that it gave."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         self.socket = socket
         self.events: list[Event] = []
 

@@ -100,7 +100,7 @@ def test_questions_are_found_between_silences_however_the_sound_is_cut(session, 
     assert len(found) == 2 and listener.interrupted == [None, None] and len(microphone) == 0
     for heard in found:
         # All of the question, not much more: the sound before it, the pause after it.
-        assert len(spoken) * 0.9 < len(heard) < len(spoken) + 1.4 * RATE
+        assert heard is not None and len(spoken) * 0.9 < len(heard) < len(spoken) + 1.4 * RATE
         assert np.square(heard).sum() > 0.98 * np.square(spoken).sum()
 
 

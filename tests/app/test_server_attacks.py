@@ -350,8 +350,10 @@ def test_pages_of_other_sites_cannot_use_it(strict) -> None:
         assert httpx.get(base, headers=headers).status_code == 403
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
+    from websockets.typing import Origin
 
-    with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{strict.port}/v1/realtime", origin="https://evil.com"):
+    evil = Origin("https://evil.com")
+    with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{strict.port}/v1/realtime", origin=evil):
         pass
 
 

@@ -194,7 +194,7 @@ def test_a_wrong_key(running) -> None:
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=running.url, api_key=key, max_retries=0).models.list()
     for key in ("ü" * 5, "secret-of-testsü"):  # openai's client sends none of these; others do
-        answer = httpx.get(f"{running.url}/models", headers={"Authorization": f"Bearer {key}".encode()})
+        answer = httpx.get(f"{running.url}/models", headers={b"Authorization": f"Bearer {key}".encode()})
         assert answer.status_code == 401 and answer.json()["error"]["type"] == "invalid_request_error"
 
 

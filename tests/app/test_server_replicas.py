@@ -27,7 +27,10 @@ def test_wrong_numbers_and_a_missing_package(monkeypatch) -> None:
     config = together(ServerConfig(max_active=3, max_realtime=5), ReplicaConfig(2, 4))
     assert (config.max_active, config.max_realtime) == (12, 20)
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(InputError, match=r"pip install 'emova\[serve,replicas\]'"), started(config, "emova-nano", None):
+    with (
+        pytest.raises(InputError, match=r"pip install 'emova\[serve,replicas\]'"),
+        started(config, "emova-nano", ReplicaConfig()),
+    ):
         pass
 
 

@@ -10,7 +10,7 @@ import soundfile
 
 from emova.core.errors import InputError
 from emova_data.nano.speech.actors import Container, Script
-from emova_data.nano.speech.labelled import Recordings, is_test
+from emova_data.nano.speech.labelled import Label, Recordings, is_test
 from emova_data.records.recordings import read_recordings
 
 
@@ -69,7 +69,9 @@ def test_held_out_clips_are_never_in_training(tmp_path: Path) -> None:
         set="actors", voice="queen/actors", family="queen", gender="",
         decode=lambda name: rng.standard_normal(16000).astype(np.float32) * 0.1,
     )  # fmt: skip
-    labels = {f"{i}.SB": {"name": f"{i}.SB", "text": "good day to you", "score": -0.1} for i in range(40)}
+    labels: dict[str, Label] = {
+        f"{i}.SB": {"name": f"{i}.SB", "text": "good day to you", "score": -0.1, "seconds": 1.0} for i in range(40)
+    }
     recordings.write(tmp_path, labels)
     found = {
         split: {r.record["ids"][0] for p in tmp_path.glob(f"actors-{split}-*.tar") for r in read_recordings(p, 16000)}

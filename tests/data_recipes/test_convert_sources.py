@@ -15,7 +15,7 @@ import soundfile
 from PIL import Image
 
 from emova.core.errors import InputError
-from emova_data.records.records import BadRecord, Draft, Record, conversation, message, text
+from emova_data.records.records import BadRecord, Draft, Record, Sample, conversation, message, text
 from emova_data.records.shard_writer import read_set, read_shard, shards_of
 from emova_data.sources.convert import ConvertConfig, convert, set_statistics, state_of_source
 from emova_data.sources.converters import CONVERTERS
@@ -68,7 +68,7 @@ def build_all(name: str) -> tuple[list[Record], list[str]]:
     return records, reasons
 
 
-def as_set(name: str, out: Path, **config: Any) -> list[dict[str, Any]]:
+def as_set(name: str, out: Path, **config: Any) -> list[Sample]:
     converter, options, _, _ = FORMATS[name]
     convert(CONVERTERS[converter](FIXTURES / name, options), out, name, config=ConvertConfig(**config))
     return list(read_set(out))

@@ -13,6 +13,7 @@ from emova_data.nano.packages import SOURCES
 from emova_data.nano.pictures.make import make_picture, write_pictures
 from emova_data.nano.speech.sets import SpeechPlan
 from emova_data.nano.speech.shard_maker import ShardInfo, write_info, write_tar
+from emova_data.records.recordings import RecordingFields
 
 
 def digest(path: Path) -> str:
@@ -55,6 +56,6 @@ def test_it_counts_what_is_there(tmp_path: Path) -> None:
 def test_the_same_data_has_the_same_manifest(tmp_path: Path) -> None:
     (tmp_path / "speech").mkdir()
     shard = tmp_path / "speech" / "answer-train-000000.tar"
-    samples = [("a", np.zeros(4, np.int16).tobytes(), {"text": "Yes."})]
+    samples: list[tuple[str, bytes, RecordingFields]] = [("a", np.zeros(4, np.int16).tobytes(), {"text": "Yes."})]
     first = write_tar(shard, samples)
     assert write_tar(shard, samples) == first == digest(shard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -34,7 +35,7 @@ def test_whole_pngs_pass(mode: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 5}, {"subsampling": 0}])
-def test_whole_jpegs_pass(options: dict[str, object]) -> None:
+def test_whole_jpegs_pass(options: dict[str, Any]) -> None:
     assert image_media(encoded("JPEG", **options)).member == "0.jpg"
     plain = io.BytesIO()
     Image.new("RGB", (50, 30), "grey").save(plain, "JPEG", **options)

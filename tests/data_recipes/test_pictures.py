@@ -236,7 +236,7 @@ def test_shards_do_not_depend_on_processes_and_resume(
 ) -> None:
     monkeypatch.setattr(make, "PER_SHARD", 3)
     monkeypatch.setattr(make, "load_library", lambda sources: library)
-    silent = {"report": lambda made: None}
+    silent: dict[str, Any] = {"report": lambda made: None}
     shares = make.make_pictures(tmp_path / "a", 9, 40, "train", jobs=2, **silent)
     make.make_pictures(tmp_path / "b", 9, 40, "train", jobs=1, **silent)
     names = sorted(p.name for p in (tmp_path / "a").glob("*.tar"))

@@ -19,6 +19,7 @@ from emova_data.nano import packages as sources
 from emova_data.nano.speech.sets import (
     Question,
     SpeechPlan,
+    TextRow,
     plan_answers,
     plan_parallel,
     plan_questions,
@@ -31,8 +32,12 @@ from emova_data.nano.speech.sets import (
 )
 from emova_data.nano.speech.shard_maker import Item, make_set, plan_digest, read_info, write_tar
 from emova_data.nano.voices.voices import FESTIVAL_VOICES, HELD_OUT_FAMILIES, family_of, gender_of
+from emova_data.records.recordings import RecordingFields
 
-SENTENCES = [{"text": f"Sentence number {i} is here.", "split": "test" if i % 10 == 0 else "train"} for i in range(200)]
+SENTENCES: list[TextRow] = [
+    {"id": f"s{i}", "text": f"Sentence number {i} is here.", "split": "test" if i % 10 == 0 else "train"}
+    for i in range(200)
+]
 TEXTS = [row["text"] for row in SENTENCES]
 QUESTIONS = [Question(f"q{i}", f"What is thing {i}?", "test" if i % 4 == 0 else "train") for i in range(200)]
 
@@ -118,7 +123,7 @@ def test_answers_are_distinct_and_know_their_exchanges() -> None:
 
 
 def test_tar_bytes_depend_on_content_alone(tmp_path: Path) -> None:
-    samples = [("a", b"audio", {"text": "é"}), ("b", b"more", {"text": "x"})]
+    samples: list[tuple[str, bytes, RecordingFields]] = [("a", b"audio", {"text": "é"}), ("b", b"more", {"text": "x"})]
     first, second = write_tar(tmp_path / "1.tar", samples), write_tar(tmp_path / "2.tar", samples)
     assert first == second == hashlib.sha256((tmp_path / "1.tar").read_bytes()).hexdigest()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emova_data.nano.speech.labelled import Recordings, is_test
+from emova_data.nano.speech.labelled import Label, Recordings, is_test
 from emova_data.nano.voices.voice_conversion import VoiceChange, convert, make_converted
 
 SAME = VoiceChange(f0=1.0, f0_range=1.0, tract=1.0, tempo=1.0, aperiodicity=1.0, smooth=0, tilt_db=0.0)
@@ -54,7 +54,9 @@ def test_shards_repeat_and_leave_out_what_is_held_out(tmp_path: Path) -> None:
     recordings = Recordings(
         set="real", voice="a/b", family="a", gender="", decode=lambda name: vowel(100 + 10 * int(name[0]), 900.0, 0.5)
     )
-    labels = {f"{i}.x": {"name": f"{i}.x", "text": "good day to you", "score": 0.0} for i in range(8)}
+    labels: dict[str, Label] = {
+        f"{i}.x": {"name": f"{i}.x", "text": "good day to you", "score": 0.0, "seconds": 1.0} for i in range(8)
+    }
     recordings.write(tmp_path, labels)
     shards = sorted(tmp_path.glob("real-train-*.tar"))
     (first,) = make_converted(tmp_path, shards, seed=0)

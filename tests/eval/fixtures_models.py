@@ -8,7 +8,7 @@ import numpy as np
 
 from emova.speech.style import Style
 from emova_eval.models.assistant import EvalModel
-from emova_eval.suite.records import Output
+from emova_eval.suite.samples import Output
 
 
 class Unasked(EvalModel):

@@ -120,14 +120,14 @@ class Nobody:
 
 def test_voices_by_hand_and_a_voice_that_is_not_heard(items: list[Example], tmp_path: Path) -> None:
     same = [items[0], Example("c", items[0].text, items[0].audio, answers=items[0].answers)]
-    figure, _ = measure(ReconstructionTask("r", same, Recogniser(), VoiceJudges(speaker=Pitch())), tmp_path / "1")  # type: ignore[arg-type]
+    figure, _ = measure(ReconstructionTask("r", same, Recogniser(), VoiceJudges(speaker=Pitch())), tmp_path / "1")
     assert figure.extra["speaker"] == pytest.approx(0.6)
     assert figure.extra["speaker_recordings"] == pytest.approx(1) and figure.extra[
         "speaker_renderings"
     ] == pytest.approx(1)
     figure, records = measure(
         ReconstructionTask("r", items, Recogniser(), VoiceJudges(speaker=Nobody())), tmp_path / "2"
-    )  # type: ignore[arg-type]
+    )
     assert figure.extra["speaker"] == 0 and records[0].notes["judge_failures"] == ["nobody: no voice is heard"]
     assert mean_similarity(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])) == pytest.approx(1 / 3)
 

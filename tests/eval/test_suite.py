@@ -339,9 +339,9 @@ def test_other_toolkits_messages(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert to_content([{"type": "audio", "url": given}], Hears())[0]["units"] == [wanted]
     with pytest.raises(InputError, match="net"):
-        to_content([{"type": "image", "value": "https://x/y.png"}], None)
+        to_content([{"type": "image", "value": "https://x/y.png"}], Listener())
     with pytest.raises(InputError, match="video"):
-        to_content([{"type": "video", "value": "x"}], None)
+        to_content([{"type": "video", "value": "x"}], Listener())
     assert cut_at("yes\n\nno", ["\n\n"]) == "yes" and cut_at("yes", None) == "yes"
 
 

@@ -298,8 +298,8 @@ def test_a_probe_finds_what_leaks_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     voices = [voice for _ in range(20) for voice in ("x", "y")]
     sentences = [str(i // 2) for i in range(40)]
-    leaky = [rng.integers(0, 8, 50) + 8 * (voice == "y") for voice in voices]
-    clean = [rng.integers(0, 8, 50) for _ in voices]
+    leaky = [(rng.integers(0, 8, 50) + 8 * (voice == "y")).tolist() for voice in voices]
+    clean = [rng.integers(0, 8, 50).tolist() for _ in voices]
     assert leakage(leaky, voices, sentences, 16)[0] == 100
     accuracy, majority = leakage(clean, voices, sentences, 16)
     assert abs(accuracy - majority) < 30 and majority == 50

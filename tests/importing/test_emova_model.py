@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from typing import Any
 
 import emova.core.compat  # noqa: F401  (torchvision must import before transformers' image parts)
 
@@ -333,10 +334,10 @@ def test_units_of_one_release_with_the_voice_of_another_are_refused(speech, tmp_
 
 
 # --- wishes -----------------------------------------------------------------------------------------------------------
-def wished(assistant, text: str, **wish: str) -> str:
+def wished(assistant, text: str, emotion: str | None = None, pitch: str | None = None) -> str:
     """What comes of a model that would write ``text``, where the grammar asks for other words."""
     table = assistant.table
-    grammar = assistant.reply_format.grammar(table, ReplyConstraints(**wish))
+    grammar = assistant.reply_format.grammar(table, ReplyConstraints(emotion=emotion, pitch=pitch))
     left, made = table.encode(text), list[int]()
     while not grammar.done:
         if forced := grammar.take_forced():
@@ -385,7 +386,7 @@ def test_where_a_value_begins_no_other_word_can_be_slipped_in(assistant) -> None
     assert not set(opening) & set(grammar.allowed().tolist()) and table.quote in grammar.allowed()
 
 
-BROKEN = {
+BROKEN: dict[str, dict[str, Any]] = {
     "lacks a tensor for model.projector.leave.bias": {"model.mm_projector.2.bias": None},
     "lacks a tensor for lm_head.weight": {"lm_head.weight": None},
     "tensor model.audio_tower.x is none that is known": {"model.audio_tower.x": torch.ones(1)},

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,8 @@ class LlamaSizedTokenizer:
 def test_the_papers_size_has_the_papers_parameters():
     config = load_config(ModelConfig, CONFIGS / "8b.yaml")
     with torch.device("meta"):
-        model = EmovaForConditionalGeneration(emova_config(config, LlamaSizedTokenizer()))
+        tokenizer: Any = LlamaSizedTokenizer()  # only its vocabulary is read
+        model = EmovaForConditionalGeneration(emova_config(config, tokenizer))
 
     # InternViT-6B: 3200 wide, 48 layers, feed-forward 12800, 32 x 32 patches of 14 px and a class token.
     width, ffn, layers = 3200, 12800, 48

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_waveforms_become_units_when_a_tokenizer_is_attached(tiny_tokenizer, tin
             return [torch.arange(samples.shape[1] // 640)]
 
     processor = EmovaProcessor(tiny_processor.image_processor, tiny_tokenizer)
-    processor.attach_speech_tokenizer(Fake())
+    processor.attach_speech_tokenizer(Fake())  # type: ignore[arg-type]  # what a processor uses of one
     heard = processor.render_prompt(ask([{"type": "audio", "audio": torch.zeros(1920)}]))
     told = processor.render_prompt(ask([{"type": "audio", "units": [0, 1, 2]}]))
     assert heard.input_ids == told.input_ids
@@ -139,7 +140,7 @@ def test_save_and_load_agree(tiny_model, sliced_processor, tmp_path):
     assert isinstance(loaded, EmovaProcessor)
     assert loaded.image_processor.to_dict() == sliced_processor.image_processor.to_dict()
     messages = ask([{"type": "image", "image": Image.new("RGB", (90, 60), "red")}, {"type": "text", "text": "What?"}])
-    options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+    options: dict[str, Any] = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
     before = sliced_processor.apply_chat_template(messages, **options)
     after = loaded.apply_chat_template(messages, **options)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

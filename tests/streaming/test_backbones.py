@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import AutoConfig
 
 from emova.core.errors import InputError
 from emova.decoding.loop import Decoder
-from emova.decoding.protocol import Prompt
+from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import GREEDY
 from emova.engine.causal_lm import CausalLM
 from emova.engine.decoder import EngineDecoder, best_decoder
@@ -18,7 +20,7 @@ from emova.reply.format import ReplyConstraints, ReplyLimits
 from emova.reply.grammar import TokenTable
 from emova.reply.json import JsonReply
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 24},
     "qwen2": {},
@@ -72,7 +74,8 @@ def test_the_engine_writes_what_transformers_writes(model, table) -> None:
     assert isinstance(lean.engine.llama, CausalLM) == (family not in ("llama", "qwen2"))
     grammar = lambda: JsonReply().grammar(table, ReplyConstraints(limits=LIMITS))  # noqa: E731
     written = []
-    for decoder in (standard, lean):
+    decoders: tuple[DecodingBackend[Any], ...] = standard, lean
+    for decoder in decoders:
         context = decoder.new_context()
         replies = [list(decoder.write(context, Prompt(ids(20)), grammar(), GREEDY))]
         if decoder is lean:

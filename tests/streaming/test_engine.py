@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ def test_the_compiled_attention_equals_torch(heads: int, kv_heads: int) -> None:
     for parameter in lm.parameters():
         parameter.copy_((parameter * (4 if parameter.dim() > 1 else 1)).half())
     language = SimpleNamespace(language_model=lm.model)
-    model = SimpleNamespace(
+    model: Any = SimpleNamespace(  # what is read of a model
         config=SimpleNamespace(text_config=text, token_count=64, ctc_layer=0, pad_token_id=0),
         model=language,
         lm_head=lm.lm_head,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoConfig
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
@@ -145,7 +146,6 @@ def test_ctc_reads_the_same_at_a_questions_speech(lively_model, exported, table)
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_other_backbones_are_the_same_there(tiny_tokenizer, tiny_parts, tmp_path, kind: str) -> None:
     """Their biases, norms and order of rotary pairs; a head of their own."""
-    from transformers import CONFIG_MAPPING
 
     from emova.model import EmovaConfig, EmovaForConditionalGeneration, TokenIds
 
@@ -153,7 +153,7 @@ def test_other_backbones_are_the_same_there(tiny_tokenizer, tiny_parts, tmp_path
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
         max_position_embeddings=256, tie_word_embeddings=False, head_dim=8,
     )  # fmt: skip
-    text = CONFIG_MAPPING[kind](**fields, **({"sliding_window": None} if kind == "mistral" else {}))
+    text = AutoConfig.for_model(kind, **fields, **({"sliding_window": None} if kind == "mistral" else {}))
     torch.manual_seed(2)
     size = len(tiny_tokenizer)
     vision, projector = tiny_parts

@@ -60,7 +60,7 @@ def test_a_session_equals_a_conversation(assistant, scheduler) -> None:
     session.show(RED)
     events = list(session.ask())
     wanted = chat.chat(audio=question(), image=RED)
-    order = [type(event) for event in merge_deltas(events)]
+    order: list[type] = [type(event) for event in merge_deltas(events)]
     first = order.index(AudioChunk)
     assert order[:first] == [TranscriptDelta, TextDelta, StyleChosen][-first:] and order[-1] is Done
     reply = last_reply(events)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from emova_data.records.records import Draft, Media, Record, message, text
+from emova_data.records.records import Draft, Media, Part, Record, message, text
 from emova_data.sources.convert import ConvertConfig, convert
 
 COLOURS = ((220, 30, 30), (20, 200, 40), (30, 30, 220))
@@ -27,7 +27,7 @@ def pictured(number: int) -> Record:
 
 def heard(number: int) -> Record:
     units = [(number * 13 + at) % 4096 for at in range(10 + number % 5)]
-    said = {"type": "audio", "audio": "flac", "units": units}
+    said: Part = {"type": "audio", "audio": "flac", "units": units}
     extra = {"task": "speech", "text": f"This is sentence {number}."}
     return Record(f"s{number}", [message("user", said), message("assistant", text(extra["text"]))], (), extra)
 
@@ -39,10 +39,12 @@ def written(number: int) -> Record:
 
 def spoken(number: int) -> Record:
     units = [(number + at) % 4096 for at in range(8)]
-    asked = {"type": "audio", "audio": "question.flac", "text": "How are you?", "units": units}
-    reply = {"type": "reply", "transcript": "How are you?", "text": "I am fine.", "emotion": "happy", "pitch": "high",
-             "audio": "answer.flac", "units": units[::-1]}  # fmt: skip
-    asked_of = {"type": "image", "image": "0.png"}
+    asked: Part = {"type": "audio", "audio": "question.flac", "text": "How are you?", "units": units}
+    reply: Part = {
+        "type": "reply", "transcript": "How are you?", "text": "I am fine.", "emotion": "happy", "pitch": "high",
+        "audio": "answer.flac", "units": units[::-1],
+    }  # fmt: skip
+    asked_of: Part = {"type": "image", "image": "0.png"}
     turns = [message("user", asked_of, asked), message("assistant", reply)]
     return Record(f"o{number}", turns, (Media("0.png", picture(number)),))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from emova.core.errors import InputError
 from emova.speech.tokenizer.phones import DEFAULT_PHONES
 from emova.speech.tokenizer.units import name_units
-from emova_data.records.records import Draft, Media, Record, message, text
+from emova_data.records.records import Draft, Media, Part, Record, message, text
 from emova_data.sources.convert import ConvertConfig, convert
 from emova_train.core.config import RunConfig
 from emova_train.core.protocols import StreamedSet
@@ -40,7 +41,7 @@ def flac(number: int, rate: int = 16000, seconds: float = 0.5) -> bytes:
 
 
 def record(number: int, **extra: Any) -> Record:
-    part = {"type": "audio", "audio": "flac", "units": [(number + at) % 4096 for at in range(12)]}
+    part: Part = {"type": "audio", "audio": "flac", "units": [(number + at) % 4096 for at in range(12)]}
     turns = [message("user", part), message("assistant", text("hello"))]
     facts = {"task": "speech", "text": f"hello {number // 2}", "phones": ["h", "ə", "l", "O"], "voice": "v", **extra}
     return Record(f"c{number}", turns, (Media("flac", flac(number)),), facts)
@@ -97,7 +98,7 @@ def test_an_epoch_holds_every_recording_as_often_as_its_set_is_passed(sets: Path
     assert max(seen[f"c{at}"] for at in range(7)) <= 6
 
 
-def same(one: list[dict[str, Tensor]], two: list[dict[str, Tensor]]) -> bool:
+def same(one: Sequence[Mapping[str, Tensor]], two: Sequence[Mapping[str, Tensor]]) -> bool:
     return len(one) == len(two) and all(
         a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in zip(one, two, strict=True)
     )

@@ -128,7 +128,8 @@ def test_the_loss_is_torchs_of_each_utterance_alone(recipe, tiny_model, tiny_pro
             middle = tiny_model.model.language_model.norm(seen[0].reshape(-1, seen[0].shape[-1])[first:ended])
             said = tiny_model.lm_head(middle)[:, : blank + 1].log_softmax(-1)
             target = batch["input_ids"][0, start:end]
-            one = functional.ctc_loss(said, target, (ended - first,), (end - start,), blank, reduction="sum")
+            lengths = torch.tensor([ended - first]), torch.tensor([end - start])
+            one = functional.ctc_loss(said, target, *lengths, blank, reduction="sum")
             total, count = total + one, count + end - start
     hook.remove()
     assert count and torch.isfinite(total)
@@ -188,7 +189,9 @@ def test_speech_shorter_than_its_words_costs_nothing() -> None:
     ids = torch.tensor([0, 0, 0, 0, 1, 2, 3, 4, 5, 6])
     loss = ctc_loss(logits, ids, spans)
     loss.backward()
-    alone = functional.ctc_loss(logits[2:].log_softmax(-1), ids[9:], (3,), (1,), 8, reduction="sum")
+    alone = functional.ctc_loss(
+        logits[2:].log_softmax(-1), ids[9:], torch.tensor([3]), torch.tensor([1]), 8, reduction="sum"
+    )
     assert torch.allclose(loss, alone / 6)
     assert logits.grad is not None and torch.isfinite(logits.grad).all() and not logits.grad[:2].any()
 

@@ -15,7 +15,7 @@ from PIL import Image
 from emova.cli.main import main
 from emova.core.config import load_config, save_config, shipped_configs
 from emova.core.errors import InputError
-from emova_data.records.records import Draft, Media, Record, message, reject, text
+from emova_data.records.records import Draft, Media, Part, Record, message, reject, text
 from emova_data.records.selection import selection_of
 from emova_data.sources.convert import COPY, SKIPPED, ConvertConfig, build_one, convert
 from emova_data.sources.registry import entry_of
@@ -128,7 +128,7 @@ def test_a_plan_tells_what_selection_and_copies_took(folder: Path, sets: Path, t
     quality = selection_of({"min_answer_words": 1, "max_repeated": 0.5, "min_side": 20, "refusals": ["I cannot"]}, "x")
 
     def said(number: int, answer: str, *media: Media) -> Draft:
-        pictures = [{"type": "image", "image": each.member} for each in media]
+        pictures: list[Part] = [{"type": "image", "image": each.member} for each in media]
         asked = message("user", *pictures, text(f"What is number {number}?"))
         return Draft(str(number), lambda: Record(str(number), [asked, message("assistant", text(answer))], media))
 

@@ -30,6 +30,9 @@ class Noisy:
     def __len__(self) -> int:
         return self.size
 
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        raise AssertionError("a set with samples by epoch is asked for those")
+
     def sample(self, index: int, epoch: int) -> dict[str, Tensor]:
         noise = random.random() + np.random.rand() + torch.rand(4)
         return {"x": torch.full((4,), float(index)) / self.size + 0.01 * noise + 0.001 * epoch}

@@ -142,7 +142,8 @@ def test_recomputed_activations_give_the_same_gradients(folder: Path, tiny_proce
         packed_loss(model, collate([examples], LossWeights(), losses), losses)["loss"].backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
-        assert gradient is not None and torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+        other = gradients[1][name]
+        assert gradient is not None and other is not None and torch.allclose(gradient, other, atol=1e-6), name
 
 
 @pytest.mark.parametrize("gpu", [False, True])

@@ -112,7 +112,7 @@ def test_16_bits_are_trained_in_32(folder: Path, tiny_tokenizer, tmp_path: Path,
             vocab_size=len(tiny_tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=True,
         )
-    ).to(torch.bfloat16)  # fmt: skip
+    ).bfloat16()  # fmt: skip
     llama.save_pretrained(tmp_path / "llama")
     shapes = load_config(ModelConfig, folder / "model.yaml")
     save_config(replace(shapes, text=TextShape(pretrained=str(tmp_path / "llama"))), tmp_path / "model.yaml")

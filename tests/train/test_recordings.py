@@ -40,7 +40,7 @@ def test_16_bit_samples_come_back_as_they_were(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", {"a": buffer.getvalue()})
     [read] = read_recordings(tmp_path / "a.tar", 16000)
     assert np.array_equal(read.pcm16(), samples)
-    assert Recording("x", {}, np.float32([1.0, -1.5])).pcm16().tolist() == [32767, -32768]
+    assert Recording("x", {}, np.array([1.0, -1.5], np.float32)).pcm16().tolist() == [32767, -32768]
 
 
 def test_damage_is_named_and_too_much_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,8 +242,8 @@ def test_phones_without_a_class_are_told_and_teach_nothing(tmp_path: Path, capsy
     again = ClipStore([pattern], tmp_path / "cache", inventory=french)
     assert not again.unknown and french.names(again.clips[0].phones) == ["h", "ʁ", "O"]
     run = RunConfig(str(tmp_path / "run"), max_steps=1, batch_size=1, eval_every=5, save_every=5, log_every=1)
-    config = {"run": run, "train": [SourceConfig(pattern, 1.0)], "cache": str(tmp_path / "cache"), "batch_seconds": 2.0}
-    train(S2UTrainConfig(model=TINY, **config))
+    sources, cache = [SourceConfig(pattern, 1.0)], str(tmp_path / "cache")
+    train(S2UTrainConfig(model=TINY, run=run, train=sources, cache=cache, batch_seconds=2.0))
     assert "2 phones of 1 kinds are not in the inventory" in capsys.readouterr().err
 
 
@@ -308,7 +309,7 @@ def test_a_kept_whisper_stage_is_whispers_and_stays(tmp_path: Path) -> None:
     assert learnt == {name for name, _ in before.named_parameters() if not name.startswith("encoder.stages.0.")}
 
 
-def _small_distillation(whisper: Path, shards: str, output: Path, **values: object) -> DistilConfig:
+def _small_distillation(whisper: Path, shards: str, output: Path, **values: Any) -> DistilConfig:
     model = S2UConfig(stages=[SMALL_STAGE], block_units=8, left_blocks=1)
     return DistilConfig(
         model, RunConfig(output_dir=str(output), batch_size=1, max_steps=2, save_every=2, eval_every=2, log_every=1),

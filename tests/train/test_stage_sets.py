@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def sets(tmp_path_factory) -> Path:
     return write_sets(tmp_path_factory.mktemp("sets"))
 
 
-def on_sets(folder: Path, sets: Path, name: str, steps: int, **changes: object):  # noqa: F811
+def on_sets(folder: Path, sets: Path, name: str, steps: int, **changes: Any):  # noqa: F811
     base = stage(folder, name, rates=RatesConfig(llm=1e-3, projector=1e-3))
     data = DataConfig(
         sets={"pictures": 1.0, "speech": 1.0, "text": 1.0, "omni": 1.0}, held_out=["omni", "speech"],
@@ -129,7 +130,7 @@ def test_pages_of_samples_can_be_heard(tmp_path: Path) -> None:
             return np.full(640 * len(units), 0.1, np.float32)
 
     written = Written("spoken_talk", "a < b?", "Yes.", "<i>No.</i>", "a b", "sad, low", "sad, low", 3)
-    page = write_page(tmp_path, "step 7", [Shown(written, None, (1, 2), (3, 4, 5), Style())], Voice())
+    page = write_page(tmp_path, "step 7", [Shown(written, None, (1, 2), (3, 4, 5), Style())], Voice())  # type: ignore[arg-type]
     text = page.read_text()
     assert "&lt;i&gt;No.&lt;/i&gt;" in text and "a &lt; b?" in text
     assert text.count("<audio") == 2

@@ -7,6 +7,7 @@ import pickle
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import emova.core.compat  # noqa: F401
 
@@ -22,7 +23,7 @@ from emova_train.vision.program import VisionTrainConfig, groups
 from emova_train.vision.torch_file import read_torch_file
 from emova_train.vision.trunk_init import load_trunk, trunk_of
 
-SHAPE = {"image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2, "ffn_width": 32}
+SHAPE: dict[str, Any] = {"image_size": 32, "patch_size": 16, "width": 16, "depth": 1, "heads": 2, "ffn_width": 32}
 
 
 def old_form(state: dict[str, torch.Tensor]) -> bytes:

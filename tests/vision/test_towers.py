@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -91,7 +92,14 @@ def test_an_open_clip_tower_gives_patch_features():
 
 
 def test_nanos_choices_change_speed_and_stem_only():
-    shape = {"image_size": 56, "width": 32, "depth": 2, "heads": 2, "ffn_width": 64, "class_token": False}
+    shape: dict[str, Any] = {
+        "image_size": 56,
+        "width": 32,
+        "depth": 2,
+        "heads": 2,
+        "ffn_width": 64,
+        "class_token": False,
+    }
     fused, plain = (InternViT(InternViTConfig(**shape, fused_attention=fused)).eval() for fused in (True, False))
     plain.load_state_dict(fused.state_dict())
     pixels = torch.randn(2, 3, 56, 56)
@@ -100,7 +108,7 @@ def test_nanos_choices_change_speed_and_stem_only():
 
 
 def test_a_trunk_takes_the_place_of_the_patch_embedding_alone():
-    shape = {"image_size": 64, "patch_size": 16, "width": 32, "depth": 1, "heads": 2, "ffn_width": 64}
+    shape: dict[str, Any] = {"image_size": 64, "patch_size": 16, "width": 32, "depth": 1, "heads": 2, "ffn_width": 64}
     plain, hybrid = (InternViT(InternViTConfig(**shape, trunk=trunk)) for trunk in ("", "tf_efficientnet_lite0"))
     pixels = torch.randn(3, 3, 64, 64)
     together = hybrid.train()(pixels)

@@ -23,7 +23,7 @@ ArgumentT = TypeVar("ArgumentT")
 _WAVE = 256  # drafts a Ray worker gets before the results are written
 
 
-def in_pool(jobs: int, start: Callable[[ArgumentT], None], argument: ArgumentT) -> Build:
+def in_pool(jobs: int, start: Callable[[ArgumentT], object], argument: ArgumentT) -> Build:
     """``jobs`` processes of this machine, each prepared by ``start(argument)``."""
 
     def build(todo: Iterable[Draft]) -> Iterator[Built]:
@@ -46,14 +46,14 @@ def in_pool(jobs: int, start: Callable[[ArgumentT], None], argument: ArgumentT) 
 class _Worker(Generic[ArgumentT]):
     """One Ray actor; rows hold drafts and records, which Ray carries as they are."""
 
-    def __init__(self, start: Callable[[ArgumentT], None], argument: ArgumentT) -> None:
+    def __init__(self, start: Callable[[ArgumentT], object], argument: ArgumentT) -> None:
         start(argument)
 
     def __call__(self, row: dict[str, Draft]) -> dict[str, Built]:
         return {"built": build_one(row["draft"])}
 
 
-def in_ray(jobs: int, start: Callable[[ArgumentT], None], argument: ArgumentT, *, wave: int = _WAVE) -> Build:
+def in_ray(jobs: int, start: Callable[[ArgumentT], object], argument: ArgumentT, *, wave: int = _WAVE) -> Build:
     """``jobs`` workers of the Ray cluster that ``RAY_ADDRESS`` names, else of a local one started here.
 
     Raises:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from emova.core.errors import InputError
 
-if TYPE_CHECKING:
-    from emova.assistant import Assistant
+
+class Listens(Protocol):
+    """What is used of an ``Assistant``."""
+
+    def listen(self, audio: Any, /) -> Sequence[int]:
+        """The units of what ``Assistant.listen`` takes."""
+        ...
 
 
-def to_content(parts: str | Sequence[Mapping[str, object]], assistant: Assistant) -> list[dict[str, object]]:
+def to_content(parts: str | Sequence[Mapping[str, object]], assistant: Listens) -> list[dict[str, object]]:
     """Content parts of lmms-eval (``type`` and ``url`` or ``text``) or VLMEvalKit (``type`` and ``value``).
 
     Pictures and audio may be paths or decoded objects; addresses in the net are never followed.

@@ -37,6 +37,14 @@ class Rater(Protocol):
     def score(self, samples: np.ndarray) -> float: ...
 
 
+class VoiceEmbedder(Protocol):
+    """Whose voice samples [T] at 16 kHz are: a unit vector; the dot product of two is how near their voices lie."""
+
+    name: str
+
+    def embed(self, samples: np.ndarray) -> np.ndarray: ...
+
+
 class DistillMos:
     """distillmos (Stahl & Gamper 2025): naturalness and quality as people rate them."""
 
@@ -153,7 +161,7 @@ class VoiceJudges:
     """
 
     raters: tuple[Rater, ...] = ()
-    speaker: SpeakerJudge | None = None
+    speaker: VoiceEmbedder | None = None
     absent: dict[str, str] = field(default_factory=dict)
 
     @property
