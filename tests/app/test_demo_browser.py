@@ -188,6 +188,7 @@ def test_a_finger_taps_to_talk_and_to_send_or_holds(served, spoken):
     with opened(served, spoken, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as page:
         page.tap("[data-do=talk]")
         phase(page, "recording")
+        assert "Esc" not in note(page)  # there is no such key
         wait_for(lambda: len(served.page_session().microphone) > 2.0 * 16_000)
         page.tap("[data-do=send-recording]")
         answered(page)

@@ -38,13 +38,17 @@ window.emova.talk = (element, server) => {
   }
 
   const WORDS = {
-    recording: "Listening. Press again to send, Esc to cancel.",
+    recording: "Listening. Press Send when you are done.",
     listening: "Listening …",
     thinking: "Thinking …",
     speaking: "Speaking. You may interrupt.",
     ready: "Just speak. You may interrupt.",
     idle: "Press Talk and speak, or write.",
-    roomy: "Press Talk and speak, hold the space bar, or write.",
+  };
+  // With a mouse there is a keyboard.
+  const KEYS = {
+    recording: "Listening. Press again to send, Esc to cancel.",
+    idle: "Press Talk and speak, hold the space bar, or write.",
   };
   const roomy = matchMedia("(pointer: fine) and (min-width: 900px)");
   roomy.addEventListener("change", () => show());
@@ -55,7 +59,7 @@ window.emova.talk = (element, server) => {
     const before = app.dataset.phase;
     app.dataset.phase = now;
     app.dataset.empty = lines.empty ? "yes" : "no";
-    const words = trouble || told || WORDS[now === "idle" && roomy.matches ? "roomy" : now];
+    const words = trouble || told || (roomy.matches && KEYS[now]) || WORDS[now];
     if (words !== shown) note.textContent = shown = words;
     note.classList.toggle("em-alert", Boolean(trouble || (told && !calm)));
     doing("talk").setAttribute("aria-pressed", now === "recording");
