@@ -96,7 +96,9 @@ def test_an_export_that_is_stopped_leaves_nothing(tmp_path, tiny_checkpoint, num
     pytest.importorskip("gguf")
     out = tmp_path / "out.gguf"
     code = (
-        "import sys, time, gguf\nfrom emova.cli.main import main\n"
+        "import signal, sys, time, gguf\nfrom emova.cli.main import main\n"
+        # As in a terminal, whatever ignores signals around the tests (nohup, a shell's background).
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(self):\n    print('writing', flush=True)\n    time.sleep(60)\n"
         "gguf.GGUFWriter.write_tensors_to_file = wait\n"
         f"sys.exit(main(['export', 'gguf', '--quiet', '--model', {str(tiny_checkpoint)!r}, '--out', {str(out)!r}]))\n"

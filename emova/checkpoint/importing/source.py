@@ -200,6 +200,9 @@ class Tensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.shapes)
 
+    def __contains__(self, name: object) -> bool:  # without loading it
+        return name in self.shapes
+
     def __getitem__(self, name: str) -> Tensor:
         """The tensor as it is stored. Raises: InputError: its file is damaged."""
         if name in self._loaded:
@@ -294,6 +297,9 @@ class Prefixed(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+    def __contains__(self, name: object) -> bool:  # without loading it
+        return name in self.shapes
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[self._prefix + name]
