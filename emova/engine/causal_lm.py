@@ -17,6 +17,7 @@ from torch import Tensor
 
 from emova.core.errors import UnsupportedModelError
 from emova.decoding.ctc import ctc_log_probs
+from emova.engine.kv_cache import SequenceState
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -24,28 +25,18 @@ if TYPE_CHECKING:
     from emova.model import EmovaForConditionalGeneration
 
 
-class CausalLMCache:
+class CausalLMCache(SequenceState):
     """One sequence's keys and values, all of them kept: a layer with a sliding window can go back too."""
 
     def __init__(self, positions: int) -> None:
         from transformers import DynamicCache
 
+        super().__init__(positions)
         self.kept: DynamicCache = DynamicCache()
-        self._positions = positions
-        self.length = 0
-        self.speech: int | None = None
-        self.keep_middle = False
-        self.middle: Tensor | None = None
-
-    @property
-    def room(self) -> int:
-        """Positions left."""
-        return self._positions - self.length
 
     def crop(self, change: int, /) -> None:
         """Forget the last ``-change`` positions."""
-        assert -self.length <= change <= 0
-        self.length += change
+        super().crop(change)
         if not self.length:
             self.kept = type(self.kept)()
         elif change:

@@ -13,7 +13,32 @@ from torch import Tensor
 from emova.native.step import ROWS
 
 
-class KVCache:
+class SequenceState:
+    """How far one sequence was read, as ``emova.engine.protocol.SequenceCache`` has it; caches keep what was read.
+
+    Args:
+        positions: that there are.
+    """
+
+    def __init__(self, positions: int) -> None:
+        self._positions = positions
+        self.length = 0
+        self.speech: int | None = None
+        self.keep_middle = False
+        self.middle: Tensor | None = None
+
+    @property
+    def room(self) -> int:
+        """Positions left."""
+        return self._positions - self.length
+
+    def crop(self, change: int, /) -> None:
+        """Forget the last ``-change`` positions."""
+        assert -self.length <= change <= 0
+        self.length += change
+
+
+class KVCache(SequenceState):
     """One sequence's keys and values, allocated once: two of ``[L, K, P, C]``.
 
     Args:
@@ -24,25 +49,14 @@ class KVCache:
         self, layers: int, kv_heads: int, positions: int, width: int, dtype: torch.dtype, device: torch.device,
         speech_window: int = 0,
     ) -> None:  # fmt: skip
+        super().__init__(positions)
         shape = (layers, kv_heads, positions, width)
         # Not initialised: pages that were never written cost no memory.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
-        self.length = 0
-        self.speech: int | None = None
-        """Where the speech that is being written begins."""
         self._speech_window = speech_window
-        self.keep_middle = False
-        """Whether the next positions may be a question's speech: their ``middle`` is kept then."""
-        self.middle: Tensor | None = None
-        """``[T, D]``, after the layers that CTC reads; see ``emova.decoding.ctc``."""
         self.replay: Callable[[Tensor, int, tuple[int, int]], Tensor] | None = None
         """A recorded step over this cache's memory (``emova.engine.cuda_graph``), where there is one."""
-
-    @property
-    def room(self) -> int:
-        """Positions left."""
-        return self.keys.shape[2] - self.length
 
     @property
     def nbytes(self) -> int:
@@ -53,10 +67,9 @@ class KVCache:
         """The first position that ``position`` does not see, and the first after it that it sees again."""
         return unseen(self.speech, self._speech_window, position)
 
-    def crop(self, change: int) -> None:
+    def crop(self, change: int, /) -> None:
         """Forget the last ``-change`` positions."""
-        assert -self.length <= change <= 0
-        self.length += change
+        super().crop(change)
         if self.replay is not None:  # it reads the whole cache behind a mask, and a NaN would show through
             self.keys[:, :, self.length : self.length - change] = 0
             self.values[:, :, self.length : self.length - change] = 0

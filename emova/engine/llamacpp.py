@@ -25,7 +25,7 @@ from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.llamacpp import llama_cpp
 from emova.decoding.ctc import ctc_log_probs
-from emova.engine.kv_cache import unseen
+from emova.engine.kv_cache import SequenceState, unseen
 
 if TYPE_CHECKING:
     from emova.model import EmovaForConditionalGeneration
@@ -78,7 +78,7 @@ class _Middle:
         return True
 
 
-class LlamaCppCache:
+class LlamaCppCache(SequenceState):
     """One sequence's keys and values: a context of llama.cpp.
 
     Args:
@@ -90,24 +90,15 @@ class LlamaCppCache:
         self, api: ModuleType, context: _Handle, positions: int, vocabulary: int, speech_window: int,
         middle: _Middle | None,
     ) -> None:  # fmt: skip
+        super().__init__(positions)
         self._api, self._context, self._tap = api, context, middle
-        self._positions, self._vocabulary, self._speech_window = positions, vocabulary, speech_window
+        self._vocabulary, self._speech_window = vocabulary, speech_window
         self._memory = api.llama_get_memory(context.pointer)
         self._hole: tuple[int, int] | None = None  # what _SEEN lacks of _ALL; None: there is no _SEEN
-        self.length = 0
-        self.speech: int | None = None
-        self.keep_middle = False
-        self.middle: Tensor | None = None
-
-    @property
-    def room(self) -> int:
-        """Positions left."""
-        return self._positions - self.length
 
     def crop(self, change: int, /) -> None:
         """Forget the last ``-change`` positions."""
-        assert -self.length <= change <= 0
-        self.length += change
+        super().crop(change)
         for sequence in (_ALL, _SEEN):
             assert self._api.llama_memory_seq_rm(self._memory, sequence, self.length, -1)
 

@@ -183,7 +183,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
     def admission(self, constraints: ReplyConstraints) -> ReplyConstraints:
         """Of a reply in the place of this one, which was not trusted."""
         assert self._doubt is not None
-        transcript = constraints.transcript if constraints.transcript is not None else self._transcript
+        transcript = self._heard(constraints)
         said = self._doubt.admission(transcript)
         return dataclasses.replace(
             constraints,
@@ -194,12 +194,15 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             tools=None,
         )
 
+    def _heard(self, constraints: ReplyConstraints) -> str:
+        return self._transcript if constraints.transcript is None else constraints.transcript
+
     def again(self, constraints: ReplyConstraints) -> ReplyConstraints | None:
         """Of a reply in the place of this one, which is garbled: what was handed out already stays as it was. None if
         that cannot be."""
         if not self._holding.repeatable:
             return None
-        transcript = constraints.transcript if constraints.transcript is not None else self._transcript
+        transcript = self._heard(constraints)
         if not self._holding.told:
             return dataclasses.replace(constraints, transcript=transcript)
         style = self._chosen.style

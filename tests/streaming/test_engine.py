@@ -35,16 +35,6 @@ def table(tiny_tokenizer) -> TokenTable:
     return TokenTable.from_tokenizer(tiny_tokenizer)
 
 
-@pytest.fixture()
-def lively_model(tiny_model):
-    """Weights large enough that scores differ clearly."""
-    with torch.no_grad():
-        for parameter in tiny_model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
-    return tiny_model
-
-
 def ids(count: int, seed: int = 0, below: int = 300) -> tuple[int, ...]:
     return tuple(np.random.default_rng(seed).integers(0, below, count).tolist())
 

@@ -38,16 +38,6 @@ def table(tiny_tokenizer) -> TokenTable:
 
 
 @pytest.fixture()
-def lively_model(tiny_model):
-    """Weights large enough that scores differ clearly."""
-    with torch.no_grad():
-        for parameter in tiny_model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
-    return tiny_model
-
-
-@pytest.fixture()
 def exported(lively_model, tiny_tokenizer, tmp_path):
     path = tmp_path / "tiny.gguf"
     export_gguf(lively_model, tiny_tokenizer, path, "f32")
