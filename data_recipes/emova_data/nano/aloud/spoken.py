@@ -10,13 +10,10 @@ a training reads what there is meanwhile. Two processes make more of two cores t
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import json
-import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -25,6 +22,7 @@ from emova.core.writing import make_folder, write_text
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova_data.nano.aloud.alignment import spans
 from emova_data.nano.speech.sets import SPEECH_RATE, read_lines
+from emova_data.nano.speech.shard_maker import in_processes
 from emova_data.records.packed_units import pack_units
 
 SHARD = 500
@@ -106,19 +104,6 @@ def _make_shard(job: Job) -> tuple[int, float]:
     return len(made), sum(int(row["units"].partition(":")[0]) for row in made) / UNIT_RATE
 
 
-def _calm() -> None:
-    os.nice(5)
-
-
-def _results(todo: Sequence[Job], jobs: int) -> Iterator[tuple[int, float]]:
-    if jobs <= 1:
-        yield from map(_make_shard, todo)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_calm) as pool:
-        yield from pool.map(_make_shard, todo)
-
-
 def make_shards(
     rows: Sequence[Sentence], folder: Path, name: str, tokenizer: str, maker: Maker, *, jobs: int = 1,
     first: int = 0, last: int | None = None, seed: int = 0,
@@ -136,7 +121,7 @@ def make_shards(
     todo = [shard for shard in shards if not shard[0].is_file()]
     print(f"{name}: {len(shards)} shards, {len(todo)} to do", file=sys.stderr, flush=True)
     started, seconds = time.monotonic(), 0.0
-    for done, (_, spoken) in enumerate(_results(todo, jobs), 1):
+    for done, (_, spoken) in enumerate(in_processes(_make_shard, todo, jobs), 1):
         seconds += spoken
         elapsed = time.monotonic() - started
         print(

@@ -26,6 +26,7 @@ from emova_data.nano.voices.voices import Voices, family_of, gender_of, recipe_o
 from emova_data.records.recordings import RecordingFields
 
 JobT = TypeVar("JobT")
+MadeT = TypeVar("MadeT")
 
 FORMAT = 2  # part of every plan digest: raise it when the making of speech changes
 
@@ -175,7 +176,7 @@ def _calm() -> None:
         os.environ[name] = "1"
 
 
-def in_processes(make: Callable[[JobT], ShardInfo], todo: Sequence[JobT], jobs: int) -> Iterator[ShardInfo]:
+def in_processes(make: Callable[[JobT], MadeT], todo: Sequence[JobT], jobs: int) -> Iterator[MadeT]:
     """``make`` of each of ``todo``, in order, by ``jobs`` processes of low priority; here where one is enough."""
     if jobs <= 1 or len(todo) <= 1:
         yield from map(make, todo)
