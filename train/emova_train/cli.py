@@ -13,6 +13,8 @@ PROGRAMS = {
     "tokenizer": ("emova_train.stages.text_tokenizer", "learn the text vocabulary and add control tokens and units"),
     "distil": ("emova_train.s2u.distil", "teach the tokenizer's first stage, Whisper's encoder, to stream"),
     "s2u": ("emova_train.s2u.program", "the speech-to-unit tokenizer"),
+    "vq": ("emova_train.vq.program", "the supervised speech tokenizer of GLM-4-Voice: Whisper with a codebook inside"),
+    "pseudo-labels": ("emova_train.vq.labels", "transcribe speech without transcripts, for vq"),
     "kmeans": ("emova_train.s2u.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
     "units": ("emova_train.data.units", "turn the recipe's speech into units, once the tokenizer is trained"),
     "u2s": ("emova_train.u2s.program", "the unit-to-speech detokenizer"),
@@ -46,7 +48,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _overview()
-    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u and u2s)")
+    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u, u2s and vq)")
     launch.add_argument("--launch", choices=("slurm", "torchrun", "deepspeed"), help="write the launch files, run them")
     _add_machine(launch)
     launch.add_argument("--launch-dir", default="launch", help="the folder of the launch files (default: launch)")
@@ -138,11 +140,12 @@ def _check_codec(program: str, rest: list[str]) -> None:
     from emova.core.config import load_config
     from emova_train.s2u.program import S2UTrainConfig
     from emova_train.u2s.config import U2SRecipe
+    from emova_train.vq.program import VQTrainConfig
 
     if not rest:
         raise InputError(f"{program}: give its config; see emova train {program} --help")
-    cls: type[S2UTrainConfig] | type[U2SRecipe] = S2UTrainConfig if program == "s2u" else U2SRecipe
-    load_config(cls, rest[0], rest[1:], kind=program)
+    kinds: dict[str, type[object]] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "vq": VQTrainConfig}
+    load_config(kinds[program], rest[0], rest[1:], kind=program)
 
 
 def _launch(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,8 @@ class EncoderConfig:
 
     Attributes:
         block: frames that see each other, 20 ms each.
-        pooling: frames whose mean becomes a unit.
+        left_blocks: blocks before its own that a frame sees; 0 for all of the clip.
+        pooling: frames whose mean becomes a unit: 1, 2, 4 or 8 for 50, 25, 12.5 or 6.25 units a second.
         positions: frames of the longest clip.
     """
 
@@ -37,8 +38,12 @@ class EncoderConfig:
     block: int = 200
     pooling: int = 4
     codes: int = 16_384
+    left_blocks: int = 0
 
     def __post_init__(self) -> None:
+        sizes = (self.mels, self.width, self.heads, self.ffn, self.layers, self.positions, self.block, self.codes)
+        if min(*sizes, self.pooling) < 1 or self.left_blocks < 0 or self.width % self.heads:
+            raise InputError("encoder: sizes are 1 or more, left_blocks 0 or more, and width a multiple of heads")
         if self.block % self.pooling or self.positions % self.pooling:
             raise InputError(
                 f"block={self.block}, positions={self.positions}: give multiples of pooling={self.pooling}"
@@ -86,7 +91,10 @@ class WhisperVQEncoder(nn.Module):
         x_BTD = x_BTD + self.positions.weight[:count]
         inside_BT = torch.arange(count, device=x_BTD.device) < -(-frames_B // 2)[:, None]
         # Frames of the padding see all before them too: the last unit has some of them in its mean.
-        mask = block_causal_mask(count, self.config.block, count, None, x_BTD.device) & inside_BT[:, None, None]
+        left = self.config.left_blocks or count
+        mask = block_causal_mask(count, self.config.block, left, None, x_BTD.device) & inside_BT[:, None, None]
+        if self.config.left_blocks:  # far in the padding no frame that counts is near enough: those see each other
+            mask = mask | ~mask.any(-1, keepdim=True)
         for layer in self.layers:
             x_BTD, _ = layer(x_BTD, mask)
         return self._pool(x_BTD)
@@ -101,12 +109,14 @@ class WhisperVQEncoder(nn.Module):
         past.features_BM2, past.hidden_BD2 = features_BMF[..., -2:], hidden_BDF[..., -2:]
         new = x_BTD.shape[1]
         x_BTD = x_BTD + self.positions.weight[past.frames : past.frames + new]
-        inside_K = torch.arange(past.frames + new, device=x_BTD.device) < past.frames + -(-frames // 2)
         kept = [] if past.attention is None else past.attention
+        before = kept[0][0].shape[2] if kept else 0
+        inside_K = torch.arange(before + new, device=x_BTD.device) < before + -(-frames // 2)
+        reach = self.config.left_blocks * self.config.block or self.config.positions
         past.attention = []
         for index, layer in enumerate(self.layers):
-            x_BTD, present = layer(x_BTD, inside_K[None, None, None], kept[index] if kept else None)
-            past.attention.append(present)
+            x_BTD, (k_BHKd, v_BHKd) = layer(x_BTD, inside_K[None, None, None], kept[index] if kept else None)
+            past.attention.append((k_BHKd[:, :, -reach:], v_BHKd[:, :, -reach:]))
         past.frames += new
         return self._pool(x_BTD)
 

@@ -1,4 +1,4 @@
-"""GLM-4-Voice's tokenizer as a ``SpeechTokenizer``, 12.5 units a second.
+"""GLM-4-Voice's tokenizer as a ``SpeechTokenizer``, the release's and what ``emova train vq`` makes.
 
 Whisper's features are floored at 80 dB below the loudest point of the clip, so that a clip's units are certain when it
 has ended. With ``running_floor`` it is the loudest point so far, and units come block by block.
@@ -20,11 +20,14 @@ from torch.nn import functional
 from emova.core.errors import InputError
 from emova.speech.features import MelConfig, mel_filters
 from emova.speech.tokenizer.base import RecordingStream, TokenizerModule, WaitingStream
+from emova.speech.tokenizer.phone_decoder import PhoneDecoder, PhoneDecoderConfig
+from emova.speech.tokenizer.phones import PHONES, PhoneInventory
 from emova.speech.tokenizer.whisper_vq.encoder import EncoderConfig, EncoderPast, WhisperVQEncoder
 
 KIND = "whisper_vq"
 RATE, N_FFT, HOP = 16_000, 400, 160  # Hz, samples, samples
 QUIET = 1e-10
+_PHONE_CODE = 16  # numbers by which the phone decoder knows a code
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,20 @@ class WhisperVQConfig:
 
     Attributes:
         running_floor: features know the loudest point so far instead of the clip's, so that units can stream.
+        reads_phones: whether it has a decoder of the phones that units stand for, by which they are measured; the
+            release has none.
+        decoder, phones: its sizes, and what it tells apart.
     """
 
     kind: str = KIND
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     running_floor: bool = False
+    reads_phones: bool = False
+    decoder: PhoneDecoderConfig = field(default_factory=PhoneDecoderConfig)
+    phones: list[str] = field(default_factory=lambda: list(PHONES))
 
     def __post_init__(self) -> None:
+        PhoneInventory(tuple(self.phones))
         if self.kind != KIND:
             raise InputError(f"kind={self.kind}: these are the fields of {KIND}; give kind={KIND}")
 
@@ -62,9 +72,9 @@ class WhisperMel(nn.Module):
         return (self.filters @ spectrum_BKF.abs().square()).clamp(min=QUIET).log10()
 
 
-def floored(log_BMF: Tensor, loudest_B: Tensor) -> Tensor:
-    """Features from logarithms of power and the logarithm of the loudest point."""
-    return (torch.maximum(log_BMF, loudest_B[:, None, None] - 8.0) + 4.0) / 4.0
+def floored(log_BMF: Tensor, loudest_BF: Tensor) -> Tensor:
+    """Features from logarithms of power and the logarithm of the loudest point, of each frame or ``[B, 1]`` of all."""
+    return (torch.maximum(log_BMF, loudest_BF[:, None] - 8.0) + 4.0) / 4.0
 
 
 @dataclass
@@ -80,12 +90,20 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
     """Speech to units as GLM-4-Voice hears it; a ``SpeechTokenizer``."""
 
     config_class: ClassVar = WhisperVQConfig
+    optional: ClassVar = ("phone_decoder.", "phone_codes.")
     unit_set = "glm-4-voice"
 
     def __init__(self, config: WhisperVQConfig) -> None:
         super().__init__(config)
         self.mel = WhisperMel(config.encoder.mels)
         self.encoder = WhisperVQEncoder(config.encoder)
+        self.inventory = PhoneInventory(tuple(config.phones))
+        self.phone_codes: nn.Module | None = None
+        self.phone_decoder: PhoneDecoder | None = None
+        if config.reads_phones:
+            width, block = config.encoder.width, max(1, config.encoder.block // config.encoder.pooling)
+            self.phone_codes = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, _PHONE_CODE), nn.Tanh())
+            self.phone_decoder = PhoneDecoder(_PHONE_CODE, config.decoder, block, 5, self.inventory.classes)
         self.unit_samples = 2 * HOP * config.encoder.pooling
         self.clip_samples = 2 * HOP * config.encoder.positions
 
@@ -96,17 +114,37 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
     def features(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Clips filled up with silence to features ``[B, M, F]`` and how many frames count in each row.
 
-        The floor of a row is that of the row; T is filled up to a whole unit.
+        The floor of a row is that of the row, by blocks with ``running_floor``; T is filled up to a whole unit.
         """
         filled_BT = functional.pad(samples_BT, (0, -samples_BT.shape[1] % self.unit_samples))
         log_BMF = self.mel(functional.pad(filled_BT[:, None], (N_FFT // 2, N_FFT // 2), mode="reflect")[:, 0])[..., :-1]
-        return floored(log_BMF, log_BMF.amax(dim=(1, 2))), -(-lengths_B // HOP)
+        loudest_BF = log_BMF.amax(dim=(1, 2))[:, None]
+        if self.config.running_floor:
+            size, count = 2 * self.config.encoder.block, log_BMF.shape[2]
+            blocks_BFN = functional.pad(log_BMF.amax(1), (0, -count % size), value=-torch.inf).unflatten(1, (-1, size))
+            loudest_BF = blocks_BFN.amax(2).cummax(1).values.repeat_interleave(size, dim=1)[:, :count]
+        return floored(log_BMF, loudest_BF), -(-lengths_B // HOP)
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The vectors before quantisation, ``[B, U, D]``, of clips that are no longer than ``clip_samples``."""
         with torch.autocast(samples_BT.device.type, enabled=False):
             features_BMF, frames_B = self.features(samples_BT.float(), lengths_B)
         return self.encoder(features_BMF, frames_B)
+
+    def phone_features(self, codes_BUD: Tensor) -> Tensor:
+        """Codes ``[B, U, D]`` as the phone decoder takes them. Raises: InputError: there is no phone decoder."""
+        if self.phone_codes is None:
+            raise InputError("this speech tokenizer has no phone decoder; train one with model.reads_phones=true")
+        return self.phone_codes(codes_BUD.float())
+
+    @torch.inference_mode()
+    def phones(self, units: list[Tensor]) -> list[list[str]]:
+        """What the phone decoder reads in each row of units. Raises: InputError: there is none."""
+        padded_BU = nn.utils.rnn.pad_sequence(units, batch_first=True)
+        features_BUC = self.phone_features(self.encoder.codebook(padded_BU))
+        assert self.phone_decoder is not None
+        lengths_B = torch.tensor([len(row) for row in units], device=self.device)
+        return [self.inventory.names(row) for row in self.phone_decoder.read(features_BUC, lengths_B)]
 
     @torch.inference_mode()
     def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
@@ -156,7 +194,7 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
             loudest_B = log_BMF.amax(dim=(1, 2))
             state.loudest_B = loudest_B if state.loudest_B is None else torch.maximum(state.loudest_B, loudest_B)
             inside = min(end, -(-heard // HOP)) - state.frames
-            vectors_BUD = self.encoder.step(floored(log_BMF, state.loudest_B), state.past, inside)
+            vectors_BUD = self.encoder.step(floored(log_BMF, state.loudest_B[:, None]), state.past, inside)
             state.frames = end
             yield self.encoder.nearest(vectors_BUD)
 

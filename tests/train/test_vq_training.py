@@ -1,0 +1,362 @@
+"""Training of the supervised tokenizer: what it starts from, what it learns from, exact resume, two processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import WhisperConfig, WhisperModel
+
+from emova.checkpoint.registry import load_tokenizer
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
+from emova.speech.tokenizer.whisper_vq.encoder import EncoderConfig
+from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig, WhisperVQTokenizer
+from emova_train.core.config import RunConfig
+from emova_train.core.metrics import read
+from emova_train.vq.data import TextBatches, TextSet, TextSource, TextStore, balanced
+from emova_train.vq.labels import Labeller, label
+from emova_train.vq.program import VQTrainConfig, VQTraining, build, train, words_of
+from emova_train.vq.reader import IGNORED, WordDecoder
+from emova_train.vq.whisper import Whisper, WholeEncoder, load_whisper
+from tests.train.test_parallel import SECONDS, run_module
+
+CHARACTERS = [*pre_tokenizers.ByteLevel.alphabet()]
+MARKS = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+TINY = WhisperVQConfig(
+    encoder=EncoderConfig(
+        mels=80, width=16, heads=2, ffn=32, layers=1, positions=400, block=16, left_blocks=2, pooling=4, codes=24
+    ),
+    running_floor=True, reads_phones=True,
+    decoder=PhoneDecoderConfig(width=8, layers=1, heads=1, ffn=8, labels_per_unit=4),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Whisper of random weights, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("whisper")
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=len(CHARACTERS) + len(MARKS), d_model=16, num_mel_bins=80, encoder_layers=2, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        max_source_positions=500, max_target_positions=448, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    WhisperModel(config).save_pretrained(folder)
+    tokens = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(CHARACTERS)}, merges=[]))
+    tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokens.add_special_tokens(MARKS)
+    tokens.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whisper(whisper_folder: Path) -> Whisper:
+    return load_whisper(str(whisper_folder))
+
+
+def write_shard(path: Path, clips: int, text: str = "hello there", phones: bool = True) -> None:
+    rng = np.random.default_rng(clips)
+    with tarfile.open(path, "w") as tar:
+        for clip in range(clips):
+            flac = io.BytesIO()
+            wave = rng.standard_normal(14_000 + 900 * clip) * 0.1 * np.sin(np.arange(14_000 + 900 * clip) / 1500)
+            soundfile.write(flac, wave, 16000, format="FLAC")
+            meta = {"text": text, "family": "one", "voice": "v", **({"phones": ["h", "ə", "l", "O"]} if phones else {})}
+            for kind, data in (("flac", flac.getvalue()), ("json", json.dumps(meta).encode())):
+                member = tarfile.TarInfo(f"{path.stem}-{clip}.{kind}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def config(tmp_path: Path, whisper_folder: Path) -> VQTrainConfig:
+    """Four labelled recordings and three that are not."""
+    write_shard(tmp_path / "said-train-000000.tar", 4)
+    write_shard(tmp_path / "heard-train-000000.tar", 3, text="", phones=False)
+    run = RunConfig(
+        str(tmp_path / "run"), max_steps=4, batch_size=1, eval_every=2, save_every=2, log_every=1, learning_rate=1e-3,
+        precision="fp32",
+    )  # fmt: skip
+    sources = [
+        TextSource(str(tmp_path / "said-train-*.tar")),
+        TextSource(str(tmp_path / "heard-train-*.tar"), pseudo=True),
+    ]
+    return VQTrainConfig(
+        model=TINY, run=run, whisper=str(whisper_folder), train=sources, labels=str(tmp_path / "labels"),
+        validation=[str(tmp_path / "said-train-*.tar")], validation_clips=1, cache=str(tmp_path / "cache"),
+        batch_seconds=3.0, perturbed=0.5, restart_below=0.05,
+    )  # fmt: skip
+
+
+def labelled(config: VQTrainConfig) -> VQTrainConfig:
+    """With words that a Whisper of random weights would hardly hear."""
+    labels = Path(config.labels)
+    labels.mkdir()
+    said = {f"heard-train-000000-{clip}": "good day" for clip in range(3)}
+    (labels / "heard-train-000000.json").write_text(json.dumps(said))
+    return config
+
+
+# --- what it starts from ----------------------------------------------------------------------------------------------
+def ctranslate2(path: Path, whisper: Whisper) -> None:
+    """The same Whisper as a CTranslate2 folder."""
+    arrays: dict[str, np.ndarray] = {}
+    leaf = {"weight": "weight", "bias": "bias"}
+    for side, layers in (("encoder", 2), ("decoder", 1)):
+        own = {n.removeprefix(f"{side}."): v.numpy() for n, v in whisper.state.items() if n.startswith(side)}
+        arrays[f"{side}/num_heads"] = np.array(2, np.int16)
+        arrays[f"{side}/position_encodings/encodings"] = own["embed_positions.weight"]
+        for ours, theirs in (("layer_norm.weight", "layer_norm/gamma"), ("layer_norm.bias", "layer_norm/beta")):
+            arrays[f"{side}/{theirs}"] = own[ours]
+        if side == "encoder":
+            for conv in ("conv1", "conv2"):
+                arrays |= {f"encoder/{conv}/{kind}": own[f"{conv}.{kind}"] for kind in leaf}
+        else:
+            arrays["decoder/embeddings/weight"] = own["embed_tokens.weight"]
+        for layer in range(layers):
+            at, to = f"layers.{layer}.", f"{side}/layer_{layer}/"
+            groups: dict[str, tuple[str, list[tuple[str, ...]]]] = {"self_attention": ("self_attn", [("q", "k", "v")])}
+            if side == "decoder":
+                groups["attention"] = ("encoder_attn", [("q",), ("k", "v")])
+            for name, (attention, linears) in groups.items():
+                zeros = np.zeros(16, np.float32)
+                for number, words in enumerate(linears):
+                    for kind in leaf:
+                        rows = [own.get(f"{at}{attention}.{word}_proj.{kind}", zeros) for word in words]
+                        arrays[f"{to}{name}/linear_{number}/{kind}"] = np.concatenate(rows)
+                for kind in leaf:
+                    arrays[f"{to}{name}/linear_{len(linears)}/{kind}"] = own[f"{at}{attention}.out_proj.{kind}"]
+                for kind, said in (("weight", "gamma"), ("bias", "beta")):
+                    arrays[f"{to}{name}/layer_norm/{said}"] = own[f"{at}{attention}_layer_norm.{kind}"]
+            for kind, said in (("weight", "gamma"), ("bias", "beta")):
+                arrays[f"{to}ffn/layer_norm/{said}"] = own[f"{at}final_layer_norm.{kind}"]
+            for number in (0, 1):
+                arrays |= {f"{to}ffn/linear_{number}/{kind}": own[f"{at}fc{number + 1}.{kind}"] for kind in leaf}
+    text = lambda value: struct.pack("<H", len(value) + 1) + value.encode() + b"\0"  # noqa: E731
+    data = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, len(arrays))
+    for name, array in arrays.items():
+        code = 2 if array.dtype == np.int16 else 0
+        raw = np.ascontiguousarray(array, np.int16 if code else np.float32).tobytes()
+        data += text(name) + struct.pack("<B", array.ndim) + struct.pack(f"<{array.ndim}I", *array.shape)
+        data += struct.pack("<BI", code, len(raw)) + raw
+    path.mkdir()
+    (path / "model.bin").write_bytes(data)
+
+
+def test_a_ctranslate2_whisper_is_the_same_as_transformers(
+    whisper: Whisper, whisper_folder: Path, tmp_path: Path
+) -> None:
+    ctranslate2(tmp_path / "ct2", whisper)
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        load_whisper(str(tmp_path / "ct2"))
+    shutil.copy(whisper_folder / "tokenizer.json", tmp_path / "ct2")
+    other = load_whisper(str(tmp_path / "ct2"))
+    assert set(other.state) == set(whisper.state)
+    assert all(torch.equal(other.state[name], value) for name, value in whisper.state.items())
+    assert other.text.prompt == whisper.text.prompt and other.text.decode(other.text.encode("Two eggs.")) == "Two eggs."
+    for name in ("d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads", "max_source_positions"):
+        assert getattr(other.config, name) == getattr(whisper.config, name)
+
+
+def test_the_whole_whisper_is_transformers_own(whisper: Whisper, whisper_folder: Path) -> None:
+    """Its encoder and its decoder, over a whole window, and cached decoding equals one pass."""
+    model = WhisperModel.from_pretrained(whisper_folder).eval()
+    features = torch.randn(2, 80, 1000, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[257, 258, 5, 9], [257, 258, 7, 8]])
+    with torch.inference_mode():
+        wanted = model(features, decoder_input_ids=tokens)
+        heard, inside = WholeEncoder(whisper).eval()(features, torch.tensor([1000, 1000]))
+        assert (heard - wanted.encoder_last_hidden_state).abs().max() < 1e-5
+        words = WordDecoder(whisper).eval()
+        logits = words(tokens, heard, inside)
+        assert (logits - wanted.last_hidden_state @ model.decoder.embed_tokens.weight.T).abs().max() < 1e-5
+        (row, _) = words.read(heard, inside, [257, 258], 999, [6, 2])
+        again = words(torch.tensor([[257, 258, *row]]), heard[:1], inside[:1]).argmax(-1)[0, 1:-1]
+        assert row == again.tolist() and len(row) == 6
+        # What lies behind a row's end is not heard.
+        half = torch.arange(heard.shape[1])[None] < torch.tensor([[100], [500]])
+        assert torch.allclose(
+            words(tokens, heard, half)[0], words(tokens[:1], heard[:1, :100], half[:1, :100])[0], atol=1e-5
+        )
+
+
+def test_a_whisper_of_another_shape_is_refused(config: VQTrainConfig, whisper: Whisper, tmp_path: Path) -> None:
+    for change in ({"width": 32}, {"layers": 2}, {"positions": 800}):
+        wrong = replace(config, model=replace(TINY, encoder=replace(TINY.encoder, **change)))
+        with pytest.raises(InputError, match=r"encoder"):
+            build(wrong, whisper)
+    with pytest.raises(InputError, match="no Whisper"):
+        load_whisper(str(tmp_path / "nothing"))
+
+
+# --- what it learns from ----------------------------------------------------------------------------------------------
+def test_labelled_and_pseudo_labelled_speech_come_one_to_three() -> None:
+    sources = [TextSource("a"), TextSource("b", repeat=2.0), TextSource("c", pseudo=True), TextSource("d", 0.5, True)]
+    counts = [100, 50, 400, 200]
+    repeats = balanced(sources, counts, 3.0)
+    shares = [repeat * count for repeat, count in zip(repeats, counts, strict=True)]
+    assert repeats[:2] == [1.0, 2.0] and sum(shares[2:]) == pytest.approx(3 * sum(shares[:2]))
+    assert repeats[3] == pytest.approx(repeats[2] / 2)
+    assert balanced(sources, counts, 0.0) == [1.0, 2.0, 1.0, 0.5] and balanced(sources[:2], counts[:2], 3.0) == [
+        1.0,
+        2.0,
+    ]
+
+
+def test_pseudo_labels_are_made_once_and_needed(config: VQTrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="pseudo-labels"):
+        TextStore(config.train, config.cache, config.labels, 16.0)
+    label(config, rows=2)
+    written = tmp_path / "labels" / "heard-train-000000.json"
+    before = written.stat().st_mtime_ns
+    assert set(json.loads(written.read_text())) <= {f"heard-train-000000-{clip}" for clip in range(3)}
+    assert label(config) == 0 and written.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="pseudo: true"):
+        label(replace(config, train=config.train[:1]))
+
+
+def test_a_label_does_not_depend_on_its_batch(config: VQTrainConfig) -> None:
+    labeller = Labeller(config.whisper, "en")
+    clips = [np.random.default_rng(seed).standard_normal(9000 + seed).astype(np.float32) * 0.1 for seed in range(3)]
+    assert labeller(clips) == [labeller([clip])[0] for clip in clips]
+    assert labeller([np.zeros(400_000, np.float32)]) == [""]  # longer than this Whisper hears
+
+
+def test_batches_are_a_function_of_seed_and_number(config: VQTrainConfig, whisper: Whisper) -> None:
+    store = TextStore(labelled(config).train, config.cache, config.labels, 16.0)
+    make = TextBatches(whisper.text, WhisperVQTokenizer(TINY).inventory, 1280, 0.5)
+    one, two = (TextSet(store, [1.0, 1.0], 5, 3.0, 3, make) for _ in range(2))
+    two[1]
+    for name, tensor in one[4].items():
+        assert torch.equal(tensor, two[4][name]), name
+    batch = one[4]
+    first, text = batch["targets"][0], [t for t in batch["targets"][0].tolist() if t != IGNORED]
+    assert text[-1] == whisper.text.end and whisper.text.decode(text) in ("hello there", "good day")
+    assert first[0] == IGNORED and batch["tokens"][0, :2].tolist() == whisper.text.prompt
+    assert bool((batch["lengths"] % 1280 == 0).all())
+
+
+# --- how it learns ----------------------------------------------------------------------------------------------------
+def started(config: VQTrainConfig, whisper: Whisper) -> tuple[VQTraining, dict[str, torch.Tensor]]:
+    training = build(config, whisper)
+    store = TextStore(labelled(config).train, config.cache, config.labels, 16.0)
+    make = TextBatches(whisper.text, training.model.inventory, training.model.unit_samples, 0.0)
+    batch = TextSet(store, [1.0, 1.0], 1, 30.0, 0, make)[0]
+    with torch.no_grad():
+        vectors = training.model(batch["samples"], batch["lengths"])
+    training.start_codes(vectors.flatten(0, 1), 1.0)
+    return training, batch
+
+
+def test_every_part_learns_and_the_codebook_follows_its_vectors(config: VQTrainConfig, whisper: Whisper) -> None:
+    training, batch = started(config, whisper)
+    before = training.model.encoder.codebook.weight.clone()
+    terms = training(**batch)
+    terms["loss"].backward()
+    assert {"words", "commitment", "phones", "codebook_perplexity"} <= set(terms)
+    missing = [
+        name for name, p in training.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
+    # Whisper's keys have no bias: it would add the same to all scores.
+    assert [name for name in missing if not name.endswith(("positions.weight", "k_proj.bias"))] == []
+    assert training.model.encoder.codebook.weight.grad is None
+    assert not torch.equal(before, training.model.encoder.codebook.weight)
+    # One step of the moving average: the mean of a code's vectors has a weight of 1 - decay beside its past.
+    assert torch.equal(training.model.encoder.codebook.weight, training.quantizer.codebook)
+
+
+def test_the_units_of_training_are_those_of_the_tokenizer(config: VQTrainConfig, whisper: Whisper) -> None:
+    training, batch = started(config, whisper)
+    training.eval()
+    vectors = training.model(batch["samples"], batch["lengths"])
+    trained = training.quantizer(vectors[:1].detach())[1]
+    assert torch.equal(trained, training.model.encoder.nearest(vectors[:1]))
+    # A clip alone, as it is heard later: the running floor and the blocks are the same.
+    count = int(batch["lengths"][0])
+    offline = training.model.encode(batch["samples"][:1, :count])[0]
+    assert (offline == trained[0, : len(offline)]).float().mean() > 0.9
+
+
+def test_codes_that_fall_out_of_use_begin_again_at_vectors(config: VQTrainConfig, whisper: Whisper) -> None:
+    training, batch = started(replace(config, restart_below=0.5), whisper)
+    book = training.quantizer._codebook
+    book.cluster_size[0, 3:6] = 0.01
+    book.embed[0, 3:6] = 1e3  # nothing is near
+    book.embed_avg[0, 3:6] = 1e3
+    training(**batch)
+    assert training.model.encoder.codebook.weight[3:6].abs().max() < 100
+
+
+def test_a_short_run_learns_exports_and_goes_on_exactly(config: VQTrainConfig, tmp_path: Path) -> None:
+    result = train(labelled(config))
+    assert result.steps == 4 and {"word_error/one", "phone_error/one", "codebook_perplexity"} <= set(result.eval_terms)
+    whole = load_file(tmp_path / "run" / "export" / "model.safetensors")
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(next(path for path in (tmp_path / "again").iterdir() if path.name.endswith("4")))
+    again = train(replace(config, run=replace(config.run, output_dir=str(tmp_path / "again"))))
+    assert again.steps == 4
+    resumed = load_file(tmp_path / "again" / "export" / "model.safetensors")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    ears = load_tokenizer(tmp_path / "run" / "export")
+    assert isinstance(ears, WhisperVQTokenizer) and ears.unit_rate == 12.5
+    assert isinstance(ears.phones([ears.encode(torch.randn(1, 20_000))[0]])[0], list)
+
+
+def test_a_few_recordings_can_be_learnt_by_heart(config: VQTrainConfig) -> None:
+    run = replace(config.run, max_steps=25, eval_every=25, save_every=25, learning_rate=1e-2)
+    result = train(labelled(replace(config, run=run, perturbed=0.0, batch_seconds=30.0)))
+    curve = [row["words"] for row in read(Path(run.output_dir) / "metrics.jsonl") if "words" in row]
+    assert curve[-1] < 0.75 * curve[0] and result.steps == 25
+
+
+def test_words_are_compared_without_marks() -> None:
+    assert words_of("Hello, it's ME!") == ["hello", "it's", "me"] and words_of("你好。") == ["你", "好"]
+
+
+@pytest.mark.parametrize("name", ["nano", "paper"])
+def test_the_shipped_configs_are_those_of_the_classes(name: str) -> None:
+    loaded = load_config(VQTrainConfig, name, kind="vq")
+    assert loaded.model.encoder.pooling == 4 and loaded.pseudo_ratio == 3.0 and loaded.commitment == 10.0
+    with torch.device("meta"):
+        assert WhisperVQTokenizer(loaded.model).unit_rate == 12.5
+
+
+def test_what_is_missing_is_told(config: VQTrainConfig) -> None:
+    with pytest.raises(InputError, match="see the shipped config"):
+        train(VQTrainConfig())
+    with pytest.raises(InputError, match="labels"):
+        train(replace(config, labels=""))
+    parallel = replace(config.run.parallel, strategy="zero2")
+    with pytest.raises(InputError, match="ddp"):
+        train(replace(config, run=replace(config.run, parallel=parallel)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * SECONDS)
+def test_two_processes_share_one_codebook(config: VQTrainConfig, tmp_path: Path) -> None:
+    """The codebook that two processes export is the one that both have, and a run that was stopped goes on exactly."""
+    from emova.core.config import config_dict
+
+    path = tmp_path / "vq.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(config_dict(labelled(config))))))
+    jobs = [["vq", str(path), [f"run.output_dir={tmp_path}/two"], ""],
+            ["vq", str(path), [f"run.output_dir={tmp_path}/two"], str(tmp_path / "two-again")]]  # fmt: skip
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    run_module(["tests.train.codec_worker", str(tmp_path / "jobs.json")], 2, tmp_path)
+    whole, again = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("two", "two-again"))
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())

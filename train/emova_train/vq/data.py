@@ -1,0 +1,288 @@
+"""Speech with its words, for the supervised tokenizer: out of a cache of decoded shards, or streamed.
+
+Words are a corpus's own, or what a Whisper heard (``emova train pseudo-labels``), in a ratio that the config gives.
+Batch number i out of the cache is a function of the seed and i alone, so a resumed run sees what an uninterrupted one
+would.
+
+Shapes: B clips, T samples, L text tokens, P phones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from emova.core.errors import InputError
+from emova.core.writing import staged_output, write_text
+from emova.speech.tokenizer.phones import PhoneInventory
+from emova_data.records.recordings import read_recordings
+from emova_train.core.renamed import find_shards
+from emova_train.data.clip_reader import ClipStream, Pooled, StreamConfig, decoded, find_sources
+from emova_train.data.sample_reader import BadSample
+from emova_train.data.shards import Raw
+from emova_train.s2u.data import SAMPLE_RATE, alike, perturb
+from emova_train.vq.reader import IGNORED
+from emova_train.vq.whisper import TextTokens
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Shards by a glob pattern; each clip counts ``repeat`` times an epoch. ``pseudo``: their words are a Whisper's."""
+
+    pattern: str = ""
+    repeat: float = 1.0
+    pseudo: bool = False
+
+
+@dataclass(frozen=True)
+class TextClip:
+    """One utterance; ``start`` and ``length`` in samples of its shard's waveform."""
+
+    key: str
+    shard: int
+    start: int
+    length: int
+    text: str
+    phones: tuple[str, ...]
+    family: str
+
+
+def label_path(folder: str | Path, shard: str | Path) -> Path:
+    """Where a Whisper's words for a shard lie."""
+    return Path(folder) / f"{Path(shard).stem}.json"
+
+
+def read_labels(folder: str | Path, shards: Sequence[str]) -> dict[str, str]:
+    """A Whisper's words by recording. Raises: InputError: a shard has none."""
+    found: dict[str, str] = {}
+    for shard in shards:
+        path = label_path(folder, shard)
+        try:
+            found |= json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(f"{path}: no labels of {shard}; make them with `emova train pseudo-labels`") from None
+    return found
+
+
+def shards_of(pattern: str) -> list[str]:
+    """The files of a pattern. Raises: InputError: there are none."""
+    if not (paths := find_shards(pattern)):
+        raise InputError(f"{pattern}: no such shards; run the data recipe first")
+    return paths
+
+
+def cache_shard(path: str, folder: Path) -> Path:
+    """Decode ``path`` into ``folder`` unless that is done already; gives the index file."""
+    stat = os.stat(path)
+    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}-texts"
+    index_path = stem.with_suffix(".json")
+    if index_path.is_file():
+        return index_path
+    index, chunks, start = [], [], 0
+    for recording in read_recordings(path, SAMPLE_RATE):
+        record, samples = recording.record, recording.pcm16()
+        index.append(
+            {
+                "key": recording.key, "start": start, "length": len(samples), "text": record.get("text") or "",
+                "phones": list(record.get("phones") or ()), "family": record.get("family") or "",
+            }
+        )  # fmt: skip
+        chunks.append(samples)
+        start += len(samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    with staged_output(stem.with_suffix(".npy")) as file:
+        np.save(file, np.concatenate(chunks) if chunks else np.zeros(0, np.int16))
+    write_text(index_path, json.dumps(index))
+    return index_path
+
+
+def fill_cache(patterns: Sequence[str], cache: str | Path, rank: int = 0, processes: int = 1) -> None:
+    """Decode the shards that are this process's, as one of ``processes``. Raises: InputError: a pattern has none."""
+    paths = [path for pattern in patterns for path in shards_of(pattern)]
+    for path in paths[rank::processes]:
+        cache_shard(path, Path(cache))
+
+
+class TextStore:
+    """All clips of some sources that have words, decoded once, in memory-mapped int16.
+
+    Args:
+        labels: the folder of a Whisper's words, for sources with ``pseudo``.
+
+    Raises:
+        InputError: a pattern matches no shard, a shard has no labels, or no clip has words.
+    """
+
+    def __init__(
+        self, sources: Sequence[TextSource], cache: str | Path, labels: str, max_seconds: float, whole: bool = False
+    ) -> None:
+        self.waves: list[np.ndarray] = []
+        self.clips: list[TextClip] = []
+        self.source: list[int] = []
+        for number, source in enumerate(sources):
+            for path in shards_of(source.pattern):
+                index_path = cache_shard(path, Path(cache))
+                said = read_labels(labels, [path]) if source.pseudo else {}
+                shard = len(self.waves)
+                self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
+                for entry in json.loads(index_path.read_text(encoding="utf-8")):
+                    entry |= {"phones": tuple(entry["phones"]), "shard": shard}
+                    if source.pseudo:
+                        entry["text"] = said.get(entry["key"], "")
+                    clip = TextClip(**entry)
+                    if (clip.text.strip() or whole) and 0 < clip.length <= max_seconds * SAMPLE_RATE:
+                        self.clips.append(clip)
+                        self.source.append(number)
+        if not self.clips:
+            raise InputError(
+                f"{', '.join(source.pattern for source in sources)}: no recording has words; nothing to learn"
+            )
+
+    def samples(self, clip: TextClip) -> np.ndarray:
+        """``[T]`` float32 in [-1, 1]."""
+        return self.waves[clip.shard][clip.start : clip.start + clip.length].astype(np.float32) / 32768.0
+
+
+def balanced(sources: Sequence[TextSource], counts: Sequence[int], ratio: float) -> list[float]:
+    """How often a clip of each source comes an epoch, such that there are ``ratio`` pseudo-labelled for a labelled one.
+
+    Labelled clips come as often as ``repeat`` says; without both kinds, or with a ratio of 0, all do.
+    """
+    shares = [source.repeat * count for source, count in zip(sources, counts, strict=True)]
+    pseudo = sum(share for source, share in zip(sources, shares, strict=True) if source.pseudo)
+    labelled = sum(shares) - pseudo
+    factor = ratio * labelled / pseudo if pseudo and labelled and ratio else 1.0
+    return [source.repeat * (factor if source.pseudo else 1.0) for source in sources]
+
+
+@dataclass(frozen=True)
+class TextBatches:
+    """How clips become a batch.
+
+    Attributes:
+        text: Whisper's tokens.
+        inventory: phones that the phone decoder tells apart.
+        unit_samples: of the tokenizer; clips are filled up to whole units.
+        perturbed: share of clips that are heard through rooms, microphones and noise.
+        max_silence: seconds before and after a clip.
+    """
+
+    text: TextTokens
+    inventory: PhoneInventory
+    unit_samples: int
+    perturbed: float
+    max_silence: float = 0.3
+
+    def batch(
+        self, clips: Sequence[tuple[TextClip, np.ndarray]], other: Callable[[], np.ndarray], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """The batch of ``clips`` with their samples; ``other`` draws other speech by ``rng``, a kind of noise.
+
+        ``samples`` ``[B, T]`` and their ``lengths``; ``tokens`` ``[B, L]`` that the decoder reads and the ``targets``
+        behind them, ``IGNORED`` where there is nothing to learn; ``phones`` ``[B, P]`` and ``phone_lengths``.
+        """
+        waves, inputs, targets, phones = [], [], [], []
+        prompt = self.text.prompt
+        for clip, samples in clips:
+            lead, tail = (int(rng.uniform(0, self.max_silence) * SAMPLE_RATE) for _ in range(2))
+            samples = np.pad(samples, (lead, tail))
+            samples = np.pad(samples, (0, -len(samples) % self.unit_samples))
+            if rng.random() < self.perturbed:
+                samples = perturb(samples, other(), rng)
+            else:
+                samples = samples + rng.standard_normal(len(samples)).astype(np.float32) * 1e-4
+            waves.append(torch.from_numpy(samples.astype(np.float32)))
+            row = [*prompt, *self.text.encode(clip.text)[:400], self.text.end]
+            inputs.append(torch.tensor(row[:-1]))
+            targets.append(torch.tensor([IGNORED] * (len(prompt) - 1) + row[len(prompt) :]))
+            phones.append(torch.tensor(self.inventory.ids(clip.phones).ids, dtype=torch.long))
+        return {
+            "samples": pad_sequence(waves, batch_first=True),
+            "lengths": torch.tensor([len(wave) for wave in waves]),
+            "tokens": pad_sequence(inputs, batch_first=True, padding_value=self.text.end),
+            "targets": pad_sequence(targets, batch_first=True, padding_value=IGNORED),
+            "phones": pad_sequence(phones, batch_first=True),
+            "phone_lengths": torch.tensor([len(row) for row in phones]),
+        }
+
+
+class TextSet(Dataset[dict[str, Tensor]]):
+    """Item i is a whole batch: ``batch_seconds`` of clips of similar length out of a store."""
+
+    def __init__(
+        self, store: TextStore, repeats: Sequence[float], batches: int, batch_seconds: float, seed: int,
+        make: TextBatches,
+    ) -> None:  # fmt: skip
+        self.store, self.seed, self.make = store, seed, make
+        self.chosen: list[list[int]] = []
+        lengths, epoch = [clip.length for clip in store.clips], 0
+        while len(self.chosen) < batches:
+            rng = np.random.default_rng([seed, epoch])
+            share = np.asarray([repeats[source] for source in store.source])
+            counts = np.floor(share + rng.random(len(share))).astype(int)
+            order = rng.permutation(np.repeat(np.arange(len(share)), counts)).tolist()
+            pools = [order[at : at + 1024] for at in range(0, len(order), 1024)]
+            found = [batch for pool in pools for batch in alike(lengths, pool, batch_seconds) if batch]
+            self.chosen += [found[index] for index in rng.permutation(len(found))]
+            epoch += 1
+        self.chosen = self.chosen[:batches]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, 1, index])
+        store = self.store
+        clips = [(store.clips[at], store.samples(store.clips[at])) for at in self.chosen[index]]
+        return self.make.batch(clips, lambda: store.samples(store.clips[int(rng.integers(len(store.clips)))]), rng)
+
+
+Heard = tuple[TextClip, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """Samples of converted sets to clips with words."""
+
+    said: dict[str, str]
+    max_seconds: float
+
+    def __call__(self, raw: Raw) -> Heard:
+        text = str(self.said.get(raw.id) or raw.fields.get("text") or "")
+        if not text.strip():
+            raise BadSample("no words (give transcripts, or make pseudo-labels)")
+        samples = decoded(raw, SAMPLE_RATE)
+        if len(samples) > self.max_seconds * SAMPLE_RATE:
+            raise BadSample(f"longer than {self.max_seconds:g} s")
+        phones = tuple(raw.fields.get("phones") or ())
+        return TextClip(raw.id, 0, 0, len(samples), text, phones, str(raw.fields.get("family") or "")), samples
+
+
+def streamed(
+    sources: Sequence[TextSource], labels: str, ratio: float, make: TextBatches, batch_seconds: float,
+    max_seconds: float, config: StreamConfig,
+) -> ClipStream[Heard]:  # fmt: skip
+    """The training set of converted sets, read as they are needed. Raises: InputError: see ``find_sources``."""
+    counts = [source.records for source, _ in find_sources([(each.pattern, 1.0) for each in sources])]
+    passes = balanced(sources, counts, ratio)
+    found = find_sources([(each.pattern, times) for each, times in zip(sources, passes, strict=True)])
+    pseudo = [shard for each in sources if each.pseudo for shard in shards_of(each.pattern)]
+
+    def lay_out(pool: Sequence[Heard], rng: np.random.Generator) -> list[list[int]]:
+        batches = alike([clip.length for clip, _ in pool], range(len(pool)), batch_seconds)
+        return [batches[index] for index in rng.permutation(len(batches))]
+
+    def together(group: Pooled[Heard]) -> dict[str, Tensor]:
+        rng = np.random.default_rng(np.random.randint(2**31))
+        return make.batch(group.items, lambda: group.pool[int(rng.integers(len(group.pool)))][1], rng)
+
+    return ClipStream(found, _Decoder(read_labels(labels, pseudo), max_seconds), lay_out, together, config)

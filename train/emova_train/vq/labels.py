@@ -1,0 +1,127 @@
+"""What a Whisper hears in speech without transcripts: ``emova train pseudo-labels nano``.
+
+The words go to one file a shard, so an interrupted run goes on with the next shard, and several processes
+(``RANK``, ``WORLD_SIZE``) share the shards out.
+
+Shapes: B clips, T samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from emova.core.config import load_config
+from emova.core.errors import InputError
+from emova.core.writing import write_text
+from emova.speech.tokenizer.whisper_vq.tokenizer import HOP, N_FFT, WhisperMel, floored
+from emova_data.records.recordings import read_recordings
+from emova_train.core.program import add_config, run_module
+from emova_train.distributed import world as parallel
+from emova_train.s2u.data import SAMPLE_RATE
+from emova_train.vq.data import label_path, shards_of
+from emova_train.vq.program import VQTrainConfig
+from emova_train.vq.reader import WordDecoder
+from emova_train.vq.whisper import WholeEncoder, load_whisper
+
+_LEAST_SECONDS, _TAIL_SECONDS = 8.0, 2.0  # of a window: with less silence behind the words it begins again
+_TOKENS_A_SECOND = 6
+
+
+class Labeller:
+    """Whisper as it was trained, with a window as long as the clips need."""
+
+    def __init__(self, name: str, language: str) -> None:
+        whisper = load_whisper(name, language)
+        self.text = whisper.text
+        self.mel = WhisperMel(whisper.config.num_mel_bins)
+        self.encoder = WholeEncoder(whisper).eval()
+        self.words = WordDecoder(whisper).eval()
+        self.longest = whisper.config.max_source_positions * 2 * HOP
+
+    @torch.inference_mode()
+    def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
+        """What is said in clips ``[T]`` of 16 kHz; empty where words do not come to an end, or a clip is too long."""
+        longest = max(len(clip) for clip in clips)
+        window = int(max(_LEAST_SECONDS * SAMPLE_RATE, longest + _TAIL_SECONDS * SAMPLE_RATE))
+        window = min(window + -window % (2 * HOP), self.longest)
+        if longest > window:
+            return [self([clip])[0] if len(clip) <= self.longest else "" for clip in clips] if len(clips) > 1 else [""]
+        samples_BT = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+        samples_BT = functional.pad(samples_BT, (0, window - samples_BT.shape[1]))
+        around = N_FFT // 2
+        log_BMF = self.mel(functional.pad(samples_BT[:, None], (around, around), mode="reflect")[:, 0])[..., :-1]
+        features_BMF = floored(log_BMF, log_BMF.amax(dim=(1, 2))[:, None])
+        heard_BTD, inside_BT = self.encoder(features_BMF, torch.full((len(clips),), window // HOP))
+        limits = [8 + len(clip) * _TOKENS_A_SECOND // SAMPLE_RATE for clip in clips]
+        found = self.words.read(heard_BTD, inside_BT, self.text.prompt, self.text.end, limits)
+        pairs = zip(found, limits, strict=True)
+        return [self.text.decode(tokens) if len(tokens) < limit else "" for tokens, limit in pairs]
+
+
+def label_shard(labeller: Labeller, shard: str, out: Path, max_seconds: float, rows: int) -> int:
+    """Write the words of a shard's recordings; how many have some."""
+    found: dict[str, str] = {}
+    recordings = [(each.key, each.samples) for each in read_recordings(shard, SAMPLE_RATE)]
+    recordings = [each for each in recordings if 0 < len(each[1]) <= max_seconds * SAMPLE_RATE]
+    recordings.sort(key=lambda each: len(each[1]))
+    for start in range(0, len(recordings), rows):
+        batch = recordings[start : start + rows]
+        words = labeller([samples for _, samples in batch])
+        found |= {key: said for (key, _), said in zip(batch, words, strict=True) if said}
+    write_text(out, json.dumps(found, ensure_ascii=False))
+    return len(found)
+
+
+def label(config: VQTrainConfig, rows: int = 8) -> int:
+    """Label the shards of the sources with ``pseudo`` that have no labels yet; how many recordings were labelled.
+
+    Raises:
+        InputError: the config names no such sources, folder or Whisper, or shards are missing.
+    """
+    patterns = [source.pattern for source in config.train if source.pseudo]
+    if not patterns or not config.labels or not config.whisper:
+        raise InputError("train, labels, whisper: name sources with pseudo: true, a folder for their words, a Whisper")
+    world = parallel.start(config.run.parallel)
+    shards = [shard for pattern in patterns for shard in shards_of(pattern)][world.rank :: world.size]
+    shards = [shard for shard in shards if not label_path(config.labels, shard).is_file()]
+    if not shards:
+        return 0
+    labeller = Labeller(config.whisper, config.language)
+    Path(config.labels).mkdir(parents=True, exist_ok=True)
+    return sum(
+        label_shard(labeller, shard, label_path(config.labels, shard), config.max_seconds, rows)
+        for shard in track(shards, description="labels", disable=not world.main)
+    )
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train pseudo-labels``."""
+    add_config(parser, "nano")
+    parser.add_argument("--rows", type=int, default=8, help="clips that are heard at once (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    config = load_config(VQTrainConfig, arguments.config, arguments.overrides, kind="vq")
+    print(f"{label(config, max(1, arguments.rows))} recordings labelled")
+    parallel.stop()
+    return 0
+
+
+def main() -> int:
+    return run_module(register, "emova_train.vq.labels", "Transcribe speech without transcripts by Whisper.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
