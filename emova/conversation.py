@@ -147,5 +147,5 @@ class Conversation:
         if text is not None:
             content.append({"type": "text", "text": text})
         prompt = self.assistant.prompt([{"role": "user", "content": content}])
-        begin = len(self.assistant.frame.begin)
+        begin = len(self.assistant.frame.begin_user)
         return Prompt(prompt.ids[begin:], prompt.pixel_values, prompt.image_grids)

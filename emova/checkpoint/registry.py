@@ -117,6 +117,7 @@ REPLY_FORMATS: Registry[ReplyFormat] = Registry(
         "json": "emova.reply.json:JsonReply",
         "interleaved": "emova.reply.interleaved:InterleavedReply",
         "emova_release": "emova.reply.released:ReleasedReply",
+        "glm_4_voice": "emova.reply.glm_voice:GLMVoiceReply",
     },
     renamed={"thoughts": "interleaved"},
 )
@@ -127,12 +128,17 @@ TOWERS: Registry[VisionTower] = Registry(
         "internvit": "emova.vision.internvit:InternViT",
         "open_clip": "emova.vision.open_clip:OpenClipTower",
         "qwen2_vit": "emova.vision.qwen2_vit:Qwen2ViT",
+        "none": "emova.vision.none:NoTower",
     },
 )
 PROJECTORS: Registry[Projector] = Registry(
     "projector",
     "projector kind",
-    {"c_abstractor": "emova.vision.c_abstractor:CAbstractor", "mlp": "emova.vision.mlp:MLPProjector"},
+    {
+        "c_abstractor": "emova.vision.c_abstractor:CAbstractor",
+        "mlp": "emova.vision.mlp:MLPProjector",
+        "none": "emova.vision.none:NoProjector",
+    },
 )
 
 REGISTRIES = (TOKENIZERS, DETOKENIZERS, REPLY_FORMATS, TOWERS, PROJECTORS)

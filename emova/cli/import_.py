@@ -11,7 +11,9 @@ EXAMPLES = """examples:
   emova import emova-tokenizer Emova-ollm/emova_speech_tokenizer_hf --out emova-speech
   emova import emova-tokenizer downloads/emova_speech_tokenizer_hf --out emova-speech --ears-block 24
   emova import emova-hf Emova-ollm/emova-qwen-2-5-7b --speech emova-speech --out emova-7b
-  emova import glm-4-voice THUDM/glm-4-voice-tokenizer --decoder THUDM/glm-4-voice-decoder --out glm-speech"""
+  emova import glm-4-voice THUDM/glm-4-voice-tokenizer --decoder THUDM/glm-4-voice-decoder --out glm-speech
+  emova import glm-4-voice THUDM/glm-4-voice-tokenizer --decoder THUDM/glm-4-voice-decoder \\
+    --language-model THUDM/glm-4-voice-9b --out glm-4-voice"""
 KINDS = ("emova-tokenizer", "emova-hf", "glm-4-voice")
 
 
@@ -24,6 +26,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decoder", metavar="SOURCE", help="of glm-4-voice: the decoder, which is a release of its own"
     )
+    parser.add_argument(
+        "--language-model", metavar="SOURCE",
+        help="of glm-4-voice: the language model, for a whole checkpoint; without it the speech parts alone",
+    )  # fmt: skip
     parser.add_argument(
         "--speech", metavar="FOLDER", help="of emova-hf: what emova-tokenizer was imported to; its parts are copied"
     )
@@ -50,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Import it."""
     if (arguments.decoder is not None) != (arguments.kind == "glm-4-voice"):
         raise InputError("--decoder: glm-4-voice needs it, and nothing else has it; see emova import --help")
+    if arguments.language_model is not None and arguments.kind != "glm-4-voice":
+        raise InputError("--language-model: glm-4-voice alone has it; see emova import --help")
     if (arguments.speech is not None) != (arguments.kind == "emova-hf"):
         raise InputError("--speech: emova-hf needs it, and nothing else has it; see emova import --help")
     with progress(arguments) as tell:
@@ -60,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.kind == "emova-hf":
             about = import_emova_model(arguments.source, arguments.speech, arguments.out)
         elif arguments.kind == "glm-4-voice":
-            about = import_glm_voice(arguments.source, arguments.decoder, arguments.out, *blocks)
+            about = import_glm_voice(
+                arguments.source, arguments.decoder, arguments.out, *blocks, arguments.language_model
+            )
         else:
             about = import_emova_tokenizer(arguments.source, arguments.out, *blocks)
     result = {

@@ -198,11 +198,16 @@ class TokenIds:
 class Frame:
     """Token ids that stand around the parts of a conversation.
 
+    What a tokenizer's configuration gives as text may lack the last four: older ones ended every turn alike.
+
     Attributes:
-        begin: before the first turn.
+        begin: before the first turn, where that is a system message.
         system, user, assistant: before a turn of that role; the assistant's is also what asks for an answer.
         heard, heard_end: around the units of a question.
         shown, shown_end: around a picture.
+        system_end, user_end: after a turn of that role; the end of turn where nothing is said.
+        assistant_end: what the template puts behind the end of turn that the model writes; nothing unless it is said.
+        begin_user: before the first turn of any other role; ``begin`` where nothing is said.
     """
 
     begin: tuple[int, ...]
@@ -213,6 +218,10 @@ class Frame:
     heard_end: tuple[int, ...]
     shown: tuple[int, ...]
     shown_end: tuple[int, ...]
+    system_end: tuple[int, ...]
+    user_end: tuple[int, ...]
+    assistant_end: tuple[int, ...]
+    begin_user: tuple[int, ...]
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
@@ -222,18 +231,34 @@ class Frame:
             InputError: a control token is missing, or the text of a part is.
         """
         stated = getattr(tokenizer, "init_kwargs", {}).get(FRAME)
+        ids = TokenIds.from_tokenizer(tokenizer)
+        end = (ids.end_of_turn,)
         if stated is None:
-            ids = TokenIds.from_tokenizer(tokenizer)
             roles = ((ids.begin_of_text,), (ids.system,), (ids.user,), (ids.assistant,))
-            return cls(*roles, (ids.speech_start,), (ids.speech_end,), (ids.image_start,), (ids.image_end,))
-        parts = {}
+            marks = ((ids.speech_start,), (ids.speech_end,), (ids.image_start,), (ids.image_end,))
+            return cls(*roles, *marks, end, end, (), (ids.begin_of_text,))
+        parts: dict[str, tuple[int, ...]] = {}
         for part in fields(cls):
             text = stated.get(part.name) if isinstance(stated, dict) else None
-            if not isinstance(text, str):
+            if text is None and part.name in _OPTIONAL:
+                parts[part.name] = {"begin_user": parts["begin"], "assistant_end": ()}.get(part.name, end)
+            elif isinstance(text, str):
+                parts[part.name] = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+            else:
                 raise InputError(f"tokenizer: {FRAME} lacks the text of {part.name}; copy the whole checkpoint again")
-            parts[part.name] = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
         return cls(**parts)
+
+    def opening(self, role: object) -> tuple[int, ...]:
+        """What stands before a conversation whose first turn is of ``role``."""
+        return self.begin if role == "system" else self.begin_user
 
     def before(self, role: str) -> tuple[int, ...]:
         """What stands before a turn of ``role``."""
         return {"system": self.system, "user": self.user, "assistant": self.assistant}[role]
+
+    def after(self, role: str) -> tuple[int, ...]:
+        """What stands after a turn of ``role``; after an answer, behind the end of turn."""
+        return {"system": self.system_end, "user": self.user_end, "assistant": self.assistant_end}[role]
+
+
+_OPTIONAL = ("system_end", "user_end", "assistant_end", "begin_user")

@@ -32,7 +32,7 @@ class EmovaImageProcessor(BaseImageProcessor):
     """Slice a picture into tiles, scale to 0..1, normalise.
 
     Args:
-        tile_size: side of a tile in pixels.
+        tile_size: side of a tile in pixels; 0 without ``max_pixels`` is of a model that sees nothing.
         max_tiles: most tiles a picture is cut into, the thumbnail not counted; 1 never slices.
         tile_side: visual tokens a side of a tile after the projector.
         image_mean, image_std: a channel's mean and deviation, of 0..1 values.
@@ -68,6 +68,8 @@ class EmovaImageProcessor(BaseImageProcessor):
         """The grid and the normalised tiles [N, 3, H, W] of one picture, or its patches. Raises: InputError."""
         if self.max_pixels:
             return patches(load_image(image), NativeConfig(min_pixels=self.min_pixels, max_pixels=self.max_pixels))
+        if not self.tile_size:
+            raise InputError("the picture: this model sees none; leave it out")
         red, green, blue = (round(255 * value) for value in self.image_mean)
         slices = slice_image(load_image(image), self.tile_size, max_tiles or self.max_tiles, (red, green, blue))
         pixels_NHWC = np.stack([np.asarray(tile, dtype=np.float32) for tile in slices.tiles]) / 255

@@ -27,6 +27,7 @@ from emova.model.configuration_emova import EmovaConfig
 from emova.model.fusion import packed_mask, packed_positions, scatter_images
 from emova.model.storage import read_int8
 from emova.speech.style import DEFAULT_STYLES, StyleSet
+from emova.vision.none import KIND as NO_EYES
 from emova.vision.projectors import build_projector
 from emova.vision.protocol import NativeTower, ProjectorConfig
 from emova.vision.slicing import Grid, arrange
@@ -170,7 +171,7 @@ class EmovaModel(EmovaPreTrainedModel):
             # One position is a decoding step: its token was chosen by the model, and looking costs a wait on a GPU.
             if image_mask is not None and image_mask.shape[1] > 1 and bool(image_mask.any()):
                 raise ValueError(f"input_ids holds {int(image_mask.sum())} image placeholders, but no pixel_values")
-            if self.config.always_run_vision and self.training:
+            if self.config.always_run_vision and self.training and self.config.vision.kind != NO_EYES:
                 inputs_embeds = inputs_embeds + self._blank_features(inputs_embeds)
 
         if sequence_ids is not None:

@@ -192,7 +192,7 @@ class EmovaProcessor(ProcessorMixin):
         continue_final: bool,
         options: ProcessorOptions = PLAIN,
     ) -> Rendered:
-        ids = list(self.frame.begin)
+        ids = list(self.frame.opening(messages[0].get("role") if messages else None))
         mask = [False] * len(ids)
         grids: list[Grid] = []
         tiles: list[Tensor] = []
@@ -225,12 +225,17 @@ class EmovaProcessor(ProcessorMixin):
                     content += self.image_ids(grid)
                 else:
                     raise InputError(f"message: content type {kind!r} is unknown; it is text, image or audio")
-            content.append(self.token_ids.end_of_turn)
+            end = self.frame.after(role)
+            if role == "assistant":
+                content.append(self.token_ids.end_of_turn)
             ids += content
             mask += [role == "assistant"] * len(content)
-        if continue_final:
-            ids.pop()
-            mask.pop()
+            ids += end
+            mask += [False] * len(end)
+        if continue_final and messages:
+            last = messages[-1].get("role")
+            cut = len(ids) - len(self.frame.after(str(last))) - (last == "assistant")
+            ids, mask = ids[:cut], mask[:cut]
         if add_generation_prompt:
             ids += self.frame.assistant
             mask += [False] * len(self.frame.assistant)

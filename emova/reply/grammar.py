@@ -72,7 +72,7 @@ def _transitions(json_string: bool) -> np.ndarray:
 
 # --- the vocabulary ---------------------------------------------------------------------------------------------------
 @lru_cache(maxsize=1)
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """Byte-level BPE writes each byte as a printable character; this is the way back."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
@@ -124,7 +124,7 @@ class TokenTable:
         for needed in (names[SPEECH_START], names[SPEECH_END], names[END_OF_TURN], unit_token(0)):
             if needed not in index_of:
                 raise InputError(f"the tokenizer lacks {needed}; use the tokenizer files of an emova checkpoint")
-        characters = _byte_of_character()
+        characters = byte_of_character()
         token_bytes: list[bytes | None] = []
         for index, string in enumerate(strings):
             if index in special or string is None:

@@ -112,7 +112,10 @@ Piece = str | int | Marker  # text, a unit, or a control token
 
 
 class PieceReader:
-    """Turns token ids into pieces; a character whose bytes come in several tokens is held back until it is whole."""
+    """Turns token ids into pieces; a character whose bytes come in several tokens is held back until it is whole.
+
+    Units may come between its bytes, control tokens may not: GLM-4-Voice counts tokens, not characters.
+    """
 
     def __init__(self, table: TokenTable) -> None:
         self._table = table
@@ -130,13 +133,14 @@ class PieceReader:
         if text is not None:
             decoded = self._decoder.decode(text)
             return [decoded] if decoded else []
+        unit = int(self._table.unit_of[token]) if known else -1
+        if unit >= 0:
+            return [unit]
         pieces: list[Piece] = []
         if left := self._decoder.decode(b"", final=True):
             pieces.append(left)
         self._decoder.reset()
-        unit = int(self._table.unit_of[token]) if known else -1
-        pieces.append(unit if unit >= 0 else self._markers.get(token, Marker.OTHER))
-        return pieces
+        return [*pieces, self._markers.get(token, Marker.OTHER)]
 
 
 # --- the parser -------------------------------------------------------------------------------------------------------

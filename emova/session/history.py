@@ -201,18 +201,20 @@ class TurnContext:
         self._rebuild([])
 
     def add(self, question: Prompt, answer: Sequence[int]) -> None:
-        """Keep a turn that the model has read and written."""
-        self.turns.append(Turn(question, tuple(answer)))
-        self.unread, self._read, self._start = NOTHING, (), self.context.mark()
+        """Keep a turn that the model has read and written; what the template puts behind an answer is read later."""
+        behind = self._model.frame.assistant_end
+        self.turns.append(Turn(question, (*answer, *behind)))
+        self.unread, self._read, self._start = Prompt(behind), (), self.context.mark()
 
     def recall(self, question: Prompt, answer: list[int]) -> None:
         """Keep a turn of an earlier dialogue. Raises: TooLongError: it is longer than the model's context."""
-        length = len(question.ids) + len(answer)
+        whole = (*answer, *self._model.frame.assistant_end)
+        length = len(question.ids) + len(whole)
         self._make_room(length, length)
         self.rewind()
         # Read together with what comes behind it: of many turns most are forgotten again.
-        self.unread = self.unread + question + Prompt(tuple(answer))
-        self.turns.append(Turn(question, tuple(answer)))
+        self.unread = self.unread + question + Prompt(whole)
+        self.turns.append(Turn(question, whole))
 
     def break_off(self, question: Prompt, answer: list[int]) -> bool:
         """Keep ``answer`` instead of what the model is writing; False if it has not even read the question."""

@@ -78,9 +78,10 @@ class Question:
     def show(self, image: Image.Image) -> None:
         """Take a loaded picture; it replaces an earlier one of this question."""
         prompt = self._model.prompt([{"role": "user", "content": [{"type": "image", "image": image}]}])
-        # Without the start of the text and the role before it, the end of turn and the next role after it.
+        # Without the start of the text and the role before it, the turn's end and the next role after it.
         frame = self._model.frame
-        inside = slice(len(frame.begin) + len(frame.user), len(prompt.ids) - 1 - len(frame.assistant))
+        behind = len(frame.user_end) + len(frame.assistant)
+        inside = slice(len(frame.begin_user) + len(frame.user), len(prompt.ids) - behind)
         self.picture = Prompt(prompt.ids[inside], prompt.pixel_values, prompt.image_grids)
 
     def hear(self, samples: ArrayLike) -> None:
@@ -150,7 +151,7 @@ class Question:
 
     def _turn(self, messages: Sequence[Mapping[str, object]]) -> tuple[int, ...]:
         """Messages without the start of the text."""
-        return self._model.prompt(messages).ids[len(self._model.frame.begin) :]
+        return self._model.prompt(messages).ids[len(self._model.frame.opening(messages[0]["role"])) :]
 
     def close(self) -> None:
         """Drop the recording's state."""

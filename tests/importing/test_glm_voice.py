@@ -23,53 +23,16 @@ from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.tokenizer.base import TokenizerModule
 from emova.speech.tokenizer.protocol import SpeechTokenizer, TokenizerStream
 from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig, WhisperVQStream, WhisperVQTokenizer
+from tests.importing.fixtures_glm import TOKENIZER as SAID
+from tests.importing.fixtures_glm import YAML, write_speech_releases
 from tests.importing.official import fill_all, keys, of
 from tests.importing.test_emova_tokenizer import voices
-
-SAID = {
-    "pooling_type": "avg",
-    "encoder_causal_convolution": True,
-    "encoder_causal_attention": False,
-    "quantize_causal_encoder": False,
-    "num_mel_bins": 128,
-    "d_model": 48,
-    "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 96,
-    "quantize_position": 2,
-    "pooling_position": 2,
-    "max_source_positions": 160,
-    "quantize_causal_block_size": 40,
-    "pooling_kernel_size": 4,
-    "quantize_vocab_size": 64,
-}
-YAML = """
-set_seed: !apply:os.system ["touch executed"]
-flow: !new:cosyvoice.flow.flow.MaskedDiffWithXvec
-    encoder: !new:cosyvoice.transformer.encoder.BlockConformerEncoder
-        block_size: 4
-        size: !ref <width>
-    decoder: !new:cosyvoice.flow.flow_matching.ConditionalCFM
-        estimator: !new:cosyvoice.flow.decoder.ConditionalDecoder
-            attention_head_dim: 8
-"""
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory):
     """Both releases, reduced, as they lie on a hub."""
-    folder = tmp_path_factory.mktemp("glm")
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "config.json").write_text(json.dumps(SAID))
-    ears = fill_all(keys()["golden_whispervq"]) | {"ema_count": torch.ones(64), "ema_weight": torch.ones(64, 48)}
-    save_file(ears, folder / "tokenizer" / "model.safetensors")
-    (folder / "decoder").mkdir()
-    (folder / "decoder" / "config.yaml").write_text(YAML)
-    torch.save(fill_all(keys()["golden_flow"]), folder / "decoder" / "flow.pt")
-    overrides = {
-        name.removeprefix("override."): tensor for name, tensor in of("hift").items() if name.startswith("override.")
-    }
-    torch.save(fill_all(keys()["golden_hift"]) | overrides, folder / "decoder" / "hift.pt")
-    return folder
+    return write_speech_releases(tmp_path_factory.mktemp("glm") / "release")
 
 
 def bring(release, out, *options: str, code: int = 0) -> None:

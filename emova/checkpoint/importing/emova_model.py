@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from emova.checkpoint.importing.mapping import PARTIAL, Report, count, shape_of
+from emova.checkpoint.importing.shards import moved, write_shards
 from emova.checkpoint.importing.source import AGAIN, Shape, Tensors
 from emova.core.errors import InputError
 from emova.core.io import shown
@@ -45,7 +45,7 @@ from emova.core.tokens import (
     TokenIds,
     unit_token,
 )
-from emova.core.writing import save_tensors, write_bytes, write_text
+from emova.core.writing import write_bytes, write_text
 from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaImageProcessor, EmovaProcessor
 from emova.reply.released import FRAME as RELEASED_FRAME
 from emova.reply.released import ReleasedReply
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
 
 LANGUAGE_MODEL, TOWER, PROJECTOR = "language model", "vision tower", "projector"
 UNITS = 4096
-SHARD_BYTES = 4 << 30
 NAMES = {
     PAD: "<|endoftext|>",
     BEGIN_OF_TEXT: "<|im_start|>",
@@ -205,12 +204,6 @@ def vocabulary(folder: Path, old_rows: int) -> Vocabulary:
     return Vocabulary(made, rows)
 
 
-def moved(table_VD: Tensor, rows: Tensor) -> Tensor:
-    """An embedding or a head with its rows in our order; rows of no token are zeros, never read and never chosen."""
-    new = table_VD[rows.clamp(min=0)]
-    return new.masked_fill((rows < 0)[:, None], 0)
-
-
 # --- writing ----------------------------------------------------------------------------------------------------------
 def write_model(
     source: Path, tensors: Tensors, said: Mapping[str, object], folder: Path, report: Report
@@ -245,7 +238,7 @@ def write_model(
     _check(tensors, names, wanted, len(words.rows), bool(config.tie_word_embeddings))
     config.architectures = ["EmovaForConditionalGeneration"]
     config.save_pretrained(folder)
-    _write_shards(_read(tensors, names, wanted, words.rows), folder)
+    write_shards(_read(tensors, names, wanted, words.rows), folder)
     image = EmovaImageProcessor(
         tile_size=0, tile_side=1, image_mean=MEAN, image_std=STD, min_pixels=vision.min_pixels,
         max_pixels=vision.max_pixels,
@@ -289,7 +282,7 @@ def write_release(source: Path, tensors: Tensors, config: EmovaConfig, folder: P
         "tokenizer_model_max_length": config.text_config.max_position_embeddings,
     }
     write_text(folder / "config.json", json.dumps(said, indent=2, default=str) + "\n")
-    _write_shards(((theirs(own), tensors[own]) for own in tensors), folder)
+    write_shards(((theirs(own), tensors[own]) for own in tensors), folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         write_bytes(folder / name, (source / name).read_bytes())
 
@@ -347,28 +340,3 @@ def _read(
             raise InputError(f"{tensors.name}: tensor {official} holds what is no number; {AGAIN}")
         assert tuple(value.shape) == wanted[own]
         yield own, value.contiguous()
-
-
-def _write_shards(named: Iterator[tuple[str, Tensor]], folder: Path) -> None:
-    """Files of no more than ``SHARD_BYTES``, so that no more than that lies in memory, and their index."""
-    weight_map: dict[str, str] = {}
-    shard: dict[str, Tensor] = {}
-    held = number = total = 0
-
-    def flush() -> None:
-        nonlocal shard, held, number
-        number += 1
-        file = f"model-{number:05d}.safetensors"
-        save_tensors(folder / file, shard, {"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file))
-        shard, held = {}, 0
-
-    for name, tensor in named:
-        size = prod(tensor.shape) * tensor.element_size()
-        if shard and held + size > SHARD_BYTES:
-            flush()
-        shard[name] = tensor
-        held, total = held + size, total + size
-    flush()
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")

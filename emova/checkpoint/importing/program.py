@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from emova.checkpoint.importing import emova_tokenizer, glm_voice
+from emova.checkpoint.importing import emova_tokenizer, glm_language, glm_voice
 from emova.checkpoint.importing.card import (
     EMOVA_MODEL,
     EMOVA_TOKENIZER,
@@ -24,8 +24,9 @@ from emova.checkpoint.importing.card import (
     Licence,
     card,
 )
-from emova.checkpoint.importing.emova_model import SHARD_BYTES, write_model, write_release
+from emova.checkpoint.importing.emova_model import write_model, write_release
 from emova.checkpoint.importing.mapping import Report
+from emova.checkpoint.importing.shards import SHARD_BYTES
 from emova.checkpoint.importing.source import Tensors, fetch, read_json, read_yaml, section
 from emova.core.errors import InputError
 from emova.core.io import shown
@@ -133,11 +134,8 @@ def import_emova_model(source: str, speech: str | Path, out: str | Path) -> Impo
         kind = str(config.text_config.model_type)
         backbone = next((licence for word, licence in BACKBONES.items() if word in kind), OTHER)
         about = Imported("EMOVA", source, report, [EMOVA_MODEL, backbone, QWEN_VIT, EMOVA_TOKENIZER])
-        for part in (ears, voice.detokenizer):
-            part.save_pretrained(folder / ("speech_tokenizer" if part is ears else "speech_detokenizer"))
-            # What the model has learnt, and what its authors' data hold, are this release's units.
-            name_units(folder / ("speech_tokenizer" if part is ears else "speech_detokenizer"), UNIT_SET)
-        voice.prototypes.save(folder)
+        # What the model has learnt, and what its authors' data hold, are this release's units.
+        _write_parts(folder, ears, voice.detokenizer, voice.prototypes, UNIT_SET)
         use = f"emova chat --image photo.png --audio question.wav --model {Path(out).name}"
         write_text(folder / "README.md", card(about.title, _named(source), about.licences, report, use))
     return about
@@ -170,13 +168,21 @@ GLM_STYLES = StyleSet(voices=("female",), emotions=("neutral",), pitches=("norma
 TOKENIZER_FILES, DECODER_FILES = ("config.json", "preprocessor_config.json"), ("config.yaml", "flow.pt", "hift.pt")
 
 
+LANGUAGE_FILES = ("*.json", "*.safetensors", "*.bin", "tokenizer.model")
+
+
 def import_glm_voice(
-    tokenizer: str, decoder: str, out: str | Path, ears_block: int | None = None, voice_block: int | None = None
+    tokenizer: str,
+    decoder: str,
+    out: str | Path,
+    ears_block: int | None = None,
+    voice_block: int | None = None,
+    language_model: str | None = None,
 ) -> Imported:
-    """GLM-4-Voice's speech tokenizer and decoder as the two speech parts of a checkpoint.
+    """GLM-4-Voice's speech tokenizer and decoder as the two speech parts of a checkpoint, a whole one with its model.
 
     Args:
-        tokenizer, decoder: their folders, or names on a hub.
+        tokenizer, decoder, language_model: their folders, or names on a hub.
         out: a new folder.
         ears_block: None or 0 hears clips whole, as the release does; else the model's own blocks of 4 s are heard as
             they end.
@@ -201,21 +207,47 @@ def import_glm_voice(
     chunks = None if voice_block is None else [voice_block * times for times in (1, 2, 4, 6, 8) if voice_block]
     voice = glm_voice.read_decoder(flow, vocoder, parts, report, chunks)
     styles = StylePrototypes({style.key: torch.zeros(voice.style_size) for style in GLM_STYLES}, GLM_STYLES)
-    about = Imported("GLM-4-Voice speech parts", tokenizer, report, [GLM_VOICE, WHISPER])
-    _write_speech(out, ears, voice, styles, ears.unit_set, about)
+    if language_model is None:
+        about = Imported("GLM-4-Voice speech parts", tokenizer, report, [GLM_VOICE, WHISPER])
+        _write_speech(out, ears, voice, styles, ears.unit_set, about)
+        return about
+    about = Imported("GLM-4-Voice", language_model, report, [GLM_VOICE, GLM, WHISPER])
+    path = fetch(language_model, LANGUAGE_FILES)
+    if not path.is_dir():
+        raise InputError(f"{shown(language_model)}: a file; give the release's folder")
+    written, words = read_json(path / "config.json"), Tensors.of(path)
+    words.check_memory(widened=False, most=2 * SHARD_BYTES)
+    with new_folder(out) as folder:
+        glm_language.write_language(path, words, written, ears.codebook_size, ears.unit_set, GLM_STYLES, folder, report)
+        _write_parts(folder, ears, voice, styles, ears.unit_set)
+        use = f"emova chat --audio question.wav --model {Path(out).name}"
+        write_text(folder / "README.md", card(about.title, _named(language_model), about.licences, report, use))
     return about
 
 
 def export_glm_voice(checkpoint: str | Path, out: str | Path) -> None:
-    """The releases' tensors out of speech parts that were imported from them. Raises: InputError: they are others."""
-    from emova.checkpoint.loading import load_speech_tokenizer, load_voice
+    """The releases' tensors out of what was imported from them. Raises: InputError: they are others."""
+    from emova.checkpoint.loading import (
+        find_checkpoint,
+        load_processor,
+        load_speech_tokenizer,
+        load_voice,
+        read_config,
+    )
+    from emova.model import EmovaConfig
 
     ears, voice = load_speech_tokenizer(checkpoint), load_voice(checkpoint)
     if not isinstance(ears, WhisperVQTokenizer) or not isinstance(voice.detokenizer, FlowHiFTDetokenizer):
         raise InputError(f"{shown(checkpoint)}: its speech parts are none of the GLM-4-Voice release")
     with torch.no_grad():
         heard, said = glm_voice.write_tokenizer(ears), glm_voice.write_decoder(voice.detokenizer)
+    source = find_checkpoint(checkpoint)
+    whole = read_config(source).get("model_type") == "emova"
     with new_folder(out) as folder:
+        if whole:
+            config = EmovaConfig.from_pretrained(source, local_files_only=True)
+            (folder / "language_model").mkdir()
+            glm_language.write_release(Tensors.of(source), config, load_processor(source), folder / "language_model")
         (folder / "tokenizer").mkdir()
         save_tensors(folder / "tokenizer" / "model.safetensors", heard[0], {"format": "pt"})
         write_text(folder / "tokenizer" / "config.json", json.dumps(heard[1], indent=2) + "\n")
@@ -232,14 +264,21 @@ def _write_speech(
 ) -> None:  # fmt: skip
     """Write two speech parts, whose units are called ``units``, as a checkpoint without a model."""
     with new_folder(out) as folder:
-        for part, place in ((ears, "speech_tokenizer"), (voice, "speech_detokenizer")):
-            part.save_pretrained(folder / place)
-            name_units(folder / place, units)
-        styles.save(folder)
+        _write_parts(folder, ears, voice, styles, units)
         config = {"model_type": "emova_speech", "styles": styles.styles.to_dict()}
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         use = f"emova resynthesize question.wav --model {Path(out).name}"
         write_text(folder / "README.md", card(about.title, _named(about.source), about.licences, about.report, use))
+
+
+def _write_parts(
+    folder: Path, ears: SpeechTokenizer, voice: SpeechDetokenizer, styles: StylePrototypes, units: str
+) -> None:
+    """The speech parts' folders and the styles into ``folder``."""
+    for part, place in ((ears, "speech_tokenizer"), (voice, "speech_detokenizer")):
+        part.save_pretrained(folder / place)
+        name_units(folder / place, units)
+    styles.save(folder)
 
 
 def _named(source: str) -> str:
