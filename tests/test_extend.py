@@ -208,7 +208,7 @@ def test_an_installed_package_is_found_without_an_import(outside, folder, tmp_pa
         (
             "config.json",
             {"reply_config": {"kind": "xml"}},
-            "reply format 'xml' is unknown; there are emova_release, interleaved",
+            "reply format 'xml' is unknown; there are emova_release, glm_4_voice, interleaved",
         ),
         ("config.json", {"reply_config": {"kind": "json", "json": {"indent": 2}}}, "has no option 'indent'"),
         ("config.json", {"reply_config": {"kind": "interleaved", "interleaved": {"ratio": 2}}}, "interleaved.*ratio"),
