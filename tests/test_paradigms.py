@@ -13,15 +13,17 @@ from emova.core.errors import InputError
 from emova_bench import paradigms as bench
 from emova_train.experiments import paradigms as program
 from emova_train.experiments.paradigms import (
-    COMMON,
+    SIZES,
+    TABLE7,
     ComparisonConfig,
     Outcome,
     ParadigmConfig,
     PhaseConfig,
     paradigms,
     plan,
+    prepare,
 )
-from emova_train.stages.config import RatesConfig
+from emova_train.stages.config import RatesConfig, StageConfig
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
@@ -49,10 +51,43 @@ def test_the_six_paradigms_are_the_papers() -> None:
         "speech_vl": [(0, 1), (1, 0.1)],
     }
     assert [name for name, each in found.items() if each.units != "units"] == ["joint_entangled"]
-    common = load_config(ComparisonConfig, SHIPPED / COMMON)
-    assert find_config(common.stage).is_file() and find_config(common.model).is_file()
+    for size in SIZES:
+        common = load_config(ComparisonConfig, SHIPPED / f"{size}.yaml")
+        assert find_config(common.stage).is_file() and find_config(common.model).is_file()
     with pytest.raises(InputError, match="'jiont' is unknown; there are joint, "):
         paradigms(["jiont"], SHIPPED)
+
+
+def test_the_rows_of_table_7_are_the_papers(comparison: ComparisonConfig) -> None:
+    """The tower frozen, half and whole; ten times its rate; captions without a question; tuned alike afterwards."""
+    rows = paradigms(folder=SHIPPED / TABLE7)
+    common = load_config(ComparisonConfig, SHIPPED / "small.yaml")
+    rate = load_config(StageConfig, common.stage, kind="stages").rates.vision
+    found = {}
+    for name, row in rows.items():
+        text, aligned, tuned = (phase.config for phase in plan(common, row, 0))
+        found[name] = (aligned.rates.vision_share if aligned.rates.vision else 0.0, aligned.rates.vision / rate,
+                       aligned.data.conversations.template)  # fmt: skip
+        assert (tuned.rates.vision, tuned.rates.vision_share, tuned.data.conversations.template) == (rate, 0.5, "qa")
+    assert found == {
+        "full": (1.0, 1.0, "qa"), "half": (0.5, 1.0, "qa"), "frozen": (0.0, 0.0, "qa"), "half_rate": (0.5, 10.0, "qa"),
+        "half_plain": (0.5, 1.0, "plain"),
+    }  # fmt: skip
+    # The chosen row is the paradigm of pictures alone, and is not trained twice.
+    alone = plan(common, paradigms(folder=SHIPPED)["vl"], 0)
+    assert [phase.folder for phase in plan(common, rows["half"], 0)] == [phase.folder for phase in alone]
+
+
+def test_what_is_missing_is_made_before(comparison: ComparisonConfig, tmp_path: Path) -> None:
+    made = tmp_path / "tokenizer" / "tokenizer.json"
+    text = tmp_path / "words.jsonl"
+    text.write_text('{"text": "one two three one two three"}\n')
+    command = f"train tokenizer --text {text} --out {made.parent} --text-tokens 300"
+    prepare(replace(comparison, prepare={str(made): command}))
+    assert made.is_file()
+    prepare(replace(comparison, prepare={str(made): "no such command"}))  # it is there
+    with pytest.raises(InputError, match="prepare: `emova info no-such` did not make .*never"):
+        prepare(replace(comparison, prepare={str(tmp_path / "never"): "info no-such"}))
 
 
 def test_paradigms_that_begin_alike_share_their_phases(comparison: ComparisonConfig) -> None:
@@ -112,7 +147,7 @@ def test_the_table_has_error_bars(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
-    bench.main(["joint", "--estimate", "--steps", "100", "--seeds", "2", "--output", str(tmp_path)])
+    bench.main(["joint", "--estimate", "--size", "nano", "--steps", "100", "--seeds", "2", "--output", str(tmp_path)])
     said = capsys.readouterr().err
     assert said.startswith("6 of 6 phases to train, 700 steps, 1.4M tokens: 0.2 h at 2000 tokens/s")
     bench.main(["--estimate"])

@@ -1,9 +1,10 @@
-"""The alignment paradigms of EMOVA section 4.1 at nano's scale: a table with error bars, and the paper's Figure 2.
+"""The alignment paradigms of EMOVA section 4.1 at a small scale: a table with error bars, and the paper's Figure 2.
 
     emova bench paradigms --estimate
-    emova bench paradigms --steps 1000 --seeds 3
+    emova bench paradigms --seeds 3
+    emova bench paradigms --seeds 3 --table7
 
-It goes on where it stopped: finished phases and results are only read.
+It makes what it needs, and goes on where it stopped: finished phases and results are only read.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.writing import make_folder, staged_output, write_text
 from emova_train.experiments.paradigms import (
-    COMMON,
     FOLDER,
+    SIZES,
+    TABLE7,
     ComparisonConfig,
     Outcome,
     ParadigmConfig,
     is_done,
     paradigms,
     plan,
+    prepare,
 )
 
 TOKENS_PER_S = 1000.0
@@ -41,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = Parser(prog="emova bench paradigms", description=(__doc__ or "").split("\n")[0])
     made.add_argument("names", nargs="*", metavar="PARADIGM", help="only these, such as joint vl_speech")
+    made.add_argument("--size", choices=SIZES, default=SIZES[0], help="what all have in common (default: %(default)s)")
+    made.add_argument("--table7", action="store_true", help="ways of aligning pictures (Table 7) in place of paradigms")
     made.add_argument("--configs", type=Path, default=FOLDER, help="folder of the paradigms (default: %(default)s)")
     made.add_argument("--steps", type=int, help="optimizer steps of one pass of image or speech data")
     made.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds 0, 1, ... (default: 3)")
@@ -142,24 +147,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     if options.seeds < 1 or options.threads < 1:
         raise InputError("--seeds and --threads are at least 1")
-    comparison = load_config(ComparisonConfig, options.configs / COMMON, options.set)
+    comparison = load_config(ComparisonConfig, options.configs / f"{options.size}.yaml", options.set)
     comparison = replace(
         comparison,
         threads=options.threads,
         steps=options.steps or comparison.steps,
         output=str(options.output or comparison.output),
     )
-    chosen, seeds = paradigms(options.names, options.configs), range(options.seeds)
+    rows = options.configs / TABLE7 if options.table7 else options.configs
+    chosen, seeds = paradigms(options.names, rows), range(options.seeds)
     print(estimate(comparison, chosen, seeds), file=sys.stderr, flush=True)
     if not options.estimate:
-        compare(comparison, chosen, seeds)
+        prepare(comparison)
+        compare(comparison, chosen, seeds, TABLE7 if options.table7 else "")
 
 
-def compare(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], seeds: Sequence[int]) -> list[Outcome]:
-    """Run every paradigm with every seed, writing table, figure and ``results.json`` anew after each."""
+def compare(
+    comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], seeds: Sequence[int], named: str = ""
+) -> list[Outcome]:
+    """Run every paradigm with every seed, writing table, figure and ``results.json`` anew after each.
+
+    Args:
+        named: the folder below ``comparison.output`` that they go to; phases and results are shared.
+    """
     from emova_train.experiments.paradigms import run_paradigm
 
-    output = make_folder(comparison.output)
+    output = make_folder(Path(comparison.output) / named)
     titles = {name: paradigm.title for name, paradigm in chosen.items()}
     outcomes: list[Outcome] = []
     # Seed by seed, so that there is a whole comparison early.

@@ -12,10 +12,11 @@ from emova.core.errors import InputError
 from emova_data import cli_sources
 
 ACTIONS = "{list,fetch,verify,convert,tokenise,questions,synthesise,make,stats}"
-SMOKE = "smoke"
+SMOKE, SMALL = "smoke", "small"
 RECIPES = {
     "nano": "everything that emova-nano is trained on: speech, pictures, talk (English)",
     SMOKE: "a slice that needs no download, to try the training programs (`emova train all --profile smoke`)",
+    SMALL: "a small world that needs no download, to compare ways to train (`emova bench paradigms`)",
 }
 _EPILOG = """examples:
   emova data list                          the recipes, their steps and sources, and what is missing here
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
         return cli_sources.run(args)
     if args.action in ("verify", "convert"):
         raise InputError(f"{args.recipe}: `emova data fetch` verifies it and `emova data make` writes its shards")
-    if args.recipe == SMOKE and args.action != "make":
-        raise InputError(f"{SMOKE}: can only be made: emova data make {SMOKE}")
+    if args.recipe in (SMOKE, SMALL) and args.action != "make":
+        raise InputError(f"{args.recipe}: can only be made: emova data make {args.recipe}")
     if args.action == "stats":
         return _stats(args.root, args.json)
     return _make(args)
@@ -163,10 +164,11 @@ def _make(args: argparse.Namespace) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Bars(*columns, console=Console(stderr=True)) as bars:
-        if args.recipe == SMOKE:
+        if args.recipe in (SMOKE, SMALL):
             from emova_data.nano import smoke
 
-            smoke.make(args.root, args.seed, args.jobs, Drawn())
+            plan = smoke.SMALL if args.recipe == SMALL else smoke.SmokePlan()
+            smoke.make(args.root, args.seed, args.jobs, Drawn(), plan)
             return 0
         seed, jobs = getattr(args, "seed", 0), getattr(args, "jobs", 1)
         make(Recipe(args.root, seed=seed, jobs=jobs, progress=Drawn()), only)

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -42,7 +43,7 @@ from transformers import (
 import emova.core.compat  # noqa: F401
 from emova.core.errors import InputError
 from emova_train.core import checkpointing
-from emova_train.core.config import DDP, FSDP, RunConfig
+from emova_train.core.config import FSDP, RunConfig
 from emova_train.core.metrics import MetricsFile, plot
 from emova_train.core.mfu import add_mfu
 from emova_train.core.optimizer import adamw
@@ -232,13 +233,15 @@ class ExactTrainer(Trainer):
         groups = [group for group in self.optimizer.param_groups if "max_grad_norm" in group]
         if not groups:
             return super()._clip_grad_norm(model)
-        if self.run.parallel.strategy != DDP:
-            raise InputError("parallel.strategy: this part clips its gradients by groups, which only ddp can")
+        if self.run.parallel.zero_stage:
+            raise InputError("parallel.strategy: this part clips its gradients by groups, which ddp and fsdp can")
         norms = [torch.nn.utils.clip_grad_norm_(group["params"], group["max_grad_norm"]) for group in groups]
         rest = [p for group in self.optimizer.param_groups if "max_grad_norm" not in group for p in group["params"]]
         if rest:
             norms.append(torch.nn.utils.clip_grad_norm_(rest, self.args.max_grad_norm))
-        return torch.linalg.vector_norm(torch.stack(norms))
+        # Of split weights each norm is split too.
+        whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+        return torch.linalg.vector_norm(torch.stack(whole))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -284,7 +284,7 @@ def read_recipe(
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; run `emova data nano` first")
+        raise InputError(f"{root}: no such folder; run `emova data make nano` first")
     nobody = Voices([])
     return Recipe(
         talk=read_talk(root, split, styles),

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emova.checkpoint.loading import find_part
 from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.core.writing import make_folder, staged_output, write_text
@@ -219,7 +220,8 @@ def units_of_file(folder: Path, name: str) -> str:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train units``."""
-    parser.add_argument("--tokenizer", type=Path, default=Path("runs/s2u-nano/export"), help="speech tokenizer folder")
+    parser.add_argument("--tokenizer", type=Path, default=Path("runs/s2u-nano/export"),
+                        help="speech tokenizer's folder, or a checkpoint such as emova-nano")  # fmt: skip
     parser.add_argument("--set", dest="sets", nargs="+", required=True, metavar="SET", help="such as question answer")
     parser.add_argument("--split", dest="splits", nargs="*", default=[], help="only these splits")
     parser.add_argument("--data", type=Path, default=Path("data/nano"), help="the recipe's folder")
@@ -234,9 +236,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
+    tokenizer = find_part(arguments.tokenizer, "speech_tokenizer")
     for name in arguments.sets:
         tokenize_set(
-            arguments.tokenizer, arguments.data, name, arguments.jobs, arguments.splits, arguments.folder,
+            tokenizer, arguments.data, name, arguments.jobs, arguments.splits, arguments.folder,
             arguments.augmented, arguments.voice,
         )  # fmt: skip
     return 0

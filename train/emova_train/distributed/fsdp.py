@@ -14,8 +14,13 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
-from torch.distributed.checkpoint.state_dict import set_state_dict as put_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.optim import Optimizer
@@ -62,8 +67,16 @@ def save(folder: Path, module: nn.Module, optimizer: Optimizer, scheduler: LRSch
 def load(folder: Path, module: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Read what ``save`` wrote, on this or another number of processes."""
     weights, moments = get_state_dict(module, optimizer)
+    # What had no gradient yet (discriminators before their turn) has no moments in the file; torch made some just now.
+    written = dcp.FileSystemReader(folder / _FOLDER).read_metadata().state_dict_metadata
+    state = moments["state"]
+    assert isinstance(state, dict)
+    moments["state"] = {
+        name: own for name, own in state.items() if any(f"moments.state.{name}.{key}" in written for key in own)
+    }
     dcp.load({"weights": weights, "moments": moments}, checkpoint_id=folder / _FOLDER)
-    put_state_dict(module, optimizer, model_state_dict=weights, optim_state_dict=moments)
+    set_model_state_dict(module, weights)
+    set_optimizer_state_dict(module, optimizer, moments, options=StateDictOptions(strict=False))
     scheduler.load_state_dict(json.loads((folder / _SCHEDULE).read_text(encoding="utf-8")))
 
 

@@ -1,4 +1,4 @@
-"""The omni-modal alignment paradigms of EMOVA section 4.1: what is trained in which order, and what comes out.
+"""The omni-modal alignment paradigms of EMOVA section 4.1, and the ways of aligning pictures of its Table 7.
 
 A paradigm is a row of phases; each is a stage (``emova_train.stages.program``) that starts from the phase before.
 Paradigms that begin alike share those phases, so nothing is trained twice, and what is finished is only read again. As
@@ -10,6 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,7 +31,10 @@ from emova_train.stages.tasks import ConversationConfig, Conversations
 from emova_train.stages.validation import SampleConfig, Samples, Try, Writer, draw_tries, plain_words, word_edits
 
 FOLDER = find_config("paradigms/nano").parent
-COMMON = "nano.yaml"
+SIZES = ("small", "nano")
+"""Files of ``FOLDER`` that say what all paradigms have in common."""
+TABLE7 = "table7"
+"""The folder below it with the rows of that table."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,12 @@ class ParadigmConfig:
     phases: list[PhaseConfig] = field(default_factory=list)
     units: str = "units"
     """The folder of the data's units; see ``emova_train.stages.data.DataConfig``."""
+    vision_rate: float = 1.0
+    """The tower's rate in the phases, in the stage's; 0 freezes it."""
+    vision_share: float | None = None
+    """The share of the tower's blocks that they train, from the deep end; None: the stage's."""
+    template: str = "qa"
+    """How they ask for a caption; see ``emova_train.stages.tasks.ConversationConfig``."""
 
     def __post_init__(self) -> None:
         if not self.title or not self.phases:
@@ -78,6 +90,8 @@ class ComparisonConfig:
     pictures: int = 180
     utterances: int = 120
     threads: int = 1
+    prepare: dict[str, str] = field(default_factory=dict)
+    """What has to be there before: a file or folder, and the ``emova`` command that makes it; see ``prepare``."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,7 @@ class Outcome:
 
 def paradigms(names: Sequence[str] = (), folder: Path = FOLDER) -> dict[str, ParadigmConfig]:
     """The shipped paradigms, or the named ones. Raises: InputError: a name is unknown."""
-    files = {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.name != COMMON}
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.stem not in SIZES}
     for name in names:
         if name not in files:
             raise InputError(f"paradigm {name[:40]!r} is unknown; there are {', '.join(files) or 'none'} in {folder}")
@@ -124,10 +138,13 @@ def plan(comparison: ComparisonConfig, paradigm: ParadigmConfig, seed: int) -> l
     """The phases of a paradigm: text, its own, and where it sees pictures the tuning."""
     made: list[Phase] = []
 
-    def add(name: str, passes: float, tasks: dict[str, float], rates: RatesConfig | None = None) -> None:
-        made.append(_phase(comparison, stage, paradigm.units, seed, made, name, passes, tasks, rates))
+    def add(name: str, passes: float, tasks: dict[str, float], rates: RatesConfig, template: str = "qa") -> None:
+        made.append(_phase(comparison, stage, paradigm.units, seed, made, name, passes, tasks, rates, template))
 
     stage = _stage(comparison.stage)
+    aligned = replace(stage.rates, vision=stage.rates.vision * paradigm.vision_rate)
+    if paradigm.vision_share is not None:
+        aligned = replace(aligned, vision_share=paradigm.vision_share)
     add("text", comparison.text, {"talk_text": 1.0}, RatesConfig(llm=stage.rates.llm))
     for phase in paradigm.phases:
         tasks: dict[str, float] = {}
@@ -135,9 +152,9 @@ def plan(comparison: ComparisonConfig, paradigm: ParadigmConfig, seed: int) -> l
             total = sum(of.values())
             tasks |= {task: passes * weight / total for task, weight in of.items() if passes > 0}
         name = "-".join(kind for kind in ("image", "speech") if getattr(phase, kind) > 0)
-        add(name, phase.image + phase.speech, tasks)
+        add(name, phase.image + phase.speech, tasks, aligned, paradigm.template)
     if paradigm.sees("image"):
-        add("tune", comparison.tune, comparison.tune_tasks)
+        add("tune", comparison.tune, comparison.tune_tasks, stage.rates)
     return made
 
 
@@ -155,7 +172,8 @@ def _phase(
     name: str,
     passes: float,
     tasks: dict[str, float],
-    rates: RatesConfig | None,
+    rates: RatesConfig,
+    template: str,
 ) -> Phase:
     speech = any(task in comparison.speech_tasks for task in tasks)
     steps = max(1, round(passes * comparison.steps))
@@ -167,9 +185,15 @@ def _phase(
         stage,
         run=run,
         init=InitConfig(model=comparison.model, tokenizer=comparison.tokenizer, vision=comparison.vision),
-        rates=rates or stage.rates,
+        rates=rates,
         # Without speech the units do not matter: both kinds then share the phase.
-        data=replace(stage.data, root=comparison.data, mixture=tasks, units=units if speech else "units"),
+        data=replace(
+            stage.data,
+            root=comparison.data,
+            mixture=tasks,
+            units=units if speech else "units",
+            conversations=replace(stage.data.conversations, template=template),
+        ),
         samples=SampleConfig(answers=0, losses_over=comparison.utterances),
     )
     # Where the data and the threads lie changes nothing; what was done before does.
@@ -179,6 +203,20 @@ def _phase(
     if before:
         config = replace(config, init=InitConfig(checkpoint=str(before[-1].export)))
     return Phase(folder, replace(config, run=replace(config.run, output_dir=str(folder))))
+
+
+def prepare(comparison: ComparisonConfig) -> None:
+    """Make what has to be there before; each command is run as a process of its own, where its result is missing.
+
+    Raises:
+        InputError: a command did not make what it was to make.
+    """
+    for made, command in comparison.prepare.items():
+        if not Path(made).exists():
+            print(f"emova {command}", file=sys.stderr, flush=True)
+            code = subprocess.run([sys.executable, "-m", "emova.cli.main", *shlex.split(command)], check=False)
+            if code.returncode or not Path(made).exists():
+                raise InputError(f"prepare: `emova {command}` did not make {made}; see its message")
 
 
 def is_done(phase: Phase) -> bool:

@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = [file for path in arguments.text for file in (sorted(path.rglob("*.jsonl")) if path.is_dir() else [path])]
     missing = [path for path in paths if not path.is_file()]
     if missing or not paths:
-        raise InputError(f"{(missing or arguments.text)[0]}: no text there; run `emova data nano` first")
+        raise InputError(f"{(missing or arguments.text)[0]}: no text there; run `emova data make nano` first")
     # Frames are repeated so that their words become whole tokens whatever the other text is.
     frames = [REPLY_FRAME] * 2000 + list(STYLE_WORDS) * 200 + ["Reply as JSON."] * 200
     tokenizer = train_tokenizer([*corpus(paths), *frames], arguments.text_tokens, arguments.codebook_size)

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from emova.checkpoint.loading import find_part
@@ -24,7 +25,6 @@ from emova.speech.detokenizer.source import frame_phases
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.vits import PosteriorEncoder
 from emova.speech.tokenizer.units import name_units, units_of
-from emova_train.core.config import DDP
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, print_result, run_module
@@ -168,9 +168,10 @@ def train(recipe: U2SRecipe) -> FitResult:
     """
     if not recipe.data.train or not recipe.data.validation:
         raise InputError("data.train, data.validation: name shards; see the shipped config u2s/nano")
-    if recipe.run.parallel.strategy != DDP:
+    if recipe.run.parallel.zero_stage:
         raise InputError(
-            "run.parallel.strategy: a voice and what judges it are clipped each by itself, which only ddp can; give ddp"
+            f"run.parallel.strategy={recipe.run.parallel.strategy}: a voice and what judges it are clipped each by "
+            "itself, and DeepSpeed clips all by one norm; give ddp, or fsdp to split the weights"
         )
     world = parallel.start(recipe.run.parallel)
     run = parallel.resolved(recipe.run, world)
@@ -219,8 +220,11 @@ def train(recipe: U2SRecipe) -> FitResult:
         eval_set=Windows(held_out, recipe.data, limit=recipe.data.validation_windows, noisy=False),
         parameter_groups=lambda _: parameter_groups(recipe, training), on_validate=validate,
     )  # fmt: skip
-    training.eval()
     if world.main:
+        if result.weights is not None:  # no process holds the whole voice: read what was gathered for the checkpoint
+            training = U2STraining(recipe, U2SDetokenizer(training.detokenizer.config))
+            load_model(training, str(result.weights))
+        training.eval()
         calibrate_contour(training.detokenizer, store)
         calibrate_loudness(training.detokenizer, store)
         training.detokenizer.save_pretrained(output / "export")

@@ -1,4 +1,4 @@
-"""Start a vision tower from published weights by name: InternViT's repositories, timm's models, open_clip's tags.
+"""Start a vision tower from weights by name: InternViT's repositories, timm's models, open_clip's tags, a checkpoint's.
 
 What the weights expect of a picture (mean, deviation, size) comes with them and goes into the processor.
 """
@@ -14,11 +14,14 @@ import emova.core.compat  # noqa: F401  (torchvision must import before timm and
 from emova.vision.protocol import VisionTower
 
 # isort: split
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from emova.checkpoint.loading import find_checkpoint, read_config
 from emova.core.errors import InputError
+from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcessor
 from emova.vision.towers import INTERNVIT, OPEN_CLIP, VisionConfig
 from emova_train.vision.internvit_weights import load_internvit
 
@@ -39,7 +42,7 @@ def load_pretrained(tower: VisionTower, config: VisionConfig, name: str) -> Norm
     Args:
         name: of an ``open_clip`` tower a tag of its model (or a file); of an ``internvit`` one a model of timm, such as
             vit_intern300m_patch14_448.ogvl_dist, a safetensors file with timm's names, or InternViT's folder or
-            repository.
+            repository; of any a checkpoint of emova with such a tower, such as emova-nano or a stage's export.
 
     Returns:
         what goes into the processor; None where nothing says it.
@@ -47,6 +50,8 @@ def load_pretrained(tower: VisionTower, config: VisionConfig, name: str) -> Norm
     Raises:
         InputError: they cannot be had, or are another model's.
     """
+    if (known := _checkpoint(name)) is not None:
+        return _from_checkpoint(tower, config, known)
     if config.kind == OPEN_CLIP:
         return _open_clip(tower, config, name)
     if config.kind != INTERNVIT:
@@ -68,6 +73,26 @@ def load_pretrained(tower: VisionTower, config: VisionConfig, name: str) -> Norm
     _fill(tower, made.state_dict(), name)
     facts = timm.get_pretrained_cfg(model)
     return Normalisation(tuple(facts.mean), tuple(facts.std)) if facts is not None else None
+
+
+def _checkpoint(name: str) -> Path | None:
+    """The folder of a checkpoint of emova's that is called so."""
+    try:
+        folder = find_checkpoint(name)
+        return folder if read_config(folder).get("model_type") == EmovaConfig.model_type else None
+    except InputError:
+        return None
+
+
+def _from_checkpoint(tower: VisionTower, config: VisionConfig, folder: Path) -> Normalisation:
+    model = EmovaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    if model.config.vision != config:
+        raise InputError(
+            f"vision_pretrained={folder.name}: its tower has another shape; give that in the model's config"
+        )
+    _fill(tower, model.model.vision_tower.state_dict(), folder.name)
+    image = EmovaProcessor.from_pretrained(folder, local_files_only=True).image_processor
+    return Normalisation(tuple(image.image_mean), tuple(image.image_std))
 
 
 def _open_clip(tower: VisionTower, config: VisionConfig, tag: str) -> Normalisation:

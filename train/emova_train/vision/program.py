@@ -404,7 +404,7 @@ def train(config: VisionTrainConfig) -> FitResult:
     for split in ("train", "test"):
         pictures = read_pictures(Path(config.data), split)
         if not pictures:
-            raise InputError(f"{config.data}/pictures: no {split} pictures; run `emova data nano` first")
+            raise InputError(f"{config.data}/pictures: no {split} pictures; run `emova data make nano` first")
         if split == "test":
             pictures = pictures[:: max(1, len(pictures) // config.max_validation)][: config.max_validation]
         if split == "train":
