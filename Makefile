@@ -80,7 +80,7 @@ $(VENV)/.all: $(VENV)/.dev
 # it to score; Resemblyzer asks for a webrtcvad that is built from source, where webrtcvad-wheels does.
 setup-eval: $(VENV)/.dev  ## Install the judges of naturalness, quality and voices too
 	$(PIP) --constraint constraints.txt --editable ".[judges]"
-	$(PIP) --constraint constraints.txt --no-deps distillmos xls-r-sqa speechmos utmos-pytorch Resemblyzer
+	$(PIP) --constraint constraints.txt --no-deps distillmos xls-r-sqa speechmos utmos-pytorch Resemblyzer visqol-python
 
 # lmms-eval pins an older av, and pytablewriter an older python-dateutil; both run with the pinned ones.
 setup-lmms-eval: $(VENV)/.dev  ## Install lmms-eval beside what is there, whose versions stay

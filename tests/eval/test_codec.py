@@ -14,7 +14,7 @@ from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import Acoustics, shipped_judge
 from emova_eval.report.tables import confusion
-from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask, mean_similarity
+from emova_eval.suite.codec import ControllabilityTask, PhoneTask, ReconstructionTask, StylesTask, mean_similarity
 from emova_eval.suite.run_folder import RunFolder
 from emova_eval.suite.runner import figure_of, run_task
 from emova_eval.suite.samples import Example, Output, Record
@@ -130,6 +130,50 @@ def test_voices_by_hand_and_a_voice_that_is_not_heard(items: list[Example], tmp_
     )
     assert figure.extra["speaker"] == 0 and records[0].notes["judge_failures"] == ["nobody: no voice is heard"]
     assert mean_similarity(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])) == pytest.approx(1 / 3)
+
+
+class Copies:
+    key, name = "visqol", "by length"
+
+    def compare(self, recording: np.ndarray, rendering: np.ndarray) -> float:
+        return 4.0
+
+
+def test_a_rendering_is_compared_with_its_recording(items: list[Example], tmp_path: Path) -> None:
+    task = ReconstructionTask("r", items, Recogniser(), VoiceJudges(comparer=Copies()))
+    figure, _ = measure(task, tmp_path)
+    assert figure.extra["visqol"] == pytest.approx((4 + 1) / 2)  # the second could not be said again: the worst
+    assert "by length" in task.judge
+
+
+class Reader(Known):
+    """Reads a text in as many units as it has letters, and each text once."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def speak(self, text: str, voice: str = "female") -> Output:
+        self.read.append(text)
+        return Output(text, units=tuple(range(len(text))), audio=tone(100), sample_rate=RATE)
+
+
+def test_controllability_is_of_units_that_the_model_wrote(tmp_path: Path) -> None:
+    """50 texts, each in four emotions by the female voice in its normal pitch; the units are written once."""
+    texts = [Example(str(number), f"text {number}") for number in range(60)]
+    task = ControllabilityTask("controllability", texts, AlwaysHappy())
+    asked = list(task.examples())
+    emotions = [example.facts["emotion"] for example in asked]
+    assert len(asked) == 200 and {emotions.count(emotion) for emotion in DEFAULT_STYLES.emotions} == {50}
+    few = ControllabilityTask("controllability", texts[:2], AlwaysHappy())
+    model = Reader()
+    folder = RunFolder(tmp_path, {})
+    records = run_task(few, model, folder)  # type: ignore[arg-type]  # answers what is asked here
+    figure = figure_of(few, records)
+    assert model.read == ["text 0", "text 1"]
+    assert figure.count == 8 and figure.value == 25 and figure.failures == 2  # happy is heard; sad has no voice
+    assert {record.notes["units"] for record in records if not record.failure} == {len("text 0")}
+    matrix = confusion(records, "emotion")
+    assert matrix is not None and matrix[0].sum() == 8
 
 
 def test_styles_by_hand(items: list[Example], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from emova_eval.suite.run_folder import UNREACHED, RunFolder
 from emova_eval.suite.runner import figure_of, run_task
 from emova_eval.suite.samples import Example, Output
 from emova_eval.suite.suite import MmVetTask
-from emova_eval.suite.tasks import DialogueTask
+from emova_eval.suite.tasks import DialogueTask, GeneralQaTask
 from tests.eval.fixtures_models import Unasked
 
 
@@ -201,6 +201,51 @@ def test_styles_and_mmvet(server: Server) -> None:
     assert (emotion.value, pitch.value) == (1, 0)
     server.script = [(200, completion("0.6"), {})]
     assert EndpointJudge(endpoint(server)).mmvet("q", "r", "a").value == 0.6
+
+
+def test_the_prompts_have_the_papers_clauses(server: Server) -> None:
+    """EMOVA, Fig. 23 to 25, clause for clause; GLM-4-Voice 5.2's scale from 1 to 10."""
+
+    def asked() -> str:
+        return str(server.bodies[-1]["messages"][0]["content"])
+
+    judge = EndpointJudge(endpoint(server))
+    server.script = [good('{"reason": "r", "score": 7}')]
+    judge.dialogue("the question?", "the reference.", "the answer.")
+    for clause in ("helpful", "relevant", "accurate", "complete", "0 is the worst, 10 the best", "100 words", "JSON",
+                   "the question?", "the reference.", "the answer."):  # fmt: skip
+        assert clause in asked(), clause
+    assert "without marks" not in asked()
+    assert judge.dialogue("q", "r", "heard words", heard=True).value == 7 and "without marks" in asked()
+
+    server.script = [good('{"emotion_analysis": "calm", "emotion": "right", "pitch_analysis": "x", "pitch": "wrong"}')]
+    emotion, pitch = judge.styles("q", "a", "happy", "low")
+    assert (emotion.value, pitch.value) == (1, 0)
+    for clause in ("neutral", "happy", "sad", "angry", "low", "normal", "high", "first say", "appropriate"):
+        assert clause in asked(), clause
+
+    server.script = [good('{"reason": "r", "score": 9}')]
+    assert judge.quality("q", "a").value == 9 and "1 is the worst, 10" in asked()
+    server.script = [good('{"score": 0}')]
+    least = judge.quality("q", "b")
+    assert least.value == 1 and least.failure  # no such grade: the worst there is
+
+
+def test_general_questions_are_graded_without_a_reference(server: Server, tmp_path: Path) -> None:
+    class Answers(Unasked):
+        def reply(self, audio: str = "", images: Sequence[str] = (), text: str = "") -> Output:
+            return Output("A pig grunts.", units=(1,))
+
+        def answer_text(self, images: Sequence[str], text: str, audio: str = "") -> Output:
+            return Output("In writing.")
+
+    server.script = [good('{"score": 8}'), good('{"score": 5}'), good("nonsense")]
+    items = [Example("a", "Name a pet.", "a.wav"), Example("b", "Name a tree."), Example("c", "Name a bird.")]
+    task = GeneralQaTask("general-qa-s2t", items, EndpointJudge(endpoint(server, retries=1)))
+    records = run_task(task, Answers(), RunFolder(tmp_path, {}))
+    figure = figure_of(task, records)
+    assert figure.value == pytest.approx((8 + 5 + 1) / 3) and figure.unit == "of 10" and figure.failures == 1
+    assert [record.notes.get("said") for record in records] == ["A pig grunts.", "In writing.", "In writing."]
 
 
 @pytest.mark.parametrize(

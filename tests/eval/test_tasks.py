@@ -15,7 +15,7 @@ from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import shipped_judge
 from emova_eval.models.assistant import leakage, unit_figures
 from emova_eval.report.tables import confusion
-from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
+from emova_eval.suite.codec import ControllabilityTask, PhoneTask, ReconstructionTask, StylesTask
 from emova_eval.suite.latency import LatencyTask
 from emova_eval.suite.run_folder import RunFolder, read_records
 from emova_eval.suite.runner import figure_of, run_task
@@ -170,6 +170,21 @@ def test_own_data_and_prompts(tmp_path: Path) -> None:
     assert question_text(Example("1", "Is it?", metric="mme")).endswith("yes or no.")
 
 
+def test_libritts_is_read_aloud(tmp_path: Path) -> None:
+    from emova_eval.suite.tasks import read_libritts
+
+    chapter = tmp_path / "test-clean" / "19" / "198"
+    chapter.mkdir(parents=True)
+    (chapter / "19_198_0.normalized.txt").write_text("Good day, Sir.\n")
+    (chapter / "19_198_0.original.txt").write_text("Good day, Sir!\n")
+    (chapter / "19_198_1.normalized.txt").write_text(" \n")
+    [item] = read_libritts(tmp_path)
+    assert (item.id, item.text, item.answers) == ("19_198_0", "Good day, Sir.", ("Good day, Sir.",))
+    assert item.audio == str(chapter / "19_198_0.wav")
+    with pytest.raises(InputError, match="no \\*.normalized.txt"):
+        read_libritts(tmp_path / "test-clean" / "20")
+
+
 def test_speech_folders(tmp_path: Path) -> None:
     chapter = tmp_path / "ls" / "1" / "2"
     chapter.mkdir(parents=True)
@@ -243,6 +258,7 @@ def all_kinds() -> list[MetricTask]:
         *(DialogueTask(mode, items, mode, OfflineJudge(), Deaf()) for mode in DIALOGUE_MODES),
         SpokenQaTask("s2t", items),
         SpokenQaTask("s2s", items, Deaf()),
+        ControllabilityTask("controllability", items, shipped_judge()),
         ClozeTask("cloze-t", items, False),
         ClozeTask("cloze-s", items, True),
         OwnTask("own", items),

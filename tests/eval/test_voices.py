@@ -29,15 +29,16 @@ def sound(name: str) -> np.ndarray:
 
 @pytest.fixture
 def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("distillmos", "speechmos", "resemblyzer", "utmos_pytorch", "funasr"):
+    for name in ("distillmos", "speechmos", "resemblyzer", "utmos_pytorch", "visqol.api", "funasr"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
 def test_what_is_not_installed_is_named_and_never_dropped(no_packages: None) -> None:
     found = find_judges.__wrapped__(fetch=False)
     assert found.raters == () and found.speaker is None and found.names == ""
-    assert set(found.absent) == {"naturalness", "dnsmos", "utmos", "speaker"}
-    assert all("make setup-eval" in why for why in found.absent.values())
+    assert set(found.absent) == {"naturalness", "dnsmos", "utmos", "speaker", "visqol", "mosnet"}
+    assert all("make setup-eval" in why for key, why in found.absent.items() if key != "mosnet")
+    assert found.comparer is None and set(found.absent_of_sound) == {"naturalness", "dnsmos", "utmos", "mosnet"}
     assert "torchaudio" not in sys.modules  # a stand-in that stays would break transformers
     for judge in (Emotion2vecJudge, ParaformerJudge):
         with pytest.raises(InputError, match="pip install funasr"):
@@ -51,6 +52,19 @@ def test_utmos_without_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="local cache"):
         Utmos(fetch=False)
+
+
+def test_visqol_knows_a_copy_from_a_damaged_one() -> None:
+    pytest.importorskip("visqol")
+    from emova_eval.judges.voices import Visqol
+
+    judge = Visqol()
+    recording = sound("questions/00.ogg")
+    noise = np.random.default_rng(0).normal(size=len(recording)).astype(np.float32)
+    scores = [judge.compare(recording, recording + level * noise) for level in (0.0, 0.005, 0.1)]
+    assert 4.5 < scores[0] <= 5 and scores[0] > scores[1] > scores[2] >= 1
+    with pytest.raises(ValueError):
+        judge.compare(recording, np.zeros(0, np.float32))
 
 
 def test_a_rating_that_nobody_gives_is_a_row_that_misses_its_goal() -> None:

@@ -39,6 +39,8 @@ class SmokePlan:
     """Of each kind."""
     spoken: tuple[int, int] = (1000, 1000)
     """Questions, and as many answers, that are spoken at most."""
+    twice: bool = True
+    """Whether ``s2u`` has the questions too."""
     voices: int = len(_VOICES)
     style_texts: int = 4
     """Each in 24 styles: four recordings a style are the least that prototypes are chosen from."""
@@ -46,7 +48,7 @@ class SmokePlan:
 
 SMALL = SmokePlan(
     name="small", exchanges=(600, 60), kinds=("scenes", "signs", "faces", "weather", "price_tags"), pictures=(400, 40),
-    spoken=(1500, 150), voices=4, style_texts=0,
+    spoken=(800, 120), twice=False, voices=4, style_texts=0,
 )  # fmt: skip
 
 
@@ -84,14 +86,14 @@ def make(
     long = [text for text in answers if len(text) >= _LONG]
     speak = partial(_spoken, voices=_VOICES[: plan.voices], seed=seed)
     sets = [
-        speak("s2u", "train", [*questions["train"], *answers]),
+        speak("s2u", "train", [*(questions["train"] if plan.twice else ()), *answers]),
         speak("s2u", "test", questions["test"]),
         speak("question", "train", questions["train"]),
         speak("question", "test", questions["test"]),
         [Item(f"answer_{at:04d}", text, _VOICES[0], "answer", "train", SPEECH_RATE, seed=seed)
          for at, text in enumerate(answers)],
         _styles("train", long[: plan.style_texts], seed),
-        _styles("test", long[plan.style_texts : plan.style_texts + 1], seed),
+        _styles("test", long[plan.style_texts : plan.style_texts + bool(plan.style_texts)], seed),
     ]  # fmt: skip
 
     def report(info: ShardInfo, made: bool) -> None:

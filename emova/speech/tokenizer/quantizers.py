@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from vector_quantize_pytorch import FSQ
 
 
@@ -20,7 +20,8 @@ class EvenProjection(nn.Module):
 
     ``tanh`` of such numbers uses the levels of FSQ nearly evenly, so no dimension can saturate or fall asleep, which a
     free projection does within a few steps. In training the statistics are those of the batch; in evaluation the
-    running ones, which makes this a plain affine map of each vector by itself.
+    running ones, which makes this a plain affine map of each vector by itself. Processes that train together keep the
+    same running ones, of all their batches, so a checkpoint of any of them is that of all.
     """
 
     mean: Tensor
@@ -43,9 +44,20 @@ class EvenProjection(nn.Module):
             counted_NC = raw_BUC.flatten(0, 1) if inside_BU is None else raw_BUC[inside_BU]
             variance, mean = torch.var_mean(counted_NC, dim=0, correction=0)
             with torch.no_grad():
-                self.mean.lerp_(mean, self.momentum)
-                self.variance.lerp_(variance, self.momentum)
+                all_mean, all_variance = _over_processes(mean.detach(), variance.detach())
+                self.mean.lerp_(all_mean, self.momentum)
+                self.variance.lerp_(all_variance, self.momentum)
             return (raw_BUC - mean) * (variance + 1e-5).rsqrt()
+
+
+def _over_processes(mean_C: Tensor, variance_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of what all processes of a training saw, each counting alike."""
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return mean_C, variance_C
+    moments_2C = torch.stack([mean_C, variance_C + mean_C**2])
+    distributed.all_reduce(moments_2C)
+    mean_C, square_C = moments_2C / distributed.get_world_size()
+    return mean_C, (square_C - mean_C**2).clamp(min=0)
 
 
 class FiniteScalarQuantizer(nn.Module):

@@ -1,7 +1,8 @@
-"""Judges of how a voice sounds (distillmos, DNSMOS, UTMOS) and of whose voice it is (Resemblyzer).
+"""Judges of how a voice sounds (distillmos, DNSMOS, UTMOS; ViSQOL beside the original) and whose it is (Resemblyzer).
 
-Each is another scale, so each has a name and a figure of its own. ``make setup-eval`` installs them: the first two and
-the last bring their weights, UTMOS fetches its own from the hub. One that is not there is a line with the reason.
+Each is another scale, so each has a name and a figure of its own. ``make setup-eval`` installs them: all but UTMOS,
+which fetches its own from the hub, bring their weights. One that is not there is a line with the reason; so is MOSNet,
+of GLM-4-Voice's Table 1, whose weights no package carries.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from resemblyzer import VoiceEncoder
 
 RATE = 16000
+MOSNET = "mosnet"
 UTMOS_WEIGHTS = ("Blinorot/UTMOS-PyTorch", "utmos_state_dict.pt")
 
 
@@ -43,6 +45,41 @@ class VoiceEmbedder(Protocol):
     name: str
 
     def embed(self, samples: np.ndarray) -> np.ndarray: ...
+
+
+class Comparer(Protocol):
+    """Estimates how near to ``recording`` [T] ``rendering`` [T'] sounds, 1 to 5, both at 16 kHz."""
+
+    key: str
+    name: str
+
+    def compare(self, recording: np.ndarray, rendering: np.ndarray) -> float: ...
+
+
+class Visqol:
+    """ViSQOL v3 (Chinen et al. 2020), speech mode: likeness of spectra over time, in GLM-4-Voice's Table 1.
+
+    A voice that says the same in another timbre is unlike: the figure is of copies, and low for a codec that leaves the
+    voice behind on purpose.
+    """
+
+    key, name = "visqol", "ViSQOL v3, speech mode, polynomial mapping (visqol-python 3.8.0)"
+
+    def __init__(self) -> None:
+        try:
+            from visqol.api import VisqolApi
+        except ImportError as error:
+            raise InputError(f"ViSQOL: {error.name} is not installed; run `make setup-eval`") from None
+        self._api = VisqolApi()
+        self._api.create(mode="speech", use_lattice_model=False)
+
+    def compare(self, recording: np.ndarray, rendering: np.ndarray) -> float:
+        """The score. Raises: ValueError: one of the two is too short, or silent."""
+        try:
+            found = self._api.measure_from_arrays(recording.astype(float), rendering.astype(float), RATE)
+        except (IndexError, RuntimeError, ZeroDivisionError) as error:
+            raise ValueError(f"no verdict ({type(error).__name__})") from None
+        return float(found.moslqo)
 
 
 class DistillMos:
@@ -157,12 +194,19 @@ class VoiceJudges:
     Attributes:
         raters: of naturalness and quality.
         speaker: of whose voice it is.
+        comparer: of a rendering beside its recording.
         absent: a figure's name to the reason why nobody gives it.
     """
 
     raters: tuple[Rater, ...] = ()
     speaker: VoiceEmbedder | None = None
+    comparer: Comparer | None = None
     absent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def absent_of_sound(self) -> dict[str, str]:
+        """``absent`` of figures for a sound by itself, without a recording that it came from."""
+        return {key: why for key, why in self.absent.items() if key not in (SpeakerJudge.key, Visqol.key)}
 
     @property
     def names(self) -> str:
@@ -173,7 +217,7 @@ class VoiceJudges:
 @cache
 def find_judges(fetch: bool = True) -> VoiceJudges:
     """All judges of voices that can be loaded; ``fetch`` allows the hub."""
-    absent: dict[str, str] = {}
+    absent: dict[str, str] = {MOSNET: "no package carries its weights"}
 
     def load(key: str, make: Callable[[], JudgeT]) -> JudgeT | None:
         try:
@@ -188,4 +232,5 @@ def find_judges(fetch: bool = True) -> VoiceJudges:
         load(Utmos.key, lambda: Utmos(fetch)),
     ]
     speaker = load(SpeakerJudge.key, SpeakerJudge)
-    return VoiceJudges(tuple(rater for rater in raters if rater is not None), speaker, absent)
+    comparer = load(Visqol.key, Visqol)
+    return VoiceJudges(tuple(rater for rater in raters if rater is not None), speaker, comparer, absent)

@@ -94,7 +94,7 @@ def rating_rows(records: Sequence[Record], judges: VoiceJudges, of: str) -> list
         for rater in judges.raters
         for found in [part(records, rater.key)]
     ]
-    absent = {key: why for key, why in judges.absent.items() if key != "speaker"}
+    absent = judges.absent_of_sound
     return rows + [Row(f"{key}, {of}", None, goals.get(key), True, note=why) for key, why in absent.items()]
 
 

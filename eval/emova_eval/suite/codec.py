@@ -48,10 +48,10 @@ class ReconstructionTask(MetricTask):
     """Speech to units to speech in the neutral female style: word errors of what is heard.
 
     Further: ``recordings``, the errors of the same recogniser on the recordings themselves, which no codec can beat by
-    much; each rater's mean from 1 to 5; and the similarity of voices as the speaker encoder has it, ``speaker``
-    between a recording and its rendering, ``speaker_renderings`` among the renderings, ``speaker_recordings`` among the
-    recordings. A codec that keeps the words and leaves the voice behind has the first near the third, and a steady
-    voice has the second near 1.
+    much; each rater's mean from 1 to 5; ``visqol``, from 1 to 5, how near the rendering is as a copy of the recording;
+    and the similarity of voices as the speaker encoder has it, ``speaker`` between a recording and its rendering,
+    ``speaker_renderings`` among the renderings, ``speaker_recordings`` among the recordings. A codec that
+    keeps the words and leaves the voice behind has the first near the third, and a steady voice has the second near 1.
     """
 
     def __init__(
@@ -63,10 +63,11 @@ class ReconstructionTask(MetricTask):
         language: str = "en",
     ) -> None:
         judges = judges or VoiceJudges()
-        speaker = f"; {judges.speaker.name}" if judges.speaker else ""
+        speaker = "".join(f"; {each.name}" for each in (judges.comparer, judges.speaker) if each)
         metric = find_metric("wer" if language == "en" else "cer")
         super().__init__(name, items, metric, recogniser.name + judges.names + speaker, judges.absent)
-        self.recogniser, self.raters, self.speaker = recogniser, judges.raters, judges.speaker
+        self.recogniser, self.raters = recogniser, judges.raters
+        self.speaker, self.comparer = judges.speaker, judges.comparer
 
     def ask(self, model: EvalModel, example: Example) -> Output:
         """The recording said again."""
@@ -83,6 +84,12 @@ class ReconstructionTask(MetricTask):
         values, notes = rated(self.raters, output)
         values["recordings"] = (original.value, original.weight)
         notes |= {"heard": heard, "units": len(output.units)}
+        if self.comparer is not None:
+            try:
+                values[self.comparer.key] = (self.comparer.compare(recording, resampled(output)), 1.0)
+            except ValueError as error:
+                values[self.comparer.key] = (1.0, 1.0)
+                notes["judge_failures"] = [*notes.get("judge_failures", ()), f"{self.comparer.name}: {error}"]
         if self.speaker is not None:
             try:
                 voices = [self.speaker.embed(sound) for sound in (recording, resampled(output))]
@@ -96,6 +103,8 @@ class ReconstructionTask(MetricTask):
     def worst(self, example: Example, failure: str) -> Score:
         """Every word wrong, the worst ratings, and nobody's voice."""
         values, _ = rated(self.raters, Output())
+        if self.comparer is not None:
+            values[self.comparer.key] = (1.0, 1.0)
         if self.speaker is not None:
             values["speaker"] = (0.0, 1.0)
         return dataclasses.replace(super().worst(example, failure), values=values)
@@ -210,6 +219,59 @@ class StylesTask(MetricTask):
             "units_other": others,
         }
         return {name: float(np.mean(found)) for name, found in figures.items() if found}
+
+
+class ControllabilityTask(MetricTask):
+    """Style controllability as EMOVA measures it (appendix D.1): the units are the model's own.
+
+    The model reads 50 texts an emotion aloud; its units are spoken in that emotion by the female voice, whose styles
+    differ most, and the recogniser says which of the four emotions it hears. The figure is the share of right ones; the
+    report has the confusion matrix. With fewer texts than 50 there are fewer of each.
+
+    Args:
+        items: with ``text``; the first 50 are read in every emotion.
+    """
+
+    texts = 50
+
+    def __init__(self, name: str, items: Sequence[Example], judge: EmotionJudge) -> None:
+        metric = Metric("controllability", lambda said, example: Score(0.0), cluster=lambda r: r.notes["recording"])
+        expanded = [
+            Example(f"{item.id}/{emotion}", item.text, facts={"recording": item.id, "emotion": emotion})
+            for item in items[: self.texts]
+            for emotion in DEFAULT_STYLES.emotions
+        ]
+        super().__init__(name, expanded, metric, judge.name)
+        self.emotion_judge = judge
+
+    def ask(self, model: EvalModel, example: Example) -> Output:
+        """The text as the model's units, spoken in the emotion."""
+        units = self._units(model, example.text)
+        return dataclasses.replace(
+            model.render(units, Style("female", example.facts["emotion"], "normal")), units=units
+        )
+
+    @cached_property
+    def _units(self) -> Callable[..., tuple[int, ...]]:
+        @lru_cache(maxsize=4)
+        def units(model: EvalModel, text: str) -> tuple[int, ...]:
+            return tuple(model.speak(text).units)
+
+        return units
+
+    def score(self, example: Example, output: Output) -> Score:
+        """1 where the emotion is heard."""
+        sound = resampled(output)
+        heard = self.emotion_judge.hear(sound, measure(sound))
+        return Score(float(heard == example.facts["emotion"]), notes=self._notes(example, heard, len(output.units)))
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """Not heard."""
+        return Score(0.0, notes=self._notes(example, "none", 0), failure=failure)
+
+    def _notes(self, example: Example, heard: str, units: int) -> dict[str, object]:
+        asked = example.facts["emotion"]
+        return {"recording": example.facts["recording"], "asked_emotion": asked, "emotion": heard, "units": units}
 
 
 def mean_similarity(voices_ND: np.ndarray) -> float:

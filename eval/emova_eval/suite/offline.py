@@ -20,7 +20,7 @@ from emova.core.writing import write_text
 from emova_eval.judges.voices import find_judges
 from emova_eval.models.assistant import AssistantModel
 from emova_eval.suite.bench_files import write_benchmarks
-from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
+from emova_eval.suite.codec import ControllabilityTask, PhoneTask, ReconstructionTask, StylesTask
 from emova_eval.suite.latency import AssistantTalker, LatencyTask
 from emova_eval.suite.runner import Figure, missing_figure
 from emova_eval.suite.samples import Example, Output
@@ -195,6 +195,7 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
         or_missing("units", lambda: UnitsTask("units", heard)),
         *(or_missing(name, lambda name=name: leakage_task(name, voices)) for name in UNITS if name != "units"),  # type: ignore[misc]
         or_missing("styles", lambda: StylesTask("styles", heard[:STYLE_RECORDINGS], make_emotion_judge(config))),
+        or_missing("controllability", lambda: ControllabilityTask("c", texts, make_emotion_judge(config))),
         or_missing("dialogue-unit-in-text-out", lambda: DialogueTask("d", asked, DIALOGUE_MODES[1], judge)),
         or_missing("dialogue-text-in-text-out", lambda: DialogueTask("d", asked, DIALOGUE_MODES[2], judge)),
         or_missing("spoken-qa-s2t", lambda: SpokenQaTask("q", known)),

@@ -19,7 +19,7 @@ from emova_eval.metrics.acoustics import EmotionJudge, shipped_judge
 from emova_eval.models.assistant import AssistantModel, EvalModel, leakage, probe, timbre, unit_figures
 from emova_eval.models.endpoint import Endpoint, EndpointConfig
 from emova_eval.report.run_report import write_run_report
-from emova_eval.suite.codec import PhoneTask, ReconstructionTask, StylesTask
+from emova_eval.suite.codec import ControllabilityTask, PhoneTask, ReconstructionTask, StylesTask
 from emova_eval.suite.datasets import CONVERTERS, read_benchmark, read_mme, read_own, read_tsv
 from emova_eval.suite.run_folder import RunFolder, hash_model, hash_path
 from emova_eval.suite.runner import Figure, figure_of, missing_figure, run_task
@@ -30,6 +30,7 @@ from emova_eval.suite.tasks import (
     AsrTask,
     ClozeTask,
     DialogueTask,
+    GeneralQaTask,
     MetricTask,
     OwnTask,
     Recogniser,
@@ -37,6 +38,7 @@ from emova_eval.suite.tasks import (
     TtsTask,
     read_aishell,
     read_librispeech,
+    read_libritts,
     read_seed_tts,
 )
 
@@ -58,12 +60,13 @@ VISION = {
     "ai2d": "choice",
 }
 SPEECH = (
-    "asr-librispeech", "asr-librispeech-other", "asr-aishell-1", "asr-aishell-2", "tts-librispeech", "tts-aishell-2",
-    "seed-tts", "seed-tts-zh",
+    "asr-librispeech", "asr-librispeech-other", "asr-aishell-1", "asr-aishell-2", "tts-librispeech",
+    "tts-libritts", "tts-aishell-2", "seed-tts", "seed-tts-zh",
 )  # fmt: skip
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNITS = ("units", "leakage-voice", "leakage-emotion")
-CODEC = ("phones", "reconstruction", "styles")
+CODEC = ("phones", "reconstruction", "styles", "controllability")
+GENERAL = "general-qa"
 SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
 STORIES = ("storycloze", "topic-storycloze")
 TASKS = (
@@ -72,7 +75,7 @@ TASKS = (
     *(f"dialogue-{mode}" for mode in DIALOGUE_MODES),
     *UNITS,
     *CODEC,
-    *(f"{name}-{way}" for name in (*SPOKEN_QA, *STORIES) for way in ("s2t", "s2s")),
+    *(f"{name}-{way}" for name in (*SPOKEN_QA, GENERAL, *STORIES) for way in ("s2t", "s2s")),
     "own",
 )
 
@@ -272,7 +275,8 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
         if name.startswith("seed-tts"):
             items = read_seed_tts(data)
             return TtsTask(name, items, make_recogniser(config, language), language, judges=find_judges())
-        items = read_aishell(data) if language == "zh" else read_librispeech(data)
+        reader = read_aishell if language == "zh" else read_libritts if name.endswith("libritts") else read_librispeech
+        items = reader(data)
         if name.startswith("asr"):
             return AsrTask(name, items, language)
         items = [dataclasses.replace(item, text=item.answers[0]) for item in items]
@@ -286,6 +290,10 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     if name.rsplit("-", 1)[0] in STORIES:
         return ClozeTask(name, items, spoken)
     judge = make_judge(config)
+    if name.startswith(GENERAL):
+        if not isinstance(judge, EndpointJudge):
+            raise InputError(f"{name}: its grades need a language model; give --judge and --judge-model")
+        return GeneralQaTask(name, items, judge, make_recogniser(config) if spoken else None)
     return SpokenQaTask(
         name, items, make_recogniser(config) if spoken else None, judge if isinstance(judge, EndpointJudge) else None
     )
@@ -294,6 +302,12 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
 def _codec(name: str, data: Path, config: SuiteConfig) -> MetricTask:
     """The codec's tasks on a folder of one's own (``answer`` holds the words, or the phones) or of LibriSpeech's."""
     items = read_own(data) if (data / "meta.jsonl").is_file() else read_librispeech(data)
+    if name == "controllability":
+        items = [dataclasses.replace(item, text=item.text or item.answers[0], audio="", group="") for item in items
+                 if item.text or item.answers]  # fmt: skip
+        if not items:
+            raise InputError(f"{data}: no line has a text to be read aloud")
+        return ControllabilityTask(name, items, make_emotion_judge(config))
     items = [dataclasses.replace(item, group="") for item in items if item.audio]
     if not items:
         raise InputError(f"{data}: no question has audio")

@@ -189,7 +189,7 @@ class TtsTask(MetricTask):
         judges = judges or VoiceJudges()
         super().__init__(name, items, find_metric("wer" if language == "en" else "cer"), recogniser.name + judges.names)
         self.recogniser, self.voice, self.raters = recogniser, voice, judges.raters
-        self.absent = {key: why for key, why in judges.absent.items() if key != "speaker"}
+        self.absent = judges.absent_of_sound
 
     def ask(self, model: EvalModel, example: Example) -> Output:
         """The text read aloud."""
@@ -270,7 +270,7 @@ class DialogueTask(MetricTask):
             errors = self.count_errors(output.text, said)
             values["speech"] = (float(errors.edits), float(errors.reference_tokens))
             notes["heard"] = said
-        grade: Grade = self.answer_judge.dialogue(example.text, reference, said)
+        grade: Grade = self.answer_judge.dialogue(example.text, reference, said, heard=self.mode == "end-to-end")
         notes |= grade.notes()
         return Score(grade.value, 1.0, values, notes, grade.failure)
 
@@ -339,6 +339,37 @@ class SpokenQaTask(MetricTask):
         return Score(0.0, values={"speech": (1.0, 1.0)} if self.recogniser else {}, failure=failure)
 
 
+class GeneralQaTask(MetricTask):
+    """Open questions without a reference (GLM-4-Voice §5.2: AlpacaEval's helpful_base and vicuna), graded from 1 to 10.
+
+    S→T without a ``recogniser``, S→S with one: what is heard is graded. A question with ``text`` alone is asked in
+    writing.
+    """
+
+    def __init__(
+        self, name: str, items: Sequence[Example], judge: EndpointJudge, recogniser: Recogniser | None = None
+    ) -> None:
+        metric = Metric("quality", lambda said, example: Score(1.0), unit="of 10", aggregate=mean)
+        super().__init__(name, items, metric, judge.name + (f"; heard by {recogniser.name}" if recogniser else ""))
+        self.answer_judge, self.recogniser = judge, recogniser
+
+    def ask(self, model: EvalModel, example: Example) -> Output:
+        """A spoken reply, or to a written question a written one."""
+        if example.audio:
+            return model.reply(example.audio, example.images)
+        return model.answer_text(example.images, example.text)
+
+    def score(self, example: Example, output: Output) -> Score:
+        """The judge's grade of what was written (S→T) or heard (S→S)."""
+        said = hear(self.recogniser, output) if self.recogniser else output.text
+        grade = self.answer_judge.quality(example.text, said)
+        return Score(grade.value, notes={"said": said, **grade.notes()}, failure=grade.failure)
+
+    def worst(self, example: Example, failure: str) -> Score:
+        """1, the lowest grade."""
+        return Score(1.0, failure=failure)
+
+
 class ClozeTask(MetricTask):
     """StoryCloze and Topic-StoryCloze by likelihood (GLM-4-Voice, Table 3; Hassid et al. 2023).
 
@@ -380,6 +411,16 @@ def read_librispeech(folder: str | Path) -> list[Example]:
             if words:
                 items.append(Example(id, audio=str(path.parent / f"{id}.flac"), answers=(words,), metric="wer"))
     return _checked(items, folder, "*.trans.txt")
+
+
+def read_libritts(folder: str | Path) -> list[Example]:
+    """LibriTTS's layout: SPEAKER/CHAPTER/ID.normalized.txt beside ID.wav; the text is to be read aloud."""
+    items = []
+    for path in sorted(Path(folder).rglob("*.normalized.txt")):
+        if text := read_text(path).strip():
+            audio = path.with_name(path.name.replace(".normalized.txt", ".wav"))
+            items.append(Example(audio.stem, text, str(audio), answers=(text,), metric="wer"))
+    return _checked(items, folder, "*.normalized.txt")
 
 
 def read_aishell(folder: str | Path) -> list[Example]:
