@@ -72,7 +72,9 @@ def load(folder: Path, module: nn.Module, optimizer: Optimizer, scheduler: LRSch
     state = moments["state"]
     assert isinstance(state, dict)
     moments["state"] = {
-        name: own for name, own in state.items() if any(f"moments.state.{name}.{key}" in written for key in own)
+        name: own
+        for name, own in state.items()
+        if isinstance(own, dict) and any(f"moments.state.{name}.{key}" in written for key in own)
     }
     dcp.load({"weights": weights, "moments": moments}, checkpoint_id=folder / _FOLDER)
     set_model_state_dict(module, weights)
