@@ -15,12 +15,13 @@ from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.engine.engine import Engine
 from emova.engine.llama import Llama
-from emova.native import build, compiled, kernel
+from emova.native import build, compiled, isa, kernel
 from emova.native.build import BuildError, find_compiler, library_path, make_private
 from emova.native.compiled import CONVOLUTION, STEP
 from emova.native.kernel import SWITCH, Kernel
 from emova.speech.detokenizer.layers import ConvBlock
 
+BEST = isa.candidates()[0]
 NEW: dict[str, Callable[[], Kernel]] = {
     "step.c": lambda: Kernel(STEP.source, STEP._bind, STEP._check),
     "convolution.c": lambda: Kernel(CONVOLUTION.source, CONVOLUTION._bind, CONVOLUTION._check),
@@ -64,22 +65,25 @@ def test_what_is_shipped_agrees_with_torch(name: str) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("name", "right", "wrong"),
+    ("name", "where", "right", "wrong"),
     [
-        ("step.c", "x[i] * factor * weight[i]", "x[i] * factor"),
-        ("step.c", "* m->scale[row + r]", "* m->scale[row]"),
-        ("convolution.c", "0.5f * x * either", "0.501f * x * either"),
-        ("convolution.c", "k * b->dilation", "k"),
+        ("step.c", "step.c", "x[i] * factor * weight[i]", "x[i] * factor"),
+        ("step.c", "matrix.h", "to[j][i] *= scale[i]", "to[j][i] *= scale[0]"),
+        ("step.c", "matrix.h", "all_int(-8 * ", "all_int(-7 * "),
+        ("convolution.c", "convolution.c", "0.5f * x * either", "0.501f * x * either"),
+        ("convolution.c", "convolution.c", "k * b->dilation", "k"),
     ],
 )
 def test_a_wrong_result_is_noticed_and_torch_takes_over(
-    name: str, right: str, wrong: str, tmp_path: Path, cache: Path, caplog
+    name: str, where: str, right: str, wrong: str, tmp_path: Path, cache: Path, monkeypatch, caplog
 ) -> None:
-    source = NEW[name]().source.read_text()
-    assert source.count(right) == 1
-    patched = tmp_path / name
-    patched.write_text(source.replace(right, wrong))
+    monkeypatch.setenv(isa.CHOICE, BEST.name)  # else the next would be tried, and be as wrong
     shipped = NEW[name]()
+    patched = tmp_path / name
+    patched.write_text(shipped.source.read_text())
+    text = (shipped.source.parent / where).read_text()
+    assert text.count(right) == 1
+    (tmp_path / where).write_text(text.replace(right, wrong))  # the compiler looks beside the source first
     made = Kernel(patched, shipped._bind, shipped._check)
     with caplog.at_level(logging.WARNING):
         assert made.prepare() is None and made.prepare() is None and made.ready is None
@@ -178,7 +182,7 @@ def test_a_foreign_cache_is_not_used(name: str, cache: Path, monkeypatch, caplog
 
 @needs_compiler
 def test_what_lies_in_the_cache_is_a_whole_file_of_ours(cache: Path, tmp_path: Path) -> None:
-    path = library_path(CONVOLUTION.source, find_compiler())
+    path = library_path(CONVOLUTION.source, BEST, find_compiler())
     make_private(cache)
     path.write_bytes(b"half a file")
     assert NEW["convolution.c"]().prepare() is not None
@@ -194,19 +198,19 @@ def test_what_lies_in_the_cache_is_a_whole_file_of_ours(cache: Path, tmp_path: P
 
 @needs_compiler
 def test_the_key_holds_what_changes_the_code(cache: Path, tmp_path: Path, monkeypatch) -> None:
-    paths = [library_path(STEP.source, find_compiler())]
+    paths = [library_path(STEP.source, BEST, find_compiler())]
     newer = script(tmp_path / "newer", "echo cc 99.1")
-    paths += [library_path(STEP.source, [str(newer)])]
+    paths += [library_path(STEP.source, BEST, [str(newer)])]
     script(newer, "echo cc 99.2")
     build.compiler_version.cache_clear()
-    paths += [library_path(STEP.source, [str(newer)])]
+    paths += [library_path(STEP.source, BEST, [str(newer)])]
     monkeypatch.setattr(build, "FLAGS", ("-O2",))
-    paths += [library_path(STEP.source, [str(newer)])]
-    monkeypatch.setattr(build, "cpu_features", lambda: "flags: other")
-    paths += [library_path(STEP.source, [str(newer)])]
+    paths += [library_path(STEP.source, BEST, [str(newer)])]
+    monkeypatch.setattr(build, "cpu_features", lambda: frozenset({"other"}))
+    paths += [library_path(STEP.source, BEST, [str(newer)])]
     changed = tmp_path / "step.c"
     changed.write_text(STEP.source.read_text() + "\n")
-    paths += [library_path(changed, [str(newer)])]
+    paths += [library_path(changed, BEST, [str(newer)])]
     assert len(set(paths)) == len(paths)
 
 

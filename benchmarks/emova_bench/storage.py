@@ -82,7 +82,7 @@ def main(given: Sequence[str] | None = None) -> None:
         {
             "checkpoint": name,
             "MiB": sizes[index],
-            "bytes a weight": layers(Engine(models[index].parts.model)).element_size,
+            "bytes a weight": layers(Engine(models[index].parts.model)).kind.bytes,
             "loss": totals[f"loss {index}"] / tokens,
             "right answers": right[index],
             "questions": len(lines),

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from emova.model.configuration_emova import EmovaConfig
     from emova.model.modeling_emova import EmovaForConditionalGeneration
 
-DType = Literal["f32", "f16", "bf16", "q8_0", "q4_k_m"]
+DType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"]
 DTYPES: tuple[DType, ...] = get_args(DType)
-QUANTISED = ("q8_0", "q4_k_m")
+QUANTISED = ("q8_0", "q4_0", "q4_k_m")
 """Of them: made by llama.cpp itself."""
 FILE_NAME = "language_model.gguf"
 """What the file is called in a checkpoint's folder, where the commands look for it."""
@@ -75,7 +75,7 @@ def export_gguf(
     Args:
         model: an EmovaForConditionalGeneration whose language model is one of ``ARCHITECTURES``.
         tokenizer: its byte-level BPE.
-        dtype: of the matrices; vectors are always float32. ``q8_0`` and ``q4_k_m`` are made by llama.cpp.
+        dtype: of the matrices; vectors are always float32. ``QUANTISED`` ones are made by llama.cpp.
 
     Raises:
         InputError: a package is missing (gguf; for quantised files llama-cpp-python too), the model is of another kind,
@@ -159,7 +159,11 @@ def _write(
 def _quantise(source: Path, to: Path, dtype: DType) -> None:
     api = llama_cpp(f"export: {dtype}")
     options = api.llama_model_quantize_default_params()
-    options.ftype = {"q8_0": api.LLAMA_FTYPE_MOSTLY_Q8_0, "q4_k_m": api.LLAMA_FTYPE_MOSTLY_Q4_K_M}[dtype]
+    options.ftype = {
+        "q8_0": api.LLAMA_FTYPE_MOSTLY_Q8_0,
+        "q4_0": api.LLAMA_FTYPE_MOSTLY_Q4_0,
+        "q4_k_m": api.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    }[dtype]
     if api.llama_model_quantize(str(source).encode(), str(to).encode(), options) != 0:
         raise InputError(f"export: llama.cpp cannot write {dtype} of this model; write f16")
 

@@ -28,8 +28,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         default="f16",
-        choices=["f32", "f16", "bf16", "q8_0", "q4_k_m"],
-        help="how matrices are stored; q8_0 and q4_k_m need llama-cpp-python (%(default)s)",
+        choices=["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"],
+        help="how matrices are stored; q8_0, q4_0 and q4_k_m need llama-cpp-python (%(default)s)",
     )
     parser.set_defaults(run=run)
 

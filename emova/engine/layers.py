@@ -8,44 +8,56 @@ I inputs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from emova.core.errors import UnsupportedModelError
+from emova.core.int4 import int4_floats, int4_groups
 
 if TYPE_CHECKING:
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
     from emova.model import EmovaForConditionalGeneration
 
+WeightBits = Literal[0, 4, 8]
+"""What a weight is rounded to; 0: as it is."""
 INT8_ROWS = 8
 """Up to so many rows, int8 weights are multiplied as they are; for more they are expanded first."""
 
 
 class Linear:
-    """``[N, I]`` to ``[N, O]``: float weights shared with the model, or int8 weights with a scale a row."""
+    """``[N, I]`` to ``[N, O]``.
 
-    def __init__(self, weight: Tensor, int8: bool) -> None:
+    Attributes:
+        weight: ``[O, I]``, shared with the model; or int8.
+        scale: of int8 weights a scale a row ``[O]``; of 4-bit ones, -8 to 7, a scale a row and 32 columns.
+    """
+
+    def __init__(self, weight: Tensor, bits: WeightBits) -> None:
         self.weight = weight
         self.scale: Tensor | None = None
-        if int8:
+        if bits == 8:
             weight = weight.detach().float()
             self.scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
             self.weight = (weight / self.scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+        elif bits == 4:
+            self.weight, self.scale = int4_groups(weight)
 
     def __call__(self, x_NI: Tensor) -> Tensor:
-        return self.rows(x_NI, 0, self.weight.shape[0])
+        return self.rows(x_NI, slice(None))
 
-    def rows(self, x_NI: Tensor, start: int, stop: int) -> Tensor:
-        """Only the outputs ``start`` to ``stop``: the rest of the weights is not touched."""
-        weight = self.weight[start:stop]
+    def rows(self, x_NI: Tensor, rows: slice | Tensor) -> Tensor:
+        """Only these outputs: the rest of the weights is not touched."""
+        weight = self.weight[rows]
         if self.scale is None:
             return functional.linear(x_NI, weight)
-        scale = self.scale[start:stop]
-        if x_NI.shape[0] <= INT8_ROWS and x_NI.device.type == "cpu":
+        scale = self.scale[rows]
+        if scale.dim() == 2:
+            return functional.linear(x_NI, int4_floats(weight, scale).to(x_NI.dtype))
+        if x_NI.shape[0] <= INT8_ROWS and x_NI.device.type == "cpu" and isinstance(rows, slice):
             half = torch.bfloat16
             return torch._weight_int8pack_mm(x_NI.to(half), weight, scale.to(half)).to(x_NI.dtype)
         return functional.linear(x_NI, weight.to(x_NI.dtype)) * scale
@@ -54,13 +66,13 @@ class Linear:
 class DecoderLayer:
     """One layer's weights; ``pair`` orders a head's channels so that rotary pairs stand side by side."""
 
-    def __init__(self, layer: LlamaDecoderLayer, pair: Tensor, int8: bool) -> None:
+    def __init__(self, layer: LlamaDecoderLayer, pair: Tensor, bits: WeightBits) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         queries, keys = (
             projection.weight.detach().unflatten(0, (-1, len(pair)))[:, pair].flatten(0, 1)
             for projection in (attention.q_proj, attention.k_proj)
         )
-        self.qkv = Linear(torch.cat([queries, keys, attention.v_proj.weight.detach()]), int8)
+        self.qkv = Linear(torch.cat([queries, keys, attention.v_proj.weight.detach()]), bits)
         self.qkv_bias: Tensor | None = None
         if attention.q_proj.bias is not None:
             query, key = (
@@ -68,9 +80,9 @@ class DecoderLayer:
                 for projection in (attention.q_proj, attention.k_proj)
             )
             self.qkv_bias = torch.cat([query, key, attention.v_proj.bias.detach()])
-        self.out = Linear(attention.o_proj.weight.detach(), int8)
-        self.gate_up = Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]), int8)
-        self.down = Linear(mlp.down_proj.weight.detach(), int8)
+        self.out = Linear(attention.o_proj.weight.detach(), bits)
+        self.gate_up = Linear(torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]), bits)
+        self.down = Linear(mlp.down_proj.weight.detach(), bits)
         self.before_attention = layer.input_layernorm.weight.detach()
         self.before_mlp = layer.post_attention_layernorm.weight.detach()
 
@@ -80,13 +92,13 @@ class DecoderLayers:
 
     Args:
         model: what is not fused is shared with it, not copied.
-        int8: int8 weights for the linears and the head.
+        bits: of the linears' weights and the head's, which has 8 where they have 4.
 
     Raises:
         UnsupportedModelError: the language model is not a plain LLaMA.
     """
 
-    def __init__(self, model: EmovaForConditionalGeneration, int8: bool = False) -> None:
+    def __init__(self, model: EmovaForConditionalGeneration, bits: WeightBits = 0) -> None:
         config = model.config.text_config
         plain = config.model_type == "llama" and not config.attention_bias and not config.mlp_bias
         # Qwen2 is a LLaMA whose queries, keys and values have biases.
@@ -108,8 +120,8 @@ class DecoderLayers:
         self.embedding = language_model.embed_tokens.weight.detach()
         self.norm = language_model.norm.weight.detach()
         pair = torch.arange(self.width).view(2, -1).T.flatten()
-        self.layers = [DecoderLayer(layer, pair, int8) for layer in language_model.layers]
-        self.head = Linear(model.lm_head.weight.detach(), int8)
+        self.layers = [DecoderLayer(layer, pair, bits) for layer in language_model.layers]
+        self.head = Linear(model.lm_head.weight.detach(), 8 if bits else 0)
         with torch.inference_mode():
             positions = torch.arange(self.max_length, device=self.embedding.device)[None]
             cosine, sine = language_model.rotary_emb(self.embedding.float(), positions)

@@ -21,9 +21,10 @@ from torch.nn import functional
 from emova.decoding.ctc import ctc_log_probs
 from emova.engine.cuda_graph import ReplayedStep
 from emova.engine.kv_cache import KVCache
-from emova.engine.layers import DecoderLayers
+from emova.engine.layers import DecoderLayers, WeightBits
 from emova.native.compiled import STEP
-from emova.native.step import LANES, MOST_POSITIONS, NativeLlama
+from emova.native.panels import Kind, kind_of
+from emova.native.step import EIGHT, MOST_POSITIONS, NativeLlama
 
 if TYPE_CHECKING:
     from emova.model import EmovaForConditionalGeneration
@@ -44,7 +45,7 @@ class Llama(DecoderLayers):
     """The layers over caches: reading embeddings, and the scores of what may follow.
 
     Args:
-        model, int8: of ``DecoderLayers``.
+        model, bits: of ``DecoderLayers``.
         native: decode by the compiled step where it can be had.
         graphs: decode one sequence on a GPU by a recorded graph.
         half_cache: keys and values as float16 where the compiled step reads weights of no more than that.
@@ -57,22 +58,22 @@ class Llama(DecoderLayers):
     def __init__(
         self,
         model: EmovaForConditionalGeneration,
-        int8: bool = False,
+        bits: WeightBits = 0,
         native: bool = True,
         half_cache: bool = True,
         speech_window: int = 0,
         graphs: bool = True,
     ) -> None:
-        super().__init__(model, int8)
+        super().__init__(model, bits)
         self._rows: dict[int, _Rows] = {}
         self.native: NativeLlama | None = None
         on_cpu = self.embedding.device.type == "cpu" and self.embedding.dtype == torch.float32
         biased = any(layer.qkv_bias is not None for layer in self.layers)  # the compiled step knows none
-        if native and on_cpu and self.width % LANES == 0 and not biased:
+        if native and on_cpu and self.width % EIGHT == 0 and not biased:
             compiled = STEP.prepare()
             self.native = None if compiled is None else NativeLlama(compiled, self)
         self.cache_dtype = self.embedding.dtype
-        if half_cache and self.native is not None and self.native.element_size <= 2:
+        if half_cache and self.native is not None and self.native.kind is not Kind.FLOAT32:
             self.cache_dtype = torch.float16
         self.speech_window = speech_window
         self.graphs = graphs and self.embedding.device.type == "cuda"
@@ -143,6 +144,9 @@ class Llama(DecoderLayers):
 
     def _step(self, sequences: Sequence[tuple[KVCache, Tensor]], lasting: bool = True) -> Tensor:
         """One new position of each sequence."""
+        if self.native is not None and len(sequences) > MOST_POSITIONS:
+            shares = [sequences[first : first + MOST_POSITIONS] for first in range(0, len(sequences), MOST_POSITIONS)]
+            return torch.cat([self._compiled(share) for share in shares])
         if self._fits(sequences):
             return self._compiled(sequences, lasting)
         if self.graphs and len(sequences) == 1:
@@ -242,21 +246,23 @@ class Llama(DecoderLayers):
     def _head_rows(self, hidden_ND: Tensor, start: int, stop: int, lasting: bool = True) -> Tensor:
         if self.native is not None and len(hidden_ND) <= MOST_POSITIONS:
             return self.native.scores(hidden_ND, start, stop, lasting)
-        return self.head.rows(hidden_ND, start, stop).float()
+        if self.native is not None and len(hidden_ND) <= 4 * MOST_POSITIONS:
+            return torch.cat([self.native.scores(part, start, stop) for part in hidden_ND.split(MOST_POSITIONS)])
+        return self.head.rows(hidden_ND, slice(start, stop)).float()
 
     @property
-    def element_size(self) -> int:
-        """Bytes of one weight, as a decoding step reads it."""
-        return self.head.weight.element_size() if self.native is None else self.native.element_size
+    def kind(self) -> Kind:
+        """How a decoding step finds the weights of the layers."""
+        return kind_of(self.layers[0].down) if self.native is None else self.native.kind
 
     def bytes_read(self, allowed: np.ndarray | None = None) -> int:
         """What one step of one sequence reads of the weights, for scores of ``allowed`` or of all tokens."""
-        linears = [each for layer in self.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         rows = self.token_count if allowed is None else int(allowed.max() - allowed.min()) + 1
-        return self.element_size * (sum(each.weight.numel() for each in linears) + rows * self.head.weight.shape[1])
+        if self.native is not None:
+            return self.native.bytes_read(rows)
+        linears = [each for layer in self.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        head = rows * self.head.weight.shape[1] * self.head.weight.element_size()
+        return head + sum(each.weight.numel() * each.weight.element_size() for each in linears)
 
     def _few(self, hidden_ND: Tensor, ids_A: Tensor) -> Tensor:
-        weight = self.head.weight[ids_A]
-        if self.head.scale is None:
-            return functional.linear(hidden_ND, weight).float()
-        return functional.linear(hidden_ND, weight.to(hidden_ND.dtype)).float() * self.head.scale[ids_A]
+        return self.head.rows(hidden_ND, ids_A).float()

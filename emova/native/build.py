@@ -15,7 +15,11 @@ from pathlib import Path
 
 import torch
 
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
+from emova.native.isa import Isa, cpu_features
+
+FLAGS = ("-O3", "-fopenmp", "-fPIC")
+FOLDER = Path(__file__).parent
+"""Of the headers."""
 TIMEOUT = 120
 """Seconds that one run of the compiler may take."""
 
@@ -55,35 +59,33 @@ def compiler_version(compiler: tuple[str, ...]) -> str:
     return said[0]
 
 
-def cpu_features() -> str:
-    """What this processor can do: homes are shared between machines, and code for one must not be run by another."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+def library_path(source: Path, isa: Isa, compiler: list[str]) -> Path:
+    """Where the library of ``source`` belongs: another name for each thing that changes the machine code.
+
+    Homes are shared between machines, and what was compiled for one must not be run by another.
+    """
+    machine = platform.machine(), platform.system(), sorted(cpu_features())
+    made_by = compiler, compiler_version(tuple(compiler)), FLAGS, isa.flags, _openmp(), torch.__version__
+    headers = [path.read_bytes() for folder in {FOLDER, source.parent} for path in sorted(folder.glob("*.h"))]
+    key = repr((source.read_bytes(), headers, made_by, machine))
+    return cache_folder() / f"{source.stem}-{isa.name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
 
 
-def library_path(source: Path, compiler: list[str]) -> Path:
-    """Where the library of ``source`` belongs: another name for each thing that changes the machine code."""
-    machine = platform.machine(), platform.system(), cpu_features()
-    made_by = compiler, compiler_version(tuple(compiler)), FLAGS, _openmp(), torch.__version__
-    key = repr((source.read_bytes(), made_by, machine))
-    return cache_folder() / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-
-
-def build(source: Path, again: bool = False) -> Path:
-    """The library of ``source``, compiled now if it is not there yet, or ``again``.
+def build(source: Path, isa: Isa, again: bool = False) -> Path:
+    """The library of ``source`` for ``isa``, compiled now if it is not there yet, or ``again``.
 
     Raises:
         BuildError: there is no compiler, it fails, or there is no folder that only this user can write to.
     """
     compiler = find_compiler()
     try:
-        path = library_path(source, compiler)
+        path = library_path(source, isa, compiler)
         make_private(path.parent)
         if again or not _is_own(path):
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 unit, made = Path(folder) / "unit.o", Path(folder) / "made.so"
-                _run([*compiler, *FLAGS, "-c", str(source), "-o", str(unit)])
+                flags = (*FLAGS, *isa.flags, f"-I{FOLDER}")
+                _run([*compiler, *flags, "-c", str(source), "-o", str(unit)])
                 _run([*compiler, "-shared", str(unit), *_openmp(), "-lm", "-o", str(made)])
                 made.chmod(0o700)
                 os.replace(made, path)  # whole or not at all, whoever builds beside us; a link there is replaced

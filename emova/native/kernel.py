@@ -17,6 +17,7 @@ from torch import Tensor
 
 from emova.core.errors import InputError
 from emova.native.build import BuildError, build, compiler_version, find_compiler
+from emova.native.isa import Isa, candidates
 
 log = logging.getLogger(__name__)
 SWITCH = "EMOVA_NATIVE"
@@ -47,7 +48,7 @@ class Status:
 
     Attributes:
         runs: ``compiled`` or ``torch``.
-        why: the compiler's version, or the reason for torch.
+        why: the instruction set and the compiler's version, or the reason for torch.
     """
 
     runs: Literal["compiled", "torch"]
@@ -57,7 +58,8 @@ class Status:
 class Kernel(Generic[Bound]):
     """Compiled code that torch stands in for.
 
-    It is built and checked by ``prepare``, which whoever loads a checkpoint calls; ``ready`` never builds, so no
+    It is built for the best instruction set that the processor has and checked by ``prepare``, which whoever loads a
+    checkpoint calls; where it cannot be built for one or is wrong, the next is tried. ``ready`` never builds, so no
     request waits for a compiler.
 
     Args:
@@ -120,18 +122,21 @@ class Kernel(Generic[Bound]):
             return self._made
 
     def _make(self) -> tuple[Bound | None, str]:
-        try:
-            bound = self._bind(self._load())
-            # A wrong result is a reason for torch, whatever it is that the compiler made of the source.
-            if not self._check(bound):
-                return None, f"{self.source.name} as compiled here differs from torch"
-            return bound, compiler_version(tuple(find_compiler()))
-        except BuildError as error:
-            return None, str(error)
+        why = "this processor runs none of the instruction sets"
+        for isa in candidates():
+            try:
+                bound = self._bind(self._load(isa))
+                # A wrong result is a reason for less, whatever it is that the compiler made of the source.
+                if self._check(bound):
+                    return bound, f"{isa.name}, {compiler_version(tuple(find_compiler()))}"
+                why = f"{self.source.name} as compiled here ({isa.name}) differs from torch"
+            except BuildError as error:
+                why = str(error)
+        return None, why
 
-    def _load(self) -> ctypes.CDLL:
+    def _load(self, isa: Isa) -> ctypes.CDLL:
         for again in (False, True):  # a damaged file of the cache is made anew
-            path = build(self.source, again)
+            path = build(self.source, isa, again)
             try:
                 return ctypes.CDLL(str(path))
             except OSError:

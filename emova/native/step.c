@@ -1,40 +1,26 @@
 // One decoding step of a LLaMA on the CPU: one new position for each of B sequences, in float32 arithmetic.
 //
-// Weights are float32, float16 or int8 with a scale a row, row by row [O, I]; they are what a step has to read, so
-// half the bytes are twice the speed. So are the keys and values of a long sequence: float32 or float16. A sequence's
-// result does not depend on the others or on the number of threads.
+// Weights lie in panels (matrix.h) and are what a step has to read, so half the bytes are twice the speed. So are the keys
+// and values of a long sequence: float32 or float16. A sequence's result does not depend on the others or on the number of
+// threads.
 //
 // Names: B sequences, D width, H heads, K key-value heads, C head width, F feed-forward width, P positions of a cache.
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
 #define THREAD omp_get_thread_num()
 #else
 #define THREAD 0
 #endif
-#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
-#include <immintrin.h>
-#endif
+#include "eight.h"
+#include "matrix.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum { FLOAT32, FLOAT16, INT8 };
-enum { ROWS = 4 };   // rows of a matrix, positions of a cache at once
-enum { MOST = 16 };  // positions in a step
-enum { GROUP = 4 };  // queries at once of those that share a key-value head
+enum { ROWS = 4 };      // positions of a cache at once
+enum { GROUP = 4 };     // queries at once of those that share a key-value head
 enum { AHEAD = 4096 };  // bytes of a cache that are fetched before their turn
-enum { LANES = 8 };  // head widths are multiples of it
 
 typedef struct {
-    const void *weight;
-    const float *scale;  // [O], of int8 weights
-    int64_t kind, rows, columns;
-} Matrix;
-
-typedef struct {
-    Matrix qkv, out, gate_up, down;  // query and key rows have their rotary pairs side by side
+    Matrix qkv, out, gate, up, down;  // query and key rows have their rotary pairs side by side
     const float *before_attention, *before_mlp;
 } Layer;
 
@@ -52,155 +38,50 @@ typedef struct {
     int64_t hole, hole_end;  // positions from the one up to the other are not seen; multiples of ROWS
 } Cache;
 
-#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
-// Compilers widen float16 one number at a time here, and sum lanes through memory; so it is written out.
-static __m256 wide_float(const float *w) { return _mm256_loadu_ps(w); }
-static __m256 wide_half(const _Float16 *w) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)w)); }
-static __m256 wide_int8(const int8_t *w) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)w)));
-}
-static __m128 sums8(__m256 a, __m256 b, __m256 c, __m256 d) {
-    __m256 both = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    return _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
-}
-// Two sums hide the additions' latency.
-#define DOT(NAME, TYPE, WIDE)                                                             \
-    static float NAME(const TYPE *restrict w, const float *restrict x, int64_t n) {       \
-        __m256 a = _mm256_setzero_ps(), b = a;                                            \
-        int64_t i = 0;                                                                    \
-        for (; i + 16 <= n; i += 16) {                                                    \
-            a = _mm256_fmadd_ps(WIDE(w + i), _mm256_loadu_ps(x + i), a);                  \
-            b = _mm256_fmadd_ps(WIDE(w + i + 8), _mm256_loadu_ps(x + i + 8), b);          \
-        }                                                                                 \
-        a = _mm256_add_ps(a, b);                                                          \
-        float sum = _mm_cvtss_f32(sums8(a, a, a, a));                                     \
-        for (; i < n; i++) sum += (float)w[i] * x[i];                                     \
-        return sum;                                                                       \
-    }
-// Two rows of weights with two inputs: each number is loaded, and widened, once for both. Added up as above.
-#define BLOCK(NAME, TYPE, WIDE)                                                                                     \
-    static void NAME##_block(const TYPE *restrict w, const float *restrict x, int64_t n, float sums[2][2]) {        \
-        __m256 a[2][2], b[2][2];                                                                                    \
-        for (int j = 0; j < 2; j++)                                                                                 \
-            for (int r = 0; r < 2; r++) a[j][r] = b[j][r] = _mm256_setzero_ps();                                    \
-        int64_t i = 0;                                                                                              \
-        for (; i + 16 <= n; i += 16) {                                                                              \
-            __m256 low[2] = {WIDE(w + i), WIDE(w + n + i)}, high[2] = {WIDE(w + i + 8), WIDE(w + n + i + 8)};       \
-            for (int j = 0; j < 2; j++) {                                                                           \
-                __m256 first = _mm256_loadu_ps(x + j * n + i), second = _mm256_loadu_ps(x + j * n + i + 8);         \
-                for (int r = 0; r < 2; r++) {                                                                       \
-                    a[j][r] = _mm256_fmadd_ps(low[r], first, a[j][r]);                                              \
-                    b[j][r] = _mm256_fmadd_ps(high[r], second, b[j][r]);                                            \
-                }                                                                                                   \
-            }                                                                                                       \
-        }                                                                                                           \
-        for (int j = 0; j < 2; j++)                                                                                 \
-            for (int r = 0; r < 2; r++) {                                                                           \
-                __m256 both = _mm256_add_ps(a[j][r], b[j][r]);                                                      \
-                sums[j][r] = _mm_cvtss_f32(sums8(both, both, both, both));                                          \
-                for (int64_t k = i; k < n; k++) sums[j][r] += (float)w[r * n + k] * x[j * n + k];                   \
-            }                                                                                                       \
-    }
 // Of ROWS keys or values [ROWS, n], each loaded once for all of the G queries: their scores `to` [G, stride], and
 // their part, by weights `w` [G, stride], of what is mixed [G, n].
 #define CACHED(NAME, TYPE, WIDE)                                                                                  \
     INLINE void NAME##_scores(const TYPE *k, const float *q, int64_t n, const int G, float *to, int64_t stride) { \
-        __m256 sums[GROUP][ROWS], rows[ROWS];                                                                     \
-        for (int g = 0; g < G; g++)                                                                               \
-            for (int r = 0; r < ROWS; r++) sums[g][r] = _mm256_setzero_ps();                                      \
-        for (int64_t i = 0; i < n; i += LANES) {                                                                  \
-            for (int r = 0; r < ROWS; r++) rows[r] = WIDE(k + r * n + i);                                         \
-            for (int g = 0; g < G; g++) {                                                                         \
-                __m256 x = _mm256_loadu_ps(q + g * n + i);                                                        \
-                for (int r = 0; r < ROWS; r++) sums[g][r] = _mm256_fmadd_ps(rows[r], x, sums[g][r]);              \
+        Eight sums[GROUP][ROWS], rows[ROWS];                                                                      \
+        UNROLL for (int g = 0; g < G; g++) UNROLL for (int r = 0; r < ROWS; r++) sums[g][r] = eight(0);           \
+        for (int64_t i = 0; i < n; i += EIGHT) {                                                                  \
+            UNROLL for (int r = 0; r < ROWS; r++) rows[r] = WIDE(k + r * n + i);                                  \
+            UNROLL for (int g = 0; g < G; g++) {                                                                  \
+                Eight x = eight_floats(q + g * n + i);                                                            \
+                UNROLL for (int r = 0; r < ROWS; r++) sums[g][r] = fused_eight(rows[r], x, sums[g][r]);           \
             }                                                                                                     \
         }                                                                                                         \
-        for (int g = 0; g < G; g++)                                                                               \
-            _mm_storeu_ps(to + g * stride, sums8(sums[g][0], sums[g][1], sums[g][2], sums[g][3]));                \
+        UNROLL for (int g = 0; g < G; g++)                                                                        \
+            put_sums(to + g * stride, sums[g][0], sums[g][1], sums[g][2], sums[g][3]);                            \
     }                                                                                                             \
     INLINE void NAME##_mix(const TYPE *v, const float *w, int64_t n, const int G, float *mixed, int64_t stride) { \
-        __m256 weights[GROUP][ROWS], rows[ROWS];                                                                  \
-        for (int g = 0; g < G; g++)                                                                               \
-            for (int r = 0; r < ROWS; r++) weights[g][r] = _mm256_set1_ps(w[g * stride + r]);                     \
-        for (int64_t i = 0; i < n; i += LANES) {                                                                  \
-            for (int r = 0; r < ROWS; r++) rows[r] = WIDE(v + r * n + i);                                         \
-            for (int g = 0; g < G; g++) {                                                                         \
-                __m256 sum = _mm256_loadu_ps(mixed + g * n + i);                                                  \
-                for (int r = 0; r < ROWS; r++) sum = _mm256_fmadd_ps(weights[g][r], rows[r], sum);                \
-                _mm256_storeu_ps(mixed + g * n + i, sum);                                                         \
+        Eight weights[GROUP][ROWS], rows[ROWS];                                                                   \
+        UNROLL for (int g = 0; g < G; g++)                                                                        \
+            UNROLL for (int r = 0; r < ROWS; r++) weights[g][r] = eight(w[g * stride + r]);                       \
+        for (int64_t i = 0; i < n; i += EIGHT) {                                                                  \
+            UNROLL for (int r = 0; r < ROWS; r++) rows[r] = WIDE(v + r * n + i);                                  \
+            UNROLL for (int g = 0; g < G; g++) {                                                                  \
+                Eight sum = eight_floats(mixed + g * n + i);                                                      \
+                UNROLL for (int r = 0; r < ROWS; r++) sum = fused_eight(weights[g][r], rows[r], sum);             \
+                put_eight(mixed + g * n + i, sum);                                                                \
             }                                                                                                     \
         }                                                                                                         \
     }
-#else
-#define BLOCK(NAME, TYPE, WIDE)                                                                              \
-    static void NAME##_block(const TYPE *restrict w, const float *restrict x, int64_t n, float sums[2][2]) { \
-        for (int j = 0; j < 2; j++)                                                                          \
-            for (int r = 0; r < 2; r++) sums[j][r] = NAME(w + r * n, x + j * n, n);                          \
-    }
-#define DOT(NAME, TYPE, WIDE)                                                                         \
-    static float NAME(const TYPE *restrict w, const float *restrict x, int64_t n) {                   \
-        float a = 0;                                                                                  \
-        _Pragma("omp simd reduction(+ : a)") for (int64_t i = 0; i < n; i++) a += (float)w[i] * x[i]; \
-        return a;                                                                                     \
-    }
-#define CACHED(NAME, TYPE, WIDE)                                                                                  \
-    INLINE void NAME##_scores(const TYPE *k, const float *q, int64_t n, const int G, float *to, int64_t stride) { \
-        for (int g = 0; g < G; g++)                                                                               \
-            for (int r = 0; r < ROWS; r++) to[g * stride + r] = NAME(k + r * n, q + g * n, n);                    \
-    }                                                                                                             \
-    INLINE void NAME##_mix(const TYPE *v, const float *w, int64_t n, const int G, float *mixed, int64_t stride) { \
-        for (int g = 0; g < G; g++)                                                                               \
-            for (int r = 0; r < ROWS; r++)                                                                        \
-                for (int64_t i = 0; i < n; i++) mixed[g * n + i] += w[g * stride + r] * (float)v[r * n + i];      \
-    }
-#endif
+CACHED(float, float, eight_floats)
+CACHED(half, _Float16, eight_halves)
 
-DOT(dot_float, float, wide_float)
-DOT(dot_half, _Float16, wide_half)
-DOT(dot_int8, int8_t, wide_int8)
-BLOCK(dot_float, float, wide_float)
-BLOCK(dot_half, _Float16, wide_half)
-BLOCK(dot_int8, int8_t, wide_int8)
-CACHED(dot_float, float, wide_float)
-CACHED(dot_half, _Float16, wide_half)
-
-// Up to ROWS products of rows `row`, ... with each of x [B, I]: sums [B, ROWS]. A sum is the same whatever B is.
-static void products(const Matrix *m, int64_t row, int64_t B, const float *x, float *sums) {
-    int64_t n = m->columns, left = m->rows - row < ROWS ? m->rows - row : ROWS, b = 0;
-    if (left == ROWS)
-        for (; b + 2 <= B; b += 2)
-            for (int64_t r = 0; r < ROWS; r += 2) {
-                int64_t at = (row + r) * n;
-                float pair[2][2];
-                if (m->kind == FLOAT32) dot_float_block((const float *)m->weight + at, x + b * n, n, pair);
-                else if (m->kind == FLOAT16) dot_half_block((const _Float16 *)m->weight + at, x + b * n, n, pair);
-                else dot_int8_block((const int8_t *)m->weight + at, x + b * n, n, pair);
-                for (int64_t j = 0; j < 2; j++)
-                    for (int64_t k = 0; k < 2; k++) {
-                        float scale = m->kind == INT8 ? m->scale[row + r + k] : 1.0f;
-                        sums[(b + j) * ROWS + r + k] = pair[j][k] * scale;
-                    }
-            }
-    for (; b < B; b++)
-        for (int64_t r = 0; r < left; r++) {
-            int64_t at = (row + r) * n;
-            float *sum = sums + b * ROWS + r;
-            if (m->kind == FLOAT32) *sum = dot_float((const float *)m->weight + at, x + b * n, n);
-            else if (m->kind == FLOAT16) *sum = dot_half((const _Float16 *)m->weight + at, x + b * n, n);
-            else *sum = dot_int8((const int8_t *)m->weight + at, x + b * n, n) * m->scale[row + r];
-        }
-}
-
-// y [B, O] = x [B, I] times the matrix, or y += where `add`; shared out among the threads of a parallel region.
-static void multiply(const Matrix *m, int64_t B, const float *x, float *y, int add) {
+// y [B, O] = x [B, I] times the matrix, or y += where `add`; shared out among the threads of a parallel region. `words` is
+// a thread's own scratch.
+static void multiply(const Matrix *m, int64_t B, const float *x, float *y, int add, int32_t *words) {
+    Input input = input_of(m, B, x, words);  // each thread for itself, rather than that threads meet once more
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < m->rows; row += ROWS) {
-        float sums[MOST * ROWS];
-        int64_t left = m->rows - row < ROWS ? m->rows - row : ROWS;
-        products(m, row, B, x, sums);
+    for (int64_t panel = 0; panel < panels_of(m); panel++) {
+        float sums[MOST][LANES];
+        products(m, panel, B, &input, sums);
+        int64_t row = panel * LANES, left = m->rows - row < LANES ? m->rows - row : LANES;
         for (int64_t b = 0; b < B; b++) {
             float *to = y + b * m->rows + row;
-            for (int64_t r = 0; r < left; r++) to[r] = add ? to[r] + sums[b * ROWS + r] : sums[b * ROWS + r];
+            for (int64_t r = 0; r < left; r++) to[r] = add ? to[r] + sums[b][r] : sums[b][r];
         }
     }
 }
@@ -273,8 +154,8 @@ static void attend(const float *q, const void *keys, const void *values, const C
             const float *query = q + g * C;
             float *to = weights + g * stride + p;
 #define SCORES(N)                                             \
-    if (half) dot_half_scores(rows, query, C, N, to, stride); \
-    else dot_float_scores(rows, query, C, N, to, stride)
+    if (half) half_scores(rows, query, C, N, to, stride); \
+    else float_scores(rows, query, C, N, to, stride)
             WITH_KNOWN(G - g, SCORES)
         }
     }
@@ -298,18 +179,24 @@ static void attend(const float *q, const void *keys, const void *values, const C
             const float *weight = weights + g * stride + p;
             float *to = mixed + g * C;
 #define MIX(N)                                              \
-    if (half) dot_half_mix(rows, weight, C, N, to, stride); \
-    else dot_float_mix(rows, weight, C, N, to, stride)
+    if (half) half_mix(rows, weight, C, N, to, stride); \
+    else float_mix(rows, weight, C, N, to, stride)
             WITH_KNOWN(G - g, MIX)
         }
     }
 }
 
+// The most words that a position takes as the input of one of the matrices.
+static int64_t most_words(const Model *model) {
+    int64_t heads = model->heads * model->head_width, most = model->width > heads ? model->width : heads;
+    return words_of(most > model->ffn ? most : model->ffn);
+}
+
 // How many floats of scratch a step needs; `positions` of the longest sequence, the new one included.
 int64_t scratch_size(const Model *model, int64_t B, int64_t positions) {
     int64_t projected = (model->heads + 2 * model->kv_heads) * model->head_width;
-    return B * (model->threads * model->width + projected + model->heads * model->head_width + model->ffn +
-                model->heads * padded(positions));
+    return B * (model->threads * (model->width + most_words(model)) + projected + model->heads * model->head_width +
+                model->ffn + model->heads * padded(positions));
 }
 
 // Where a layer's key-value head begins in a cache, in numbers.
@@ -351,17 +238,19 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
           int64_t middle_layers, float *scratch, int64_t positions) {
     int64_t D = model->width, H = model->heads, K = model->kv_heads, C = model->head_width, F = model->ffn;
     int64_t projected = (H + 2 * K) * C;
-    float *qkv = scratch + model->threads * B * D, *mixed = qkv + B * projected, *active = mixed + B * H * C,
+    int64_t own = B * (D + most_words(model));  // a thread's
+    float *qkv = scratch + model->threads * own, *mixed = qkv + B * projected, *active = mixed + B * H * C,
           *weights = active + B * F;
 #pragma omp parallel num_threads((int)model->threads)
     {
         // Threads meet six times a layer; what is little work, each does for itself.
-        float *normed = scratch + THREAD * B * D;
+        float *normed = scratch + THREAD * own;
+        int32_t *words = (int32_t *)(normed + B * D);
         for (int64_t l = 0; l < model->layers; l++) {
             const Layer *layer = &model->layer[l];
             for (int64_t b = 0; b < B; b++)
                 normalise(x + b * D, layer->before_attention, D, model->eps, normed + b * D);
-            multiply(&layer->qkv, B, normed, qkv, 0);
+            multiply(&layer->qkv, B, normed, qkv, 0, words);
 #pragma omp for schedule(static)
             for (int64_t each = 0; each < B * K; each++)
                 store_head(model, &caches[each / K], l, each % K, qkv + each / K * projected);
@@ -370,20 +259,20 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
                 int64_t b = each / K, head = each % K, h = b * H + head * (H / K);
                 attend_head(model, &caches[b], l, head, qkv + b * projected, weights + h * padded(positions), mixed + h * C);
             }
-            multiply(&layer->out, B, mixed, x, 1);
+            multiply(&layer->out, B, mixed, x, 1, words);
             for (int64_t b = 0; b < B; b++) normalise(x + b * D, layer->before_mlp, D, model->eps, normed + b * D);
+            Input input = input_of(&layer->gate, B, normed, words);
 #pragma omp for schedule(static)
-            for (int64_t row = 0; row < F; row += ROWS) {
-                float gates[MOST * ROWS], ups[MOST * ROWS];
-                products(&layer->gate_up, row, B, normed, gates);
-                products(&layer->gate_up, F + row, B, normed, ups);
+            for (int64_t panel = 0; panel < panels_of(&layer->gate); panel++) {
+                float gates[MOST][LANES], ups[MOST][LANES];
+                products(&layer->gate, panel, B, &input, gates);
+                products(&layer->up, panel, B, &input, ups);
+                int64_t row = panel * LANES, left = F - row < LANES ? F - row : LANES;
                 for (int64_t b = 0; b < B; b++)
-                    for (int64_t r = 0; r < ROWS && row + r < F; r++) {
-                        float gate = gates[b * ROWS + r];
-                        active[b * F + row + r] = gate / (1.0f + exponential(-gate)) * ups[b * ROWS + r];
-                    }
+                    for (int64_t r = 0; r < left; r++)
+                        active[b * F + row + r] = gates[b][r] / (1.0f + exponential(-gates[b][r])) * ups[b][r];
             }
-            multiply(&layer->down, B, active, x, 1);
+            multiply(&layer->down, B, active, x, 1, words);
             if (middle && l + 1 == middle_layers) {
 #pragma omp for schedule(static)
                 for (int64_t i = 0; i < B * D; i++) middle[i] = x[i];
@@ -394,8 +283,24 @@ void step(const Model *model, int64_t B, const Cache *caches, float *x, float *h
     }
 }
 
-// y [B, O] = x [B, I] times a matrix: the head, or a run of its rows.
-void product(const Matrix *matrix, int64_t threads, int64_t B, const float *x, float *y) {
+// y [B, rows] = x [B, I] times rows of a matrix, from `start` on: the head, or a run of it. `words`, of all threads
+// [threads, B, words_of(I)], is scratch.
+void product(const Matrix *m, int64_t threads, int64_t start, int64_t rows, int64_t B, const float *x, float *y,
+             int32_t *words) {
 #pragma omp parallel num_threads((int)threads)
-    multiply(matrix, B, x, y, 0);
+    {
+        Input input = input_of(m, B, x, words + THREAD * B * words_of(m->columns));
+#pragma omp for schedule(static)
+        for (int64_t panel = start / LANES; panel < (start + rows + LANES - 1) / LANES; panel++) {
+            float sums[MOST][LANES];
+            products(m, panel, B, &input, sums);
+            int64_t row = panel * LANES - start;  // of y
+            int64_t from = row < 0 ? -row : 0, to = rows - row < LANES ? rows - row : LANES;
+            for (int64_t b = 0; b < B; b++)
+                for (int64_t r = from; r < to; r++) y[b * rows + row + r] = sums[b][r];
+        }
+    }
 }
+
+// How many words of scratch `product` takes.
+int64_t product_words(const Matrix *m, int64_t threads, int64_t B) { return threads * B * words_of(m->columns); }

@@ -1,4 +1,4 @@
-"""``step.c``: a decoding step of a LLaMA in compiled code, with float16 weights as they are and without overhead.
+"""``step.c``: a decoding step of a LLaMA in compiled code, with weights as short as they are and without overhead.
 
 Shape letters: B sequences, D width, O outputs, I inputs.
 """
@@ -15,17 +15,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from emova.core.weights import int8_rows
 from emova.native.kernel import Scratch
+from emova.native.panels import Kind, Linear, Panels, panels
 
 SOURCE = Path(__file__).with_name("step.c")
 MOST_POSITIONS = 16
 """Of all sequences in a step, as in ``step.c``. For more of them torch's matrix products are faster."""
-LANES = 8
+EIGHT = 8
 """A head's width must be a multiple of it."""
 ROWS = 4
 """Positions of a cache that are read at once: what is left out is a multiple of it, and begins at one."""
-_KINDS = {torch.float32: 0, torch.float16: 1, torch.int8: 2}
 
 
 class _Matrix(Structure):
@@ -42,7 +41,8 @@ class _Layer(Structure):
     _fields_ = [
         ("qkv", _Matrix),
         ("out", _Matrix),
-        ("gate_up", _Matrix),
+        ("gate", _Matrix),
+        ("up", _Matrix),
         ("down", _Matrix),
         ("before_attention", c_void_p),
         ("before_mlp", c_void_p),
@@ -71,17 +71,8 @@ class _Cache(Structure):
     ]
 
 
-class Linear(Protocol):
-    """A matrix: float32 weights ``[O, I]``, or int8 weights with a scale a row ``[O]``."""
-
-    @property
-    def weight(self) -> Tensor: ...
-    @property
-    def scale(self) -> Tensor | None: ...
-
-
 class Layer(Protocol):
-    """A layer's weights; query and key rows have their rotary pairs side by side."""
+    """A layer's weights; query and key rows have their rotary pairs side by side, gates lie before what they open."""
 
     @property
     def qkv(self) -> Linear: ...
@@ -130,28 +121,17 @@ class Cache(Protocol):
 
 def bind(lib: CDLL) -> CDLL:
     """``step.c`` as it was loaded, its functions' types declared."""
-    lib.scratch_size.restype = c_int64
+    lib.scratch_size.restype = lib.product_words.restype = c_int64
     lib.scratch_size.argtypes = [POINTER(_Model), c_int64, c_int64]
+    lib.product_words.argtypes = [POINTER(_Matrix), c_int64, c_int64]
     lib.step.restype = lib.product.restype = None
     lib.step.argtypes = [
         POINTER(_Model), c_int64, POINTER(_Cache), c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64,
     ]  # fmt: skip
-    lib.product.argtypes = [POINTER(_Matrix), c_int64, c_int64, c_void_p, c_void_p]
+    lib.product.argtypes = [
+        POINTER(_Matrix), c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p,
+    ]  # fmt: skip
     return lib
-
-
-def packed(weight_OI: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The weight in the fewest bytes that change no number of it: int8 with a scale a row, float16 or float32."""
-    weight_OI = weight_OI.float()
-    if _is_int8(weight_OI[:4]) and _is_int8(weight_OI):  # a glance tells most weights
-        return int8_rows(weight_OI)
-    half = weight_OI.half()
-    return (half if torch.equal(half.float(), weight_OI) else weight_OI).contiguous(), None
-
-
-def _is_int8(weight_OI: Tensor) -> bool:
-    whole, scale = int8_rows(weight_OI)
-    return torch.equal(whole.float() * scale.float()[:, None], weight_OI)
 
 
 class _Workspace(threading.local):
@@ -182,8 +162,9 @@ class NativeLlama:
         self._kept: list[Tensor] = []  # what the structures point to
         layers = (_Layer * len(llama.layers))()
         for to, layer in zip(layers, llama.layers, strict=True):
-            for name in ("qkv", "out", "gate_up", "down"):
+            for name in ("qkv", "out", "down"):
                 setattr(to, name, self._matrix(getattr(layer, name)))
+            to.gate, to.up = self._halves(layer.gate_up)
             to.before_attention, to.before_mlp = (
                 self._vector(weight) for weight in (layer.before_attention, layer.before_mlp)
             )
@@ -198,21 +179,37 @@ class NativeLlama:
         self._workspace = _Workspace(self._model, llama.norm.numel())
 
     @property
-    def element_size(self) -> int:
-        """Bytes of a weight in the head."""
-        return {0: 4, 1: 2, 2: 1}[self._head.kind]
+    def kind(self) -> Kind:
+        """How the weights of the layers are stored; those of the head may have more bits."""
+        return Kind(self._layers[0].down.kind)
+
+    def bytes_read(self, head_rows: int) -> int:
+        """What a step reads of the weights, and of so many rows of the head."""
+        matrices = [getattr(layer, name) for layer in self._layers for name in ("qkv", "out", "gate", "up", "down")]
+        sizes = [(matrix.rows * matrix.columns, Kind(matrix.kind)) for matrix in matrices]
+        sizes.append((head_rows * self._head.columns, Kind(self._head.kind)))
+        return round(sum(size * kind.bytes for size, kind in sizes))
 
     def _vector(self, weight: Tensor) -> int:
         self._kept.append(weight.float().contiguous())
         return self._kept[-1].data_ptr()
 
     def _matrix(self, linear: Linear) -> _Matrix:
-        weight, scale_O = linear.weight.contiguous(), linear.scale
-        if scale_O is None:
-            weight, scale_O = packed(weight)
-        self._kept.append(weight)
-        scale = None if scale_O is None else self._vector(scale_O)
-        return _Matrix(weight.data_ptr(), scale, _KINDS[weight.dtype], *weight.shape)
+        return self._laid_out(panels(linear.weight, linear.scale))
+
+    def _halves(self, linear: Linear) -> tuple[_Matrix, ...]:
+        """The first and the second half of the rows, each in panels of its own."""
+        half = linear.weight.shape[0] // 2
+        scales = (None, None) if linear.scale is None else linear.scale.split(half)
+        return tuple(
+            self._laid_out(panels(weight, scale))
+            for weight, scale in zip(linear.weight.split(half), scales, strict=True)
+        )
+
+    def _laid_out(self, made: Panels) -> _Matrix:
+        self._kept += [made.weight, *([] if made.scale is None else [made.scale])]
+        scale = None if made.scale is None else made.scale.data_ptr()
+        return _Matrix(made.weight.data_ptr(), scale, made.kind, made.rows, made.columns)
 
     def step(
         self, caches: Sequence[Cache], counts: Sequence[int], x_ND: Tensor, middle_layers: int = 0, lasting: bool = True
@@ -253,11 +250,13 @@ class NativeLlama:
 
     def scores(self, hidden_BD: Tensor, start: int, stop: int, lasting: bool = True) -> Tensor:
         """The head's rows ``start`` to ``stop``: ``[B, stop - start]``; ``lasting`` as in ``step``."""
-        head, size = self._head, self.element_size
-        scale = None if head.scale is None else head.scale + 4 * start
-        rows = _Matrix(head.weight + start * head.columns * size, scale, head.kind, stop - start, head.columns)
         hidden_BD = hidden_BD.contiguous()
-        shape = len(hidden_BD), stop - start
-        made = torch.empty(shape) if lasting else self._workspace.scores.floats(prod(shape)).view(shape)
-        self._lib.product(byref(rows), torch.get_num_threads(), len(hidden_BD), hidden_BD.data_ptr(), made.data_ptr())
+        threads, count = torch.get_num_threads(), len(hidden_BD)
+        shape = count, stop - start
+        work, head = self._workspace, self._head
+        made = torch.empty(shape) if lasting else work.scores.floats(prod(shape)).view(shape)
+        words = work.scratch.floats(self._lib.product_words(byref(head), threads, count))
+        self._lib.product(
+            byref(head), threads, start, stop - start, count, hidden_BD.data_ptr(), made.data_ptr(), words.data_ptr()
+        )
         return made

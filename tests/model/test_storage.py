@@ -48,6 +48,7 @@ def test_the_compiled_step_reads_what_is_stored(stored: Path) -> None:
     from emova.engine.engine import Engine, EngineConfig
     from emova.engine.llama import Llama
     from emova.native.compiled import STEP
+    from emova.native.panels import Kind
 
     if STEP.prepare() is None:
         pytest.skip("no C compiler here")
@@ -55,8 +56,8 @@ def test_the_compiled_step_reads_what_is_stored(stored: Path) -> None:
     scores = []
     for native in (False, True):
         engine = Engine(model, EngineConfig(backend="auto" if native else "torch", half_cache=False))
-        assert isinstance(engine.llama, Llama) and engine.llama.element_size == (1 if native else 4)
+        assert isinstance(engine.llama, Llama) and engine.llama.kind is (Kind.INT8 if native else Kind.FLOAT32)
         cache = engine.llama.new_cache()
         hidden = [engine.llama.forward([(cache, engine.llama.embed([token]))]) for token in (5, 80, 17, 200)]
         scores.append(engine.llama.scores(torch.cat(hidden)))
-    torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=1e-4)
+    assert (scores[1] - scores[0]).abs().max() < 1e-3 * scores[0].abs().max()  # inputs of 16 bits
