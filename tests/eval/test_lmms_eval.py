@@ -113,20 +113,23 @@ def spoken_tasks(root: Path) -> dict[str, tuple[str, str, list[dict[str, object]
     asked = questions()
     about = next(item for item in asked if item.images and item.facts.get("key") not in (None, "yes", "no"))
     spoken = [{"audio": item.audio, "text": item.text, "answer": item.answers[0]} for item in asked[:2]]
-    chinese = [{"audio": str(FIXTURES / row["audio"]), "transcription": row["text"]} for row in
-               read_rows("chinese.jsonl")[:1]]  # fmt: skip
+    english = [{"audio": row["audio"], "transcription": row["text"], "path": row["audio"], "language": "English"}
+               for row in spoken]  # fmt: skip
+    [first, *_] = read_rows("chinese.jsonl")
+    chinese = {"audio": str(FIXTURES / first["audio"]), "transcription": first["text"], "path": first["audio"],
+               "language": "Mandarin Chinese"}  # fmt: skip
     options = [about.facts["key"], "a green whale", "a violin", "the number ninety"]
     choice = {"audio": about.audio, "image": about.images[0], "question": "What is right?", "options": options,
               "answer": options[0], "task type": "shapes"}  # fmt: skip
     letters = {"audio": spoken[0]["audio"], "prompt": "Which one?", "reference": "A"}
-    heard = {"audio": spoken[1]["audio"], "task_name": "识别说话人性别", "caption": "男", "answer": "男"}
+    heard = {"audio": spoken[1]["audio"], "task_name": "识别说话人性别", "task_answer": "男",
+             "subset": "gender"}  # fmt: skip
     return {
         "voicebench_openbookqa": ("voicebench/voicebench_openbookqa", "test", [letters]),
         "voicebench_advbench": ("voicebench/voicebench_advbench", "test", [{**letters, "prompt": "Is that safe?"}]),
         "omni_bench": ("omni_bench/omni_bench", "train", [choice]),
-        "fleurs_en": ("fleurs/fleurs_en", "test", [{"audio": row["audio"], "transcription": row["text"]} for row in
-                                                   spoken]),
-        "fleurs_cmn_hans_cn": ("fleurs/fleurs_cmn_hans_cn", "test", chinese),
+        "fleurs_en": ("fleurs/fleurs_en", "test", english),
+        "fleurs_cmn_hans_cn": ("fleurs/fleurs_cmn_hans_cn", "test", [chinese]),
         "open_asr_librispeech": ("open_asr/openasr_librispeech_test_clean", "test.clean", spoken),
         "paralinguistic_gender": ("step2_audio_paralinguistic/step2_audio_paralinguistic_gender", "gender", [heard]),
     }  # fmt: skip
@@ -142,7 +145,7 @@ def test_lmms_evals_own_spoken_tasks_ask_and_score(tmp_path: Path) -> None:
     is 0.
     """
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(ROOT)}
-    offline |= {"OPENAI_API_KEY": "none", "OPENAI_API_URL": "http://127.0.0.1:9/v1/chat/completions"}
+    offline |= {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
     run = lambda *words: subprocess.run(  # noqa: E731
         [PYTHON, *words], cwd=ROOT, env={**os.environ, **offline}, capture_output=True, text=True
     )

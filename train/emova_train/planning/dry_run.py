@@ -43,7 +43,10 @@ GIB = 2.0**30
 
 @dataclass(frozen=True)
 class Machine:
-    """What is trained on: how many processes, the GPU of each, and the share of its arithmetic that is reached."""
+    """What is trained on: how many processes, the GPU of each, and the share of its arithmetic that is reached.
+
+    The default share is an assumption for models of billions of parameters; a run's ``metrics.jsonl`` has its own.
+    """
 
     processes: int = 1
     gpu: str = "A100"
@@ -271,7 +274,8 @@ def report(found: Plan, program: str, name: str) -> list[str]:
     )
     lines.append(
         f"time         {_time(found.seconds)} on {machine.processes} x {machine.gpu} at {machine.mfu:.0%} of their "
-        f"arithmetic ({found.seconds * machine.processes / 3600:,.0f} GPU hours; --gpu, --mfu)"
+        f"arithmetic{', assumed' if machine.mfu == Machine.mfu else ''} "
+        f"({found.seconds * machine.processes / 3600:,.0f} GPU hours; --gpu, --mfu)"
     )
     if found.config.data.sets:
         lines.append(f"sets         {sum(each.conversations for each in found.amounts):,.0f} conversations an epoch")
