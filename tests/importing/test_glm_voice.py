@@ -18,7 +18,8 @@ from emova.cli.main import main
 from emova.core.errors import InputError
 from emova.core.streams import run
 from emova.speech.detokenizer.base import DetokenizerModule
-from emova.speech.detokenizer.flow_hift.detokenizer import REACH, FlowHiFTConfig, FlowHiFTDetokenizer
+from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTConfig, FlowHiFTDetokenizer
+from emova.speech.detokenizer.flow_hift.sound import REACH
 from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.tokenizer.base import TokenizerModule
 from emova.speech.tokenizer.protocol import SpeechTokenizer, TokenizerStream

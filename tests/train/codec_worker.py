@@ -1,7 +1,7 @@
 """One of several processes that train codecs together; ``tests/train/test_codec_at_scale.py`` starts them.
 
 python -m tests.train.codec_worker JOBS.json, with RANK, WORLD_SIZE and the like in the environment. A job is a program
-(``s2u``, ``u2s`` or ``vq``), its config, overrides, and a folder: where that is given, the run is copied there without
+(as ``emova train`` calls it), its config, overrides, and a folder: where that is given, the run is copied there without
 its last checkpoint, and goes on.
 """
 
@@ -18,6 +18,7 @@ from emova.core.config import load_config
 from emova_train.core import checkpointing
 from emova_train.core.config import ParallelConfig
 from emova_train.distributed import world as parallel
+from emova_train.flow import program as flow
 from emova_train.s2u import program as s2u
 from emova_train.u2s import program as u2s
 from emova_train.vq import program as vq
@@ -26,6 +27,8 @@ from emova_train.vq import program as vq
 def train(program: str, config: str, overrides: list[str]) -> None:
     if program == "s2u":
         s2u.train(load_config(s2u.S2UTrainConfig, config, overrides, kind="s2u"))
+    elif program == "flow":
+        flow.train(load_config(flow.FlowRecipe, config, overrides, kind="flow"))
     elif program == "vq":
         vq.train(load_config(vq.VQTrainConfig, config, overrides, kind="vq"))
     else:

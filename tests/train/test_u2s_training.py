@@ -26,7 +26,6 @@ from emova.speech.detokenizer.unit_encoder import UnitEncoderConfig
 from emova.speech.detokenizer.vits import PitchConfig, PosteriorEncoderConfig, VITSConfig
 from emova.speech.detokenizer.waveform_heads import ISTFTHeadConfig, WaveformHeadConfig
 from emova.speech.style import DEFAULT_STYLES
-from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_train.core.config import RunConfig
 from emova_train.u2s.cache import SpeechStore, cache_shard, cache_units, find_shards
 from emova_train.u2s.config import U2SDataConfig, U2SLossConfig, U2SRecipe
@@ -256,11 +255,13 @@ def test_rough_units_are_those_of_the_same_speech_through_rooms_and_noise(data: 
     class Level:
         """Hears how loud each unit is."""
 
+        unit_rate = 25.0
+
         def encode(self, samples: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
             heard.setdefault(name, []).append(samples)
             return [(row[: 640 * 14].view(14, 640).abs().mean(1) * 400).long() for row in samples]
 
-    monkeypatch.setattr(S2UTokenizer, "from_pretrained", lambda folder: Level())
+    monkeypatch.setattr("emova_train.u2s.cache.load_tokenizer", lambda folder: Level())
     for name in ("levels", "levels-rough"):
         cache_units(cached, "emova-nano", name)
     clear, rough = (np.load(cached / f"units-{name}.npy") for name in heard)

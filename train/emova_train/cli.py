@@ -18,6 +18,7 @@ PROGRAMS = {
     "kmeans": ("emova_train.s2u.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
     "units": ("emova_train.data.units", "turn the recipe's speech into units, once the tokenizer is trained"),
     "u2s": ("emova_train.u2s.program", "the unit-to-speech detokenizer"),
+    "flow": ("emova_train.flow.program", "the flow-matching decoder of GLM-4-Voice: units to mel frames to speech"),
     "distil-units": ("emova_train.u2s.distil", "teach the detokenizer the units of other speakers, from itself"),
     "stage0": ("emova_train.stages.program", "language and speech-text, for a language model that starts from nothing"),
     "vision": ("emova_train.vision.program", "pre-train the vision tower"),
@@ -48,7 +49,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _overview()
-    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u, u2s and vq)")
+    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u, u2s, vq and flow)")
     launch.add_argument("--launch", choices=("slurm", "torchrun", "deepspeed"), help="write the launch files, run them")
     _add_machine(launch)
     launch.add_argument("--launch-dir", default="launch", help="the folder of the launch files (default: launch)")
@@ -138,13 +139,14 @@ def _dry_run(arguments: argparse.Namespace) -> int:
 def _check_codec(program: str, rest: list[str]) -> None:
     """See that a codec's config can be read. Raises: InputError."""
     from emova.core.config import load_config
+    from emova_train.flow.config import FlowRecipe
     from emova_train.s2u.program import S2UTrainConfig
     from emova_train.u2s.config import U2SRecipe
     from emova_train.vq.program import VQTrainConfig
 
     if not rest:
         raise InputError(f"{program}: give its config; see emova train {program} --help")
-    kinds: dict[str, type[object]] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "vq": VQTrainConfig}
+    kinds: dict[str, type[object]] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "vq": VQTrainConfig, "flow": FlowRecipe}
     load_config(kinds[program], rest[0], rest[1:], kind=program)
 
 

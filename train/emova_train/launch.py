@@ -21,7 +21,7 @@ from emova.core.writing import write_text
 
 LAUNCHERS = ("slurm", "torchrun", "deepspeed")
 STAGES = ("stage0", "stage1", "stage2", "stage3")
-CODECS = {name: f"emova_train.{name}.program" for name in ("s2u", "u2s", "vq")}
+CODECS = {name: f"emova_train.{name}.program" for name in ("s2u", "u2s", "vq", "flow")}
 PROGRAMS = {**dict.fromkeys(STAGES, "emova_train.stages.program"), **CODECS}
 """The programs that can be spread over processes, and their modules."""
 PORT = 29500

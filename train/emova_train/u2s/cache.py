@@ -1,8 +1,8 @@
-"""Speech for the unit-to-speech decoder: shards decoded once into memory maps.
+"""Speech for the unit-to-speech decoders: shards decoded once into memory maps.
 
 For each shard the cache has a folder with int16 samples at 24 kHz, F0 at 100 Hz and an index, and, for each tokenizer
 that it is asked for, the units. Each folder and file appears whole or not at all, so an interrupted run goes on where
-it was.
+it was. Time is cut into ticks of 40 ms; units that last longer stand at each of theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import soxr
 import torch
 
 from emova.checkpoint.loading import find_part
+from emova.checkpoint.registry import load_tokenizer
 from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.core.writing import staged_output, write_text
@@ -41,7 +42,7 @@ AUGMENTED = "-rough"
 
 @dataclass(frozen=True)
 class Utterance:
-    """One utterance in the cache: its place in the shard's arrays, in units."""
+    """One utterance in the cache: its place in the shard's arrays, in ticks of 40 ms (EMOVA's units)."""
 
     key: str
     shard: int
@@ -122,15 +123,22 @@ def tokenizer_hash(folder: str) -> str:
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
 
 
+def ticks_of(unit_rate: float) -> int:
+    """Ticks of 40 ms that a unit lasts. Raises: InputError: no whole number."""
+    ticks = round(SAMPLE_RATE / UNIT_SAMPLES / unit_rate)
+    if ticks < 1 or ticks * unit_rate != SAMPLE_RATE / UNIT_SAMPLES:
+        raise InputError(f"a tokenizer of {unit_rate:g} units a second: voices are trained on 25, 12.5 or 6.25")
+    return ticks
+
+
 def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
     """Write the units of a cached shard as ``units-NAME.npy``, aligned with its audio; augmented if NAME says so."""
     target = folder / f"units-{name}.npy"
     if target.is_file():
         return
-    from emova.speech.tokenizer.s2u import S2UTokenizer
-
     torch.set_num_threads(1)
-    tokenizer = S2UTokenizer.from_pretrained(find_part(tokenizer_folder, "speech_tokenizer"))
+    tokenizer = load_tokenizer(find_part(tokenizer_folder, "speech_tokenizer"))
+    ticks = ticks_of(tokenizer.unit_rate)
     audio = np.load(folder / "audio.npy", mmap_mode="r")
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     units = np.zeros(len(audio) // UNIT_SAMPLES, np.int16)
@@ -152,8 +160,9 @@ def cache_units(folder: Path, tokenizer_folder: str, name: str) -> None:
             lengths = torch.tensor([len(wave) for wave in waves])
             samples = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
             for entry, row in zip(batch, tokenizer.encode(samples, lengths), strict=True):
-                count = min(entry["units"], len(row))
-                units[entry["start"] : entry["start"] + count] = row[:count].numpy()
+                lasting = row.repeat_interleave(ticks)
+                count = min(entry["units"], len(lasting))
+                units[entry["start"] : entry["start"] + count] = lasting[:count].numpy()
     _save(target, units)
 
 
@@ -193,10 +202,14 @@ def prepare(config: U2SDataConfig, *, units: bool = True, rank: int = 0, of: int
 
 
 class SpeechStore:
-    """The cached utterances of some shards, read by memory map, with their units of one or more kinds."""
+    """The cached utterances of some shards, read by memory map, with their units of one or more kinds.
 
-    def __init__(self, patterns: Sequence[str], cache: str, *kinds: str) -> None:
-        self.kinds = kinds
+    Args:
+        ticks: that a unit lasts, see ``ticks_of``.
+    """
+
+    def __init__(self, patterns: Sequence[str], cache: str, *kinds: str, ticks: int = 1) -> None:
+        self.kinds, self.ticks = kinds, ticks
         self.utterances: list[Utterance] = []
         self._audio: list[np.ndarray] = []
         self._f0: list[np.ndarray] = []
@@ -227,7 +240,7 @@ class SpeechStore:
         return sum(utterance.units for utterance in self.utterances) * UNIT_SAMPLES / SAMPLE_RATE / 3600
 
     def samples(self, index: int, start: int = 0, end: int | None = None) -> np.ndarray:
-        """Float32 samples of the units from ``start`` to ``end``."""
+        """Float32 samples of the ticks from ``start`` to ``end``."""
         first, last = self._span(index, start, end)
         return self._audio[self.utterances[index].shard][first * UNIT_SAMPLES : last * UNIT_SAMPLES] / np.float32(32768)
 
@@ -241,7 +254,7 @@ class SpeechStore:
     def units(self, index: int, kind: int = 0) -> np.ndarray:
         """All units of the utterance, of one of the ``kinds``."""
         first, last = self._span(index, 0, None)
-        return np.asarray(self._units[self.utterances[index].shard][kind][first:last], np.int64)
+        return np.asarray(self._units[self.utterances[index].shard][kind][first : last : self.ticks], np.int64)
 
     def neutral(self, index: int) -> int | None:
         """The neutral rendering of the same sentence by the same voice, if it has the same length."""

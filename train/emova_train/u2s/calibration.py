@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emova.speech.audio import save_wav
+from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.detokenizer.u2s import U2SDetokenizer
 from emova.speech.detokenizer.waveform_heads import ISTFTHead
 from emova_train.u2s.cache import SpeechStore
@@ -84,7 +85,7 @@ def some_of(store: SpeechStore, count: int) -> list[int]:
     return [int(index) for index in np.random.default_rng(0).permutation(len(store))[:count]]
 
 
-def inputs_of(detokenizer: U2SDetokenizer, store: SpeechStore, index: int) -> tuple[Tensor, Tensor]:
+def inputs_of(detokenizer: SpeechDetokenizer, store: SpeechStore, index: int) -> tuple[Tensor, Tensor]:
     """Units ``[1, U]`` of the neutral rendering (if there is one) and style ``[1, S]`` of another utterance."""
     source = store.neutral(index)
     units = torch.from_numpy(store.units(source if source is not None else index))[None]

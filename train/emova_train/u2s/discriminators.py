@@ -1,4 +1,5 @@
-"""Discriminators on complex spectra at several resolutions (as EnCodec, Défossez et al. 2022), small.
+"""Discriminators on complex spectra at several resolutions (as EnCodec, Défossez et al. 2022), small; HiFi-GAN's beside
+them where a config wants them.
 
 Shapes: B batch, T samples, K frequency bins, F frames.
 """
@@ -13,14 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova_train.u2s.hifigan_discriminators import PeriodDiscriminator, ScaleDiscriminator
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """One discriminator for each window ``size`` (samples; the hop is a quarter)."""
+    """One discriminator for each window ``size`` (samples; the hop is a quarter), and HiFi-GAN's: one for each period
+    (2, 3, 5, 7, 11 in the paper) and one for each of ``scales`` resolutions (3 in the paper)."""
 
     sizes: tuple[int, ...] = (1920, 960, 480)
     channels: tuple[int, ...] = (16, 32, 32, 32)
     strides: tuple[int, ...] = (3, 3, 2, 2)  # over frequency
+    periods: tuple[int, ...] = ()
+    period_channels: int = 32
+    scales: int = 0
+    scale_channels: int = 128
 
 
 class SpectrumDiscriminator(nn.Module):
@@ -64,6 +72,8 @@ class Discriminators(nn.Module):
         self.parts = nn.ModuleList(
             SpectrumDiscriminator(size, tuple(config.channels), tuple(config.strides)) for size in config.sizes
         )
+        self.parts.extend(PeriodDiscriminator(period, config.period_channels) for period in config.periods)
+        self.parts.extend(ScaleDiscriminator(halvings, config.scale_channels) for halvings in range(config.scales))
 
     def forward(self, samples_BT: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Scores and hidden maps of each part."""

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from emova.checkpoint.loading import checkpoint_styles
 from emova.core.errors import InputError
 from emova.core.writing import write_text
-from emova.speech.detokenizer.u2s import U2SDetokenizer
+from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.style import DEFAULT_STYLES, Style, StylePrototypes, StyleSet
 from emova_train.core.program import run_module
-from emova_train.u2s.cache import HOP, SAMPLE_RATE, SpeechStore, measure_f0, tokenizer_hash
+from emova_train.u2s.cache import HOP, SAMPLE_RATE, SpeechStore, measure_f0, ticks_of, tokenizer_hash
 from emova_train.u2s.recognisers import (
     ACOUSTIC,
     AUTO,
@@ -116,7 +116,7 @@ _SAME = 3
 REPORT = "style_prototypes.json"
 
 
-def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vector_S: Tensor) -> np.ndarray:
+def _decoded_features(detokenizer: SpeechDetokenizer, units: Sequence[Tensor], vector_S: Tensor) -> np.ndarray:
     rows = []
     for sentence in units:
         samples = detokenizer.decode(sentence[None], vector_S[None])[0].numpy()
@@ -125,7 +125,7 @@ def _decoded_features(detokenizer: U2SDetokenizer, units: Sequence[Tensor], vect
 
 
 def choose_prototypes(
-    detokenizer: U2SDetokenizer, store: SpeechStore, *, candidates: int = 40, shortlist: int = 6, sentences: int = 4,
+    detokenizer: SpeechDetokenizer, store: SpeechStore, *, candidates: int = 40, shortlist: int = 6, sentences: int = 4,
     fit_limit: int = 60, min_units: int = 25, strengths: Sequence[float] = (1.25, 1.5), seed: int = 0,
     styles: StyleSet = DEFAULT_STYLES,
 ) -> tuple[StylePrototypes, PrototypeReport]:  # fmt: skip
@@ -207,7 +207,7 @@ class Choice:
 
 
 def choose_by_recogniser(
-    detokenizer: U2SDetokenizer, store: SpeechStore, recogniser: EmotionRecogniser, *, candidates: int = 40,
+    detokenizer: SpeechDetokenizer, store: SpeechStore, recogniser: EmotionRecogniser, *, candidates: int = 40,
     min_units: int = 25, seed: int = 0, styles: StyleSet = DEFAULT_STYLES,
 ) -> tuple[StylePrototypes, dict[str, Choice]]:  # fmt: skip
     """Top-1 of at most ``candidates`` recordings a style by the recogniser's confidence in its emotion (App. A.2).
@@ -263,15 +263,23 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
+    from emova.checkpoint.registry import load_detokenizer
     from emova.core.config import load_config
+    from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
+    from emova_train.flow.config import FlowRecipe
     from emova_train.u2s.config import U2SRecipe
 
     out = Path(arguments.out or arguments.detokenizer)
     if out.suffix == ".safetensors":
         raise InputError(f"--out {out}: give the folder; the file in it is called style_prototypes.safetensors")
-    recipe = load_config(U2SRecipe, arguments.config, arguments.overrides, kind="u2s")
-    detokenizer = U2SDetokenizer.from_pretrained(arguments.detokenizer)
-    store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer))
+    detokenizer = load_detokenizer(arguments.detokenizer)
+    recipe: FlowRecipe | U2SRecipe
+    if isinstance(detokenizer, FlowHiFTDetokenizer):
+        recipe = load_config(FlowRecipe, arguments.config, arguments.overrides, kind="flow")
+    else:
+        recipe = load_config(U2SRecipe, arguments.config, arguments.overrides, kind="u2s")
+    ticks = ticks_of(detokenizer.unit_rate)
+    store = SpeechStore(recipe.data.train, recipe.data.cache, tokenizer_hash(recipe.data.tokenizer), ticks=ticks)
     styles = checkpoint_styles(arguments.styles) if arguments.styles else DEFAULT_STYLES
     recogniser = find_recogniser(arguments.recogniser, arguments.recogniser_model)
     if recogniser is not None:
