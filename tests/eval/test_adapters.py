@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import yaml
 
 from emova.core.errors import InputError
 from emova_eval.adapters import ultraeval_audio, voicebench
+from emova_eval.adapters.messages import with_plain_audio
 from emova_eval.suite.offline import questions
 
 
@@ -80,3 +82,15 @@ def test_ultraeval_audio(tiny_checkpoint: Path, row: dict[str, Any], tmp_path: P
         spoken.inference({"text": "Good day.", "prompt_audio": path, "prompt_text": "Hello."})
     with pytest.raises(InputError, match="the prompt has no audio"):
         made("emova-asr", registry).inference("Hello?")
+
+
+def test_sound_of_a_row_says_that_it_is_sound(row: dict[str, Any]) -> None:
+    """What lmms-eval's message builder gets: a decoder or a decoded dictionary becomes one that has a type."""
+
+    class Decoder:
+        def get_all_samples(self) -> Any:
+            return SimpleNamespace(data=np.ones((1, 4), np.float32), sample_rate=8000)
+
+    plain = with_plain_audio({"a": Decoder(), "b": row["audio"], "c": "words", "d": {"path": "x.wav"}})
+    assert plain["a"]["type"] == plain["b"]["type"] == "audio" and plain["a"]["sampling_rate"] == 8000
+    assert "path" not in plain["b"] and plain["c"] == "words" and plain["d"] == {"path": "x.wav"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmms_eval.api.model import lmms
 
 from emova.core.errors import InputError
-from emova_eval.adapters.messages import cut_at, to_content
+from emova_eval.adapters.messages import cut_at, to_content, with_plain_audio
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
@@ -43,7 +43,7 @@ class Emova(lmms):
         answers = []
         for request in requests:
             _, doc_to_messages, settings, doc_id, task, split = request.args
-            messages = doc_to_messages(self.task_dict[task][split][doc_id])
+            messages = doc_to_messages(with_plain_audio(self.task_dict[task][split][doc_id]))
             try:
                 answers.append(self.answer(messages, settings))
             except InputError as error:

@@ -45,6 +45,23 @@ def to_content(parts: str | Sequence[Mapping[str, object]], assistant: Listens) 
     return content
 
 
+def with_plain_audio(doc: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set's row with its sound as dictionaries that say so.
+
+    What lmms-eval 0.7 makes messages of knows sound by ``type`` alone: decoders of torchcodec it refuses, and decoded
+    dictionaries it calls films.
+    """
+    row = {}
+    for name, value in doc.items():
+        if hasattr(value, "get_all_samples"):
+            found = value.get_all_samples()
+            value = {"array": found.data, "sampling_rate": found.sample_rate}
+        if isinstance(value, dict) and "array" in value and "sampling_rate" in value:
+            value = {"type": "audio", "array": value["array"], "sampling_rate": value["sampling_rate"]}
+        row[name] = value
+    return row
+
+
 def _samples(value: Any) -> Any:
     """What ``Assistant.listen`` takes: samples at 16 kHz out of decoded audio with its rate, else a path or bytes.
 
