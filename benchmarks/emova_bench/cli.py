@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 import importlib
 
-BENCHMARKS = ("decode", "storage", "vocoder", "runtimes", "latency", "flat", "load", "loader", "paradigms", "soak")
+BENCHMARKS = (
+    "decode",
+    "storage",
+    "vocoder",
+    "runtimes",
+    "latency",
+    "flat",
+    "load",
+    "loader",
+    "paradigms",
+    "soak",
+    "smollm",
+)
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -52,6 +52,8 @@ class EngineConfig:
             replies that are being written beside it.
         graphs: on a GPU, record the step of one sequence once and replay it as one CUDA graph; where that fails, a
             warning says so and the step runs operator by operator.
+        parallel: sequences that share a context of llama.cpp, so that one call decodes all that are being written; it
+            keeps the memory of so many from the first one on.
     """
 
     backend: Backend = "auto"
@@ -62,6 +64,7 @@ class EngineConfig:
     speech_window: int = 250
     prefill_chunk: int = 128
     graphs: bool = True
+    parallel: int = 1
 
 
 class Engine:
@@ -178,7 +181,7 @@ def _language_model(model: EmovaForConditionalGeneration, config: EngineConfig) 
     if config.backend == "llama.cpp":
         from emova.engine.llamacpp import LlamaCpp
 
-        return LlamaCpp(model, config.gguf, config.half_cache, config.speech_window)
+        return LlamaCpp(model, config.gguf, config.half_cache, config.speech_window, config.parallel)
     native = config.backend != "torch"
     if model.device.type not in ("cpu", "cuda") and config.backend != "native":
         return CausalLM(model)  # other devices lack operators of the leaner way

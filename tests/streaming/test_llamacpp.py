@@ -118,6 +118,49 @@ def test_speech_sees_what_came_before_it_and_its_own_last_positions(lively_model
     assert not torch.allclose(scores[1][29], plain[40], atol=1e-2)  # the window was in force
 
 
+@torch.inference_mode()
+def test_sequences_that_are_read_together_are_as_if_alone(lively_model, exported) -> None:
+    """Of any lengths, in and out of speech, going back, and in the place of one that has left."""
+    _, alone = engines(lively_model, exported, speech_window=9)
+    _, beside = engines(lively_model, exported, speech_window=9, parallel=4)
+    tokens, lengths = ids(90), (5, 17, 40, 3, 11)
+    pairs = [(alone.new_cache(), beside.new_cache()) for _ in lengths]
+    contexts = {id(both[1].context) for both in pairs}
+    assert len(contexts) == 2  # four places each
+    for (one, other), length in zip(pairs, lengths, strict=True):
+        for engine, cache in ((alone, one), (beside, other)):
+            engine.read(cache, engine.llama.embed(tokens[:length]))
+    for cache in (*pairs[1], *pairs[4]):
+        cache.speech = cache.length
+
+    def check(new: list[int]) -> None:
+        rows = []
+        for side, engine in enumerate((alone, beside)):
+            given = [
+                (both[side], engine.llama.embed(tokens[both[side].length : both[side].length + count]))
+                for both, count in zip(pairs, new, strict=True)
+            ]
+            rows.append(
+                torch.cat([engine.llama.forward([each]) for each in given])
+                if engine is alone
+                else engine.llama.forward(given)
+            )
+        assert torch.allclose(rows[0], rows[1], atol=2e-4, rtol=1e-4)
+        assert [one.length for one, _ in pairs] == [other.length for _, other in pairs]
+
+    for new in ([1] * 5, [1, 3, 1, 8, 2], [1, 20, 12, 1, 1], *[[1] * 5] * 9):
+        check(new)
+    for cache in (*pairs[0], *pairs[1]):
+        cache.crop(-7)
+    check([2, 1, 1, 1, 1])
+    place = pairs[2][1]._all
+    del pairs[2]
+    pairs.append((alone.new_cache(), beside.new_cache()))
+    assert pairs[-1][1]._all == place
+    check([1, 1, 1, 1, 6])
+    check([1] * 5)
+
+
 def test_ctc_reads_the_same_at_a_questions_speech(lively_model, exported, table) -> None:
     units = table.unit_ids[np.random.default_rng(1).integers(0, 4096, 40)].tolist()
     prompt = Prompt((5, table.speech_start, *units, table.speech_end, 7, 8))
@@ -179,8 +222,8 @@ def files(nano, tmp_path_factory):
     return folder
 
 
-def with_file(path, sampling: Sampling = GREEDY) -> Assistant:
-    config = AssistantConfig(sampling=sampling, engine=EngineConfig(gguf=str(path)))
+def with_file(path, sampling: Sampling = GREEDY, parallel: int = 1) -> Assistant:
+    config = AssistantConfig(sampling=sampling, engine=EngineConfig(gguf=str(path), parallel=parallel))
     return Assistant.from_pretrained("emova-nano", config=config)
 
 
@@ -217,9 +260,10 @@ def test_quantised_files_are_smaller_and_nearly_say_the_same(nano, files) -> Non
         assert float((exact.exp() * (exact - rough)).sum()) < most and int(exact.argmax()) == int(rough.argmax())
 
 
-def test_a_session_equals_a_conversation(files) -> None:
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_session_equals_a_conversation(files, parallel: int) -> None:
     """Heard in chunks, spoken as it is written, three sessions side by side and an interruption: the same replies."""
-    assistant = with_file(files / "q8_0.gguf", Sampling())
+    assistant = with_file(files / "q8_0.gguf", Sampling(), parallel)
     from emova.speech.audio import load_audio
 
     samples = load_audio(QUESTION, 16_000)
@@ -250,7 +294,7 @@ def test_memory_comes_back_with_the_session(files) -> None:
     assistant = with_file(files / "q8_0.gguf")
     scheduler = Scheduler(assistant)
     session = scheduler.open()
-    held = weakref.ref(session.history.context.cache._context)
+    held = weakref.ref(session.history.context.cache.context)
     session.close()
     gc.collect()
     assert held() is None
