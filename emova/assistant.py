@@ -132,7 +132,7 @@ class Assistant:
         if reply_format is not None:
             REPLY_FORMATS.find(reply_format)  # a wrong name is told before the parts are loaded
         config = dataclasses.replace(config, engine=resolve_backend(config.engine, find_checkpoint(name)))
-        parts = load_parts(name, device, layers=config.engine.backend != "llama.cpp")
+        parts = load_parts(name, device, layers=config.engine.holds_layers)
         return cls(parts, config, parts.model.config.reply_format(reply_format))
 
     # --- dialogue -----------------------------------------------------------------------------------------------------

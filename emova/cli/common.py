@@ -38,9 +38,10 @@ def add_common(parser: argparse.ArgumentParser, examples: str) -> None:
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """What computes the language model."""
     parser.add_argument(
-        "--backend", default="auto", choices=["auto", "native", "torch", "llama.cpp"],
-        help="what computes the language model: a compiled step, torch, or llama.cpp from a GGUF file; auto takes the "
-        "file where the checkpoint has one, else the compiled step where it can (%(default)s)",
+        "--backend", default="auto", choices=["auto", "native", "torch", "llama.cpp", "vllm"],
+        help="what computes the language model: a compiled step, torch, llama.cpp from a GGUF file, or vLLM in an "
+        "environment of its own; auto takes the file where the checkpoint has one, else the compiled step where it can "
+        "(%(default)s)",
     )  # fmt: skip
     parser.add_argument("--gguf", default="", metavar="FILE", help="the file for llama.cpp, of emova export gguf")
 

@@ -13,12 +13,13 @@ from emova.core.io import shown
 from emova.core.llamacpp import llama_cpp
 from emova.engine.engine import EngineConfig
 
+_ALL = 1 << 30
 log = logging.getLogger(__name__)
-BACKENDS = ("auto", "native", "torch", "llama.cpp")
+BACKENDS = ("auto", "native", "torch", "llama.cpp", "vllm")
 
 
 def resolve_backend(config: EngineConfig, folder: Path) -> EngineConfig:
-    """``config`` with llama.cpp and its file named where that decodes; as it is where something else does.
+    """``config`` with llama.cpp and its file named where that decodes, or the folder where vLLM does; else as it is.
 
     A file that was named is taken, whatever there is else; one in the checkpoint's folder is taken by ``auto`` where
     llama-cpp-python is installed.
@@ -28,8 +29,12 @@ def resolve_backend(config: EngineConfig, folder: Path) -> EngineConfig:
     """
     if config.backend not in BACKENDS:
         raise InputError(f"the backend {config.backend[:40]!r}: unknown; give one of {', '.join(BACKENDS)}")
-    if config.gguf and config.backend in ("native", "torch"):
+    if config.gguf and config.backend in ("native", "torch", "vllm"):
         raise InputError(f"the backend {config.backend}: a GGUF file is for llama.cpp; leave one of the two out")
+    if config.backend == "vllm":
+        config.vllm.interpreter()
+        # vLLM cuts up what it reads by itself, and does not need to hear of each piece.
+        return dataclasses.replace(config, checkpoint=str(folder), prefill_chunk=_ALL)
     if config.backend in ("native", "torch"):
         return config
     there = Path(config.gguf) if config.gguf else folder / FILE_NAME

@@ -21,6 +21,7 @@ from emova.engine.layers import WeightBits
 from emova.engine.llama import Llama
 from emova.engine.protocol import LanguageModel, SequenceCache
 from emova.engine.request import GenerationRequest, Reading
+from emova.engine.vllm_config import VllmConfig
 from emova.native.step import MOST_POSITIONS
 from emova.reply.grammar import Grammar
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from emova.model import EmovaForConditionalGeneration
 
 
-Backend = Literal["auto", "native", "torch", "llama.cpp"]
+Backend = Literal["auto", "native", "torch", "llama.cpp", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class EngineConfig:
     Attributes:
         backend: what computes the language model. ``native``: on a CPU, a step that is compiled at first use.
             ``torch``: operator by operator, on a GPU by a recorded graph. ``llama.cpp``: the layers of a GGUF file.
-            ``auto``: llama.cpp where the checkpoint has such a file, else the compiled step where it can be had, else
-            torch.
+            ``vllm``: vLLM in a process of its own. ``auto``: llama.cpp where the checkpoint has such a file, else the
+            compiled step where it can be had, else torch.
         gguf: the file for llama.cpp; empty: the one in the checkpoint's folder.
+        vllm: how vLLM is run.
+        checkpoint: the folder of the weights, for vLLM; whoever loads the checkpoint sets it.
         int8: int8 weights: less memory to read, slightly other scores.
         int4: 4-bit weights with a scale for 32 of a row, and an int8 head: half of that memory, scores that differ more
             (``emova bench decode`` says how much). It takes the place of ``int8``.
@@ -65,6 +68,13 @@ class EngineConfig:
     prefill_chunk: int = 128
     graphs: bool = True
     parallel: int = 1
+    vllm: VllmConfig = VllmConfig()
+    checkpoint: str = ""
+
+    @property
+    def holds_layers(self) -> bool:
+        """Whether torch holds the language model's layers; elsewhere they are in a file or a process of their own."""
+        return self.backend not in ("llama.cpp", "vllm")
 
 
 class Engine:
@@ -102,7 +112,8 @@ class Engine:
 
     def new_context(self) -> Context[SequenceCache]:
         """An empty context with a cache of its own."""
-        return Context(self.new_cache(), ctc=CtcFrames.of_model(self.model.config))
+        ctc = None if self.config.backend == "vllm" else CtcFrames.of_model(self.model.config)
+        return Context(self.new_cache(), ctc=ctc)
 
     @torch.inference_mode()
     def feed(self, context: Context[SequenceCache], prompt: Prompt) -> Tensor:
@@ -182,6 +193,10 @@ def _language_model(model: EmovaForConditionalGeneration, config: EngineConfig) 
         from emova.engine.llamacpp import LlamaCpp
 
         return LlamaCpp(model, config.gguf, config.half_cache, config.speech_window, config.parallel)
+    if config.backend == "vllm":
+        from emova.engine.vllm import Vllm
+
+        return Vllm(model, config.checkpoint, config.vllm)
     native = config.backend != "torch"
     if model.device.type not in ("cpu", "cuda") and config.backend != "native":
         return CausalLM(model)  # other devices lack operators of the leaner way

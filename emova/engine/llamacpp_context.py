@@ -128,7 +128,9 @@ class SharedContext:
         api.llama_set_n_threads(self._handle.pointer, threads, threads)
         x_ND = parts[0].x_TD if len(parts) == 1 else torch.cat([part.x_TD for part in parts])
         x_ND = x_ND.float().contiguous()
-        positions, owners, scored = [], [], []
+        positions: list[int] = []
+        owners: list[object] = []
+        scored: list[int] = []
         for part, new in zip(parts, counts, strict=True):
             positions += range(part.cache.length, part.cache.length + new)
             owners += [ctypes.pointer(ctypes.c_int32(part.sequence))] * new

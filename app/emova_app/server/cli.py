@@ -182,7 +182,7 @@ def _check_memory(models: list[str], engine: EngineConfig) -> None:
     needed = {}
     for model in models:
         folder = find_checkpoint(model)
-        needed[model] = needed_memory(folder, layers=resolve_backend(engine, folder).backend != "llama.cpp")
+        needed[model] = needed_memory(folder, layers=resolve_backend(engine, folder).holds_layers)
     there = available_memory()
     if sum(needed.values()) > there:
         each = ", ".join(f"{shown(model)} {size / 2**30:.1f}" for model, size in needed.items())
