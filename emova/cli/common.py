@@ -50,7 +50,9 @@ def engine_config(arguments: argparse.Namespace) -> EngineConfig:
     """The engine's configuration with the command line's backend."""
     from emova.engine.engine import EngineConfig
 
-    return EngineConfig(backend=arguments.backend, gguf=arguments.gguf)
+    return EngineConfig(
+        backend=arguments.backend, gguf=arguments.gguf, parallel=getattr(arguments, "parallel", EngineConfig.parallel)
+    )
 
 
 def add_audio_limit(parser: argparse.ArgumentParser) -> None:

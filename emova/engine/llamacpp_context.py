@@ -129,7 +129,7 @@ class SharedContext:
         x_ND = parts[0].x_TD if len(parts) == 1 else torch.cat([part.x_TD for part in parts])
         x_ND = x_ND.float().contiguous()
         positions: list[int] = []
-        owners: list[object] = []
+        owners: list[ctypes._Pointer[ctypes.c_int32]] = []
         scored: list[int] = []
         for part, new in zip(parts, counts, strict=True):
             positions += range(part.cache.length, part.cache.length + new)

@@ -22,6 +22,7 @@ from emova.decoding.sampling import GREEDY, Sampling
 from emova.engine.decoder import EngineDecoder
 from emova.engine.engine import Engine, EngineConfig
 from emova.engine.llamacpp import CHUNK, LlamaCpp
+from emova.engine.llamacpp_context import LlamaCppCache
 from emova.events import Done
 from emova.reply.format import ReplyLimits, text_grammar
 from emova.reply.grammar import TokenTable
@@ -124,7 +125,13 @@ def test_sequences_that_are_read_together_are_as_if_alone(lively_model, exported
     _, alone = engines(lively_model, exported, speech_window=9)
     _, beside = engines(lively_model, exported, speech_window=9, parallel=4)
     tokens, lengths = ids(90), (5, 17, 40, 3, 11)
-    pairs = [(alone.new_cache(), beside.new_cache()) for _ in lengths]
+
+    def cache_of(engine: Engine) -> LlamaCppCache:
+        cache = engine.new_cache()
+        assert isinstance(cache, LlamaCppCache)
+        return cache
+
+    pairs = [(cache_of(alone), cache_of(beside)) for _ in lengths]
     contexts = {id(both[1].context) for both in pairs}
     assert len(contexts) == 2  # four places each
     for (one, other), length in zip(pairs, lengths, strict=True):
@@ -155,7 +162,7 @@ def test_sequences_that_are_read_together_are_as_if_alone(lively_model, exported
     check([2, 1, 1, 1, 1])
     place = pairs[2][1]._all
     del pairs[2]
-    pairs.append((alone.new_cache(), beside.new_cache()))
+    pairs.append((cache_of(alone), cache_of(beside)))
     assert pairs[-1][1]._all == place
     check([1, 1, 1, 1, 6])
     check([1] * 5)

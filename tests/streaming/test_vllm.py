@@ -118,9 +118,7 @@ def check_replies(served: Assistant, plain: Assistant) -> None:
     scheduler = Scheduler(served)
     sessions = [scheduler.open() for _ in range(3)]
     words = ["Hello.", "What is the ball?", "How are you?"]
-    for session, text in zip(sessions, words, strict=True):
-        session.say(text)
-    asked = [session.ask() for session in sessions]
+    asked = [session.ask(text) for session, text in zip(sessions, words, strict=True)]
     last: dict[int, Done] = {}
     while len(last) < len(asked):
         for index, events in enumerate(asked):

@@ -36,6 +36,10 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="a shipped checkpoint or its folder (emova-nano); of several, a request says which by its model",
     )
     add_backend(parser)
+    parser.add_argument(
+        "--parallel", type=_sequences, default=4, metavar="N",
+        help="sequences that llama.cpp decodes in one call; it keeps the memory of so many (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
     parser.add_argument(
@@ -84,6 +88,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--max-replicas", type=int, default=0, metavar="N", help="up to so many copies when they are busy (--replicas)"
     )
     parser.set_defaults(run=run)
+
+
+def _sequences(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 32:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number of sequences between 1 and 32")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
