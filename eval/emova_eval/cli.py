@@ -26,6 +26,8 @@ EXAMPLES = """examples:
   emova eval dialogue-end-to-end --data my-folder --judge URL --judge-model NAME --votes 3
   emova eval latency --endpoint http://127.0.0.1:8000/v1 --endpoint-model peer
                                                     speech in to first audio of any OpenAI-compatible server
+  emova eval tokenizer emova-nano runs/kmeans-nano/export --data 'data/nano/speech/style-test-*.tar'
+                                                    one table for speech tokenizers of any kind
   emova eval compare runs/a runs/b                  is the difference more than chance?
   emova eval nano --refresh docs/figures/emova-nano.md
                                                     put the figures into the model's card
@@ -37,8 +39,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.description = "Measure a checkpoint on held-out data; write every answer, tables, plots and a report."
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("task", help="nano, all, latency, compare, own, or a benchmark (an unknown name lists them)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of nano; the two runs of compare")
+    parser.add_argument(
+        "task", help="nano, all, latency, tokenizer, compare, own, or a benchmark (an unknown name lists them)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings of nano; the two runs of compare; tokenizers"
+    )
     parser.add_argument("--model", help="a checkpoint's name or folder (emova-nano)")
     parser.add_argument("--data", help="the benchmark's file or folder; with all, the folder of all of them")
     parser.add_argument("--images", help="the folder of its pictures, where they lie apart")
@@ -70,8 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _nano(arguments)
     if arguments.task == "compare":
         return _compare(arguments)
+    if arguments.task == "tokenizer":
+        return _tokenizer(arguments)
     if arguments.overrides:
-        raise InputError(f"{arguments.overrides[0][:40]!r}: only nano and compare take further words; use --data")
+        raise InputError(
+            f"{arguments.overrides[0][:40]!r}: only nano, compare and tokenizer take further words; use --data"
+        )
     if (arguments.limit or 0) < 0 or (arguments.votes or 1) < 1:
         raise InputError("--limit must not be negative, and --votes at least 1")
     if arguments.endpoint and arguments.task != "latency":
@@ -117,6 +127,14 @@ def _compare(arguments: argparse.Namespace) -> int:
         folder = make_folder(arguments.out)
         write_text(folder / "compare.md", table)
         write_text(folder / "compare.json", as_json(found))
+    return 0
+
+
+def _tokenizer(arguments: argparse.Namespace) -> int:
+    from emova_eval.tokenizer.program import run
+
+    names = arguments.overrides or [arguments.model or "emova-nano"]
+    run(names, (arguments.data or "").split(), arguments.limit or 0, arguments.out or "")
     return 0
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from PIL import Image
@@ -125,6 +126,37 @@ def test_speech_is_cut_and_brought_to_its_rate(name: str, words: str, rate: int,
     assert found == rate and len(samples) == pytest.approx(seconds * rate, abs=2)
     assert record.extra["text"] == words == record.messages[1]["content"][0]["text"]
     assert record.extra.get("gender") == gender
+
+
+def test_what_is_heard_in_a_large_corpus_serves_without_its_words(tmp_path: Path) -> None:
+    """Segments whatever their transcripts are, and a recording that has none in pieces."""
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", rng.standard_normal(16000 * 4) * 0.1, 16000)
+    soundfile.write(tmp_path / "b.wav", rng.standard_normal(16000 * 7) * 0.1, 16000)
+    segments = [
+        {"sid": "S0", "begin_time": 0.5, "end_time": 2.0, "text_tn": "<MUSIC>", "subsets": ["{XL}"]},
+        {"sid": "S1", "begin_time": 2.0, "end_time": 3.0, "text_tn": "HELLO", "subsets": ["{XS}"], "confidence": 0.1},
+    ]
+    audios = [{"aid": "A", "path": "a.wav", "segments": segments}, {"aid": "B", "path": "b.wav"},
+              {"aid": "C", "path": "c.wav"}, {"aid": "D", "path": "../d.wav"}]  # fmt: skip
+    for name, converter in (("GigaSpeech", "gigaspeech"), ("WenetSpeech", "wenetspeech")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"audios": audios}))
+        made: dict[str, float] = {}
+        left_out = []
+        for draft in CONVERTERS[converter](tmp_path, {"unlabelled": True, "max_seconds": 3.0, "language": "zh"}):
+            try:
+                record = draft.build()
+                made[record.id] = float(str(record.extra["seconds"]))
+                assert record.extra["task"] == "recording" and record.extra["language"] == "zh"
+                assert not record.extra["text"] and "phones" not in record.extra
+            except BadRecord as error:
+                left_out.append(str(error))
+        assert made["S0"] == 1.5 and made["S1"] == 1.0
+        assert sum(length for key, length in made.items() if key.startswith("B-")) == pytest.approx(7.0, abs=0.01)
+        assert left_out == ["a missing file", "a path that leaves its folder"]
+    chosen = [d.id for d in CONVERTERS["gigaspeech"](tmp_path, {"unlabelled": True, "subset": "{XS}"})]
+    assert [key for key in chosen if key.startswith("S")] == ["S1"]
+    assert {"gigaspeech-unlabelled", "wenetspeech-unlabelled"} <= set(registry())
 
 
 def test_an_array_cut_short_costs_its_last_row_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,16 @@ from emova_train.core import checkpointing
 from emova_train.core.config import ParallelConfig
 from emova_train.distributed import world as parallel
 from emova_train.flow import program as flow
+from emova_train.s2u import pretrain
 from emova_train.s2u import program as s2u
 from emova_train.u2s import program as u2s
 from emova_train.vq import program as vq
 
 
 def train(program: str, config: str, overrides: list[str]) -> None:
-    if program == "s2u":
+    if program == "s2u-pretrain":
+        pretrain.train(load_config(pretrain.PretrainConfig, config, overrides, kind="s2u"))
+    elif program == "s2u":
         s2u.train(load_config(s2u.S2UTrainConfig, config, overrides, kind="s2u"))
     elif program == "flow":
         flow.train(load_config(flow.FlowRecipe, config, overrides, kind="flow"))

@@ -25,6 +25,7 @@ from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.spiral import SpiralConvConfig, SpiralStage, SpiralStageConfig
 from emova.speech.tokenizer.whisper_init import read_ctranslate2, whisper_stage_state
 from emova_train.core.config import RunConfig
+from emova_train.s2u.augment import hide_bands, warp_matrix
 from emova_train.s2u.data import (
     IGNORED,
     Clip,
@@ -39,7 +40,7 @@ from emova_train.s2u.data import (
 )
 from emova_train.s2u.distil import DistilConfig, Distillation
 from emova_train.s2u.distil import train as distil
-from emova_train.s2u.program import S2UTrainConfig, S2UTraining, build, hide_bands, phone_errors, train, warp_matrix
+from emova_train.s2u.program import S2UTrainConfig, S2UTraining, build, phone_errors, train
 
 TINY = S2UConfig(
     stages=[

@@ -12,6 +12,10 @@ from emova.core.errors import InputError
 PROGRAMS = {
     "tokenizer": ("emova_train.stages.text_tokenizer", "learn the text vocabulary and add control tokens and units"),
     "distil": ("emova_train.s2u.distil", "teach the tokenizer's first stage, Whisper's encoder, to stream"),
+    "s2u-pretrain": (
+        "emova_train.s2u.pretrain",
+        "the speech-to-unit encoder from speech without transcripts (SPIRAL)",
+    ),
     "s2u": ("emova_train.s2u.program", "the speech-to-unit tokenizer"),
     "vq": ("emova_train.vq.program", "the supervised speech tokenizer of GLM-4-Voice: Whisper with a codebook inside"),
     "pseudo-labels": ("emova_train.vq.labels", "transcribe speech without transcripts, for vq"),
@@ -49,7 +53,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _overview()
-    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u, u2s, vq and flow)")
+    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u-pretrain, s2u, u2s, vq and flow)")
     launch.add_argument("--launch", choices=("slurm", "torchrun", "deepspeed"), help="write the launch files, run them")
     _add_machine(launch)
     launch.add_argument("--launch-dir", default="launch", help="the folder of the launch files (default: launch)")
@@ -140,14 +144,19 @@ def _check_codec(program: str, rest: list[str]) -> None:
     """See that a codec's config can be read. Raises: InputError."""
     from emova.core.config import load_config
     from emova_train.flow.config import FlowRecipe
+    from emova_train.s2u.pretrain import PretrainConfig
     from emova_train.s2u.program import S2UTrainConfig
     from emova_train.u2s.config import U2SRecipe
     from emova_train.vq.program import VQTrainConfig
 
     if not rest:
         raise InputError(f"{program}: give its config; see emova train {program} --help")
-    kinds: dict[str, type[object]] = {"s2u": S2UTrainConfig, "u2s": U2SRecipe, "vq": VQTrainConfig, "flow": FlowRecipe}
-    load_config(kinds[program], rest[0], rest[1:], kind=program)
+    kinds: dict[str, tuple[str, type[object]]] = {
+        "s2u-pretrain": ("s2u", PretrainConfig), "s2u": ("s2u", S2UTrainConfig), "u2s": ("u2s", U2SRecipe),
+        "vq": ("vq", VQTrainConfig), "flow": ("flow", FlowRecipe),
+    }  # fmt: skip
+    folder, cls = kinds[program]
+    load_config(cls, rest[0], rest[1:], kind=folder)
 
 
 def _launch(arguments: argparse.Namespace) -> int:

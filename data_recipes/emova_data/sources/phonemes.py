@@ -1,7 +1,8 @@
 """Text to phones, by language: what a speech tokenizer learns from (``emova.speech.tokenizer.phones`` names them).
 
-English by hibari's dictionary and rules, Mandarin by pypinyin as initials and finals with their tones, any other
-language by espeak-ng, whose sounds a tokenizer for it has to name in ``model.phones``.
+English by hibari's dictionary and rules, Mandarin as initials and finals with the tones that are said
+(``emova_data.mandarin.g2p``), any other language by espeak-ng, whose sounds a tokenizer for it has to name in
+``model.phones``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,10 @@ import unicodedata
 from collections.abc import Callable
 
 from emova.core.errors import InputError
-from emova.speech.tokenizer.phones import MANDARIN, is_mark
+from emova.speech.tokenizer.phones import is_mark
 
 Phonemizer = Callable[[str], list[str]]
 AUTO, NONE, ENGLISH, CHINESE, ESPEAK = "auto", "none", "en", "zh", "espeak"
-_SPELLINGS = {"iou": "iu", "uei": "ui", "uen": "un"}
-_AFTER_SIBILANTS = {**dict.fromkeys("zcs", "ii"), **dict.fromkeys(("zh", "ch", "sh", "r"), "iii")}
-_HAN = re.compile(r"[㐀-鿿]+")
 _ATTACHED = re.compile(r"[͜͡]")  # joins the two characters of an affricate
 
 
@@ -45,35 +43,13 @@ def phonemizer(name: str, language: str) -> Phonemizer | None:
             raise InputError("--g2p en: hibari-tts is not installed; pip install 'emova[data]'") from None
         return phones
     if name == CHINESE:
-        return mandarin
+        from emova_data.mandarin import g2p
+
+        return g2p.phones
     kind, _, voice = name.partition(":")
     if kind == ESPEAK and re.fullmatch(r"[a-zA-Z][\w-]*", voice):
         return _espeak(voice)
     raise InputError(f"--g2p {name[:40]}: unknown; give auto, none, en, zh or espeak:CODE, such as espeak:de")
-
-
-def mandarin(text: str) -> list[str]:
-    """Initials and finals with their tones (5 = neutral), each marked ``zh:``; other scripts have none.
-
-    Raises:
-        InputError: pypinyin is not installed.
-    """
-    try:
-        from pypinyin import Style, lazy_pinyin
-    except ImportError:
-        raise InputError("--g2p zh: pypinyin is not installed; pip install 'emova[data]'") from None
-    found: list[str] = []
-    for run in _HAN.findall(text):
-        initials = lazy_pinyin(run, style=Style.INITIALS, strict=True)
-        finals = lazy_pinyin(run, style=Style.FINALS_TONE3, strict=True, neutral_tone_with_five=True)
-        for initial, final in zip(initials, finals, strict=True):
-            sound, tone = final.rstrip("12345"), final[-1:]
-            if sound == "i":
-                sound = _AFTER_SIBILANTS.get(initial, sound)
-            sound = _SPELLINGS.get(sound, sound).replace("ü", "v")
-            found += [f"{MANDARIN}{initial}"] if initial else []
-            found += [f"{MANDARIN}{sound}{tone}"] if sound else []
-    return found
 
 
 @functools.cache

@@ -7,6 +7,7 @@ A question is spoken by one of 39 speakers of the user's gender; answers by the 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -197,7 +198,7 @@ def exchange(identity: str, sample: Turns, config: OmniConfig, parts: Parts) -> 
     asker = _pick(identity, config.seed, labels.user_gender)
     # The canonical voices of the offline recipe, so that all replies have one speaker (EMOVA §3.2).
     first = next(speaker for speaker in speakers() if speaker.gender == config.voice)
-    answerer = Speaker(first.name, first.gender, config.voice, first.kokoro, first.azure_en, first.azure_zh)
+    answerer = dataclasses.replace(first, hibari=config.voice)
     pictures = [part for part in turns[0]["content"] if part["type"] == "image"]
     media = [Media(part["image"], sample["media"][part["image"]]) for part in pictures]
     rate, seconds, units = config.speech.sample_rate, {}, {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from emova_data.mandarin.normalise import normalise
 from emova_data.nano.text.spoken_text import to_spoken
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -20,13 +21,14 @@ def language_of(words: str) -> str:
 
 
 def spoken_zh(words: str, max_characters: int) -> str | None:
-    """Chinese without formatting, or None where code, formulas, tables or addresses would have to be read out."""
+    """Chinese without formatting and its numbers in words, or None where code, formulas, tables or addresses would have
+    to be read out."""
     if _NOT_SPOKEN.search(re.sub(r"[*_`~]{1,3}|!?\[([^\]]*)\]\([^)]*\)", r"\1", words)):
         return None
     text = re.sub(r"^\s*(?:#{1,6}|[-*+•]|\d{1,2}[.)、])\s*", "", words, flags=re.M)
     text = re.sub(r"[*_`~]{1,3}", "", text).replace("\\n", "\n")
     text = re.sub(r"[（(]([^（）()]*)[）)]", r"，\1，", text)
-    text = re.sub(r"\s*\n\s*", "，", text.strip())
+    text = normalise(re.sub(r"\s*\n\s*", "，", text.strip()))
     text = _ZH_KEPT.sub("", text)
     text = re.sub(r"[，、：；,]*([。？！.?!])[，、：；,]*", r"\1", text)
     text = re.sub(r"[，,：；]{2,}", "，", text).strip(" ，,：；")

@@ -7,6 +7,7 @@ differs between two recordings of a candidate is the style alone.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -28,14 +29,15 @@ from emova_data.sources.phonemes import AUTO, phonemizer
 from emova_data.synthesis.speech_text import language_of
 from emova_data.synthesis.tts import Speaker, Speech, backend, speakers
 
-STYLED = ("hibari", "cosyvoice", "azure")
-"""The back ends whose voices have emotions and pitches."""
+STYLED = ("hibari", "kokoro", "cosyvoice", "azure")
+"""The back ends whose voices have emotions and pitches; of kokoro's those that speak Mandarin."""
 ONE, ALL = "one", "all"
 
 
 @dataclass(frozen=True)
 class StyledSpeechConfig:
-    """Who speaks: ``backend`` hibari, cosyvoice or azure; ``address`` for the last two; ``sample_rate`` in Hz."""
+    """Who speaks: ``backend`` hibari, kokoro (Mandarin alone), cosyvoice or azure; ``address`` for the last two;
+    ``sample_rate`` in Hz."""
 
     backend: str = "hibari"
     address: str = ""
@@ -107,7 +109,7 @@ def speaker_of(config: StylesConfig, sentence: str, gender: str) -> Speaker:
     if config.speakers == ALL:
         return fitting[int(generator(config.seed, sentence, gender).integers(len(fitting)))]
     first = fitting[0]  # hibari's canonical voice is called as its gender is
-    return Speaker(first.name, gender, gender, first.kokoro, first.azure_en, first.azure_zh)
+    return dataclasses.replace(first, hibari=gender)
 
 
 def recording(identity: str, sentence: str, style: Style, config: StylesConfig, speech: Speech) -> Record:
@@ -117,8 +119,8 @@ def recording(identity: str, sentence: str, style: Style, config: StylesConfig, 
     from emova_data.nano.speech.shard_maker import encode_flac
 
     language = language_of(sentence) if config.language == AUTO else config.language
-    if language not in speech.languages:
-        raise BadRecord("a language that the voices do not speak")
+    if language not in speech.languages or (config.speech.backend == "kokoro" and language != "zh"):
+        raise BadRecord("a language that the voices do not speak, or have no styles in")
     speaker, rate = speaker_of(config, sentence, style.gender), config.speech.sample_rate
     samples, found = speech.speak(sentence, speaker, style.emotion, style.pitch, language, config.seed)
     if found != rate:

@@ -32,6 +32,7 @@ class Speaker:
     gender: str
     hibari: str
     kokoro: str
+    kokoro_zh: str
     azure_en: str
     azure_zh: str
 
@@ -55,24 +56,26 @@ def speakers() -> tuple[Speaker, ...]:
 
 
 class LocalSpeech:
-    """hibari, kokoro or piper, from what `emova data fetch nano` fetched. Only hibari's voices have emotions.
+    """hibari, kokoro or piper, from what `emova data fetch nano` fetched.
+
+    kokoro speaks Mandarin too, and there it has emotions and pitches, as hibari's voices have; the others have none.
 
     Args:
         family: hibari, kokoro or piper (one voice for all speakers).
         sources: the folder ``data/nano/sources``.
     """
 
-    languages: tuple[str, ...] = ("en",)
-
     def __init__(self, family: str, sources: Path) -> None:
         from emova_data.nano.voices.voices import Voices
 
         self.family, self.voices = family, Voices(sources)
+        self.languages: tuple[str, ...] = ("en", "zh") if family == "kokoro" else ("en",)
 
     def speak(
         self, words: str, speaker: Speaker, emotion: str, pitch: str, language: str, seed: int
     ) -> tuple[np.ndarray, int]:
-        name = {"hibari": speaker.hibari, "kokoro": speaker.kokoro, "piper": "joe"}[self.family]
+        kokoro = speaker.kokoro_zh if language == "zh" else speaker.kokoro
+        name = {"hibari": speaker.hibari, "kokoro": kokoro, "piper": "joe"}[self.family]
         try:
             made = self.voices.speak(f"{self.family}/{name}", words, emotion, pitch, seed)
         except (ValueError, IndexError, RuntimeError) as error:

@@ -3,7 +3,7 @@
 Attention is block-causal: time is cut into blocks, a frame sees its own block whole and a bounded number of blocks to
 its left. Centred convolutions look ahead by half a kernel. So a frame depends on a bounded piece of the
 recording, and a stream can give it as soon as that piece is there. SPIRAL's self-supervised pre-training (EMOVA A.1)
-would start from this same module; here it starts from a supervised encoder's weights instead.
+trains this same module (``emova_train.s2u.pretrain``); emova-nano's starts from a supervised encoder's weights.
 
 Shapes: B batch, F input frames, T frames of a stage, C channels in, D width, H heads, K keys, M mel bins, U units.
 """
@@ -131,7 +131,13 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block.
+
+    Attributes:
+        dropout: in training, the share of what either branch adds that is left out.
+    """
+
+    dropout: float = 0.0
 
     def __init__(self, width: int, heads: int, ffn: int) -> None:
         super().__init__()
@@ -144,8 +150,11 @@ class Block(nn.Module):
         self, frames_BTD: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         mixed_BTD, present = self.attention(self.attention_norm(frames_BTD), mask, past)
-        frames_BTD = frames_BTD + mixed_BTD
-        return frames_BTD + self.ffn(self.ffn_norm(frames_BTD)), present
+        frames_BTD = frames_BTD + self._thinned(mixed_BTD)
+        return frames_BTD + self._thinned(self.ffn(self.ffn_norm(frames_BTD))), present
+
+    def _thinned(self, added_BTD: Tensor) -> Tensor:
+        return functional.dropout(added_BTD, self.dropout, self.training) if self.dropout else added_BTD
 
 
 class SpiralStage(nn.Module):

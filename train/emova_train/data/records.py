@@ -18,7 +18,7 @@ from emova.vision.image import load_image
 from emova_data.records.records import Message as Recorded
 from emova_data.records.records import Part
 from emova_train.data.examples import TEXT, TRANSCRIPT, UNITS, Example, example
-from emova_train.data.phrasings import SPEAK_PHRASINGS, TRANSCRIBE_PHRASINGS, draw_phrase
+from emova_train.data.phrasings import draw_phrase, speak_phrasings, transcribe_phrasings
 from emova_train.data.replies import reply_format_of, reply_kinds
 from emova_train.data.sample_reader import BadSample
 from emova_train.data.shards import Raw
@@ -127,9 +127,9 @@ class RecordRenderer:
         if self.config.both_directions:
             speak = (crc32(raw.id.encode()) + self.seed + epoch) % 2 == 1
         if speak:
-            asked = draw_phrase(SPEAK_PHRASINGS, rng) + words
+            asked = draw_phrase(speak_phrasings(words), rng) + words
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": [heard]}]
-        asked = draw_phrase(TRANSCRIBE_PHRASINGS, rng)
+        asked = draw_phrase(transcribe_phrasings(words), rng)
         question = {"role": "user", "content": [heard, {"type": "text", "text": asked}]}
         return [question, {"role": "assistant", "content": words}]
 

@@ -27,17 +27,19 @@ from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
 from emova.core.writing import staged_output, write_text
-from emova.speech.tokenizer.phones import BLANK, DEFAULT_PHONES, PhoneInventory
+from emova.speech.tokenizer.phones import BLANK, DEFAULT_PHONES, PhoneInventory, describe_unknown
 from emova.speech.tokenizer.s2u import S2UTokenizer
 from emova_data.records.recordings import read_recordings
 from emova_train.core.renamed import find_shards
 from emova_train.s2u.alignment import align
+from emova_train.s2u.screening import holds_speech, is_narrow
 
 SAMPLE_RATE = 16000
 UNIT_SAMPLES = 640
 LABEL_SAMPLES = 320  # two frame labels a unit
 IGNORED = -100
 ROOM_SAMPLES = 8000  # of an impulse response
+MIN_SECONDS = 0.5  # of a recording that is learnt from without its words
 MAX_FORMANT_SHIFT = 0.2  # an unseen speaker's formants lie exp(+-this) times as high
 
 
@@ -64,15 +66,20 @@ class Clip:
 
 
 def clip_of(
-    inventory: PhoneInventory, max_seconds: float, phones: Sequence[str],
-    alignment: Sequence[Sequence[Any]] | None, **where: Any,
+    inventory: PhoneInventory, max_seconds: float, phones: Sequence[str] | None,
+    alignment: Sequence[Sequence[Any]] | None, labelled: bool = True, **where: Any,
 ) -> tuple[Clip | None, Counter[str]]:  # fmt: skip
     """A clip with its phones by number, None where nothing can be learnt of it, and the phones that are unknown.
 
     Args:
         alignment: rows of (phone, first sample, end); silence is the blank.
+        labelled: the phones are what is learnt; else the sound alone is, and they are left out.
         where: the clip's other fields.
     """
+    if not labelled:
+        clip = Clip(phones=(), alignment=None, **where)
+        return (clip if MIN_SECONDS <= clip.length / SAMPLE_RATE <= max_seconds else None), Counter()
+    assert phones is not None
 
     def label(phone: str) -> int:
         ids, unknown = inventory.ids([phone])
@@ -92,23 +99,23 @@ def _cache_shard(path: str, folder: Path) -> Path:
     The index names the phones, so that it serves every inventory.
     """
     stat = os.stat(path)
-    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}-named"
+    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}-heard"
     index_path = stem.with_suffix(".json")
     if index_path.is_file():
         return index_path
     index, chunks, start = [], [], 0
     for recording in read_recordings(path, SAMPLE_RATE):
         meta, samples = recording.record, recording.pcm16()
-        if "phones" not in meta:
-            raise InputError(f"{path}: its recordings have no phones; convert them with transcripts and --g2p")
         alignment = meta.get("alignment")
         index.append(
             {
-                "key": recording.key, "start": start, "length": len(samples), "phones": list(meta["phones"]),
+                "key": recording.key, "start": start, "length": len(samples),
+                "phones": list(meta["phones"]) if "phones" in meta else None,
                 "alignment": alignment and [
                     (phone, round(a * SAMPLE_RATE), round(b * SAMPLE_RATE)) for phone, a, b in alignment
                 ],
                 "family": meta.get("family") or "", "voice": meta.get("voice") or "",
+                "speech": holds_speech(recording.samples), "narrow": is_narrow(recording.samples),
             }
         )  # fmt: skip
         chunks.append(samples)
@@ -137,11 +144,17 @@ def _found(pattern: str) -> list[str]:
 class ClipStore:
     """All clips of some shards, decoded once, in memory-mapped int16.
 
+    Args:
+        labelled: whether the phones are learnt; without them, clips that have none serve too.
+
     Attributes:
         unknown: phones that the inventory lacks, and how often they came; they teach nothing.
+        left_out: why clips are, and how many.
+        narrow: clips that hold nothing above 4 kHz, as a telephone's.
+        speechless: clips that have phones and do not sound like speech; they stay.
 
     Raises:
-        InputError: a pattern matches no shard.
+        InputError: a pattern matches no shard, or its clips have no phones where they are to be learnt.
     """
 
     def __init__(
@@ -150,9 +163,12 @@ class ClipStore:
         cache: str | Path,
         max_seconds: float = 20.0,
         inventory: PhoneInventory = DEFAULT_PHONES,
+        labelled: bool = True,
     ) -> None:
         self.inventory = inventory
         self.unknown: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.narrow = self.speechless = 0
         folder = Path(cache)
         folder.mkdir(parents=True, exist_ok=True)
         self.waves: list[np.ndarray] = []
@@ -164,11 +180,33 @@ class ClipStore:
                 shard = len(self.waves)
                 self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
                 for entry in json.loads(index_path.read_text(encoding="utf-8")):
-                    clip, unknown = clip_of(inventory, max_seconds, shard=shard, **entry)
+                    if labelled and entry["phones"] is None:
+                        raise InputError(
+                            f"{path}: its recordings have no phones; convert them with transcripts and --g2p"
+                        )
+                    speech, narrow = entry.pop("speech"), entry.pop("narrow")
+                    clip, unknown = clip_of(inventory, max_seconds, labelled=labelled, shard=shard, **entry)
                     self.unknown += unknown
-                    if clip is not None:
+                    if clip is None:
+                        self.left_out["too long, or too short for what it holds"] += 1
+                    elif not speech and not labelled:
+                        self.left_out["no speech in it"] += 1
+                    else:
+                        self.speechless += not speech
+                        self.narrow += narrow
                         self.clips.append(clip)
                         self.source.append(number)
+
+    def told(self) -> list[str]:
+        """A line about each thing that whoever gave the recordings should know."""
+        lines = [f"left out {count}: {reason}" for reason, count in self.left_out.most_common()]
+        if self.speechless:
+            lines.append(f"{self.speechless} of {len(self.clips)} have phones and do not sound like speech: check them")
+        if self.narrow:
+            lines.append(f"{self.narrow} of {len(self.clips)} hold nothing above 4 kHz, as over a telephone")
+        if missing := describe_unknown(self.unknown):
+            lines.append(missing)
+        return lines
 
     @torch.inference_mode()
     def align(self, model: S2UTokenizer, folder: Path) -> None:
@@ -295,6 +333,8 @@ class Views:
         max_silence: seconds before and after a clip.
         max_start: first frames lie up to here: half the clips begin a recording, the others lie anywhere in a long one.
         max_speed: both views are played up to exp(+-this) times as fast (Ko et al. 2015), so that few voices are many.
+        rough: makes the second view of samples, other speech and a generator.
+        heard_only: a batch has no more than ``samples``, ``lengths``, ``start`` and ``warp``: nothing of the words.
     """
 
     max_silence: float = 0.4
@@ -302,6 +342,8 @@ class Views:
     max_warp: float = 0.15
     max_speed: float = 0.0
     anchored: Sequence[str] = ()
+    rough: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray] = perturb
+    heard_only: bool = False
 
     def batch(
         self, clips: Sequence[tuple[Clip, np.ndarray]], other: Callable[[], np.ndarray], rng: np.random.Generator
@@ -316,20 +358,24 @@ class Views:
             samples = np.pad(samples, (0, -len(samples) % UNIT_SAMPLES))
             babble = other()
             clean.append(torch.from_numpy(samples + rng.standard_normal(len(samples)).astype(np.float32) * 1e-4))
-            rough.append(torch.from_numpy(perturb(samples, babble, rng)))
+            rough.append(torch.from_numpy(self.rough(samples, babble, rng)))
             labels.append(torch.from_numpy(frame_labels(clip, lead, len(samples))))
-            phones.append(torch.tensor(clip.phones))
+            phones.append(torch.tensor(clip.phones, dtype=torch.long))
             anchored.append(clip.family in self.anchored)
         stack = torch.nn.utils.rnn.pad_sequence
         starts = rng.integers(0, self.max_start, 2 * len(clean)) * (rng.random(2 * len(clean)) < 0.5)
-        return {
+        batch = {
             "samples": stack(clean + rough, batch_first=True),
             "lengths": torch.tensor([len(row) for row in clean] * 2),
+            "start": torch.from_numpy(starts),
+            "warp": torch.from_numpy(np.exp(rng.uniform(-1, 1, len(clean)) * self.max_warp).astype(np.float32)),
+        }
+        if self.heard_only:
+            return batch
+        return batch | {
             "phones": stack(phones, batch_first=True),
             "phone_lengths": torch.tensor([len(row) for row in phones]),
             "labels": stack(labels, batch_first=True, padding_value=IGNORED),
-            "start": torch.from_numpy(starts),
-            "warp": torch.from_numpy(np.exp(rng.uniform(-1, 1, len(clean)) * self.max_warp).astype(np.float32)),
             "anchored": torch.tensor(anchored),
         }
 

@@ -29,8 +29,8 @@ from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, print_result, run_module
+from emova_train.s2u.augment import warp_mels
 from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, Views, unwrap
-from emova_train.s2u.program import warp_mels
 
 WHOLE = 1 << 20
 """Frames of a block that holds every recording."""
@@ -124,24 +124,19 @@ def train(config: DistilConfig) -> FitResult:
         others = ClipStore(config.validation, config.cache, config.max_seconds)
         held_out = _views(others, config, [1.0] * len(config.validation), 16, training=False)
     result = fit(
-        Distillation(stage, teacher, config), batches, _heard, config.run, eval_set=held_out,
+        Distillation(stage, teacher, config), batches, unwrap, config.run, eval_set=held_out,
         parameter_groups=lambda module: decay_groups(module, config.run.weight_decay),
     )  # fmt: skip
     save_folder(output / "export", model, stage.state_dict())
     return result
 
 
-def _heard(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Of a batch what is heard; its words are not needed."""
-    batch = unwrap(items)
-    return {name: batch[name] for name in ("samples", "lengths", "start", "warp")}
-
-
 def _views(store: ClipStore, config: DistilConfig, repeats: list[float], count: int, training: bool) -> TwoViews:
     return TwoViews(
         store, repeats, count * (config.run.gradient_accumulation if training else 1), config.batch_seconds,
         config.run.seed, Views(
-            max_start=config.max_start, max_warp=config.max_warp, max_speed=config.max_speed if training else 0.0
+            max_start=config.max_start, max_warp=config.max_warp, max_speed=config.max_speed if training else 0.0,
+            heard_only=True,
         ),
     )  # fmt: skip
 

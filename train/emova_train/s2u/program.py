@@ -26,8 +26,7 @@ from emova.checkpoint.loading import find_part
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.core.levenshtein import edit_distance
-from emova.speech.features import MelConfig, hz_to_mel, mel_edges
-from emova.speech.tokenizer.phones import BLANK, describe_unknown
+from emova.speech.tokenizer.phones import BLANK
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
@@ -38,6 +37,7 @@ from emova_train.core.protocols import ParameterGroup, StreamedSet
 from emova_train.data.clip_reader import StreamConfig
 from emova_train.distributed import world as parallel
 from emova_train.distributed.world import World
+from emova_train.s2u.augment import warp_mels
 from emova_train.s2u.data import (
     IGNORED,
     SAMPLE_RATE,
@@ -83,34 +83,6 @@ class S2UTrainConfig:
     max_mask: int = 0  # mel bins; two bands up to this wide are hidden in the perturbed view (SpecAugment)
     max_start: int = 3000  # first-stage frames: recordings up to this long are known
     stream: StreamConfig = field(default_factory=StreamConfig)  # read converted sets as they are needed, without cache
-
-
-def warp_matrix(config: MelConfig, factors_B: Tensor) -> Tensor:
-    """Matrices ``[B, M, M]`` that stretch the frequency axis of mel frames by ``factors_B``."""
-    centres = mel_edges(config)[1:-1].float()
-    edges = hz_to_mel(mel_edges(config).float())
-    step = (edges[-1] - edges[0]) / (len(edges) - 1)
-    wanted = hz_to_mel((centres[None] * factors_B[:, None].cpu()).clamp(max=config.f_max))
-    bins = ((wanted - edges[0]) / step - 1).clamp(0, config.n_mels - 1)
-    distance = (bins[:, :, None] - torch.arange(config.n_mels)[None, None]).abs()
-    return (1 - distance).clamp(min=0).to(factors_B.device)
-
-
-def hide_bands(mel_BMF: Tensor, widest: int) -> Tensor:
-    """``[B, M, F]`` with two bands a row set to the row's mean (frequency masks of SpecAugment, Park et al. 2019)."""
-    bins = torch.arange(mel_BMF.shape[1], device=mel_BMF.device)
-    hidden_BM = torch.zeros(mel_BMF.shape[:2], dtype=torch.bool, device=mel_BMF.device)
-    for _ in range(2):
-        width_B1, place_B1 = torch.rand(2, len(mel_BMF), 1, device=mel_BMF.device).unbind()
-        first_B1 = (place_B1 * (mel_BMF.shape[1] - widest)).floor()
-        hidden_BM |= (bins >= first_B1) & (bins < first_B1 + (width_B1 * (widest + 1)).floor())
-    return torch.where(hidden_BM[:, :, None], mel_BMF.mean((1, 2), keepdim=True), mel_BMF)
-
-
-def warp_mels(mel_BMF: Tensor, config: MelConfig, factors_B: Tensor, widest: int) -> Tensor:
-    """``[B, M, F]`` of other vocal tracts (``warp_matrix``), with bands hidden if ``widest`` is more than 0."""
-    warped_BMF = torch.matmul(warp_matrix(config, factors_B), mel_BMF)
-    return hide_bands(warped_BMF, widest) if widest else warped_BMF
 
 
 class S2UTraining(nn.Module):
@@ -234,9 +206,13 @@ def build(config: S2UTrainConfig) -> S2UTokenizer:
         before = S2UTokenizer.from_pretrained(find_part(config.start_from, "speech_tokenizer"))
         wanted = config.model
         blocks = replace(before.config, block_units=wanted.block_units, left_blocks=wanted.left_blocks)
-        if replace(blocks, bottleneck=wanted.bottleneck) != wanted:
+        behind = replace(
+            blocks, bottleneck=wanted.bottleneck, levels=wanted.levels, decoder=wanted.decoder, phones=wanted.phones
+        )
+        if behind != wanted:
             raise InputError(
-                f"{config.start_from}: its model is not the config's; they may differ in bottleneck and blocks only"
+                f"{config.start_from}: its encoder is not the config's; give the config's model.mel and model.stages "
+                "those of what it starts from, or another start_from"
             )
         if blocks == wanted:
             model.load_state_dict(before.state_dict())
@@ -318,13 +294,13 @@ def train(config: S2UTrainConfig) -> FitResult:
 
 
 def cached(config: S2UTrainConfig, patterns: Sequence[str], model: S2UTokenizer, world: World) -> ClipStore:
-    """The clips of ``patterns``, decoded by all processes together; the first says which phones are unknown."""
+    """The clips of ``patterns``, decoded by all processes together; the first says what is odd about them."""
     fill_cache(patterns, config.cache, world.rank, world.size)
     with world.patience(config.run.parallel):
         world.barrier()
     store = ClipStore(patterns, config.cache, config.max_seconds, model.inventory)
-    if world.main and (missing := describe_unknown(store.unknown)):
-        print(missing, file=sys.stderr)
+    for line in store.told() if world.main else ():
+        print(line, file=sys.stderr)
     return store
 
 

@@ -13,6 +13,7 @@ from emova_train.data.clip_reader import ClipStream, Pooled, StreamConfig, decod
 from emova_train.data.sample_reader import BadSample
 from emova_train.data.shards import Raw
 from emova_train.s2u.data import SAMPLE_RATE, Clip, SourceConfig, Views, alike, clip_of
+from emova_train.s2u.screening import holds_speech
 
 Heard = tuple[Clip, np.ndarray]
 """A clip and its samples, ``[T]`` float32 at 16 kHz."""
@@ -25,26 +26,30 @@ class StreamedClips:
     Attributes:
         max_seconds: longer clips are left out.
         batch_seconds: most seconds of clean speech in a batch.
+        labelled: whether the phones are learnt; else recordings that hold speech are.
     """
 
     inventory: PhoneInventory
     max_seconds: float
     batch_seconds: float
+    labelled: bool = True
 
     def decode(self, raw: Raw) -> Heard:
         """Raises: BadSample: no phones, nothing to hear, or too long."""
         fields = raw.fields
-        if not fields.get("phones"):
+        if self.labelled and not fields.get("phones"):
             raise BadSample("no phones (convert with transcripts and --g2p)")
         samples = decoded(raw, SAMPLE_RATE)
+        if not self.labelled and not holds_speech(samples):
+            raise BadSample("no speech in it")
         rows = fields.get("alignment")
         alignment = rows and [(phone, round(a * SAMPLE_RATE), round(b * SAMPLE_RATE)) for phone, a, b in rows]
         clip, _ = clip_of(
-            self.inventory, self.max_seconds, list(fields["phones"]), alignment, key=raw.id, shard=0, start=0,
-            length=len(samples), family=fields.get("family") or "", voice=fields.get("voice") or "",
+            self.inventory, self.max_seconds, list(fields.get("phones") or ()), alignment, self.labelled, key=raw.id,
+            shard=0, start=0, length=len(samples), family=fields.get("family") or "", voice=fields.get("voice") or "",
         )  # fmt: skip
         if clip is None:
-            raise BadSample(f"longer than {self.max_seconds:g} s, or too short for its phones")
+            raise BadSample(f"longer than {self.max_seconds:g} s, or too short for what it holds")
         return clip, samples
 
     def lay_out(self, pool: Sequence[Heard], rng: np.random.Generator) -> list[list[int]]:

@@ -23,9 +23,9 @@ from emova_train.data.examples import SKELETON, TEXT, TRANSCRIPT, UNITS, Example
 from emova_train.data.phrasings import (
     CAPTION_PHRASINGS,
     REORDERED_PHRASING,
-    SPEAK_PHRASINGS,
-    TRANSCRIBE_PHRASINGS,
     draw_phrase,
+    speak_phrasings,
+    transcribe_phrasings,
 )
 from emova_train.data.recipe import Exchange, Picture, Recipe
 from emova_train.data.replies import reply_format_of, reply_message
@@ -285,7 +285,7 @@ class Conversations:
     def asr(self, rng: np.random.Generator) -> Sample:
         """Speech to text."""
         utterance = self.recipe.asr.all[int(rng.integers(len(self.recipe.asr)))]
-        instruction: Message = {"type": "text", "text": draw_phrase(TRANSCRIBE_PHRASINGS, rng)}
+        instruction: Message = {"type": "text", "text": draw_phrase(transcribe_phrasings(utterance.text), rng)}
         content: list[Message] = [self._hear(utterance.units, rng), instruction]
         if instruction["text"] != TRANSCRIBE_PROMPT and rng.random() < 0.5:
             content.reverse()
@@ -294,7 +294,7 @@ class Conversations:
     def tts(self, rng: np.random.Generator) -> Sample:
         """Text to speech."""
         utterance = self.recipe.tts.all[int(rng.integers(len(self.recipe.tts)))]
-        text = draw_phrase(SPEAK_PHRASINGS, rng) + utterance.text
+        text = draw_phrase(speak_phrasings(utterance.text), rng) + utterance.text
         said = {"role": "assistant", "content": [{"type": "audio", "units": utterance.units.tolist()}]}
         return Sample((_user([{"type": "text", "text": text}]), said), (UNITS,))
 

@@ -84,7 +84,7 @@ def _merge(voice: Rendering, style: Rendering) -> Rendering:
     )
 
 
-def _change_f0(f0: np.ndarray, how: Rendering, factor: float, rng: np.random.Generator) -> np.ndarray:
+def change_f0(f0: np.ndarray, how: Rendering, factor: float, rng: np.random.Generator) -> np.ndarray:
     """F0 [F] with level, range, slope and jitter applied in the log domain; unvoiced frames stay."""
     voiced = f0 > _VOICED
     if not voiced.any():
@@ -162,7 +162,7 @@ def render(text: str, voice: VoiceSettings, style: Rendering, rng: np.random.Gen
     symbols = parts.symbols(phonemes(text))
     how = _merge(voice.rendering, style)
     prosody = parts.predict("".join(symbols), voice.speed / voice.formant)
-    f0 = _change_f0(prosody.f0, how, voice.f0 / voice.formant, rng)
+    f0 = change_f0(prosody.f0, how, voice.f0 / voice.formant, rng)
     neutral = active_rms(_speak(parts, prosody, f0, Rendering(), voice.formant, rng)) if how != Rendering() else None
     samples = _speak(parts, prosody, f0, how, voice.formant, rng)
     gain = _LEVEL / (neutral if neutral is not None else active_rms(samples))

@@ -4,8 +4,8 @@ Families: ``hibari`` (the two canonical voices, and pseudo-voices made by rule),
 ``piper`` and ``festival`` are held out: nothing may train on them.
 
 A voice is named by a string, which goes into every record: ``hibari/female``, ``hibari/male``, ``hibari/p07``,
-``kokoro/am_adam``, ``kokoro/af_bella+bf_emma`` (a voice between two), ``flite/slt``, ``piper/joe``,
-``festival/kal_diphone``.
+``kokoro/am_adam``, ``kokoro/af_bella+bf_emma`` (a voice between two), ``kokoro/zf_xiaobei`` (Mandarin), ``flite/slt``,
+``piper/joe``, ``festival/kal_diphone``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ KOKORO_VOICES = (
 KOKORO_ALL = (
     *KOKORO_VOICES, "af_aoede", "af_heart", "af_kore", "af_nicole", "af_sky", "am_fenrir", "am_santa", "bf_alice",
     "bf_isabella", "bf_lily", "bm_daniel", "bm_fable", "bm_lewis",
+)  # fmt: skip
+KOKORO_MANDARIN = (
+    "zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zf_xiaoyi", "zm_yunjian", "zm_yunxi", "zm_yunxia", "zm_yunyang",
 )  # fmt: skip
 _LEVEL = 0.05
 
@@ -89,10 +92,23 @@ def _settings(name: str) -> VoiceSettings:
     return {"female": FEMALE, "male": MALE}.get(name) or pseudo_voice(int(name[1:]))
 
 
+def is_mandarin(voice: str) -> bool:
+    """Whether ``voice`` speaks Mandarin."""
+    family, _, name = voice.partition("/")
+    return family == "kokoro" and name.startswith("z")
+
+
 def recipe_of(voice: str, emotion: str, pitch: str) -> str:
     """Everything that determines how a voice renders a style, for the digest of a shard's plan."""
     family, _, name = voice.partition("/")
+    if is_mandarin(voice):
+        return repr(_style_of(emotion, pitch))
     return repr((_settings(name), rendering(emotion, pitch))) if family == "hibari" else ""
+
+
+def _style_of(emotion: str, pitch: str) -> Rendering:
+    """Of a voice that is restyled: plain stays as it was spoken, with its own range."""
+    return Rendering() if (emotion, pitch) == ("neutral", "normal") else rendering(emotion, pitch)
 
 
 def _level(samples: np.ndarray) -> np.ndarray:
@@ -110,7 +126,8 @@ class Voices:
         self.sources = sources
 
     def speak(self, voice: str, text: str, emotion: str = "neutral", pitch: str = "normal", seed: int = 0) -> Utterance:
-        """One utterance at the voice's own rate. Emotion and pitch are for the hibari family; others ignore them.
+        """One utterance at the voice's own rate. Emotion and pitch are for hibari's voices and Mandarin ones; others
+        ignore them.
 
         Raises:
             InputError: the voice is unknown or its program fails.
@@ -123,6 +140,12 @@ class Voices:
         if family not in maker:
             raise InputError(f"voice {voice!r} is unknown; families are {', '.join(('hibari', *maker))}")
         samples, rate = maker[family](name, text)
+        if is_mandarin(voice):
+            from emova_data.mandarin import g2p
+            from emova_data.nano.voices.restyle import restyle
+
+            samples = restyle(_level(samples), rate, _style_of(emotion, pitch), rng)
+            return Utterance(samples, rate, g2p.phones(text), None)
         return Utterance(_level(samples), rate, phones(text), None)
 
     @functools.cached_property
@@ -140,6 +163,10 @@ class Voices:
         return session, vocabulary.get("vocab", vocabulary)
 
     def _kokoro_speak(self, name: str, text: str) -> tuple[np.ndarray, int]:
+        if name.startswith("z"):
+            from emova_data.mandarin.symbols import symbols
+
+            return self.kokoro_speak_symbols(name, symbols(text))
         return self.kokoro_speak_symbols(name, phonemes(text))
 
     def kokoro_speak_symbols(self, name: str, symbols: str) -> tuple[np.ndarray, int]:

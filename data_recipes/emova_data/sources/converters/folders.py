@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from emova.core.errors import InputError
-from emova_data.records.records import BadRecord, Draft, Media, Record, message, reject
+from emova_data.records.records import BadRecord, Draft, Record, reject
 from emova_data.sources.converters import speech
 from emova_data.sources.converters.rows import Options
 
@@ -148,36 +146,10 @@ def recordings(folder: Path, options: Options) -> Iterator[Draft]:
         key = path.relative_to(folder).with_suffix("").as_posix()
         voice = path.parent.name if path.parent != folder else folder.name
         try:
-            pieces = _pieces(path, float(options.get("max_seconds", 15.0)))
+            pieces = speech.pieces(path, float(options.get("max_seconds", 15.0)))
         except BadRecord as error:
             yield Draft(key, reject(str(error)))
             continue
         for number, (start, end) in enumerate(pieces):
             name = key if len(pieces) == 1 else f"{key}-{number:03d}"
-            yield Draft(name, partial(_alone, name, path, start, end, options, voice))
-
-
-def _pieces(path: Path, longest: float) -> list[tuple[float, float]]:
-    samples, rate, _ = speech.cut(path, 0.0, None, 8000)
-    level = np.abs(samples[: len(samples) // 80 * 80]).reshape(-1, 80).mean(axis=1)  # of 10 ms each
-    whole, start = len(samples) / rate, 0.0
-    pieces = []
-    while whole - start > longest:
-        first, last = int((start + longest - 2.0) * 100), int((start + longest) * 100)
-        end = (max(first, 0) + int(np.argmin(np.convolve(level[max(first, 0) : last], np.ones(9) / 9, "same")))) / 100
-        end = max(end, start + 0.5)
-        pieces.append((start, end))
-        start = end
-    return [*pieces, (start, whole)]
-
-
-def _alone(key: str, path: Path, start: float, end: float, options: Options, voice: str) -> Record:
-    samples, rate, found = speech.cut(path, start, end, int(options.get("sample_rate", 0)))
-    if len(samples) < 0.3 * rate:
-        raise BadRecord("too short or too long")
-    if not np.abs(samples).max() > 1e-4:
-        raise BadRecord("silence")
-    extra = {"task": "recording", "text": "", "language": options.get("language", "en"), "voice": voice,
-             "seconds": round(len(samples) / rate, 4), "sample_rate": rate}  # fmt: skip
-    heard = message("document", {"type": "audio", "audio": "flac"})
-    return Record(key, [heard], (Media("flac", speech.flac(samples, rate)),), extra, speech.rate_notes(found))
+            yield Draft(name, partial(speech.recording_record, name, path, start, end, options, voice))

@@ -250,20 +250,88 @@ def fields(path: Path) -> Iterable[tuple[str, str]]:
             yield key, rest.strip()
 
 
-def _segments(folder: Path, listing: str) -> Iterator[tuple[Fields, Fields]]:
-    """(recording, segment) pairs of GigaSpeech's and WenetSpeech's one large JSON."""
+def _audios(folder: Path, listing: str) -> Iterator[Fields]:
+    """The recordings of GigaSpeech's and WenetSpeech's one large JSON, each with its segments."""
     for path in paths_of(folder, listing):
         try:
-            audios = json.loads(path.read_text(encoding="utf-8"))["audios"]
+            yield from json.loads(path.read_text(encoding="utf-8"))["audios"]
         except (json.JSONDecodeError, KeyError, TypeError):
             raise InputError(f"{path}: not the corpus's JSON, or cut short; fetch it again") from None
-        for audio in audios:
-            for segment in audio.get("segments", ()):
-                yield audio, segment
+
+
+def _segments(folder: Path, listing: str) -> Iterator[tuple[Fields, Fields]]:
+    """(recording, segment) pairs."""
+    for audio in _audios(folder, listing):
+        for segment in audio.get("segments", ()):
+            yield audio, segment
+
+
+def unlabelled(folder: Path, listing: str, options: Options) -> Iterator[Draft]:
+    """What is heard in GigaSpeech or WenetSpeech, whatever is known of its words: each segment, and recordings that
+    have none in pieces cut at quiet places. Options: ``subset``, ``max_seconds`` (default 15)."""
+    wanted, longest = options.get("subset"), float(options.get("max_seconds", 15.0))
+    for audio in _audios(folder, listing):
+        voice, segments = str(audio.get("aid")), audio.get("segments", ())
+        chosen = [each for each in segments if not wanted or wanted in each.get("subsets", ())]
+        for each in chosen:
+            key = str(each.get("sid"))
+            yield Draft(key, partial(_heard, key, folder, audio, each, options, voice))
+        if segments:
+            continue
+        try:
+            path = _inside(folder, audio["path"])
+            places = pieces(path, longest)
+        except BadRecord as error:
+            yield Draft(voice, reject(str(error)))
+            continue
+        for number, (start, end) in enumerate(places):
+            key = f"{voice}-{number:05d}"
+            yield Draft(key, partial(recording_record, key, path, start, end, options, voice))
+
+
+def _heard(key: str, folder: Path, audio: Fields, segment: Fields, options: Options, voice: str) -> Record:
+    start, end = float(segment["begin_time"]), float(segment["end_time"])
+    return recording_record(key, _inside(folder, audio["path"]), start, end, options, voice)
+
+
+def pieces(path: Path, longest: float) -> list[tuple[float, float]]:
+    """(start, end) in s of stretches of at most ``longest``, cut at a quiet place of their last two seconds.
+
+    Raises:
+        BadRecord: the file is missing or damaged.
+    """
+    samples, rate, _ = cut(path, 0.0, None, 8000)
+    level = np.abs(samples[: len(samples) // 80 * 80]).reshape(-1, 80).mean(axis=1)  # of 10 ms each
+    whole, start = len(samples) / rate, 0.0
+    found = []
+    while whole - start > longest:
+        first, last = int((start + longest - 2.0) * 100), int((start + longest) * 100)
+        end = (max(first, 0) + int(np.argmin(np.convolve(level[max(first, 0) : last], np.ones(9) / 9, "same")))) / 100
+        end = max(end, start + 0.5)
+        found.append((start, end))
+        start = end
+    return [*found, (start, whole)]
+
+
+def recording_record(key: str, path: Path, start: float, end: float, options: Options, voice: str) -> Record:
+    """A stretch of a recording without its words. Raises: BadRecord: see ``cut``; too short, or silent."""
+    samples, rate, found = cut(path, start, end, int(options.get("sample_rate", 0)))
+    if len(samples) < 0.3 * rate:
+        raise BadRecord("too short or too long")
+    if not np.abs(samples).max() > 1e-4:
+        raise BadRecord("silence")
+    extra = {"task": "recording", "text": "", "language": options.get("language", "en"), "voice": voice,
+             "seconds": round(len(samples) / rate, 4), "sample_rate": rate}  # fmt: skip
+    heard = message("document", {"type": "audio", "audio": "flac"})
+    return Record(key, [heard], (Media("flac", flac(samples, rate)),), extra, rate_notes(found))
 
 
 def gigaspeech(folder: Path, options: Options) -> Iterator[Draft]:
-    """GigaSpeech.json and the recordings it names; option ``subset`` (``{XS}`` ... ``{XL}``)."""
+    """GigaSpeech.json and the recordings it names; options ``subset`` (``{XS}`` ... ``{XL}``), and ``unlabelled``:
+    without transcripts (``unlabelled``)."""
+    if options.get("unlabelled"):
+        yield from unlabelled(folder, "GigaSpeech*.json", options)
+        return
     wanted = options.get("subset")
     for audio, segment in _segments(folder, "GigaSpeech*.json"):
         if not wanted or wanted in segment.get("subsets", ()):
@@ -286,7 +354,11 @@ def _gigaspeech(folder: Path, audio: Fields, segment: Fields, key: str, options:
 
 
 def wenetspeech(folder: Path, options: Options) -> Iterator[Draft]:
-    """WenetSpeech.json and the recordings it names; options ``subset``, ``min_confidence`` (default 0.95)."""
+    """WenetSpeech.json and the recordings it names; options ``subset``, ``min_confidence`` (default 0.95), and
+    ``unlabelled``: without transcripts (``unlabelled``)."""
+    if options.get("unlabelled"):
+        yield from unlabelled(folder, "WenetSpeech*.json", options)
+        return
     wanted, floor = options.get("subset"), float(options.get("min_confidence", 0.95))
     for audio, segment in _segments(folder, "WenetSpeech*.json"):
         if float(segment.get("confidence", 1.0)) < floor or (wanted and wanted not in segment.get("subsets", ())):

@@ -1,0 +1,1 @@
+"""``emova eval tokenizer``: one table for any speech tokenizer of the registry."""
