@@ -15,6 +15,7 @@ BENCHMARKS = (
     "load",
     "loader",
     "paradigms",
+    "labelled",
     "soak",
     "smollm",
     "llamacpp",

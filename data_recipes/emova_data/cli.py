@@ -12,9 +12,10 @@ from emova.core.errors import InputError
 from emova_data import cli_sources
 
 ACTIONS = "{list,fetch,verify,convert,tokenise,questions,synthesise,make,stats}"
-SMOKE, SMALL = "smoke", "small"
+SMOKE, SMALL, BILINGUAL = "smoke", "small", "nano-zh"
 RECIPES = {
     "nano": "everything that emova-nano is trained on: speech, pictures, talk (English)",
+    BILINGUAL: "speech and talk in Mandarin and English, for one codec and one model (needs nano's sources)",
     SMOKE: "a slice that needs no download, to try the training programs (`emova train all --profile smoke`)",
     SMALL: "a small world that needs no download, to compare ways to train (`emova bench paradigms`)",
 }
@@ -24,6 +25,7 @@ _EPILOG = """examples:
   emova data make nano --jobs 2            make everything; call it again to continue after an interruption
   emova data make nano --only s2u          one step (repeat --only for more)
   emova data make smoke                    a slice for a trial of the training programs, in a minute
+  emova data make nano-zh --jobs 2         Mandarin and English, by the offline voices that `fetch nano` brought
   emova data stats nano                    counts and hours of what is there
   emova data fetch libritts                a public source: download (resumable), compare checksums, unpack
   emova data verify libritts               compare the checksums again
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         return cli_sources.run(args)
     if args.action in ("verify", "convert"):
         raise InputError(f"{args.recipe}: `emova data fetch` verifies it and `emova data make` writes its shards")
-    if args.recipe in (SMOKE, SMALL) and args.action != "make":
+    if args.recipe in (SMOKE, SMALL, BILINGUAL) and args.action != "make":
         raise InputError(f"{args.recipe}: can only be made: emova data make {args.recipe}")
     if args.action == "stats":
         return _stats(args.root, args.json)
@@ -142,6 +144,7 @@ def _make(args: argparse.Namespace) -> int:
     from rich.progress import Progress as Bars
 
     from emova_data.nano.recipe import STEPS, Progress, Recipe, make
+    from emova_data.nano_zh import recipe as bilingual
 
     class Drawn(Progress):
         task = None
@@ -156,9 +159,10 @@ def _make(args: argparse.Namespace) -> int:
                 bars.advance(self.task)
 
     only = ["sources"] if args.action == "fetch" else args.only
+    known = list(bilingual.STEPS if args.recipe == BILINGUAL else STEPS)
     for name in only or ():
-        if name not in STEPS:
-            raise InputError(f"step {name[:40]!r} is unknown; choose from {', '.join(STEPS)}")
+        if name not in known:
+            raise InputError(f"step {name[:40]!r} is unknown; choose from {', '.join(known)}")
     if args.action == "make" and args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: at least 1 process is needed")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -171,5 +175,8 @@ def _make(args: argparse.Namespace) -> int:
             smoke.make(args.root, args.seed, args.jobs, Drawn(), plan)
             return 0
         seed, jobs = getattr(args, "seed", 0), getattr(args, "jobs", 1)
+        if args.recipe == BILINGUAL:
+            bilingual.make(bilingual.RecipeZh(args.root, seed, jobs, progress=Drawn()), only)
+            return 0
         make(Recipe(args.root, seed=seed, jobs=jobs, progress=Drawn()), only)
     return 0

@@ -19,7 +19,6 @@ import numpy as np
 import soundfile
 
 from emova.cli.main import Parser, run_program
-from emova.core.errors import InputError
 from emova.core.writing import write_bytes, write_text
 from emova.speech.style import DEFAULT_STYLES
 from emova_eval.metrics.acoustics import measure
@@ -155,22 +154,17 @@ def voices(out: Path) -> None:
 
 
 def chinese(data: Path, out: Path) -> None:
-    """Short Mandarin sentences by Kokoro's voices. Raises: InputError: misaki is not installed, Kokoro not fetched."""
+    """Short Mandarin sentences by Kokoro's voices. Raises: InputError: a package is missing, or Kokoro."""
     import soxr
 
     from emova_data.nano.voices.voices import Voices
 
-    try:
-        from misaki.zh import ZHG2P
-    except ImportError:
-        raise InputError("--only chinese: misaki is not installed; pip install 'misaki[zh]'") from None
-    to_symbols, speaker, rows = ZHG2P(), Voices(data / "sources"), []
+    speaker, rows = Voices(data / "sources"), []
     for number, (voice, text) in enumerate(CHINESE):
-        told = to_symbols(text)
-        samples, rate = speaker.kokoro_speak_symbols(voice, told[0] if isinstance(told, tuple) else told)
+        said = speaker.speak(f"kokoro/{voice}", text)
         name = f"chinese/{number}.ogg"
-        write_ogg(out / name, soxr.resample(samples, rate, RATE))
-        rows.append({"audio": name, "text": text, "answer": text, "voice": f"kokoro/{voice}"})
+        write_ogg(out / name, soxr.resample(said.samples, said.sample_rate, RATE))
+        rows.append({"audio": name, "text": text, "answer": text, "voice": f"kokoro/{voice}", "phones": said.phones})
     write_lines(out / "chinese.jsonl", rows)
 
 

@@ -78,8 +78,8 @@ def _raw(word: str, pos: str) -> tuple[list[str], list[str]]:
     from pypinyin import Style, lazy_pinyin
 
     if word in _READINGS and pos in _ADVERBIAL.get(word, (pos,)):
-        initials, finals = zip(*_READINGS[word], strict=True)
-        return list(initials), list(finals)
+        read = _READINGS[word]
+        return [initial for initial, _ in read], [final for _, final in read]
     initials = lazy_pinyin(word, style=Style.INITIALS, strict=True)
     finals = lazy_pinyin(word, style=Style.FINALS_TONE3, strict=True, neutral_tone_with_five=True)
     return initials, [final if final[-1:].isdigit() else f"{final}5" for final in finals]

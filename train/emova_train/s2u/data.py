@@ -197,6 +197,20 @@ class ClipStore:
                         self.clips.append(clip)
                         self.source.append(number)
 
+    def limit(self, minutes: float, seed: int) -> None:
+        """Keep so many minutes of the clips, drawn by ``seed``: what is kept of fewer minutes is kept of more.
+
+        Raises:
+            InputError: there is less, or so little is asked for that no clip stays.
+        """
+        order = np.random.default_rng([seed, 2]).permutation(len(self.clips))
+        seconds = np.cumsum([self.clips[at].length / SAMPLE_RATE for at in order])
+        count = int(np.searchsorted(seconds, 60 * minutes, side="right"))
+        if not count or (count == len(order) and seconds[-1] < 54 * minutes):
+            raise InputError(f"minutes={minutes:g}: there are {seconds[-1] / 60 if len(seconds) else 0:.1f}; give less")
+        kept = sorted(order[:count].tolist())
+        self.clips, self.source = [self.clips[at] for at in kept], [self.source[at] for at in kept]
+
     def told(self) -> list[str]:
         """A line about each thing that whoever gave the recordings should know."""
         lines = [f"left out {count}: {reason}" for reason, count in self.left_out.most_common()]

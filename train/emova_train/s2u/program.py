@@ -59,6 +59,7 @@ class S2UTrainConfig:
     model: S2UConfig = field(default_factory=S2UConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(output_dir="runs/s2u", batch_size=1))
     train: list[SourceConfig] = field(default_factory=list)
+    minutes: float = 0.0  # of labelled speech, drawn by the seed from all there is; 0 = all
     validation: list[str] = field(default_factory=list)  # patterns of shards; the first clips of each family are used
     validation_clips: int = 40  # a family
     cache: str = "data/cache/s2u"  # decoded waveforms
@@ -234,6 +235,8 @@ def train(config: S2UTrainConfig) -> FitResult:
         raise InputError("train: names no shards; see the shipped config s2u/nano")
     if config.keep_whisper and not config.whisper:
         raise InputError("keep_whisper: name what is kept, whisper=MODEL")
+    if config.stream.enabled and config.minutes:
+        raise InputError("minutes: only where clips are cached; give stream.enabled=false")
     if config.stream.enabled and config.aligner:
         raise InputError("aligner: only where clips are cached; leave it out, or give stream.enabled=false")
     world = parallel.start(config.run.parallel)
@@ -259,6 +262,8 @@ def train(config: S2UTrainConfig) -> FitResult:
                 store.align(aligner, Path(config.cache))
             world.barrier()
             store.align(aligner, Path(config.cache))  # what the first has written down
+        if config.minutes:
+            store.limit(config.minutes, run.seed)
         hours = sum(clip.length for clip in store.clips) / SAMPLE_RATE / 3600
         print(f"{len(store.clips)} clips, {hours:.1f} h", file=sys.stderr)
         batches = run.max_steps * run.gradient_accumulation * world.size

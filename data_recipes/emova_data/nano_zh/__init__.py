@@ -1,0 +1,1 @@
+"""The recipe ``nano-zh``: Mandarin and English in one codec and one small language model, offline."""
