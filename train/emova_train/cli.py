@@ -53,7 +53,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _overview()
-    launch = parser.add_argument_group("on many processes (before PROGRAM; stages, s2u-pretrain, s2u, u2s, vq and flow)")
+    launch = parser.add_argument_group("on many processes (before PROGRAM; stages and codecs)")
     launch.add_argument("--launch", choices=("slurm", "torchrun", "deepspeed"), help="write the launch files, run them")
     _add_machine(launch)
     launch.add_argument("--launch-dir", default="launch", help="the folder of the launch files (default: launch)")

@@ -1,5 +1,5 @@
-"""How much labelled speech a tokenizer needs, by what its encoder starts from (EMOVA claims data efficiency for SPIRAL):
-phone errors against labelled minutes, for encoders that start from nothing, from SPIRAL and from Whisper.
+"""How much labelled speech a tokenizer needs, by what its encoder starts from: phone errors against labelled minutes,
+for encoders that start from nothing, from SPIRAL (whose data efficiency EMOVA builds on) and from Whisper.
 
 A cell is one supervised training; what is finished is read, so that the experiment goes on where it stopped.
 """
@@ -132,7 +132,7 @@ def run(config: LabelledConfig, report: Callable[[str], None] = print) -> list[R
 
 
 def table(results: Sequence[Result]) -> str:
-    """Phone error in per cent by start and minutes, mean and 95 % interval over the seeds (Student's t); and the cost."""
+    """Phone error in per cent by start and minutes, mean and 95 % interval over the seeds (Student's t); the cost."""
     names = sorted({name for each in results for name in each.figures if name.startswith("phone_error/")})
     heads = ["start", "minutes", "seeds", *(name.removeprefix("phone_error/") + " %" for name in names), "s a run"]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
