@@ -22,7 +22,7 @@ SMALL = {
 
 
 def test_each_benchmark_is_tried() -> None:
-    elsewhere = {"soak", "loader", "paradigms", "labelled", "smollm", "llamacpp"}  # tried below, in tests/train, or by hand
+    elsewhere = {"soak", "loader", "paradigms", "labelled", "smollm", "llamacpp"}  # below, in tests/train, or by hand
     assert set(SMALL) | elsewhere == set(BENCHMARKS)
 
 
