@@ -1,5 +1,5 @@
-"""The engine on llama.cpp beside bare llama.cpp, on one file, in pairs: tokens a second of one reply and of several side
-by side, what a session costs, and the time to the first sound."""
+"""The engine on llama.cpp beside bare llama.cpp, on one file, in pairs: tokens a second of one reply and of several,
+what a session costs, and the time to the first sound."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def sessions_seconds(engine: Engine, prompt: Prompt, tokens: int, sessions: int)
     for _ in range(tokens):
         best = engine.llama.scores(rows).argmax(-1).tolist()
         written.append(best[0])
-        rows = engine.llama.forward([(cache, engine.llama.embed([token])) for cache, token in zip(caches, best)])
+        new = [engine.llama.embed([token]) for token in best]
+        rows = engine.llama.forward(list(zip(caches, new, strict=True)))
     return time.perf_counter() - started, written
 
 

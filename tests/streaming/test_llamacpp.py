@@ -353,7 +353,7 @@ def test_bad_input_is_one_line(checkpoint, nano, tmp_path, tiny_tokenizer) -> No
     with pytest.raises(InputError, match="for llama.cpp"):
         load(backend="torch", gguf=str(tmp_path / "nano.gguf"))
     with pytest.raises(InputError, match="unknown"):
-        load(backend="vllm")
+        load(backend="gpu")
     model = load_model(checkpoint)
     model.config.text_config.model_type = "gemma"
     with pytest.raises(InputError, match="gemma"):

@@ -28,6 +28,7 @@ from emova.engine.engine import Engine, EngineConfig
 from emova.engine.vllm import MOST_STEPS, Vllm
 from emova.engine.vllm_config import PYTHON, VllmConfig
 from emova.events import Done
+from emova.model import EmovaForConditionalGeneration
 from emova.reply.format import ReplyLimits
 from emova.session.scheduler import Scheduler
 from tests.fixtures_speech import BABBLE
@@ -44,7 +45,18 @@ def config(backend: str, **options) -> AssistantConfig:
 # --- with a vLLM ------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def checkpoint(tiny_checkpoint, tmp_path_factory):
-    return shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("vllm") / "tiny")
+    """A model of one's own size: on a CPU vLLM has no heads of 8 channels."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("vllm") / "tiny")
+    config = load_model(folder).config
+    config.text_config.head_dim = 32
+    torch.manual_seed(0)
+    model = EmovaForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            if parameter.dim() > 1:  # so that it has preferences
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
