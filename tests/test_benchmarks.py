@@ -18,6 +18,9 @@ SMALL = {
     "latency": ["--seconds", "0.5"],
     "flat": ["--seconds", "4"],
     "load": ["--sessions", "1", "2"],
+    "batching": [],
+    "larger": [],
+    "training": [],
 }
 
 

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from emova import Assistant
 from emova.core.errors import InputError
 from emova.core.int4 import GROUP, int4_floats, int4_groups
+from emova.decoding.protocol import Prompt
+from emova.engine.engine import Engine, EngineConfig
 from emova.native import isa, parity, step
 from emova.native.compiled import STEP
 from emova.native.isa import ISAS, Isa
 from emova.native.kernel import SWITCH, Kernel
 from emova.native.panels import Kind, Panels, packed, panels
+from emova_bench.decode import engine_seconds, quality
 from tests.native.emulated import Emulated, compiled
 
 HERE = [each for each in ISAS if each.machines and isa.runs(each)]
@@ -148,3 +152,22 @@ def test_panels_hold_the_fewest_bytes_that_change_nothing(change, kind: Kind) ->
     assert laid.kind is kind and (laid.rows, laid.columns) == (3, 34)
     filled = 34 if laid.scale is None else 64
     assert laid.weight.numel() * laid.weight.element_size() == 16 * filled * kind.bytes
+
+
+def test_what_fewer_bits_cost() -> None:
+    """The KL divergence from float32 that ``benchmarks/README.md`` states, on what emova-nano says of itself."""
+    if STEP.prepare() is None:
+        pytest.skip("no compiled code here")
+    assistant = Assistant.from_pretrained("emova-nano")
+    model = assistant.parts.model
+    prompt = assistant.prompt([{"role": "user", "content": "What is in the picture?"}]).ids
+    exact = Engine(model, EngineConfig(backend="torch"))
+    _, written = engine_seconds(exact, Prompt(prompt), 60)
+    for config, most, same in (
+        (EngineConfig(), 1e-5, 1.0),
+        (EngineConfig(int8=True), 0.003, 0.95),
+        (EngineConfig(int4=True), 0.25, 0.8),
+    ):
+        cost = quality(exact, Engine(model, config), [*prompt, *written])
+        assert cost["KL"] < most, config
+        assert cost["same best"] >= same, config

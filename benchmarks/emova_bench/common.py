@@ -20,6 +20,7 @@ from emova.core.writing import check_writable, make_folder, staged_output, write
 from emova.engine.engine import Engine
 from emova.engine.llama import Llama
 from emova.events import AudioChunk, Done, Failed, Reply, SessionEvent
+from emova.native.compiled import STEP
 from emova.speech.audio import load_audio
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _machine() -> dict[str, object]:
         processor = names[0] if names else processor
     return {
         "processor": processor,
+        "instructions": STEP.status().why.partition(",")[0],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         # Above the number of cores, something else was running and the figures are worth little.

@@ -1,4 +1,5 @@
-"""Several sessions at once: the real-time factor of each, written together against one after another."""
+"""Several sessions at once: the real-time factor of each and its first sound, written together against one after
+another."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emova.cli.main import run_program
-from emova.events import Done, Reply
+from emova.events import AudioChunk, Done, Reply
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
 from emova_bench.common import arguments, checked, load, parse, report
@@ -18,23 +19,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def together(scheduler: Scheduler, texts: list[str]) -> list[tuple[float, Reply]]:
-    """When each reply was whole, and the replies."""
+def together(scheduler: Scheduler, texts: list[str]) -> tuple[list[tuple[float, Reply]], list[float]]:
+    """When each reply was whole, and the replies; and when each was first heard."""
     started = time.perf_counter()
     readers = {index: scheduler.open().ask(text) for index, text in enumerate(texts)}
     ended: list[tuple[float, Reply]] = []
+    heard: dict[int, float] = {}
     while readers:
         for index, reader in list(readers.items()):
             event = checked(next(reader))
+            if isinstance(event, AudioChunk):
+                heard.setdefault(index, time.perf_counter() - started)
             if isinstance(event, Done):
                 ended.append((time.perf_counter() - started, event.reply))
                 del readers[index]
-    return ended
+    return ended, list(heard.values())
 
 
 def main(given: Sequence[str] | None = None) -> None:
     parser = arguments("load", __doc__ or "")
-    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--alone", type=int, default=4, help="replies that are timed one after another, for all")
     options = parse(parser, given, sessions=[1, 2])
     assistant = load(options)
     rows: list[dict[str, int | float | str]] = []
@@ -42,13 +47,16 @@ def main(given: Sequence[str] | None = None) -> None:
         texts = [f"Tell me about day {index + 1}." for index in range(count)]
         factors: list[list[float]] = []
         times: list[tuple[float, float]] = []
+        firsts: list[float] = []
         for _ in range(options.repeats):
-            ended = together(Scheduler(assistant, SchedulerConfig(max_sessions=count)), texts)
+            ended, heard = together(Scheduler(assistant, SchedulerConfig(max_sessions=count)), texts)
             factors.append(sorted(seconds / (len(reply.audio) / reply.sample_rate) for seconds, reply in ended))
+            firsts += heard
             started = time.perf_counter()
-            for text in texts:
+            for text in texts[: options.alone]:
                 list(assistant.conversation().stream(text=text))
-            times.append((max(seconds for seconds, _ in ended), time.perf_counter() - started))
+            alone = (time.perf_counter() - started) * len(texts) / len(texts[: options.alone])
+            times.append((max(seconds for seconds, _ in ended), alone))
         each = np.median(factors, axis=0)
         rows.append(
             {
@@ -56,6 +64,8 @@ def main(given: Sequence[str] | None = None) -> None:
                 "real-time factors": " ".join(f"{factor:.2f}" for factor in each),
                 "worst": float(each[-1]),
                 "faster than real time": int((each < 1).sum()),
+                "first sound ms, median": 1000 * float(np.median(firsts)),
+                "first sound ms, p95": 1000 * float(np.percentile(firsts, 95)),
                 "together s": float(np.median([both for both, _ in times])),
                 "one after another s": float(np.median([alone for _, alone in times])),
             }
