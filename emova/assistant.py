@@ -25,6 +25,7 @@ from emova.reply.format import ReplyFormat, ReplyLimits, text_grammar
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.guard import ReplyGuard
 from emova.reply.parser import PieceReader
+from emova.session.long_speech import SpeechWindow
 from emova.speech.audio import AudioLimits
 from emova.speech.style import Style, StyleSet
 from emova.speech.tokenizer.protocol import SpeechTokenizer
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from emova.vision.image import Picture
 
 DEFAULT_CHECKPOINT = "emova-nano"
+_SPEECH_SHARE = 9 / 16
+"""Of the positions that dialogues were trained with; the rest is for what stands around the speech, and the words."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,15 @@ class Assistant:
     def trained_context(self) -> int:
         """Positions before an answer up to which dialogues were trained; a dialogue stays within them."""
         return min(self.parts.model.config.trained_context or self.decoder.max_length, self.decoder.max_length)
+
+    @property
+    def speech_window(self) -> int:
+        """Units of speech that the model reads at once (``emova.session.long_speech``): a part of the positions that
+        dialogues were trained with, or all where CTC does not tell where words lie."""
+        config = self.parts.model.config
+        if not config.trained_context or not config.ctc_layer:
+            return self.decoder.max_length
+        return int(_SPEECH_SHARE * self.trained_context)
 
     @property
     def trained_pictures(self) -> int:
@@ -164,7 +176,8 @@ class Assistant:
 
     def transcribe_units(self, units: Sequence[int]) -> str:
         """What is said in speech units. Raises: InputError: they are too many."""
-        return self.read_text(self._write(*self.transcribing(list(units)))).strip()
+        window = SpeechWindow.of(self, units)
+        return window.lead + self.read_text(self._write(*self.transcribing(window.units))).strip()
 
     def answer_text(self, messages: Sequence[Mapping[str, object]], max_tokens: int | None = None) -> str:
         """A plain text answer to a conversation in the processor's form (role and content parts).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from emova.core.errors import GarbledReplyError, UncertainReplyError
@@ -12,6 +12,7 @@ from emova.events import Done, Event, Reply
 from emova.reply.format import ReplyConstraints
 from emova.session.history import TurnContext
 from emova.session.input import check_question
+from emova.session.long_speech import SpeechWindow
 from emova.session.output import ReplyAssembler
 from emova.session.protocol import DialogueModel
 from emova.speech.tokenizer.streaming import Audio
@@ -96,15 +97,16 @@ class Conversation:
     ) -> Iterator[Event]:
         assistant, history, started = self.assistant, self.history, time.perf_counter()
         text, constraints = check_question(assistant, text, emotion, pitch, audio is not None)
-        question = self._question(audio, image, text)
+        window = SpeechWindow.of(assistant, () if audio is None else assistant.listen(audio))
+        question = self._question(None if audio is None else window.units, image, text)
         listened = time.perf_counter()
 
         def assemble(constraints: ReplyConstraints, before: ReplyAssembler | None = None) -> ReplyAssembler:
-            grammar = history.grammar(question, constraints)
+            grammar = history.grammar(question, constraints, window.shed)
             sees, guarded = image is not None or history.sees, before is not None or len(history) > 0
             return ReplyAssembler(
                 assistant, self.voice, in_chunks, started, listened, grammar, sees, history.doubt,
-                guarded=guarded, before=before,
+                guarded=guarded, before=before, lead=window.lead,
             )  # fmt: skip
 
         assembler = assemble(constraints)
@@ -137,13 +139,13 @@ class Conversation:
             history.rewind()
             raise
 
-    def _question(self, audio: Audio | None, image: Picture | None, text: str | None) -> Prompt:
+    def _question(self, units: Sequence[int] | None, image: Picture | None, text: str | None) -> Prompt:
         """This turn alone, without what stands before a conversation's first turn. Raises: InputError."""
         content: list[dict[str, object]] = []
         if image is not None:
             content.append({"type": "image", "image": load_image(image, self.assistant.config.image_limits)})
-        if audio is not None:
-            content.append({"type": "audio", "units": self.assistant.listen(audio)})
+        if units is not None:
+            content.append({"type": "audio", "units": list(units)})
         if text is not None:
             content.append({"type": "text", "text": text})
         prompt = self.assistant.prompt([{"role": "user", "content": content}])

@@ -96,10 +96,21 @@ class CtcFrames:
             self._rows = [np.concatenate(self._rows)]
         return self._rows[0] if self._rows else np.zeros((0, 0), dtype=np.float32)
 
+    def likeliest(self) -> list[int]:
+        """The tokens of the likeliest alignment."""
+        return _collapsed(self.best, self.log_probs.shape[1] - 1)
+
     @property
     def best(self) -> np.ndarray:
         """``[T]`` the likeliest class at each position."""
         return np.concatenate(self._best) if self._best else np.zeros(0, dtype=np.int64)
+
+
+def _collapsed(path_T: np.ndarray, blank: int) -> list[int]:
+    """The tokens of an alignment: repeats once, blanks not at all."""
+    new = np.flatnonzero((path_T != blank) & (path_T != np.concatenate([[-1], path_T[:-1]])))
+    tokens: list[int] = path_T[new].tolist()
+    return tokens
 
 
 def ctc_log_probs(scores_TV: Tensor, blank: int) -> np.ndarray:
@@ -173,9 +184,7 @@ class CtcPrefix:
         # The text ends somewhere between its last token and the next one: from the latest such place on, the last
         # token is not read a second time.
         start = int(np.flatnonzero(fit_T >= highest - _AS_GOOD)[-1])
-        path = self._best[start:]
-        new = np.flatnonzero((path != self._log_probs.shape[1] - 1) & (path != np.concatenate([[-1], path[:-1]])))
-        return path[new].tolist()
+        return _collapsed(self._best[start:], self._log_probs.shape[1] - 1)
 
     def advance(self, token: int) -> None:
         """The text goes on with ``token``."""

@@ -144,18 +144,34 @@ class Engine:
         return hidden
 
     def start(
-        self, context: Context[SequenceCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
+        self,
+        context: Context[SequenceCache],
+        prompt: Prompt,
+        grammar: Grammar,
+        sampling: Sampling,
+        before: Sequence[int] = (),
     ) -> GenerationRequest:
         """A reply after ``prompt``, to be written by ``step``.
 
         What waits in the context and what the grammar forces is read with it.
+
+        Args:
+            before: tokens of another reply, which were read behind ``prompt``: those with which this one begins too
+                are not read again. Nothing of ``prompt`` is left to be read then.
         """
         forced = grammar.take_forced()
         sampler = JointSampler(Sampler(sampling, self.llama.token_count), context.ctc)
         if grammar.done:
             context.waiting = [*context.waiting, *prompt.ids, *forced]
             return GenerationRequest(context, grammar, sampler, Reading(context, self.llama.embed([])), forced)
-        return GenerationRequest(context, grammar, sampler, self.reading(context, prompt, forced), forced)
+        kept = 0
+        if before:
+            assert not prompt.ids
+            while kept < min(len(before), len(forced) - 1) and before[kept] == forced[kept]:
+                kept += 1
+            context.rewind((context.length - len(before) + kept, ()))
+        reading = self.reading(context, prompt, forced[kept:])
+        return GenerationRequest(context, grammar, sampler, reading, forced)
 
     @torch.inference_mode()
     def step(self, requests: Sequence[GenerationRequest]) -> None:

@@ -96,25 +96,46 @@ class TurnContext:
             self.unread = NOTHING
             self._start = self.context.mark()
 
-    def read_on(self, so_far: Prompt) -> None:
+    def read_on(self, so_far: Prompt, shed: int = 0) -> None:
         """Read what is new in the beginning of a question, while it is being asked.
+
+        Args:
+            shed: positions that it took beside before the beginning of its speech left.
 
         Raises:
             TooLongError: there is no room for it and a reply.
         """
-        if len(so_far.ids) > len(self._read):  # room is made now, and not when it is to be answered
-            self._make_room_to_answer(so_far, ReplyConstraints(limits=self._model.config.reply_limits))
+        if len(so_far.ids) + shed > len(self._read):  # room is made now, and not when it is to be answered
+            limits = self._model.config.reply_limits
+            self._make_room_to_answer(so_far, ReplyConstraints(limits=limits), shed)
         self.read_ahead()
+        self._go_back(so_far)
         new = _after(so_far, self._read)
         if new.ids:
             self._model.decoder.read(self.context, new)
         self._read = so_far.ids
 
+    def heard_tokens(self) -> list[int]:
+        """CTC's likeliest reading of what was read of the question's speech."""
+        frames = self.context.ctc
+        return frames.likeliest() if self._read and frames is not None else []
+
     def rest(self, question: Prompt) -> Prompt:
         """What must still be read before ``question`` can be answered."""
-        if question.ids[: len(self._read)] != self._read:
-            self.rewind()
+        self._go_back(question)
         return self.unread + _after(question, self._read)
+
+    def _go_back(self, question: Prompt) -> None:
+        """Forget what was read of a question and is not how ``question`` begins: speech became longer than the model
+        reads, or the question is another one."""
+        shared = _shared(question.ids, self._read)
+        if shared == len(self._read):
+            return
+        if not shared or self._model.token_ids.image in question.ids[shared:]:  # a picture is read whole
+            self.rewind()
+            return
+        self._read = question.ids[:shared]
+        self.context.rewind((self.length + shared, ()))
 
     def reask(self, question: Prompt) -> None:
         """Forget what was written behind ``question``, which stays read."""
@@ -122,28 +143,35 @@ class TurnContext:
         self.unread, self._read, self._start = NOTHING, question.ids, (start, ())
         self.context.rewind((start + len(question.ids), ()))
 
+    def reask_behind(self, question: Prompt, written: Sequence[int]) -> tuple[int, ...]:
+        """As ``reask``, but the reply ``written`` stays for now: those of its tokens that were read."""
+        self.unread, self._read, self._start = NOTHING, question.ids, (self.length, ())
+        self.context.waiting = []
+        return tuple(written[: self.context.length - self.length - len(question.ids)])
+
     def rewind(self) -> None:
         """Forget all since the last turn: what was read of a question, or a reply that failed."""
         self.context.rewind(self._start)
         self._read = ()
 
     # --- room ---------------------------------------------------------------------------------------------------------
-    def grammar(self, question: Prompt, constraints: ReplyConstraints) -> Grammar:
+    def grammar(self, question: Prompt, constraints: ReplyConstraints, shed: int = 0) -> Grammar:
         """What the reply to ``question`` may look like, its limits lowered to the room that there is.
 
-        Forgets the oldest turns if a usual reply would have too little.
+        Forgets the oldest turns if a usual reply would have too little, or would have had before ``shed`` positions of
+        the question left.
 
         Raises:
             TooLongError: the question alone is longer than the model's context.
         """
-        overhead = self._make_room_to_answer(question, constraints)
+        overhead = self._make_room_to_answer(question, constraints, shed)
         room = self._model.decoder.max_length - self.length - len(question.ids)
         constraints = dataclasses.replace(constraints, limits=constraints.limits.within(room - overhead))
         return self._model.reply_format.grammar(self._model.table, constraints)
 
-    def _make_room_to_answer(self, question: Prompt, constraints: ReplyConstraints) -> int:
+    def _make_room_to_answer(self, question: Prompt, constraints: ReplyConstraints, shed: int) -> int:
         """Room for a question and a usual reply; how many tokens frame the reply's content."""
-        asked, limits = len(question.ids), constraints.limits
+        asked, limits = len(question.ids) + shed, constraints.limits
         overhead = self._model.reply_format.overhead(self._model.table, constraints)
         wanted = min(overhead + limits.usual, self._model.decoder.max_length // 2)
         self._make_room(asked + wanted, asked + overhead + limits.least)
@@ -253,6 +281,12 @@ def newest(turns: Sequence[Turn], positions: int) -> list[Turn]:
     while kept and sum(map(len, kept)) > positions:
         kept = kept[1:]
     return kept
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _after(prompt: Prompt, read: Sequence[int]) -> Prompt:

@@ -12,6 +12,7 @@ from emova.core.errors import InputError
 from emova.decoding.protocol import Prompt
 from emova.reply.format import ReplyConstraints, ReplyLimits
 from emova.reply.tools import Toolbox, ToolResult, results_text
+from emova.session.long_speech import SpeechWindow
 from emova.session.protocol import DialogueModel
 from emova.speech.tokenizer.streaming import StreamingTokenizer
 
@@ -69,6 +70,7 @@ class Question:
         self.picture, self.results = picture, results
         self.sound: StreamingTokenizer | None = None
         self._heard = tuple(heard)
+        self._window = SpeechWindow.of(model, self._heard)
 
     def tell(self, results: Sequence[ToolResult]) -> None:
         """Take what tools gave back. Raises: InputError: it is too long."""
@@ -88,12 +90,23 @@ class Question:
         """Take the next samples ``[T]``. Raises: InputError."""
         if self.sound is None:
             self.sound = StreamingTokenizer(self._model.speech_tokenizer, self._model.config.audio_limits)
-        self.sound.step(samples)
+        self._window.step(self.sound.step(samples))
+        self._window.prepare()
 
     def end(self) -> None:
         """Nothing more will be heard. Raises: InputError: what was heard is too short, or silence."""
         if self.sound is not None:
-            self.sound.finish()
+            self._window.step(self.sound.finish())
+
+    @property
+    def shed(self) -> int:
+        """How many positions more long speech took before its beginning left."""
+        return self._window.shed
+
+    @property
+    def lead(self) -> str:
+        """What long speech said before what the model still hears of it."""
+        return self._window.lead
 
     @property
     def spoken(self) -> bool:
@@ -116,18 +129,18 @@ class Question:
         return self.picture is None and not self.spoken and not self.results
 
     def so_far(self) -> Prompt:
-        """What is certain already: the beginning of ``prompt``."""
+        """What is certain already: the beginning of ``prompt``, but for speech that is longer than the model reads."""
         if self.picture is None and not self.spoken:
             return Prompt(self._told())
         ids, frame = self._model.token_ids, self._model.frame
-        spoken = (*frame.heard, *ids.from_units(list(self.units))) if self.spoken else ()
+        spoken = (*frame.heard, *ids.from_units(self._window.units)) if self.spoken else ()
         return self._behind_picture((*frame.user, *spoken))
 
     def prompt(self, text: str | None) -> Prompt:
         """The whole question, as training renders it."""
         content: list[dict[str, object]] = []
         if self.spoken:
-            content.append({"type": "audio", "units": list(self.units)})
+            content.append({"type": "audio", "units": list(self._window.units)})
         if text is not None:
             content.append({"type": "text", "text": text})
         if self.results and not content and self.picture is None:

@@ -92,6 +92,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         grammar: that the reply is written under.
         sees: whether a picture is in view.
         doubt: when the reply is not trusted; None trusts it.
+        lead: what long speech said before what the model hears; the transcript begins with it.
         guarded: see that it is not garbled; a reply without a history is what the model has to say.
         before: the reply that this one is written in place of: garbled, or not trusted.
 
@@ -115,6 +116,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         plan: ChunkPlan = DEFAULT_PLAN,
         guarded: bool = False,
         before: ReplyAssembler | None = None,
+        lead: str = "",
     ) -> None:
         guard = model.config.reply_guard
         self._guard, self._doubt, self._sees = guard if guarded else None, doubt, sees
@@ -127,7 +129,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         self.tokens: list[int] = []
         self.units: list[int] = []
         self._events = EventStream(model.table, model.reply_format.parser(gender))
-        self._transcript = self._text = ""
+        self.lead, self._transcript, self._text = lead, "", ""
         self._chosen = StyleChosen(self.voice.styles.plain(gender), understood=False)
         self.speaking = self.voice.start(self._chosen.style, plan) if in_chunks else None
         self._audio: list[np.ndarray] = []
@@ -146,6 +148,8 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             GarbledReplyError: the text is none.
             UncertainReplyError: the model was not sure of it.
         """
+        if self.lead and not self.tokens and tokens:
+            yield from self._holding.take(TranscriptDelta(self.lead))
         self.tokens += tokens
         for event in merge_deltas(self._events.step(tokens)):
             yield from self._take(event)
@@ -242,7 +246,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         """All of it, after ``finish``."""
         now, style = time.perf_counter(), self._chosen.style
         return Reply(
-            transcript=self._transcript,
+            transcript=self.lead + self._transcript,
             text=self._text,
             emotion=style.emotion,
             pitch=style.pitch,

@@ -33,7 +33,8 @@ class PastTurn:
 def rendered(model: DialogueModel, turn: PastTurn) -> tuple[Prompt, list[int]]:
     """A turn that is over as the model reads it: its question, and the tokens of its answer."""
     assert turn.reply is not None, "a turn that is over has an answer"
-    question = Question(model, turn.picture, turn.units, turn.results)
+    heard = turn.units[-model.speech_window :]  # of long speech no more than the model would still have heard
+    question = Question(model, turn.picture, heard, turn.results)
     return question.prompt(turn.text), model.reply_format.encode(turn.reply, model.table)
 
 

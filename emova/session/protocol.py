@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from emova.engine.engine import Engine
 from emova.engine.request import GenerationRequest
 from emova.reply.doubt import Doubt
 from emova.reply.format import ReplyFormat, ReplyLimits
-from emova.reply.grammar import TokenTable
+from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.guard import ReplyGuard
 from emova.session.config import SchedulerConfig
 from emova.speech.audio import AudioLimits
@@ -60,6 +60,11 @@ class DialogueModel(Protocol):
         ...
 
     @property
+    def speech_window(self) -> int:
+        """Units of speech that the model reads at once; the beginning of longer speech leaves as words."""
+        ...
+
+    @property
     def doubt(self) -> Doubt | None:
         """When it admits that it does not know."""
         ...
@@ -77,6 +82,14 @@ class DialogueModel(Protocol):
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
         """Messages as training renders them, up to where the assistant answers."""
+        ...
+
+    def transcribing(self, units: list[int]) -> tuple[Prompt, Grammar]:
+        """What to ask, and what may come, to write down speech units. Raises: InputError: too many units."""
+        ...
+
+    def read_text(self, tokens: Iterable[int]) -> str:
+        """The text of a plain answer's tokens."""
         ...
 
     def listen(self, audio: Audio, *, reject_silence: bool = True) -> list[int]:

@@ -95,7 +95,7 @@ class Session:
             self.question.show(picture)
             # What was heard stands behind the picture, so it is read again.
             self.history.rewind()
-            self.history.read_on(self.question.so_far())
+            self._read_on()
 
     def hear(self, samples: ArrayLike, sample_rate: int | None = None) -> None:
         """The next samples ``[T]`` of the question, while it is being spoken: units and their place in the cache.
@@ -111,10 +111,16 @@ class Session:
                 raise InputError(f"the audio: {sample_rate} Hz, and this session hears {wanted} Hz; resample it")
             try:
                 self.question.hear(samples)
-                self.history.read_on(self.question.so_far())
+                self._read_on()
             except TooLongError:
                 self._drop_turn()
                 raise
+
+    def so_far(self) -> tuple[str, str]:
+        """What was said so far: the words that stay, and CTC's draft of those behind them, which may change."""
+        with self.scheduler.lock:
+            heard = self.history.heard_tokens() if self.question.units else []
+            return self.question.lead, self._model.read_text(heard)
 
     def tell(self, results: Sequence[ToolResult]) -> None:
         """What tools gave back for the last reply's calls, before anything of this turn is shown or heard.
@@ -236,7 +242,10 @@ class Session:
 
     def _read_question(self) -> None:
         if not self.question.empty:
-            self.history.read_on(self.question.so_far())
+            self._read_on()
+
+    def _read_on(self) -> None:
+        self.history.read_on(self.question.so_far(), self.question.shed)
 
     def _drop_turn(self, picture: Prompt | None = None) -> None:
         self.history.rewind()
@@ -324,15 +333,23 @@ class Session:
             doubt=self.history.doubt,
             guarded=before is not None or len(self.history) > 0,
             before=before,
+            lead=self.question.lead,
         )
 
-    def _write(self, asked: Asked, started: float, listened: float, before: ReplyAssembler | None = None) -> None:
-        grammar = self.history.grammar(asked.prompt, asked.constraints)
+    def _write(
+        self,
+        asked: Asked,
+        started: float,
+        listened: float,
+        before: ReplyAssembler | None = None,
+        read: tuple[int, ...] = (),
+    ) -> None:
+        grammar = self.history.grammar(asked.prompt, asked.constraints, self.question.shed)
         assembler = self._assembler(grammar, started, listened, before)
         self.history.read_ahead()
         self.asked_tokens = self.history.length + len(asked.prompt.ids)
         rest = self.history.rest(asked.prompt)
-        request = self.scheduler.engine.start(self.history.context, rest, grammar, asked.sampling)
+        request = self.scheduler.engine.start(self.history.context, rest, grammar, asked.sampling, read)
         self._answer = self._playing = Answer(asked, request, assembler)
         self._queue.extend(assembler.step(request.take_written()))
 
@@ -342,15 +359,16 @@ class Session:
         assert self._answer is not None
         asked, before = self._answer.asked, self._answer.assembler
         constraints: ReplyConstraints | None
+        read: tuple[int, ...] = ()
         if isinstance(error, UncertainReplyError):
-            self.history.reask(asked.prompt)
+            read = self.history.reask_behind(asked.prompt, before.tokens)
             constraints = before.admission(asked.constraints)
         else:
             constraints = before.again(asked.constraints)
             if constraints is None or not self.history.shorten():
                 return False
             log.info("a reply was garbled; it is written again after %d turns", len(self.history))
-        self._write(dataclasses.replace(asked, constraints=constraints), before.started, before.listened, before)
+        self._write(dataclasses.replace(asked, constraints=constraints), before.started, before.listened, before, read)
         return True
 
     @property

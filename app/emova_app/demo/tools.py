@@ -34,6 +34,7 @@ from emova_app.demo.uploads.files import Store
 from emova_app.demo.visitors import VISITOR
 from emova_app.pcm import to_pcm
 from emova_app.reading import read_aloud
+from emova_app.transcribing import write_units_down
 
 AT_ONCE = 2  # of the scheduler's places
 WAIT_SECONDS = 30.0
@@ -134,8 +135,7 @@ class ToolService:
 
         def work() -> Html:
             units = self.assistant.listen(samples)
-            prompt, grammar = self.assistant.transcribing(units)
-            text = self.assistant.read_text(self.scheduler.write(prompt, grammar)).strip()
+            text = "".join(write_units_down(self.scheduler, units)).strip()
             strip = unit_strip(units, self.assistant.voice.detokenizer.codebook_size)
             card = render.sound("What was heard", samples, RATE, f"{len(samples) / RATE:.1f} s")
             words = f'<p class="em-text" dir="auto">{escape(text) or "No words were found in it."}</p>'

@@ -13,7 +13,6 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from emova.assistant import Assistant
-from emova.reply.parser import PieceReader
 from emova.session.scheduler import Scheduler
 from emova.speech.audio import load_audio
 from emova.speech.style import Style
@@ -26,6 +25,7 @@ from emova_app.server.http.json_body import JsonLimits, UploadRoute, json_route
 from emova_app.server.http.streams import Stream, event, event_stream
 from emova_app.server.json_types import JsonObject
 from emova_app.server.service import Service, check_style, find_voice
+from emova_app.transcribing import write_units_down
 
 
 class SpeechRequest(BaseModel):
@@ -60,12 +60,7 @@ class LongTranscription(Transcription):
 
 def write_down(scheduler: Scheduler[Assistant], samples: np.ndarray) -> Iterator[str]:
     """Pieces of what is said in ``samples`` ``[T]``. Raises: InputError."""
-    assistant = scheduler.assistant
-    reader = PieceReader(assistant.table)
-    for token in scheduler.write(*assistant.transcribing(assistant.listen(samples))):
-        for piece in reader.read(token):
-            if isinstance(piece, str) and piece:
-                yield piece
+    yield from write_units_down(scheduler, scheduler.assistant.listen(samples))
 
 
 def router(service: Service) -> APIRouter:
