@@ -36,7 +36,9 @@ def waterfall(session: Session, speech: np.ndarray, image: Image.Image | None) -
 
 def main(given: Sequence[str] | None = None) -> None:
     parser = arguments("latency", __doc__ or "")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 3.0, 10.0, 30.0], help="lengths of questions")
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[1.0, 3.0, 10.0, 30.0, 60.0], help="lengths of questions"
+    )
     options = parse(parser, given, seconds=[1.0])
     assistant = load(options)
     image = Image.fromarray(np.full((224, 224, 3), 128, dtype=np.uint8))

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from emova import Assistant
 from emova.cli.common import EXAMPLES
@@ -74,7 +75,7 @@ def test_streamed_equals_offline_however_the_sound_comes_in(nano: Assistant, tal
     assert whole.transcript.count("How much") + whole.transcript.count("how much") > 8
     scheduler, random = Scheduler(nano), np.random.default_rng(0)
     for most in (1_000, 60_000):
-        session, at, before = scheduler.open(), 0, ""
+        session, at, before, draft = scheduler.open(), 0, "", ""
         assert session.so_far() == ("", "")
         while at < len(talk):
             size = int(random.integers(1, most))
@@ -108,19 +109,17 @@ def test_a_window_is_the_same_however_the_units_come_in(nano: Assistant, talk: n
 
 def test_what_stays_in_the_context_is_what_would_be_read_anew(nano: Assistant, talk: np.ndarray) -> None:
     """Behind an earlier turn, and with a picture: after a cut the context is that of the shorter speech."""
-    picture = np.full((64, 64, 3), 90, dtype=np.uint8)
-    from PIL import Image
-
+    picture = Image.fromarray(np.full((64, 64, 3), 90, dtype=np.uint8))
     scheduler = Scheduler(nano)
     one, other = scheduler.open(), scheduler.open()
     for session in (one, other):
         session.hear(talk[:32_000])
         answered(session)
-    one.show(Image.fromarray(picture))
+    one.show(picture)
     for start in range(0, len(talk), 4_000):
         one.hear(talk[start : start + 4_000])
     other.hear(talk)
-    other.show(Image.fromarray(picture))  # reads all of it again
+    other.show(picture)  # reads all of it again
     assert one.history.context.length == other.history.context.length < nano.trained_context + 100
     assert answered(one)[1].units == answered(other)[1].units
     scheduler.close()
