@@ -17,6 +17,7 @@ SMALL = {
     "vocoder": ["--data", "no-such-folder", "--sentences", "1"],
     "latency": ["--seconds", "0.5"],
     "flat": ["--seconds", "4"],
+    "codec": ["--seconds", "3"],
     "load": ["--sessions", "1", "2"],
     "batching": [],
     "larger": [],

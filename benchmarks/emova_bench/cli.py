@@ -10,6 +10,7 @@ BENCHMARKS = (
     "storage",
     "vocoder",
     "runtimes",
+    "codec",
     "latency",
     "flat",
     "load",

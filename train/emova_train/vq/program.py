@@ -71,6 +71,7 @@ class VQTrainConfig:
         max_seconds: longer clips are left out.
         perturbed: share of clips that are heard through rooms, microphones and noise.
         head_rate: the learning rate of the decoder and the layers behind the codebook over that of the others.
+        phone_rate: that of the phone decoder, which begins from nothing.
         start_from: an exported tokenizer to go on from; what lies behind the codebook begins as Whisper's again.
         validation: patterns of shards; the first ``validation_clips`` of each family are read.
     """
@@ -93,6 +94,7 @@ class VQTrainConfig:
     max_seconds: float = 16.0
     perturbed: float = 0.5
     head_rate: float = 1.0
+    phone_rate: float = 5.0
     start_from: str = ""
     stream: StreamConfig = field(default_factory=StreamConfig)
 
@@ -319,10 +321,16 @@ def train(config: VQTrainConfig) -> FitResult:
         return measure(training, whisper, held_out, clips) if held_out else {}
 
     def groups(module: nn.Module) -> list[ParameterGroup]:
-        decay, rate = run.weight_decay, run.learning_rate
+        # Each is clipped by itself: the phone decoder's large gradients must not slow the others down.
+        phones = nn.ModuleList(each for each in (model.phone_codes, model.phone_decoder) if each is not None)
+        named = (("tokenizer", model.encoder, 1.0), ("reader", training.reader, config.head_rate),
+                 ("phones", phones, config.phone_rate))  # fmt: skip
         return [
-            *decay_groups(model, decay, lr=rate, name="tokenizer"),
-            *decay_groups(training.reader, decay, lr=rate * config.head_rate, name="reader"),
+            group
+            for name, part, share in named
+            for group in decay_groups(
+                part, run.weight_decay, lr=run.learning_rate * share, name=name, max_grad_norm=run.max_grad_norm
+            )
         ]
 
     result = fit(training, train_set, unwrap, run, parameter_groups=groups, on_validate=validate)

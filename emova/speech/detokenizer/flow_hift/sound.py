@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emova.speech.detokenizer.flow_hift.hift import HiFT
 from emova.speech.detokenizer.layers import Past
@@ -88,7 +89,7 @@ class MelHead(nn.Module):
 
     def forward(self, mel_BMF: Tensor, speaker_BS: Tensor, past: Past | None = None) -> Tensor:
         """``[B, M, F]`` to ``[B, T]``, in a stream to the samples that are certain."""
-        return self.head(mel_BMF, speaker_BS, None, None, past)
+        return self.head(mel_BMF, functional.normalize(speaker_BS, dim=1), None, None, past)
 
 
 class HeadSound:
