@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from emova.speech.audio import save_wav
 from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import Acoustics, shipped_judge
+from emova_eval.models.assistant import EvalModel
 from emova_eval.report.tables import confusion
 from emova_eval.suite.codec import ControllabilityTask, PhoneTask, ReconstructionTask, StylesTask, mean_similarity
 from emova_eval.suite.run_folder import RunFolder
@@ -167,7 +168,7 @@ def test_controllability_is_of_units_that_the_model_wrote(tmp_path: Path) -> Non
     few = ControllabilityTask("controllability", texts[:2], AlwaysHappy())
     model = Reader()
     folder = RunFolder(tmp_path, {})
-    records = run_task(few, model, folder)  # type: ignore[arg-type]  # answers what is asked here
+    records = run_task(few, cast(EvalModel, model), folder)
     figure = figure_of(few, records)
     assert model.read == ["text 0", "text 1"]
     assert figure.count == 8 and figure.value == 25 and figure.failures == 2  # happy is heard; sad has no voice

@@ -168,8 +168,8 @@ def test_lmms_evals_own_spoken_tasks_ask_and_score(tmp_path: Path) -> None:
     done = run("-m", "emova_eval.adapters.run_lmms_eval", *words)
     files = list((tmp_path / "out").rglob("*_results.json"))
     assert done.returncode == 0 and len(files) == 1, done.stdout[-2000:] + done.stderr[-4000:]
-    [file] = files
-    results = json.loads(file.read_text())["results"]
+    [result] = files
+    results = json.loads(result.read_text())["results"]
     for name, (_, _, docs) in tasks.items():
         [log] = (tmp_path / "out").rglob(f"*_samples_emova_{name}.jsonl")
         answered = [json.loads(line) for line in log.read_text().splitlines()]
