@@ -17,7 +17,7 @@ from emova_data.nano.voices.restyle import restyle
 from emova_data.nano.voices.styles import Rendering, rendering
 from emova_data.nano.voices.voices import KOKORO_MANDARIN, gender_of, is_mandarin
 from emova_data.synthesis.speech_text import spoken
-from emova_data.synthesis.tts import speakers
+from emova_data.synthesis.tts import Speaker, speakers
 from emova_train.data.phrasings import (
     SPEAK_PHRASINGS,
     SPEAK_PHRASINGS_ZH,
@@ -140,10 +140,12 @@ def test_styles_of_mandarin_are_kokoros(tmp_path: Path) -> None:
     from emova_data.synthesis.styles import StyledSpeechConfig, StylesConfig, recording
 
     class Voice:
-        languages = ("en", "zh")
+        languages: tuple[str, ...] = ("en", "zh")
         asked: list[tuple[str, str, str]] = []
 
-        def speak(self, words, speaker, emotion, pitch, language, seed):
+        def speak(
+            self, words: str, speaker: Speaker, emotion: str, pitch: str, language: str, seed: int
+        ) -> tuple[np.ndarray, int]:
             self.asked.append((speaker.kokoro_zh, emotion, language))
             return np.sin(np.arange(24000) * 0.1).astype(np.float32), 24000
 

@@ -216,7 +216,7 @@ def leaks(
             continue
         figures[f"leak/{name}"], figures[f"chance/{name}"] = probe(shown[rows], labels, groups)
     pitch = np.array([measure(each.samples).f0_median for each in utterances])
-    voiced = np.flatnonzero(pitch > 0)
+    voiced = np.flatnonzero(pitch > 0).tolist()
     groups = [utterances[at].sentence for at in voiced]
     if len(set(groups)) > 2 and len(voiced) >= 10:
         figures["leak/pitch"] = _explained(shown[voiced], np.log(pitch[voiced]), groups)
