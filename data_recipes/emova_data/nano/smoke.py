@@ -1,7 +1,7 @@
 """Two slices of nano that need no download: exchanges, drawn pictures and hibari's voices, in nano's layout.
 
 ``smoke`` is for trying every training program in minutes: it teaches nothing, it shows that everything runs. ``small``
-is a world that a small model learns in an hour of one core, for comparisons of ways to train.
+is a world of a size for one core, for comparisons of ways to train.
 """
 
 from __future__ import annotations
