@@ -240,7 +240,7 @@ def check_units(speech_tokenizer: SpeechTokenizer, voice: Voice, name: str | Pat
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers reports on loading by log and progress bar; ours is one error or none."""
     from transformers.utils import logging as transformers_logging
 
@@ -306,7 +306,7 @@ def load_model(folder: Path, layers: bool = True, widened: bool = True) -> Emova
 
     # transformers raises errors of many kinds here; their messages are long and hold paths.
     try:
-        with _quiet():
+        with quiet():
             config = EmovaConfig.from_pretrained(folder, local_files_only=True)
             if not layers:
                 config.text_config.num_hidden_layers, config.text_config.layer_types = 0, []
@@ -353,7 +353,7 @@ def load_processor(folder: Path) -> EmovaProcessor:
     from emova.model import EmovaProcessor
 
     try:
-        with _quiet():
+        with quiet():
             return EmovaProcessor.from_pretrained(folder, local_files_only=True)
     except InputError as error:
         raise InputError(f"{shown(folder)}: {error}") from None

@@ -13,8 +13,10 @@ EXAMPLES = """examples:
   emova import emova-hf Emova-ollm/emova-qwen-2-5-7b --speech emova-speech --out emova-7b
   emova import glm-4-voice THUDM/glm-4-voice-tokenizer --decoder THUDM/glm-4-voice-decoder --out glm-speech
   emova import glm-4-voice THUDM/glm-4-voice-tokenizer --decoder THUDM/glm-4-voice-decoder \\
-    --language-model THUDM/glm-4-voice-9b --out glm-4-voice"""
-KINDS = ("emova-tokenizer", "emova-hf", "glm-4-voice")
+    --language-model THUDM/glm-4-voice-9b --out glm-4-voice
+  emova import causal-lm HuggingFaceTB/SmolLM2-135M-Instruct --speech emova-nano --out smollm2-grown"""
+KINDS = ("emova-tokenizer", "emova-hf", "glm-4-voice", "causal-lm")
+SPOKEN = ("emova-hf", "causal-lm")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="of glm-4-voice: the language model, for a whole checkpoint; without it the speech parts alone",
     )  # fmt: skip
     parser.add_argument(
-        "--speech", metavar="FOLDER", help="of emova-hf: what emova-tokenizer was imported to; its parts are copied"
+        "--speech",
+        metavar="FOLDER",
+        help="of emova-hf: what emova-tokenizer was imported to; of causal-lm: any checkpoint. Its parts are copied",
     )
     parser.add_argument(
         "--ears-block", type=_units, metavar="N",
@@ -58,21 +62,25 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--decoder: glm-4-voice needs it, and nothing else has it; see emova import --help")
     if arguments.language_model is not None and arguments.kind != "glm-4-voice":
         raise InputError("--language-model: glm-4-voice alone has it; see emova import --help")
-    if (arguments.speech is not None) != (arguments.kind == "emova-hf"):
-        raise InputError("--speech: emova-hf needs it, and nothing else has it; see emova import --help")
+    if (arguments.speech is not None) != (arguments.kind in SPOKEN):
+        raise InputError("--speech: emova-hf and causal-lm need it, and nothing else has it; see emova import --help")
+    if arguments.kind in SPOKEN and (arguments.ears_block is not None or arguments.voice_block is not None):
+        raise InputError("--ears-block, --voice-block: are of the speech parts; import those with them, then the model")
     with progress(arguments) as tell:
         tell(f"Reading {arguments.source}")
-        from emova.checkpoint.importing.program import import_emova_model, import_emova_tokenizer, import_glm_voice
+        from emova.checkpoint.importing import program
 
         blocks = arguments.ears_block, arguments.voice_block
         if arguments.kind == "emova-hf":
-            about = import_emova_model(arguments.source, arguments.speech, arguments.out)
+            about = program.import_emova_model(arguments.source, arguments.speech, arguments.out)
+        elif arguments.kind == "causal-lm":
+            about = program.import_causal_lm(arguments.source, arguments.speech, arguments.out)
         elif arguments.kind == "glm-4-voice":
-            about = import_glm_voice(
+            about = program.import_glm_voice(
                 arguments.source, arguments.decoder, arguments.out, *blocks, arguments.language_model
             )
         else:
-            about = import_emova_tokenizer(arguments.source, arguments.out, *blocks)
+            about = program.import_emova_tokenizer(arguments.source, arguments.out, *blocks)
     result = {
         "folder": arguments.out,
         "mapped": about.report.mapped,

@@ -12,7 +12,7 @@ import emova.core.compat  # noqa: F401  (torchvision must import before transfor
 # isort: split
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
 from emova.checkpoint.registry import build_reply_format
 from emova.core.errors import InputError
@@ -33,7 +33,8 @@ class TextShape:
     """The LLaMA: a checkpoint to grow, or a shape to start from."""
 
     pretrained: str = ""
-    """Folder or hub name of a LLaMA-architecture model; the fields below then count for nothing."""
+    """Folder or hub name of a causal language model of LLaMA's form (LLaMA, Qwen, Mistral, Gemma, GLM-4 and others of
+    transformers); the fields below then count for nothing."""
     vocabulary: int = 0
     """Tokens of the pre-trained model's own tokenizer, for plans that are made without it."""
     hidden_size: int = 384
@@ -147,7 +148,7 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Emov
     """The model: random, or grown from ``text.pretrained``, whose tokenizer ``tokenizer`` must extend.
 
     Raises:
-        InputError: the language model is no LLaMA, or a kind is unknown.
+        InputError: the language model is of another form than a LLaMA's, or a kind is unknown.
     """
     if not config.text.pretrained:
         return EmovaForConditionalGeneration(emova_config(config, tokenizer))
@@ -158,19 +159,29 @@ def build_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Emov
             f"{config.text.pretrained}: no such language model here, and it cannot be fetched; check the connection "
             "and its licence on the hub, or give a folder"
         ) from None
-    if not isinstance(llama, LlamaForCausalLM):
-        raise InputError(f"{config.text.pretrained}: not a LLaMA-architecture model; give one")
-    model = EmovaForConditionalGeneration.from_parts(
-        llama,
-        config.vision,
-        projector_config(config.vision, config.projector, llama.config.hidden_size),
-        TokenIds.from_tokenizer(tokenizer),
-        len(tokenizer),
-        config.always_run_vision,
-        config.styles,
-    )
+    try:
+        model = EmovaForConditionalGeneration.from_parts(
+            llama,
+            config.vision,
+            projector_config(config.vision, config.projector, llama.config.hidden_size),
+            TokenIds.from_tokenizer(tokenizer),
+            len(tokenizer),
+            config.always_run_vision,
+            config.styles,
+            own_tokens(config.text.pretrained),
+        )
+    except ValueError as error:
+        raise InputError(f"{config.text.pretrained}: {error}") from None
     model.config.reply_config = {"kind": config.reply_format}
     return model
+
+
+def own_tokens(pretrained: str) -> int | None:
+    """How many tokens the tokenizer beside a language model has; None where there is none."""
+    try:
+        return len(AutoTokenizer.from_pretrained(pretrained))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def build_processor(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> EmovaProcessor:

@@ -17,7 +17,7 @@ import torch
 from timm.layers import LayerScale, RmsNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from transformers import AutoModel, LlamaForCausalLM, PreTrainedModel, initialization
+from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -305,41 +305,55 @@ class EmovaForConditionalGeneration(EmovaPreTrainedModel, GenerationMixin):
     @classmethod
     def from_parts(
         cls,
-        llama: LlamaForCausalLM,
+        llama: PreTrainedModel,
         vision: VisionConfig,
         projector: ProjectorConfig,
         token_ids: TokenIds,
         token_count: int,
         always_run_vision: bool = False,
         styles: StyleSet = DEFAULT_STYLES,
+        known: int | None = None,
     ) -> EmovaForConditionalGeneration:
-        """Grow a plain LLaMA: its vocabulary gets the new tokens, each new row the mean of the old ones.
+        """Grow a plain LLaMA, or another causal language model: its vocabulary gets the new tokens, each new row the
+        mean of the old ones.
 
         Args:
-            llama: the language model; its weights are copied.
+            llama: the language model with its head; its weights are copied.
             vision, projector: shapes of the vision parts, which start random (load their weights afterwards).
             token_ids, token_count: of the extended tokenizer, whose first tokens are the LLaMA's own.
             styles: the words that replies may name.
+            known: how many tokens the LLaMA's own tokenizer has, whose embedding may have more rows; all of these
+                if None.
+
+        Raises:
+            ValueError: its embedding has another name than in a LLaMA, or the tokenizer is none that was extended.
         """
         config = EmovaConfig.from_parts(
             llama.config, vision, projector, token_ids, token_count, always_run_vision, styles
         )
-        if config.text_config.vocab_size < llama.config.vocab_size:
+        prefix = f"{llama.base_model_prefix}."
+        state = llama.state_dict()
+        tables = (f"{prefix}embed_tokens.weight", "lm_head.weight")
+        if any(name not in state for name in tables):
+            raise ValueError(f"a {llama.config.model_type} keeps its words otherwise: give one of LLaMA's form")
+        rows = len(state[tables[0]])
+        known = rows if known is None else min(rows, known)
+        if config.text_config.vocab_size < known:
             raise ValueError("the tokenizer has fewer tokens than the LLaMA: extend the LLaMA's own tokenizer")
         model = cls(config).to(llama.dtype)  # type: ignore[arg-type]  # transformers' wrapper hides the method
-        state = llama.state_dict()
-        for name in ("model.embed_tokens.weight", "lm_head.weight"):
-            state[name] = grow_rows(state[name], config.text_config.vocab_size)
+        for name in tables:
+            state[name] = grow_rows(state[name], config.text_config.vocab_size, known)
         model.model.language_model.load_state_dict(
-            {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+            {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         )
         with torch.no_grad():
             model.lm_head.weight.copy_(state["lm_head.weight"])
         return model
 
 
-def grow_rows(weight: Tensor, rows: int) -> Tensor:
-    """``weight`` [old, D] with new rows [rows, D], each the mean of the old ones."""
-    assert weight.shape[0] <= rows
-    mean = weight.float().mean(dim=0, keepdim=True).to(weight.dtype)
-    return torch.cat([weight, mean.expand(rows - weight.shape[0], -1)])
+def grow_rows(weight: Tensor, rows: int, known: int) -> Tensor:
+    """The first ``known`` rows of ``weight`` [old, D], then their mean: [rows, D]. Rows of no word are left out."""
+    assert known <= min(weight.shape[0], rows)
+    words = weight[:known]
+    mean = words.float().mean(dim=0, keepdim=True).to(weight.dtype)
+    return torch.cat([words, mean.expand(rows - known, -1)])

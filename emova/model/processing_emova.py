@@ -27,6 +27,7 @@ from emova.core.tokens import IMAGE, IMAGE_ROW, Frame, TokenIds, speech_text, to
 from emova.model import sources
 from emova.model.configuration_emova import EmovaConfig
 from emova.model.image_processing_emova import EmovaImageProcessor
+from emova.model.own_template import frame_template, stated_frame
 from emova.model.processor_options import ProcessorOptions
 from emova.reply.format import ReplyFormat
 from emova.speech.tokenizer.protocol import SpeechTokenizer
@@ -80,7 +81,9 @@ class EmovaProcessor(ProcessorMixin):
         reply_format: ReplyFormat | None = None,
     ) -> None:
         assert tokenizer is not None, "transformers hands it in"
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        stated = stated_frame(tokenizer)
+        own = CHAT_TEMPLATE if stated is None else frame_template(stated, tokenizer)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or own)
         self.image_token = IMAGE
         self.image_token_id = tokenizer.convert_tokens_to_ids(token_names(tokenizer)[IMAGE])
         self.token_ids = TokenIds.from_tokenizer(tokenizer)

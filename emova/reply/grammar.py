@@ -9,6 +9,7 @@ Shape letters: V vocabulary, A automaton states, K unit codes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -79,6 +80,16 @@ def byte_of_character() -> dict[str, int]:
     return {**{chr(byte): byte for byte in printable}, **{chr(256 + n): byte for n, byte in enumerate(others)}}
 
 
+_BYTE, _SPACE = re.compile(r"<0x([0-9A-F]{2})>"), "\u2581"
+"""How SentencePiece writes a byte, and a space."""
+
+
+def _falls_back(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its tokens are text, and bytes where it knows no text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return bool(getattr(getattr(backend, "model", None), "byte_fallback", False))
+
+
 class TextEncoder(Protocol):
     """What is used of a tokenizer once the table is made."""
 
@@ -109,10 +120,11 @@ class TokenTable:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
-        """Read the table from a byte-level BPE tokenizer (ids are never assumed).
+        """Read the table from a BPE tokenizer of bytes (ids are never assumed): all of them, or those of characters
+        that it does not know, as SentencePiece has it.
 
         Raises:
-            InputError: a control token or the units are missing, or the tokenizer is not byte-level.
+            InputError: a control token or the units are missing, or some bytes are.
         """
         size = len(tokenizer)
         strings = tokenizer.convert_ids_to_tokens(list(range(size)))
@@ -124,13 +136,16 @@ class TokenTable:
         for needed in (names[SPEECH_START], names[SPEECH_END], names[END_OF_TURN], unit_token(0)):
             if needed not in index_of:
                 raise InputError(f"the tokenizer lacks {needed}; use the tokenizer files of an emova checkpoint")
-        characters = byte_of_character()
+        characters, falls_back = byte_of_character(), _falls_back(tokenizer)
         token_bytes: list[bytes | None] = []
         for index, string in enumerate(strings):
             if index in special or string is None:
                 token_bytes.append(None)
             elif index in added:
                 token_bytes.append(string.encode())
+            elif falls_back:
+                byte = _BYTE.fullmatch(string)
+                token_bytes.append(string.replace(_SPACE, " ").encode() if byte is None else bytes([int(byte[1], 16)]))
             elif all(character in characters for character in string):
                 token_bytes.append(bytes(characters[character] for character in string))
             else:

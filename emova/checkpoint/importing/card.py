@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emova.checkpoint.importing.mapping import Report
 
@@ -36,9 +36,14 @@ QWEN = Licence(
 )  # fmt: skip
 LLAMA = Licence("Llama, the language model below it", "the Llama Community License of its version")
 GLM = Licence("GLM, the language model below it", "the GLM model licence of its version")
+GEMMA = Licence("Gemma, the language model below it", "the Gemma Terms of Use")
+MISTRAL = Licence("Mistral's language model below it", "Apache-2.0 or Mistral's own, by its version")
 OTHER = Licence("the language model below it", "that of its authors", "look it up before any use")
 QWEN_VIT = Licence("Qwen2-VL's vision tower", "Apache-2.0")
 GLM_VOICE = Licence("GLM-4-Voice's weights", "the GLM-4-Voice Model License", "read it in the release before any use")
+SPEECH = Licence("The speech parts", "that of the checkpoint that they were copied from")
+FAMILIES = (("qwen", QWEN), ("llama", LLAMA), ("glm", GLM), ("gemma", GEMMA), ("mistral", MISTRAL))
+"""By what the kind of a backbone holds. A model of a family's form may be another's: its own card tells more."""
 WHISPER = Licence("Whisper's weights, which the tokenizer began with", "MIT or Apache-2.0")
 
 
@@ -49,3 +54,15 @@ def card(title: str, source: str, licences: Sequence[Licence], report: Report, u
     lines += ["## Tensors", "", *(f"- {line}" for line in report.lines()), ""]
     lines += ["Every tensor of the release is in one of these lines; every tensor of each part was filled.", ""]
     return "\n".join([*lines, "## Use", "", "```", use.strip(), "```", ""])
+
+
+def backbone_licence(kind: str, stated: str = "") -> Licence:
+    """The licence of a language model: as its own card states it, else what its family's are.
+
+    Args:
+        kind: its ``model_type``.
+    """
+    usual = next((licence for word, licence in FAMILIES if word in kind), OTHER)
+    if stated:
+        return Licence("The language model below it", stated, "as its own card states it")
+    return usual if usual is OTHER else replace(usual, note=usual.note or "if it is its authors' own; read its card")

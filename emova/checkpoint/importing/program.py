@@ -16,12 +16,11 @@ from emova.checkpoint.importing.card import (
     EMOVA_TOKENIZER,
     GLM,
     GLM_VOICE,
-    LLAMA,
-    OTHER,
-    QWEN,
     QWEN_VIT,
+    SPEECH,
     WHISPER,
     Licence,
+    backbone_licence,
     card,
 )
 from emova.checkpoint.importing.emova_model import write_model, write_release
@@ -101,8 +100,7 @@ def export_emova_tokenizer(checkpoint: str | Path, out: str | Path) -> None:
 
 
 # --- EMOVA's model ----------------------------------------------------------------------------------------------------
-MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinja")
-BACKBONES = {"qwen": QWEN, "llama": LLAMA, "glm": GLM}
+MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinja", "README.md")
 
 
 def import_emova_model(source: str, speech: str | Path, out: str | Path) -> Imported:
@@ -131,8 +129,7 @@ def import_emova_model(source: str, speech: str | Path, out: str | Path) -> Impo
     tensors.check_memory(widened=False, most=2 * SHARD_BYTES)
     with new_folder(out) as folder:
         config = write_model(path, tensors, said, folder, report)
-        kind = str(config.text_config.model_type)
-        backbone = next((licence for word, licence in BACKBONES.items() if word in kind), OTHER)
+        backbone = backbone_licence(str(config.text_config.model_type))
         about = Imported("EMOVA", source, report, [EMOVA_MODEL, backbone, QWEN_VIT, EMOVA_TOKENIZER])
         # What the model has learnt, and what its authors' data hold, are this release's units.
         _write_parts(folder, ears, voice.detokenizer, voice.prototypes, UNIT_SET)
@@ -160,6 +157,36 @@ def export_emova_model(checkpoint: str | Path, out: str | Path) -> None:
 def _is_emova_model(said: Mapping[str, Any]) -> bool:
     kinds = [(said.get(f"{part}_config") or {}).get("kind") for part in ("vision", "projector", "reply")]
     return kinds == ["qwen2_vit", "mlp", "emova_release"]
+
+
+# --- any language model -----------------------------------------------------------------------------------------------
+def import_causal_lm(source: str, speech: str | Path, out: str | Path) -> Imported:
+    """Any causal language model of transformers with speech parts beside it: a checkpoint to train, not yet to talk to.
+
+    Args:
+        source: a folder with ``config.json``, the tokenizer and safetensors, a GGUF file, or a name on a hub.
+        speech: a checkpoint whose speech tokenizer, voice and styles are copied; its shipped name or its folder.
+        out: a new folder.
+
+    Raises:
+        InputError: something is missing, unknown or does not fit; nothing is written then.
+    """
+    from emova.checkpoint.importing.causal_lm import read_language_model, write_grown
+    from emova.checkpoint.loading import check_units, find_part, load_speech_tokenizer, load_voice
+    from emova.speech.tokenizer.units import units_of
+
+    ears, voice = load_speech_tokenizer(speech), load_voice(speech)
+    check_units(ears, voice, speech)
+    units, report = units_of(find_part(speech, "speech_tokenizer")), Report()
+    model = read_language_model(fetch(source, MODEL_FILES), 2 * SHARD_BYTES)
+    licence = backbone_licence(str(model.config.model_type), model.licence)
+    about = Imported("A language model that learns to speak", source, report, [licence, *_of_speech(ears)])
+    with new_folder(out) as folder:
+        write_grown(model, ears.codebook_size, units, voice.styles, folder, report)
+        _write_parts(folder, ears, voice.detokenizer, voice.prototypes, units)
+        use = f"emova train stage2 nano/stage2 init.checkpoint={Path(out).name}"
+        write_text(folder / "README.md", card(about.title, _named(source), about.licences, report, use))
+    return about
 
 
 # --- GLM-4-Voice's speech parts ---------------------------------------------------------------------------------------
@@ -269,6 +296,13 @@ def _write_speech(
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         use = f"emova resynthesize question.wav --model {Path(out).name}"
         write_text(folder / "README.md", card(about.title, _named(about.source), about.licences, about.report, use))
+
+
+def _of_speech(ears: SpeechTokenizer) -> list[Licence]:
+    """The licences of speech parts that are copied."""
+    if isinstance(ears, EmovaS2UTokenizer):
+        return [EMOVA_TOKENIZER]
+    return [GLM_VOICE, WHISPER] if isinstance(ears, WhisperVQTokenizer) else [SPEECH]
 
 
 def _write_parts(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from emova.vision.c_abstractor import CAbstractor
 from emova_train.core.precision import computes_bf16
 
 if TYPE_CHECKING:
@@ -100,9 +101,12 @@ def step_cost(model: EmovaForConditionalGeneration) -> StepCost:
     layers, blocks = inner.language_model.layers, nn.ModuleList(inner.vision_tower.layers)
     projector, shape = inner.projector, inner.projector.config
     patches, tokens = shape.input_side**2, shape.output_side**2
-    projected = _matrices(projector.stage_in) * patches
-    projected += (_matrices(projector.stage_out) + _matrices(projector.readout)) * tokens
-    width = next(_shape(parameter)[1] for parameter in blocks.parameters() if len(_shape(parameter)) == 2)
+    if isinstance(projector, CAbstractor):
+        projected = _matrices(projector.stage_in) * patches
+        projected += (_matrices(projector.stage_out) + _matrices(projector.readout)) * tokens
+    else:  # of other kinds each token passes through all matrices
+        projected = _matrices(projector) * tokens
+    width = next((_shape(parameter)[1] for parameter in blocks.parameters() if len(_shape(parameter)) == 2), 0)
     trains = {part: _trained(module) for part, module in (("llm", layers), ("projector", projector), ("tower", blocks))}
     before_projector = trains["tower"] > 0
     before_llm = before_projector or trains["projector"] > 0 or inner.get_input_embeddings().weight.requires_grad
@@ -130,7 +134,8 @@ def _matrices(module: nn.Module) -> int:
 def _trained(module: nn.Module) -> float:
     """The share of the parameters that is trained."""
     own = [parameter for parameter in module.parameters() if len(_shape(parameter)) >= 2]
-    return sum(_shape(p).numel() for p in own if p.requires_grad) / sum(_shape(p).numel() for p in own)
+    whole = sum(_shape(p).numel() for p in own)
+    return sum(_shape(p).numel() for p in own if p.requires_grad) / max(1, whole)
 
 
 def add_mfu(values: dict[str, float], processes: int = 1) -> None:

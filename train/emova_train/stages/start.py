@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaModel, PreTrainedTokenizerFast
 
 from emova.checkpoint.loading import find_checkpoint
 from emova.core.config import load_config
@@ -233,6 +233,10 @@ def use_liger(model: EmovaForConditionalGeneration, wanted: str) -> bool:
     except ImportError:
         if wanted == "always":
             raise InputError("liger=always: it is not installed; pip install liger-kernel, or give auto") from None
+        return False
+    if not isinstance(model.model.language_model, LlamaModel):
+        if wanted == "always":
+            raise InputError("liger=always: its kernels are put into a LLaMA here, and this is none; give auto")
         return False
     # The loss stays ours: it weighs each position.
     apply_liger_kernel_to_llama(cross_entropy=False, fused_linear_cross_entropy=False, model=model.model.language_model)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from emova.core.errors import InputError
 from emova.core.tokens import extend_tokenizer
+from emova.model.growing import grow_tokenizer
 from emova.model.processing_emova import CHAT_TEMPLATE
 from emova.speech.style import DEFAULT_STYLES
 from emova_train.core.program import run_module
@@ -106,8 +107,10 @@ def run(arguments: argparse.Namespace) -> int:
 def extended(name: str, codebook_size: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a pre-trained language model with the control tokens and units behind its own.
 
+    Its chat template is kept, and where it has none it gets ours.
+
     Raises:
-        InputError: there is none of that name.
+        InputError: there is none of that name, or it cannot be grown.
     """
     from transformers import AutoTokenizer
 
@@ -116,11 +119,7 @@ def extended(name: str, codebook_size: int) -> PreTrainedTokenizerFast:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{name}: no tokenizer there ({reason}); give a folder or a name on the hub") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(f"{name}: its tokenizer has no tokenizer.json; give a model that has one")
-    extend_tokenizer(tokenizer, codebook_size)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return grow_tokenizer(tokenizer, codebook_size, name)
 
 
 def _save(tokenizer: PreTrainedTokenizerFast, out: Path) -> int:
