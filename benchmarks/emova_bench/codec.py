@@ -1,6 +1,7 @@
 """A speech codec against emova-nano's own: how many times faster than real time its tokenizer hears and its decoder
 speaks, how soon after its first units there is sound, whether a chunk costs the same after a minute, and whether the
-joints of its chunks can be told from what lies between them.
+joints of its chunks can be told from what lies between them. Beside the time that passes stands the processors' time
+for a second of sound, which a busy machine stretches less.
 
 Without ``--tokenizer`` and ``--detokenizer`` parts with the shapes of the shipped configs ``vq/nano`` and
 ``flow/nano_blocks`` are measured, with random weights: speed depends on shapes alone, the joints do not.
@@ -35,18 +36,22 @@ WINDOW = 0.01  # seconds on each side of a joint
 
 @dataclass(frozen=True)
 class Heard:
-    """Times of a tokenizer: for all at once, and for each step of a stream, s."""
+    """Times of a tokenizer: for all at once, and for each step of a stream, s; the processors' time for the stream."""
 
     whole: float
     steps: np.ndarray
+    processors: float
 
 
 @dataclass(frozen=True)
 class Said:
-    """Times of a decoder: from the unit that makes the first sound certain to that sound, and for each chunk, s."""
+    """Times of a decoder: from the unit that makes the first sound certain to that sound, and for each chunk, s; the
+    processors' time for the first and for all chunks after it."""
 
     first: float
     chunks: np.ndarray
+    first_processors: float
+    processors: float
     samples: np.ndarray
 
 
@@ -57,33 +62,36 @@ def hear(ears: SpeechTokenizer, samples: np.ndarray) -> Heard:
     started = time.perf_counter()
     ears.encode(recording)
     whole, steps = time.perf_counter() - started, []
+    busy = time.process_time()
     with ears.streaming(1) as stream:
         for piece in recording.split(int(STEP * ears.sample_rate), dim=1):
             started = time.perf_counter()
             stream.step(piece)
             steps.append(time.perf_counter() - started)
         stream.finish()
-    return Heard(whole, np.array(steps))
+    return Heard(whole, np.array(steps), time.process_time() - busy)
 
 
 @torch.inference_mode()
 def speak(voice: SpeechDetokenizer, style: torch.Tensor, units: torch.Tensor, chunk: int) -> Said:
     """Units ``[1, U]`` a chunk at a time, the first of them one by one."""
     stream, sound = voice.streaming(style), []
-    first = 0.0
+    first = first_busy = 0.0
     for unit in units[:, :chunk].split(1, dim=1):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         sound.append(stream.step(unit)[0])
-        first = time.perf_counter() - started
+        first, first_busy = time.perf_counter() - started, time.process_time() - busy
         if sound[-1].shape[0]:
             break
-    spent, at = [], sum(1 for _ in sound)
+    spent, at = [], len(sound)
+    busy = time.process_time()
     for piece in units[:, at:].split(chunk, dim=1):
         started = time.perf_counter()
         sound.append(stream.step(piece)[0])
         spent.append(time.perf_counter() - started)
+    busy = time.process_time() - busy
     sound.append(stream.finish()[0])
-    return Said(first, np.array(spent), torch.cat(sound).numpy())
+    return Said(first, np.array(spent), first_busy, busy, torch.cat(sound).numpy())
 
 
 def jumps(samples: np.ndarray, rate: int, places: Sequence[int]) -> tuple[float, float, float]:
@@ -179,8 +187,11 @@ def main(given: Sequence[str] | None = None) -> None:
                 "ears x real time": options.seconds / median([each.whole for each in heard]),
                 "streamed": options.seconds / float(steps.sum()),
                 "slowest step ms": 1e3 * float(steps.max()),
+                "ears core s/s": median([each.processors for each in heard]) / options.seconds,
                 "voice x real time": seconds / float(curves[name].sum()),
                 "first sound ms": 1e3 * median([each.first for each in said]),
+                "core ms": 1e3 * median([each.first_processors for each in said]),
+                "voice core s/s": median([each.processors for each in said]) / seconds,
                 "needs units": voice.lookahead_units + 1,
                 "rise over the reply": rise(curves[name]),
             }

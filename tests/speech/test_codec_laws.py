@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -274,3 +275,25 @@ def test_a_chunk_may_be_drawn_with_all_that_was_said_or_with_less() -> None:
     same = (before.chunks[0] + before.context - before.fade) * 1920
     assert torch.allclose(long[:, : same - 4000], short[:, : same - 4000], atol=1e-4)
     assert not torch.allclose(long, short, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["flow_hift bounded", "flow_hift bounded, its own vocoder"])
+def test_joints_of_chunks_cannot_be_heard(name: str) -> None:
+    """Where chunks meet, level, spectrum and samples jump no more than elsewhere; a click would be seen."""
+    from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
+    from emova_bench.codec import joints, jumps
+
+    voice = build(VOICES, name)
+    assert isinstance(voice, FlowHiFTDetokenizer)
+    sound = voice.decode(units_for(voice, 1, 120), style_for(voice, 1))[0].numpy()
+    places = joints(voice, 120)
+    assert len(places) == 2 * 29
+    elsewhere = [place for place in range(1000, len(sound) - 1000, 487) if min(abs(place - at) for at in places) > 600]
+    inside, between = jumps(sound, 24_000, elsewhere), jumps(sound, 24_000, places)
+    assert all(joint < 1.5 * usual for joint, usual in zip(between, inside, strict=True))
+    # What would be seen: a tone that is cut and goes on elsewhere, louder.
+    tone = np.sin(np.arange(len(sound)) / 30)
+    for at in places:
+        tone[at : at + 240] = 3 * tone[at : at + 240] + 1
+    clicks, smooth = jumps(tone, 24_000, places), jumps(tone, 24_000, elsewhere)
+    assert clicks[0] > 1.5 * smooth[0] and clicks[2] > 1.5 * smooth[2]

@@ -185,6 +185,8 @@ def load_whisper(name: str, language: str = "en") -> Whisper:
     path = Path(name)
     if path.is_file() or (path / "model.bin").is_file():
         return _from_ctranslate2(path, language)
+    if path.suffix in (".whl", ".zip", ".bin"):
+        raise InputError(f"{name}: no such file; `emova data fetch nano` brings that of the shipped config")
     return _from_transformers(name, language)
 
 
