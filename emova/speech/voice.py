@@ -105,7 +105,8 @@ class Speaking(Stream[Sequence[int], np.ndarray]):
         self._heard_until = 0.0
         self._stream: SpeechStream | None = None
         self._waiting: list[int] = []
-        self._chunk = plan.first
+        # A voice that draws whole chunks gives all of one's sound at once.
+        self._chunk = 1 if getattr(voice.detokenizer, "draws_chunks", False) else plan.first
         # What the detokenizer holds back makes no sound yet, so the first chunk waits for it too.
         self._held_back = voice.detokenizer.lookahead_units
 

@@ -297,3 +297,28 @@ def test_joints_of_chunks_cannot_be_heard(name: str) -> None:
         tone[at : at + 240] = 3 * tone[at : at + 240] + 1
     clicks, smooth = jumps(tone, 24_000, places), jumps(tone, 24_000, elsewhere)
     assert clicks[0] > 1.5 * smooth[0] and clicks[2] > 1.5 * smooth[2]
+
+
+@pytest.mark.parametrize("name", ["u2s", "flow_hift bounded", "flow_hift bounded, its own vocoder"])
+def test_a_voice_has_24_styles_and_that_of_a_recording(name: str) -> None:
+    """Each style sounds, spoken bit by bit as at once; a recording's own vector is a style like the others."""
+    from emova.speech.style import DEFAULT_STYLES, StylePrototypes
+    from emova.speech.voice import Voice
+
+    part = build(VOICES, name)
+    assert isinstance(part, SpeechDetokenizer) and isinstance(part, DetokenizerModule)
+    mine = part.embed_style(speech(1, 24_000))[0]
+    vectors = {style.key: style_for(part, 24)[row] for row, style in enumerate(DEFAULT_STYLES.all)}
+    vectors[DEFAULT_STYLES.default.key] = mine
+    voice, units = Voice(part, StylePrototypes(vectors, DEFAULT_STYLES)), units_for(part, 1, 14)[0].tolist()
+    spoken = [voice.synthesize(units, style) for style in DEFAULT_STYLES.all]
+    assert len({sound.tobytes() for sound in spoken}) == 24
+    assert np.array_equal(spoken[0], part.decode(torch.tensor([units]), mine[None])[0].numpy())
+    speaking, pieces = voice.start(DEFAULT_STYLES.default), []
+    for unit in units:
+        pieces.append(speaking.step([unit]))
+    first = next(number for number, piece in enumerate(pieces, start=1) if len(piece))
+    pieces.append(speaking.finish())
+    assert np.allclose(np.concatenate(pieces), spoken[0], atol=1e-4)
+    if name != "u2s":
+        assert first == part.lookahead_units + 1 == 4, "a chunk's sound comes with its last unit"

@@ -72,3 +72,12 @@ class SpeechTokenizer(Protocol):
     def streaming(self, batch_size: int = 1) -> AbstractContextManager[TokenizerStream]:
         """A context that holds the state of ``batch_size`` recordings which advance together."""
         ...
+
+
+@runtime_checkable
+class ReadsPhones(Protocol):
+    """A tokenizer that can be measured by phones: it says which ones its units stand for."""
+
+    def phones(self, units: list[Tensor], /) -> list[list[str]]:
+        """The phones of each row of units. Raises: InputError: this one has no decoder of phones."""
+        ...

@@ -100,10 +100,10 @@ class AssistantModel:
         import torch
 
         from emova.speech.audio import load_audio
-        from emova.speech.tokenizer.s2u import S2UTokenizer
+        from emova.speech.tokenizer.protocol import ReadsPhones
 
         tokenizer = self.assistant.speech_tokenizer
-        if not isinstance(tokenizer, S2UTokenizer):
+        if not isinstance(tokenizer, ReadsPhones):
             raise ValueError("the speech tokenizer has no phone decoder")
         samples = torch.from_numpy(load_audio(audio, tokenizer.sample_rate))[None]
         return list(tokenizer.phones(tokenizer.encode(samples))[0])

@@ -182,6 +182,11 @@ class FlowHiFTDetokenizer(DetokenizerModule[FlowHiFTConfig]):
             self.style_encoder = StyleEncoder(config.style, config.sample_rate, config.mel.n_fft, config.hop)
 
     @property
+    def draws_chunks(self) -> bool:
+        """Whether the sound of so many units comes at once, when the last of them is there."""
+        return bool(self.config.chunks)
+
+    @property
     def lookahead_units(self) -> int:
         """Units that must follow a unit before its sound is certain."""
         return self.config.chunks[0] - 1 if self.config.chunks else ALL_UNITS
