@@ -142,14 +142,15 @@ def voices(out: Path) -> None:
     """The same sentences by rule-made voices in four emotions, to probe units for what should not be in them."""
     import soxr
 
-    from emova_data.nano.voices.voices import Voices
+    from emova_data.nano.voices.voices import Voices, gender_of
 
     speaker, rows = Voices(Path()), []
     for voice, emotion, (number, text) in product(_LEAK_VOICES, DEFAULT_STYLES.emotions, enumerate(_LEAK_SENTENCES)):
         said = speaker.speak(voice, text, emotion, "normal")
         name = f"voices/{voice.split('/')[1]}-{emotion}-{number}.ogg"
         write_ogg(out / name, soxr.resample(said.samples, said.sample_rate, RATE))
-        rows.append({"audio": name, "text": text, "answer": text, "group": f"{voice.split('/')[1]}/{emotion}"})
+        group = f"{voice.split('/')[1]}/{emotion}"
+        rows.append({"audio": name, "text": text, "answer": text, "group": group, "gender": gender_of(voice)})
     write_lines(out / "voices.jsonl", rows)
 
 

@@ -134,6 +134,19 @@ def test_prompts_are_in_the_language_of_the_words() -> None:
     assert speak_phrasings("The word 你 means you.") is SPEAK_PHRASINGS and speak_phrasings("") is SPEAK_PHRASINGS
 
 
+def test_words_of_another_language_are_no_labels(tmp_path: Path) -> None:
+    import soundfile
+
+    from emova_data.records.records import BadRecord
+    from emova_data.sources.converters.speech import speech_record
+
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(16000) * 0.1, 16000)
+    with pytest.raises(BadRecord, match="another language"):
+        speech_record("a", tmp_path / "a.wav", "今天很好", {"g2p": "en", "language": "zh"})
+    made = speech_record("a", tmp_path / "a.wav", "今天25度", {"g2p": "auto", "language": "zh"})
+    assert made.extra["phones"] == phones("今天二十五度") and made.extra["text"] == "今天25度"
+
+
 def test_styles_of_mandarin_are_kokoros(tmp_path: Path) -> None:
     from emova.core.errors import InputError
     from emova_data.records.records import BadRecord

@@ -317,6 +317,22 @@ def test_recordings_without_speech_are_left_out_and_told(tmp_path: Path, capsys:
         cached([str(tmp_path / "none-*.tar")], config_of(tmp_path, pattern), World())
 
 
+def test_a_labelled_set_of_another_language_is_told(tmp_path: Path) -> None:
+    """Whose phones the inventory lacks; and what has phones and sounds like none stays, and is named."""
+    write_shard(tmp_path / "s-000000.tar", {"a": voice(0)}, phones=["ʁ", "ø"])
+    write_shard(tmp_path / "s-000001.tar", {"b": voice(1)}, phones=["h", "O"])
+    hiss = np.random.default_rng(0).standard_normal(24000).astype(np.float32) * 0.1
+    write_shard(tmp_path / "s-000002.tar", {"c": hiss}, phones=["h", "O"])
+    store = ClipStore([str(tmp_path / "s-*.tar")], tmp_path / "cache")
+    assert [clip.key for clip in store.clips] == ["b", "c"]
+    told = " ".join(store.told())
+    assert "left out 1: none of its phones is in the inventory" in told and "2 phones of 2 kinds" in told
+    assert "1 of 2 have phones and do not sound like speech" in told
+    write_shard(tmp_path / "u-000000.tar", {"d": voice(2)})
+    with pytest.raises(InputError, match="have no phones; convert"):
+        ClipStore([str(tmp_path / "u-*.tar")], tmp_path / "cache")
+
+
 def test_a_telephones_band_is_told_and_serves(tmp_path: Path) -> None:
     import soxr
 

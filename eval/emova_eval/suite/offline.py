@@ -67,6 +67,7 @@ class FixtureRow(TypedDict, total=False):
     answer: str
     kind: str
     group: str
+    gender: str
     emotion: str
     pitch: str
     intent: str

@@ -75,7 +75,8 @@ def fixtures() -> Chosen:
 def _fixture(row: FixtureRow, language: str, words: str, voice: str = "", emotion: str = "") -> Utterance:
     samples = load_audio(FIXTURES / row["audio"], RATE)
     voice = voice or row.get("voice", "")
-    return Utterance(samples, language, words, tuple(row.get("phones", ())), (), voice, _gender(voice), emotion)
+    gender = row.get("gender") or _gender(voice)
+    return Utterance(samples, language, words, tuple(row.get("phones", ())), (), voice, gender, emotion)
 
 
 def _gender(voice: str) -> str:

@@ -187,7 +187,9 @@ class ClipStore:
                     speech, narrow = entry.pop("speech"), entry.pop("narrow")
                     clip, unknown = clip_of(inventory, max_seconds, labelled=labelled, shard=shard, **entry)
                     self.unknown += unknown
-                    if clip is None:
+                    if clip is None and labelled and not inventory.ids(entry["phones"]).ids:
+                        self.left_out["none of its phones is in the inventory"] += 1
+                    elif clip is None:
                         self.left_out["too long, or too short for what it holds"] += 1
                     elif not speech and not labelled:
                         self.left_out["no speech in it"] += 1

@@ -141,6 +141,8 @@ def speech_record(
     to_phones = phonemizer(str(options["g2p"]), language) if "g2p" in options else None
     if to_phones is not None:
         phones = to_phones(words)
+        if not phones:
+            raise BadRecord("no sound in its words that --g2p knows: another language?")
         extra["phones"] = phones
         unknown = DEFAULT_PHONES.ids(phones).unknown
         notes += tuple(f"the phone {phone} is not in the default inventory" for phone in sorted(unknown))
