@@ -16,6 +16,7 @@ SMALL = {
     "runtimes": ["--only", "torch", "convolution.c"],  # what others compile takes minutes
     "vocoder": ["--data", "no-such-folder", "--sentences", "1"],
     "latency": ["--seconds", "0.5"],
+    "long_speech": [],
     "flat": ["--seconds", "4"],
     "codec": ["--seconds", "3"],
     "load": ["--sessions", "1", "2"],

@@ -12,6 +12,7 @@ BENCHMARKS = (
     "runtimes",
     "codec",
     "latency",
+    "long_speech",
     "flat",
     "load",
     "batching",

@@ -14,13 +14,18 @@ from emova.session.output import ReplyAssembler
 
 @dataclass(frozen=True)
 class Asked:
-    """A question that is whole, and how it is to be answered."""
+    """A question that is whole, and how it is to be answered.
+
+    Attributes:
+        read: tokens of another answer, which the model has read behind it.
+    """
 
     prompt: Prompt
     picture: Prompt | None
     results: tuple[ToolResult, ...]
     constraints: ReplyConstraints
     sampling: Sampling
+    read: tuple[int, ...] = ()
 
 
 @dataclass

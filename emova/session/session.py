@@ -95,7 +95,7 @@ class Session:
             self.question.show(picture)
             # What was heard stands behind the picture, so it is read again.
             self.history.rewind()
-            self._read_on()
+            self._read_question()
 
     def hear(self, samples: ArrayLike, sample_rate: int | None = None) -> None:
         """The next samples ``[T]`` of the question, while it is being spoken: units and their place in the cache.
@@ -111,7 +111,7 @@ class Session:
                 raise InputError(f"the audio: {sample_rate} Hz, and this session hears {wanted} Hz; resample it")
             try:
                 self.question.hear(samples)
-                self._read_on()
+                self._read_question()
             except TooLongError:
                 self._drop_turn()
                 raise
@@ -242,10 +242,7 @@ class Session:
 
     def _read_question(self) -> None:
         if not self.question.empty:
-            self._read_on()
-
-    def _read_on(self) -> None:
-        self.history.read_on(self.question.so_far(), self.question.shed)
+            self.history.read_on(self.question.so_far(), self.question.shed)
 
     def _drop_turn(self, picture: Prompt | None = None) -> None:
         self.history.rewind()
@@ -336,20 +333,13 @@ class Session:
             lead=self.question.lead,
         )
 
-    def _write(
-        self,
-        asked: Asked,
-        started: float,
-        listened: float,
-        before: ReplyAssembler | None = None,
-        read: tuple[int, ...] = (),
-    ) -> None:
+    def _write(self, asked: Asked, started: float, listened: float, before: ReplyAssembler | None = None) -> None:
         grammar = self.history.grammar(asked.prompt, asked.constraints, self.question.shed)
         assembler = self._assembler(grammar, started, listened, before)
         self.history.read_ahead()
         self.asked_tokens = self.history.length + len(asked.prompt.ids)
         rest = self.history.rest(asked.prompt)
-        request = self.scheduler.engine.start(self.history.context, rest, grammar, asked.sampling, read)
+        request = self.scheduler.engine.start(self.history.context, rest, grammar, asked.sampling, asked.read)
         self._answer = self._playing = Answer(asked, request, assembler)
         self._queue.extend(assembler.step(request.take_written()))
 
@@ -368,7 +358,8 @@ class Session:
             if constraints is None or not self.history.shorten():
                 return False
             log.info("a reply was garbled; it is written again after %d turns", len(self.history))
-        self._write(dataclasses.replace(asked, constraints=constraints), before.started, before.listened, before, read)
+        asked = dataclasses.replace(asked, constraints=constraints, read=read)
+        self._write(asked, before.started, before.listened, before)
         return True
 
     @property
