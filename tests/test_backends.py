@@ -60,9 +60,9 @@ def test_the_engine_takes_what_fits_the_model(tiny_model, tiny_tokenizer, tiny_p
         intermediate_size=48, max_position_embeddings=256,
     )  # fmt: skip
     tokens = TokenIds.from_tokenizer(tiny_tokenizer)
-    model = EmovaForConditionalGeneration(
-        EmovaConfig.from_parts(other, *tiny_parts, tokens, len(tiny_tokenizer))
-    ).eval()
+    vision, projector = tiny_parts
+    made = EmovaConfig.from_parts(other, vision, projector, tokens, len(tiny_tokenizer))
+    model = EmovaForConditionalGeneration(made).eval()
     for config in (EngineConfig(), EngineConfig("torch")):
         assert isinstance(Engine(model, config).llama, CausalLM)
     with pytest.raises(InputError, match="the backend native"):

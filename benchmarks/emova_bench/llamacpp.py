@@ -70,6 +70,7 @@ def main(given: Sequence[str] | None = None) -> None:
     prompt = Prompt(assistant.prompt([{"role": "user", "content": "What is in the picture?"}]).ids)
     beside, in_turn = f"{several} replies, one call", f"{several} replies, in turn"
     rows: list[dict[str, object]] = []
+    speeds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for dtype in options.gguf:
             peer = LlamaCpp(assistant, Path(folder), dtype, options.threads)
@@ -99,12 +100,13 @@ def main(given: Sequence[str] | None = None) -> None:
                 replies = several if name in (in_turn, beside) else 1
                 # Of pairs that were measured one after the other.
                 ratios = [replies * bare / own for bare, own in zip(seconds[BARE], seconds[name], strict=True)]
+                speeds[f"{dtype} {name}"] = replies * count / median(seconds[name])
                 rows.append(
                     {
                         "file": dtype,
                         "MiB": path.stat().st_size / 2**20,
                         "decoder": name,
-                        "tokens/s": replies * count / median(seconds[name]),
+                        "tokens/s": speeds[f"{dtype} {name}"],
                         "x llama.cpp": median(ratios),
                         "same tokens": written[name] == written[BARE],
                         "MiB a session": session_bytes / 2**20 if name == ENGINE else None,
@@ -113,7 +115,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 )
 
     def draw(axes: Axes) -> None:
-        axes.barh([f"{row['file']} {row['decoder']}" for row in rows], [row["tokens/s"] for row in rows])
+        axes.barh(list(speeds), list(speeds.values()))
         axes.invert_yaxis()
         axes.set_xlabel("tokens a second")
 

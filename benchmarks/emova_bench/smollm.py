@@ -95,6 +95,7 @@ def make(out: Path, sources: Path, senses: str = "emova-nano", context: int = 20
     tokenizer = grown(words, codebook_size=4096)
     parts = load_parts(senses)
     theirs = parts.model.config
+    del language_model.config.quantization_config  # of the file: here the weights are plain
     torch.manual_seed(0)
     language_model.config.max_position_embeddings = context
     projector = {**asdict(theirs.projector), "output_width": language_model.config.hidden_size}  # type: ignore[call-overload]

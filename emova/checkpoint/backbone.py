@@ -15,6 +15,8 @@ from emova.core.io import shown
 from emova.core.writing import write_text
 
 _OWN = "model.language_model."
+_OF_THE_SOURCE = ("quantization_config", "_name_or_path", "_model_name_or_path")
+"""What a configuration may say of the file that a model was read from; these weights are plain."""
 
 
 def write_backbone(name: str | Path, folder: Path) -> None:
@@ -55,4 +57,6 @@ def write_backbone(name: str | Path, folder: Path) -> None:
         "tie_word_embeddings": tied,
         "dtype": str(tensors[wanted[0]].dtype).removeprefix("torch."),
     }
+    for name in _OF_THE_SOURCE:
+        said.pop(name, None)
     write_text(folder / "config.json", json.dumps(said, indent=2, default=str) + "\n")
