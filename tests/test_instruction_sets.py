@@ -17,6 +17,7 @@ from emova.native import isa, parity, step
 from emova.native.compiled import STEP
 from emova.native.isa import ISAS, Isa
 from emova.native.kernel import SWITCH, Kernel
+from emova.native.large_pages import LargePages
 from emova.native.panels import Kind, Panels, packed, panels
 from emova_bench.decode import engine_seconds, quality
 from tests.native.emulated import Emulated, compiled
@@ -152,6 +153,19 @@ def test_panels_hold_the_fewest_bytes_that_change_nothing(change, kind: Kind) ->
     assert laid.kind is kind and (laid.rows, laid.columns) == (3, 34)
     filled = 34 if laid.scale is None else 64
     assert laid.weight.numel() * laid.weight.element_size() == 16 * filled * kind.bytes
+
+
+def test_large_pages_hold_what_they_were_given() -> None:
+    """One behind another on lines of the cache, also what is larger than a chunk; kept for as long as they are used."""
+    pages, generator = LargePages(), torch.Generator().manual_seed(3)
+    given = [torch.randn(size, generator=generator) for size in (5, 100_000, 9 << 20, 3)]
+    given += [torch.arange(7, dtype=torch.uint8), torch.randn(4, 6).half()]
+    kept = [pages.keep(each) for each in given]
+    del pages
+    for each, copy in zip(given, kept, strict=True):
+        assert torch.equal(each, copy) and each.shape == copy.shape and copy.data_ptr() % 64 == 0
+    places = sorted((copy.data_ptr(), copy.numel() * copy.element_size()) for copy in kept)
+    assert all(first + size <= second for (first, size), (second, _) in zip(places, places[1:], strict=False))
 
 
 def test_what_fewer_bits_cost() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from emova.native.kernel import Scratch
+from emova.native.large_pages import LargePages
 from emova.native.panels import Kind, Linear, Panels, panels
 
 SOURCE = Path(__file__).with_name("step.c")
@@ -160,6 +161,7 @@ class NativeLlama:
     def __init__(self, lib: CDLL, llama: LlamaWeights) -> None:
         self._lib = lib
         self._kept: list[Tensor] = []  # what the structures point to
+        self._pages = LargePages()
         layers = (_Layer * len(llama.layers))()
         for to, layer in zip(layers, llama.layers, strict=True):
             for name in ("qkv", "out", "down"):
@@ -207,9 +209,10 @@ class NativeLlama:
         )
 
     def _laid_out(self, made: Panels) -> _Matrix:
-        self._kept += [made.weight, *([] if made.scale is None else [made.scale])]
-        scale = None if made.scale is None else made.scale.data_ptr()
-        return _Matrix(made.weight.data_ptr(), scale, made.kind, made.rows, made.columns)
+        weight, scale = self._pages.keep(made.weight), None if made.scale is None else self._pages.keep(made.scale)
+        self._kept += [weight] if scale is None else [weight, scale]
+        address = None if scale is None else scale.data_ptr()
+        return _Matrix(weight.data_ptr(), address, made.kind, made.rows, made.columns)
 
     def step(
         self, caches: Sequence[Cache], counts: Sequence[int], x_ND: Tensor, middle_layers: int = 0, lasting: bool = True
