@@ -90,7 +90,10 @@ EARS: dict[str, Callable[[], nn.Module]] = {
     "whisper_vq all of the clip": lambda: make_vq(replace(VQ, encoder=replace(VQ.encoder, left_blocks=0))),
     "whisper_vq whole": lambda: make_vq(replace(VQ, running_floor=False)),
     "whisper_vq 50 Hz": lambda: make_vq(replace(VQ, encoder=replace(VQ.encoder, pooling=1))),
-    "whisper_vq 6.25 Hz": lambda: make_vq(replace(VQ, encoder=replace(VQ.encoder, pooling=8, codes=32))),
+    # As with Whisper's 1,500 positions, not all of them make whole units.
+    "whisper_vq 6.25 Hz": lambda: make_vq(
+        replace(VQ, encoder=replace(VQ.encoder, pooling=8, positions=404, codes=32))  # fmt: skip
+    ),
 }
 VOICES: dict[str, Callable[[], nn.Module]] = {
     "u2s": make_speech_detokenizer,

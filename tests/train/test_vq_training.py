@@ -331,6 +331,10 @@ def test_words_are_compared_without_marks() -> None:
 @pytest.mark.parametrize("name", ["nano", "paper"])
 def test_the_shipped_configs_are_those_of_the_classes(name: str) -> None:
     loaded = load_config(VQTrainConfig, name, kind="vq")
+    for pooling, rate in ((1, 50), (2, 25), (8, 6.25)):
+        with torch.device("meta"):
+            other = replace(loaded.model, encoder=replace(loaded.model.encoder, pooling=pooling))
+            assert WhisperVQTokenizer(other).unit_rate == rate
     assert loaded.model.encoder.pooling == 4 and loaded.pseudo_ratio == 3.0 and loaded.commitment == 10.0
     with torch.device("meta"):
         assert WhisperVQTokenizer(loaded.model).unit_rate == 12.5

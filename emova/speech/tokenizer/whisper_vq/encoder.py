@@ -26,7 +26,7 @@ class EncoderConfig:
         block: frames that see each other, 20 ms each.
         left_blocks: blocks before its own that a frame sees; 0 for all of the clip.
         pooling: frames whose mean becomes a unit: 1, 2, 4 or 8 for 50, 25, 12.5 or 6.25 units a second.
-        positions: frames of the longest clip.
+        positions: frames that have one; a clip is no longer.
     """
 
     mels: int = 128
@@ -44,10 +44,15 @@ class EncoderConfig:
         sizes = (self.mels, self.width, self.heads, self.ffn, self.layers, self.positions, self.block, self.codes)
         if min(*sizes, self.pooling) < 1 or self.left_blocks < 0 or self.width % self.heads:
             raise InputError("encoder: sizes are 1 or more, left_blocks 0 or more, and width a multiple of heads")
-        if self.block % self.pooling or self.positions % self.pooling:
+        if self.block % self.pooling or self.positions < self.block:
             raise InputError(
-                f"block={self.block}, positions={self.positions}: give multiples of pooling={self.pooling}"
+                f"block={self.block}: give a multiple of pooling={self.pooling} up to positions={self.positions}"
             )
+
+    @property
+    def clip(self) -> int:
+        """Frames of the longest clip: whole units that have positions."""
+        return self.positions // self.pooling * self.pooling
 
 
 class CausalConv(nn.Conv1d):

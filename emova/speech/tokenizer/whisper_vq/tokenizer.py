@@ -105,7 +105,7 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
             self.phone_codes = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, _PHONE_CODE), nn.Tanh())
             self.phone_decoder = PhoneDecoder(_PHONE_CODE, config.decoder, block, 5, self.inventory.classes)
         self.unit_samples = 2 * HOP * config.encoder.pooling
-        self.clip_samples = 2 * HOP * config.encoder.positions
+        self.clip_samples = 2 * HOP * config.encoder.clip
 
     @property
     def codebook_size(self) -> int:
