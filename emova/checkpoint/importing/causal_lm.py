@@ -37,6 +37,7 @@ from emova.vision.none import NoProjectorConfig
 from emova.vision.towers import VisionConfig
 
 if TYPE_CHECKING:
+    from gguf import GGUFReader
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 PART = "language model"
@@ -106,6 +107,7 @@ def _read_gguf(path: Path) -> LanguageModel:
         needed = sum(4 * int(tensor.n_elements) for tensor in reader.tensors)
         licence = reader.get_field("general.license")
         stated = "" if licence is None else str(licence.contents())
+        _check_gguf(reader)
     except Exception:  # it unpacks what it reads by numbers in the file
         raise InputError(f"{shown(path)}: damaged, no GGUF file; {AGAIN}") from None
     check_memory(path.name, needed)
@@ -118,6 +120,23 @@ def _read_gguf(path: Path) -> LanguageModel:
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     return LanguageModel(shown(path), model.config, _tokenizer(path.parent, gguf_file=path.name), state, shapes, stated)
+
+
+def _check_gguf(reader: GGUFReader) -> None:
+    """See that the file says how large its model is, and is: transformers takes a 7B's sizes for what is not said.
+
+    Raises:
+        ValueError: it does not.
+    """
+    kind = reader.get_field("general.architecture")
+    sizes = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+    found = [reader.get_field(f"{kind.contents()}.{size}") if kind is not None else None for size in sizes]
+    blocks = {match[1] for tensor in reader.tensors if (match := re.match(r"blk\.(\d+)\.", tensor.name))}
+    words = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    if words is None or found[0] is None or found[1] is None or None in found:
+        raise ValueError("a size or the embedding is missing")
+    if (len(blocks), int(words.shape[0])) != (int(found[0].contents()), int(found[1].contents())):
+        raise ValueError("other sizes than its tensors")
 
 
 def check_memory(name: str, needed: int) -> None:
