@@ -37,7 +37,7 @@ class Amounts:
     Attributes:
         sentences, test: Mandarin sentences for the codec; as many English ones beside them.
         dialogues: training phrasings an intent.
-        english_dialogues: the same of English intents.
+        english_dialogues: the same of English intents, of which as many exchanges are taken as Mandarin has.
         style_sentences: Mandarin sentences in all 24 styles.
         parallel: held-out sentences that several voices say in several emotions, to measure what units keep of them.
     """
@@ -104,6 +104,7 @@ def spoken(number: int, row: Mapping[str, str], name: str, seed: int) -> Item:
 def _texts(recipe: RecipeZh) -> None:
     amounts, folder = recipe.amounts, recipe.folder / "text"
     recipe.progress.start("text", 2)
+    mixed: list[dict[str, object]] = []
     mandarin = text.sentences(amounts.sentences, amounts.test, recipe.seed)
     rows: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
     for row in english.build(seed=recipe.seed):
@@ -112,11 +113,13 @@ def _texts(recipe: RecipeZh) -> None:
             kept.append({"id": str(row["id"]), "split": str(row["split"]), "text": str(row["text"]), "language": "en"})
     write_jsonl(folder / "sentences.jsonl", [*mandarin, *rows["train"], *rows["test"]])
     recipe.progress.advance()
-    others = english_talk.build(recipe.seed, amounts.english_dialogues, 2, 0)
-    write_jsonl(
-        folder / "talk.jsonl",
-        [*text.talk(recipe.seed, amounts.dialogues), *({**row, "language": "en"} for row in others)],
-    )
+    own = text.talk(recipe.seed, amounts.dialogues)
+    others = english_talk.build(recipe.seed, amounts.english_dialogues, 2, 0)  # in an order that is drawn
+    for split in ("train", "test"):
+        count = sum(row["split"] == split for row in own)
+        chosen = [row for row in others if row["split"] == split][:count]
+        mixed += [{**row, "language": "en"} for row in chosen]
+    write_jsonl(folder / "talk.jsonl", [*own, *mixed])
     recipe.progress.advance()
 
 
