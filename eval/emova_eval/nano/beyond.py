@@ -7,24 +7,26 @@ are not there, the row says so. What the recipe itself made stands in the first 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypedDict, TypeVar, cast
 
 from emova.core.writing import write_bytes
+from emova_eval.judges.words import JUDGE_RATE
 from emova_eval.metrics.compare import confidence_interval
 from emova_eval.models.assistant import AssistantModel
-from emova_eval.nano.data import read_lines, read_shards
+from emova_eval.nano.data import TextRow, load_dialogues, read_lines, read_shards
 from emova_eval.nano.dialogue import shares
 from emova_eval.report.goals import Row
 from emova_eval.suite.run_folder import safe_name
 from emova_eval.suite.runner import Figure
 from emova_eval.suite.samples import Example, Output, Record, Score, Task, pooled
 from emova_eval.suite.scoring import find_metric
-from emova_eval.suite.tasks import MetricTask, Recogniser, TtsTask
+from emova_eval.suite.tasks import AsrTask, MetricTask, Recogniser, TtsTask
 
 ItemT = TypeVar("ItemT")
 TURNS = 20
@@ -93,8 +95,18 @@ class JudgedAnswers:
         return {}
 
 
+class Turn(TypedDict, total=False):
+    """What is asked in a turn, typed or spoken (``audio``), perhaps about ``image``; ``record`` is for its judge."""
+
+    question: str
+    audio: str
+    image: str
+    about: str
+    record: TextRow
+
+
 class LongTalk(JudgedAnswers):
-    """Conversations of many turns; an example is one of them, its facts hold what is asked.
+    """Conversations of many turns; an example is one of them, its facts hold the ``Turn``s.
 
     Values: ``turn_N`` of each turn, and ``alone``, the same questions each in a conversation of its own.
     """
@@ -103,9 +115,11 @@ class LongTalk(JudgedAnswers):
         """The answers in the conversation and alone, as JSON."""
         conversation = model.assistant.conversation()
         answers = []
-        for row in example.facts["turns"]:
-            there = conversation.chat(text=row["question"]).text
-            answers.append([there, model.assistant.chat(text=row["question"]).text])
+        for turn in example.facts["turns"]:
+            audio, image = turn.get("audio"), turn.get("image")
+            typed = None if audio else turn["question"]
+            there = conversation.chat(audio=audio, image=image, text=typed).text
+            answers.append([there, model.assistant.chat(audio=audio, image=image, text=typed).text])
         return Output(text=json.dumps(answers, ensure_ascii=False))
 
     def score(self, example: Example, output: Output) -> Score:
@@ -153,6 +167,16 @@ def row_of(figure: Figure, name: str, goal: float | None, note: str = "", parts:
     )  # fmt: skip
 
 
+def kept(run: Run, name: str, content: bytes) -> str:
+    """What a shard holds, as a file of the run."""
+    folder = run.out / "media"
+    folder.mkdir(exist_ok=True)
+    path = folder / safe_name(name)
+    if not path.is_file():
+        write_bytes(path, content)
+    return str(path)
+
+
 def groups(records: Sequence[Record]) -> dict[str, float]:
     """Per cent in each group."""
     return shares(records, lambda record: record.group)
@@ -197,6 +221,20 @@ def heard_rows(run: Run, most: int, seed: int) -> list[Row]:
     return [row_of(figure, name, 20, f"held-out writers and voices, clean: {said(groups(found))}")]
 
 
+def people_rows(run: Run, most: int, seed: int) -> list[Row]:
+    """People whose voices no training hears, written down."""
+    name, pattern = "people, word error", "people_of-others-*.tar"
+    if not any((run.data / "speech").glob(pattern)):
+        return [missing(name, 30, False, "python -m emova_data.nano.speech.people")]
+    items = [
+        Example(sample.key, sample.facts["text"], audio=kept(run, f"{sample.key}.flac", sample.media["flac"]),
+                answers=(sample.facts["text"],), group=sample.facts["voice"])
+        for sample in read_shards(run.data / "speech", pattern)
+    ]  # fmt: skip
+    figure, found = run.run(AsrTask("beyond-people", draw(items, most, seed)))
+    return [row_of(figure, name, 30, f"a reader, a player of cards, short captions: {said(groups(found))}")]
+
+
 def picture_rows(run: Run, most: int, seed: int) -> list[Row]:
     """Questions in the recipe's words about pictures by programs that drew nothing for the training."""
     from emova_data.nano.pictures import correct
@@ -206,15 +244,11 @@ def picture_rows(run: Run, most: int, seed: int) -> list[Row]:
     if not any(folder.glob(pattern)):
         command = "python -m emova_data.nano.pictures.programs.make --split test --count 400"
         return [missing(name, goal, True, command) for name, goal in zip(names, (85, 75), strict=True)]
-    media = run.out / "media"
-    media.mkdir(exist_ok=True)
     items = []
     for sample in read_shards(folder, pattern):
-        path = media / f"{safe_name(sample.key)}.png"
-        if not path.is_file():
-            write_bytes(path, sample.media["png"])
+        path = kept(run, f"{sample.key}.png", sample.media["png"])
         for index, question in enumerate(sample.facts["questions"]):
-            items.append(Example(f"{sample.key}/{index}", question["question"], images=(str(path),),
+            items.append(Example(f"{sample.key}/{index}", question["question"], images=(path,),
                                  group=sample.facts["kind"], facts=dict(question)))  # fmt: skip
     task = JudgedAnswers("beyond-pictures", even(items, most, seed), lambda item, text: correct(item.facts, text),
                          "the recipe's judge")  # fmt: skip
@@ -226,6 +260,32 @@ def picture_rows(run: Run, most: int, seed: int) -> list[Row]:
     return [
         row_of(figure, names[0], 85, f"Vega-Lite, Graphviz, librsvg; typed: {said(parts)}", parts),
         Row(names[1], parts[worst], 75, True, "%", len(own), worst, {}, low, high),
+    ]
+
+
+def thing_rows(run: Run, most: int, seed: int) -> list[Row]:
+    """Things drawn and photographed by people whose pictures no training sees: named among all names."""
+    from emova_data.nano.pictures.programs.things import named
+    from emova_data.nano.text.outside import declines
+
+    names = ("thing by other artists, photographers: named", "not named: says that it is not sure")
+    pattern = "things_of-others-*.tar"
+    if not any((run.data / "pictures").glob(pattern)):
+        command = "python -m emova_data.nano.pictures.programs.things"
+        return [missing(names[0], 70, True, command), missing(names[1], None, True, command)]
+    items = [
+        Example(sample.key, sample.facts["question"], images=(kept(run, f"{sample.key}.png", sample.media["png"]),),
+                group=sample.facts["source"], facts=dict(sample.facts))
+        for sample in read_shards(run.data / "pictures", pattern)
+    ]  # fmt: skip
+    task = JudgedAnswers("beyond-things", even(items, most, seed), lambda item, text: named(item.facts["names"], text),
+                         "WordNet's names of the same sense")  # fmt: skip
+    figure, found = run.run(task)
+    wrong = [record for record in found if not record.value]
+    unsure = 100 * sum(declines(record.output) for record in wrong) / max(1, len(wrong))
+    return [
+        row_of(figure, names[0], 70, f"typed; {said(groups(found))}"),
+        Row(names[1], unsure, None, True, "%", len(wrong), "of those not named"),
     ]
 
 
@@ -254,19 +314,59 @@ def world_rows(run: Run, most: int, seed: int) -> list[Row]:
     ]
 
 
-def talk_rows(run: Run, seed: int) -> list[Row]:
-    """Whether turn 20 is as good as turn 2."""
+def talk_turns(run: Run, seed: int) -> list[list[Turn]]:
+    """Conversations of typed small talk."""
+    lines = [line for line in read_lines(run.data / "text" / "talk.jsonl") if line["split"] == "test"]
+    return [
+        [
+            {"question": line["question"], "record": line}
+            for line in random.Random(f"{seed} {number}").sample(lines, TURNS)
+        ]
+        for number in range(TALKS)
+    ]
+
+
+def mixed_turns(run: Run, seed: int) -> list[list[Turn]]:
+    """Conversations in which every second turn is spoken, and every third or fourth shows a picture."""
+    from emova_data.nano.speech.shard_maker import encode_flac
+
+    turns: dict[bool, list[Turn]] = {False: [], True: []}
+    for item in load_dialogues(run.data, TALKS * TURNS, seed):
+        turn: Turn = {"question": item.question, "record": item.record, "about": "talk"}
+        if item.image is not None:
+            buffer = io.BytesIO()
+            item.image.save(buffer, "PNG")
+            turn |= {"image": kept(run, f"{item.id}.png", buffer.getvalue()), "about": "picture"}
+        if len(turns[item.image is not None]) % 2:
+            turn["audio"] = kept(run, f"{item.id}.flac", encode_flac(item.audio, JUDGE_RATE))
+        turns[item.image is not None].append(turn)
+    pictured = [number % 7 in (2, 5) for number in range(TURNS)]
+    return [
+        [turns[shows][(number * TURNS + place) % len(turns[shows])] for place, shows in enumerate(pictured)]
+        for number in range(TALKS)
+    ]
+
+
+def fits(turn: Turn, text: str) -> bool:
+    """The recipe's judges: of pictures where one is shown, else of small talk."""
+    from emova_data.nano.pictures import correct
     from emova_data.nano.text.talk import appropriate
 
-    lines = [line for line in read_lines(run.data / "text" / "talk.jsonl") if line["split"] == "test"]
+    record = turn["record"]
+    if turn.get("about") == "picture":
+        return correct(cast(dict[str, str], record), text)
+    return appropriate(record["intent"], record.get("slots", {}), text)
+
+
+def talk_rows(run: Run, name: str, conversations: list[list[Turn]], how: str) -> list[Row]:
+    """Whether turn 20 is as good as turn 2."""
     items = [
-        Example(f"talk-{number}", f"conversation {number}",
-                facts={"turns": random.Random(f"{seed} {number}").sample(lines, TURNS)})
-        for number in range(TALKS)
-    ]  # fmt: skip
-    task = LongTalk("beyond-long-talk", items,
-                    lambda item, text: appropriate(item.facts["intent"], item.facts.get("slots", {}), text),
-                    "the recipe's judge")  # fmt: skip
+        Example(f"{name}-{number}", f"conversation {number}", facts={"turns": turns})
+        for number, turns in enumerate(conversations)
+    ]
+    task = LongTalk(
+        f"beyond-{name}", items, lambda item, text: fits(cast(Turn, item.facts), text), "the recipe's judges"
+    )
     figure, found = run.run(task)
 
     def share(names: Sequence[str]) -> float:
@@ -274,12 +374,20 @@ def talk_rows(run: Run, seed: int) -> list[Row]:
         return 100 * sum(value for value, _ in pairs) / max(1.0, sum(weight for _, weight in pairs))
 
     first = share([f"turn_{number}" for number in range(1, TURNS // 4 + 1)])
-    note = f"typed; turns 1 to {TURNS // 4}: {first:.0f} %; each question alone: {share(['alone']):.0f} %"
-    rows = [row_of(figure, f"conversation, turns {TURNS - TURNS // 4 + 1} to {TURNS}: answers right", None, note)]
+    note = f"{how}; turns 1 to {TURNS // 4}: {first:.0f} %; each question alone: {share(['alone']):.0f} %"
+    rows = [row_of(figure, f"{name}, turns {TURNS - TURNS // 4 + 1} to {TURNS}: answers right", None, note)]
     if figure.value is not None:
         lost = first - figure.value
         rows.append(Row("lost from the first quarter to the last", lost, 3, False, "%", figure.count, "points"))
     return rows
+
+
+def mixed_rows(run: Run, seed: int) -> list[Row]:
+    """As ``talk_rows``, with voice and pictures among the turns."""
+    name = "mixed conversation"
+    if not any((run.data / "speech").glob("question-test-*.tar")):
+        return [missing(name, None, True, "emova data make nano --only question --only pictures")]
+    return talk_rows(run, name, mixed_turns(run, seed), "every second turn spoken, six with a picture")
 
 
 def rows(run: Run, most: int, seed: int) -> list[Row]:
@@ -287,9 +395,12 @@ def rows(run: Run, most: int, seed: int) -> list[Row]:
     return [
         *aloud_rows(run, most, seed),
         *heard_rows(run, most, seed),
+        *people_rows(run, most, seed),
         *picture_rows(run, most, seed),
+        *thing_rows(run, most, seed),
         *world_rows(run, most, seed),
-        *talk_rows(run, seed),
+        *talk_rows(run, "conversation", talk_turns(run, seed), "typed"),
+        *mixed_rows(run, seed),
     ]
 
 

@@ -56,6 +56,8 @@ class SampleFacts(TypedDict, total=False):
     kind: str
     caption: str
     questions: list[TextRow]
+    question: str
+    source: str
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ DEBIAN = {
 """Folder below the sources -> packages unpacked there."""
 
 
-def _unpack_debian(packages: tuple[str, ...], target: Path) -> None:
+def unpack_debian(packages: tuple[str, ...], target: Path) -> None:
+    """Fetch Debian packages and lay what they hold below ``target``. Raises: InputError: they cannot be fetched."""
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise InputError(f"{tool} is missing: unpack {', '.join(packages)} of Debian into {target} by other means")
@@ -60,5 +61,5 @@ def fetch_texts(root: Path, report: Callable[[str], None] = lambda message: None
     for name, packages in DEBIAN.items():
         if not (folder / name).is_dir():
             report(", ".join(packages))
-            _unpack_debian(packages, folder / name)
+            unpack_debian(packages, folder / name)
     return folder

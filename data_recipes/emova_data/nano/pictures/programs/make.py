@@ -93,8 +93,8 @@ def make(out: Path, seed: int, count: int, split: str) -> int:
                     for index in numbers:
                         image, record = make_one(kind, seed, index, split, programs)
                         key = f"{kind}_by-{split}-{index:06d}"
-                        _add(tar, f"{key}.{'jpg' if record['photographed'] else 'png'}", image)
-                        _add(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
+                        add_member(tar, f"{key}.{'jpg' if record['photographed'] else 'png'}", image)
+                        add_member(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
                 made += len(numbers)
                 print(f"{target.name}: {made} pictures", file=sys.stderr, flush=True)
     finally:
@@ -102,7 +102,8 @@ def make(out: Path, seed: int, count: int, split: str) -> int:
     return made
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Put ``content`` into a shard as ``name``."""
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     tar.addfile(entry, io.BytesIO(content))
