@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from emova.core.errors import GarbledReplyError, UncertainReplyError
+from emova.core.errors import UnfitReplyError
 from emova.decoding.protocol import Prompt
 from emova.events import Done, Event, Reply
-from emova.reply.format import ReplyConstraints
+from emova.session.another import Another, in_place_of
 from emova.session.history import TurnContext
 from emova.session.input import check_question
 from emova.session.long_speech import SpeechWindow
@@ -101,26 +101,28 @@ class Conversation:
         question = self._question(None if audio is None else window.units, image, text)
         listened = time.perf_counter()
 
-        def assemble(constraints: ReplyConstraints, before: ReplyAssembler | None = None) -> ReplyAssembler:
-            grammar = history.grammar(question, constraints, window.shed)
-            sees, guarded = image is not None or history.sees, before is not None or len(history) > 0
+        def assemble(another: Another, before: ReplyAssembler | None = None) -> ReplyAssembler:
+            grammar = history.grammar(question, another.constraints, window.shed)
+            sees, behind = image is not None or history.sees, len(history) > 0
             return ReplyAssembler(
-                assistant, self.voice, in_chunks, started, listened, grammar, sees, history.doubt,
-                guarded=guarded, before=before, lead=window.lead,
+                assistant, self.voice, in_chunks, started, listened, grammar, sees, another.doubt,
+                guarded=before is not None or behind, distractible=before is None and behind, before=before,
+                lead=window.lead,
             )  # fmt: skip
 
-        assembler = assemble(constraints)
-        try:
-            yield from self._write(question, assembler)
-        except UncertainReplyError:
-            assembler = assemble(assembler.admission(constraints), assembler)
-            yield from self._write(question, assembler)
-        except GarbledReplyError:
-            again = assembler.again(constraints)
-            if again is None or not history.shorten():
-                raise
-            assembler = assemble(again, assembler)
-            yield from self._write(question, assembler)
+        assembler = assemble(Another(constraints, history.doubt))
+        while True:
+            try:
+                yield from self._write(question, assembler)
+                break
+            except UnfitReplyError as error:
+                another = in_place_of(assembler, error, history, question, constraints)
+                if another is None:
+                    history.rewind()
+                    raise
+                if another.read:
+                    history.reask(question)
+                assembler = assemble(another, assembler)
         history.add(question, assembler.tokens)
         yield Done(assembler.reply())
 
@@ -132,9 +134,8 @@ class Conversation:
                     assembler.choosing()
                 yield from assembler.step(tokens)
             yield from assembler.finish()
-        except UncertainReplyError:
-            history.reask(question)
-            raise
+        except UnfitReplyError:
+            raise  # another is written in its place
         except BaseException:
             history.rewind()
             raise

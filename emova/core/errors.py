@@ -44,6 +44,10 @@ class UncertainReplyError(UnfitReplyError):
     """The model was not sure of its words, and nobody has got them yet."""
 
 
+class DistractedReplyError(UnfitReplyError):
+    """The model was less sure of its words than it is of what its earlier turns are about, and nobody has got them."""
+
+
 class GarbledReplyError(UnfitReplyError):
     """The model wrote no answer but its format's own words, or a voice that ends before its text is said."""
 

@@ -48,11 +48,18 @@ class Doubt:
         entropy: of an answer's least sure token; above it the answer is not trusted. In nats.
         picture_entropy: the same where a picture is in view; None trusts every answer there.
         admissions: what the model has learnt to say when it does not know.
+        distracted: of an answer in a conversation with a picture: above it, the turns before are taken to have led the
+            model astray (docs/experiments/13-astray.md); None never does.
     """
 
     entropy: float
     picture_entropy: float | None
     admissions: tuple[Admission, ...]
+    distracted: float | None = None
+
+    def led_astray(self, uncertainty: Uncertainty) -> bool:
+        """Whether an answer in a conversation with a picture had better be written without the turns before it."""
+        return self.distracted is not None and uncertainty.highest > self.distracted
 
     def trusts(self, uncertainty: Uncertainty, sees: bool) -> bool:
         """Whether an answer is handed out; ``sees``: to a question with a picture in view."""
@@ -70,16 +77,21 @@ class Doubt:
     @classmethod
     def from_dict(cls, values: Mapping[str, object], styles: StyleSet) -> Doubt:
         """Raises: InputError: a field is missing or wrong, or a style is none of ``styles``."""
-        if set(values) != {"entropy", "picture_entropy", "admissions"}:
-            raise InputError("doubt: it has entropy, picture_entropy and admissions, and nothing else")
+        if set(values) - {"distracted"} != {"entropy", "picture_entropy", "admissions"}:
+            raise InputError("doubt: it has entropy, picture_entropy, admissions perhaps distracted, and nothing else")
         admissions = values["admissions"]
         if not isinstance(admissions, Sequence) or isinstance(admissions, str) or not admissions:
             raise InputError("doubt: admissions is no list of at least one {text, emotion, pitch}")
         return cls(
             _entropy("entropy", values["entropy"]),
-            None if values["picture_entropy"] is None else _entropy("picture_entropy", values["picture_entropy"]),
+            _perhaps("picture_entropy", values["picture_entropy"]),
             tuple(_admission(each, styles) for each in admissions),
+            _perhaps("distracted", values.get("distracted")),
         )
+
+
+def _perhaps(name: str, value: object) -> float | None:
+    return None if value is None else _entropy(name, value)
 
 
 def _entropy(name: str, value: object) -> float:

@@ -50,6 +50,7 @@ class TurnContext:
     def __init__(self, model: DialogueModel, instructions: str = "") -> None:
         self._model, self.instructions = model, instructions
         self.turns: list[Turn] = []
+        self._aside: list[Turn] | None = None
         self._context: Context[Any] | None = model.decoder.new_context()
         self._start: Mark = self.context.mark()  # where the question begins
         self._read: tuple[int, ...] = ()  # of the question
@@ -151,8 +152,24 @@ class TurnContext:
 
     def rewind(self) -> None:
         """Forget all since the last turn: what was read of a question, or a reply that failed."""
+        if self._aside is not None:
+            self.bring_back()
         self.context.rewind(self._start)
         self._read = ()
+
+    def put_aside(self) -> None:
+        """Ask the question without the turns before it, and forget what was written; ``add`` brings them back."""
+        self._rebuild([], self.turns)
+
+    def bring_back(self) -> None:
+        """Ask the question behind the turns that were put aside, and forget what was written."""
+        assert self._aside is not None, "what is brought back was put aside"
+        self._rebuild(self._aside)
+
+    @property
+    def alone(self) -> bool:
+        """Whether the question is asked without the turns before it, which were put aside."""
+        return self._aside is not None
 
     # --- room ---------------------------------------------------------------------------------------------------------
     def grammar(self, question: Prompt, constraints: ReplyConstraints, shed: int = 0) -> Grammar:
@@ -192,14 +209,14 @@ class TurnContext:
         kept = newest(self.turns[1:], left)
         if opening + sum(map(len, kept)) + least > most:
             raise TooLongError("the question: longer than the model's context; make it shorter")
-        self._rebuild(kept)
+        self._rebuild(kept, self._aside)
 
-    def _rebuild(self, kept: list[Turn]) -> None:
+    def _rebuild(self, kept: list[Turn], aside: list[Turn] | None = None) -> None:
         self.unread = self.opening()
         for turn in kept:
             self.unread = self.unread + turn.question + Prompt(turn.answer)
         self.context.rewind((0, ()))
-        self.turns, self._read, self._start = kept, (), self.context.mark()
+        self.turns, self._aside, self._read, self._start = kept, aside, (), self.context.mark()
 
     def shorten(self) -> bool:
         """Forget the older half of the turns, and what was read of the question; False if there is none to forget."""
@@ -233,6 +250,9 @@ class TurnContext:
         behind = self._model.frame.assistant_end
         self.turns.append(Turn(question, (*answer, *behind)))
         self.unread, self._read, self._start = Prompt(behind), (), self.context.mark()
+        if self._aside is not None:
+            room = self._model.decoder.max_length - len(self.opening().ids)
+            self._rebuild(newest([*self._aside, *self.turns], room))
 
     def recall(self, question: Prompt, answer: list[int]) -> None:
         """Keep a turn of an earlier dialogue. Raises: TooLongError: it is longer than the model's context."""

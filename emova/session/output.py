@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from emova.core.errors import UncertainReplyError
+from emova.core.errors import DistractedReplyError, UncertainReplyError
 from emova.core.streams import Stream
 from emova.events import AudioChunk, Event, Reply, Timings
 from emova.reply.calls import CallDelta, CallStarted
@@ -41,14 +41,17 @@ class Holding:
     Args:
         most: characters of text that wait.
         before: of the reply that this one is written in place of; what was handed out then is not handed out again.
+        hearing: whether what was heard waits for the text: it may be heard anew.
 
     Attributes:
-        told: whether text was handed out.
+        heard: whether what was heard was handed out.
+        told: whether text was.
         sounded: whether sound was.
     """
 
-    def __init__(self, most: int, before: Holding | None = None) -> None:
-        self._most, self._repeats = most, before is not None
+    def __init__(self, most: int, before: Holding | None = None, hearing: bool = False) -> None:
+        self._most, self._repeats, self._hearing = most, before is not None, hearing
+        self._heard_before = self.heard = before is not None and before.heard
         self._known = False if before is None else before.told
         self.told: bool = self._known
         self.sounded = self._whole = False
@@ -63,7 +66,11 @@ class Holding:
     def take(self, event: Event) -> list[Event]:
         """The events that may be handed out now."""
         if isinstance(event, TranscriptDelta):
-            return [] if self._repeats else [event]
+            if self._hearing and not self.told:
+                self._held.append(event)
+                return []
+            self.heard = True
+            return [] if self._heard_before else [event]
         if isinstance(event, CallStarted | CallDelta):
             return [event]
         if self._known and isinstance(event, TextDelta | StyleChosen):
@@ -75,7 +82,7 @@ class Holding:
         self._held.append(event)
         if not (self.told or self._whole or self.sounded or self._length > self._most):
             return []
-        self.told = True
+        self.told = self.heard = True
         free, self._held = self._held, []
         return free
 
@@ -92,6 +99,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         grammar: that the reply is written under.
         sees: whether a picture is in view.
         doubt: when the reply is not trusted; None trusts it.
+        distractible: whether turns before it, or a picture in them, may have led the model astray.
         lead: what long speech said before what the model hears; the transcript begins with it.
         guarded: see that it is not garbled; a reply without a history is what the model has to say.
         before: the reply that this one is written in place of: garbled, or not trusted.
@@ -115,15 +123,19 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         voice: Voice | None = None,
         plan: ChunkPlan = DEFAULT_PLAN,
         guarded: bool = False,
+        distractible: bool = False,
         before: ReplyAssembler | None = None,
         lead: str = "",
     ) -> None:
         guard = model.config.reply_guard
         self._guard, self._doubt, self._sees = guard if guarded else None, doubt, sees
+        self._distractible = distractible
         self.grammar, self._table = grammar, model.table
         self._schema, self._always_speaks = model.reply_format.schema, model.reply_format.speaks
         self._holding: Holding = Holding(
-            guard.held if guarded or self._doubt is not None else 0, None if before is None else before._holding
+            guard.held if guarded or self._doubt is not None else 0,
+            None if before is None else before._holding,
+            hearing=distractible or (before is not None and before._distractible),
         )
         self.voice = voice or model.voice
         self.tokens: list[int] = []
@@ -147,6 +159,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         Raises:
             GarbledReplyError: the text is none.
             UncertainReplyError: the model was not sure of it.
+            DistractedReplyError: the model may have been led astray.
         """
         if self.lead and not self.tokens and tokens:
             yield from self._holding.take(TranscriptDelta(self.lead))
@@ -179,9 +192,17 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         yield from self._holding.take(event)
 
     def _check_doubt(self) -> None:
-        """After the text, if nobody has got any of it. Raises: UncertainReplyError: it is not to be trusted."""
-        unseen = self._holding.repeatable and not self._holding.told
-        if self._doubt is not None and unseen and not self._doubt.trusts(self.grammar.uncertainty, self._sees):
+        """After the text, if nobody has got any of it.
+
+        Raises:
+            DistractedReplyError: it had better be written without the turns before.
+            UncertainReplyError: it is not to be trusted.
+        """
+        if self._doubt is None or self._holding.told or self._holding.sounded:
+            return
+        if self._distractible and self._doubt.led_astray(self.grammar.uncertainty):
+            raise DistractedReplyError
+        if not self._doubt.trusts(self.grammar.uncertainty, self._sees):
             raise UncertainReplyError
 
     def admission(self, constraints: ReplyConstraints) -> ReplyConstraints:
@@ -198,6 +219,11 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             tools=None,
         )
 
+    def anew(self, constraints: ReplyConstraints) -> ReplyConstraints:
+        """Of another answer to the same question: what was heard of it stays if it was handed out."""
+        heard = self._heard(constraints) if self._holding.heard else constraints.transcript
+        return dataclasses.replace(constraints, transcript=heard)
+
     def _heard(self, constraints: ReplyConstraints) -> str:
         return self._transcript if constraints.transcript is None else constraints.transcript
 
@@ -206,13 +232,11 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         that cannot be."""
         if not self._holding.repeatable:
             return None
-        transcript = self._heard(constraints)
+        same = self.anew(constraints)
         if not self._holding.told:
-            return dataclasses.replace(constraints, transcript=transcript)
+            return same
         style = self._chosen.style
-        return dataclasses.replace(
-            constraints, transcript=transcript, text=self._text, emotion=style.emotion, pitch=style.pitch
-        )
+        return dataclasses.replace(same, text=self._text, emotion=style.emotion, pitch=style.pitch)
 
     def finish(self) -> Iterator[Event]:
         """The rest of the sound; calls have none. Raises: GarbledReplyError: the speech cannot say the text."""

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from emova.core.errors import ClosedError, InputError, InternalFault, TooLongError, UncertainReplyError, UnfitReplyError
+from emova.core.errors import ClosedError, InputError, InternalFault, TooLongError, UnfitReplyError
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.request import GenerationRequest
 from emova.events import AudioChunk, Cancelled, Done, Failed, SessionEvent
-from emova.reply.format import ReplyConstraints, ReplyLimits
+from emova.reply.doubt import Doubt
+from emova.reply.format import ReplyLimits
 from emova.reply.grammar import Grammar
 from emova.reply.parser import SpokenReply
 from emova.reply.tools import Toolbox, ToolResult
+from emova.session.another import in_place_of
 from emova.session.answer import Answer, Asked
 from emova.session.history import TurnContext, beginning
 from emova.session.input import Question, check_question
@@ -312,10 +314,10 @@ class Session:
             constraints,
             sampling or self._model.config.sampling,
         )
-        self._write(asked, started, listened)
+        self._write(asked, started, listened, self.history.doubt)
 
     def _assembler(
-        self, grammar: Grammar, started: float, listened: float, before: ReplyAssembler | None
+        self, grammar: Grammar, started: float, listened: float, doubt: Doubt | None, before: ReplyAssembler | None
     ) -> ReplyAssembler:
         return ReplyAssembler(
             self._model,
@@ -327,15 +329,18 @@ class Session:
             plan=self.scheduler.config.chunks,
             grammar=grammar,
             sees=self.sees,
-            doubt=self.history.doubt,
+            doubt=doubt,
             guarded=before is not None or len(self.history) > 0,
+            distractible=before is None and len(self.history) > 0,
             before=before,
             lead=self.question.lead,
         )
 
-    def _write(self, asked: Asked, started: float, listened: float, before: ReplyAssembler | None = None) -> None:
+    def _write(
+        self, asked: Asked, started: float, listened: float, doubt: Doubt | None, before: ReplyAssembler | None = None
+    ) -> None:
         grammar = self.history.grammar(asked.prompt, asked.constraints, self.question.shed)
-        assembler = self._assembler(grammar, started, listened, before)
+        assembler = self._assembler(grammar, started, listened, doubt, before)
         self.history.read_ahead()
         self.asked_tokens = self.history.length + len(asked.prompt.ids)
         rest = self.history.rest(asked.prompt)
@@ -344,22 +349,15 @@ class Session:
         self._queue.extend(assembler.step(request.take_written()))
 
     def _write_again(self, error: UnfitReplyError) -> bool:
-        """Answer anew in place of a garbled reply, from a shorter history; False if that cannot be. In place of one
-        that is not trusted, admit it."""
+        """Write another reply in place of one that nobody should get; False if that cannot be."""
         assert self._answer is not None
         asked, before = self._answer.asked, self._answer.assembler
-        constraints: ReplyConstraints | None
-        read: tuple[int, ...] = ()
-        if isinstance(error, UncertainReplyError):
-            read = self.history.reask_behind(asked.prompt, before.tokens)
-            constraints = before.admission(asked.constraints)
-        else:
-            constraints = before.again(asked.constraints)
-            if constraints is None or not self.history.shorten():
-                return False
-            log.info("a reply was garbled; it is written again after %d turns", len(self.history))
-        asked = dataclasses.replace(asked, constraints=constraints, read=read)
-        self._write(asked, before.started, before.listened, before)
+        another = in_place_of(before, error, self.history, asked.prompt, asked.constraints)
+        if another is None:
+            return False
+        log.info("%s: it is written again after %d turns", type(error).__name__, len(self.history))
+        asked = dataclasses.replace(asked, constraints=another.constraints, read=another.read)
+        self._write(asked, before.started, before.listened, another.doubt, before)
         return True
 
     @property
