@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from emova.assistant import Assistant
+from emova.assistant import Assistant, AssistantConfig
 from emova.core.errors import GarbledReplyError
 from emova.events import AudioChunk, Done, Event, Failed, Reply, SessionEvent
 from emova.reply.guard import ReplyGuard
@@ -26,7 +26,7 @@ QUESTION = "I am so tired today."
 
 @pytest.fixture(scope="module")
 def assistant() -> Assistant:
-    return Assistant.from_pretrained("emova-nano")
+    return Assistant.from_pretrained("emova-nano", config=AssistantConfig(admit_doubt=False))
 
 
 @pytest.fixture()

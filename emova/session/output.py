@@ -129,13 +129,13 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
     ) -> None:
         guard = model.config.reply_guard
         self._guard, self._doubt, self._sees = guard if guarded else None, doubt, sees
-        self._distractible = distractible
+        self._distractible = distractible and doubt is not None and doubt.distracted is not None
         self.grammar, self._table = grammar, model.table
         self._schema, self._always_speaks = model.reply_format.schema, model.reply_format.speaks
         self._holding: Holding = Holding(
             guard.held if guarded or self._doubt is not None else 0,
             None if before is None else before._holding,
-            hearing=distractible or (before is not None and before._distractible),
+            hearing=self._distractible or (before is not None and before._distractible),
         )
         self.voice = voice or model.voice
         self.tokens: list[int] = []
