@@ -51,8 +51,8 @@ def soaked(**changes):
     """The soak's options, what its clients saw, and what the server held: all well but for ``changes``."""
     import argparse
 
-    from emova_bench.soak_clients import MIX, Client, Health, Tally
-    from emova_bench.soak_process import Held
+    from emova_bench.soak.clients import MIX, Client, Health, Tally
+    from emova_bench.soak.process import Held
 
     options = argparse.Namespace(max_rss=100.0, max_threads=4, max_fds=8)
     kinds: list[type[Client] | type[Health]] = [*MIX, Health]
@@ -68,8 +68,8 @@ def soaked(**changes):
 def test_what_a_soak_finds() -> None:
     from collections import Counter
 
-    from emova_bench.soak import faults
-    from emova_bench.soak_clients import Tally
+    from emova_bench.soak.clients import Tally
+    from emova_bench.soak.program import faults
 
     assert faults(*soaked()) == []
     assert faults(*soaked(rss_mb=99.0, threads=4, descriptors=8)) == []
@@ -88,7 +88,7 @@ def test_what_a_soak_finds() -> None:
 @pytest.mark.timeout(600)
 def test_a_short_soak(tmp_path, capsys) -> None:
     """The real server and all kinds of clients, for seconds. It holds more than it may, since it may hold nothing."""
-    from emova_bench.soak import main
+    from emova_bench.soak.program import main
 
     pytest.importorskip("fastapi")
     options = ["--output", str(tmp_path), "--quick", "--max-rss", "300", "--max-fds", "-1000"]

@@ -10,11 +10,11 @@ import torch
 
 from emova import Assistant
 from emova.core.errors import InputError
-from emova.core.int4 import GROUP, int4_floats, int4_groups
 from emova.decoding.protocol import Prompt
 from emova.engine.engine import Engine, EngineConfig
 from emova.native import isa, parity, step
 from emova.native.compiled import STEP
+from emova.native.int4 import GROUP, int4_floats, int4_groups
 from emova.native.isa import ISAS, Isa
 from emova.native.kernel import SWITCH, Kernel
 from emova.native.large_pages import LargePages

@@ -10,7 +10,7 @@ import pytest
 
 from emova.core.config import find_config, load_config, save_config
 from emova.core.errors import InputError
-from emova_bench import paradigms as bench
+from emova_bench.experiments import paradigms as bench
 from emova_train.experiments import paradigms as program
 from emova_train.experiments.paradigms import (
     SIZES,

@@ -16,6 +16,7 @@ from pathlib import Path
 from emova.cli.main import Parser, run_program
 from emova.core.errors import InputError
 from emova.core.writing import check_writable, make_folder, write_text
+from emova_bench.cli import BENCHMARKS
 from emova_bench.tables import Report, Row, between, inside, markdown, parsed, read_reports
 
 RUNS: Mapping[str, tuple[str, ...]] = {
@@ -104,7 +105,7 @@ def main(given: Sequence[str] | None = None) -> int:
         if (options.output / f"{name}.json").is_file() and not options.again:
             print(f"{name}: finished before (--again runs it once more)", flush=True)
             continue
-        command = [sys.executable, "-m", f"emova_bench.{name}"]
+        command = [sys.executable, "-m", BENCHMARKS[name]]
         command += [] if name in NO_CHECKPOINT else [options.checkpoint]
         command += ["--output", str(options.output), "--threads", str(options.threads)]
         command += ["--quick"] if options.quick and name != "loader" else RUNS.get(name, ())

@@ -5,27 +5,28 @@ from __future__ import annotations
 import argparse
 import importlib
 
-BENCHMARKS = (
-    "decode",
-    "storage",
-    "vocoder",
-    "runtimes",
-    "codec",
-    "latency",
-    "long_speech",
-    "flat",
-    "load",
-    "batching",
-    "larger",
-    "training",
-    "loader",
-    "paradigms",
-    "labelled",
-    "soak",
-    "smollm",
-    "llamacpp",
-)
-TOGETHER = ("all", "compare")
+BENCHMARKS = {
+    "decode": "emova_bench.decode",
+    "storage": "emova_bench.experiments.storage",
+    "vocoder": "emova_bench.vocoder",
+    "runtimes": "emova_bench.experiments.runtimes",
+    "codec": "emova_bench.codec",
+    "latency": "emova_bench.latency",
+    "long_speech": "emova_bench.long_speech",
+    "flat": "emova_bench.flat",
+    "load": "emova_bench.load",
+    "batching": "emova_bench.batching",
+    "larger": "emova_bench.larger",
+    "training": "emova_bench.training",
+    "loader": "emova_bench.loader",
+    "paradigms": "emova_bench.experiments.paradigms",
+    "labelled": "emova_bench.experiments.labelled",
+    "soak": "emova_bench.soak.program",
+    "smollm": "emova_bench.experiments.smollm",
+    "llamacpp": "emova_bench.llamacpp",
+}
+"""Each and its module."""
+TOGETHER = {"all": "emova_bench.all", "compare": "emova_bench.compare"}
 """What runs them one after another, and what tells two such runs apart."""
 
 
@@ -39,5 +40,6 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure; the benchmarks are imported now, not with the command line."""
-    done = importlib.import_module(f"emova_bench.{arguments.benchmark}").main(arguments.options)
+    module = {**BENCHMARKS, **TOGETHER}[arguments.benchmark]
+    done = importlib.import_module(module).main(arguments.options)
     return done if isinstance(done, int) else 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emova.core.errors import UnsupportedModelError
-from emova.core.int4 import int4_floats, int4_groups
+from emova.native.int4 import int4_floats, int4_groups
 
 if TYPE_CHECKING:
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emova.core.int4 import int4_floats, int4_groups
 from emova.native.convolution import EPS, Convolutions
+from emova.native.int4 import int4_floats, int4_groups
 from emova.native.panels import Kind
 from emova.native.step import NativeLlama
 

@@ -15,9 +15,10 @@ from emova.core.config import config_from_dict
 from emova.core.errors import InputError
 from emova.core.tokens import ASSISTANT, SYSTEM, USER
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
-from emova.reply.grammar import NORMAL, Grammar, Kind, TokenTable
+from emova.reply.grammar import Grammar, Kind, TokenTable
 from emova.reply.interleaved import Ratio
 from emova.reply.parser import Marker, Piece, ReplyDone, ReplyEvent, SpokenReply, StyleChosen, TextDelta, UnitsDelta
+from emova.reply.string_automaton import NORMAL
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 
 KIND = "glm_4_voice"

@@ -20,6 +20,7 @@ import numpy as np
 from emova.core.errors import InputError
 from emova.core.tokens import END_OF_TURN, SPEECH_END, SPEECH_START, token_names, unit_token
 from emova.reply.doubt import Uncertainty
+from emova.reply.string_automaton import DEAD, NORMAL, STATES, transitions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,48 +28,6 @@ if TYPE_CHECKING:
 QUOTE = '"'
 
 Kind = Literal["text", "style", "units"]
-
-
-# --- the automaton of a JSON string -----------------------------------------------------------------------------------
-# Bytes of a string's inside, as json.dumps(ensure_ascii=False) writes it: UTF-8 without controls, and the escapes
-# \" \\ \b \f \n \r \t and \u00xx for the other controls. The state NORMAL is the only one where the string may end.
-NORMAL, CONT1, CONT2, CONT3, AFTER_E0, AFTER_ED, AFTER_F0, AFTER_F4, ESCAPE, HEX1, HEX2, HEX3, HEX4 = range(13)
-STATES = 13
-_DEAD = -1
-
-
-@lru_cache(maxsize=2)
-def _transitions(json_string: bool) -> np.ndarray:
-    """Table ``[A + 1, 256]`` of next states; the last row keeps the dead state dead."""
-    table = np.full((STATES + 1, 256), _DEAD, dtype=np.int64)
-    table[NORMAL, 0x20:0x80] = NORMAL
-    table[NORMAL, 0xC2:0xE0] = CONT1
-    table[NORMAL, 0xE1:0xF0] = CONT2
-    table[NORMAL, 0xE0] = AFTER_E0
-    table[NORMAL, 0xED] = AFTER_ED
-    table[NORMAL, 0xF1:0xF4] = CONT3
-    table[NORMAL, 0xF0] = AFTER_F0
-    table[NORMAL, 0xF4] = AFTER_F4
-    table[CONT1, 0x80:0xC0] = NORMAL
-    table[CONT2, 0x80:0xC0] = CONT1
-    table[CONT3, 0x80:0xC0] = CONT2
-    table[AFTER_E0, 0xA0:0xC0] = CONT1
-    table[AFTER_ED, 0x80:0xA0] = CONT1  # no surrogates
-    table[AFTER_F0, 0x90:0xC0] = CONT2
-    table[AFTER_F4, 0x80:0x90] = CONT2
-    if json_string:
-        table[NORMAL, ord('"')] = _DEAD  # only the token that is exactly a quote may end the string
-        table[NORMAL, ord("\\")] = ESCAPE
-        for escaped in b'"\\bfnrt':
-            table[ESCAPE, escaped] = NORMAL
-        table[ESCAPE, ord("u")] = HEX1
-        table[HEX1, ord("0")] = HEX2
-        table[HEX2, ord("0")] = HEX3
-        table[HEX3, [ord("0"), ord("1")]] = HEX4
-        table[HEX4, [ord(digit) for digit in "0123456789abcdef"]] = NORMAL
-    else:
-        table[NORMAL, [ord("\n"), ord("\t")]] = NORMAL
-    return table
 
 
 # --- the vocabulary ---------------------------------------------------------------------------------------------------
@@ -180,9 +139,9 @@ class TokenTable:
         """``[A, V]`` the automaton's state after each token, from each state; -1 where the token is not allowed."""
         key = ("ends", json_string)
         if key not in self._cache:
-            table = _transitions(json_string)
+            table = transitions(json_string)
             size = len(self.token_bytes)
-            ends = np.full((STATES, size), _DEAD, dtype=np.int64)
+            ends = np.full((STATES, size), DEAD, dtype=np.int64)
             texts = [index for index, piece in enumerate(self.token_bytes) if piece]
             state = np.repeat(np.arange(STATES)[:, None], len(texts), axis=1)
             longest = max(len(self.token_bytes[index] or b"") for index in texts)
@@ -209,7 +168,7 @@ class TokenTable:
         """
         key = ("text", state, json_string, closer, only_bytes)
         if key not in self._cache:
-            allowed = self._ends(json_string)[state] != _DEAD
+            allowed = self._ends(json_string)[state] != DEAD
             if only_bytes:
                 allowed &= np.asarray([piece is not None and len(piece) == 1 for piece in self.token_bytes])
             if closer is not None and state == NORMAL:
@@ -346,7 +305,7 @@ class FreeText:
             self.done = True
             return
         self.state = self.table.end_state(self.state, token, self.json_string)
-        assert self.state != _DEAD, "a token that the grammar does not allow"
+        assert self.state != DEAD, "a token that the grammar does not allow"
         self.tokens.append(token)
 
     @property

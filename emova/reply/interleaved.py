@@ -18,7 +18,7 @@ from emova.core.config import config_from_dict
 from emova.core.errors import InputError
 from emova.reply.calls import CallsReader, encode_calls
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
-from emova.reply.grammar import NORMAL, Choice, Fixed, Fork, Grammar, Kind, TokenTable
+from emova.reply.grammar import Choice, Fixed, Fork, Grammar, Kind, TokenTable
 from emova.reply.parser import (
     Marker,
     Piece,
@@ -30,6 +30,7 @@ from emova.reply.parser import (
     UnitsDelta,
     merge_deltas,
 )
+from emova.reply.string_automaton import NORMAL
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 
 INTERLEAVED_SYSTEM = "Reply in speech."

@@ -16,7 +16,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
-from emova.reply.grammar import NORMAL, Grammar, Kind, TokenTable, Units
+from emova.reply.grammar import Grammar, Kind, TokenTable, Units
 from emova.reply.parser import (
     EMOTION_KEY,
     PITCH_KEY,
@@ -36,6 +36,7 @@ from emova.reply.parser import (
     UnitsDelta,
     merge_deltas,
 )
+from emova.reply.string_automaton import NORMAL
 from emova.speech.style import DEFAULT_STYLES, RELEASED_STYLES, StyleSet
 
 SYSTEM = "You are a helpful assistant."

@@ -34,7 +34,7 @@ class ServerProcess:
     def __init__(self, arguments: Sequence[str], threads: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "emova_bench.soak_process", "--port", "0", *arguments],
+            [sys.executable, "-m", "emova_bench.soak.process", "--port", "0", *arguments],
             stderr=subprocess.PIPE,
             text=True,
             env=environment,

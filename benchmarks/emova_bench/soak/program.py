@@ -18,8 +18,8 @@ import numpy as np
 
 from emova.cli.main import run_program
 from emova_bench.common import arguments, parse, report
-from emova_bench.soak_clients import HONEST, MIX, Client, Health, Place, Tally
-from emova_bench.soak_process import Held, ServerProcess, serving
+from emova_bench.soak.clients import HONEST, MIX, Client, Health, Place, Tally
+from emova_bench.soak.process import Held, ServerProcess, serving
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
