@@ -51,7 +51,8 @@ class Holding:
 
     def __init__(self, most: int, before: Holding | None = None, hearing: bool = False) -> None:
         self._most, self._repeats, self._hearing = most, before is not None, hearing
-        self._heard_before = self.heard = before is not None and before.heard
+        self._heard_before = before is not None and before.heard
+        self.heard: bool = self._heard_before
         self._known = False if before is None else before.told
         self.told: bool = self._known
         self.sounded = self._whole = False

@@ -29,6 +29,10 @@ from tests.train.test_parallel import SECONDS, run_module
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * SECONDS)]
 
 SPLIT = ["zero1", "zero2", "zero3", "fsdp"]
+RUN = {
+    "max_steps": 4, "global_batch_size": 4, "save_every": 2, "eval_every": 4, "log_every": 1, "workers": 1,
+    "precision": "fp32", "warmup_ratio": 0.0,
+}  # fmt: skip
 S2U = {
     "base": "s2u/paper", "start_from": "runs/s2u-paper-pretrain/export",
     "model": {
@@ -39,12 +43,10 @@ S2U = {
         ],
         "decoder": {"width": 16, "layers": 1, "heads": 2, "ffn": 16},
     },
-    "run": {"max_steps": 4, "global_batch_size": 4, "save_every": 2, "eval_every": 4, "log_every": 1, "workers": 1,
-            "precision": "fp32", "warmup_ratio": 0.0},
-    "batch_seconds": 2.5, "stream": {"pool": 5, "block": 2},
+    "run": RUN, "batch_seconds": 2.5, "stream": {"pool": 5, "block": 2},
 }  # fmt: skip
 PRETRAIN = {
-    "base": "s2u/paper-pretrain", "model": S2U["model"], "run": {**S2U["run"], "output_dir": "runs/s2u-paper-pretrain"},
+    "base": "s2u/paper-pretrain", "model": S2U["model"], "run": {**RUN, "output_dir": "runs/s2u-paper-pretrain"},
     "train": [{"pattern": f"data/sets/{name}/{name}-train-*.tar"} for name in ("librispeech", "aishell-1", "libritts")],
     "batch_seconds": 2.5, "stream": {"pool": 5, "block": 2},
     "contrast": {"width": 16, "distractors": 5, "max_shift": 2, "mask_frames": 4},
@@ -134,8 +136,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["data", "convert", name, "--per-shard", "4"]) == 0
         config = write(folder / "s2u.yaml", S2U)
         short = ["run.max_steps=2", "run.eval_every=9"]
-        before = write(folder / "pretrain.yaml", PRETRAIN)
-        together(whole_and_resumed("s2u-pretrain", before, "s2u-paper-pretrain", ["ddp", "zero2"]), folder)
+        pretrain = write(folder / "pretrain.yaml", PRETRAIN)
+        together(whole_and_resumed("s2u-pretrain", pretrain, "s2u-paper-pretrain", ["ddp", "zero2"]), folder)
         together(whole_and_resumed("s2u", config, "s2u-paper", ["ddp", *SPLIT]), folder)
         for name in ("libritts", "aishell-1"):
             assert main(["data", "tokenise", name, "--tokenizer", "runs/s2u-paper/export", "--keep-audio"]) == 0
