@@ -49,7 +49,7 @@ class Doubt:
         picture_entropy: the same where a picture is in view; None trusts every answer there.
         admissions: what the model has learnt to say when it does not know.
         distracted: of an answer in a conversation with a picture: above it, the turns before are taken to have led the
-            model astray (docs/experiments/13-astray.md); None never does.
+            model astray (docs/experiments/15-led-astray.md); None never does.
     """
 
     entropy: float
