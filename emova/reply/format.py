@@ -97,6 +97,9 @@ class Parser(Protocol):
         ...
 
 
+WordsEnd = Literal["style", "voice", "reply"]
+
+
 class ReplyFormat(Protocol):
     """One way to write a spoken reply as tokens. Subclasses inherit ``encode`` and ``split``.
 
@@ -107,12 +110,15 @@ class ReplyFormat(Protocol):
         speak_prompt: what stands before a text that is to be read aloud.
         schema: the words of its own that stand in every reply, in lower case; in an answer they stand side by side
             only where the model has lost the thread.
+        words_end: when all words of an answer are there: its style is told, its voice begins, or it has ended. Who
+            wants no sound need not wait any longer.
     """
 
     styles: StyleSet
     system_prompt: str
     schema: frozenset[str] = frozenset()
     speaks: bool = True
+    words_end: WordsEnd = "reply"
     speak_prompt: str = SPEAK_PROMPT
 
     @classmethod

@@ -22,6 +22,8 @@ class HeadedReply(ReplyFormat):
         ValueError: two styles have the same head, or one head begins with another: nobody could tell them apart.
     """
 
+    words_end = "voice"
+
     def __init__(self, styles: StyleSet = DEFAULT_STYLES) -> None:
         self.styles = styles
         words = [(emotion, pitch) for emotion in styles.emotions for pitch in styles.pitches]

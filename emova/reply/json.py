@@ -49,6 +49,7 @@ class JsonReply(ReplyFormat):
 
     system_prompt = SPOKEN_SYSTEM
     schema = schema_words("json", *KEYS)
+    words_end = "style"
 
     def __init__(self, styles: StyleSet = DEFAULT_STYLES) -> None:
         self.styles = styles

@@ -123,6 +123,7 @@ class ReleasedReply(ReplyFormat):
 
     system_prompt = SYSTEM
     speaks = False
+    words_end = "voice"
     speak_prompt = SPEAK
 
     def __init__(self, styles: StyleSet = DEFAULT_STYLES) -> None:

@@ -3,6 +3,8 @@ a whole tiny release from the import to a streamed, served answer."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -13,6 +15,7 @@ import emova.core.compat  # noqa: F401  (torchvision must import before transfor
 # isort: split
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
@@ -247,19 +250,67 @@ def test_a_session_hears_bit_by_bit_and_answers_the_same(assistant) -> None:
     session.close()
 
 
-def test_the_server_answers(assistant) -> None:
+def asked(client, body: dict[str, Any]) -> tuple[str, bytes, list[dict[str, Any]]]:
+    """What a streamed answer says, as text and as sound (16-bit), and its chunks."""
+    answer = client.post("/v1/chat/completions", json={**body, "stream": True})
+    assert answer.status_code == 200, answer.text
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert lines.pop() == "[DONE]"
+    chunks = [json.loads(line) for line in lines]
+    sounds = [choice["delta"].get("audio") or {} for chunk in chunks for choice in chunk["choices"]]
+    words = "".join(sound.get("transcript") or "" for sound in sounds)
+    return words, b"".join(base64.b64decode(sound.get("data") or "") for sound in sounds), chunks
+
+
+def test_the_server_streams_the_whole_answer_to_a_picture_and_a_voice(assistant) -> None:
+    """Streamed and whole alike; what is shown and what is heard both reach the model."""
     from fastapi.testclient import TestClient
 
     from emova_app.server.app import create_app
     from emova_app.server.config import ServerConfig
 
+    def drawn(image: Image.Image) -> dict[str, Any]:
+        file = io.BytesIO()
+        image.save(file, "png")
+        url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return {"type": "image_url", "image_url": {"url": url}}
+
+    def said(samples: np.ndarray) -> dict[str, Any]:
+        file = io.BytesIO()
+        soundfile.write(file, samples, 16_000, format="wav", subtype="FLOAT")
+        data = base64.b64encode(file.getvalue()).decode()
+        return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+
+    question = voices(1.0)[0].numpy()
+    spoken = {"modalities": ["text", "audio"], "audio": {"voice": "male slow", "format": "pcm16"}}
     config = ServerConfig(model_name="tiny")
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
     with TestClient(create_app(config, assistant), base_url=f"http://127.0.0.1:{config.port}") as client:
-        answer = client.post("/v1/chat/completions", json=body)
-        streamed = client.post("/v1/chat/completions", json={**body, "stream": True})
-    assert answer.status_code == 200 and "choices" in answer.json()
-    assert streamed.status_code == 200 and streamed.text.rstrip().endswith("[DONE]")
+
+        def body(*content: dict[str, Any]) -> dict[str, Any]:
+            return {"model": "tiny", "messages": [{"role": "user", "content": [*content]}], **spoken}
+
+        seen_and_heard = body(drawn(picture()), said(question))
+        whole = client.post("/v1/chat/completions", json=seen_and_heard)
+        words, sound, chunks = asked(client, seen_and_heard)
+        unseen, unheard = (
+            asked(client, body(*content))[:2]
+            for content in ([said(question)], [drawn(picture()), said(question[:9000])])
+        )
+        written = body({"type": "text", "text": "Hello"}) | {"modalities": ["text"]}
+        silent = client.post("/v1/chat/completions", json=written).json()["choices"][0]["message"]
+        _, no_sound, pieces = asked(client, written)
+    assert whole.status_code == 200
+    message = whole.json()["choices"][0]["message"]
+    direct = assistant.conversation("male slow").chat(audio=question, image=picture())
+    assert words == message["audio"]["transcript"] == direct.text
+    assert len(chunks) > 3 and chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+    heard = [np.frombuffer(data, "<i2").astype(int) for data in (sound, base64.b64decode(message["audio"]["data"]))]
+    assert len(heard[0]) == len(heard[1]) > 0 and np.abs(heard[0] - heard[1]).max() <= 4
+    assert (words, sound) not in (unseen, unheard)
+    # Without sound the words are all there: in these replies they come after the style.
+    told = "".join(choice["delta"].get("content") or "" for chunk in pieces for choice in chunk["choices"])
+    assert silent["content"] == told == assistant.chat(text="Hello").text != ""
+    assert silent["audio"] is None and no_sound == b""
 
 
 def test_the_commands_use_it(folder, tmp_path, capsys) -> None:

@@ -259,10 +259,15 @@ def test_the_server_and_the_commands_use_it(assistant, folder, tmp_path, capsys)
 
     config = ServerConfig(model_name="glm")
     body = {"model": "glm", "messages": [{"role": "user", "content": "Hello"}]}
+    longer = {**body, "messages": [{"role": "user", "content": "Hello, and what else?"}]}
     spoken = {**body, "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
     with TestClient(create_app(config, assistant), base_url=f"http://127.0.0.1:{config.port}") as client:
         answer = client.post("/v1/chat/completions", json=spoken)
         streamed = client.post("/v1/chat/completions", json={**body, "stream": True})
+        silent = [client.post("/v1/chat/completions", json=asked).json() for asked in (body, longer)]
+    for reply, question in zip(silent, ("Hello", "Hello, and what else?"), strict=True):  # all blocks of the text
+        message = reply["choices"][0]["message"]
+        assert message["content"] == assistant.chat(text=question).text != "" and message["audio"] is None
     assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["audio"]["data"]
     assert streamed.status_code == 200 and streamed.text.rstrip().endswith("[DONE]")
     assert main(["info", "--model", str(folder), "--json"]) == 0

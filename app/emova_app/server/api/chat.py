@@ -107,14 +107,20 @@ class Answering:
             async for event, session in events:
                 self.prompt_tokens = session.asked_tokens
                 self.sent.take(event)
-                if isinstance(event, Done) and not event.reply.calls:
+                if self.spoken and isinstance(event, Done) and not event.reply.calls:
                     reply = event.reply
                     seconds = len(reply.audio) / reply.sample_rate
                     self.service.metrics.spoken(reply.timings.first_audio, reply.timings.total, seconds)
                 yield event
-                # The words are complete when the style is chosen: without a voice, the rest need not be made.
-                if isinstance(event, StyleChosen) and not self.spoken:
+                if not self.spoken and self._words_end(event):  # without a voice, the rest need not be made
                     return
+
+    def _words_end(self, event: Event) -> bool:
+        """Whether no words come after ``event``."""
+        end = self.service.assistant.reply_format.words_end
+        if end == "style":
+            return isinstance(event, StyleChosen)
+        return end == "voice" and isinstance(event, AudioChunk) and bool(self.sent.text)
 
     def _usage(self) -> Usage:
         assistant = self.service.assistant
@@ -135,7 +141,7 @@ class Answering:
             async for _ in events:
                 pass
         audio = None
-        if self.sent.audio is not None:
+        if self.spoken and self.sent.audio is not None:
             name, expires = self.service.replies.keep(self.sent.reply)
             data = await self.service.run(encode, self.format, self.sent.audio, self.rate)
             audio = SpokenAudio(id=name, data=to_base64(data), expires_at=expires, transcript=self.sent.text)

@@ -167,10 +167,11 @@ class Responding:
 
 
 def _ask(line: Line, session: Session, text: str | None, settings: Settings) -> Iterator[SessionEvent]:
+    assistant = line.service.assistant
     return session.ask(
         text,
         emotion=settings.emotion,
         pitch=settings.pitch,
-        limits=settings.limits(line.service.assistant.config.reply_limits),
+        limits=settings.limits(assistant.config.reply_limits, assistant.reply_format.words_end),
         tools=settings.toolbox,
     )

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from pydantic import BaseModel
 
-from emova.reply.format import ReplyLimits
+from emova.reply.format import ReplyLimits, WordsEnd
 from emova.reply.tools import Toolbox
 from emova.speech.style import StyleSet
 from emova_app.server.json_types import JsonObject
@@ -130,13 +130,14 @@ class Settings:
         """Whether answers are to be heard."""
         return "audio" in self.modalities
 
-    def limits(self, usual: ReplyLimits) -> ReplyLimits:
-        """Those of an answer."""
+    def limits(self, usual: ReplyLimits, words_end: WordsEnd) -> ReplyLimits:
+        """Those of an answer in a format with such an end of its words."""
         limits = usual
         if self.max_tokens is not None:
             limits = usual.within(max(self.max_tokens, usual.least))
-        # Without sound, one unit is written: a reply has at least one.
-        return limits if self.spoken else replace(limits, max_units=1)
+        if self.spoken or words_end == "reply":  # there the units carry the words: the text ends with them
+            return limits
+        return replace(limits, max_units=1)  # a reply has at least one
 
     def shown(self, model: str) -> JsonObject:
         """As OpenAI's session object."""
