@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Generator
 
@@ -162,6 +163,7 @@ def test_sequences_that_are_read_together_are_as_if_alone(lively_model, exported
     check([2, 1, 1, 1, 1])
     place = pairs[2][1]._all
     del pairs[2]
+    gc.collect()
     pairs.append((cache_of(alone), cache_of(beside)))
     assert pairs[-1][1]._all == place
     check([1, 1, 1, 1, 6])

@@ -131,6 +131,8 @@ def test_batches_hold_alike_lengths(data: Path) -> None:
 
 
 def test_the_command_names_what_is_missing(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("sys.argv", ["tokenize", "--set", "nothing", "--data", str(tmp_path)])
+    monkeypatch.setattr(
+        "sys.argv", ["tokenize", "--set", "nothing", "--data", str(tmp_path), "--tokenizer", "emova-nano"]
+    )
     assert main() == 2
     assert "no shards of the set nothing" in capsys.readouterr().err
