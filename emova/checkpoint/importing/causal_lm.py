@@ -86,8 +86,11 @@ def read_language_model(path: Path, most: int) -> LanguageModel:
 def _tokenizer(path: Path, **options: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    from emova.checkpoint.loading import quiet
+
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
+        with quiet():
+            return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
     except Exception:  # the tokenizers library raises bare Exceptions
         raise InputError(f"{shown(path)}: the tokenizer's files are missing or damaged; {AGAIN}") from None
 

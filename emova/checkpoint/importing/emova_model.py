@@ -168,10 +168,14 @@ def vocabulary(folder: Path, old_rows: int) -> Vocabulary:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    from emova.checkpoint.loading import quiet
     from emova.model.configuration_emova import padded_size
 
     try:
-        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        with quiet():  # a model_type that transformers has not is no news here
+            theirs = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_fast=True
+            )
         backend = json.loads(theirs.backend_tokenizer.to_str())
     except Exception:  # the tokenizers library raises bare Exceptions
         raise InputError(f"{shown(folder)}: the tokenizer's files are missing or damaged; {AGAIN}") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
@@ -251,7 +252,8 @@ class Tensors(Mapping[str, Tensor]):
     def _add_pickle(self, path: Path, picked: Sequence[str]) -> None:
         try:
             check_pickle(path)
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zip_format(path))
+            with warnings.catch_warnings(action="ignore"):  # torch speaks of a pickle's version before it refuses it
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zip_format(path))
         except pickle.UnpicklingError:
             raise InputError(
                 f"{shown(path)}: holds more than tensors; such a file can run code, so it is not opened. Give "
