@@ -196,6 +196,18 @@ def test_a_release_that_is_wrong_is_one_line(whole, speech, wrong, tmp_path, cap
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("kind", ["emova-hf", "causal-lm"])
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 80}, {"hidden_size": "wide"}, {"num_attention_heads": None}])
+def test_a_configuration_that_makes_no_model_is_one_line(kind, change, speech, tmp_path, capsys) -> None:
+    """The list of layers that stands beside it is of another length; a size is none."""
+    release = RELEASES[kind]
+    release.write(tmp_path)
+    path = tmp_path / release.part / "config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, **change}))
+    assert "config.json gives no qwen" in refused(release.words(tmp_path, speech), tmp_path / "out", capsys)
+
+
 def test_too_little_memory_is_told_before_a_tensor_is_read(whole, speech, tmp_path, capsys, monkeypatch) -> None:
     release, folder = whole
     monkeypatch.setattr(source, "available_memory", lambda: 1000)

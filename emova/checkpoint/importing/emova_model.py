@@ -113,6 +113,7 @@ def ours(official: str) -> tuple[str, str] | None:
 # --- the configuration ------------------------------------------------------------------------------------------------
 def text_config(said: Mapping[str, object], name: str) -> PreTrainedConfig:
     """transformers' configuration of the backbone out of the release's. Raises: InputError: its kind is unknown."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
     inner = said.get("text_config") if isinstance(said.get("text_config"), dict) else said
@@ -130,7 +131,7 @@ def text_config(said: Mapping[str, object], name: str) -> PreTrainedConfig:
         fields["max_position_embeddings"] = min(longest, int(fields.get("max_position_embeddings", longest)))
     try:
         return config_class(**fields)
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError):
         raise InputError(f"{name}: config.json gives no {kind} that transformers can build; {AGAIN}") from None
 
 
