@@ -215,6 +215,16 @@ def test_too_little_memory_is_told_before_a_tensor_is_read(whole, speech, tmp_pa
     assert "GiB of memory" in refused(release.words(folder, speech), tmp_path / "out", capsys)
 
 
+def test_a_file_that_is_too_large_to_be_opened_is_one_line(whole, speech, tmp_path, capsys, monkeypatch) -> None:
+    def refuses(path: Path, framework: str) -> None:
+        raise RuntimeError(f"unable to mmap 140952664112 bytes from file <{path}>: Cannot allocate memory (12)")
+
+    release, folder = whole
+    monkeypatch.setattr(source, "safe_open", refuses)
+    line = refused(release.words(folder, speech), tmp_path / "out", capsys)
+    assert "in one file" in line and "shards" in line
+
+
 def test_a_hub_out_of_reach_is_one_line(whole, speech, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     release, folder = whole

@@ -129,6 +129,29 @@ def test_a_picture_is_refused_in_one_line(assistant) -> None:
         assistant.chat(text="What is it?", image=Image.new("RGB", (30, 30)))
 
 
+def test_a_realtime_answer_without_sound_has_more_than_the_first_block(assistant) -> None:
+    """Its text comes between the units, so these may not be cut away."""
+    from emova_app.server.realtime.settings import Settings
+
+    form, settings = assistant.reply_format, Settings(assistant.styles, "female", modalities=("text",))
+    limits = settings.limits(LIMITS, form.words_end)
+    session = Scheduler(assistant).open()
+    done = [event for event in session.ask("Hello, and what else?", limits=limits) if isinstance(event, Done)]
+    session.close()
+    assert done and done[0].reply.text == assistant.chat(text="Hello, and what else?").text
+    assert len(assistant.table.encode(done[0].reply.text)) > 13 or len(done[0].reply.units) > 1
+
+
+def test_the_demo_proposes_no_question_about_a_picture(assistant) -> None:
+    from emova_app.demo.model_card import sees
+    from emova_app.demo.views import talk
+
+    assert not sees(assistant)
+    blind, seeing = (talk(assistant.styles, "", "", eyes) for eyes in (False, True))
+    assert 0 < blind.count("data-example=") < seeing.count("data-example=") and "data:image" in seeing
+    assert "data:image" not in blind
+
+
 # --- replies ----------------------------------------------------------------------------------------------------------
 def read(table: TokenTable, pieces: list[list[int]]) -> list:
     stream = EventStream(table, GLMVoiceReply().parser())

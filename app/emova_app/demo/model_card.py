@@ -10,6 +10,7 @@ from torch.nn import Module
 from emova.assistant import Assistant
 from emova.checkpoint.loading import find_checkpoint
 from emova.core.errors import InputError
+from emova.vision.none import KIND as NO_EYES
 
 UNKNOWN = "Its card does not say what it can do"
 
@@ -20,6 +21,11 @@ def about(assistant: Assistant) -> str:
     parts = (assistant.parts.model, assistant.parts.speech_tokenizer, assistant.voice.detokenizer)
     weights = sum(parameter.numel() for part in parts if isinstance(part, Module) for parameter in part.parameters())
     return f"You talk with {Path(name).name}, {weights / 1e6:,.0f} million weights. {_said_by_card(name)}."
+
+
+def sees(assistant: Assistant) -> bool:
+    """Whether it takes pictures."""
+    return assistant.parts.model.config.vision.kind != NO_EYES
 
 
 def languages(assistant: Assistant) -> str:

@@ -28,7 +28,7 @@ from emova_app.demo.call_route import call_route
 from emova_app.demo.calls import ServerFunction
 from emova_app.demo.conversation.pages import Pages, PlaceLimits
 from emova_app.demo.conversation.service import TalkService
-from emova_app.demo.model_card import about, languages
+from emova_app.demo.model_card import about, languages, sees
 from emova_app.demo.theme import css, head, theme
 from emova_app.demo.tools import AT_ONCE, ToolService
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store, UploadLimits
@@ -71,7 +71,7 @@ def build_page(pages: Pages, uploads: Store) -> gr.Blocks:
         gr.HTML(html_template=frame(), js_on_load="window.emova.frame(element);", apply_default_css=False)
         with gr.Column(elem_id="panel-talk", elem_classes="em-panel"):
             gr.HTML(
-                html_template=talk(styles, about(assistant), languages(assistant)),
+                html_template=talk(styles, about(assistant), languages(assistant), sees(assistant)),
                 js_on_load="window.emova.talk(element, server);",
                 apply_default_css=False,
                 server_functions=TalkService(pages, uploads).functions,

@@ -57,9 +57,10 @@ def choices(group: str, name: str, words: tuple[str, ...], chosen: str) -> str:
     return f'<fieldset class="em-choice"><legend>{name.capitalize()}</legend><div>{options}</div></fieldset>'
 
 
-def example_cards() -> str:
-    """What one may ask, as buttons."""
-    return f'<ul class="em-examples">{"".join(f"<li>{_card(each)}</li>" for each in EXAMPLES)}</ul>'
+def example_cards(sees: bool) -> str:
+    """What one may ask, as buttons; about pictures only a model that sees any."""
+    asked = (each for each in EXAMPLES if sees or not each.picture)
+    return f'<ul class="em-examples">{"".join(f"<li>{_card(each)}</li>" for each in asked)}</ul>'
 
 
 def _card(each: Example) -> str:
@@ -76,9 +77,9 @@ def _card(each: Example) -> str:
     )
 
 
-def talk(styles: StyleSet, about: str, language: str) -> str:
+def talk(styles: StyleSet, about: str, language: str, sees: bool) -> str:
     """The talk: conversation, orb, bar, drawer."""
-    cards, words = example_cards(), " ".join(styles.emotions)
+    cards, words = example_cards(sees), " ".join(styles.emotions)
     return f"""
 <div class="em-app" data-phase="idle" data-empty="yes"
   data-emotions="{escape(words)}" data-language="{escape(language)}">

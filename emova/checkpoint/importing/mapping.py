@@ -217,7 +217,7 @@ def shape_of(tensors: Tensors | Prefixed, pattern: str) -> Shape:
     """The shape of the tensor whose name fits a regular expression. Raises: InputError: there is none."""
     found = next((shape for name, shape in tensors.shapes.items() if re.fullmatch(pattern, name)), None)
     if found is None:
-        plain = re.sub(r"\\|\(.*\)", "", pattern)
+        plain = re.sub(r"\\|\(.*\)\??", "", pattern)
         raise InputError(f"{tensors.name}: lacks tensor {tensors.prefix}{plain}; {PARTIAL}")
     return found
 

@@ -214,6 +214,12 @@ class Tensors(Mapping[str, Tensor]):
                 return file.get_tensor(name)
         except (SafetensorError, OSError):
             raise InputError(f"{shown(path)}: damaged; {AGAIN}") from None
+        except RuntimeError:  # a file is opened as one stretch of memory, although little of it is read
+            size = path.stat().st_size / 2**30
+            raise InputError(
+                f"{shown(path)}: {size:.1f} GiB in one file are more than this machine can open; cut it into shards or "
+                "import it on a larger machine"
+            ) from None
 
     def check_memory(self, widened: bool, most: int = 1 << 62) -> None:
         """See that they fit into this machine's memory, before one is loaded. Raises: InputError.
