@@ -111,7 +111,7 @@ class ReplyFormat(Protocol):
         schema: the words of its own that stand in every reply, in lower case; in an answer they stand side by side
             only where the model has lost the thread.
         words_end: when all words of an answer are there: its style is told, its voice begins, or it has ended. Who
-            wants no sound need not wait any longer.
+            wants no sound need not wait any longer; an answer that has no words by then has them behind it.
     """
 
     styles: StyleSet

@@ -123,7 +123,7 @@ class ReleasedReply(ReplyFormat):
 
     system_prompt = SYSTEM
     speaks = False
-    words_end = "voice"
+    words_end = "style"  # of the JSON; a plain answer has no words before its style
     speak_prompt = SPEAK
 
     def __init__(self, styles: StyleSet = DEFAULT_STYLES) -> None:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from emova.events import AudioChunk, Done, Event
 from emova.reply.calls import Call, CallDelta, CallStarted
+from emova.reply.format import WordsEnd
 from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta
 from emova_app.server.api.chat_types import (
     AnswerChoice,
@@ -117,10 +118,8 @@ class Answering:
 
     def _words_end(self, event: Event) -> bool:
         """Whether no words come after ``event``."""
-        end = self.service.assistant.reply_format.words_end
-        if end == "style":
-            return isinstance(event, StyleChosen)
-        return end == "voice" and isinstance(event, AudioChunk) and bool(self.sent.text)
+        ends: dict[WordsEnd, type[Event]] = {"style": StyleChosen, "voice": AudioChunk, "reply": Done}
+        return isinstance(event, ends[self.service.assistant.reply_format.words_end]) and bool(self.sent.text)
 
     def _usage(self) -> Usage:
         assistant = self.service.assistant
