@@ -83,7 +83,7 @@ def test_the_demo_offers_them(assistant) -> None:
     pytest.importorskip("gradio")
     from emova_app.demo.views import talk, tool
 
-    page = talk(assistant.styles, "", "en")
+    page = talk(assistant.styles, "", "en", sees=True)
     for shown in (page, tool("speak", assistant.styles)):
         assert all(f'value="{word}"' in shown for word in (*STYLES.emotions, *STYLES.pitches))
     assert f"{len(STYLES)} styles" in page
