@@ -30,7 +30,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "vocoder": ("--repeats", "2"),
     "storage": (),
 }
-"""The benchmarks, in order, and their options: some twenty minutes on two cores, and seven more with ``soak``."""
+"""The benchmarks, in order, and their options: some ten minutes on two cores, and seven more with ``soak``."""
 MORE = ("soak", "loader", "runtimes", "llamacpp")
 NO_CHECKPOINT = ("soak", "loader")
 """Benchmarks that take none."""
