@@ -111,34 +111,31 @@ class Conversation:
             )  # fmt: skip
 
         assembler = assemble(Another(constraints, history.doubt))
-        while True:
-            try:
-                yield from self._write(question, assembler)
-                break
-            except UnfitReplyError as error:
-                another = in_place_of(assembler, error, history, question, constraints)
-                if another is None:
-                    history.rewind()
-                    raise
-                if another.read:
-                    history.reask(question)
-                assembler = assemble(another, assembler)
+        try:
+            while True:
+                try:
+                    yield from self._write(question, assembler)
+                    break
+                except UnfitReplyError as error:
+                    another = in_place_of(assembler, error, history, question, constraints)
+                    if another is None:
+                        raise
+                    if another.read:
+                        history.reask(question)
+                    assembler = assemble(another, assembler)
+        except BaseException:
+            history.rewind()
+            raise
         history.add(question, assembler.tokens)
         yield Done(assembler.reply())
 
     def _write(self, question: Prompt, assembler: ReplyAssembler) -> Iterator[Event]:
         history, sampling, grammar = self.history, self.assistant.config.sampling, assembler.grammar
-        try:
-            for tokens in self.assistant.decoder.write(history.context, history.rest(question), grammar, sampling):
-                if assembler.tokens:  # the first tokens are forced, they come before the model is asked
-                    assembler.choosing()
-                yield from assembler.step(tokens)
-            yield from assembler.finish()
-        except UnfitReplyError:
-            raise  # another is written in its place
-        except BaseException:
-            history.rewind()
-            raise
+        for tokens in self.assistant.decoder.write(history.context, history.rest(question), grammar, sampling):
+            if assembler.tokens:  # the first tokens are forced, they come before the model is asked
+                assembler.choosing()
+            yield from assembler.step(tokens)
+        yield from assembler.finish()
 
     def _question(self, units: Sequence[int] | None, image: Picture | None, text: str | None) -> Prompt:
         """This turn alone, without what stands before a conversation's first turn. Raises: InputError."""

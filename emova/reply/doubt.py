@@ -48,8 +48,8 @@ class Doubt:
         entropy: of an answer's least sure token; above it the answer is not trusted. In nats.
         picture_entropy: the same where a picture is in view; None trusts every answer there.
         admissions: what the model has learnt to say when it does not know.
-        distracted: of an answer in a conversation with a picture: above it, the turns before are taken to have led the
-            model astray (docs/experiments/15-led-astray.md); None never does.
+        distracted: of an answer behind other turns: above it, they are taken to have led the model astray
+            (docs/experiments/15-led-astray.md); None never does.
     """
 
     entropy: float
@@ -58,7 +58,7 @@ class Doubt:
     distracted: float | None = None
 
     def led_astray(self, uncertainty: Uncertainty) -> bool:
-        """Whether an answer in a conversation with a picture had better be written without the turns before it."""
+        """Whether an answer had better be written without the turns before it."""
         return self.distracted is not None and uncertainty.highest > self.distracted
 
     def trusts(self, uncertainty: Uncertainty, sees: bool) -> bool:
@@ -78,7 +78,9 @@ class Doubt:
     def from_dict(cls, values: Mapping[str, object], styles: StyleSet) -> Doubt:
         """Raises: InputError: a field is missing or wrong, or a style is none of ``styles``."""
         if set(values) - {"distracted"} != {"entropy", "picture_entropy", "admissions"}:
-            raise InputError("doubt: it has entropy, picture_entropy, admissions perhaps distracted, and nothing else")
+            raise InputError(
+                "doubt: it has entropy, picture_entropy, admissions and perhaps distracted, and nothing else"
+            )
         admissions = values["admissions"]
         if not isinstance(admissions, Sequence) or isinstance(admissions, str) or not admissions:
             raise InputError("doubt: admissions is no list of at least one {text, emotion, pitch}")

@@ -5,9 +5,10 @@ Every step can be called again: what is finished and still wanted is kept, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from emova_data.nano import manifest, packages
 from emova_data.nano.speech.sets import (
@@ -40,6 +41,21 @@ class Progress:
 
     def advance(self, note: str = "") -> None:
         """A piece is done."""
+
+
+def speak(
+    items: Sequence[Item], folder: Path, sources: Path, progress: Progress, *, jobs: int = 1, per_shard: int = 200
+) -> list[ShardInfo]:
+    """Make the shards of one set and split in ``folder``, and tell how far it is."""
+    if not items:
+        return []
+    progress.start(f"{items[0].set}-{items[0].split}", len(items))
+
+    def report(info: ShardInfo, made: bool) -> None:
+        for _ in range(info.items):
+            progress.advance("" if made else "(there)")
+
+    return make_set(folder, items, sources, jobs=jobs, per_shard=per_shard, report=report)
 
 
 @dataclass(frozen=True)
@@ -77,15 +93,7 @@ class Recipe:
 
     def speak(self, items: list[Item]) -> list[ShardInfo]:
         """Make the shards of one set and split."""
-        if not items:
-            return []
-        self.progress.start(f"{items[0].set}-{items[0].split}", len(items))
-
-        def report(info: ShardInfo, made: bool) -> None:
-            for _ in range(info.items):
-                self.progress.advance("" if made else "(there)")
-
-        return make_set(self.folder / "speech", items, self.source_folder, jobs=self.jobs, report=report)
+        return speak(items, self.folder / "speech", self.source_folder, self.progress, jobs=self.jobs)
 
 
 def _sources(recipe: Recipe) -> None:
@@ -274,10 +282,20 @@ STEPS: dict[str, tuple[str, Callable[[Recipe], None]]] = {
 }
 
 
-def make(recipe: Recipe, only: list[str] | None = None) -> None:
-    """Run all steps, or those in ``only``, in the recipe's order. Raises: InputError: a step lacks what it needs."""
-    for name, (_, run) in STEPS.items():
+RecipeT = TypeVar("RecipeT")
+
+
+def run_steps(
+    steps: Mapping[str, tuple[str, Callable[[RecipeT], None]]], recipe: RecipeT, only: Sequence[str] | None
+) -> None:
+    """Run all steps, or those in ``only``, in their order."""
+    for name, (_, run) in steps.items():
         if only is None or name in only:
             run(recipe)
+
+
+def make(recipe: Recipe, only: list[str] | None = None) -> None:
+    """Run all steps, or those in ``only``, in the recipe's order. Raises: InputError: a step lacks what it needs."""
+    run_steps(STEPS, recipe, only)
     if only is not None and "manifest" not in only:
         _manifest(recipe)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from emova.core.errors import InputError
 from emova.core.seeding import generator
-from emova_data.nano.recipe import Progress
-from emova_data.nano.speech.shard_maker import Item, ShardInfo, make_set
+from emova_data.nano.recipe import Progress, run_steps, speak
+from emova_data.nano.speech.shard_maker import Item, ShardInfo
 from emova_data.nano.text import sentences as english
 from emova_data.nano.text import talk as english_talk
 from emova_data.nano.text.sentences import write_jsonl
@@ -66,17 +66,8 @@ class RecipeZh:
 
     def speak(self, items: Sequence[Item]) -> list[ShardInfo]:
         """Make the shards of one set and split."""
-        if not items:
-            return []
-        self.progress.start(f"{items[0].set}-{items[0].split}", len(items))
-
-        def report(info: ShardInfo, made: bool) -> None:
-            for _ in range(info.items):
-                self.progress.advance("" if made else "(there)")
-
-        return make_set(
-            self.folder / "speech", items, self.root / "nano" / "sources", jobs=self.jobs, per_shard=100, report=report
-        )
+        sources = self.root / "nano" / "sources"
+        return speak(items, self.folder / "speech", sources, self.progress, jobs=self.jobs, per_shard=100)
 
 
 def voice_for(language: str, words: str, seed: int, *, held_out: bool = False) -> str:
@@ -198,6 +189,4 @@ STEPS: dict[str, tuple[str, Callable[[RecipeZh], None]]] = {
 
 def make(recipe: RecipeZh, only: Sequence[str] | None = None) -> None:
     """Run all steps, or those in ``only``, in the recipe's order. Raises: InputError: a step lacks what it needs."""
-    for name, (_, run) in STEPS.items():
-        if only is None or name in only:
-            run(recipe)
+    run_steps(STEPS, recipe, only)

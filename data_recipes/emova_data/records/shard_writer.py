@@ -38,6 +38,13 @@ def members_of(record: Record, source: str, key: str) -> Iterator[tuple[str, byt
     yield f"{key}.json", json.dumps(record.as_json(source), ensure_ascii=False).encode()
 
 
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Put ``content`` into a shard as ``name``; same content, same bytes."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o644
+    tar.addfile(entry, io.BytesIO(content))
+
+
 def write_shard(path: Path, records: Sequence[Record], source: str, first: int) -> Shard:
     """Write ``path`` (``.tar`` or ``.jsonl``); same records, same bytes.
 
@@ -55,9 +62,7 @@ def write_shard(path: Path, records: Sequence[Record], source: str, first: int) 
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 for number, record in enumerate(records, first):
                     for name, content in members_of(record, source, safe_key(number)):
-                        entry = tarfile.TarInfo(name)
-                        entry.size, entry.mode = len(content), 0o644
-                        tar.addfile(entry, io.BytesIO(content))
+                        add_member(tar, name, content)
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from emova.cli.main import Parser
 from emova.core.errors import InputError
 
 if TYPE_CHECKING:
+    from emova_train.core.config import ParallelConfig
     from emova_train.core.loop import FitResult
 
 
@@ -24,6 +25,20 @@ def run_module(register: Callable[[argparse.ArgumentParser], None], name: str, d
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+def run_training(train: Callable[[ConfigT], FitResult], config: ConfigT, processes: ParallelConfig) -> int:
+    """Train on all processes; the first one tells what came of it. The exit code."""
+    from emova_train.distributed import world
+
+    result = train(config)
+    if world.start(processes).main:
+        print_result(result)
+    world.stop()
+    return 0
 
 
 def print_result(result: FitResult) -> None:

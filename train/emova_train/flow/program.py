@@ -33,7 +33,7 @@ from emova.speech.tokenizer.units import name_units, units_of
 from emova_train.core.config import DDP
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, print_result, run_module
+from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import ParameterGroup
 from emova_train.distributed import world as parallel
 from emova_train.flow.config import FLOW, VOCODER, FlowRecipe
@@ -287,11 +287,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prepare:
         prepare(recipe.data)
         return 0
-    result = train(recipe)
-    if parallel.start(recipe.run.parallel).main:
-        print_result(result)
-    parallel.stop()
-    return 0
+    return run_training(train, recipe, recipe.run.parallel)
 
 
 def main() -> int:

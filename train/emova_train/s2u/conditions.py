@@ -15,7 +15,8 @@ import soxr
 from scipy.signal import istft, stft
 
 from emova.core.errors import InputError
-from emova_train.s2u.data import SAMPLE_RATE, perturb, warp_formants
+from emova_train.data.shard_cache import SAMPLE_RATE
+from emova_train.s2u.data import perturb, warp_formants
 
 
 class Codec(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,15 +25,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
-from emova.core.writing import staged_output, write_text
+from emova.core.writing import write_text
 from emova.speech.tokenizer.phones import BLANK, DEFAULT_PHONES, PhoneInventory, describe_unknown
 from emova.speech.tokenizer.s2u import S2UTokenizer
-from emova_data.records.recordings import read_recordings
-from emova_train.core.renamed import find_shards
+from emova_data.records.recordings import Recording
+from emova_train.data.shard_cache import SAMPLE_RATE, decode_shard, found_shards
 from emova_train.s2u.alignment import align
 from emova_train.s2u.screening import holds_speech, is_narrow
 
-SAMPLE_RATE = 16000
 UNIT_SAMPLES = 640
 LABEL_SAMPLES = 320  # two frame labels a unit
 IGNORED = -100
@@ -93,52 +91,23 @@ def clip_of(
     return (clip if clip.phones and room and clip.length <= max_seconds * SAMPLE_RATE else None), unknown
 
 
-def _cache_shard(path: str, folder: Path) -> Path:
-    """Decode ``path`` into ``folder`` unless that is done already; gives the index file.
-
-    The index names the phones, so that it serves every inventory.
-    """
-    stat = os.stat(path)
-    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}-heard"
-    index_path = stem.with_suffix(".json")
-    if index_path.is_file():
-        return index_path
-    index, chunks, start = [], [], 0
-    for recording in read_recordings(path, SAMPLE_RATE):
-        meta, samples = recording.record, recording.pcm16()
-        alignment = meta.get("alignment")
-        index.append(
-            {
-                "key": recording.key, "start": start, "length": len(samples),
-                "phones": list(meta["phones"]) if "phones" in meta else None,
-                "alignment": alignment and [
-                    (phone, round(a * SAMPLE_RATE), round(b * SAMPLE_RATE)) for phone, a, b in alignment
-                ],
-                "family": meta.get("family") or "", "voice": meta.get("voice") or "",
-                "speech": holds_speech(recording.samples), "narrow": is_narrow(recording.samples),
-            }
-        )  # fmt: skip
-        chunks.append(samples)
-        start += len(samples)
-    with staged_output(stem.with_suffix(".npy")) as file:
-        np.save(file, np.concatenate(chunks) if chunks else np.zeros(0, np.int16))
-    write_text(index_path, json.dumps(index))
-    return index_path
+def _heard_fields(recording: Recording) -> dict[str, object]:
+    """What the index says of a recording. It names the phones, so that it serves every inventory."""
+    meta = recording.record
+    alignment = meta.get("alignment")
+    return {
+        "phones": list(meta["phones"]) if "phones" in meta else None,
+        "alignment": alignment and [
+            (phone, round(a * SAMPLE_RATE), round(b * SAMPLE_RATE)) for phone, a, b in alignment
+        ],
+        "family": meta.get("family") or "", "voice": meta.get("voice") or "",
+        "speech": holds_speech(recording.samples), "narrow": is_narrow(recording.samples),
+    }  # fmt: skip
 
 
-def fill_cache(patterns: Sequence[str], cache: str | Path, rank: int = 0, processes: int = 1) -> None:
-    """Decode the shards that are this process's, as one of ``processes``. Raises: InputError: a pattern has none."""
-    folder = Path(cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [path for pattern in patterns for path in _found(pattern)]
-    for path in paths[rank::processes]:
-        _cache_shard(path, folder)
-
-
-def _found(pattern: str) -> list[str]:
-    if not (paths := find_shards(pattern)):
-        raise InputError(f"{pattern}: no such shards; run the data recipe first")
-    return paths
+def decode_heard(path: str, folder: Path) -> Path:
+    """Decode a shard into ``folder`` unless that is done already; gives the index file."""
+    return decode_shard(path, folder, "heard", _heard_fields)
 
 
 class ClipStore:
@@ -175,8 +144,8 @@ class ClipStore:
         self.clips: list[Clip] = []
         self.source: list[int] = []  # which pattern a clip came from
         for number, pattern in enumerate(patterns):
-            for path in _found(pattern):
-                index_path = _cache_shard(path, folder)
+            for path in found_shards(pattern):
+                index_path = decode_heard(path, folder)
                 shard = len(self.waves)
                 self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
                 for entry in json.loads(index_path.read_text(encoding="utf-8")):

@@ -24,14 +24,15 @@ from emova_train.core import checkpointing
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, print_result, run_module
+from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import StreamedSet
 from emova_train.data.clip_reader import StreamConfig
+from emova_train.data.shard_cache import fill_cache
 from emova_train.distributed import world as parallel
 from emova_train.distributed.world import World
 from emova_train.s2u.conditions import Conditions
 from emova_train.s2u.contrast import CollapseConfig, ContrastConfig, Pretraining
-from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, Views, fill_cache, unwrap
+from emova_train.s2u.data import ClipStore, SourceConfig, TwoViews, Views, decode_heard, unwrap
 from emova_train.s2u.stream import StreamedClips, streamed
 
 STUDENT, TEACHER = "student", "teacher"
@@ -159,7 +160,7 @@ def train(config: PretrainConfig) -> FitResult:
 
 def cached(patterns: Sequence[str], config: PretrainConfig, world: World) -> ClipStore:
     """The clips of ``patterns``, decoded by all processes together. Raises: InputError: none holds speech."""
-    fill_cache(patterns, config.cache, world.rank, world.size)
+    fill_cache(decode_heard, patterns, config.cache, world.rank, world.size)
     with world.patience(config.run.parallel):
         world.barrier()
     store = ClipStore(patterns, config.cache, config.max_seconds, labelled=False)
@@ -182,11 +183,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     config = load_config(PretrainConfig, arguments.config, arguments.overrides, kind="s2u")
-    result = train(config)
-    if parallel.start(config.run.parallel).main:
-        print_result(result)
-    parallel.stop()
-    return 0
+    return run_training(train, config, config.run.parallel)
 
 
 def main() -> int:

@@ -32,23 +32,14 @@ from emova.speech.tokenizer.whisper_init import fill_from_whisper
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, print_result, run_module
+from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import ParameterGroup, StreamedSet
 from emova_train.data.clip_reader import StreamConfig
+from emova_train.data.shard_cache import SAMPLE_RATE, fill_cache
 from emova_train.distributed import world as parallel
 from emova_train.distributed.world import World
 from emova_train.s2u.augment import warp_mels
-from emova_train.s2u.data import (
-    IGNORED,
-    SAMPLE_RATE,
-    Clip,
-    ClipStore,
-    SourceConfig,
-    TwoViews,
-    Views,
-    fill_cache,
-    unwrap,
-)
+from emova_train.s2u.data import IGNORED, Clip, ClipStore, SourceConfig, TwoViews, Views, decode_heard, unwrap
 from emova_train.s2u.stream import StreamedClips, streamed
 
 
@@ -300,7 +291,7 @@ def train(config: S2UTrainConfig) -> FitResult:
 
 def cached(config: S2UTrainConfig, patterns: Sequence[str], model: S2UTokenizer, world: World) -> ClipStore:
     """The clips of ``patterns``, decoded by all processes together; the first says what is odd about them."""
-    fill_cache(patterns, config.cache, world.rank, world.size)
+    fill_cache(decode_heard, patterns, config.cache, world.rank, world.size)
     with world.patience(config.run.parallel):
         world.barrier()
     store = ClipStore(patterns, config.cache, config.max_seconds, model.inventory)
@@ -318,11 +309,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     config = load_config(S2UTrainConfig, arguments.config, arguments.overrides, kind="s2u")
-    result = train(config)
-    if parallel.start(config.run.parallel).main:
-        print_result(result)
-    parallel.stop()
-    return 0
+    return run_training(train, config, config.run.parallel)
 
 
 def main() -> int:

@@ -11,8 +11,9 @@ from torch import Tensor
 from emova.speech.tokenizer.phones import PhoneInventory
 from emova_train.data.clip_reader import ClipStream, Pooled, StreamConfig, decoded, find_sources
 from emova_train.data.sample_reader import BadSample
+from emova_train.data.shard_cache import SAMPLE_RATE
 from emova_train.data.shards import Raw
-from emova_train.s2u.data import SAMPLE_RATE, Clip, SourceConfig, Views, alike, clip_of
+from emova_train.s2u.data import Clip, SourceConfig, Views, alike, clip_of
 from emova_train.s2u.screening import holds_speech
 
 Heard = tuple[Clip, np.ndarray]

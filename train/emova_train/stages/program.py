@@ -31,7 +31,7 @@ from emova_train.core import checkpointing
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.mfu import step_cost
 from emova_train.core.optimizer import decay_groups, whole_shape
-from emova_train.core.program import add_config, print_result, run_module
+from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import ParameterGroup
 from emova_train.data.mixture import PackedList
 from emova_train.data.packing import collate
@@ -216,11 +216,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     config = load_config(StageConfig, arguments.config, arguments.overrides, kind="stages")
-    result = train(config)
-    if parallel.start(config.run.parallel).main:
-        print_result(result)
-    parallel.stop()
-    return 0
+    return run_training(train, config, config.run.parallel)
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from emova.speech.detokenizer.vits import PosteriorEncoder
 from emova.speech.tokenizer.units import name_units, units_of
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, print_result, run_module
+from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import ParameterGroup, StreamedSet
 from emova_train.distributed import world as parallel
 from emova_train.u2s.cache import SpeechStore, kinds_of_units, prepare
@@ -247,11 +247,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.prepare:
         prepare(recipe.data, units=not arguments.without_units)
         return 0
-    result = train(recipe)
-    if parallel.start(recipe.run.parallel).main:
-        print_result(result)
-    parallel.stop()
-    return 0
+    return run_training(train, recipe, recipe.run.parallel)
 
 
 def main() -> int:

@@ -10,7 +10,6 @@ Shapes: B clips, T samples, L text tokens, P phones.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
-from emova.core.writing import staged_output, write_text
 from emova.speech.tokenizer.phones import PhoneInventory
-from emova_data.records.recordings import read_recordings
-from emova_train.core.renamed import find_shards
+from emova_data.records.recordings import Recording
 from emova_train.data.clip_reader import ClipStream, Pooled, StreamConfig, decoded, find_sources
 from emova_train.data.sample_reader import BadSample
+from emova_train.data.shard_cache import SAMPLE_RATE, decode_shard, found_shards
 from emova_train.data.shards import Raw
-from emova_train.s2u.data import SAMPLE_RATE, alike, perturb
+from emova_train.s2u.data import alike, perturb
 from emova_train.vq.reader import IGNORED
 from emova_train.vq.whisper import TextTokens
 
@@ -73,43 +71,18 @@ def read_labels(folder: str | Path, shards: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def shards_of(pattern: str) -> list[str]:
-    """The files of a pattern. Raises: InputError: there are none."""
-    if not (paths := find_shards(pattern)):
-        raise InputError(f"{pattern}: no such shards; run the data recipe first")
-    return paths
+def _text_fields(recording: Recording) -> dict[str, object]:
+    """What the index says of a recording."""
+    record = recording.record
+    return {
+        "text": record.get("text") or "", "phones": list(record.get("phones") or ()),
+        "family": record.get("family") or "",
+    }  # fmt: skip
 
 
-def cache_shard(path: str, folder: Path) -> Path:
-    """Decode ``path`` into ``folder`` unless that is done already; gives the index file."""
-    stat = os.stat(path)
-    stem = folder / f"{Path(path).stem}-{stat.st_size}-{int(stat.st_mtime)}-texts"
-    index_path = stem.with_suffix(".json")
-    if index_path.is_file():
-        return index_path
-    index, chunks, start = [], [], 0
-    for recording in read_recordings(path, SAMPLE_RATE):
-        record, samples = recording.record, recording.pcm16()
-        index.append(
-            {
-                "key": recording.key, "start": start, "length": len(samples), "text": record.get("text") or "",
-                "phones": list(record.get("phones") or ()), "family": record.get("family") or "",
-            }
-        )  # fmt: skip
-        chunks.append(samples)
-        start += len(samples)
-    folder.mkdir(parents=True, exist_ok=True)
-    with staged_output(stem.with_suffix(".npy")) as file:
-        np.save(file, np.concatenate(chunks) if chunks else np.zeros(0, np.int16))
-    write_text(index_path, json.dumps(index))
-    return index_path
-
-
-def fill_cache(patterns: Sequence[str], cache: str | Path, rank: int = 0, processes: int = 1) -> None:
-    """Decode the shards that are this process's, as one of ``processes``. Raises: InputError: a pattern has none."""
-    paths = [path for pattern in patterns for path in shards_of(pattern)]
-    for path in paths[rank::processes]:
-        cache_shard(path, Path(cache))
+def decode_texts(path: str, folder: Path) -> Path:
+    """Decode a shard into ``folder`` unless that is done already; gives the index file."""
+    return decode_shard(path, folder, "texts", _text_fields)
 
 
 class TextStore:
@@ -129,8 +102,8 @@ class TextStore:
         self.clips: list[TextClip] = []
         self.source: list[int] = []
         for number, source in enumerate(sources):
-            for path in shards_of(source.pattern):
-                index_path = cache_shard(path, Path(cache))
+            for path in found_shards(source.pattern):
+                index_path = decode_texts(path, Path(cache))
                 said = read_labels(labels, [path]) if source.pseudo else {}
                 shard = len(self.waves)
                 self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
@@ -275,7 +248,7 @@ def streamed(
     counts = [source.records for source, _ in find_sources([(each.pattern, 1.0) for each in sources])]
     passes = balanced(sources, counts, ratio)
     found = find_sources([(each.pattern, times) for each, times in zip(sources, passes, strict=True)])
-    pseudo = [shard for each in sources if each.pseudo for shard in shards_of(each.pattern)]
+    pseudo = [shard for each in sources if each.pseudo for shard in found_shards(each.pattern)]
 
     def lay_out(pool: Sequence[Heard], rng: np.random.Generator) -> list[list[int]]:
         batches = alike([clip.length for clip, _ in pool], range(len(pool)), batch_seconds)

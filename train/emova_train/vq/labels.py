@@ -26,9 +26,9 @@ from emova.core.writing import write_text
 from emova.speech.tokenizer.whisper_vq.tokenizer import HOP, N_FFT, WhisperMel, floored
 from emova_data.records.recordings import read_recordings
 from emova_train.core.program import add_config, run_module
+from emova_train.data.shard_cache import SAMPLE_RATE, found_shards
 from emova_train.distributed import world as parallel
-from emova_train.s2u.data import SAMPLE_RATE
-from emova_train.vq.data import label_path, shards_of
+from emova_train.vq.data import label_path
 from emova_train.vq.program import VQTrainConfig
 from emova_train.vq.reader import WordDecoder
 from emova_train.vq.whisper import WholeEncoder, load_whisper
@@ -92,7 +92,7 @@ def label(config: VQTrainConfig, rows: int = 8) -> int:
     if not patterns or not config.labels or not config.whisper:
         raise InputError("train, labels, whisper: name sources with pseudo: true, a folder for their words, a Whisper")
     world = parallel.start(config.run.parallel)
-    shards = [shard for pattern in patterns for shard in shards_of(pattern)][world.rank :: world.size]
+    shards = [shard for pattern in patterns for shard in found_shards(pattern)][world.rank :: world.size]
     shards = [shard for shard in shards if not label_path(config.labels, shard).is_file()]
     if not shards:
         return 0

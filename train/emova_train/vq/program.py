@@ -34,12 +34,13 @@ from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig, Whisper
 from emova_train.core.config import DDP, RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
-from emova_train.core.program import add_config, print_result, run_module
+from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import ParameterGroup, StreamedSet
 from emova_train.data.clip_reader import StreamConfig
+from emova_train.data.shard_cache import SAMPLE_RATE, fill_cache
 from emova_train.distributed import world as parallel
-from emova_train.s2u.data import SAMPLE_RATE, unwrap
-from emova_train.vq.data import TextBatches, TextClip, TextSet, TextSource, TextStore, balanced, fill_cache, streamed
+from emova_train.s2u.data import unwrap
+from emova_train.vq.data import TextBatches, TextClip, TextSet, TextSource, TextStore, balanced, decode_texts, streamed
 from emova_train.vq.reader import WhisperReader
 from emova_train.vq.whisper import Whisper, block_state, load_whisper
 
@@ -285,7 +286,7 @@ def train(config: VQTrainConfig) -> FitResult:
     model = training.model
     make = TextBatches(whisper.text, model.inventory, model.unit_samples, config.perturbed)
     cached = [] if config.stream.enabled else [source.pattern for source in config.train]
-    fill_cache([*cached, *config.validation], config.cache, world.rank, world.size)
+    fill_cache(decode_texts, [*cached, *config.validation], config.cache, world.rank, world.size)
     with world.patience(config.run.parallel):
         world.barrier()
     train_set: StreamedSet | TextSet
@@ -350,11 +351,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
     config = load_config(VQTrainConfig, arguments.config, arguments.overrides, kind="vq")
-    result = train(config)
-    if parallel.start(config.run.parallel).main:
-        print_result(result)
-    parallel.stop()
-    return 0
+    return run_training(train, config, config.run.parallel)
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from emova_data.nano.pictures.drawn import Ask, Drawn
 from emova_data.nano.pictures.library import Library, load_library
 from emova_data.nano.pictures.questions import Question
 from emova_data.nano.pictures.regions import record as record_regions
+from emova_data.records.shard_writer import add_member
 
 # A picture's place in this row is part of its seed.
 KINDS = ("objects", "scenes", "charts", "tables", "price_tags", "signs", "posters", "faces", "weather")
@@ -154,16 +155,10 @@ def write_pictures(target: Path, samples: Iterable[PictureSample]) -> int:
         for sample in samples:
             buffer = io.BytesIO()
             sample.drawn.image.save(buffer, "PNG", compress_level=4)
-            _add(tar, f"{sample.key}.png", buffer.getvalue())
-            _add(tar, f"{sample.key}.json", json.dumps(sample.record, ensure_ascii=False).encode())
+            add_member(tar, f"{sample.key}.png", buffer.getvalue())
+            add_member(tar, f"{sample.key}.json", json.dumps(sample.record, ensure_ascii=False).encode())
             total += len(sample.questions)
     return total
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
 
 
 def _start(nice: int, sources: str) -> None:

@@ -8,10 +8,8 @@ tuxpaint's stamps (Debian ``tuxpaint-stamps-default``).
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +20,12 @@ import soxr
 
 from emova.cli.main import Parser, run_program
 from emova.core.errors import InputError
-from emova.core.writing import make_folder, staged_output
+from emova.core.writing import make_folder
 from emova_data.nano.aloud.packages import unpack_debian
 from emova_data.nano.pictures.library import STAMPS
-from emova_data.nano.pictures.programs.make import add_member
 from emova_data.nano.speech.labelled import RATE
-from emova_data.nano.speech.shard_maker import encode_flac
+from emova_data.nano.speech.shard_maker import encode_flac, write_tar
+from emova_data.records.recordings import RecordingFields
 
 PACKAGE = "pocketsphinx-testdata"
 INSIDE = "usr/share/pocketsphinx/test/data"
@@ -75,17 +73,15 @@ def make(root: Path) -> int:
         unpack_debian((PACKAGE,), sources)
     make_folder(out)
     clips = [*read_aloud(sources / INSIDE), *captions()]
-    with (
-        staged_output(out / "people_of-others-000000.tar") as file,
-        tarfile.open(fileobj=file, mode="w") as tar,
-    ):
-        for number, clip in enumerate(clips):
-            samples, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
-            mono = np.asarray(soxr.resample(samples.mean(1), rate, RATE), np.float32)
-            key = f"people-{number:04d}"
-            record = {"text": clip.text, "voice": clip.voice, "seconds": round(len(mono) / RATE, 3), "split": "test"}
-            add_member(tar, f"{key}.flac", encode_flac(mono, RATE))
-            add_member(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
+    samples: list[tuple[str, bytes, RecordingFields]] = []
+    for number, clip in enumerate(clips):
+        sound, rate = soundfile.read(clip.path, dtype="float32", always_2d=True)
+        mono = np.asarray(soxr.resample(sound.mean(1), rate, RATE), np.float32)
+        fields: RecordingFields = {
+            "text": clip.text, "voice": clip.voice, "seconds": round(len(mono) / RATE, 3), "split": "test",
+        }  # fmt: skip
+        samples.append((f"people-{number:04d}", encode_flac(mono, RATE), fields))
+    write_tar(out / "people_of-others-000000.tar", samples)
     return len(clips)
 
 

@@ -24,6 +24,7 @@ from emova.core.writing import staged_output, write_text
 from emova_data.nano.voices.hibari_voice import Utterance
 from emova_data.nano.voices.voices import Voices, family_of, gender_of, recipe_of
 from emova_data.records.recordings import RecordingFields
+from emova_data.records.shard_writer import add_member
 
 JobT = TypeVar("JobT")
 MadeT = TypeVar("MadeT")
@@ -115,9 +116,7 @@ def write_tar(path: Path, samples: Sequence[tuple[str, bytes, RecordingFields]])
     with staged_output(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, flac, meta in samples:
             for suffix, content in (("flac", flac), ("json", json.dumps(meta, ensure_ascii=False).encode())):
-                entry = tarfile.TarInfo(f"{key}.{suffix}")
-                entry.size, entry.mode = len(content), 0o644
-                tar.addfile(entry, io.BytesIO(content))
+                add_member(tar, f"{key}.{suffix}", content)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -23,6 +23,7 @@ from emova_data.nano.pictures.make import ask
 from emova_data.nano.pictures.programs import held_out, html_pages, matplotlib_figures, pillow_plain
 from emova_data.nano.pictures.programs.content import KINDS, Content, draw_content
 from emova_data.nano.pictures.programs.photographed import photographed
+from emova_data.records.shard_writer import add_member
 
 Draw = Callable[[Content, Rng], Drawn]
 PER_SHARD = 200
@@ -100,13 +101,6 @@ def make(out: Path, seed: int, count: int, split: str) -> int:
     finally:
         end()
     return made
-
-
-def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Put ``content`` into a shard as ``name``."""
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    tar.addfile(entry, io.BytesIO(content))
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ from emova.core.errors import InputError
 from emova.core.seeding import generator
 from emova.core.writing import make_folder, staged_output
 from emova_data.nano.pictures.library import CATALOGUE, STAMPS
-from emova_data.nano.pictures.programs.make import add_member
 from emova_data.nano.text.sentences import WORDNET
+from emova_data.records.shard_writer import add_member
 
 CLIPART = Path("/usr/share/openclipart/svg")
 SIDE, MARGIN = 448, 24
