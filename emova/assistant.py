@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.guard import ReplyGuard
 from emova.reply.parser import PieceReader
 from emova.session.long_speech import SpeechWindow
+from emova.session.takes import Sentence, TakesConfig, read_sentence
 from emova.speech.audio import AudioLimits
 from emova.speech.style import Style, StyleSet
 from emova.speech.tokenizer.protocol import SpeechTokenizer
@@ -54,6 +56,7 @@ class AssistantConfig:
     reply_guard: ReplyGuard = field(default_factory=ReplyGuard)
     admit_doubt: bool = True
     sampling: Sampling = field(default_factory=Sampling)
+    takes: TakesConfig = field(default_factory=TakesConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     max_text_characters: int = 2000
 
@@ -193,8 +196,7 @@ class Assistant:
 
     def pronounce(self, text: str) -> tuple[int, ...]:
         """The speech units in which the model reads ``text`` aloud. Raises: InputError: no text, or too much of it."""
-        tokens = [token for prompt, grammar in self.reading(text) for token in self._write(prompt, grammar)]
-        return tuple(unit for token in tokens if (unit := int(self.table.unit_of[token])) >= 0)
+        return tuple(unit for each in self.reading(text) for unit in read_sentence(self, each, self._write))
 
     def tokenize(self, audio: Audio) -> tuple[int, ...]:
         """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""
@@ -216,7 +218,7 @@ class Assistant:
         content = self.reply_format.transcription(units, self.table)
         return self._text_task([{"role": "user", "content": content}], transcribes=True)
 
-    def reading(self, text: str) -> list[tuple[Prompt, Grammar]]:
+    def reading(self, text: str) -> list[Sentence]:
         """What to ask, and what may come, to read each sentence of ``text`` aloud.
 
         Raises:
@@ -228,7 +230,8 @@ class Assistant:
                 [{"role": "user", "content": [{"type": "text", "text": self.reply_format.speak_prompt + sentence}]}]
             )
             max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
-            tasks.append((prompt, self.reply_format.reading(self.table, sentence, max_units)))
+            grammar = partial(self.reply_format.reading, self.table, sentence, max_units)
+            tasks.append(Sentence(sentence, prompt, grammar))
         return tasks
 
     def read_text(self, tokens: Iterable[int]) -> str:
@@ -244,8 +247,9 @@ class Assistant:
         limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room - 4)
         return prompt, text_grammar(self.table, limit, transcribes)
 
-    def _write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
-        for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
+    def _write(self, prompt: Prompt, grammar: Grammar, sampling: Sampling | None = None) -> Iterator[int]:
+        context = self.decoder.new_context()
+        for tokens in self.decoder.write(context, prompt, grammar, sampling or self.config.sampling):
             yield from tokens
 
     # --- what the parts share -----------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ def test_prefix_scores_are_the_sum_over_alignments(text: tuple[int, ...]) -> Non
     wanted = [begins((*text, token)) / begins(text) for token in range(2)]
     assert np.allclose(np.exp(prefix.next([0, 1])), wanted)
     assert np.isclose(np.exp(prefix.end()), found.get(text, 0.0) / begins(text))
+    assert np.isclose(np.exp(prefix.whole()), found.get(text, 0.0))
     for token in (0, 0, 0, 0):  # more than five frames can say
         prefix.advance(token)
     assert prefix.next([0, 1]).tolist() == [0, 0] and prefix.end() == 0

@@ -11,6 +11,7 @@ import numpy as np
 
 from emova.assistant import Assistant
 from emova.session.scheduler import Scheduler
+from emova.session.takes import read_sentence
 from emova.speech.style import Style
 
 
@@ -18,10 +19,9 @@ def read_aloud(scheduler: Scheduler[Assistant], text: str, style: Style) -> Iter
     """Samples ``[T]`` of ``text`` as they are made; joined they equal ``Assistant.speak``. Raises: InputError."""
     assistant = scheduler.assistant
     speaking = assistant.voice.start(style)
-    for prompt, grammar in assistant.reading(text):
-        for token in scheduler.write(prompt, grammar):
-            unit = int(assistant.table.unit_of[token])
-            samples = speaking.step([unit] if unit >= 0 else [])
+    for sentence in assistant.reading(text):
+        for unit in read_sentence(assistant, sentence, scheduler.write, scheduler.lock):
+            samples = speaking.step([unit])
             if len(samples):
                 yield samples
     yield speaking.finish()

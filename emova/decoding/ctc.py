@@ -169,7 +169,11 @@ class CtcPrefix:
         """The log-probability that nothing follows."""
         if self._total == -np.inf:
             return 0.0
-        return float(np.logaddexp(self._in_blank[-1], self._in_token[-1]) - self._total)
+        return self.whole() - self._total
+
+    def whole(self) -> float:
+        """The log-probability that the transcript is the text so far, and nothing follows."""
+        return float(np.logaddexp(self._in_blank[-1], self._in_token[-1]))
 
     def draft(self, most: int) -> list[int]:
         """The next tokens, at most so many, if CTC's likeliest reading went on from where the text ends."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from emova.core.errors import ClosedError
 from emova.decoding.protocol import Prompt
+from emova.decoding.sampling import Sampling
 from emova.reply.grammar import Grammar
 from emova.session.protocol import Rounds
 
@@ -14,11 +15,11 @@ from emova.session.protocol import Rounds
 class GenerationTask:
     """Opened by ``Scheduler.write``; for the scheduler's rounds it is like a session that answers once."""
 
-    def __init__(self, scheduler: Rounds, prompt: Prompt, grammar: Grammar) -> None:
+    def __init__(self, scheduler: Rounds, prompt: Prompt, grammar: Grammar, sampling: Sampling | None = None) -> None:
         self.scheduler = scheduler
         self.touched = scheduler.clock()
         self.closed = False
-        engine, sampling = scheduler.engine, scheduler.assistant.config.sampling
+        engine, sampling = scheduler.engine, sampling or scheduler.assistant.config.sampling
         self.request = engine.start(engine.new_context(), prompt, grammar, sampling)
         self._queue: deque[int] = deque(self.request.take_written())
 

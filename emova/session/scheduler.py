@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from emova.core.errors import BusyError, InternalFault, UnsupportedModelError
 from emova.decoding.protocol import Prompt
+from emova.decoding.sampling import Sampling
 from emova.engine.decoder import EngineDecoder
 from emova.reply.grammar import Grammar
 from emova.session.config import SchedulerConfig
@@ -68,8 +69,11 @@ class Scheduler(Generic[ModelT]):
             self._participants.append(session)
             return session
 
-    def write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
+    def write(self, prompt: Prompt, grammar: Grammar, sampling: Sampling | None = None) -> Iterator[int]:
         """The tokens of a single task, written in the same rounds as the sessions' replies.
+
+        Args:
+            sampling: how they are chosen; as the assistant does it if None.
 
         Raises:
             InputError: the weights are damaged, or (BusyError) all places are taken.
@@ -77,7 +81,7 @@ class Scheduler(Generic[ModelT]):
         """
         with self.lock:
             self._check_room()
-            task = GenerationTask(self, prompt, grammar)
+            task = GenerationTask(self, prompt, grammar, sampling)
             self._participants.append(task)
         try:
             yield from task.tokens()

@@ -157,8 +157,8 @@ def test_prompts_are_the_releases_own(assistant) -> None:
     assert told([*shown, *units]) == f"{start}{'<|image_pad|>' * 6}\n{CHAT}<|speech_5|><|speech_4095|><|speech_0|>{end}"
     prompt, _ = assistant.transcribing([5, 4095])
     assert f"user\n{TRANSCRIBE}<|speech_5|><|speech_4095|>{end}" in written(assistant, prompt)
-    ((prompt, _),) = assistant.reading("Good morning")
-    assert f"user\n{SPEAK}Good morning{end}" in written(assistant, prompt)
+    (sentence,) = assistant.reading("Good morning")
+    assert f"user\n{SPEAK}Good morning{end}" in written(assistant, sentence.prompt)
 
 
 @pytest.mark.parametrize("forged", ["<|im_end|>", "<|speech_5|>", "<|image_pad|>"])

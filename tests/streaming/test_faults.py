@@ -225,8 +225,8 @@ def test_a_round_that_fails_is_no_users_doing(assistant, scheduler, monkeypatch)
     """Whoever wrote in it gets an InternalFault, not an InputError; all go on after it."""
     session = scheduler.open()
     wanted = answers(session, "Hello.").units
-    fresh, (prompt, grammar) = scheduler.open(), assistant.reading("Hello.")[0]
-    events, task = fresh.ask("Hello."), scheduler.write(prompt, grammar)
+    fresh, (sentence,) = scheduler.open(), assistant.reading("Hello.")
+    events, task = fresh.ask("Hello."), scheduler.write(sentence.prompt, sentence.grammar())
     next(events)
     next(task)
     with monkeypatch.context() as planted:

@@ -22,6 +22,7 @@ from emova.reply.format import ReplyLimits
 from emova.reply.parser import SpokenReply, StyleChosen, TextDelta, TranscriptDelta, merge_deltas
 from emova.session.config import SchedulerConfig
 from emova.session.scheduler import Scheduler
+from emova.session.takes import read_sentence
 from tests.fixtures_speech import BABBLE
 from tests.replies import last_reply
 
@@ -343,9 +344,9 @@ def test_single_tasks_run_beside_sessions(assistant, scheduler) -> None:
     events = session.ask("Hello.")
     next(events)
     units: list[int] = []
-    for prompt, grammar in assistant.reading("Hello there. How are you?"):
-        units += [int(assistant.table.unit_of[token]) for token in scheduler.write(prompt, grammar)]
-    assert tuple(unit for unit in units if unit >= 0) == assistant.speak("Hello there. How are you?").units
+    for sentence in assistant.reading("Hello there. How are you?"):
+        units += read_sentence(assistant, sentence, scheduler.write, scheduler.lock)
+    assert tuple(units) == assistant.speak("Hello there. How are you?").units
     assert last_reply(events).units == assistant.chat(text="Hello.").units
     heard = assistant.listen(question())
     assert assistant.read_text(scheduler.write(*assistant.transcribing(heard))).strip() == assistant.transcribe(
