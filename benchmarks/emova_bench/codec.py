@@ -9,9 +9,7 @@ Without ``--tokenizer`` and ``--detokenizer`` parts with the shapes of the shipp
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,72 +24,12 @@ from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQTokenizer
 from emova_bench.common import arguments, median, parse, question, report
+from emova_eval.codecs.speed import chunk_of, hear, speak
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STEP = 0.1  # seconds of sound that a stream of ears is given at once
 WINDOW = 0.01  # seconds on each side of a joint
-
-
-@dataclass(frozen=True)
-class Heard:
-    """Times of a tokenizer: for all at once, and for each step of a stream, s; the processors' time for the stream."""
-
-    whole: float
-    steps: np.ndarray
-    processors: float
-
-
-@dataclass(frozen=True)
-class Said:
-    """Times of a decoder: from the unit that makes the first sound certain to that sound, and for each chunk, s; the
-    processors' time for the first and for all chunks after it."""
-
-    first: float
-    chunks: np.ndarray
-    first_processors: float
-    processors: float
-    samples: np.ndarray
-
-
-@torch.inference_mode()
-def hear(ears: SpeechTokenizer, samples: np.ndarray) -> Heard:
-    """A recording, whole and streamed."""
-    recording = torch.from_numpy(samples)[None]
-    started = time.perf_counter()
-    ears.encode(recording)
-    whole, steps = time.perf_counter() - started, []
-    busy = time.process_time()
-    with ears.streaming(1) as stream:
-        for piece in recording.split(int(STEP * ears.sample_rate), dim=1):
-            started = time.perf_counter()
-            stream.step(piece)
-            steps.append(time.perf_counter() - started)
-        stream.finish()
-    return Heard(whole, np.array(steps), time.process_time() - busy)
-
-
-@torch.inference_mode()
-def speak(voice: SpeechDetokenizer, style: torch.Tensor, units: torch.Tensor, chunk: int) -> Said:
-    """Units ``[1, U]`` a chunk at a time, the first of them one by one."""
-    stream, sound = voice.streaming(style), []
-    first = first_busy = 0.0
-    for unit in units[:, :chunk].split(1, dim=1):
-        started, busy = time.perf_counter(), time.process_time()
-        sound.append(stream.step(unit)[0])
-        first, first_busy = time.perf_counter() - started, time.process_time() - busy
-        if sound[-1].shape[0]:
-            break
-    spent, at = [], len(sound)
-    busy = time.process_time()
-    for piece in units[:, at:].split(chunk, dim=1):
-        started = time.perf_counter()
-        sound.append(stream.step(piece)[0])
-        spent.append(time.perf_counter() - started)
-    busy = time.process_time() - busy
-    sound.append(stream.finish()[0])
-    return Said(first, np.array(spent), first_busy, busy, torch.cat(sound).numpy())
 
 
 def jumps(samples: np.ndarray, rate: int, places: Sequence[int]) -> tuple[float, float, float]:
@@ -172,7 +110,7 @@ def main(given: Sequence[str] | None = None) -> None:
         units = ears.encode(torch.from_numpy(samples)[None])[0][None]
         if int(units.max()) >= voice.codebook_size:
             units = torch.randint(0, voice.codebook_size, units.shape, generator=generator)
-        chunk = voice.config.chunks[-1] if isinstance(voice, FlowHiFTDetokenizer) else int(0.8 * voice.unit_rate)
+        chunk = chunk_of(voice)
         with torch.inference_mode():
             speak(voice, style, units[:, : 3 * chunk], chunk)  # what is compiled at first use
         heard = [hear(ears, samples) for _ in range(options.repeats)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from emova.core.errors import InputError
@@ -28,6 +30,8 @@ EXAMPLES = """examples:
                                                     speech in to first audio of any OpenAI-compatible server
   emova eval tokenizer emova-nano runs/kmeans-nano/export --data 'data/nano/speech/style-test-*.tar'
                                                     one table for speech tokenizers of any kind
+  emova eval codecs --refresh docs/codecs.md        pairs of tokenizer and decoder side by side; or name pairs:
+  emova eval codecs mine=runs/my-s2u/export,runs/my-u2s/export --data 'data/nano/speech/style-test-*.tar'
   emova eval compare runs/a runs/b                  is the difference more than chance?
   emova eval nano --refresh docs/figures/emova-nano.md
                                                     put the figures into the model's card
@@ -40,10 +44,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "task", help="nano, all, latency, tokenizer, compare, own, or a benchmark (an unknown name lists them)"
+        "task", help="nano, all, latency, tokenizer, codecs, compare, own, or a benchmark (an unknown name lists them)"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings of nano; the two runs of compare; tokenizers"
+        "overrides", nargs="*", metavar="key=value", help="settings of nano; the two runs of compare; tokenizers; pairs"
     )
     parser.add_argument("--model", help="a checkpoint's name or folder (emova-nano)")
     parser.add_argument("--data", help="the benchmark's file or folder; with all, the folder of all of them")
@@ -78,9 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _compare(arguments)
     if arguments.task == "tokenizer":
         return _tokenizer(arguments)
+    if arguments.task == "codecs":
+        return _codecs(arguments)
     if arguments.overrides:
         raise InputError(
-            f"{arguments.overrides[0][:40]!r}: only nano, compare and tokenizer take further words; use --data"
+            f"{arguments.overrides[0][:40]!r}: only nano, compare, tokenizer and codecs take further words; use --data"
         )
     if (arguments.limit or 0) < 0 or (arguments.votes or 1) < 1:
         raise InputError("--limit must not be negative, and --votes at least 1")
@@ -90,8 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    words = ["emova eval", arguments.task, *arguments.overrides]
+    words = ["emova eval", arguments.task, *map(quote, arguments.overrides)]
     words += [f"--{name} {value}" for name in ("model", "limit") if (value := getattr(arguments, name)) is not None]
+    words += [f"--data {quote(arguments.data)}"] if arguments.task == "codecs" and arguments.data else []
     return " ".join([*words, *(["--offline"] if arguments.offline else [])])
 
 
@@ -135,6 +142,20 @@ def _tokenizer(arguments: argparse.Namespace) -> int:
 
     names = arguments.overrides or [arguments.model or "emova-nano"]
     run(names, (arguments.data or "").split(), arguments.limit or 0, arguments.out or "")
+    return 0
+
+
+def _codecs(arguments: argparse.Namespace) -> int:
+    from emova_eval.codecs.pairs import parse_pairs
+    from emova_eval.codecs.program import CodecsConfig, judges_of, run, table
+
+    config = CodecsConfig(parse_pairs(arguments.overrides), (arguments.data or "").split(), arguments.limit or 0)
+    named = {"whisper": arguments.whisper, "emotion_judge": arguments.emotion_judge, "output": arguments.out}
+    config = replace(config, **{key: value for key, value in named.items() if value is not None})
+    judges = judges_of(config)
+    rows = run(config, judges)
+    for document in arguments.refresh:
+        refresh(document, Section("codecs", _command(arguments), table(rows, judges)))
     return 0
 
 

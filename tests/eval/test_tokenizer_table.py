@@ -108,6 +108,13 @@ def test_units_that_tell_the_voice_are_found_out(tones: dict[str, str]) -> None:
     assert "leak/gender" not in found.figures  # nothing is known of it
 
 
+def test_a_pitch_that_never_changes_is_no_figure() -> None:
+    time = np.arange(16_000) / 16_000
+    buzz = np.asarray(sum(np.sin(2 * np.pi * 200 * k * time) / k for k in range(1, 8)) * 0.1, np.float32)
+    same = [Utterance(buzz, "en", str(number % 4)) for number in range(12)]
+    assert "leak/pitch" not in measures.leaks(same, None, [np.arange(4)] * 12, 4)
+
+
 def test_what_the_decoder_reads_wrongly_is_counted_tones_apart(tones: dict[str, str]) -> None:
     right = utterances()[:4]
     changed = []

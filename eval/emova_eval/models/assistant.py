@@ -20,10 +20,20 @@ if TYPE_CHECKING:
     from emova.assistant import Assistant, Speech
 
 
-class EvalModel(Protocol):
-    """What a model must do to be evaluated; a task asks only for what it needs."""
+class SpeechCodec(Protocol):
+    """Speech to units and units to speech: what the codec's tasks ask, of a whole model or of a pair of parts."""
 
     name: str
+
+    def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]: ...
+
+    def render(self, units: Sequence[int], style: Style) -> Output: ...
+
+    def resynthesize(self, audio: str, style: Style) -> Output: ...
+
+
+class EvalModel(SpeechCodec, Protocol):
+    """What a model must do to be evaluated; a task asks only for what it needs."""
 
     def reply(self, audio: str = "", images: Sequence[str] = (), text: str = "") -> Output: ...
 
@@ -33,13 +43,7 @@ class EvalModel(Protocol):
 
     def speak(self, text: str, voice: str = "female") -> Output: ...
 
-    def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]: ...
-
     def phones(self, audio: str) -> list[str]: ...
-
-    def render(self, units: Sequence[int], style: Style) -> Output: ...
-
-    def resynthesize(self, audio: str, style: Style) -> Output: ...
 
     def log_likelihood(self, context_units: Sequence[int], units: Sequence[int] = (), text: str = "") -> float: ...
 

@@ -18,7 +18,7 @@ from emova.speech.style import DEFAULT_STYLES, Style
 from emova_eval.judges.voices import VoiceJudges
 from emova_eval.metrics.acoustics import EmotionJudge, measure
 from emova_eval.metrics.text import token_errors
-from emova_eval.models.assistant import EvalModel
+from emova_eval.models.assistant import EvalModel, SpeechCodec
 from emova_eval.suite.samples import Example, Output, Record, Score
 from emova_eval.suite.scoring import Metric, find_metric
 from emova_eval.suite.tasks import MetricTask, Recogniser, hear, rated, resampled
@@ -69,7 +69,7 @@ class ReconstructionTask(MetricTask):
         self.recogniser, self.raters = recogniser, judges.raters
         self.speaker, self.comparer = judges.speaker, judges.comparer
 
-    def ask(self, model: EvalModel, example: Example) -> Output:
+    def ask(self, model: SpeechCodec, example: Example) -> Output:
         """The recording said again."""
         return model.resynthesize(example.audio, NEUTRAL_FEMALE)
 
@@ -145,7 +145,7 @@ class StylesTask(MetricTask):
         self.emotion_judge = judge
         self._styles = {example.id: self.styles[i % len(self.styles)] for i, example in enumerate(expanded)}
 
-    def ask(self, model: EvalModel, example: Example) -> Output:
+    def ask(self, model: SpeechCodec, example: Example) -> Output:
         """The recording's units in a style; the units heard again in it are the output's text."""
         units = self._units(model, example.audio)
         output = model.render(units, self._styles[example.id])
@@ -155,7 +155,7 @@ class StylesTask(MetricTask):
     @cached_property
     def _units(self) -> Callable[..., tuple[int, ...]]:
         @lru_cache(maxsize=4)
-        def units(model: EvalModel, audio: str) -> tuple[int, ...]:
+        def units(model: SpeechCodec, audio: str) -> tuple[int, ...]:
             return model.tokenize(audio)
 
         return units

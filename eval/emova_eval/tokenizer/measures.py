@@ -62,7 +62,7 @@ class Heard:
         self.vectors: list[np.ndarray] = []
         self.seconds = 0.0
         for each in utterances:
-            samples = torch.from_numpy(_at(each.samples, tokenizer.sample_rate))[None].to(tokenizer.device)
+            samples = torch.from_numpy(at_rate(each.samples, tokenizer.sample_rate))[None].to(tokenizer.device)
             with listened(tokenizer) as given:
                 started = time.perf_counter()
                 (units,) = tokenizer.encode(samples)
@@ -74,7 +74,8 @@ class Heard:
             self.vectors = []
 
 
-def _at(samples: np.ndarray, rate: int) -> np.ndarray:
+def at_rate(samples: np.ndarray, rate: int) -> np.ndarray:
+    """``[T]`` at 16 kHz as ``[T']`` at ``rate``."""
     import soxr
 
     return samples if rate == RATE else np.asarray(soxr.resample(samples, RATE, rate), np.float32)
@@ -214,7 +215,7 @@ def leaks(
     pitch = np.array([measure(each.samples).f0_median for each in utterances])
     voiced = np.flatnonzero(pitch > 0).tolist()
     groups = [utterances[at].sentence for at in voiced]
-    if len(set(groups)) > 2 and len(voiced) >= 10:
+    if len(set(groups)) > 2 and len(voiced) >= 10 and np.ptp(pitch[voiced]) > 0:  # one pitch alone tells nothing
         figures["leak/pitch"] = _explained(shown[voiced], np.log(pitch[voiced]), groups)
     return figures
 
@@ -261,7 +262,7 @@ def look_ahead(tokenizer: SpeechTokenizer, samples: np.ndarray) -> tuple[float, 
     Units that come with the end of the recording are not counted, where any came before.
     """
     rate = tokenizer.sample_rate
-    samples = _at(samples, rate)
+    samples = at_rate(samples, rate)
     step, waits, given = rate * STEP_MS // 1000, [], 0
     with tokenizer.streaming(1) as stream:
         for start in range(0, len(samples), step):

@@ -69,14 +69,15 @@ def evaluate(name: str, utterances: Sequence[Utterance], advance: Callable[[str]
 
 def table(found: Sequence[TokenizerFigures]) -> str:
     """Both tables as Markdown; a figure that these recordings do not give is a dash."""
-    lines = _markdown(("tokenizer", "kind"), COLUMNS, [((each.name, each.kind), each.figures) for each in found])
+    lines = markdown_rows(("tokenizer", "kind"), COLUMNS, [((each.name, each.kind), each.figures) for each in found])
     rows = [((each.name, method), figures) for each in found for method, figures in each.methods.items()]
-    return "\n".join([*lines, "", *_markdown(("tokenizer", "what the probe sees"), METHOD_COLUMNS, rows), ""])
+    return "\n".join([*lines, "", *markdown_rows(("tokenizer", "what the probe sees"), METHOD_COLUMNS, rows), ""])
 
 
-def _markdown(
+def markdown_rows(
     heads: tuple[str, ...], columns: Cells, rows: Sequence[tuple[tuple[str, ...], dict[str, float]]]
 ) -> list[str]:
+    """The lines of a Markdown table: names, then figures; one that is not there is a dash."""
     lines = [f"| {' | '.join((*heads, *(head for head, _, _ in columns)))} |"]
     lines.append(f"|{' --- |' * (len(heads) + len(columns))}")
     for names, figures in rows:
