@@ -15,14 +15,14 @@ from emova.checkpoint.registry import REPLY_FORMATS
 from emova.conversation import Conversation
 from emova.core.errors import InputError, TooLongError
 from emova.core.tokens import Frame, TokenIds
-from emova.decoding.protocol import DecodingBackend, Prompt
+from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.backend import resolve_backend
 from emova.engine.decoder import best_decoder
 from emova.engine.engine import EngineConfig
 from emova.events import Reply, Speech
 from emova.reply.doubt import Doubt
-from emova.reply.format import ReplyFormat, ReplyLimits, text_grammar
+from emova.reply.format import ReplyFormat, ReplyLimits, speech_piece, text_grammar
 from emova.reply.grammar import Grammar, TokenTable
 from emova.reply.guard import ReplyGuard
 from emova.reply.parser import PieceReader
@@ -196,7 +196,7 @@ class Assistant:
 
     def pronounce(self, text: str) -> tuple[int, ...]:
         """The speech units in which the model reads ``text`` aloud. Raises: InputError: no text, or too much of it."""
-        return tuple(unit for each in self.reading(text) for unit in read_sentence(self, each, self._write))
+        return tuple(unit for each in self.reading(text) for unit in read_sentence(self, each, self._write_on))
 
     def tokenize(self, audio: Audio) -> tuple[int, ...]:
         """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""
@@ -230,8 +230,9 @@ class Assistant:
                 [{"role": "user", "content": [{"type": "text", "text": self.reply_format.speak_prompt + sentence}]}]
             )
             max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
-            grammar = partial(self.reply_format.reading, self.table, sentence, max_units)
-            tasks.append(Sentence(sentence, prompt, grammar))
+            whole = partial(self.reply_format.reading, self.table, sentence, max_units)
+            piece = partial(speech_piece, self.table, sentence, max_units)
+            tasks.append(Sentence(sentence, prompt, whole, piece))
         return tasks
 
     def read_text(self, tokens: Iterable[int]) -> str:
@@ -247,9 +248,11 @@ class Assistant:
         limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room - 4)
         return prompt, text_grammar(self.table, limit, transcribes)
 
-    def _write(self, prompt: Prompt, grammar: Grammar, sampling: Sampling | None = None) -> Iterator[int]:
-        context = self.decoder.new_context()
-        for tokens in self.decoder.write(context, prompt, grammar, sampling or self.config.sampling):
+    def _write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
+        return self._write_on(prompt, grammar, self.config.sampling, self.decoder.new_context())
+
+    def _write_on(self, prompt: Prompt, grammar: Grammar, sampling: Sampling, context: Context[Any]) -> Iterator[int]:
+        for tokens in self.decoder.write(context, prompt, grammar, sampling):
             yield from tokens
 
     # --- what the parts share -----------------------------------------------------------------------------------------

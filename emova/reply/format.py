@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
-from emova.reply.grammar import Fixed, FreeText, Grammar, TokenTable, Units
+from emova.reply.grammar import Fixed, FreeText, Grammar, TokenTable, Units, UnitsPiece
 from emova.reply.parser import Piece, ReplyEvent, SpokenReply
 from emova.reply.tools import Toolbox
 from emova.speech.style import StyleSet
@@ -174,6 +174,15 @@ def text_grammar(table: TokenTable, max_tokens: int, transcribes: bool = False) 
 
 def speech_grammar(table: TokenTable, text: str, max_units: int) -> Grammar:
     """Reading ``text`` aloud: speech and nothing else, which does not end before the letters can be said."""
-    least = round(LEAST_UNITS * sum(map(str.isalpha, text)))
-    units = Units(table, max_units, len(text.encode()), least)
+    units = Units(table, max_units, len(text.encode()), _least_units(text))
     return Grammar([Fixed([table.speech_start]), units, Fixed([table.end_of_turn])])
+
+
+def speech_piece(table: TokenTable, text: str, max_units: int, begun: int, piece: int) -> Grammar:
+    """The next ``piece`` units of ``text`` after ``begun``, or what is left of it up to the end of speech."""
+    units = UnitsPiece(table, max_units, len(text.encode()), _least_units(text), begun=begun, piece=piece)
+    return Grammar([*([] if begun else [Fixed([table.speech_start])]), units])
+
+
+def _least_units(text: str) -> int:
+    return round(LEAST_UNITS * sum(map(str.isalpha, text)))

@@ -403,6 +403,22 @@ class Units:
             self.count += 1
 
 
+class UnitsPiece(Units):
+    """The next few units of a speech that was begun: it pauses after ``piece`` of them, unless the speech ends before.
+
+    Args:
+        begun: units that were said already.
+    """
+
+    def __init__(self, table: TokenTable, max_units: int, spoken: int, least: int, *, begun: int, piece: int) -> None:
+        super().__init__(table, max_units, spoken, least)
+        self.count, self.pause = begun, begun + piece
+
+    def advance(self, token: int) -> None:
+        super().advance(token)
+        self.done |= self.pause <= self.count < self.limit
+
+
 class Grammar:
     """A row of segments, walked token by token.
 

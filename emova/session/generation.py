@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from emova.core.errors import ClosedError
-from emova.decoding.protocol import Prompt
+from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampling
+from emova.engine.protocol import SequenceCache
 from emova.reply.grammar import Grammar
 from emova.session.protocol import Rounds
 
@@ -15,12 +16,19 @@ from emova.session.protocol import Rounds
 class GenerationTask:
     """Opened by ``Scheduler.write``; for the scheduler's rounds it is like a session that answers once."""
 
-    def __init__(self, scheduler: Rounds, prompt: Prompt, grammar: Grammar, sampling: Sampling | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Rounds,
+        prompt: Prompt,
+        grammar: Grammar,
+        sampling: Sampling | None = None,
+        context: Context[SequenceCache] | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.touched = scheduler.clock()
         self.closed = False
         engine, sampling = scheduler.engine, sampling or scheduler.assistant.config.sampling
-        self.request = engine.start(engine.new_context(), prompt, grammar, sampling)
+        self.request = engine.start(context or engine.new_context(), prompt, grammar, sampling)
         self._queue: deque[int] = deque(self.request.take_written())
 
     @property

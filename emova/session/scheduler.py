@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from emova.core.errors import BusyError, InternalFault, UnsupportedModelError
-from emova.decoding.protocol import Prompt
+from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.decoder import EngineDecoder
+from emova.engine.protocol import SequenceCache
 from emova.reply.grammar import Grammar
 from emova.session.config import SchedulerConfig
 from emova.session.generation import GenerationTask
@@ -69,11 +70,18 @@ class Scheduler(Generic[ModelT]):
             self._participants.append(session)
             return session
 
-    def write(self, prompt: Prompt, grammar: Grammar, sampling: Sampling | None = None) -> Iterator[int]:
+    def write(
+        self,
+        prompt: Prompt,
+        grammar: Grammar,
+        sampling: Sampling | None = None,
+        context: Context[SequenceCache] | None = None,
+    ) -> Iterator[int]:
         """The tokens of a single task, written in the same rounds as the sessions' replies.
 
         Args:
             sampling: how they are chosen; as the assistant does it if None.
+            context: what was read before; nothing if None.
 
         Raises:
             InputError: the weights are damaged, or (BusyError) all places are taken.
@@ -81,7 +89,7 @@ class Scheduler(Generic[ModelT]):
         """
         with self.lock:
             self._check_room()
-            task = GenerationTask(self, prompt, grammar, sampling)
+            task = GenerationTask(self, prompt, grammar, sampling, context)
             self._participants.append(task)
         try:
             yield from task.tokens()
