@@ -21,6 +21,8 @@ BENCHMARKS = {
     "loader": "emova_bench.loader",
     "paradigms": "emova_bench.experiments.paradigms",
     "labelled": "emova_bench.experiments.labelled",
+    "codecs": "emova_bench.experiments.codecs",
+    "rates": "emova_bench.experiments.rates",
     "soak": "emova_bench.soak.program",
     "smollm": "emova_bench.experiments.smollm",
     "llamacpp": "emova_bench.llamacpp",

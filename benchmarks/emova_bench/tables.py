@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emova.core.errors import InputError
+from emova.core.writing import write_text
 
 KEYS = {"latency": ("speech s", "picture", "turn"), "larger": ("weights", "sessions")}
 """The columns that say which row it is; the first one where nothing is said."""
@@ -79,6 +80,28 @@ def between(text: str, name: str, content: str) -> str:
     if start < 0 or end < start:
         raise InputError(f"the markers <!-- {name}: begin --> and <!-- {name}: end --> are missing")
     return text[: start + len(first)] + content + text[end:]
+
+
+def find_section(document: str, name: str) -> str:
+    """The text of a document that has the markers of ``name``.
+
+    Raises:
+        InputError: it is missing, or has no such markers.
+    """
+    try:
+        text = Path(document).read_text(encoding="utf-8")
+    except OSError:
+        raise InputError(f"{document}: no such file") from None
+    try:
+        between(text, name, "")
+    except InputError as error:
+        raise InputError(f"{document}: {error}") from None
+    return text
+
+
+def refresh_section(document: str, name: str, content: str) -> None:
+    """Put ``content`` between the markers of ``name``. Raises: as ``find_section``."""
+    write_text(Path(document), between(find_section(document, name), name, content))
 
 
 def inside(text: str, name: str) -> str:

@@ -172,9 +172,13 @@ def text_grammar(table: TokenTable, max_tokens: int, transcribes: bool = False) 
     return Grammar([FreeText(table, closer, json_string=False, max_tokens=max_tokens, transcribes=transcribes)])
 
 
-def speech_grammar(table: TokenTable, text: str, max_units: int) -> Grammar:
-    """Reading ``text`` aloud: speech and nothing else, which does not end before the letters can be said."""
-    units = Units(table, max_units, len(text.encode()), _least_units(text))
+def speech_grammar(table: TokenTable, text: str, max_units: int, unit_rate: float = 25.0) -> Grammar:
+    """Reading ``text`` aloud: speech and nothing else, which does not end before the letters can be said.
+
+    Args:
+        unit_rate: units a second.
+    """
+    units = Units(table, max_units, len(text.encode()), _least_units(text, unit_rate))
     return Grammar([Fixed([table.speech_start]), units, Fixed([table.end_of_turn])])
 
 
@@ -184,5 +188,5 @@ def speech_piece(table: TokenTable, text: str, max_units: int, begun: int, piece
     return Grammar([*([] if begun else [Fixed([table.speech_start])]), units])
 
 
-def _least_units(text: str) -> int:
-    return round(LEAST_UNITS * sum(map(str.isalpha, text)))
+def _least_units(text: str, unit_rate: float = 25.0) -> int:
+    return round(LEAST_UNITS * unit_rate / 25 * sum(map(str.isalpha, text)))

@@ -148,16 +148,22 @@ def _job(job: tuple[str, Path, Path, bool, str]) -> ShardResult:
 
 def tokenize_set(
     tokenizer: Path, data: Path, name: str, jobs: int, splits: Sequence[str] = (), folder: str = "units",
-    augmented: bool = False, voice: str = "",
+    augmented: bool = False, voice: str = "", most: int = 0,
 ) -> Path:  # fmt: skip
     """Tokenise a set's shards and join them to ``{folder}/{name}.jsonl`` (``{name}_augmented.jsonl`` where they are
     augmented), of one ``voice`` or of all; returns that file.
+
+    Args:
+        most: shards of a split at most, spread over all there are; 0 takes all.
 
     Raises:
         InputError: there are no shards, or one is damaged.
     """
     shards = [Path(path) for path in find_shards(f"{data / 'speech'}/{name}-*-[0-9]*.tar")]
     shards = [shard for shard in shards if not splits or shard.name.split("-")[1] in splits]
+    if most:
+        shards = [shard for split in sorted({each.name.split("-")[1] for each in shards})
+                  for shard in _spread([each for each in shards if each.name.split("-")[1] == split], most)]  # fmt: skip
     if not shards:
         raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
     kept = data / folder / ".parts" / ("rough" if augmented else "")  # the folder's name is older than the set's
@@ -191,6 +197,10 @@ def tokenize_set(
                 old.unlink()
     print(f"{target}: {rows} utterances", file=sys.stderr)
     return target
+
+
+def _spread(shards: Sequence[Path], most: int) -> list[Path]:
+    return [shards[at * len(shards) // most] for at in range(most)] if len(shards) > most else list(shards)
 
 
 def _results(todo: Sequence[tuple[str, Path, Path, bool, str]], jobs: int) -> Iterator[ShardResult]:

@@ -27,6 +27,7 @@ from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.data.recipe import Picture, Recipe, read_recipe
 from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
 from emova_train.stages.program import train
+from emova_train.stages.sample_page import Shown
 from emova_train.stages.tasks import ConversationConfig, Conversations
 from emova_train.stages.validation import SampleConfig, Samples, Try, Writer, draw_tries, plain_words, word_edits
 
@@ -302,9 +303,19 @@ def picture_scores(checkpoint: Path, recipe: Recipe, count: int) -> dict[str, fl
 def asr_score(checkpoint: Path, recipe: Recipe, count: int) -> float:
     """1 - WER on held-out utterances, not below 0 (the paper's Figure 2 shows the same)."""
     model, conversations, samples = _asker(checkpoint, recipe)
-    tries = draw_tries(SampleConfig(answers=count), conversations, {"asr": 1.0})
+    wrong, total = transcript_errors(samples.answers(model, draw_asr(conversations, count)))
+    return max(0.0, 1 - wrong / max(total, 1))
+
+
+def draw_asr(conversations: Conversations, count: int) -> list[Try]:
+    """Held-out utterances to be transcribed, the same ones each time."""
+    return draw_tries(SampleConfig(answers=count), conversations, {"asr": 1.0})
+
+
+def transcript_errors(shown: Sequence[Shown]) -> tuple[int, int]:
+    """Wrong words and words of the references, over all of the transcripts."""
     wrong = total = 0
-    for each in samples.answers(model, tries):
+    for each in shown:
         reference = plain_words(each.written.expected)
         wrong, total = wrong + word_edits(reference, plain_words(each.written.answer)), total + len(reference)
-    return max(0.0, 1 - wrong / max(total, 1))
+    return wrong, total

@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -82,8 +82,15 @@ class StageModule(nn.Module):
         return batch["weights"].sum()
 
 
-def train(config: StageConfig) -> FitResult:
+Validation = Callable[[EmovaForConditionalGeneration, EmovaProcessor, int], Mapping[str, float]]
+"""What else is measured of a stage's model at a step, as figures by name."""
+
+
+def train(config: StageConfig, on_validate: Validation | None = None) -> FitResult:
     """Run a stage; the checkpoint (model and processor) is exported to ``run.output_dir``/export.
+
+    Args:
+        on_validate: asked at each validation, the last one too.
 
     Raises:
         InputError: data, an initial checkpoint or a mixture is wrong.
@@ -132,7 +139,8 @@ def train(config: StageConfig) -> FitResult:
     def validate(module: nn.Module, step: int) -> Mapping[str, float]:
         model.set_attn_implementation("sdpa")
         try:
-            return samples.write(model, step)
+            figures = samples.write(model, step)
+            return {**figures, **on_validate(model, processor, step)} if on_validate else figures
         finally:
             model.set_attn_implementation(choose_attention(config.attention))
 

@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from emova.decoding.loop import Decoder
-from emova.decoding.protocol import Prompt
+from emova.decoding.protocol import DecodingBackend, Prompt
 from emova.decoding.sampling import GREEDY
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.model.processing_emova import Message
@@ -41,6 +42,8 @@ class SampleConfig:
     """Held-out samples of each task over which the losses are measured."""
     max_tokens: int = 96
     max_units: int = 400
+    unit_rate: float = 25.0
+    """Units a second of the data's units: a sentence takes so long at least."""
     voice: str = ""
     """A checkpoint (folder or shipped name) whose voice says questions and answers on the page of samples; its speech
     tokenizer must be the one that made the units. Without it the page has no sound."""
@@ -119,12 +122,14 @@ class Samples:
         write_page(self.output / "samples" / f"{step:07d}", f"step {step}", shown, self.voice)
         return rates([each.written for each in shown])
 
-    def answers(self, model: EmovaForConditionalGeneration, tries: Sequence[Try]) -> list[Shown]:
-        """What ``model`` answers, with what was asked."""
-        decoder = Decoder(model)
+    def answers(
+        self, model: EmovaForConditionalGeneration, tries: Sequence[Try], decoder: DecodingBackend[Any] | None = None
+    ) -> list[Shown]:
+        """What ``model`` answers, with what was asked; a ``decoder`` that is given writes as the standard one would."""
+        decoder = decoder or Decoder(model)
         return [self._answer(decoder, each) for each in tries]
 
-    def _answer(self, decoder: Decoder, each: Try) -> Shown:
+    def _answer(self, decoder: DecodingBackend[Any], each: Try) -> Shown:
         writer, config = self.writer, self.config
         last = next(at for at, message in enumerate(each.messages) if message["role"] == "assistant")
         rendered = writer.processor.render_prompt(each.messages[:last])
@@ -141,7 +146,7 @@ class Samples:
             tokens, _ = self._write(decoder, prompt, text_grammar(table, config.max_tokens), whole=True)
             written = Written(each.task, question, _text(content), _decode(tokens, PieceReader(table)))
         elif first == "audio":
-            grammar = speech_grammar(table, question, config.max_units)
+            grammar = speech_grammar(table, question, config.max_units, config.unit_rate)
             tokens, _ = self._write(decoder, prompt, grammar, whole=True)
             written = Written(each.task, question, "", "", units=len(_units(tokens, table)))
         else:
@@ -165,7 +170,9 @@ class Samples:
             )
         return Shown(written, picture, tuple(heard), tuple(_units(tokens, table)), style)
 
-    def _write(self, decoder: Decoder, prompt: Prompt, grammar: Grammar, whole: bool) -> tuple[list[int], bool]:
+    def _write(
+        self, decoder: DecodingBackend[Any], prompt: Prompt, grammar: Grammar, whole: bool
+    ) -> tuple[list[int], bool]:
         """The tokens up to the speech or to the end, and whether the end was reached."""
         tokens: list[int] = []
         with torch.inference_mode():
