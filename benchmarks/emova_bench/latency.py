@@ -1,18 +1,33 @@
 """From the end of speech to the first sound, as the waterfall of GLM-4-Voice §3.3: the rest of the units, what is
-still to be read, the tokens up to the first chunk, its sound. Against listening to the whole question at the end."""
+still to be read, the tokens up to the first chunk, its sound. Against listening to the whole question at the end.
+
+With ``--other-codec`` another tokenizer and decoder stand in the place of the checkpoint's: those that are named, else
+parts with the shapes of ``vq/nano`` and ``flow/nano_blocks`` and random weights. The model has not learnt their units,
+so what it says means nothing; how many tokens come before the first sound is the reply format's (``--ratio``) and the
+decoder's."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from emova.assistant import Assistant, AssistantConfig
+from emova.checkpoint.loading import load_parts
 from emova.cli.main import run_program
+from emova.core.errors import InputError
+from emova.reply.guard import ReplyGuard
+from emova.reply.interleaved import InterleavedReply, Ratio
 from emova.session.scheduler import Scheduler
 from emova.session.session import Session
+from emova.speech.style import StylePrototypes
+from emova.speech.voice import Voice
+from emova_bench.codec import parts as codec_parts
 from emova_bench.common import arguments, first_sound, load, median, parse, question, report, whole_reply
 
 if TYPE_CHECKING:
@@ -34,13 +49,48 @@ def waterfall(session: Session, speech: np.ndarray, image: Image.Image | None) -
     return {"first": 1000 * timings.first_audio, **{n: 1000 * s for n, s in zip(STEPS, steps, strict=True)}}
 
 
+def with_codec(name: str, tokenizer: str, detokenizer: str, ratio: Ratio) -> Assistant:
+    """A checkpoint's model between other ears and another voice, whose styles are random vectors.
+
+    Raises:
+        InputError: the codec does not fit together, or the vocabulary has another number of units.
+    """
+    parts = load_parts(name)
+    ears, decoder = codec_parts(tokenizer, detokenizer)
+    known = parts.processor.token_ids.codebook_size
+    found = (ears.codebook_size, decoder.codebook_size, ears.unit_rate, decoder.unit_rate)
+    if found != (known, known, ears.unit_rate, ears.unit_rate):
+        raise InputError(
+            f"--other-codec: {found[0]} units heard and {found[1]} said, {found[2]:g} and {found[3]:g} a second; give "
+            f"two parts of one codec, with the {known} units of {name}"
+        )
+    generator = torch.Generator().manual_seed(0)
+    styles = parts.voice.styles
+    vectors = {style.key: torch.randn(decoder.style_size, generator=generator) for style in styles}
+    parts.processor.attach_speech_tokenizer(ears)
+    parts = replace(parts, speech_tokenizer=ears, voice=Voice(decoder, StylePrototypes(vectors, styles)))
+    config = AssistantConfig(reply_guard=ReplyGuard(least_units=0), admit_doubt=False)  # it may say what it likes
+    return Assistant(parts, config, InterleavedReply(ratio, styles))
+
+
 def main(given: Sequence[str] | None = None) -> None:
     parser = arguments("latency", __doc__ or "")
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[1.0, 3.0, 10.0, 30.0, 60.0], help="lengths of questions"
     )
+    parser.add_argument("--other-codec", action="store_true", help="other parts than the checkpoint's")
+    parser.add_argument("--tokenizer", default="", help="of it; the shapes of vq/nano if not given")
+    parser.add_argument("--detokenizer", default="", help="of it; the shapes of flow/nano_blocks if not given")
+    parser.add_argument(
+        "--ratio", type=int, nargs=2, default=[13, 26], metavar=("TEXT", "UNITS"),
+        help="text tokens and units in turns, with another codec (default: GLM-4-Voice's 13 26)",
+    )  # fmt: skip
     options = parse(parser, given, seconds=[1.0])
-    assistant = load(options)
+    other = options.other_codec or options.tokenizer or options.detokenizer
+    assistant = (
+        with_codec(options.checkpoint, options.tokenizer, options.detokenizer, Ratio(*options.ratio))
+        if other else load(options)
+    )  # fmt: skip
     image = Image.fromarray(np.full((224, 224, 3), 128, dtype=np.uint8))
     rows: list[dict[str, Any]] = []
     scheduler = Scheduler(assistant)

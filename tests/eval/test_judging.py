@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from emova.core.errors import InputError
@@ -22,13 +24,14 @@ from emova_eval.judges.grading import (
     read_verdict,
     word_overlap,
 )
+from emova_eval.judges.voices import VoiceJudges
 from emova_eval.models.endpoint import Endpoint, EndpointConfig, EndpointError
 from emova_eval.report.tables import failures_of
 from emova_eval.suite.run_folder import UNREACHED, RunFolder
 from emova_eval.suite.runner import figure_of, run_task
 from emova_eval.suite.samples import Example, Output
 from emova_eval.suite.suite import MmVetTask
-from emova_eval.suite.tasks import DialogueTask, GeneralQaTask
+from emova_eval.suite.tasks import DialogueTask, GeneralQaTask, KnowledgeTask
 from tests.eval.fixtures_models import Unasked
 
 
@@ -246,6 +249,45 @@ def test_general_questions_are_graded_without_a_reference(server: Server, tmp_pa
     figure = figure_of(task, records)
     assert figure.value == pytest.approx((8 + 5 + 1) / 3) and figure.unit == "of 10" and figure.failures == 1
     assert [record.notes.get("said") for record in records] == ["A pig grunts.", "In writing.", "In writing."]
+
+
+class Ear:
+    name = "hears half"
+
+    def transcribe(self, samples: np.ndarray) -> str:
+        return "a pig"
+
+
+class Flat:
+    key, name = "utmos", "always three"
+
+    def score(self, samples: np.ndarray) -> float:
+        return 3.0
+
+
+class Speaks(Unasked):
+    def reply(self, audio: str = "", images: Sequence[str] = (), text: str = "") -> Output:
+        if audio == "silent.wav":
+            raise ValueError("no reply")
+        return Output("A pig grunts loudly", units=(1,), audio=np.ones(1600, np.float32) * 0.1, sample_rate=16000)
+
+
+def test_the_rows_of_table_6_grade_what_is_heard(server: Server, tmp_path: Path) -> None:
+    items = [Example("a", "Name a pet.", "a.wav"), Example("b", "Name a bird.", "silent.wav")]
+    judge = EndpointJudge(endpoint(server, retries=1))
+    server.script = [good('{"score": 8}')]
+    task = GeneralQaTask("general-qa-s2s", items, judge, Ear(), VoiceJudges((Flat(),), absent={"mosnet": "nowhere"}))
+    figure = figure_of(task, run_task(task, Speaks(), RunFolder(tmp_path / "general", {})))
+    assert figure.value == (8 + 1) / 2 and figure.judge.endswith("heard by hears half; always three")
+    # Two of four words are lost, and of the reply that failed the one that counts for it; 3, and 1 for no sound.
+    assert figure.extra == {"speech": pytest.approx(3 / 5), "utmos": 2.0} and task.absent == {"mosnet": "nowhere"}
+
+    server.script = [good('{"verdict": "correct"}')]
+    items = [dataclasses.replace(item, answers=("pig",)) for item in items]
+    knowledge = KnowledgeTask("knowledge-s2s", items, judge, Ear())
+    figure = figure_of(knowledge, run_task(knowledge, Speaks(), RunFolder(tmp_path / "knowledge", {})))
+    assert (figure.value, figure.unit, figure.failures) == (5.0, "of 10", 1)
+    assert "a pig" in json.dumps(server.bodies[-1]), "what was heard is judged, not what was written"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from PIL import Image
 from emova.core.errors import InputError
 from emova_eval import cli
 from emova_eval.adapters.messages import cut_at, to_content
-from emova_eval.report.published import EMOVA_VISION, GLM_QUESTIONS, TABLES
+from emova_eval.report.published import EMOVA_VISION, GLM_CHAT, GLM_QUESTIONS, TABLES
 from emova_eval.report.refresh import END
 from emova_eval.report.tables import (
     failures_of,
@@ -139,7 +139,19 @@ def test_figures_stand_beside_the_papers(tmp_path: Path) -> None:
     for table in TABLES:
         assert all(len(cells) == len(table.columns) for _, cells in table.rows.values())
         names = {name.removesuffix("-s2s").removesuffix("-s2t") for name in TASKS}
-        assert set(table.rows) <= names
+        assert {row.partition("/")[0] for row in table.rows} <= names and table.percent <= set(table.rows)
+
+
+def test_further_figures_have_rows_of_their_own_on_the_papers_scale() -> None:
+    spoken = dataclasses.replace(figure("general-qa-s2s", 3.0), extra={"speech": 0.125, "utmos": 3.5, "dnsmos": 3.0})
+    lines = published_lines(GLM_CHAT, {"general-qa-s2s": spoken, "knowledge-s2s": figure("knowledge-s2s", 2.0)})
+    assert [line[:2] for line in lines] == [
+        ["General QA, of 10 S→S", "3 (10 items)"], ["UTMOS S→S", "3.5 (10 items)"],
+        ["ASR-WER S→S", "12.5 (10 items)"], ["Knowledge, of 10 S→S", "2 (10 items)"],
+    ]  # fmt: skip
+    assert lines[2][-1] == "5.74"
+    [written] = published_lines(GLM_CHAT, {"general-qa-s2t": figure("general-qa-s2t", 3.0)})
+    assert written[0] == "General QA, of 10 S→T"
 
 
 def test_the_worst_come_first_and_failures_before_all() -> None:

@@ -1,7 +1,7 @@
 """The papers' published figures, for the columns beside ours. None: not published.
 
 EMOVA: "EMOVA: Empowering Language Models to See, Hear and Speak with Vivid Emotions", Tables 3, 4 and 6.
-GLM-4-Voice: "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End Spoken Chatbot", Tables 3, 4 and 5.
+GLM-4-Voice: "GLM-4-Voice: Towards Intelligent and Human-Like End-to-End Spoken Chatbot", Tables 1 and 3 to 6.
 Their judges (GPT-4o, Whisper-large-v3, Paraformer) are not those of an offline run.
 """
 
@@ -14,12 +14,14 @@ Cells = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of a paper: ``rows`` maps our task's name to (the paper's label, one figure a column)."""
+    """A table of a paper: ``rows`` maps our task's name, or ``TASK/FURTHER`` for a further figure of its answers, to
+    (the paper's label, one figure a column). ``percent`` names rows that are shares of 1 here and per cent there."""
 
     title: str
     source: str
     columns: tuple[str, ...]
     rows: dict[str, tuple[str, Cells]]
+    percent: frozenset[str] = frozenset()
 
 
 EMOVA_VISION = PublishedTable(
@@ -92,8 +94,35 @@ GLM_SPEECH = PublishedTable(
         "asr-librispeech": ("LibriSpeech test-clean", (None, 2.50, 2.82)),
         "asr-librispeech-other": ("LibriSpeech test-other", (None, 4.53, 7.66)),
         "asr-aishell-1": ("AISHELL-1", (None, 9.31, 2.46)),
+        "tts-libritts": ("LibriTTS test-clean", (3.17, None, 5.64)),
         "seed-tts": ("Seed-TTS test-en", (3.39, None, 2.91)),
         "seed-tts-zh": ("Seed-TTS test-zh", (3.10, None, 2.10)),
     },
 )
-TABLES = (EMOVA_VISION, EMOVA_DIALOGUE, EMOVA_SPEECH, GLM_STORIES, GLM_QUESTIONS, GLM_SPEECH)
+GLM_CODEC = PublishedTable(
+    "Speech said again from its units, LibriSpeech",
+    "GLM-4-Voice, Table 1",
+    (
+        "SpeechTokenizer 1.5k", "SpeechTokenizer 4k", "Mimi 1.1k", "GLM-4-Voice 12.5 Hz", "GLM-4-Voice 50 Hz",
+        "GLM-4-Voice 25 Hz", "GLM-4-Voice 6.25 Hz",
+    ),
+    {
+        "reconstruction": ("WER", (9.97, 6.32, 8.36, 8.43, 6.24, 6.80, 14.41)),
+        "reconstruction/visqol": ("ViSQOL", (1.53, 3.07, 2.82, 2.52, 2.67, 2.60, 2.34)),
+    },
+)  # fmt: skip
+GLM_CHAT = PublishedTable(
+    "Chat",
+    "GLM-4-Voice, Table 6",
+    ("SpeechGPT", "Mini-Omni", "Llama-Omni", "Moshi", "GLM-4-Voice"),
+    {
+        "general-qa": ("General QA, of 10", (1.40, 2.44, 3.50, 2.42, 5.40)),
+        "knowledge": ("Knowledge, of 10", (2.20, 1.10, 3.90, 3.60, 5.20)),
+        "general-qa/utmos": ("UTMOS", (3.86, 3.17, 3.92, 3.90, 4.45)),
+        "general-qa/speech": ("ASR-WER", (66.57, 25.28, 9.18, 7.95, 5.74)),
+    },
+    frozenset({"general-qa/speech"}),
+)
+TABLES = (
+    EMOVA_VISION, EMOVA_DIALOGUE, EMOVA_SPEECH, GLM_CODEC, GLM_STORIES, GLM_QUESTIONS, GLM_SPEECH, GLM_CHAT
+)  # fmt: skip

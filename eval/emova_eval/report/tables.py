@@ -57,11 +57,14 @@ def published_lines(table: PublishedTable, figures: dict[str, Figure]) -> list[l
     lines = []
     for name, figure in figures.items():
         base = name if name in table.rows else name.removesuffix("-s2s").removesuffix("-s2t")
-        if base not in table.rows or figure.value is None:
+        if figure.value is None:
             continue
-        label, cells = table.rows[base]
         suffix = " S→S" if name.endswith("-s2s") else " S→T" if name.endswith("-s2t") else ""
-        lines.append([label + suffix, f"{_number(figure.value)} ({figure.count} items)", *map(_number, cells)])
+        ours = {base: figure.value, **{f"{base}/{key}": value for key, value in figure.extra.items()}}
+        for row, (label, cells) in table.rows.items():
+            if row in ours:
+                value = ours[row] * (100 if row in table.percent else 1)
+                lines.append([label + suffix, f"{_number(value)} ({figure.count} items)", *map(_number, cells)])
     return lines
 
 

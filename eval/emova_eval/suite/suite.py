@@ -31,6 +31,7 @@ from emova_eval.suite.tasks import (
     ClozeTask,
     DialogueTask,
     GeneralQaTask,
+    KnowledgeTask,
     MetricTask,
     OwnTask,
     Recogniser,
@@ -66,7 +67,7 @@ SPEECH = (
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNITS = ("units", "leakage-voice", "leakage-emotion")
 CODEC = ("phones", "reconstruction", "styles", "controllability")
-GENERAL = "general-qa"
+GENERAL, KNOWLEDGE = "general-qa", "knowledge"
 SPOKEN_QA = ("web-questions", "llama-questions", "triviaqa")
 STORIES = ("storycloze", "topic-storycloze")
 TASKS = (
@@ -75,7 +76,7 @@ TASKS = (
     *(f"dialogue-{mode}" for mode in DIALOGUE_MODES),
     *UNITS,
     *CODEC,
-    *(f"{name}-{way}" for name in (*SPOKEN_QA, GENERAL, *STORIES) for way in ("s2t", "s2s")),
+    *(f"{name}-{way}" for name in (*SPOKEN_QA, GENERAL, KNOWLEDGE, *STORIES) for way in ("s2t", "s2s")),
     "own",
 )
 
@@ -290,10 +291,13 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     if name.rsplit("-", 1)[0] in STORIES:
         return ClozeTask(name, items, spoken)
     judge = make_judge(config)
-    if name.startswith(GENERAL):
+    if name.startswith((GENERAL, KNOWLEDGE)):
         if not isinstance(judge, EndpointJudge):
             raise InputError(f"{name}: its grades need a language model; give --judge and --judge-model")
-        return GeneralQaTask(name, items, judge, make_recogniser(config) if spoken else None)
+        recogniser = make_recogniser(config) if spoken else None
+        if name.startswith(KNOWLEDGE):
+            return KnowledgeTask(name, items, judge, recogniser)
+        return GeneralQaTask(name, items, judge, recogniser, find_judges() if spoken else None)
     return SpokenQaTask(
         name, items, make_recogniser(config) if spoken else None, judge if isinstance(judge, EndpointJudge) else None
     )

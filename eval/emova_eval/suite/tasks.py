@@ -339,19 +339,34 @@ class SpokenQaTask(MetricTask):
         return Score(0.0, values={"speech": (1.0, 1.0)} if self.recogniser else {}, failure=failure)
 
 
-class GeneralQaTask(MetricTask):
-    """Open questions without a reference (GLM-4-Voice §5.2: AlpacaEval's helpful_base and vicuna), graded from 1 to 10.
-
-    S→T without a ``recogniser``, S→S with one: what is heard is graded. A question with ``text`` alone is asked in
-    writing.
-    """
+class KnowledgeTask(SpokenQaTask):
+    """Questions on facts with references (GLM-4-Voice §5.2, Knowledge of Table 6): the share that a language model
+    calls correct, as points of 10. The paper asks 100 of Web Questions, Llama Questions and TriviaQA; S→T or S→S."""
 
     def __init__(
         self, name: str, items: Sequence[Example], judge: EndpointJudge, recogniser: Recogniser | None = None
     ) -> None:
+        super().__init__(name, items, recogniser, judge)
+        self.metric = Metric("knowledge", self.metric.judge, unit="of 10", aggregate=lambda rows: 10 * mean(rows))
+
+
+class GeneralQaTask(MetricTask):
+    """Open questions without a reference (GLM-4-Voice §5.2: AlpacaEval's helpful_base and vicuna), graded from 1 to 10.
+
+    S→T without a ``recogniser``, S→S with one: what is heard is graded. A question with ``text`` alone is asked in
+    writing. Further, in S→S (Table 6): ``speech``, the pooled errors between the reply's text and what is heard of it
+    (ASR-WER), and each rater's mean from 1 to 5 (``utmos`` is the paper's).
+    """
+
+    def __init__(
+        self, name: str, items: Sequence[Example], judge: EndpointJudge, recogniser: Recogniser | None = None,
+        judges: VoiceJudges | None = None,
+    ) -> None:  # fmt: skip
+        judges = judges if judges and recogniser else VoiceJudges()
         metric = Metric("quality", lambda said, example: Score(1.0), unit="of 10", aggregate=mean)
-        super().__init__(name, items, metric, judge.name + (f"; heard by {recogniser.name}" if recogniser else ""))
-        self.answer_judge, self.recogniser = judge, recogniser
+        heard = f"; heard by {recogniser.name}{judges.names}" if recogniser else ""
+        super().__init__(name, items, metric, judge.name + heard, judges.absent_of_sound)
+        self.answer_judge, self.recogniser, self.raters = judge, recogniser, judges.raters
 
     def ask(self, model: EvalModel, example: Example) -> Output:
         """A spoken reply, or to a written question a written one."""
@@ -361,13 +376,23 @@ class GeneralQaTask(MetricTask):
 
     def score(self, example: Example, output: Output) -> Score:
         """The judge's grade of what was written (S→T) or heard (S→S)."""
-        said = hear(self.recogniser, output) if self.recogniser else output.text
+        values: dict[str, tuple[float, float]] = {}
+        notes: dict[str, Any] = {}
+        said = output.text
+        if self.recogniser is not None:
+            said = hear(self.recogniser, output)
+            values, notes = rated(self.raters, output)
+            errors = word_errors(output.text, said)
+            values["speech"] = (float(errors.edits), float(errors.reference_tokens))
         grade = self.answer_judge.quality(example.text, said)
-        return Score(grade.value, notes={"said": said, **grade.notes()}, failure=grade.failure)
+        return Score(grade.value, 1.0, values, {**notes, "said": said, **grade.notes()}, grade.failure)
 
     def worst(self, example: Example, failure: str) -> Score:
-        """1, the lowest grade."""
-        return Score(1.0, failure=failure)
+        """1, the lowest grade; and in S→S the worst ratings and one word of the reply lost."""
+        values: dict[str, tuple[float, float]] = {}
+        if self.recogniser is not None:
+            values = {**rated(self.raters, Output())[0], "speech": (1.0, 1.0)}
+        return Score(1.0, values=values, failure=failure)
 
 
 class ClozeTask(MetricTask):
