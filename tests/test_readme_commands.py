@@ -30,14 +30,19 @@ MISSING = {
     "emova eval own": "my-folder",
     "emova eval latency --endpoint": "127.0.0.1",
     "emova eval compare": "runs/a",
+    "emova eval codecs --data": "docs/codecs.md",
+    "emova eval codecs 'mine": "runs/my-s2u/export",
     "emova train all": "data",
     "emova train stage2 sets/paper/stage2 --dry-run": "runs/",
     "emova train --launch": "runs/",
     "emova train pseudo-labels": "data/nano/speech",
     "emova train vq": "data/downloads",
     "emova train flow": "runs/vq-nano",
+    "emova train prototypes": "runs/flow-nano-blocks",
+    "emova train kmeans": "data/nano/speech",
     "emova train tokenizer --extend": "Llama-3.1-8B",
     "emova bench vocoder": "data/nano",
+    "emova bench latency --tokenizer": "runs/vq-nano",
     "emova import": "hub",
     "emova import emova-hf": "emova-speech",
     "emova resynthesize question.wav --model emova-speech": "emova-speech",
@@ -66,6 +71,8 @@ ELSEWHERE = {
     "emova train all --size nano --profile smoke": "tests/train/test_all.py",
     "emova data make nano --jobs 2": "tests/data_recipes",
     "emova bench paradigms": "tests/test_paradigms.py",
+    "emova bench codecs": "tests/train/test_codecs_learning.py",
+    "emova bench rates": "tests/train/test_codecs_learning.py",
 }
 """Commands that take long; where a shorter form of them is run."""
 SLOW = ("emova bench", "emova eval all --offline")
