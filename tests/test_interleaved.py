@@ -24,8 +24,8 @@ from emova.reply.parser import (
 )
 from emova.reply.stream import EventStream
 from emova_train.data.examples import ANSWER, NOTHING, SKELETON, STYLE, UNITS
+from emova_train.data.interleaved import interleaved_message, only
 from emova_train.data.replies import reply_kinds
-from emova_train.stages.interleaved import interleaved_message, only
 from tests.fixtures_speech import make_tokenizer
 
 RATIO = Ratio(text_tokens=3, units=4)

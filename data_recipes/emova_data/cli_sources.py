@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from emova_data.sources.own import OwnSource
 
-KINDS = ("omni", "interleaved", "synthdog", "styles")
-FORMATS = ("llava", "messages", "speech", "recordings")
+KINDS = ("omni", "interleaved", "dialogues", "synthdog", "styles")
+FORMATS = ("llava", "messages", "speech", "recordings", "text")
 MOST_NOTES = 12
 
 
@@ -306,6 +306,10 @@ def synthesise(args: argparse.Namespace) -> int:
         from emova_data.synthesis import interleave
 
         return interleave.main(args.config, args.overrides)
+    if args.kind == "dialogues":
+        from emova_data.synthesis import dialogues
+
+        return dialogues.main(args.config, args.overrides)
     from emova_data.synthesis import pipeline
 
     return pipeline.main(args.config, args.overrides)

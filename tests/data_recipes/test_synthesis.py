@@ -1,4 +1,4 @@
-"""Synthesis: spoken dialogues with emotion, interleaved speech and text, pages of text. No network but 127.0.0.1."""
+"""Synthesis: spoken dialogues with emotion, styles, pages of text. No network but 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pickle
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova_data.records.records import BadRecord, plain_text
 from emova_data.records.shard_writer import read_set
-from emova_data.synthesis import interleave, pipeline, styles, synthdog
+from emova_data.synthesis import dialogues, interleave, pipeline, styles, synthdog
 from emova_data.synthesis.pipeline import OmniConfig, Parts, SpeechConfig, statistics
 from emova_data.synthesis.speech_text import language_of, spoken
 from emova_data.synthesis.style_labels import EndpointLabeller, Labels, RuleLabeller, parse_labels
@@ -325,6 +324,7 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
         ("styles", styles.StylesConfig),
         ("omni", OmniConfig),
         ("interleaved", interleave.InterleaveConfig),
+        ("dialogues", dialogues.DialogueConfig),
         ("synthdog", synthdog.PageConfig),
     ],
 )
@@ -332,59 +332,7 @@ def test_the_shipped_configs_are_read(name: str, cls: type) -> None:
     assert isinstance(load_config(cls, CONFIGS / f"{name}.yaml"), cls)
 
 
-# --- interleaved and pages --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("share", "mean"), [(0.1, 3.0), (0.3, 10.0), (0.6, 5.0)])
-def test_spans_cover_the_share_and_keep_apart(share: float, mean: float) -> None:
-    counts, lengths = [], []
-    for seed in range(20):
-        spans = interleave.choose_spans(400, share, mean, np.random.default_rng(seed))
-        assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
-        counts.append(sum(end - first for first, end in spans) / 400)
-        lengths += [end - first for first, end in spans]
-    assert np.mean(counts) == pytest.approx(share, abs=0.06)
-    assert np.mean(lengths) == pytest.approx(mean, rel=0.3)
-
-
-@pytest.mark.parametrize(
-    "words", ["The small cat sat on the old mat and slept. " * 8, "今天的天气很好，我们去公园散步。" * 8]
-)
-def test_interleaved_documents_hold_the_whole_text(tmp_path: Path, words: str) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.jsonl").write_text(json.dumps({"text": words}) + "\n" + json.dumps({"text": "short"}) + "\n")
-    config = interleave.InterleaveConfig(str(tmp_path / "in"), output=str(tmp_path / "out"), span_words=5.0)
-    said: list[str] = []
-
-    def to_units(text: str) -> list[int]:
-        said.append(text)
-        return [len(text)]
-
-    result = interleave.synthesise(config, to_units)
-    assert result.records == 1 and result.skipped == {"too short": 1}
-    document = next(read_set(tmp_path / "out"))
-    pieces = document["messages"][0]["content"]
-    assert "".join(piece["text"] for piece in pieces).split() == words.split() or (
-        "".join(piece["text"] for piece in pieces).replace(" ", "") == words.replace(" ", "")
-    )
-    spans = [piece for piece in pieces if piece["type"] == "units"]
-    assert [piece["units"] for piece in spans] == [[len(text)] for text in said] and spans
-    assert 0.1 < document["speech_share"] < 0.6
-
-
-def test_a_checkpoint_reads_the_spans(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.jsonl").write_text(json.dumps({"text": "The small cat sat on the old mat and slept. " * 4}))
-    config = interleave.InterleaveConfig(str(tmp_path / "in"), span_words=3.0, model=str(tiny_checkpoint))
-    documents: list = []
-    for name in ("a", "b"):
-        interleave.synthesise(replace(config, output=str(tmp_path / name)), interleave.by_model(config))
-        documents += read_set(tmp_path / name)
-    assert documents[0] == documents[1]
-    spans = [part for part in documents[0]["messages"][0]["content"] if part["type"] == "units"]
-    assert spans and all(0 <= unit < 4096 for part in spans for unit in part["units"])
-    with pytest.raises(InputError, match="model=CHECKPOINT, or tokenizer=FOLDER"):
-        interleave.by_voice(replace(config, model=""))
-
-
+# --- pages ------------------------------------------------------------------------------------------------------------
 def any_font() -> str:
     for path in ("/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf", "DejaVuSans.ttf"):
         try:

@@ -14,11 +14,11 @@ from emova.core.streams import run
 from emova.reply.parser import collect
 from emova.reply.stream import EventStream
 from emova_train.data.examples import ANSWER, KINDS, NOTHING, PROMPT_TEXT, STYLE, UNITS, Example, runs
+from emova_train.data.interleaved import InterleavedConfig
 from emova_train.data.mixture import PackedMixture
 from emova_train.data.packing import collate
 from emova_train.data.recipe import read_recipe
 from emova_train.stages.attention import PACKED_ATTENTION, packed_attention
-from emova_train.stages.interleaved import InterleavedConfig
 from emova_train.stages.losses.packed import packed_loss
 from emova_train.stages.losses.tokens import LossWeights
 from emova_train.stages.tasks import TEACHER_FORCED_TASKS, ConversationConfig, Conversations

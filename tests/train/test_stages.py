@@ -15,9 +15,9 @@ from emova.model import EmovaConfig, EmovaForConditionalGeneration, EmovaProcess
 from emova.model.building import ImageShape, ModelConfig, ProjectorShape, TextShape
 from emova.reply.interleaved import Ratio
 from emova_train.core.config import RunConfig
+from emova_train.data.interleaved import InterleavedConfig
 from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
 from emova_train.stages.data import DataConfig
-from emova_train.stages.interleaved import InterleavedConfig
 from emova_train.stages.losses.ctc import CTCConfig
 from emova_train.stages.losses.registry import LossesConfig
 from emova_train.stages.program import main, train

@@ -23,6 +23,10 @@ PROGRAMS = {
     "units": ("emova_train.data.units", "turn the recipe's speech into units, once the tokenizer is trained"),
     "u2s": ("emova_train.u2s.program", "the unit-to-speech detokenizer"),
     "flow": ("emova_train.flow.program", "the flow-matching decoder of GLM-4-Voice: units to mel frames to speech"),
+    "text-to-token": (
+        "emova_train.text_to_token.program",
+        "text to units without sound, for interleaved data (GLM-4-Voice section 4.1)",
+    ),
     "distil-units": ("emova_train.u2s.distil", "teach the detokenizer the units of other speakers, from itself"),
     "stage0": ("emova_train.stages.program", "language and speech-text, for a language model that starts from nothing"),
     "vision": ("emova_train.vision.program", "pre-train the vision tower"),
@@ -146,6 +150,7 @@ def _check_codec(program: str, rest: list[str]) -> None:
     from emova_train.flow.config import FlowRecipe
     from emova_train.s2u.pretrain import PretrainConfig
     from emova_train.s2u.program import S2UTrainConfig
+    from emova_train.text_to_token.config import TextToTokenConfig
     from emova_train.u2s.config import U2SRecipe
     from emova_train.vq.program import VQTrainConfig
 
@@ -154,6 +159,7 @@ def _check_codec(program: str, rest: list[str]) -> None:
     kinds: dict[str, tuple[str, type[object]]] = {
         "s2u-pretrain": ("s2u", PretrainConfig), "s2u": ("s2u", S2UTrainConfig), "u2s": ("u2s", U2SRecipe),
         "vq": ("vq", VQTrainConfig), "flow": ("flow", FlowRecipe),
+        "text-to-token": ("text_to_token", TextToTokenConfig),
     }  # fmt: skip
     folder, cls = kinds[program]
     load_config(cls, rest[0], rest[1:], kind=folder)

@@ -22,7 +22,7 @@ from emova.core.writing import write_text
 LAUNCHERS = ("slurm", "torchrun", "deepspeed")
 STAGES = ("stage0", "stage1", "stage2", "stage3")
 CODECS = {name: f"emova_train.{name}.program" for name in ("s2u", "u2s", "vq", "flow")}
-CODECS["s2u-pretrain"] = "emova_train.s2u.pretrain"
+CODECS |= {"s2u-pretrain": "emova_train.s2u.pretrain", "text-to-token": "emova_train.text_to_token.program"}
 PROGRAMS = {**dict.fromkeys(STAGES, "emova_train.stages.program"), **CODECS}
 """The programs that can be spread over processes, and their modules."""
 PORT = 29500

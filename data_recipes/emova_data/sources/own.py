@@ -15,7 +15,7 @@ from emova_data.sources.registry import DataSource, entry_of
 
 _MODALITY = {
     "llava": ("image", "text"), "messages": ("image", "speech", "text"), "speech": ("speech", "text"),
-    "recordings": ("speech",),
+    "recordings": ("speech",), "text": ("text",),
 }  # fmt: skip
 _DEFAULTS: Mapping[str, object] = {
     "stages": {}, "modality": ["image", "speech", "text"], "languages": ["en"], "licence": "own", "size": "unknown",

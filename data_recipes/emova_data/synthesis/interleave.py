@@ -1,34 +1,34 @@
 """Interleaved speech and text from text alone, as GLM-4-Voice is pre-trained on (its §4.1; Zeng et al. 2024).
 
-Spans of words, their lengths drawn from a Poisson distribution, are replaced by the units of their speech until a share
-of the text is covered; what turns words into units is handed in.
+Spans of words, their lengths drawn from a Poisson or a normal distribution, are replaced by the units of their speech
+until a share of the text is covered; what turns words into units is handed in: a text-to-token model, or a voice and a
+tokenizer.
 """
 
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from emova.checkpoint.loading import find_part
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.seeding import generator
-from emova.speech.tokenizer.units import units_of
-from emova_data.records.records import BadRecord, Draft, Part, Record, message, text
-from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
-from emova_data.sources.converters.rows import UNREADABLE, Row, rows_of
-from emova_data.synthesis.pipeline import SpeechConfig, load_tokenizer
+from emova_data.records.documents import cut, places_of
+from emova_data.records.parallel import in_pool, in_ray
+from emova_data.records.records import BadRecord, Draft, Part, Record, Sample, message, reject, text
+from emova_data.records.shard_writer import read_set
+from emova_data.sources.convert import PROGRESS, ConvertConfig, ConvertResult, convert
+from emova_data.sources.converters.rows import UNREADABLE, rows_of
+from emova_data.synthesis.pipeline import SpeechConfig
 from emova_data.synthesis.speech_text import language_of, spoken
-from emova_data.synthesis.tts import backend, speakers
+from emova_data.synthesis.text_to_units import ReadingConfig, TextToUnits, load_text_to_units, unit_name
 
-TextToUnits = Callable[[str], list[int]]
-"""Words to units: a text-to-token model, or a voice and a tokenizer."""
-_TOKENS = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
+POISSON, NORMAL = "poisson", "normal"
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,22 @@ class InterleaveConfig:
     """One run.
 
     Attributes:
-        input: folder of text files: .jsonl, .json or .parquet with ``text_field``.
+        input: folder of text files (.jsonl, .json or .parquet with ``text_field``), or of a converted set, whose text
+            is taken.
         text_field: name of the text in a row.
         output, name, split: where the shards go and what they are called.
         speech_share: share of the words that become speech.
         span_words: mean length of a span, in words (characters in Chinese).
+        span_lengths: how lengths are drawn: ``poisson``, or ``normal`` with the deviation ``span_spread``.
         min_words: shorter texts are left out.
-        model: a checkpoint whose language model reads the spans aloud as units, without any sound, as the paper's
-            text-to-token model does.
+        max_words: longer texts are cut into documents, after a sentence where there is one; 0 leaves them whole.
+        model: an export of ``emova train text-to-token``, or a checkpoint whose language model reads aloud; it writes
+            the units without any sound, as the paper's text-to-token model does.
         tokenizer: in place of it, folder of an S2U tokenizer, which hears the voice of ``speech``.
+        per_shard, limit: documents in a shard, and documents to read at most (0: all).
+        jobs, ray: processes, each with a model of its own; over a Ray cluster (the extra ``ray``).
         seed: of every random choice.
+        reading: how the model reads.
     """
 
     input: str = ""
@@ -55,22 +61,44 @@ class InterleaveConfig:
     split: str = "train"
     speech_share: float = 0.3
     span_words: float = 10.0
+    span_lengths: str = POISSON
+    span_spread: float = 3.0
     min_words: int = 20
+    max_words: int = 0
     model: str = ""
     tokenizer: str = ""
     per_shard: int = 1000
     limit: int = 0
+    jobs: int = 1
+    ray: bool = False
     seed: int = 0
+    reading: ReadingConfig = field(default_factory=ReadingConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
 
+    def __post_init__(self) -> None:
+        if not (0 < self.speech_share < 1 and self.span_words >= 1):
+            raise InputError("speech_share lies between 0 and 1, span_words is at least 1")
+        if self.span_lengths not in (POISSON, NORMAL) or self.span_spread < 0:
+            raise InputError(f"span_lengths is {POISSON} or {NORMAL}, with a span_spread of 0 or more")
+        if self.jobs < 1 or self.per_shard < 1 or self.max_words < 0:
+            raise InputError("jobs and per_shard are at least 1, max_words at least 0")
+        if 0 < self.max_words < 2 * self.min_words:
+            raise InputError(f"max_words={self.max_words}: give twice min_words or more, or 0")
 
-def choose_spans(count: int, share: float, mean: float, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Disjoint (first, end) spans among ``count`` words, in order, that cover ``share`` of them, or a little more."""
+    def draw_length(self, rng: np.random.Generator) -> int:
+        """Of a span, in words, at least 1."""
+        if self.span_lengths == NORMAL:
+            return max(1, round(float(rng.normal(self.span_words, self.span_spread))))
+        return max(1, int(rng.poisson(self.span_words)))
+
+
+def choose_spans(count: int, config: InterleaveConfig, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Disjoint (first, end) spans among ``count`` words, in order, that cover the share of them, or a little more."""
     taken = np.zeros(count, bool)
     for _ in range(50 * count):
-        if taken.sum() >= share * count:
+        if taken.sum() >= config.speech_share * count:
             break
-        length = min(count, max(1, int(rng.poisson(mean))))
+        length = min(count, config.draw_length(rng))
         first = int(rng.integers(0, count - length + 1))
         # A free word either side keeps spans apart.
         if not taken[max(0, first - 1) : first + length + 1].any():
@@ -81,22 +109,24 @@ def choose_spans(count: int, share: float, mean: float, rng: np.random.Generator
 
 def interleave(identity: str, words: str, config: InterleaveConfig, to_units: TextToUnits) -> Record:
     """A document of text and unit parts; spans that cannot be spoken stay text. Raises: BadRecord."""
-    places = [match.span() for match in _TOKENS.finditer(words)]
+    places = places_of(words)
     if len(places) < config.min_words:
         raise BadRecord("too short")
-    rng = generator(config.seed, identity)
-    parts: list[Part] = []
-    position, covered = 0, 0
-    for first, end in choose_spans(len(places), config.speech_share, config.span_words, rng):
+    spans = []
+    for first, end in choose_spans(len(places), config, generator(config.seed, identity)):
         start, stop = places[first][0], places[end - 1][1]
         said = spoken(words[start:stop], 10 * (end - first))
-        units = to_units(said) if said is not None else []
+        if said is not None:
+            spans.append((start, stop, end - first, said))
+    parts: list[Part] = []
+    position, covered = 0, 0
+    for (start, stop, length, _), units in zip(spans, to_units([span[3] for span in spans]), strict=True):
         if not units:
             continue
         if words[position:start].strip():
             parts.append(text(words[position:start]))
         parts.append({"type": "units", "units": units, "text": words[start:stop]})
-        position, covered = stop, covered + end - first
+        position, covered = stop, covered + length
     if words[position:].strip():
         parts.append(text(words[position:]))
     if not covered:
@@ -105,58 +135,84 @@ def interleave(identity: str, words: str, config: InterleaveConfig, to_units: Te
     return Record(identity, [message("document", *parts)], (), extra)
 
 
-def by_model(config: InterleaveConfig) -> TextToUnits:
-    """Units that a checkpoint's language model writes. Raises: InputError: it cannot be loaded."""
-    from emova.assistant import Assistant, AssistantConfig
-    from emova.decoding.sampling import Sampling
-
-    assistant = Assistant.from_pretrained(config.model, config=AssistantConfig(sampling=Sampling(seed=config.seed)))
-    return lambda words: list(assistant.pronounce(words))
-
-
-def by_voice(config: InterleaveConfig) -> TextToUnits:
-    """Units by a voice and the tokenizer. Raises: InputError: no tokenizer is given."""
-    import soxr
-
-    tokenise = load_tokenizer(config.tokenizer)
-    if tokenise is None:
-        raise InputError("give model=CHECKPOINT, or tokenizer=FOLDER of an S2U tokenizer for units of a voice")
-    speech = backend(config.speech.backend, sources=Path(config.speech.sources), address=config.speech.address)
-
-    def to_units(words: str) -> list[int]:
-        samples, rate = speech.speak(words, speakers()[0], "neutral", "normal", language_of(words), config.seed)
-        return tokenise(np.asarray(soxr.resample(samples, rate, 16000), np.float32))
-
-    return to_units
+def texts(config: InterleaveConfig) -> Iterator[tuple[str, str | None]]:
+    """(name, text) of everything in ``input``; None where a row cannot be read. Raises: InputError: nothing there."""
+    folder = Path(config.input)
+    if (folder / PROGRESS).is_file():
+        for sample in read_set(folder):
+            yield sample["id"], written(sample)
+        return
+    for name, row in rows_of(folder, ["*.jsonl", "*.json", "*.parquet"]):
+        words = None if row is None else row.get(config.text_field)
+        yield name, words if isinstance(words, str) else None
 
 
-def _drafts(config: InterleaveConfig, to_units: TextToUnits) -> Iterator[Draft]:
-    for name, row in rows_of(Path(config.input), ["*.jsonl", "*.json", "*.parquet"]):
-        yield Draft(name, functools.partial(_build, name, row, config, to_units))
-
-
-def _build(name: str, row: Row, config: InterleaveConfig, to_units: TextToUnits) -> Record:
-    if row is None:
-        raise BadRecord(UNREADABLE)
-    return interleave(name, row[config.text_field], config, to_units)
-
-
-def synthesise(config: InterleaveConfig, to_units: TextToUnits) -> ConvertResult:
-    """Run or go on with ``config``. Raises: InputError."""
-    if not (0 < config.speech_share < 1 and config.span_words >= 1):
-        raise InputError("speech_share lies between 0 and 1, span_words is at least 1")
-    settings = ConvertConfig(config.per_shard, max_skip_rate=1.0, limit=config.limit)
-    rows = _drafts(config, to_units)
-    source = config.model or config.tokenizer
-    units = units_of(find_part(source, "speech_tokenizer")) if source else ""
-    return convert(
-        rows, Path(config.output), config.name, split=config.split, suffix=".jsonl", config=settings, units=units
+def written(sample: Sample) -> str:
+    """The text of a record, its turns one below the other; what is no text is left out."""
+    turns = (
+        " ".join(part["text"] for part in turn["content"] if part["type"] == "text") for turn in sample["messages"]
     )
+    return "\n".join(turn for turn in turns if turn.strip())
+
+
+def _drafts(config: InterleaveConfig) -> Iterator[Draft]:
+    for name, words in texts(config):
+        if words is None:
+            yield Draft(name, reject(UNREADABLE))
+            continue
+        pieces = cut(words, config.max_words)
+        for number, piece in enumerate(pieces):
+            identity = name if len(pieces) == 1 else f"{name}.{number}"
+            yield Draft(identity, functools.partial(_job, identity, piece))
+
+
+_worker: tuple[InterleaveConfig, TextToUnits] | None = None
+
+
+def _reader(config: InterleaveConfig) -> TextToUnits:
+    return load_text_to_units(config.model, config.tokenizer, config.seed, config.reading, config.speech)
+
+
+def _start(config: InterleaveConfig) -> None:
+    global _worker
+    if config.jobs > 1:
+        import torch
+
+        torch.set_num_threads(1)
+    _worker = config, _reader(config)
+
+
+def _job(identity: str, words: str) -> Record:
+    assert _worker is not None
+    config, to_units = _worker
+    return interleave(identity, words, config, to_units)
+
+
+def _made_from(config: InterleaveConfig) -> str:
+    """What decides the documents: with other settings they are made again."""
+    said = asdict(config)
+    del said["reading"]["at_once"]
+    return json.dumps({key: value for key, value in said.items() if key not in ("output", "jobs", "ray")})
+
+
+def synthesise(config: InterleaveConfig, to_units: TextToUnits | None = None) -> ConvertResult:
+    """Run or go on with ``config``; ``to_units`` replaces what it names (in this process alone). Raises: InputError."""
+    global _worker
+    build = None
+    if (config.jobs > 1 or config.ray) and to_units is None:
+        build = (in_ray if config.ray else in_pool)(config.jobs, _start, config)
+    else:
+        _worker = config, to_units or _reader(config)
+    settings = ConvertConfig(config.per_shard, max_skip_rate=1.0, limit=config.limit)
+    return convert(
+        _drafts(config), Path(config.output), config.name, split=config.split, suffix=".jsonl", config=settings,
+        units=unit_name(config.model, config.tokenizer), build=build, made_from=_made_from(config),
+    )  # fmt: skip
 
 
 def main(path: Path | None, overrides: list[str]) -> int:
     """``emova data synthesise interleaved``. Raises: InputError."""
     config = load_config(InterleaveConfig, path, overrides)
-    result = synthesise(config, by_model(config) if config.model else by_voice(config))
+    result = synthesise(config)
     print(f"{result.records} documents in {len(result.shards)} shards in {config.output}; left out: {result.skipped}")
     return 0

@@ -129,14 +129,18 @@ def load_tokenizer(folder: str) -> Tokenise | None:
     return tokenise
 
 
-def load_parts(config: OmniConfig) -> Parts:
-    """Raises: InputError: a part is unknown or cannot be loaded."""
-    labels = config.labels
+def load_labeller(labels: LabelConfig) -> Labeller:
+    """Raises: InputError: the kind is unknown, or the address is none."""
     if labels.kind not in ("rules", "endpoint"):
         raise InputError(f"labels.kind {labels.kind[:30]!r} is unknown; choose rules or endpoint")
-    labeller: Labeller = RuleLabeller()
     if labels.kind == "endpoint":
-        labeller = EndpointLabeller(labels.address, labels.model, labels.key_variable)
+        return EndpointLabeller(labels.address, labels.model, labels.key_variable)
+    return RuleLabeller()
+
+
+def load_parts(config: OmniConfig) -> Parts:
+    """Raises: InputError: a part is unknown or cannot be loaded."""
+    labeller = load_labeller(config.labels)
     speech = backend(config.speech.backend, sources=Path(config.speech.sources), address=config.speech.address)
     return Parts(labeller, speech, load_tokenizer(config.tokenizer))
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from typing import Protocol
 
-from emova.core.errors import InputError
 from emova.speech.style import DEFAULT_STYLES
 from emova_data.records.records import BadRecord
+from emova_data.synthesis.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
@@ -95,10 +91,7 @@ class EndpointLabeller:
         self, address: str, model: str, key_variable: str = "OPENAI_API_KEY", attempts: int = 3, wait: float = 1.0,
         timeout: float = 60.0,
     ) -> None:  # fmt: skip
-        if not address.startswith(("http://", "https://")):
-            raise InputError(f"labels.address {address[:60]!r}: an http address ending in /v1 is expected")
-        self.address, self.model, self.key_variable = address.rstrip("/"), model, key_variable
-        self.attempts, self.wait, self.timeout = attempts, wait, timeout
+        self.endpoint = Endpoint(address, model, key_variable, attempts, wait, timeout, section="labels")
 
     def label(self, question: str, answer: str) -> Labels:
         prompt = PROMPT.format(
@@ -108,29 +101,10 @@ class EndpointLabeller:
             question=question,
             answer=answer,
         )
-        for attempt in range(self.attempts):
-            if attempt:
-                time.sleep(self.wait * 2 ** (attempt - 1))
-            try:
-                found = parse_labels(self._ask(prompt))
-            except urllib.error.HTTPError as error:
-                if error.code in (400, 401, 403, 404):
-                    raise InputError(f"the label endpoint answers {error.code}; check labels.* and the key") from None
-                continue
-            except (OSError, ValueError, KeyError, IndexError, TypeError):
-                continue
-            if found is not None:
-                return found
-        raise BadRecord("no labels from the endpoint")
-
-    def _ask(self, prompt: str) -> str:
-        body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(f"{self.address}/chat/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            return json.loads(reply.read())["choices"][0]["message"]["content"]
+        found = self.endpoint.ask(prompt, parse_labels)
+        if found is None:
+            raise BadRecord("no labels from the endpoint")
+        return found
 
 
 def parse_labels(content: str) -> Labels | None:

@@ -19,6 +19,7 @@ from emova_train.data.records import RecordConfig, RecordRenderer
 from emova_train.data.sample_reader import BadSample, Deck, Place, SampleReader
 from emova_train.data.shards import Raw, ShardSet
 
+PASSES, TOKENS = "passes", "tokens"
 _FILL = 0.96  # of a window's packs: with a little room no pack more is needed
 
 
@@ -35,6 +36,8 @@ class ShardConfig:
         max_skip_rate: the share of damaged samples above which the run ends.
         min_tried: samples before the rate is looked at.
         records: how a record becomes a conversation.
+        shares: what the number of a set in ``data.sets`` is where packs are filled: ``passes`` over it (its chance is
+            that of its samples), or its share of the ``tokens``, which is then kept to as closely as samples allow.
     """
 
     root: str = "data/sets"
@@ -44,8 +47,11 @@ class ShardConfig:
     max_skip_rate: float = 0.05
     min_tried: int = 200
     records: RecordConfig = field(default_factory=RecordConfig)
+    shares: str = PASSES
 
     def __post_init__(self) -> None:
+        if self.shares not in (PASSES, TOKENS):
+            raise InputError(f"data.shards.shares={self.shares}: unknown; give {PASSES} or {TOKENS}")
         for name, budget in self.budgets.items():
             if name not in ("text", "image", "speech") or budget < 1:
                 raise InputError(f"budgets.{name}={budget}: budgets are of text, image and speech, and at least 1")
@@ -81,6 +87,7 @@ class PackReader(SampleReader[Example]):
         super().__init__(
             mixture, seed=seed, reader=reader, readers=readers, block=config.block, min_tried=config.min_tried,
             max_skip_rate=config.max_skip_rate, passes=passes if conversations else None,
+            by_tokens=config.shares == TOKENS,
         )  # fmt: skip
         self.render, self.config, self.conversations = render, config, conversations
         self.measures = ("all", *config.budgets)
@@ -91,6 +98,9 @@ class PackReader(SampleReader[Example]):
         if (self._measure(example) > self.budgets).any():
             raise BadSample("longer than a pack's budget")
         return example
+
+    def tokens(self, made: Example) -> int:
+        return len(made)
 
     def _measure(self, made: Example) -> np.ndarray:
         sizes = self.render.sizes(made) | {"all": len(made)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from zlib import crc32
 
 import numpy as np
@@ -12,12 +12,15 @@ from PIL import Image
 from emova.core.errors import InputError
 from emova.model import EmovaProcessor
 from emova.model.processing_emova import Message, Rendered
+from emova.reply.format import SPEAK_PROMPT, TRANSCRIBE_PROMPT
 from emova.reply.grammar import TokenTable
 from emova.reply.parser import SpokenReply
+from emova.speech.style import DEFAULT_STYLES
 from emova.vision.image import load_image
 from emova_data.records.records import Message as Recorded
 from emova_data.records.records import Part
 from emova_train.data.examples import TEXT, TRANSCRIPT, UNITS, Example, example
+from emova_train.data.interleaved import InterleavedConfig, Subtask, alternating_format, only
 from emova_train.data.phrasings import draw_phrase, speak_phrasings, transcribe_phrasings
 from emova_train.data.replies import reply_format_of, reply_kinds
 from emova_train.data.sample_reader import BadSample
@@ -38,13 +41,22 @@ class RecordConfig:
             counts for nothing.
         template: ``qa`` keeps questions about pictures; ``plain`` lets a picture be followed by its answer at once
             (compared in the paper's Table 7).
+        one_phrasing: speech and text are asked for in the words that the assistant itself uses, and in no others.
+        replies: how spoken replies are written: ``interleaved`` or ``glm_4_voice``, text and units in turns; the
+            model's own format if empty.
+        interleaved: their ratio, and which of the two sub-tasks a reply teaches in a pass over its set.
     """
 
     speak_share: float = 0.4
     both_directions: bool = False
     template: str = "qa"
+    one_phrasing: bool = False
+    replies: str = ""
+    interleaved: InterleavedConfig = field(default_factory=InterleavedConfig)
 
     def __post_init__(self) -> None:
+        if self.replies:
+            alternating_format(self.replies, self.interleaved, DEFAULT_STYLES)
         if self.template not in TEMPLATES:
             raise InputError(f"template={self.template}: unknown; give one of {', '.join(TEMPLATES)}")
         if not 0 <= self.speak_share <= 1:
@@ -61,6 +73,8 @@ class RecordRenderer:
         self.max_tokens = max_tokens
         self.table = TokenTable.from_tokenizer(processor.tokenizer)
         self.reply_format = reply_format_of(processor)
+        if config.replies:
+            self.reply_format = alternating_format(config.replies, config.interleaved, self.reply_format.styles)
 
     def render(self, raw: Raw, epoch: int, task: str = "") -> Example:
         """The example of a record.
@@ -107,18 +121,26 @@ class RecordRenderer:
         messages: list[Message] = []
         replies: dict[int, tuple[int, ...]] = {}
         spoken = any(part["type"] == "reply" for message in recorded for part in message["content"])
+        subtask = self._subtask(raw, epoch)
         if spoken and recorded[0]["role"] != "system":
             messages.append({"role": "system", "content": self.reply_format.system_prompt})
         for message in recorded:
             content = message["content"]
             if content[0]["type"] == "reply":
-                ids, replies[len(messages)] = self._reply(content[0])
+                ids, kinds = self._reply(content[0])
+                replies[len(messages)] = kinds if subtask is None else only(subtask, kinds)
                 messages.append({"role": "assistant", "content": [{"type": "tokens", "ids": ids}]})
             else:
                 messages.append({"role": message["role"], "content": self._parts(raw, message)})
         if self.config.template == "plain" and not spoken:
             messages = [plain(message) for message in messages]
         return messages, replies
+
+    def _subtask(self, raw: Raw, epoch: int) -> Subtask | None:
+        """Which of the two losses a sample has in this pass; samples begin to count at different places."""
+        if not self.config.replies:
+            return None
+        return self.config.interleaved.subtask_of_pass(crc32(raw.id.encode()) % 10007 + self.seed + epoch)
 
     def _speech(self, raw: Raw, recorded: Sequence[Recorded], rng: np.random.Generator, epoch: int) -> list[Message]:
         heard: Message = {"type": "audio", "units": self._units(recorded[0]["content"][0])}
@@ -127,9 +149,9 @@ class RecordRenderer:
         if self.config.both_directions:
             speak = (crc32(raw.id.encode()) + self.seed + epoch) % 2 == 1
         if speak:
-            asked = draw_phrase(speak_phrasings(words), rng) + words
+            asked = (SPEAK_PROMPT if self.config.one_phrasing else draw_phrase(speak_phrasings(words), rng)) + words
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": [heard]}]
-        asked = draw_phrase(transcribe_phrasings(words), rng)
+        asked = TRANSCRIBE_PROMPT if self.config.one_phrasing else draw_phrase(transcribe_phrasings(words), rng)
         question = {"role": "user", "content": [heard, {"type": "text", "text": asked}]}
         return [question, {"role": "assistant", "content": words}]
 

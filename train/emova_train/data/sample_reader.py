@@ -60,6 +60,29 @@ class ByChance:
         (self._drawn,) = state
 
 
+class ByTokens:
+    """Always the set that is furthest behind its share of the tokens, so that after any sample no set is further from
+    it than about a sample's length."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        self.shares = dict(shares)
+        self._taken = dict.fromkeys(shares, 0)
+
+    def next(self) -> str:
+        whole = sum(self._taken.values()) + 1
+        return max(self.shares, key=lambda name: self.shares[name] * whole - self._taken[name])
+
+    def took(self, name: str, tokens: int) -> None:
+        """A good sample of the set came."""
+        self._taken[name] += tokens
+
+    def state(self) -> list[int]:
+        return list(self._taken.values())
+
+    def restore(self, state: Sequence[int]) -> None:
+        self._taken = dict(zip(self.shares, state, strict=True))
+
+
 class Deck:
     """An epoch's sets as a shuffled deck: each is in it as often as this reader has samples of it, times its passes.
 
@@ -121,6 +144,7 @@ class SampleReader(Generic[SampleT]):
         block: neighbours in a shard that are shuffled with each other.
         max_skip_rate: the share of damaged samples above which the run ends, once ``min_tried`` were read.
         passes: over each set in an epoch, which then holds every sample exactly so often; None draws sets by chance.
+        by_tokens: the shares are of the tokens, and are kept to.
     """
 
     def __init__(
@@ -134,7 +158,9 @@ class SampleReader(Generic[SampleT]):
         max_skip_rate: float,
         min_tried: int,
         passes: Mapping[str, float] | None = None,
+        by_tokens: bool = False,
     ) -> None:
+        assert not (by_tokens and passes is not None)
         self.seed, self.reader = seed, reader
         self.max_skip_rate, self.min_tried = max_skip_rate, min_tried
         ranges = ranges_of([source for source, _ in mixture], reader, readers) if passes is not None else {}
@@ -144,7 +170,8 @@ class SampleReader(Generic[SampleT]):
             )
             for source, _ in mixture
         }
-        self.chooser: Chooser = ByChance({source.name: share for source, share in mixture}, seed, reader)
+        shares = {source.name: share for source, share in mixture}
+        self.chooser: Chooser = ByTokens(shares) if by_tokens else ByChance(shares, seed, reader)
         if passes is not None:
             samples = {name: last - first for name, (first, last) in ranges.items()}
             self.chooser = Deck(samples, passes, seed, reader)
@@ -160,10 +187,14 @@ class SampleReader(Generic[SampleT]):
         """What a sample of the set ``source`` becomes. Raises: BadSample."""
         raise NotImplementedError
 
+    def tokens(self, made: SampleT) -> int:
+        """The tokens of a sample, where shares are counted in them."""
+        raise NotImplementedError
+
     def place(self) -> Place:
         """Where the next sample is read."""
         sets = {name: reader.state() for name, reader in self.sets.items()}
-        deck = {"deck": self.chooser.state()} if isinstance(self.chooser, Deck) else {}
+        deck = {} if isinstance(self.chooser, ByChance) else {"deck": self.chooser.state()}
         return {"sets": sets, "drawn": self.drawn, "tried": self.tried, "reasons": dict(self.reasons), **deck}
 
     def state(self) -> Place:
@@ -174,11 +205,13 @@ class SampleReader(Generic[SampleT]):
         """Go on behind what ``state`` was taken after."""
         if set(state["sets"]) != set(self.sets):
             raise InputError(f"data.sets: the checkpoint has {', '.join(state['sets'])}; give the same or resume=false")
+        if ("deck" in state) == isinstance(self.chooser, ByChance):
+            raise InputError("data.sets: the checkpoint counted shares otherwise; give the same or resume=false")
         for name, place in state["sets"].items():
             self.sets[name].restore(place)
         self.drawn, self.tried, self.reasons = state["drawn"], state["tried"], Counter(state["reasons"])
         self.damaged = sum(self.reasons.values())
-        self.chooser.restore(state["deck"] if isinstance(self.chooser, Deck) else [self.drawn])
+        self.chooser.restore([self.drawn] if isinstance(self.chooser, ByChance) else state["deck"])
         self.given = state["given"]
 
     def draw(self) -> SampleT:
@@ -193,7 +226,10 @@ class SampleReader(Generic[SampleT]):
             try:
                 if isinstance(raw, Bad):
                     raise BadSample(raw.reason)
-                return self.made(raw, epoch, name)
+                made = self.made(raw, epoch, name)
+                if isinstance(self.chooser, ByTokens):
+                    self.chooser.took(name, self.tokens(made))
+                return made
             except BadSample as error:
                 self.skipped.append((name, raw.id, str(error)))
                 self.reasons[str(error)] += 1

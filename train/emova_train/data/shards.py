@@ -93,8 +93,13 @@ def find_set(root: Path, name: str) -> ShardSet:
     return ShardSet(name, shards, units, left_out)
 
 
-def find_mixture(root: Path, passes: Mapping[str, float]) -> list[tuple[ShardSet, float]]:
+def find_mixture(
+    root: Path, passes: Mapping[str, float], *, of_tokens: bool = False
+) -> list[tuple[ShardSet, float]]:
     """The sets of a mixture with their shares of the samples: each set's size times its passes an epoch.
+
+    Args:
+        of_tokens: the numbers are shares of the tokens, whatever a set's size.
 
     Raises:
         InputError: a set is unknown, a number negative, or nothing is left.
@@ -105,7 +110,7 @@ def find_mixture(root: Path, passes: Mapping[str, float]) -> list[tuple[ShardSet
             raise InputError(f"data.sets: {name} has {times:g} passes; give 0 or more")
         if times > 0:  # one that is not wanted may be missing
             source = find_set(root, name)
-            found.append((source, source.records * times))
+            found.append((source, times if of_tokens else source.records * times))
     total = sum(weight for _, weight in found)
     if not total > 0:
         raise InputError("data.sets: nothing to read; give one set a number above 0")

@@ -3,7 +3,7 @@ not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -137,6 +137,17 @@ def of_sets(
         except InputError as error:
             problems.append(str(error))
     return found, problems
+
+
+def of_shares(amounts: Sequence[Amount], shares: Mapping[str, float], tokens: float) -> list[Amount]:
+    """``amounts`` where ``shares`` are of the tokens of a run of so many: how many conversations that takes."""
+    whole = sum(shares[each.name] for each in amounts)
+    found = []
+    for each in amounts:
+        records = each.conversations / each.passes
+        wanted = shares[each.name] / whole * tokens / max(each.tokens, 1.0)
+        found.append(replace(each, conversations=wanted, passes=wanted / records if records else 1.0))
+    return found
 
 
 def _rendered(source: ShardSet, render: RecordRenderer) -> Iterator[Example]:

@@ -27,9 +27,10 @@ from emova.model.configuration_emova import padded_size
 from emova_train.core.config import RunConfig
 from emova_train.core.mfu import PEAKS, StepCost, step_cost
 from emova_train.core.precision import AUTO, BF16
+from emova_train.data.pack_reader import TOKENS
 from emova_train.distributed.deepspeed import deepspeed_config
 from emova_train.distributed.world import World, resolved
-from emova_train.planning.amounts import Amount, Assumed, of_sets, of_tasks, pictured
+from emova_train.planning.amounts import Amount, Assumed, of_sets, of_shares, of_tasks, pictured
 from emova_train.planning.memory import Held, Stack, state
 from emova_train.stages.config import StageConfig
 from emova_train.stages.lora import add_adapters
@@ -134,6 +135,9 @@ def plan(config: StageConfig, machine: Machine) -> Plan:
     if config.data.sets:
         amounts, wrong = of_sets(config.data, processor, assumed, run.seed)
         problems += wrong
+        if config.data.shards.shares == TOKENS:
+            tokens = float(run.max_steps * a_step * config.data.pack_tokens)
+            amounts = of_shares(amounts, config.data.sets, tokens)
     elif not any(weight > 0 for weight in config.data.mixture.values()):
         amounts = []
         problems.append("data: names neither sets nor tasks; give data.sets.NAME=1.0 or data.mixture.TASK=1.0")

@@ -11,6 +11,7 @@ from emova.checkpoint.loading import find_checkpoint
 from emova.core.errors import InputError
 from emova_train.core.config import RunConfig
 from emova_train.core.renamed import STAGE_KEYS
+from emova_train.data.pack_reader import TOKENS
 from emova_train.stages.data import DataConfig
 from emova_train.stages.lora import LoraConfig
 from emova_train.stages.losses.registry import LossesConfig
@@ -84,7 +85,15 @@ class StageConfig:
     there are."""
     liger: str = "auto"
     """Liger's fused kernels in the LLaMA: ``auto`` where they are installed on a GPU, ``always``, ``never``."""
+    hidden_dropout: float = 0.0
+    """The share of the language model's hidden states that is dropped in training (``emova_train.stages.dropout``)."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.hidden_dropout < 1:
+            raise InputError(f"hidden_dropout={self.hidden_dropout:g}: give a share from 0 up to below 1")
+        if self.data.shards.shares == TOKENS and self.run.global_batch_size:
+            raise InputError(
+                "data.shards.shares=tokens: shares of the tokens fill packs; give run.global_batch_size=0 with it"
+            )
         if self.liger not in ("auto", "always", "never"):
             raise InputError(f"liger={self.liger}: unknown; give auto, always or never")

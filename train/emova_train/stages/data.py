@@ -15,7 +15,7 @@ from emova.model import EmovaProcessor
 from emova_train.core.config import RunConfig
 from emova_train.data.examples import Example
 from emova_train.data.mixture import PackedMixture
-from emova_train.data.pack_reader import ShardConfig
+from emova_train.data.pack_reader import TOKENS, ShardConfig
 from emova_train.data.recipe import read_recipe
 from emova_train.data.records import RecordRenderer
 from emova_train.data.replies import reply_format_of
@@ -42,7 +42,8 @@ class DataConfig:
     units: str = "units"
     """The folder below ``root`` that the units are in; another tokenizer's lie in another."""
     sets: dict[str, float] = field(default_factory=dict)
-    """Passes over each set of ``shards.root`` in an epoch; `emova data list --stage 2` shows the paper's."""
+    """Passes over each set of ``shards.root`` in an epoch (`emova data list --stage 2` shows the paper's), or with
+    ``shards.shares=tokens`` each set's share of the tokens."""
     held_out: list[str] = field(default_factory=list)
     """Sets of ``shards.root`` whose first samples are for validation."""
     shards: ShardConfig = field(default_factory=ShardConfig)
@@ -151,18 +152,22 @@ def _from_sets(
     config: DataConfig, samples: SampleConfig, processor: EmovaProcessor, limit: int, seed: int
 ) -> StageData:
     root = Path(config.shards.root)
-    mixture = find_mixture(root, config.sets)
+    mixture = find_mixture(root, config.sets, of_tokens=config.shards.shares == TOKENS)
     make = partial(RecordRenderer, processor, config.shards.records, seed=seed, max_tokens=limit)
-    # Held-out speech is to be transcribed, not its transcript to be spoken.
-    render = RecordRenderer(
-        processor, replace(config.shards.records, speak_share=0.0, both_directions=False), seed=seed, max_tokens=limit
-    )
+    records = config.shards.records
+    if records.speak_share < 1:
+        # Held-out speech is to be transcribed, not its transcript to be spoken, unless that is all that is learnt.
+        records = replace(records, speak_share=0.0, both_directions=False)
+    # Held-out replies show both losses.
+    both = replace(records.interleaved, text_share=0.0, speech_share=0.0)
+    render = RecordRenderer(processor, replace(records, interleaved=both), seed=seed, max_tokens=limit)
     examples, tries = [], []
     for name in config.held_out:
         first = [raw for raw in read_shard(find_set(root, name).shards[0]) if isinstance(raw, Raw)]
         examples += [render.render(raw, 0, name) for raw in first[: samples.losses_over]]
         for number, raw in enumerate(first[: samples.answers]):
-            tries.append(Try(set_task(raw), tuple(render.messages(raw, 0)[0]), number < samples.spoken))
+            task = set_task(raw, speaks=records.speak_share == 1)
+            tries.append(Try(task, tuple(render.messages(raw, 0)[0]), number < samples.spoken))
     return StageData(
         train_set=ShardPacks(mixture, make, config.shards, config.pack_tokens, config.sets),
         held_out=examples,

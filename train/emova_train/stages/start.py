@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaModel, PreTrainedTokenizerFast
 
 from emova.checkpoint.loading import find_checkpoint
+from emova.checkpoint.registry import REPLY_FORMATS
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.writing import write_text
@@ -29,6 +30,7 @@ from emova_train.distributed.sharding import partitioned
 from emova_train.distributed.world import World
 from emova_train.stages.attention import choose_attention
 from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
+from emova_train.stages.dropout import drop_hidden_states
 from emova_train.stages.lora import LoraConfig, add_adapters, learns
 from emova_train.stages.losses.registry import build_losses
 from emova_train.stages.tasks import INTERLEAVED_TASKS
@@ -63,11 +65,16 @@ def build(config: StageConfig, world: World | None = None) -> tuple[EmovaForCond
             add_adapters(model, config.lora)
     build_losses(config.losses, model, processor)  # which checks that the model has their layers
     if any(weight > 0 and renamed.task(task) in INTERLEAVED_TASKS for task, weight in config.data.mixture.items()):
-        ratio = config.data.conversations.interleaved.ratio
-        options = {"text_tokens": ratio.text_tokens, "units": ratio.units}
+        options = config.data.conversations.interleaved.options
         model.config.reply_config = {**model.config.reply_config, "interleaved": options}
+    records = config.data.shards.records
+    if config.data.sets and records.replies:  # all of its replies are so, which makes it the model's own format
+        kind = REPLY_FORMATS.name(records.replies)
+        model.config.reply_config = {**model.config.reply_config, "kind": kind, kind: records.interleaved.options}
     model.set_attn_implementation(choose_attention(config.attention))
     use_liger(model, config.liger)
+    if config.hidden_dropout:
+        drop_hidden_states(model, config.hidden_dropout)
     if config.tiles_at_once:
         for part in (model.model.vision_tower, model.model.projector):
             fill_up(part, config.tiles_at_once)

@@ -20,6 +20,7 @@ from emova.reply.interleaved import InterleavedReply
 from emova.reply.parser import SpokenReply
 from emova_train.core import renamed
 from emova_train.data.examples import SKELETON, TEXT, TRANSCRIPT, UNITS, Example, ShownPicture, example, runs
+from emova_train.data.interleaved import InterleavedConfig, Subtask, interleaved_message
 from emova_train.data.phrasings import (
     CAPTION_PHRASINGS,
     REORDERED_PHRASING,
@@ -29,7 +30,6 @@ from emova_train.data.phrasings import (
 )
 from emova_train.data.recipe import Exchange, Picture, Recipe
 from emova_train.data.replies import reply_format_of, reply_message
-from emova_train.stages.interleaved import InterleavedConfig, Subtask, interleaved_message
 from emova_train.stages.long_conversations import LongConfig, plan
 from emova_train.stages.transcript_noise import TranscriptNoise
 

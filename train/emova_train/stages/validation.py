@@ -85,10 +85,14 @@ def draw_tries(config: SampleConfig, conversations: Conversations, mixture: Mapp
     return tries
 
 
-def set_task(raw: Raw) -> str:
-    """Which of the recipe's tasks a record of a set is like; their rates have the same names."""
+def set_task(raw: Raw, speaks: bool = False) -> str:
+    """Which of the recipe's tasks a record of a set is like; their rates have the same names.
+
+    Args:
+        speaks: speech with its transcript is rendered as text to be read aloud.
+    """
     if raw.fields.get("task") == "speech":
-        return "asr"
+        return "tts" if speaks else "asr"
     parts = [part["type"] for message in raw.fields["messages"] for part in message["content"]]
     if "reply" in parts:
         return "spoken_picture" if "image" in parts else "spoken_talk"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from emova_data.records.records import Draft
-from emova_data.sources.converters import conversations, folders, messages, speech
+from emova_data.sources.converters import conversations, folders, messages, speech, texts
 
 Converter = Callable[[Path, Mapping[str, object]], Iterator[Draft]]
 """From a source's folder and the registry's options to drafts, always in the same order."""
@@ -30,5 +30,6 @@ FORMATS: dict[str, Converter] = {
     "messages": messages.messages,
     "speech": folders.transcribed,
     "recordings": folders.recordings,
+    "text": texts.texts,
 }
 """What a folder of one's own may hold (``emova data convert --format``)."""
