@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emova.core.errors import InputError
+from emova.reply.format import LEAST_UNITS
 from emova_data.records.documents import cut, places_of
 from emova_data.records.records import Draft, Record, message, text
 from emova_data.records.shard_writer import read_set
@@ -151,8 +152,8 @@ def test_a_checkpoint_reads_the_spans(tmp_path: Path, tiny_checkpoint: Path) -> 
 
 def test_a_reader_says_at_least_so_many_units_a_letter(tiny_checkpoint: Path) -> None:
     texts = ["A cat.", "The old mat is there. And so is a cat that sleeps."]
-    for least in (0.5, 2.0):
-        read = TextToTokenModel(str(tiny_checkpoint), ReadingConfig(least_units=least))(texts)
+    for rate in (12.5, 50.0):
+        read, least = TextToTokenModel(str(tiny_checkpoint), ReadingConfig(unit_rate=rate))(texts), LEAST_UNITS * rate / 25
         assert all(
             len(units) >= least * sum(map(str.isalpha, said)) - 1 for said, units in zip(texts, read, strict=True)
         )

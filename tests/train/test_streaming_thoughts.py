@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,27 +95,32 @@ def tiny(name: str, folder: Path, **run: object) -> StageConfig:
     )  # fmt: skip
 
 
-def test_both_stages_run_and_the_model_remembers_its_format(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def finetuned(folder: Path) -> Mapping[str, float]:
+    """Both stages in a row; what the second one's validation measured."""
     first = train(tiny("nano_pretrain", folder))
     assert first.steps == 4 and {"text", "units"} <= first.train_terms.keys()
-    config = tiny("nano_finetune", folder)
-    assert config.hidden_dropout == 0.1
-    last = train(config)
-    assert {"answer", "style", "units"} <= last.eval_terms.keys() and "spoken_talk_style" in last.eval_terms
+    return train(tiny("nano_finetune", folder)).eval_terms
+
+
+def test_both_stages_run_and_the_model_remembers_its_format(folder: Path, finetuned: Mapping[str, float]) -> None:
+    assert {"answer", "style", "units", "spoken_talk_style"} <= finetuned.keys()
     export = folder / "nano_finetune" / "export"
     assert EmovaConfig.from_pretrained(export).reply_config == {
         "kind": "interleaved", "interleaved": {"text_tokens": 6, "units": 24}
     }  # fmt: skip
     assert EmovaProcessor.from_pretrained(export).reply_format.ratio == Ratio(6, 24)
-    # Dropout too goes on to the same bits.
-    part = replace(config, run=replace(config.run, output_dir=str(folder / "part")))
-    train(part)
-    for path in [folder / "part" / "checkpoint-4", folder / "part" / "export"]:
-        for file in sorted(path.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        path.rmdir()
-    train(part)
-    states = [load_file(folder / name / "checkpoint-4" / "model.safetensors") for name in ("nano_finetune", "part")]
+
+
+def test_dropout_goes_on_to_the_same_bits(folder: Path, finetuned: Mapping[str, float]) -> None:
+    whole, part = folder / "nano_finetune", folder / "part"
+    shutil.copytree(whole, part)
+    for late in (part / "checkpoint-4", part / "export"):
+        shutil.rmtree(late)
+    config = tiny("nano_finetune", folder, output_dir=str(part))
+    assert config.hidden_dropout == 0.1
+    train(replace(config, samples=replace(config.samples, answers=0)))
+    states = [load_file(each / "checkpoint-4" / "model.safetensors") for each in (whole, part)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 

@@ -135,16 +135,19 @@ def interleave(identity: str, words: str, config: InterleaveConfig, to_units: Te
     return Record(identity, [message("document", *parts)], (), extra)
 
 
-def texts(config: InterleaveConfig) -> Iterator[tuple[str, str | None]]:
-    """(name, text) of everything in ``input``; None where a row cannot be read. Raises: InputError: nothing there."""
+def texts(config: InterleaveConfig) -> Iterator[tuple[str, str, str]]:
+    """(name, text, "") of everything in ``input``, or (name, "", reason) of what has none. Raises: InputError."""
     folder = Path(config.input)
     if (folder / PROGRESS).is_file():
         for sample in read_set(folder):
-            yield sample["id"], written(sample)
+            yield sample["id"], written(sample), ""
         return
     for name, row in rows_of(folder, ["*.jsonl", "*.json", "*.parquet"]):
         words = None if row is None else row.get(config.text_field)
-        yield name, words if isinstance(words, str) else None
+        if isinstance(words, str):
+            yield name, words, ""
+        else:
+            yield name, "", UNREADABLE if row is None else "no text"
 
 
 def written(sample: Sample) -> str:
@@ -156,9 +159,9 @@ def written(sample: Sample) -> str:
 
 
 def _drafts(config: InterleaveConfig) -> Iterator[Draft]:
-    for name, words in texts(config):
-        if words is None:
-            yield Draft(name, reject(UNREADABLE))
+    for name, words, reason in texts(config):
+        if reason:
+            yield Draft(name, reject(reason))
             continue
         pieces = cut(words, config.max_words)
         for number, piece in enumerate(pieces):

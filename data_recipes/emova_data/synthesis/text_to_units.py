@@ -33,6 +33,7 @@ TextToUnits = Callable[[Sequence[str]], list[list[int]]]
 _MOST_UNITS = 750
 """Of a sentence."""
 _ROOM = 32
+USUAL_RATE = 25.0
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,17 @@ class ReadingConfig:
 
     Attributes:
         temperature: of the choice of units.
-        least_units: units a letter at least: a text does not end before; 0 takes the model's own (0.9, which is for 25
-            units a second; a tokenizer of 12.5 wants half of it).
+        unit_rate: units a second of the model's units; a text does not end before it can be said.
         at_once: texts that are read beside each other.
     """
 
     temperature: float = 0.6
-    least_units: float = 0.0
+    unit_rate: float = USUAL_RATE
     at_once: int = 32
 
     def __post_init__(self) -> None:
-        if self.at_once < 1 or self.least_units < 0 or self.temperature < 0:
-            raise InputError("reading: at_once is at least 1, least_units and temperature are 0 or more")
+        if self.at_once < 1 or self.unit_rate <= 0 or self.temperature < 0:
+            raise InputError("reading: at_once is at least 1, unit_rate above 0, temperature 0 or more")
 
 
 class TextToTokenModel:
@@ -97,8 +97,8 @@ class TextToTokenModel:
         if room < _ROOM:
             return None
         most = min(_MOST_UNITS, room)
-        if self.config.least_units:
-            return Prompt(ids), speech_grammar(self.table, sentence, most, self.config.least_units)
+        if self.config.unit_rate != USUAL_RATE:
+            return Prompt(ids), speech_grammar(self.table, sentence, most, self.config.unit_rate)
         return Prompt(ids), self.reply_format.reading(self.table, sentence, most)
 
     def _written(self, tasks: Sequence[tuple[Prompt, Grammar]]) -> list[list[int]]:

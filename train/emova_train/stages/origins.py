@@ -12,6 +12,7 @@ from dataclasses import fields
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.model.building import ModelConfig
+from emova.vision.none import KIND as NO_EYES
 from emova_train.stages.config import InitConfig, StageConfig
 
 FILE = "origins.json"
@@ -35,6 +36,8 @@ def origins(config: StageConfig) -> dict[str, str]:
         found["llm"] = shapes.text.pretrained or RANDOM
         found["vision"] = shapes.vision_pretrained or RANDOM
         found["projector"] = shapes.projector_pretrained or RANDOM
+        if shapes.vision.kind == NO_EYES:  # there are no weights
+            found |= {"projector": NO_EYES, "vision": NO_EYES}
     if init.vision:
         found |= {"projector": init.vision, "vision": init.vision}
     if init.internvit:

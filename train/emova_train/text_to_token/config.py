@@ -40,7 +40,8 @@ class TextToTokenConfig:
         run: ``learning_rate`` is the language model's.
         init: ``model`` names shapes without a tower, of which ``text.pretrained`` is a language model of text; or
             ``checkpoint``, an earlier export.
-        losses_over, heard: held-out pairs over which the loss is measured, and those that are written out.
+        losses_over, heard: held-out pairs over which the loss is measured, and those that are written out, with at most
+            ``max_units`` of ``unit_rate`` a second.
     """
 
     data: TextToTokenData = field(default_factory=TextToTokenData)
@@ -49,6 +50,7 @@ class TextToTokenConfig:
     losses_over: int = 64
     heard: int = 2
     max_units: int = 400
+    unit_rate: float = 25.0
     attention: str = "auto"
     gradient_checkpointing: bool = False
     liger: str = "auto"
@@ -72,5 +74,5 @@ class TextToTokenConfig:
             run=self.run, init=self.init, rates=RatesConfig(llm=self.run.learning_rate), data=read,
             weights=LossWeights(units=1.0), allow_random=True, attention=self.attention,
             gradient_checkpointing=self.gradient_checkpointing, liger=self.liger,
-            samples=SampleConfig(self.heard, self.heard, self.losses_over, max_units=self.max_units),
+            samples=SampleConfig(self.heard, self.heard, self.losses_over, max_units=self.max_units, unit_rate=self.unit_rate),
         )  # fmt: skip
