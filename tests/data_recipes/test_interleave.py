@@ -153,7 +153,8 @@ def test_a_checkpoint_reads_the_spans(tmp_path: Path, tiny_checkpoint: Path) -> 
 def test_a_reader_says_at_least_so_many_units_a_letter(tiny_checkpoint: Path) -> None:
     texts = ["A cat.", "The old mat is there. And so is a cat that sleeps."]
     for rate in (12.5, 50.0):
-        read, least = TextToTokenModel(str(tiny_checkpoint), ReadingConfig(unit_rate=rate))(texts), LEAST_UNITS * rate / 25
+        read = TextToTokenModel(str(tiny_checkpoint), ReadingConfig(unit_rate=rate))(texts)
+        least = LEAST_UNITS * rate / 25
         assert all(
             len(units) >= least * sum(map(str.isalpha, said)) - 1 for said, units in zip(texts, read, strict=True)
         )

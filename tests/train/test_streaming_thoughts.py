@@ -211,7 +211,7 @@ def test_shipped_configs_have_the_papers_numbers(name: str) -> None:
     run, records = config.run, config.data.shards.records
     model = torch.nn.Linear(2, 2)
     rates = schedule(torch.optim.AdamW(model.parameters(), lr=config.rates.llm), replace(run, max_steps=100), 100)
-    assert run.schedule == "linear" and run.betas == (0.9, 0.95) and run.warmup_ratio == 0
+    assert run.schedule == "linear" and tuple(run.betas) == (0.9, 0.95) and run.warmup_ratio == 0
     assert config.rates.vision == config.rates.projector == 0 and run.output_dir.startswith("runs/")
     first = rates.get_last_lr()[0]
     for _ in range(100):

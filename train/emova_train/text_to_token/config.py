@@ -56,7 +56,7 @@ class TextToTokenConfig:
     liger: str = "auto"
 
     def stage(self) -> StageConfig:
-        """The same as a stage whose only task is to say a text: loss on the units alone, all of them alike.
+        """The same as a stage whose only task is to say a text: loss on the units and the end of the turn.
 
         Raises:
             InputError: there are no data, or they are of both kinds.
@@ -74,5 +74,7 @@ class TextToTokenConfig:
             run=self.run, init=self.init, rates=RatesConfig(llm=self.run.learning_rate), data=read,
             weights=LossWeights(units=1.0), allow_random=True, attention=self.attention,
             gradient_checkpointing=self.gradient_checkpointing, liger=self.liger,
-            samples=SampleConfig(self.heard, self.heard, self.losses_over, max_units=self.max_units, unit_rate=self.unit_rate),
+            samples=SampleConfig(
+                self.heard, self.heard, self.losses_over, max_units=self.max_units, unit_rate=self.unit_rate
+            ),
         )  # fmt: skip
