@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from emova.core.errors import UnfitReplyError
 from emova.decoding.protocol import Prompt
 from emova.events import Done, Event, Reply
+from emova.reply.grammar import Grammar
 from emova.session.another import Another, in_place_of
 from emova.session.history import TurnContext
 from emova.session.input import check_question
@@ -102,8 +103,8 @@ class Conversation:
         listened = time.perf_counter()
 
         def assemble(another: Another, before: ReplyAssembler | None = None) -> ReplyAssembler:
-            grammar = history.grammar(question, another.constraints, window.shed)
-            sees, behind = image is not None or history.sees, len(history) > 0
+            grammar = history.asking.grammar(question, another.constraints, window.shed)
+            sees, behind = image is not None or history.asking.sees, len(history) > 0
             return ReplyAssembler(
                 assistant, self.voice, in_chunks, started, listened, grammar, sees, another.doubt,
                 guarded=before is not None or behind, distractible=before is None and behind, before=before,
@@ -112,26 +113,39 @@ class Conversation:
 
         assembler = assemble(Another(constraints, history.doubt))
         try:
+            written = self._write(question, assembler.grammar)
+            first: tuple[ReplyAssembler, Iterator[list[int]]] | None = None  # it waits while another one is tried
             while True:
                 try:
-                    yield from self._write(question, assembler)
+                    yield from self._speak(written, assembler)
                     break
                 except UnfitReplyError as error:
+                    if first is not None:
+                        (assembler, written), first = first, None
+                        history.bring_back()
+                        assembler.stand()
+                        continue
                     another = in_place_of(assembler, error, history, question, constraints)
                     if another is None:
                         raise
                     if another.read:
                         history.reask(question)
+                    first = (assembler, written) if history.alone else None
                     assembler = assemble(another, assembler)
+                    written = self._write(question, assembler.grammar)
         except BaseException:
             history.rewind()
             raise
         history.add(question, assembler.tokens)
         yield Done(assembler.reply())
 
-    def _write(self, question: Prompt, assembler: ReplyAssembler) -> Iterator[Event]:
-        history, sampling, grammar = self.history, self.assistant.config.sampling, assembler.grammar
-        for tokens in self.assistant.decoder.write(history.context, history.rest(question), grammar, sampling):
+    def _write(self, question: Prompt, grammar: Grammar) -> Iterator[list[int]]:
+        history, assistant = self.history.asking, self.assistant
+        return assistant.decoder.write(history.context, history.rest(question), grammar, assistant.config.sampling)
+
+    def _speak(self, written: Iterator[list[int]], assembler: ReplyAssembler) -> Iterator[Event]:
+        yield from assembler.step(())  # what it was stopped at, if it was
+        for tokens in written:
             if assembler.tokens:  # the first tokens are forced, they come before the model is asked
                 assembler.choosing()
             yield from assembler.step(tokens)

@@ -35,17 +35,14 @@ def in_place_of(
 ) -> Another | None:
     """Make ``history`` ready for another reply to ``question``; None if there can be none.
 
-    One that the turns before may have led astray is written without them. If the model is not sure of that either, the
-    question is about those turns after all. Where else it is not trusted, the model admits that it does not know; and
-    what is garbled is written from a shorter history.
+    One that the turns before may have led astray is written without them, and waits meanwhile: if the model is not sure
+    of that either, the question is about those turns after all, and the first one stands. Where else it is not trusted,
+    the model admits that it does not know; and what is garbled is written from a shorter history.
     """
     if isinstance(error, DistractedReplyError):
         history.put_aside()
         return Another(before.anew(constraints), history.doubt)
     if isinstance(error, UncertainReplyError):
-        if history.alone:
-            history.bring_back()
-            return Another(before.anew(constraints))
         return Another(before.admission(constraints), read=history.reask_behind(question, before.tokens))
     again = before.again(constraints)
     return Another(again) if again is not None and history.shorten() else None

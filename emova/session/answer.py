@@ -30,9 +30,14 @@ class Asked:
 
 @dataclass
 class Answer:
-    """The answer to what was asked last, as far as it is written; ``delivered`` samples of it were handed out."""
+    """The answer to what was asked last, as far as it is written; ``delivered`` samples of it were handed out.
+
+    Attributes:
+        first: the answer that it is written in place of, which stands if this one is not to be trusted either.
+    """
 
     asked: Asked
     request: GenerationRequest
     assembler: ReplyAssembler
     delivered: int = 0
+    first: Answer | None = None

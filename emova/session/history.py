@@ -17,6 +17,8 @@ from emova.session.protocol import DialogueModel
 
 UNITS_PER_BYTE = 1.7
 """Of spoken English, to guess how much of a text was said."""
+_AT_ONCE = 16
+"""Positions of a question that are read together without the turns before it: so many cost little more than one."""
 NOTHING = Prompt(())
 
 
@@ -39,18 +41,23 @@ class TurnContext:
     A whole question is asked by ``grammar``, then ``rest`` is read, then ``add`` keeps the turn. A question that is
     still being spoken is read on by ``read_on``; until ``add``, ``rewind`` forgets all of it.
 
+    Where turns may lead the model astray, the question is read without them too, in a context of its own, so that
+    ``put_aside`` can ask it there at once. What was written behind the turns stays until the turn is kept.
+
     Args:
         instructions: a system message beside the one that asks for the reply format.
 
     Attributes:
         turns: the oldest first.
+        alone: whether the question is asked without the turns, which were put aside.
         unread: what stands before the next question and was not read yet.
     """
 
     def __init__(self, model: DialogueModel, instructions: str = "") -> None:
         self._model, self.instructions = model, instructions
         self.turns: list[Turn] = []
-        self._aside: list[Turn] | None = None
+        self.alone = False
+        self._without: TurnContext | None = None
         self._context: Context[Any] | None = model.decoder.new_context()
         self._start: Mark = self.context.mark()  # where the question begins
         self._read: tuple[int, ...] = ()  # of the question
@@ -59,6 +66,14 @@ class TurnContext:
     def __len__(self) -> int:
         """How many turns are remembered."""
         return len(self.turns)
+
+    @property
+    def asking(self) -> TurnContext:
+        """Where the question is asked: behind the turns, or without them."""
+        if not self.alone:
+            return self
+        assert self._without is not None, "a question is asked alone where it was put"
+        return self._without
 
     @property
     def context(self) -> Context[Any]:
@@ -115,6 +130,17 @@ class TurnContext:
         if new.ids:
             self._model.decoder.read(self.context, new)
         self._read = so_far.ids
+        doubt = self.doubt
+        if self.turns and doubt is not None and doubt.distracted is not None:
+            without = self._apart()
+            if len(so_far.ids) - _shared(so_far.ids, without._read) >= _AT_ONCE:
+                without.read_on(so_far)
+
+    def _apart(self) -> TurnContext:
+        """Without the turns."""
+        if self._without is None:
+            self._without = TurnContext(self._model, self.instructions)
+        return self._without
 
     def heard_tokens(self) -> list[int]:
         """CTC's likeliest reading of what was read of the question's speech."""
@@ -152,24 +178,20 @@ class TurnContext:
 
     def rewind(self) -> None:
         """Forget all since the last turn: what was read of a question, or a reply that failed."""
-        if self._aside is not None:
-            self.bring_back()
+        self.bring_back()
         self.context.rewind(self._start)
         self._read = ()
 
     def put_aside(self) -> None:
-        """Ask the question without the turns before it, and forget what was written; ``add`` brings them back."""
-        self._rebuild([], self.turns)
+        """Ask the question without the turns before it. They and what was written behind them stay as they are."""
+        self._apart()
+        self.alone = True
 
     def bring_back(self) -> None:
-        """Ask the question behind the turns that were put aside, and forget what was written."""
-        assert self._aside is not None, "what is brought back was put aside"
-        self._rebuild(self._aside)
-
-    @property
-    def alone(self) -> bool:
-        """Whether the question is asked without the turns before it, which were put aside."""
-        return self._aside is not None
+        """Ask behind the turns, and forget what was read and written without them."""
+        self.alone = False
+        if self._without is not None:
+            self._without.rewind()
 
     # --- room ---------------------------------------------------------------------------------------------------------
     def grammar(self, question: Prompt, constraints: ReplyConstraints, shed: int = 0) -> Grammar:
@@ -209,14 +231,14 @@ class TurnContext:
         kept = newest(self.turns[1:], left)
         if opening + sum(map(len, kept)) + least > most:
             raise TooLongError("the question: longer than the model's context; make it shorter")
-        self._rebuild(kept, self._aside)
+        self._rebuild(kept)
 
-    def _rebuild(self, kept: list[Turn], aside: list[Turn] | None = None) -> None:
+    def _rebuild(self, kept: list[Turn]) -> None:
         self.unread = self.opening()
         for turn in kept:
             self.unread = self.unread + turn.question + Prompt(turn.answer)
         self.context.rewind((0, ()))
-        self.turns, self._aside, self._read, self._start = kept, aside, (), self.context.mark()
+        self.turns, self._read, self._start = kept, (), self.context.mark()
 
     def shorten(self) -> bool:
         """Forget the older half of the turns, and what was read of the question; False if there is none to forget."""
@@ -237,6 +259,7 @@ class TurnContext:
         if not kept and left < 0:
             self.instructions = before
             raise InputError("the instructions: longer than the model's context; make them shorter")
+        self._without = None
         self._rebuild(kept)
         self.read_ahead()
 
@@ -248,11 +271,14 @@ class TurnContext:
     def add(self, question: Prompt, answer: Sequence[int]) -> None:
         """Keep a turn that the model has read and written; what the template puts behind an answer is read later."""
         behind = self._model.frame.assistant_end
+        if self.alone:  # it takes the place of what was written behind the turns
+            self.context.rewind((self.length + len(question.ids), ()))
+            self.context.waiting = list(answer)
+        self.bring_back()
         self.turns.append(Turn(question, (*answer, *behind)))
         self.unread, self._read, self._start = Prompt(behind), (), self.context.mark()
-        if self._aside is not None:
-            room = self._model.decoder.max_length - len(self.opening().ids)
-            self._rebuild(newest([*self._aside, *self.turns], room))
+        if self.length > self._model.decoder.max_length:  # it had more room alone
+            self._rebuild(newest(self.turns, self._model.decoder.max_length - len(self.opening().ids)))
 
     def recall(self, question: Prompt, answer: list[int]) -> None:
         """Keep a turn of an earlier dialogue. Raises: TooLongError: it is longer than the model's context."""
@@ -266,6 +292,7 @@ class TurnContext:
 
     def break_off(self, question: Prompt, answer: list[int]) -> bool:
         """Keep ``answer`` instead of what the model is writing; False if it has not even read the question."""
+        self.bring_back()
         asked = self.length + len(question.ids)
         if self.context.length < asked:
             return False
@@ -292,7 +319,7 @@ class TurnContext:
 
     def close(self) -> None:
         """Free the memory."""
-        self.turns, self._context = [], None
+        self.turns, self._context, self._without = [], None, None
 
 
 def newest(turns: Sequence[Turn], positions: int) -> list[Turn]:

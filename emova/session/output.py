@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -133,6 +134,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         self._distractible = distractible and doubt is not None and doubt.distracted is not None
         self.grammar, self._table = grammar, model.table
         self._schema, self._always_speaks = model.reply_format.schema, model.reply_format.speaks
+        self._words_first = model.reply_format.words_end == "style"
         self._holding: Holding = Holding(
             guard.held if guarded or self._doubt is not None else 0,
             None if before is None else before._holding,
@@ -145,6 +147,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         self.lead, self._transcript, self._text = lead, "", ""
         self._chosen = StyleChosen(self.voice.styles.plain(gender), understood=False)
         self.speaking = self.voice.start(self._chosen.style, plan) if in_chunks else None
+        self._coming: deque[ReplyEvent] = deque()
         self._audio: list[np.ndarray] = []
         self._calls: list[CallStarted | CallDelta] = []
         self.started, self.listened = started, listened
@@ -165,8 +168,12 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         if self.lead and not self.tokens and tokens:
             yield from self._holding.take(TranscriptDelta(self.lead))
         self.tokens += tokens
-        for event in merge_deltas(self._events.step(tokens)):
-            yield from self._take(event)
+        self._coming += merge_deltas(self._events.step(tokens))
+        while self._coming:
+            yield from self._take(self._coming[0])
+            self._coming.popleft()
+        if self._words_first:  # one word that is not sure is enough
+            self._check_doubt()
 
     def _take(self, event: ReplyEvent) -> Iterator[Event]:
         if isinstance(event, UnitsDelta):
@@ -193,7 +200,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
         yield from self._holding.take(event)
 
     def _check_doubt(self) -> None:
-        """After the text, if nobody has got any of it.
+        """While nobody has got any of the text.
 
         Raises:
             DistractedReplyError: it had better be written without the turns before.
@@ -205,6 +212,10 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
             raise DistractedReplyError
         if not self._doubt.trusts(self.grammar.uncertainty, self._sees):
             raise UncertainReplyError
+
+    def stand(self) -> None:
+        """The reply was not trusted and is handed out all the same; the next ``step`` goes on with it."""
+        self._doubt = None
 
     def admission(self, constraints: ReplyConstraints) -> ReplyConstraints:
         """Of a reply in the place of this one, which was not trusted."""

@@ -328,7 +328,7 @@ class Session:
             voice=self.speaker,
             plan=self.scheduler.config.chunks,
             grammar=grammar,
-            sees=self.sees,
+            sees=self.question.picture is not None or self.history.asking.sees,
             doubt=doubt,
             guarded=before is not None or len(self.history) > 0,
             distractible=before is None and len(self.history) > 0,
@@ -339,18 +339,23 @@ class Session:
     def _write(
         self, asked: Asked, started: float, listened: float, doubt: Doubt | None, before: ReplyAssembler | None = None
     ) -> None:
-        grammar = self.history.grammar(asked.prompt, asked.constraints, self.question.shed)
+        history = self.history.asking
+        grammar = history.grammar(asked.prompt, asked.constraints, self.question.shed)
         assembler = self._assembler(grammar, started, listened, doubt, before)
-        self.history.read_ahead()
-        self.asked_tokens = self.history.length + len(asked.prompt.ids)
-        rest = self.history.rest(asked.prompt)
-        request = self.scheduler.engine.start(self.history.context, rest, grammar, asked.sampling, asked.read)
-        self._answer = self._playing = Answer(asked, request, assembler)
+        history.read_ahead()
+        self.asked_tokens = history.length + len(asked.prompt.ids)
+        rest = history.rest(asked.prompt)
+        request = self.scheduler.engine.start(history.context, rest, grammar, asked.sampling, asked.read)
+        first = self._answer if self.history.alone else None
+        self._answer = self._playing = Answer(asked, request, assembler, first=first)
         self._queue.extend(assembler.step(request.take_written()))
 
     def _write_again(self, error: UnfitReplyError) -> bool:
         """Write another reply in place of one that nobody should get; False if that cannot be."""
         assert self._answer is not None
+        if self._answer.first is not None:
+            self._stand(self._answer.first)
+            return True
         asked, before = self._answer.asked, self._answer.assembler
         another = in_place_of(before, error, self.history, asked.prompt, asked.constraints)
         if another is None:
@@ -359,6 +364,14 @@ class Session:
         asked = dataclasses.replace(asked, constraints=another.constraints, read=another.read)
         self._write(asked, before.started, before.listened, another.doubt, before)
         return True
+
+    def _stand(self, first: Answer) -> None:
+        """Go on with an answer that waited while another one was tried."""
+        self.history.bring_back()
+        self.asked_tokens = self.history.length + len(first.asked.prompt.ids)
+        self._answer = self._playing = first
+        first.assembler.stand()
+        self.advance()
 
     @property
     def request(self) -> GenerationRequest | None:
