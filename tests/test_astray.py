@@ -14,7 +14,9 @@ from PIL import Image
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
+from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import GREEDY
+from emova.engine.decoder import EngineDecoder
 from emova.events import AudioChunk, Cancelled, Reply, SessionEvent, StyleChosen, TextDelta, TranscriptDelta
 from emova.reply.format import ReplyLimits
 from emova.session.history import TurnContext
@@ -138,3 +140,60 @@ def test_without_the_limit_nothing_is_written_again(load, monkeypatch) -> None:
     ask, _ = dialogue(load(NEVER), "conversation")
     for text in ("One.", "Two."):
         ask(text=text)
+
+
+@pytest.mark.parametrize("through", ["conversation", "session"])
+@pytest.mark.parametrize("doubt", [ALONE, {**BACK, "picture_entropy": None}])
+def test_nothing_of_the_turns_is_read_again_and_a_picture_is_looked_at_once(
+    load, picture, monkeypatch, through, doubt
+) -> None:
+    assistant = load(doubt)
+    ask, history = dialogue(assistant, through)
+    ask(text="One.")
+    looked: list[int] = []
+    assert isinstance(assistant.decoder, EngineDecoder)
+    model = assistant.decoder.engine.model
+    look = model.get_image_features
+    monkeypatch.setattr(model, "get_image_features", lambda *given: (looked.append(1), look(*given))[1])
+    monkeypatch.setattr(TurnContext, "_rebuild", lambda *_: pytest.fail("the turns are read again"))
+    ask(audio=SOUND, image=picture)
+    ask(text="Two.")
+    assert len(history) == 3 and len(looked) == 1
+
+
+def test_the_question_is_read_without_the_turns_while_it_is_spoken(load, monkeypatch) -> None:
+    assistant = load(ALONE)
+    session = Scheduler(assistant).open()
+    list(session.ask("One."))
+    for start in range(0, len(SOUND), 640):
+        session.hear(SOUND[start : start + 640])
+    left: list[int] = []
+    rest = TurnContext.rest
+
+    def watched(self: TurnContext, question: Prompt) -> Prompt:
+        left.append(len(rest(self, question).ids))
+        return rest(self, question)
+
+    monkeypatch.setattr(TurnContext, "rest", watched)
+    units = len(last_reply(list(session.ask())).transcript) and len(session.asked_units)
+    behind, alone = left
+    assert behind <= alone <= behind + 16 < units
+
+
+def test_an_answer_is_left_at_its_first_word_that_is_not_sure(load, monkeypatch) -> None:
+    session = Scheduler(load(ALONE)).open()
+    list(session.ask("One."))
+    texts: list[str] = []
+    put_aside = TurnContext.put_aside
+
+    def watched(self: TurnContext) -> None:
+        assert session.assembler is not None
+        texts.append(session.assembler.written.text)
+        put_aside(self)
+
+    monkeypatch.setattr(TurnContext, "put_aside", watched)
+    session.ask("Two.")
+    while not session.history.alone and session.request is not None:
+        session.scheduler.pump()
+    assert len(texts) == 1 and len(session.scheduler.assistant.table.encode(texts[0])) <= 2
+    session.close()

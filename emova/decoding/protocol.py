@@ -29,7 +29,8 @@ class Prompt:
 
     def __add__(self, other: Prompt) -> Prompt:
         tiles = [each.pixel_values for each in (self, other) if each.pixel_values is not None]
-        return Prompt(self.ids + other.ids, torch.cat(tiles) if tiles else None, self.image_grids + other.image_grids)
+        pixel_values = torch.cat(tiles) if len(tiles) > 1 else tiles[0] if tiles else None
+        return Prompt(self.ids + other.ids, pixel_values, self.image_grids + other.image_grids)
 
 
 class Cache(Protocol):

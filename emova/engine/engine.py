@@ -5,6 +5,7 @@ Shape letters: T positions of one sequence, D width, V vocabulary.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,6 +92,7 @@ class Engine:
     def __init__(self, model: EmovaForConditionalGeneration, config: EngineConfig = EngineConfig()) -> None:
         self.model, self.config = model, config
         self.llama = _language_model(model, config)
+        self._seen: tuple[weakref.ref[Tensor], Tensor] | None = None  # the last pictures, and their features
 
     def new_cache(self, positions: int | None = None) -> SequenceCache:
         """An empty cache."""
@@ -104,11 +106,19 @@ class Engine:
             return embeddings
         from emova.model.fusion import scatter_images  # here, because it brings transformers along
 
-        device = embeddings.device
+        mask_BT = torch.tensor([prompt.ids], device=embeddings.device) == self.model.config.image_token_id
+        return scatter_images(embeddings[None], mask_BT, self._look(prompt, embeddings.device))[0]
+
+    def _look(self, prompt: Prompt, device: torch.device) -> Tensor:
+        """The features of a prompt's pictures. A question is read in two contexts, and looked at once."""
+        pixels, seen = prompt.pixel_values, self._seen
+        assert pixels is not None
+        if seen is not None and seen[0]() is pixels:
+            return seen[1]
         grids = torch.tensor([[grid.rows, grid.columns] for grid in prompt.image_grids], device=device)
-        features = self.model.get_image_features(prompt.pixel_values.to(device), grids)
-        mask_BT = torch.tensor([prompt.ids], device=device) == self.model.config.image_token_id
-        return scatter_images(embeddings[None], mask_BT, features)[0]
+        features = self.model.get_image_features(pixels.to(device), grids)
+        self._seen = weakref.ref(pixels), features
+        return features
 
     def new_context(self) -> Context[SequenceCache]:
         """An empty context with a cache of its own."""
