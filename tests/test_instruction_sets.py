@@ -100,6 +100,19 @@ def test_the_best_comes_first_and_another_can_be_named(monkeypatch) -> None:
     assert [each.name for each in isa.candidates()] == ["any"]  # AVX2 without FMA is not enough
 
 
+def test_a_processor_that_nobody_knows_runs_plain_code_that_equals_torch(monkeypatch) -> None:
+    monkeypatch.delenv(isa.CHOICE, raising=False)
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(isa, "cpu_features", frozenset)
+    assert [each.name for each in isa.candidates()] == ["any"]
+    monkeypatch.setattr(isa.platform, "machine", lambda: "riscv64")
+    assert [each.name for each in isa.candidates()] == ["any"]
+    made = kernel()
+    if made.prepare() is None and "differs" not in made.status().why:
+        pytest.skip(made.status().why)
+    assert made.status().why.startswith("any, ")
+
+
 def test_what_is_wrong_or_not_to_be_compiled_gives_way_to_the_next(tmp_path: Path, monkeypatch) -> None:
     """A set that this compiler does not know, one whose result is wrong, and then one that runs."""
     if len(HERE) < 1 or STEP.status().runs == "torch":

@@ -1,5 +1,6 @@
 """From the end of speech to the first sound, as the waterfall of GLM-4-Voice §3.3: the rest of the units, what is
 still to be read, the tokens up to the first chunk, its sound. Against listening to the whole question at the end.
+Beside it the processors' time, of hearing and up to the first sound: it holds where other programs run, too.
 
 With ``--other-codec`` another tokenizer and decoder stand in the place of the checkpoint's: those that are named, else
 parts with the shapes of ``vq/nano`` and ``flow/nano_blocks`` and random weights. The model has not learnt their units,
@@ -41,12 +42,19 @@ def waterfall(session: Session, speech: np.ndarray, image: Image.Image | None) -
     """Speak, ask, and say what the time to the first sound was spent on, in ms."""
     if image is not None:
         session.show(image)
+    clock = [time.process_time()]
     for start in range(0, len(speech), CHUNK):
         session.hear(speech[start : start + CHUNK])
-    timings = whole_reply(session.ask()).timings
+    clock.append(time.process_time())
+    events = session.ask()
+    first_sound(events)
+    clock.append(time.process_time())
+    timings = whole_reply(events).timings
+    hearing, sounding = np.diff(clock)
     decode = timings.first_audio - timings.listen - timings.prefill - timings.first_speak
     steps = (timings.listen, timings.prefill, decode, timings.first_speak)
-    return {"first": 1000 * timings.first_audio, **{n: 1000 * s for n, s in zip(STEPS, steps, strict=True)}}
+    spent = {"hearing": 1000 * float(hearing), "sounding": 1000 * float(sounding)}
+    return {"first": 1000 * timings.first_audio, **spent, **{n: 1000 * s for n, s in zip(STEPS, steps, strict=True)}}
 
 
 def with_codec(name: str, tokenizer: str, detokenizer: str, ratio: Ratio) -> Assistant:
@@ -121,6 +129,8 @@ def main(given: Sequence[str] | None = None) -> None:
                         "p95 ms": float(np.percentile(firsts, 95)),
                         **{f"T_{step}": median([each[step] for each in found]) for step in STEPS},
                         "all at the end ms": median(whole) if turn == 1 else None,
+                        "CPU ms": median([each["sounding"] for each in found]),
+                        "CPU ms hearing": median([each["hearing"] for each in found]),
                     }
                 )
 

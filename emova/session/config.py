@@ -12,7 +12,7 @@ class SchedulerConfig:
     """Bounds of the sessions.
 
     Attributes:
-        max_sessions: open at once; each holds one cache of the model's context.
+        max_sessions: open at once; each holds one cache of the model's context, and behind a turn perhaps a second.
         max_events: events that wait for a slow reader before its reply pauses.
         idle_seconds: a session that nobody touched for so long is closed as soon as anybody else does something.
         chunks: how the voice is cut.

@@ -29,6 +29,7 @@ from emova_app.server.realtime.sound import Outgoing
 from emova_app.server.service import Service
 
 Emit = Callable[..., Awaitable[None]]
+HEARD = "conversation.item.input_audio_transcription."
 
 
 class Answering:
@@ -39,7 +40,8 @@ class Answering:
         settings: as this answer is wished for.
         conversation: its id; None keeps the answer out of it.
         metadata: goes back with the answer.
-        asked: the items of the spoken question, if its transcript is wanted; it is written into them too.
+        asked: the items of the spoken question, if its transcript is wanted, and what was told of that already; it is
+            written into them too.
         previous_item: the item before the answer.
 
     Attributes:
@@ -55,7 +57,7 @@ class Answering:
         settings: Settings,
         conversation: str | None,
         metadata: dict[str, str] | None,
-        asked: Sequence[RealtimeItem] = (),
+        asked: Sequence[tuple[RealtimeItem, str]] = (),
         previous_item: str | None = None,
     ) -> None:
         self.service, self._emit, self._settings, self._conversation = service, emit, settings, conversation
@@ -246,14 +248,16 @@ class Answering:
 
     async def _tell_transcript(self) -> None:
         # A question of several pieces is understood as one.
-        for index, item in enumerate(self._asked):
+        for index, (item, told) in enumerate(self._asked):
             transcript = self.transcript if index == 0 and self.heard else ""
             place = next(index for index, part in enumerate(item["content"]) if part["type"] == "input_audio")
             item["content"][place]["transcript"] = transcript
+            at = {"item_id": item["id"], "content_index": place}
+            if len(transcript) > len(told):
+                await self._emit(HEARD + "delta", **at, delta=transcript[len(told) :])
             await self._emit(
-                "conversation.item.input_audio_transcription.completed",
-                item_id=item["id"],
-                content_index=place,
+                HEARD + "completed",
+                **at,
                 transcript=transcript,
                 usage={"type": "duration", "seconds": 0},
             )

@@ -50,6 +50,7 @@ class Entry:
         item: as the client sees it.
         words: that the user wrote.
         samples: what the user said, ``[T]`` each, as long as it was not answered.
+        told: what the client read of it while it was said.
         units: the same, once it was.
         picture: that the user showed.
         reply: what was answered.
@@ -63,6 +64,7 @@ class Entry:
     item: AnyItem
     words: str = ""
     samples: list[np.ndarray] = field(default_factory=list)
+    told: str = ""
     units: tuple[int, ...] = ()
     picture: Prompt | None = None
     reply: SpokenReply | None = None

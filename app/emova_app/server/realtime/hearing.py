@@ -14,6 +14,7 @@ from emova_app.server.api.audio import write_down
 from emova_app.server.errors import ApiError
 from emova_app.server.http.front import new_id
 from emova_app.server.json_types import message_item
+from emova_app.server.realtime.answering import HEARD
 from emova_app.server.realtime.backlog import MAX_PIECES
 from emova_app.server.realtime.conversation import Conversation, Entry
 from emova_app.server.realtime.floor import Floor
@@ -60,6 +61,7 @@ class Hearing:
     def _new_buffer(self) -> None:
         self._buffer: list[np.ndarray] = []  # heard by the session
         self._item_id = new_id("item")
+        self._told, self._draft = "", ""  # of its words: what stays, and what may change
         self._said = False
 
     # --- sound --------------------------------------------------------------------------------------------------------
@@ -152,8 +154,25 @@ class Hearing:
             self._conversation.drop_question()
             raise
         self._buffer.append(samples)
+        await self._tell_words()
         if len(self._buffer) > MAX_PIECES:  # an array takes a hundred bytes, however short
             self._buffer = [np.concatenate(self._buffer)]
+
+    async def _tell_words(self) -> None:
+        """What was said so far, while it is being said. Only words that stay are told as a delta, so that all deltas of
+        an item together are its transcript; where a question has several items, the first one's is that of all."""
+        line, session = self._line, self._line.session
+        if not line.settings.transcription or any(entry.spoken for entry in self._conversation.question):
+            return
+        if session.question.silent:
+            return
+        stays, draft = await line.service.run(session.so_far)
+        delta = stays[len(self._told) :]
+        if not delta and (not line.settings.drafts or draft == self._draft):
+            return
+        self._told, self._draft = stays, draft
+        drafted = {"draft": draft} if line.settings.drafts else {}
+        await line.sender.emit(HEARD + "delta", item_id=self._item_id, content_index=0, delta=delta, **drafted)
 
     # --- commit and clear ---------------------------------------------------------------------------------------------
     async def commit(self, by_itself: bool = False) -> None:
@@ -164,7 +183,7 @@ class Hearing:
             raise ApiError(400, "the audio buffer holds less than 100 ms", code="input_audio_buffer_commit_empty")
         previous = self._conversation.last
         item = message_item(self._item_id, "user", [{"type": "input_audio", "transcript": None}])
-        entry = Entry(item, samples=self._buffer)
+        entry = Entry(item, samples=self._buffer, told=self._told)
         await self._line.sender.emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item["id"])
         self._new_buffer()
         await self._conversation.add(entry)

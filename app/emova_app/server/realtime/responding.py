@@ -53,7 +53,7 @@ class Responding:
         self, options: types.ResponseOptions, settings: Settings, asked: Sequence[Entry], kept: bool
     ) -> Answering:
         line = self._line
-        heard = [entry.item for entry in asked if entry.spoken and is_message(entry.item)]
+        heard = [(entry.item, entry.told) for entry in asked if entry.spoken and is_message(entry.item)]
         return Answering(
             line.service,
             line.sender.emit,

@@ -41,6 +41,7 @@ class Settings:
         styles: what the checkpoint has; a client cannot change it.
         turns: None leaves it to the client when a question ends.
         transcription: a name if the client wants to read what it said.
+        drafts: whether it wants to read words, too, that may still change.
         hears, speaks: how sound is written on the wire.
         max_tokens: of an answer, units of speech included; None sets no limit of its own.
         tools, tool_choice, parallel: as the client wrote them.
@@ -53,6 +54,7 @@ class Settings:
     modalities: tuple[str, ...] = ("audio",)
     turns: TurnDetection | None = TurnDetection()
     transcription: str | None = None
+    drafts: bool = False
     emotion: str | None = None
     pitch: str | None = None
     hears: WireFormat = PCM
@@ -89,6 +91,7 @@ class Settings:
             voice=self.voice if said.voice is None else chosen_voice(self.styles, said.voice),
             turns=turns,
             transcription=transcription if "transcription" in heard.model_fields_set else self.transcription,
+            drafts=bool(wanted and wanted.drafts) if "transcription" in heard.model_fields_set else self.drafts,
             hears=self.hears if heard.format is None else FORMATS[heard.format.type],
             speaks=self.speaks if said.format is None else FORMATS[said.format.type],
             max_tokens=_tokens(changes.max_output_tokens) if "max_output_tokens" in given else self.max_tokens,
@@ -141,7 +144,8 @@ class Settings:
 
     def shown(self, model: str) -> JsonObject:
         """As OpenAI's session object."""
-        transcription = {"model": self.transcription} if self.transcription else None
+        drafts = {"drafts": True} if self.drafts else {}
+        transcription = {"model": self.transcription, **drafts} if self.transcription else None
         return {
             "type": "realtime",
             "object": "realtime.session",

@@ -39,9 +39,14 @@ AudioFormat = Annotated[Pcm | G711, Field(discriminator="type")]
 
 
 class Transcribing(_Taken):
-    """Whether the client wants to read what it said; the model is this server's own."""
+    """Whether the client wants to read what it said; the model is this server's own.
+
+    Attributes:
+        drafts: also what it is saying, before all of its words are certain.
+    """
 
     model: Short | None = None
+    drafts: bool = False
 
 
 class AudioIn(_Open):
