@@ -193,8 +193,8 @@ def test_what_fewer_bits_cost() -> None:
     for config, most, same in (
         (EngineConfig(), 1e-5, 1.0),
         (EngineConfig(int8=True), 0.003, 0.95),
-        (EngineConfig(int4=True), 0.25, 0.8),
+        (EngineConfig(int4=True), 0.1, 0.9),
     ):
         cost = quality(exact, Engine(model, config), [*prompt, *written])
-        assert cost["KL"] < most, config
+        assert cost["KL"] < most, (config, cost)
         assert cost["same best"] >= same, config

@@ -46,7 +46,7 @@ class EngineConfig:
         vllm: how vLLM is run.
         checkpoint: the folder of the weights, for vLLM; whoever loads the checkpoint sets it.
         int8: int8 weights: less memory to read, slightly other scores.
-        int4: 4-bit weights with a scale for 32 of a row, and an int8 head: half of that memory, scores that differ more
+        int4: 4-bit weights with a scale for 32 of a row, the head and the first layer in int8: scores that differ more
             (``emova bench decode`` says how much). It takes the place of ``int8``.
         half_cache: keys and values in float16 where that step reads weights of no higher precision: what a long
             context adds to the cost of a step is mostly reading them.

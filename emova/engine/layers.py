@@ -92,7 +92,8 @@ class DecoderLayers:
 
     Args:
         model: what is not fused is shared with it, not copied.
-        bits: of the linears' weights and the head's, which has 8 where they have 4.
+        bits: of the linears' weights and the head's. Where they have 4, the head and the first layer have 8: what that
+            layer loses, all others read.
 
     Raises:
         UnsupportedModelError: the language model is not a plain LLaMA.
@@ -120,7 +121,10 @@ class DecoderLayers:
         self.embedding = language_model.embed_tokens.weight.detach()
         self.norm = language_model.norm.weight.detach()
         pair = torch.arange(self.width).view(2, -1).T.flatten()
-        self.layers = [DecoderLayer(layer, pair, bits) for layer in language_model.layers]
+        first: WeightBits = 8 if bits else 0
+        self.layers = [
+            DecoderLayer(layer, pair, bits if place else first) for place, layer in enumerate(language_model.layers)
+        ]
         self.head = Linear(model.lm_head.weight.detach(), 8 if bits else 0)
         with torch.inference_mode():
             positions = torch.arange(self.max_length, device=self.embedding.device)[None]

@@ -253,7 +253,7 @@ class Llama(DecoderLayers):
     @property
     def kind(self) -> Kind:
         """How a decoding step finds the weights of the layers."""
-        return kind_of(self.layers[0].down) if self.native is None else self.native.kind
+        return kind_of(self.layers[-1].down) if self.native is None else self.native.kind
 
     def bytes_read(self, allowed: np.ndarray | None = None) -> int:
         """What one step of one sequence reads of the weights, for scores of ``allowed`` or of all tokens."""

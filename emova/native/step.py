@@ -182,8 +182,8 @@ class NativeLlama:
 
     @property
     def kind(self) -> Kind:
-        """How the weights of the layers are stored; those of the head may have more bits."""
-        return Kind(self._layers[0].down.kind)
+        """How the weights of the layers are stored; those of the head and the first may have more bits."""
+        return Kind(self._layers[len(self._layers) - 1].down.kind)
 
     def bytes_read(self, head_rows: int) -> int:
         """What a step reads of the weights, and of so many rows of the head."""
