@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from emova import __version__
-from emova.checkpoint.loading import AGAIN, check_files, checkpoint_styles, find_checkpoint, read_config, shipped_names
+from emova.checkpoint.loading import (
+    AGAIN,
+    SINGLE_TASKS,
+    check_files,
+    checkpoint_styles,
+    find_checkpoint,
+    read_config,
+    shipped_names,
+)
 from emova.cli.common import add_common, show
 from emova.core.errors import InputError
 from emova.core.io import shown
@@ -66,6 +74,7 @@ def describe(folder: Path) -> Description:
     config = check_files(folder)
     weights = {
         "model": folder / "model.safetensors",
+        "single_tasks": folder / SINGLE_TASKS,
         "speech_tokenizer": folder / "speech_tokenizer" / "model.safetensors",
         "speech_detokenizer": folder / "speech_detokenizer" / "model.safetensors",
     }

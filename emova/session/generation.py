@@ -27,8 +27,8 @@ class GenerationTask:
         self.scheduler = scheduler
         self.touched = scheduler.clock()
         self.closed = False
-        engine, sampling = scheduler.engine, sampling or scheduler.assistant.config.sampling
-        self.request = engine.start(context or engine.new_context(), prompt, grammar, sampling)
+        self.engine, sampling = scheduler.task_engine, sampling or scheduler.assistant.config.sampling
+        self.request = self.engine.start(context or self.engine.new_context(), prompt, grammar, sampling)
         self._queue: deque[int] = deque(self.request.take_written())
 
     @property

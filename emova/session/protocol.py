@@ -55,6 +55,11 @@ class DialogueModel(Protocol):
     @property
     def decoder(self) -> DecodingBackend[Any]: ...
     @property
+    def task_decoder(self) -> DecodingBackend[Any]:
+        """Of the single tasks, reading aloud and writing down, which may have layers of their own."""
+        ...
+
+    @property
     def trained_context(self) -> int:
         """Positions before an answer up to which dialogues were trained; a dialogue stays within them."""
         ...
@@ -107,6 +112,11 @@ class Participant(Protocol):
     touched: float
 
     @property
+    def engine(self) -> Engine:
+        """What moves it on."""
+        ...
+
+    @property
     def request(self) -> GenerationRequest | None:
         """What it is writing."""
         ...
@@ -143,6 +153,11 @@ class Rounds(Protocol):
     def config(self) -> SchedulerConfig: ...
     @property
     def engine(self) -> Engine: ...
+    @property
+    def task_engine(self) -> Engine:
+        """Of the single tasks, which may have layers of their own."""
+        ...
+
     @property
     def lock(self) -> RLock: ...
     @property

@@ -49,6 +49,8 @@ class Scheduler(Generic[ModelT]):
             raise UnsupportedModelError("sessions need the streaming engine, and it does not run this language model")
         self.assistant, self.config, self.clock = assistant, config or SchedulerConfig(), clock
         self.engine = assistant.decoder.engine
+        tasks = assistant.task_decoder
+        self.task_engine = tasks.engine if isinstance(tasks, EngineDecoder) else self.engine
         self.lock = threading.RLock()
         self._participants: list[Participant] = []
         self._swept = clock()
@@ -124,7 +126,8 @@ class Scheduler(Generic[ModelT]):
             if not moving:
                 return False
             try:
-                self.engine.step([each.request for each in moving if each.request is not None])
+                for engine in dict.fromkeys((self.engine, self.task_engine)):
+                    engine.step([each.request for each in moving if each.engine is engine and each.request is not None])
             except Exception:
                 # The fault may be anybody's: none of them has a cache that can be trusted.
                 log.exception("a round failed")

@@ -58,6 +58,7 @@ class Session:
 
     def __init__(self, scheduler: Rounds, voice: str, instructions: str = "") -> None:
         self.scheduler, self.voice = scheduler, voice
+        self.engine = scheduler.engine
         self._model = scheduler.assistant
         self.speaker = self._model.voice
         self.generation = 0
@@ -345,7 +346,7 @@ class Session:
         history.read_ahead()
         self.asked_tokens = history.length + len(asked.prompt.ids)
         rest = history.rest(asked.prompt)
-        request = self.scheduler.engine.start(history.context, rest, grammar, asked.sampling, asked.read)
+        request = self.engine.start(history.context, rest, grammar, asked.sampling, asked.read)
         first = self._answer if self.history.alone else None
         self._answer = self._playing = Answer(asked, request, assembler, first=first)
         self._queue.extend(assembler.step(request.take_written()))

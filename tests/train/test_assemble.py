@@ -57,6 +57,20 @@ def test_the_language_model_in_int8_rows(parts: AssembleConfig) -> None:
     assert (parts.out.with_name("again") / "model.safetensors").read_bytes() == written
 
 
+def test_another_language_model_for_single_tasks(parts: AssembleConfig, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(parts.model, other)
+    both = replace(parts, single_tasks=other)
+    assert assemble(both)["single_tasks.safetensors"] > 0
+    found = load_parts(parts.out)
+    assert found.single_tasks is not None
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
+    with pytest.raises(InputError, match="another text tokenizer"):
+        assemble(both)
+    with pytest.raises(InputError, match="config.json: missing"):
+        assemble(replace(parts, single_tasks=tmp_path))
+
+
 def test_a_written_model_card_stays(parts: AssembleConfig) -> None:
     assemble(parts)
     assert "## Figures" in (parts.out / "README.md").read_text()

@@ -1,0 +1,59 @@
+"""A second language model in a checkpoint, for its single tasks alone: reading a text aloud, and writing speech down.
+
+A small model that goes on learning everyday sentences forgets how to talk, and the other way round. So the LLaMA may
+stand in a checkpoint twice, as it talks and as it does its single tasks, with the vision parts, the tokenizers and the
+voice in common. Phi-4-Multimodal keeps what its language model knew in the same way, by weights of their own for what
+is seen and heard (Microsoft 2025, arXiv 2503.01743).
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from emova.checkpoint.loading import AGAIN, SINGLE_TASKS
+from emova.core.errors import InputError
+from emova.core.weights import pack, unpack
+from emova.core.writing import save_tensors
+from emova.model import EmovaForConditionalGeneration
+from emova.model.storage import LANGUAGE_MODEL
+
+
+def save_single_tasks(model: EmovaForConditionalGeneration, folder: Path) -> None:
+    """Write the language model of ``model`` beside another one's checkpoint, in int8 rows.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(LANGUAGE_MODEL)}
+    if model.config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    save_tensors(folder / SINGLE_TASKS, pack(state, "int8"), metadata={"format": "pt"})
+
+
+def load_single_tasks(model: EmovaForConditionalGeneration, folder: Path) -> EmovaForConditionalGeneration | None:
+    """``model`` with the language model that does the single tasks, all else in common; None if there is none.
+
+    Raises:
+        InputError: it is damaged, or of another shape.
+    """
+    path = folder / SINGLE_TASKS
+    if not path.is_file():
+        return None
+    try:
+        state = unpack(load_file(path))
+    except (SafetensorError, OSError):
+        raise InputError(f"{path}: the file is damaged; {AGAIN}") from None
+    inner = model.model
+    shared = {id(part): part for part in inner.children() if part is not inner.language_model}
+    other = copy.deepcopy(model, shared)
+    wanted = {name: tensor.shape for name, tensor in other.state_dict().items() if name.startswith(LANGUAGE_MODEL)}
+    if model.config.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    if {name: tensor.shape for name, tensor in state.items()} != wanted:
+        raise InputError(f"{path}: of another shape than the checkpoint's language model; {AGAIN}")
+    other.load_state_dict(state, strict=False)
+    return other.eval()
