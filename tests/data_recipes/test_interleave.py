@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from emova_data.synthesis.text_to_units import ReadingConfig, TextToTokenModel, 
 ENGLISH, CHINESE = "The small cat sat on the old mat and slept. " * 8, "今天的天气很好，我们去公园散步。" * 8
 
 
-def letters(texts: list[str]) -> list[list[int]]:
+def letters(texts: Sequence[str]) -> list[list[int]]:
     """Any reader: a unit for each letter."""
     return [[ord(letter) % 4096 for letter in each] for each in texts]
 

@@ -17,7 +17,7 @@ from emova.core.config import load_config, save_config, shipped_configs
 from emova.core.errors import InputError
 from emova.model import EmovaConfig, EmovaProcessor
 from emova.model.building import ModelConfig, ProjectorShape, TextShape
-from emova.reply.interleaved import Ratio
+from emova.reply.interleaved import InterleavedReply, Ratio
 from emova.vision.towers import VisionConfig
 from emova_data.records.records import Draft, Record, message, text
 from emova_data.sources.convert import ConvertConfig, convert
@@ -109,7 +109,8 @@ def test_both_stages_run_and_the_model_remembers_its_format(folder: Path, finetu
     assert EmovaConfig.from_pretrained(export).reply_config == {
         "kind": "interleaved", "interleaved": {"text_tokens": 6, "units": 24}
     }  # fmt: skip
-    assert EmovaProcessor.from_pretrained(export).reply_format.ratio == Ratio(6, 24)
+    taught = EmovaProcessor.from_pretrained(export).reply_format
+    assert isinstance(taught, InterleavedReply) and taught.ratio == Ratio(6, 24)
 
 
 def test_dropout_goes_on_to_the_same_bits(folder: Path, finetuned: Mapping[str, float]) -> None:

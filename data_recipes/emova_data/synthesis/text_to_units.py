@@ -69,7 +69,7 @@ class TextToTokenModel:
     def __init__(self, name: str, config: ReadingConfig = ReadingConfig(), seed: int = 0) -> None:
         folder = find_checkpoint(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(folder).to(device)
+        model = load_model(folder).to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the method
         self.config = config
         self.processor = load_processor(folder)
         self.reply_format = model.config.reply_format()
