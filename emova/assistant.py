@@ -78,10 +78,10 @@ class Assistant:
         self.reply_format: ReplyFormat = reply_format or parts.reply_format
         self.table = TokenTable.from_tokenizer(parts.processor.tokenizer)
         self.decoder: DecodingBackend[Any] = best_decoder(parts.model, config.engine)
-        self.task_decoder: DecodingBackend[Any] = self.decoder
-        """Of the layers that read aloud and write speech down; the same ones, where the checkpoint has no others."""
-        if parts.single_tasks is not None:
-            self.task_decoder = best_decoder(parts.single_tasks, config.engine)
+        self.reading_decoder: DecodingBackend[Any] = self.decoder
+        """Of the language model that reads aloud; the same one, where the checkpoint has no other."""
+        if parts.reading_model is not None:
+            self.reading_decoder = best_decoder(parts.reading_model, config.engine)
         self.voice = parts.voice
 
     @property
@@ -183,9 +183,8 @@ class Assistant:
 
     def transcribe_units(self, units: Sequence[int]) -> str:
         """What is said in speech units. Raises: InputError: they are too many."""
-        window = SpeechWindow.of(self, units, self.task_decoder)
-        written = self._write(self.task_decoder, *self.transcribing(window.units))
-        return window.lead + self.read_text(written).strip()
+        window = SpeechWindow.of(self, units)
+        return window.lead + self.read_text(self._write(*self.transcribing(window.units))).strip()
 
     def answer_text(self, messages: Sequence[Mapping[str, object]], max_tokens: int | None = None) -> str:
         """A plain text answer to a conversation in the processor's form (role and content parts).
@@ -193,7 +192,7 @@ class Assistant:
         Raises:
             InputError: the conversation is longer than the model's context.
         """
-        return self.read_text(self._write(self.decoder, *self._text_task(messages, max_tokens))).strip()
+        return self.read_text(self._write(*self._text_task(messages, max_tokens))).strip()
 
     def speak(self, text: str, style: Style | None = None) -> Speech:
         """Read ``text`` aloud, sentence by sentence. Raises: InputError: no text, or too much of it."""
@@ -201,7 +200,7 @@ class Assistant:
 
     def pronounce(self, text: str) -> tuple[int, ...]:
         """The speech units in which the model reads ``text`` aloud. Raises: InputError: no text, or too much of it."""
-        return tuple(unit for each in self.reading(text) for unit in read_sentence(self, each, self._write_task))
+        return tuple(unit for each in self.reading(text) for unit in read_sentence(self, each, self._write_aloud))
 
     def tokenize(self, audio: Audio) -> tuple[int, ...]:
         """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""
@@ -253,12 +252,14 @@ class Assistant:
         limit = min(max_tokens or self.config.reply_limits.max_text_tokens, room - 4)
         return prompt, text_grammar(self.table, limit, transcribes)
 
-    def _write(self, decoder: DecodingBackend[Any], prompt: Prompt, grammar: Grammar) -> Iterator[int]:
-        for tokens in decoder.write(decoder.new_context(), prompt, grammar, self.config.sampling):
+    def _write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
+        for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
             yield from tokens
 
-    def _write_task(self, prompt: Prompt, grammar: Grammar, sampling: Sampling, context: Context[Any]) -> Iterator[int]:
-        for tokens in self.task_decoder.write(context, prompt, grammar, sampling):
+    def _write_aloud(
+        self, prompt: Prompt, grammar: Grammar, sampling: Sampling, context: Context[Any]
+    ) -> Iterator[int]:
+        for tokens in self.reading_decoder.write(context, prompt, grammar, sampling):
             yield from tokens
 
     # --- what the parts share -----------------------------------------------------------------------------------------

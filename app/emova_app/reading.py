@@ -20,7 +20,7 @@ def read_aloud(scheduler: Scheduler[Assistant], text: str, style: Style) -> Iter
     assistant = scheduler.assistant
     speaking = assistant.voice.start(style)
     for sentence in assistant.reading(text):
-        for unit in read_sentence(assistant, sentence, scheduler.write, scheduler.lock):
+        for unit in read_sentence(assistant, sentence, scheduler.write_aloud, scheduler.lock):
             samples = speaking.step([unit])
             if len(samples):
                 yield samples

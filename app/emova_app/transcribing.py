@@ -19,7 +19,7 @@ def write_units_down(scheduler: Scheduler[Assistant], units: Sequence[int]) -> I
     Raises:
         InputError: no place is free.
     """
-    assistant, window = scheduler.assistant, SpeechWindow(scheduler.assistant, scheduler.assistant.task_decoder)
+    assistant, window = scheduler.assistant, SpeechWindow(scheduler.assistant)
     for start in range(0, len(units), _AT_ONCE):
         told = len(window.lead)
         with scheduler.lock:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 AGAIN = "copy the whole folder again"
-SINGLE_TASKS = "single_tasks.safetensors"
-"""The language model of the single tasks, where it is another (``emova.checkpoint.single_tasks``)."""
+READING_ALOUD = "reading_aloud.safetensors"
+"""The language model that reads aloud, where it is another (``emova.checkpoint.reading_aloud``)."""
 LAYERS = "model.language_model.layers."
 _FILES = {
     "config.json": "the model's configuration",
@@ -85,8 +85,8 @@ class Parts:
         voice: a speech detokenizer and its style vectors.
         reply_format: how replies are written unless another format is asked for.
         name: how errors and ``emova info`` call the checkpoint.
-        single_tasks: the model with other layers for reading aloud and writing speech down; None where the same ones
-            do all (``emova.checkpoint.single_tasks``).
+        reading_model: the model with another language model, which reads aloud; None where the same one does
+            (``emova.checkpoint.reading_aloud``).
     """
 
     model: EmovaForConditionalGeneration
@@ -95,7 +95,7 @@ class Parts:
     voice: Voice
     reply_format: ReplyFormat
     name: str
-    single_tasks: EmovaForConditionalGeneration | None = None
+    reading_model: EmovaForConditionalGeneration | None = None
 
 
 def check_part(folder: Path, name: str) -> None:
@@ -174,7 +174,7 @@ def load_parts(name: str | Path, device: str = "cpu", layers: bool = True) -> Pa
         InputError: the checkpoint or a part of it is missing, damaged, or does not fit the others; there is no such
             device; on the CPU, there is too little memory.
     """
-    from emova.checkpoint.single_tasks import load_single_tasks
+    from emova.checkpoint.reading_aloud import load_reading_model
 
     folder = find_checkpoint(name)
     check_files(folder)
@@ -187,10 +187,10 @@ def load_parts(name: str | Path, device: str = "cpu", layers: bool = True) -> Pa
         voice = load_voice(folder, device)
         processor = load_processor(folder)
         model = load_model(folder, layers).to(place)  # type: ignore[arg-type]  # transformers' wrapper hides the method
-        single_tasks = load_single_tasks(model, folder) if layers else None
+        reading_model = load_reading_model(model, folder) if layers else None
     processor.attach_speech_tokenizer(speech_tokenizer)
     assert processor.reply_format is not None, "a checkpoint's config names one"
-    parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, shown(name), single_tasks)
+    parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, shown(name), reading_model)
     check_fit(parts, folder)
     return parts
 

@@ -13,7 +13,7 @@ from typing import NotRequired, TypedDict
 from emova import __version__
 from emova.checkpoint.loading import (
     AGAIN,
-    SINGLE_TASKS,
+    READING_ALOUD,
     check_files,
     checkpoint_styles,
     find_checkpoint,
@@ -74,7 +74,7 @@ def describe(folder: Path) -> Description:
     config = check_files(folder)
     weights = {
         "model": folder / "model.safetensors",
-        "single_tasks": folder / SINGLE_TASKS,
+        "reading_model": folder / READING_ALOUD,
         "speech_tokenizer": folder / "speech_tokenizer" / "model.safetensors",
         "speech_detokenizer": folder / "speech_detokenizer" / "model.safetensors",
     }

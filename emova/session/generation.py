@@ -8,27 +8,34 @@ from collections.abc import Iterator
 from emova.core.errors import ClosedError
 from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampling
+from emova.engine.engine import Engine
 from emova.engine.protocol import SequenceCache
 from emova.reply.grammar import Grammar
 from emova.session.protocol import Rounds
 
 
 class GenerationTask:
-    """Opened by ``Scheduler.write``; for the scheduler's rounds it is like a session that answers once."""
+    """Opened by ``Scheduler.write`` and ``write_aloud``; for its rounds it is like a session that answers once.
+
+    Args:
+        engine: of the language model that does it.
+        context: of that engine.
+    """
 
     def __init__(
         self,
         scheduler: Rounds,
+        engine: Engine,
+        context: Context[SequenceCache],
         prompt: Prompt,
         grammar: Grammar,
-        sampling: Sampling | None = None,
-        context: Context[SequenceCache] | None = None,
+        sampling: Sampling,
     ) -> None:
         self.scheduler = scheduler
         self.touched = scheduler.clock()
         self.closed = False
-        self.engine, sampling = scheduler.task_engine, sampling or scheduler.assistant.config.sampling
-        self.request = self.engine.start(context or self.engine.new_context(), prompt, grammar, sampling)
+        self.engine = engine
+        self.request = engine.start(context, prompt, grammar, sampling)
         self._queue: deque[int] = deque(self.request.take_written())
 
     @property

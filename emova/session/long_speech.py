@@ -10,10 +10,9 @@ What is cut where depends on the units alone: not on how the sound came in, nor 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from emova.decoding.alignment import align
-from emova.decoding.protocol import DecodingBackend
 from emova.session.protocol import DialogueModel
 
 _BEHIND = 25
@@ -36,17 +35,13 @@ class _Cut(NamedTuple):
 class SpeechWindow:
     """Units of one recording as they come in.
 
-    Args:
-        decoder: what writes down their beginning; the model's if None.
-
     Attributes:
         lead: what the units said that left, up to where the words of the others begin.
         units: those that the model reads.
     """
 
-    def __init__(self, model: DialogueModel, decoder: DecodingBackend[Any] | None = None) -> None:
+    def __init__(self, model: DialogueModel) -> None:
         self._model, self._longest = model, model.speech_window
-        self._decoder: DecodingBackend[Any] = decoder or model.decoder
         self.lead = ""
         self.units: list[int] = []
         self._was_cut = False
@@ -58,11 +53,9 @@ class SpeechWindow:
         return self._longest + _BEHIND - len(self.units) if self._was_cut else 0
 
     @classmethod
-    def of(
-        cls, model: DialogueModel, units: Sequence[int], decoder: DecodingBackend[Any] | None = None
-    ) -> SpeechWindow:
+    def of(cls, model: DialogueModel, units: Sequence[int]) -> SpeechWindow:
         """Of a whole recording."""
-        window = cls(model, decoder)
+        window = cls(model)
         window.step(units)
         return window
 
@@ -83,9 +76,9 @@ class SpeechWindow:
 
     def _find_cut(self, units: list[int]) -> _Cut:
         model = self._model
-        context = self._decoder.new_context()
+        context = model.decoder.new_context()
         prompt, grammar = model.transcribing(units)
-        written = self._decoder.write(context, prompt, grammar, model.config.sampling)
+        written = model.decoder.write(context, prompt, grammar, model.config.sampling)
         tokens = [token for some in written for token in some if model.table.token_bytes[token]]
         places = align(context.ctc.log_probs, tokens) if tokens and context.ctc else None
         best, chosen = 0.0, _Cut(len(units), model.read_text(tokens))

@@ -55,8 +55,8 @@ class DialogueModel(Protocol):
     @property
     def decoder(self) -> DecodingBackend[Any]: ...
     @property
-    def task_decoder(self) -> DecodingBackend[Any]:
-        """Of the single tasks, reading aloud and writing down, which may have layers of their own."""
+    def reading_decoder(self) -> DecodingBackend[Any]:
+        """Of the language model that reads aloud, which may be another one."""
         ...
 
     @property
@@ -154,8 +154,8 @@ class Rounds(Protocol):
     @property
     def engine(self) -> Engine: ...
     @property
-    def task_engine(self) -> Engine:
-        """Of the single tasks, which may have layers of their own."""
+    def reading_engine(self) -> Engine:
+        """Of the language model that reads aloud, which may be another one."""
         ...
 
     @property

@@ -12,6 +12,7 @@ from emova.core.errors import BusyError, InternalFault, UnsupportedModelError
 from emova.decoding.protocol import Context, Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.decoder import EngineDecoder
+from emova.engine.engine import Engine
 from emova.engine.protocol import SequenceCache
 from emova.reply.grammar import Grammar
 from emova.session.config import SchedulerConfig
@@ -49,8 +50,9 @@ class Scheduler(Generic[ModelT]):
             raise UnsupportedModelError("sessions need the streaming engine, and it does not run this language model")
         self.assistant, self.config, self.clock = assistant, config or SchedulerConfig(), clock
         self.engine = assistant.decoder.engine
-        tasks = assistant.task_decoder
-        self.task_engine = tasks.engine if isinstance(tasks, EngineDecoder) else self.engine
+        reading = assistant.reading_decoder
+        assert isinstance(reading, EngineDecoder), "it runs the same layers with other weights"
+        self.reading_engine = reading.engine
         self.lock = threading.RLock()
         self._participants: list[Participant] = []
         self._swept = clock()
@@ -72,26 +74,28 @@ class Scheduler(Generic[ModelT]):
             self._participants.append(session)
             return session
 
-    def write(
-        self,
-        prompt: Prompt,
-        grammar: Grammar,
-        sampling: Sampling | None = None,
-        context: Context[SequenceCache] | None = None,
-    ) -> Iterator[int]:
+    def write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
         """The tokens of a single task, written in the same rounds as the sessions' replies.
-
-        Args:
-            sampling: how they are chosen; as the assistant does it if None.
-            context: what was read before; nothing if None.
 
         Raises:
             InputError: the weights are damaged, or (BusyError) all places are taken.
             InternalFault: a round failed.
         """
+        sampling = self.assistant.config.sampling
+        return self._write(self.engine, self.engine.new_context(), prompt, grammar, sampling)
+
+    def write_aloud(
+        self, prompt: Prompt, grammar: Grammar, sampling: Sampling, context: Context[SequenceCache]
+    ) -> Iterator[int]:
+        """``write`` by the language model that reads aloud, after what was read in a context of its decoder."""
+        return self._write(self.reading_engine, context, prompt, grammar, sampling)
+
+    def _write(
+        self, engine: Engine, context: Context[SequenceCache], prompt: Prompt, grammar: Grammar, sampling: Sampling
+    ) -> Iterator[int]:
         with self.lock:
             self._check_room()
-            task = GenerationTask(self, prompt, grammar, sampling, context)
+            task = GenerationTask(self, engine, context, prompt, grammar, sampling)
             self._participants.append(task)
         try:
             yield from task.tokens()
@@ -126,7 +130,7 @@ class Scheduler(Generic[ModelT]):
             if not moving:
                 return False
             try:
-                for engine in dict.fromkeys((self.engine, self.task_engine)):
+                for engine in dict.fromkeys((self.engine, self.reading_engine)):
                     engine.step([each.request for each in moving if each.engine is engine and each.request is not None])
             except Exception:
                 # The fault may be anybody's: none of them has a cache that can be trusted.

@@ -79,7 +79,7 @@ class Reader(Protocol):
     @property
     def table(self) -> TokenTable: ...
     @property
-    def task_decoder(self) -> DecodingBackend[Any]: ...
+    def reading_decoder(self) -> DecodingBackend[Any]: ...
     def transcribing(self, units: list[int]) -> tuple[Prompt, Grammar]: ...
 
 
@@ -132,8 +132,8 @@ class Ear:
     def __init__(self, reader: Reader, text: str) -> None:
         prompt, _ = reader.transcribing([0])
         unit = next(place for place, token in enumerate(prompt.ids) if reader.table.unit_of[token] >= 0)
-        self._decoder, self._behind = reader.task_decoder, prompt.ids[unit + 1]
-        self._context = reader.task_decoder.new_context()
+        self._decoder, self._behind = reader.reading_decoder, prompt.ids[unit + 1]
+        self._context = reader.reading_decoder.new_context()
         self._decoder.read(self._context, Prompt(prompt.ids[:unit]))
         self._spelling = Spelling(reader.table.encode(text))
         self.places = self._spelling.begin()
@@ -176,13 +176,13 @@ def read_sentence(
         lock: is held while a take is listened to.
     """
     takes, sampling, unit_of = reader.config.takes, reader.config.sampling, reader.table.unit_of
-    context = reader.task_decoder.new_context()
+    context = reader.reading_decoder.new_context()
     if takes.most == 1 or context.ctc is None:
         written = write(sentence.prompt, sentence.grammar(), sampling, context)
         yield from (unit for token in written if (unit := int(unit_of[token])) >= 0)
         return
     with lock:
-        reader.task_decoder.read(context, sentence.prompt)
+        reader.reading_decoder.read(context, sentence.prompt)
         ear = Ear(reader, sentence.text)
     said = number = 0
     while True:

@@ -345,7 +345,7 @@ def test_single_tasks_run_beside_sessions(assistant, scheduler) -> None:
     next(events)
     units: list[int] = []
     for sentence in assistant.reading("Hello there. How are you?"):
-        units += read_sentence(assistant, sentence, scheduler.write, scheduler.lock)
+        units += read_sentence(assistant, sentence, scheduler.write_aloud, scheduler.lock)
     assert tuple(units) == assistant.speak("Hello there. How are you?").units
     assert last_reply(events).units == assistant.chat(text="Hello.").units
     heard = assistant.listen(question())

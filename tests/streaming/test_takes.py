@@ -39,7 +39,7 @@ def counted(reader: Assistant) -> tuple[list[int], Iterator[int]]:
 
     def write(*task) -> Iterator[int]:
         written.append(0)
-        for token in reader._write_task(*task):
+        for token in reader._write_aloud(*task):
             written[-1] += 1
             yield token
 
@@ -65,8 +65,8 @@ def test_an_ear_hears_the_same_in_any_pieces(tiny_checkpoint) -> None:
     """As a transcription reads the units in one go, with what was rewound in between forgotten."""
     reader = load(tiny_checkpoint, SHORT)
     tokens = [reader.token_ids.first_unit + unit for unit in (5, 900, 77, 77, 3, 2048, 1)]
-    whole = reader.task_decoder.new_context()
-    reader.task_decoder.read(whole, reader.transcribing([5, 900, 77, 77, 3, 2048, 1])[0])
+    whole = reader.reading_decoder.new_context()
+    reader.reading_decoder.read(whole, reader.transcribing([5, 900, 77, 77, 3, 2048, 1])[0])
     assert whole.ctc is not None
     prefix = CtcPrefix(whole.ctc.log_probs)
     for token in reader.table.encode(TEXT):

@@ -57,18 +57,18 @@ def test_the_language_model_in_int8_rows(parts: AssembleConfig) -> None:
     assert (parts.out.with_name("again") / "model.safetensors").read_bytes() == written
 
 
-def test_another_language_model_for_single_tasks(parts: AssembleConfig, tmp_path: Path) -> None:
+def test_another_language_model_for_reading_model(parts: AssembleConfig, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(parts.model, other)
-    both = replace(parts, single_tasks=other)
-    assert assemble(both)["single_tasks.safetensors"] > 0
+    both = replace(parts, reading_model=other)
+    assert assemble(both)["reading_aloud.safetensors"] > 0
     found = load_parts(parts.out)
-    assert found.single_tasks is not None
+    assert found.reading_model is not None
     (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
     with pytest.raises(InputError, match="another text tokenizer"):
         assemble(both)
     with pytest.raises(InputError, match="config.json: missing"):
-        assemble(replace(parts, single_tasks=tmp_path))
+        assemble(replace(parts, reading_model=tmp_path))
 
 
 def test_a_written_model_card_stays(parts: AssembleConfig) -> None:

@@ -34,7 +34,7 @@ class AssembleConfig:
     Attributes:
         model: a stage's export, with the processor's files.
         speech_tokenizer, speech_detokenizer: exports of S2U and U2S.
-        single_tasks: another stage's export, whose language model reads aloud and writes speech down; empty: the same.
+        reading_model: another stage's export, whose language model reads aloud; empty: the model's own does.
         prototypes: the style vectors; empty takes the file beside the detokenizer, if there is one.
         out: the checkpoint's folder; an earlier checkpoint there is replaced, its README.md is kept.
         model_storage: bits of the language model; the model's vision parts have 16.
@@ -48,7 +48,7 @@ class AssembleConfig:
     speech_detokenizer: Path
     out: Path
     prototypes: Path | None = None
-    single_tasks: Path | None = None
+    reading_model: Path | None = None
     model_storage: Literal["float16", "int8"] = "float16"
     tokenizer_storage: Storage = "int8"
     detokenizer_storage: Storage = "float16"
@@ -71,8 +71,8 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
         if not prototypes.is_file():
             raise InputError(f"{prototypes}: no style prototypes there; make them first, or give --prototypes")
         StylePrototypes.load(prototypes, checkpoint_styles(staged)).save(staged)
-        if config.single_tasks is not None:
-            _write_single_tasks(find_checkpoint(config.single_tasks), staged)
+        if config.reading_model is not None:
+            _write_reading_model(find_checkpoint(config.reading_model), staged)
         load_parts(staged)
         sizes = part_sizes(staged)
         total = sum(sizes.values())
@@ -114,9 +114,9 @@ def _write_model(source: Path, folder: Path, storage: Literal["float16", "int8"]
     EmovaProcessor.from_pretrained(source, local_files_only=True).save_pretrained(folder)
 
 
-def _write_single_tasks(source: Path, folder: Path) -> None:
+def _write_reading_model(source: Path, folder: Path) -> None:
     from emova.checkpoint.loading import check_learnt, read_config
-    from emova.checkpoint.single_tasks import save_single_tasks
+    from emova.checkpoint.reading_aloud import save_reading_model
     from emova.model import EmovaForConditionalGeneration
 
     if not (source / "config.json").is_file():
@@ -125,7 +125,7 @@ def _write_single_tasks(source: Path, folder: Path) -> None:
     if (source / "tokenizer.json").read_bytes() != (folder / "tokenizer.json").read_bytes():
         raise InputError(f"{source}: has another text tokenizer than the model; train both from one export")
     model = EmovaForConditionalGeneration.from_pretrained(source, dtype=torch.float32, local_files_only=True)
-    save_single_tasks(model, folder)
+    save_reading_model(model, folder)
 
 
 def _write_speech(config: AssembleConfig, folder: Path) -> None:
@@ -228,8 +228,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--prototypes", type=Path, help="style_prototypes.safetensors or a checkpoint; default: beside the detokenizer"
     )
     parser.add_argument(
-        "--single-tasks", type=Path, metavar="EXPORT",
-        help="whose language model reads aloud and writes speech down; default: the model's own",
+        "--reading-model", type=Path, metavar="EXPORT",
+        help="of a stage: its language model reads aloud; default: the model's own",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/emova-nano"), help="the checkpoint's folder")
     parser.add_argument("--model-storage", choices=("float16", "int8"), default="float16", help="of the language model")

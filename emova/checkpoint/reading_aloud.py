@@ -1,9 +1,9 @@
-"""A second language model in a checkpoint, for its single tasks alone: reading a text aloud, and writing speech down.
+"""A second language model in a checkpoint, which does nothing but read texts aloud.
 
-A small model that goes on learning everyday sentences forgets how to talk, and the other way round. So the LLaMA may
-stand in a checkpoint twice, as it talks and as it does its single tasks, with the vision parts, the tokenizers and the
-voice in common. Phi-4-Multimodal keeps what its language model knew in the same way, by weights of their own for what
-is seen and heard (Microsoft 2025, arXiv 2503.01743).
+A small model that goes on learning everyday sentences forgets how to talk. So the LLaMA may stand in a checkpoint
+twice, as it talks and as it reads aloud, with the vision parts, the tokenizers and the voice in common. In the same way
+Phi-4-Multimodal keeps what its language model knew: what is seen and heard has weights of its own (Microsoft 2025,
+arXiv 2503.01743).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from emova.checkpoint.loading import AGAIN, SINGLE_TASKS
+from emova.checkpoint.loading import AGAIN, READING_ALOUD
 from emova.core.errors import InputError
 from emova.core.weights import pack, unpack
 from emova.core.writing import save_tensors
@@ -22,7 +22,7 @@ from emova.model import EmovaForConditionalGeneration
 from emova.model.storage import LANGUAGE_MODEL
 
 
-def save_single_tasks(model: EmovaForConditionalGeneration, folder: Path) -> None:
+def save_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> None:
     """Write the language model of ``model`` beside another one's checkpoint, in int8 rows.
 
     Raises:
@@ -31,16 +31,16 @@ def save_single_tasks(model: EmovaForConditionalGeneration, folder: Path) -> Non
     state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(LANGUAGE_MODEL)}
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
-    save_tensors(folder / SINGLE_TASKS, pack(state, "int8"), metadata={"format": "pt"})
+    save_tensors(folder / READING_ALOUD, pack(state, "int8"), metadata={"format": "pt"})
 
 
-def load_single_tasks(model: EmovaForConditionalGeneration, folder: Path) -> EmovaForConditionalGeneration | None:
-    """``model`` with the language model that does the single tasks, all else in common; None if there is none.
+def load_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> EmovaForConditionalGeneration | None:
+    """``model`` with the language model that reads aloud, all else in common; None if there is none.
 
     Raises:
         InputError: it is damaged, or of another shape.
     """
-    path = folder / SINGLE_TASKS
+    path = folder / READING_ALOUD
     if not path.is_file():
         return None
     try:

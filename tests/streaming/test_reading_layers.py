@@ -1,4 +1,4 @@
-"""A second language model for the single tasks: it does them, and the first talks, as if each were alone."""
+"""A second language model that reads aloud, while the first does all else, as if each were alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.checkpoint.loading import SINGLE_TASKS, load_parts
-from emova.checkpoint.single_tasks import save_single_tasks
+from emova.checkpoint.loading import READING_ALOUD, load_parts
+from emova.checkpoint.reading_aloud import save_reading_model
 from emova.core.errors import InputError
 from emova.engine.engine import EngineConfig
 from emova.model.storage import save_int8
@@ -33,15 +33,15 @@ HEARD = [5, 900, 77, 77, 3, 2048, 1] * 4
 @pytest.fixture(scope="module")
 def folders(tiny_checkpoint, tmp_path_factory) -> dict[str, Path]:
     """A checkpoint that talks, one whose language model is another, and one that has both."""
-    place = tmp_path_factory.mktemp("single tasks")
-    made = {name: shutil.copytree(tiny_checkpoint, place / name) for name in ("talks", "tasks", "both")}
+    place = tmp_path_factory.mktemp("reading")
+    made = {name: shutil.copytree(tiny_checkpoint, place / name) for name in ("talks", "reads", "both")}
     model = load_parts(tiny_checkpoint).model
     with torch.no_grad():
         torch.manual_seed(7)
         for parameter in model.model.language_model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    save_int8(model, made["tasks"])
-    save_single_tasks(model, made["both"])
+    save_int8(model, made["reads"])
+    save_reading_model(model, made["both"])
     return made
 
 
@@ -51,9 +51,9 @@ def assistants(folders) -> dict[str, Assistant]:
 
 
 def test_each_does_its_own(assistants) -> None:
-    talks, tasks, both = (assistants[name] for name in ("talks", "tasks", "both"))
-    assert both.pronounce(TEXT) == tasks.pronounce(TEXT) != talks.pronounce(TEXT)
-    assert both.transcribe_units(HEARD) == tasks.transcribe_units(HEARD) != talks.transcribe_units(HEARD)
+    talks, reads, both = (assistants[name] for name in ("talks", "reads", "both"))
+    assert both.pronounce(TEXT) == reads.pronounce(TEXT) != talks.pronounce(TEXT)
+    assert both.transcribe_units(HEARD) == talks.transcribe_units(HEARD) != reads.transcribe_units(HEARD)
     for text in ("Hello.", "Who is it?"):
         found, wanted = both.chat(text=text), talks.chat(text=text)
         assert (found.text, found.units) == (wanted.text, wanted.units) and np.array_equal(found.audio, wanted.audio)
@@ -65,7 +65,7 @@ def test_beside_sessions_too(assistants) -> None:
     scheduler = Scheduler(both)
     events = scheduler.open().ask("Hello.")
     next(events)
-    units = [u for each in both.reading(TEXT) for u in read_sentence(both, each, scheduler.write, scheduler.lock)]
+    units = [u for each in both.reading(TEXT) for u in read_sentence(both, each, scheduler.write_aloud, scheduler.lock)]
     assert tuple(units) == both.pronounce(TEXT)
     assert "".join(write_units_down(scheduler, HEARD)).strip() == both.transcribe_units(HEARD)
     assert last_reply(events).units == assistants["talks"].chat(text="Hello.").units
@@ -73,28 +73,28 @@ def test_beside_sessions_too(assistants) -> None:
 
 def test_what_they_share_is_there_once(folders) -> None:
     parts = load_parts(folders["both"])
-    assert parts.single_tasks is not None
-    assert parts.single_tasks.model.vision_tower is parts.model.model.vision_tower
-    assert parts.single_tasks.model.language_model is not parts.model.model.language_model
-    assert load_parts(folders["talks"]).single_tasks is None
+    assert parts.reading_model is not None
+    assert parts.reading_model.model.vision_tower is parts.model.model.vision_tower
+    assert parts.reading_model.model.language_model is not parts.model.model.language_model
+    assert load_parts(folders["talks"]).reading_model is None
 
 
 def test_saved_again_it_is_the_same(folders, tmp_path) -> None:
-    tasks = load_parts(folders["both"]).single_tasks
-    assert tasks is not None
-    save_single_tasks(tasks, tmp_path)
-    assert (tmp_path / SINGLE_TASKS).read_bytes() == (folders["both"] / SINGLE_TASKS).read_bytes()
+    reads = load_parts(folders["both"]).reading_model
+    assert reads is not None
+    save_reading_model(reads, tmp_path)
+    assert (tmp_path / READING_ALOUD).read_bytes() == (folders["both"] / READING_ALOUD).read_bytes()
 
 
 def test_a_damaged_or_foreign_file_is_told(folders, tmp_path) -> None:
     broken = shutil.copytree(folders["both"], tmp_path / "broken")
-    whole = (broken / SINGLE_TASKS).read_bytes()
-    (broken / SINGLE_TASKS).write_bytes(whole[: len(whole) // 2])
+    whole = (broken / READING_ALOUD).read_bytes()
+    (broken / READING_ALOUD).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="the file is damaged"):
         load_parts(broken)
-    (broken / SINGLE_TASKS).write_bytes(whole)
-    state = load_file(broken / SINGLE_TASKS)
+    (broken / READING_ALOUD).write_bytes(whole)
+    state = load_file(broken / READING_ALOUD)
     del state["model.language_model.norm.weight"]
-    save_file(state, broken / SINGLE_TASKS)
+    save_file(state, broken / READING_ALOUD)
     with pytest.raises(InputError, match="of another shape"):
         load_parts(broken)
