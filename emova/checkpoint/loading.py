@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emova.checkpoint.files import AGAIN
 from emova.core.device import find_device
 from emova.core.errors import InputError
 from emova.core.io import shown
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from emova.speech.voice import Voice
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
-AGAIN = "copy the whole folder again"
-READING_ALOUD = "reading_aloud.safetensors"
-"""The language model that reads aloud, where it is another (``emova.checkpoint.reading_aloud``)."""
 LAYERS = "model.language_model.layers."
 _FILES = {
     "config.json": "the model's configuration",

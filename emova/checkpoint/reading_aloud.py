@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from emova.checkpoint.loading import AGAIN, READING_ALOUD
+from emova.checkpoint.files import AGAIN, READING_ALOUD
 from emova.core.errors import InputError
 from emova.core.weights import pack, unpack
 from emova.core.writing import save_tensors

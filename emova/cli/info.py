@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from emova import __version__
+from emova.checkpoint.files import AGAIN, READING_ALOUD
 from emova.checkpoint.loading import (
-    AGAIN,
-    READING_ALOUD,
     check_files,
     checkpoint_styles,
     find_checkpoint,

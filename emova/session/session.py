@@ -291,14 +291,9 @@ class Session:
         return self._events(generation)
 
     def _ask(
-        self,
-        text: str | None,
-        emotion: str | None,
-        pitch: str | None,
-        limits: ReplyLimits | None,
-        sampling: Sampling | None,
-        tools: Toolbox | None,
-    ) -> None:
+        self, text: str | None, emotion: str | None, pitch: str | None, limits: ReplyLimits | None,
+        sampling: Sampling | None, tools: Toolbox | None,
+    ) -> None:  # fmt: skip
         started = time.perf_counter()
         if text is not None and self.question.silent:
             self.unhear()
@@ -309,24 +304,16 @@ class Session:
         listened = time.perf_counter()
         self.asked_units = question.units
         asked = Asked(
-            question.prompt(text),
-            question.picture,
-            question.results,
-            constraints,
+            question.prompt(text), question.picture, question.results, constraints,
             sampling or self._model.config.sampling,
-        )
+        )  # fmt: skip
         self._write(asked, started, listened, self.history.doubt)
 
     def _assembler(
         self, grammar: Grammar, started: float, listened: float, doubt: Doubt | None, before: ReplyAssembler | None
     ) -> ReplyAssembler:
         return ReplyAssembler(
-            self._model,
-            self.voice,
-            in_chunks=True,
-            started=started,
-            listened=listened,
-            voice=self.speaker,
+            self._model, self.voice, in_chunks=True, started=started, listened=listened, voice=self.speaker,
             plan=self.scheduler.config.chunks,
             grammar=grammar,
             sees=self.question.picture is not None or self.history.asking.sees,
@@ -335,7 +322,7 @@ class Session:
             distractible=before is None and len(self.history) > 0,
             before=before,
             lead=self.question.lead,
-        )
+        )  # fmt: skip
 
     def _write(
         self, asked: Asked, started: float, listened: float, doubt: Doubt | None, before: ReplyAssembler | None = None

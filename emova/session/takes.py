@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from emova.core.errors import InputError
 from emova.decoding.protocol import Context, DecodingBackend, Mark, Prompt
 from emova.decoding.sampling import Sampling
 from emova.reply.grammar import Grammar, TokenTable
-
-if TYPE_CHECKING:
-    from emova.assistant import AssistantConfig
 
 Write = Callable[[Prompt, Grammar, Sampling, Context[Any]], Iterator[int]]
 """Has the model write on in a context, after what was read there and the prompt: its tokens."""
@@ -42,12 +39,14 @@ class TakesConfig:
         piece: units of a take.
         kept: units of it that are kept; the others are said anew, as the beginning of the next piece.
         clear: a take is good enough if it loses no more than this much of the log-probability (nats).
+        temperature: of its units; a reply's, whose words the model knows by heart, is higher (``Sampling``).
     """
 
-    most: int = 8
+    most: int = 3
     piece: int = 36
     kept: int = 20
     clear: float = 1.0
+    temperature: float = 0.3
 
     def __post_init__(self) -> None:
         if self.most < 1:
@@ -71,11 +70,20 @@ class Sentence:
     piece: Callable[[int, int], Grammar]
 
 
+class Choices(Protocol):
+    """How its units are chosen."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def takes(self) -> TakesConfig: ...
+
+
 class Reader(Protocol):
     """What reads aloud; ``emova.assistant.Assistant`` is one."""
 
     @property
-    def config(self) -> AssistantConfig: ...
+    def config(self) -> Choices: ...
     @property
     def table(self) -> TokenTable: ...
     @property
@@ -175,8 +183,11 @@ def read_sentence(
     Args:
         lock: is held while a take is listened to.
     """
-    takes, sampling, unit_of = reader.config.takes, reader.config.sampling, reader.table.unit_of
+    takes, unit_of = reader.config.takes, reader.table.unit_of
     context = reader.reading_decoder.new_context()
+    sampling = reader.config.sampling
+    if context.ctc is not None:
+        sampling = replace(sampling, unit_temperature=takes.temperature)
     if takes.most == 1 or context.ctc is None:
         written = write(sentence.prompt, sentence.grammar(), sampling, context)
         yield from (unit for token in written if (unit := int(unit_of[token])) >= 0)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.checkpoint.loading import READING_ALOUD, load_parts
+from emova.checkpoint.files import READING_ALOUD
+from emova.checkpoint.loading import load_parts
 from emova.checkpoint.reading_aloud import save_reading_model
 from emova.core.errors import InputError
 from emova.engine.engine import EngineConfig

@@ -22,7 +22,7 @@ from emova.session.takes import Ear, Spelling, TakesConfig, begins, ends, read_s
 
 TEXT = "Hello there."
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=60)
-SHORT = TakesConfig(most=4, piece=9, kept=5, clear=0.0)
+SHORT = TakesConfig(most=4, piece=9, kept=5, clear=0.0, temperature=0.6)
 
 
 def load(folder, takes: TakesConfig, **sampling) -> Assistant:
@@ -86,17 +86,17 @@ def test_an_ear_hears_the_same_in_any_pieces(tiny_checkpoint) -> None:
 
 def test_one_take_that_is_never_heard_again_equals_the_plain_way(tiny_checkpoint) -> None:
     """Without chance, the pieces of a sentence are the sentence as it is written in one go."""
-    plain = load(tiny_checkpoint, TakesConfig(most=1), unit_temperature=0.0)
+    plain = load(tiny_checkpoint, TakesConfig(most=1, temperature=0.0))
     for piece, kept in ((9, 5), (1, 1), (60, 60)):
-        pieces = load(tiny_checkpoint, TakesConfig(most=2, piece=piece, kept=kept, clear=1e9), unit_temperature=0.0)
+        pieces = load(tiny_checkpoint, TakesConfig(most=2, piece=piece, kept=kept, clear=1e9, temperature=0.0))
         assert pieces.pronounce(TEXT) == plain.pronounce(TEXT)
 
 
 def test_the_clearest_take_of_the_whole_sentence_is_kept(tiny_checkpoint) -> None:
-    reader = load(tiny_checkpoint, TakesConfig(most=5, piece=60, kept=60, clear=-1.0))
+    reader = load(tiny_checkpoint, TakesConfig(most=5, piece=60, kept=60, clear=-1.0, temperature=0.6))
     clear: dict[tuple[int, ...], float] = {}
     for seed in range(5):
-        units = load(tiny_checkpoint, TakesConfig(most=1), seed=seed).pronounce(TEXT)
+        units = load(tiny_checkpoint, TakesConfig(most=1, temperature=0.6), seed=seed).pronounce(TEXT)
         ear = Ear(reader, TEXT)
         ear.hear([reader.token_ids.first_unit + unit for unit in units], ended=True)
         clear[units] = ends(ear.places)

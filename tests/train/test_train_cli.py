@@ -56,6 +56,7 @@ def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         "distil-units",
         "reading",
         "s2u-pretrain",
+        "text-to-token",
         "vq",
         "pseudo-labels",
         "flow",

@@ -1,0 +1,7 @@
+"""What the files of a checkpoint are called, and what to do where one is wrong."""
+
+from __future__ import annotations
+
+AGAIN = "copy the whole folder again"
+READING_ALOUD = "reading_aloud.safetensors"
+"""The language model that reads aloud, where it is another (``emova.checkpoint.reading_aloud``)."""
