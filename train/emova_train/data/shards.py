@@ -93,9 +93,7 @@ def find_set(root: Path, name: str) -> ShardSet:
     return ShardSet(name, shards, units, left_out)
 
 
-def find_mixture(
-    root: Path, passes: Mapping[str, float], *, of_tokens: bool = False
-) -> list[tuple[ShardSet, float]]:
+def find_mixture(root: Path, passes: Mapping[str, float], *, of_tokens: bool = False) -> list[tuple[ShardSet, float]]:
     """The sets of a mixture with their shares of the samples: each set's size times its passes an epoch.
 
     Args:

@@ -162,8 +162,10 @@ def tokenize_set(
     shards = [Path(path) for path in find_shards(f"{data / 'speech'}/{name}-*-[0-9]*.tar")]
     shards = [shard for shard in shards if not splits or shard.name.split("-")[1] in splits]
     if most:
-        shards = [shard for split in sorted({each.name.split("-")[1] for each in shards})
-                  for shard in _spread([each for each in shards if each.name.split("-")[1] == split], most)]  # fmt: skip
+        by_split: dict[str, list[Path]] = {}
+        for shard in shards:
+            by_split.setdefault(shard.name.split("-")[1], []).append(shard)
+        shards = [shard for split in sorted(by_split) for shard in _spread(by_split[split], most)]
     if not shards:
         raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
     kept = data / folder / ".parts" / ("rough" if augmented else "")  # the folder's name is older than the set's
