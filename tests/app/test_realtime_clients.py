@@ -143,7 +143,9 @@ def test_livekit(server) -> None:
         session.on("error", errors.append)
         session.on("generation_created", generations.put_nowait)
         session.on("input_speech_started", interruptions.append)
-        session.on("input_audio_transcription_completed", lambda e: e.is_final and transcripts.append(e.transcript))
+        session.on(
+            "input_audio_transcription_completed", lambda e: transcripts.extend([e.transcript] if e.is_final else [])
+        )
 
         async def send(data: bytes) -> None:
             session.push_audio(rtc.AudioFrame(data, RATE, 1, len(data) // 2))

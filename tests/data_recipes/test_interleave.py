@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_shards(tmp_path: Path) -> No
     interleave.synthesise(config, letters)
     left = 5
 
-    def stopping(said: list[str]) -> list[list[int]]:
+    def stopping(said: Sequence[str]) -> list[list[int]]:
         nonlocal left
         left -= 1
         if left < 0:
