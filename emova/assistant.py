@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,14 +254,13 @@ class Assistant:
         return prompt, text_grammar(self.table, limit, transcribes)
 
     def _write(self, prompt: Prompt, grammar: Grammar) -> Iterator[int]:
-        for tokens in self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling):
-            yield from tokens
+        written = self.decoder.write(self.decoder.new_context(), prompt, grammar, self.config.sampling)
+        return chain.from_iterable(written)
 
     def _write_aloud(
         self, prompt: Prompt, grammar: Grammar, sampling: Sampling, context: Context[Any]
     ) -> Iterator[int]:
-        for tokens in self.reading_decoder.write(context, prompt, grammar, sampling):
-            yield from tokens
+        return chain.from_iterable(self.reading_decoder.write(context, prompt, grammar, sampling))
 
     # --- what the parts share -----------------------------------------------------------------------------------------
     def listen(self, audio: Audio, *, reject_silence: bool = True) -> list[int]:

@@ -17,6 +17,7 @@ from emova_train.stages.config import RatesConfig
 from emova_train.stages.data import DataConfig
 from emova_train.stages.program import train
 from emova_train.stages.validation import SampleConfig
+from tests.train.fixtures_killed import killed_at
 from tests.train.fixtures_sets import write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 
@@ -39,26 +40,12 @@ def on_sets(folder: Path, sets: Path, name: str, steps: int, **changes: Any):  #
     return config if steps == 4 else replace(config, run=replace(run, max_steps=steps))
 
 
-def test_resumed_equals_uninterrupted_on_sets(folder: Path, sets: Path, monkeypatch) -> None:  # noqa: F811
+def test_resumed_equals_uninterrupted_on_sets(folder: Path, sets: Path) -> None:  # noqa: F811
     train(on_sets(folder, sets, "whole", 4))
     whole = [row for row in read(folder / "whole" / "metrics.jsonl") if row["kind"] == "train"]
 
     # The same run, killed after the checkpoint of step 2.
-    from emova_train.core.trainer import ExactTrainer
-
-    class Killed(Exception):
-        pass
-
-    def kill(self, logs, start_time=None):
-        original(self, logs, start_time)
-        if self.state.global_step == 3:
-            raise Killed
-
-    original = ExactTrainer.log
-    monkeypatch.setattr(ExactTrainer, "log", kill)
-    with pytest.raises(Killed):
-        train(on_sets(folder, sets, "broken", 4))
-    monkeypatch.undo()
+    killed_at(3, lambda: train(on_sets(folder, sets, "broken", 4)))
     assert (folder / "broken" / "checkpoint-2" / "data-0.json").is_file()
     train(on_sets(folder, sets, "broken", 4))
     broken = [row for row in read(folder / "broken" / "metrics.jsonl") if row["kind"] == "train"]

@@ -17,11 +17,11 @@ from emova.vision.towers import VisionConfig
 from emova_data.synthesis.text_to_units import ReadingConfig, TextToTokenModel, unit_name
 from emova_train.core.config import RunConfig
 from emova_train.core.metrics import read
-from emova_train.core.trainer import ExactTrainer
 from emova_train.data.pack_reader import ShardConfig
 from emova_train.stages.config import InitConfig
 from emova_train.text_to_token.config import TextToTokenConfig, TextToTokenData
 from emova_train.text_to_token.program import train
+from tests.train.fixtures_killed import killed_at
 from tests.train.fixtures_recipe import write_recipe
 from tests.train.fixtures_sets import write_sets
 from tests.train.test_parallel import run_module
@@ -59,25 +59,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "checkpoint-4" / "model.safetensors")
 
 
-def test_it_learns_units_resumes_to_the_same_bits_and_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns_units_resumes_to_the_same_bits_and_reads(folder: Path) -> None:
     result = train(config(folder, "whole"))
     assert {"units", "units_accuracy"} <= result.eval_terms.keys()
     # Beside them the end of the turn, which counts as text.
     assert not {"transcript", "answer", "prompt_text", "prompt_units"} & result.eval_terms.keys()
 
-    class Killed(Exception):
-        pass
-
-    def kill(self, logs, start_time=None):
-        original(self, logs, start_time)
-        if self.state.global_step == 3:
-            raise Killed
-
-    original = ExactTrainer.log
-    monkeypatch.setattr(ExactTrainer, "log", kill)
-    with pytest.raises(Killed):
-        train(config(folder, "broken"))
-    monkeypatch.undo()
+    killed_at(3, lambda: train(config(folder, "broken")))
     train(config(folder, "broken"))
     whole, broken = weights(folder / "whole"), weights(folder / "broken")
     assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from emova_data.records.recordings import Recording, read_recordings
 from emova_train.core.program import run_module
 from emova_train.core.renamed import AUGMENTED, find_shards, set_names
 from emova_train.s2u.data import faster, other_vocal_tract, perturb
+
+ItemT = TypeVar("ItemT")
 
 MAX_SPEED = 0.13
 NAMED = ".units.json"
@@ -165,7 +168,7 @@ def tokenize_set(
         by_split: dict[str, list[Path]] = {}
         for shard in shards:
             by_split.setdefault(shard.name.split("-")[1], []).append(shard)
-        shards = [shard for split in sorted(by_split) for shard in _spread(by_split[split], most)]
+        shards = [shard for split in sorted(by_split) for shard in spread(by_split[split], most)]
     if not shards:
         raise InputError(f"{data / 'speech'}: no shards of the set {name}; make them with the recipe first")
     kept = data / folder / ".parts" / ("rough" if augmented else "")  # the folder's name is older than the set's
@@ -201,8 +204,9 @@ def tokenize_set(
     return target
 
 
-def _spread(shards: Sequence[Path], most: int) -> list[Path]:
-    return [shards[at * len(shards) // most] for at in range(most)] if len(shards) > most else list(shards)
+def spread(items: Sequence[ItemT], most: int) -> list[ItemT]:
+    """At most so many, evenly chosen."""
+    return [items[at * len(items) // most] for at in range(most)] if len(items) > most else list(items)
 
 
 def _results(todo: Sequence[tuple[str, Path, Path, bool, str]], jobs: int) -> Iterator[ShardResult]:

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from emova.checkpoint.loading import find_checkpoint
@@ -30,8 +29,9 @@ from emova.engine.engine import EngineConfig
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova.speech.tokenizer.units import units_of
 from emova_train.data.recipe import Recipe, read_recipe
-from emova_train.data.units import tokenize_set
+from emova_train.data.units import spread, tokenize_set
 from emova_train.experiments.paradigms import draw_asr, transcript_errors
+from emova_train.experiments.tables import over_seeds
 from emova_train.stages.config import InitConfig, StageConfig
 from emova_train.stages.program import train
 from emova_train.stages.tasks import ConversationConfig, Conversations
@@ -246,7 +246,7 @@ def measure(
     figures = {"hear_wer": wrong / max(total, 1)}
     if codec.heard is None:
         return figures
-    texts = _spread(sorted(held_out.tts.by_text), config.sentences)
+    texts = spread(sorted(held_out.tts.by_text), config.sentences)
     wrong = total = 0
     asked = [_read_aloud(text, conversations.reply_format("tts").speak_prompt) for text in texts]
     for text, shown in zip(texts, samples.answers(model, asked, decoder), strict=True):
@@ -261,10 +261,6 @@ def _read_aloud(text: str, prompt: str) -> Try:
     return Try("tts", (asked, {"role": "assistant", "content": [{"type": "audio", "units": []}]}), True)
 
 
-def _spread(texts: Sequence[str], count: int) -> list[str]:
-    return [texts[at * len(texts) // count] for at in range(count)] if len(texts) > count else list(texts)
-
-
 def table(found: Mapping[str, Sequence[Sequence[Point]]]) -> str:
     """By codec and tokens: words wrong in per cent when it hears and when it speaks, and next tokens right; mean ±
     standard deviation over the seeds."""
@@ -272,13 +268,8 @@ def table(found: Mapping[str, Sequence[Sequence[Point]]]) -> str:
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name, runs in found.items():
         for points in zip(*runs, strict=False):
-            cells_of = [_mean([getattr(point, key) for point in points]) for key in ("hear", "speak", "next_tokens")]
+            cells_of = [
+                over_seeds([100 * getattr(point, key) for point in points]) for key in ("hear", "speak", "next_tokens")
+            ]
             lines.append(f"| {' | '.join([name, f'{points[0].tokens:,}', str(len(points)), *cells_of])} |")
     return "\n".join(lines) + "\n"
-
-
-def _mean(values: Sequence[float]) -> str:
-    known = [100 * value for value in values if not np.isnan(value)]
-    if not known:
-        return "–"
-    return f"{np.mean(known):.1f}" + (f" ± {np.std(known, ddof=1):.1f}" if len(known) > 1 else "")

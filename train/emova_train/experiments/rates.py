@@ -21,6 +21,7 @@ import numpy as np
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.writing import write_text
+from emova_train.experiments.tables import over_seeds
 from emova_train.vq.program import VQTrainConfig, train
 
 RESULT = "result.json"
@@ -154,17 +155,10 @@ def table(results: Sequence[Result]) -> str:
         codes = rows[0].codes
         cells_of = [
             f"{rate:g}", f"{codes:,}", f"{rate * log2(codes):.0f}", str(len(rows)),
-            _mean([each.error("word_error") for each in rows]), _mean([each.error("phone_error") for each in rows]),
-            _mean([each.figures.get("codebook_perplexity", float("nan")) for each in rows], 0),
+            over_seeds([each.error("word_error") for each in rows]),
+            over_seeds([each.error("phone_error") for each in rows]),
+            over_seeds([each.figures.get("codebook_perplexity", float("nan")) for each in rows], 0),
             f"{np.mean([each.seconds for each in rows]):.0f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells_of)} |")
     return "\n".join(lines) + "\n"
-
-
-def _mean(values: Sequence[float], digits: int = 1) -> str:
-    known = [value for value in values if not np.isnan(value)]
-    if not known:
-        return "–"
-    spread = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
-    return f"{np.mean(known):.{digits}f}{spread}"
