@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from emova.cli import main as cli
+from emova.core.errors import InputError
+from emova_train import glm_codec
 from emova_train.cli import PROGRAMS, register
 from emova_train.pipeline import commands
+from emova_train.row import from_program, run_row
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,8 +63,28 @@ def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         "vq",
         "pseudo-labels",
         "flow",
+        "glm-codec",
     )
     assert [line[0] for line in row] == [name for name in PROGRAMS if name not in (*apart, *last)] + last
+
+
+def test_the_other_codecs_row_names_known_programs_and_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    row = glm_codec.commands("nano")
+    assert [line[:2] for line in row] == [
+        ["train", name] for name in ("pseudo-labels", "vq", "flow", "flow", "prototypes")
+    ]
+    assert from_program(row, "flow") == row[2:]
+    with pytest.raises(InputError, match="one of pseudo-labels, vq, flow, prototypes"):
+        from_program(row, "u2s")
+    with pytest.raises(InputError, match="no config vq/huge"):
+        glm_codec.commands("huge")
+
+
+def test_a_row_stops_at_the_first_program_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = [["train", "vq", "missing.yaml"], ["train", "--help"]]
+    assert run_row(row) == 2 and run_row(row[1:]) == 0
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -23,6 +23,10 @@ PROGRAMS = {
     "units": ("emova_train.data.units", "turn the recipe's speech into units, once the tokenizer is trained"),
     "u2s": ("emova_train.u2s.program", "the unit-to-speech detokenizer"),
     "flow": ("emova_train.flow.program", "the flow-matching decoder of GLM-4-Voice: units to mel frames to speech"),
+    "glm-codec": (
+        "emova_train.glm_codec",
+        "GLM-4-Voice's tokenizer and decoder in a row: pseudo-labels, vq, flow, styles",
+    ),
     "text-to-token": (
         "emova_train.text_to_token.program",
         "text to units without sound, for interleaved data (GLM-4-Voice section 4.1)",

@@ -8,13 +8,11 @@ on two processes with ZeRO-2: it shows in minutes that a machine can train, and 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from emova.core.config import shipped_configs
 from emova.core.errors import InputError
+from emova_train.row import from_program, run_row
 
 STAGES = range(4)
 
@@ -128,24 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     lines = [["train", *line] for line in row]
     if smoke:
         lines.insert(0, ["data", "make", "smoke", "--root", str(Path(data).parent), "--jobs", "1"])
-    if arguments.first:
-        # The program's name comes after the options of a launch.
-        matching = [number for number, line in enumerate(lines) if arguments.first in line]
-        if not matching:
-            known = ", ".join(line[0] for line in commands(arguments.size, data, out))
-            raise InputError(f"--from {arguments.first}: no such program; it is one of {known}")
-        lines = lines[matching[0] :]
-    code = _run_row(lines)
+    code = run_row(from_program(lines, arguments.first))
     if not code and smoke:
         print(f"everything ran; the checkpoint loads: emova chat --model {out} --text hello")
     return code
-
-
-def _run_row(lines: Sequence[Sequence[str]]) -> int:
-    for line in lines:
-        print(f"emova {' '.join(line)}", file=sys.stderr, flush=True)
-        # A process each: none keeps another's memory or threads.
-        code = subprocess.run([sys.executable, "-m", "emova.cli.main", *line], check=False).returncode
-        if code:
-            return code
-    return 0
