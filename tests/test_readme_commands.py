@@ -36,6 +36,7 @@ MISSING = {
     "emova train stage2 sets/paper/stage2 --dry-run": "runs/",
     "emova train --launch": "runs/",
     "emova train pseudo-labels": "data/nano/speech",
+    "emova train glm-codec": "data/nano/speech",
     "emova train vq": "data/downloads",
     "emova train flow": "runs/vq-nano",
     "emova train prototypes": "runs/flow-nano-blocks",
