@@ -15,9 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_smoke_profile_runs_the_programs_of_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    full = [line[0] for line in commands("nano", "data/nano", "runs/emova-nano")]
+    full = list(dict.fromkeys(line[0] for line in commands("nano", "data/nano", "runs/emova-nano")))
     row = smoke_commands("nano", "data/smoke", "runs/smoke", "runs/smoke/emova", 3, 2)
-    assert [next(word for word in line if word in full) for line in row] == [name for name in full if name != "vision"]
+    assert [next(word for word in line if word in full) for line in row] == [
+        name for name in full if name not in ("vision", "aloud")
+    ]
     stages = [line for line in row if line[0] == "--launch"]
     assert len(stages) == 4 and all(
         "run.parallel.strategy=zero2" in line and "run.max_steps=3" in line for line in stages

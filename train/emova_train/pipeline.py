@@ -15,6 +15,8 @@ from emova.core.errors import InputError
 from emova_train.row import from_program, run_row
 
 STAGES = range(4)
+ALOUD_SHARDS = 50
+"""Of everyday sentences, 500 each, by the canonical voice and by others: what emova-nano's reading model has met."""
 
 
 def _configs(size: str) -> tuple[dict[str, str], list[str]]:
@@ -38,10 +40,13 @@ def commands(size: str, data: str, out: str) -> list[list[str]]:
         ["stage0", stages[0]],
         ["vision", configs["vision"]],
         *[[f"stage{number}", path] for number, path in enumerate(stages[1:], 1)],
+        ["aloud", "--root", str(Path(data).parent), "--tokenizer", units, "--shards", str(ALOUD_SHARDS)],
+        [f"stage{STAGES[-1]}", f"stages/{size}/stage{STAGES[-1]}_aloud"],
         ["u2s", configs["u2s"]],
         ["prototypes", configs["u2s"], "--detokenizer", voice, "--recogniser", "acoustic"],
         ["assemble", "--model", f"runs/stage3-{size}/export", "--speech-tokenizer", units]
-        + ["--speech-detokenizer", voice, "--out", out],
+        + ["--speech-detokenizer", voice, "--reading-model", f"runs/stage{STAGES[-1]}-{size}-aloud/export"]
+        + ["--out", out, "--max-mib", "60"],
     ]
 
 

@@ -101,6 +101,21 @@ def make_rows(
     return made
 
 
+def make(
+    root: Path, tokenizer: str, *, test: bool = False, jobs: int = 1, first: int = 0, last: int | None = None,
+    seed: int = 0,
+) -> int:  # fmt: skip
+    """Make the shards of ``text/aloud.jsonl`` below ``root``, or those of the test; how many were made now."""
+    nano, name = root / "nano", "heard_test" if test else "heard"
+    rows = to_say(nano / "text" / ("aloud_test.jsonl" if test else "aloud.jsonl"))
+    if not test:
+        # Another order than reading aloud has, so that both have met other sentences when neither is whole.
+        order = generator("heard order", seed).permutation(len(rows))
+        rows = [rows[int(index)] for index in order]
+    maker = partial(make_rows, sources=nano / "sources", test=test)
+    return make_shards(rows, nano / name, name, tokenizer, maker, jobs=jobs, first=first, last=last, seed=seed)
+
+
 def register(parser: argparse.ArgumentParser) -> None:
     """The program's arguments."""
     add_arguments(parser)
@@ -110,16 +125,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    name = "heard_test" if arguments.test else "heard"
-    nano = arguments.root / "nano"
-    rows = to_say(nano / "text" / ("aloud_test.jsonl" if arguments.test else "aloud.jsonl"))
-    if not arguments.test:
-        # Another order than reading aloud has, so that both have met other sentences when neither is whole.
-        order = generator("heard order", arguments.seed).permutation(len(rows))
-        rows = [rows[int(index)] for index in order]
-    maker = partial(make_rows, sources=nano / "sources", test=arguments.test)
-    make_shards(rows, nano / name, name, arguments.tokenizer, maker, jobs=arguments.jobs, first=arguments.first,
-                last=arguments.last, seed=arguments.seed)  # fmt: skip
+    make(arguments.root, arguments.tokenizer, test=arguments.test, jobs=arguments.jobs, first=arguments.first,
+         last=arguments.last, seed=arguments.seed)  # fmt: skip
     return 0
 
 

@@ -88,20 +88,25 @@ def _numbered(rows: list[Row], name: str) -> list[Row]:
     return [{"id": f"{name}_{number:06d}", **row} for number, row in enumerate(rows)]
 
 
+def write(root: Path, seed: int) -> None:
+    """Fetch the packages and write both files below ``root/nano/text``. Raises: InputError: one cannot be fetched."""
+    folder = root / "nano" / "text"
+    sources = fetch_texts(root, report=lambda what: print(f"fetching {what}", file=sys.stderr, flush=True))
+    test = held_out(sources, seed)
+    write_jsonl(folder / "aloud_test.jsonl", test)
+    rows = training(sources, seed, [row["text"] for row in test])
+    write_jsonl(folder / "aloud.jsonl", rows)
+    for what, some in (("training", rows), ("test", test)):
+        counts = Counter(row["source"] for row in some)
+        print(f"{what}: {len(some)} sentences; " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+
+
 def main() -> None:
     parser = Parser(prog="python -m emova_data.nano.aloud.texts", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    folder = arguments.root / "nano" / "text"
-    sources = fetch_texts(arguments.root, report=lambda what: print(f"fetching {what}", file=sys.stderr, flush=True))
-    test = held_out(sources, arguments.seed)
-    write_jsonl(folder / "aloud_test.jsonl", test)
-    rows = training(sources, arguments.seed, [row["text"] for row in test])
-    write_jsonl(folder / "aloud.jsonl", rows)
-    for what, some in (("training", rows), ("test", test)):
-        counts = Counter(row["source"] for row in some)
-        print(f"{what}: {len(some)} sentences; " + ", ".join(f"{name} {n}" for name, n in counts.items()))
+    write(arguments.root, arguments.seed)
 
 
 if __name__ == "__main__":

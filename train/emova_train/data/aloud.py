@@ -1,0 +1,59 @@
+"""Everyday sentences as units, from packages of text to sets: what ``stages/nano/stage3_aloud`` learns.
+
+    emova train aloud --tokenizer runs/s2u-nano/export --shards 50
+
+``units/aloud.jsonl`` has them by the canonical voice, ``units/heard.jsonl`` others of them by many voices. Shards that
+are there are kept, so an interrupted run goes on, and a later one with more shards adds to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from emova_data.nano.aloud import spoken, texts
+from emova_data.nano.aloud.as_units import write_units
+from emova_train.core.program import run_module
+from emova_train.data import heard
+
+
+def make(root: Path, tokenizer: str, *, shards: int | None = None, jobs: int = 1, seed: int = 0) -> dict[str, int]:
+    """Fetch, speak and join; how many utterances each set has.
+
+    Args:
+        root: the data folder; the sentences go to ``root/nano/text``.
+        tokenizer: the folder of a speech tokenizer; another than made the shards that are there is not noticed.
+        shards: of 500 sentences, of each set; None: all 255.
+
+    Raises:
+        InputError: a package of text cannot be fetched, or the tokenizer cannot be read.
+    """
+    nano = root / "nano"
+    if not (nano / "text" / "aloud.jsonl").is_file():
+        texts.write(root, seed)
+    spoken.make(root, tokenizer, jobs=jobs, last=shards, seed=seed)
+    heard.make(root, tokenizer, jobs=jobs, last=shards, seed=seed)
+    return {name: write_units(nano, name) for name in ("aloud", "heard")}
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``emova train aloud``."""
+    parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: data)")
+    parser.add_argument("--tokenizer", default="runs/s2u-nano/export", help="whose units (default: %(default)s)")
+    parser.add_argument("--shards", type=int, help="of 500 sentences, of each set (default: all 255, hours)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command behind ``register``."""
+    made = make(arguments.root, arguments.tokenizer, shards=arguments.shards, jobs=arguments.jobs, seed=arguments.seed)
+    print(", ".join(f"{name}: {count:,} utterances" for name, count in made.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_module(register, "emova_train.data.aloud", (__doc__ or "").split("\n")[0]))
