@@ -16,7 +16,6 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,7 +24,6 @@ from emova.checkpoint.loading import find_part
 from emova.checkpoint.registry import load_tokenizer
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
-from emova.speech.audio import save_wav
 from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
 from emova.speech.detokenizer.flow_hift.hift import HiFT
 from emova.speech.features import LogMel
@@ -39,9 +37,9 @@ from emova_train.distributed import world as parallel
 from emova_train.flow.config import FLOW, VOCODER, FlowRecipe
 from emova_train.flow.data import Rows, Utterances
 from emova_train.u2s.cache import HOP, SAMPLE_RATE, SpeechStore, kinds_of_units, prepare, ticks_of
-from emova_train.u2s.calibration import inputs_of
-from emova_train.u2s.discriminators import Discriminators
-from emova_train.u2s.losses import SpectralLoss, discriminator_term, feature_term, generator_term
+from emova_train.u2s.calibration import say_again
+from emova_train.u2s.discriminators import Discriminators, adversarial_loss
+from emova_train.u2s.losses import SpectralLoss
 
 
 class FlowTraining(nn.Module):
@@ -136,18 +134,8 @@ class FlowTraining(nn.Module):
         terms["mel"], terms["magnitude"] = self.spectral(fake_BT, real_BT)
         loss = loss + weights.mel * terms["mel"] + weights.magnitude * terms["magnitude"]
         if step >= weights.adversarial_start and self.training:
-            with self.discriminators.frozen():
-                with torch.no_grad():
-                    _, real_maps = self.discriminators(real_BT)
-                fake_scores, fake_maps = self.discriminators(fake_BT)
-                terms["adversarial"] = generator_term(fake_scores)
-                terms["feature"] = feature_term(real_maps, fake_maps)
-            scores, _ = self.discriminators(torch.cat([real_BT, fake_BT.detach()]))
-            halves = [score.chunk(2) for score in scores]
-            terms["discriminator"] = discriminator_term([half[0] for half in halves], [half[1] for half in halves])
-            ramp = min(1.0, (step - weights.adversarial_start + 1) / max(1, weights.adversarial_ramp))
-            loss = loss + terms["discriminator"]
-            loss = loss + ramp * (weights.adversarial * terms["adversarial"] + weights.feature * terms["feature"])
+            judged, of_judges = adversarial_loss(self.discriminators, fake_BT, real_BT, weights, step)
+            loss, terms = loss + judged, terms | of_judges
         return loss, terms
 
 
@@ -175,16 +163,9 @@ def write_samples(voice: FlowHiFTDetokenizer, store: SpeechStore, count: int, fo
     ``mel_distance`` is a mean absolute difference in the decoder's normalised frames; speech of other phones or another
     length of breath scores about 1.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     mel, gaps = LogMel(voice.config.mel), []
-    for number, place in enumerate(np.linspace(0, len(store) - 1, min(count, len(store)))):
-        index = round(float(place))
-        units, style = inputs_of(voice, store, index)
-        samples_T = voice.decode(units, style)[0]
-        utterance = store.utterances[index]
-        name = f"{number}-{utterance.gender}-{utterance.emotion}-{utterance.pitch}"
-        save_wav(folder / f"{name}.wav", samples_T.numpy(), voice.sample_rate)
-        real_T = torch.from_numpy(store.samples(index))
+    for said in say_again(voice, store, count, folder):
+        samples_T, real_T = said.samples, torch.from_numpy(store.samples(said.index))
         size = min(len(samples_T), len(real_T))
         gaps.append((mel(samples_T[None, :size]) - mel(real_T[None, :size])).abs().mean())
     return {"mel_distance": float(torch.stack(gaps).mean())} if gaps else {}

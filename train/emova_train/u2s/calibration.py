@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,32 @@ def inputs_of(detokenizer: SpeechDetokenizer, store: SpeechStore, index: int) ->
     return units, detokenizer.embed_style(torch.from_numpy(store.samples(reference))[None])
 
 
+@dataclass(frozen=True)
+class Said:
+    """A held-out utterance said again: its place in the store, its units ``[1, U]``, style and samples ``[T]``."""
+
+    index: int
+    units: Tensor
+    style: Tensor
+    samples: Tensor
+
+
+def say_again(voice: SpeechDetokenizer, store: SpeechStore, count: int, folder: Path) -> Iterator[Said]:
+    """Say utterances from all over ``store`` in their own style from neutral units; each is written beside the real
+    sound."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, place in enumerate(np.linspace(0, len(store) - 1, min(count, len(store)))):
+        index = round(float(place))
+        units, style = inputs_of(voice, store, index)
+        samples = voice.decode(units, style)[0]
+        utterance = store.utterances[index]
+        name = f"{number}-{utterance.gender}-{utterance.emotion}-{utterance.pitch}"
+        save_wav(folder / f"{name}.wav", samples.numpy(), voice.sample_rate)
+        if not (folder / f"{name}-real.wav").is_file():
+            save_wav(folder / f"{name}-real.wav", store.samples(index), voice.sample_rate)
+        yield Said(index, units, style, samples)
+
+
 @torch.no_grad()
 def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, folder: Path) -> dict[str, float]:
     """Say held-out utterances in their own style from neutral units; write real and decoded sound, measure the pitch.
@@ -101,21 +128,11 @@ def write_samples(detokenizer: U2SDetokenizer, store: SpeechStore, count: int, f
     Returns the median distance of predicted and measured F0 in cents, where both are voiced, and the share of frames
     whose voicing differs.
     """
-
-    folder.mkdir(parents=True, exist_ok=True)
     cents, voicing = [], []
-    for number, place in enumerate(np.linspace(0, len(store) - 1, min(count, len(store)))):
-        index = round(float(place))
-        units, style = inputs_of(detokenizer, store, index)
-        samples = detokenizer.decode(units, style)[0]
-        utterance = store.utterances[index]
-        name = f"{number}-{utterance.gender}-{utterance.emotion}-{utterance.pitch}"
-        save_wav(folder / f"{name}.wav", samples.numpy(), detokenizer.sample_rate)
-        if not (folder / f"{name}-real.wav").is_file():
-            save_wav(folder / f"{name}-real.wav", store.samples(index), detokenizer.sample_rate)
-        prior = detokenizer.vits.prior(units, style)
+    for said in say_again(detokenizer, store, count, folder):
+        prior = detokenizer.vits.prior(said.units, said.style)
         if prior.log_f0_BF is not None and prior.voicing_BF is not None:
-            f0 = torch.from_numpy(store.f0(index))
+            f0 = torch.from_numpy(store.f0(said.index))
             voiced = prior.voicing_BF[0] > 0
             both = voiced & (f0 > 0)
             cents.append((prior.log_f0_BF[0][both] - f0[both].log()).abs() * (1200 / np.log(2)))

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from emova_train.u2s.hifigan_discriminators import PeriodDiscriminator, ScaleDiscriminator
+from emova_train.u2s.losses import discriminator_term, feature_term, generator_term
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,33 @@ class Discriminators(nn.Module):
         finally:
             for parameter in self.parameters():
                 parameter.requires_grad_(True)
+
+
+class AdversarialWeights(Protocol):
+    """Of a voice's losses, what concerns its discriminators: weights, and the step from which they grow."""
+
+    @property
+    def adversarial(self) -> float: ...
+    @property
+    def feature(self) -> float: ...
+    @property
+    def adversarial_start(self) -> int: ...
+    @property
+    def adversarial_ramp(self) -> int: ...
+
+
+def adversarial_loss(
+    discriminators: Discriminators, fake_BT: Tensor, real_BT: Tensor, weights: AdversarialWeights, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a voice and its discriminators learn from each other, in one sum whose gradients do not meet; its terms."""
+    with discriminators.frozen():
+        with torch.no_grad():
+            _, real_maps = discriminators(real_BT)
+        fake_scores, fake_maps = discriminators(fake_BT)
+        terms = {"adversarial": generator_term(fake_scores), "feature": feature_term(real_maps, fake_maps)}
+    scores, _ = discriminators(torch.cat([real_BT, fake_BT.detach()]))
+    halves = [score.chunk(2) for score in scores]
+    terms["discriminator"] = discriminator_term([half[0] for half in halves], [half[1] for half in halves])
+    ramp = min(1.0, (step - weights.adversarial_start + 1) / max(1, weights.adversarial_ramp))
+    voice = weights.adversarial * terms["adversarial"] + weights.feature * terms["feature"]
+    return terms["discriminator"] + ramp * voice, terms

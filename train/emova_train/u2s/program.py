@@ -34,12 +34,9 @@ from emova_train.u2s.cache import SpeechStore, kinds_of_units, prepare
 from emova_train.u2s.calibration import calibrate_contour, calibrate_loudness, find_silence, write_samples
 from emova_train.u2s.config import U2SRecipe
 from emova_train.u2s.data import Windows, collate
-from emova_train.u2s.discriminators import Discriminators
+from emova_train.u2s.discriminators import Discriminators, adversarial_loss
 from emova_train.u2s.losses import (
     SpectralLoss,
-    discriminator_term,
-    feature_term,
-    generator_term,
     kl_term,
     pitch_terms,
 )
@@ -107,18 +104,8 @@ class U2STraining(nn.Module):
 
         if adversarial and self.training:
             real_BT, fake_BT = real_BT[: weights.adversarial_rows], fake_BT[: weights.adversarial_rows]
-            with self.discriminators.frozen():
-                with torch.no_grad():
-                    _, real_maps = self.discriminators(real_BT)
-                fake_scores, fake_maps = self.discriminators(fake_BT)
-                terms["adversarial"] = generator_term(fake_scores)
-                terms["feature"] = feature_term(real_maps, fake_maps)
-            scores, _ = self.discriminators(torch.cat([real_BT, fake_BT.detach()]))
-            halves = [score.chunk(2) for score in scores]
-            terms["discriminator"] = discriminator_term([half[0] for half in halves], [half[1] for half in halves])
-            ramp = min(1.0, (step - weights.adversarial_start + 1) / max(1, weights.adversarial_ramp))
-            loss = loss + terms["discriminator"]
-            loss = loss + ramp * (weights.adversarial * terms["adversarial"] + weights.feature * terms["feature"])
+            judged, of_judges = adversarial_loss(self.discriminators, fake_BT, real_BT, weights, step)
+            loss, terms = loss + judged, terms | of_judges
         return {"loss": loss, **terms, "samples": torch.tensor(float(len(units)))}
 
     def _sound(
