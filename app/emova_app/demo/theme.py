@@ -74,7 +74,9 @@ def css() -> str:
 
 def head() -> str:
     """The page's scripts, in the order in which they build on each other."""
-    names = ("voice", "ui", "shell", "link", "recorder", "lines", "ears", "camera", "drawer", "talk", "tools")
+    names = (
+        "voice", "ui", "shell", "link", "recorder", "lines", "captions", "ears", "camera", "drawer", "talk", "tools",
+    )  # fmt: skip
     return "".join(f"<script>{static(f'{name}.js')}</script>" for name in names)
 
 

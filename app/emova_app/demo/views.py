@@ -87,6 +87,9 @@ def talk(styles: StyleSet, about: str, language: str, sees: bool) -> str:
   <div class="em-welcome"><h2>What can I ask?</h2><p class="em-about">{escape(about)}</p>{cards}</div>
   <div class="em-lines" role="log" aria-live="polite" aria-relevant="additions" aria-label="what was said"
     tabindex="0"></div>
+  <div class="em-caption" aria-hidden="true" hidden><div><p dir="auto"><b
+    class="em-spoken">{icon("mic")}</b><span></span><i class="em-tail"></i></p></div></div>
+  <div class="em-unseen" role="log" aria-live="polite" aria-relevant="additions" aria-label="what you are saying"></div>
 </section>
 <section class="em-stage" aria-label="state">
   <div class="em-orb" aria-hidden="true"><i></i><b></b></div>

@@ -16,6 +16,7 @@ import soxr
 from emova.core.errors import InputError
 from emova.session.session import Session
 from emova.speech.vad import RATE, Going, Started, Stopped, Turn, TurnConfig, TurnTaking
+from emova_app.demo.conversation.captions import Caption, Captions
 from emova_app.pcm import from_pcm
 
 MAX_CHUNK_LETTERS = 3 << 20  # of base64; a minute at 16 kHz takes 2.6 million
@@ -55,10 +56,12 @@ class Heard:
     Attributes:
         began: a question begins; what sounds must stop.
         ended: it is over and can be asked.
+        caption: what was said of it so far.
     """
 
     began: bool
     ended: bool
+    caption: Caption
 
 
 @dataclass
@@ -79,6 +82,7 @@ class Microphone:
         self._recording: _Recording | None = None
         self._waiting: list[Turn] = []  # found, but behind the end of a question that is not asked yet
         self._question: list[np.ndarray] = []
+        self._captions = Captions()
 
     def __len__(self) -> int:
         """How many samples of a question were heard."""
@@ -119,7 +123,9 @@ class Microphone:
             except InputError:
                 self.drop()
                 raise
-        return Heard(began, ended)
+            if not ended:  # what is over is asked at once
+                self._captions.step(self._page.session)
+        return Heard(began, ended, self._captions.now)
 
     @property
     def _behind(self) -> int:
@@ -158,6 +164,7 @@ class Microphone:
     def take(self) -> np.ndarray | None:
         """The question ``[T]`` that was heard and goes to the session now; None if there was none."""
         question, self._question = self._question, []
+        self._captions.clear()
         if self._recording is not None and self._recording.mode == "push":
             self._recording = None
         return np.concatenate(question) if question else None
@@ -168,6 +175,7 @@ class Microphone:
         self._forget()
 
     def _forget(self) -> None:
+        self._captions.clear()
         if self._question:
             self._question = []
             if not self._page.session.closed and self._page.session.request is None:

@@ -74,10 +74,13 @@ class Ended(TypedDict):
 
 
 class HeardAnswer(TypedDict):
-    """Whether a question began (what sounds must stop) and whether it is over (it can be asked)."""
+    """Whether a question began (what sounds must stop), whether it is over (it can be asked), and its words so far:
+    those that were said, and the one that may not be over."""
 
     began: bool
     ended: bool
+    said: str
+    draft: str
 
 
 class Done(TypedDict):
@@ -169,12 +172,13 @@ class TalkService:
         if given.get("drop"):
             with page.lock:
                 page.microphone.drop()
-            return {"began": False, "ended": False}
+            return {"began": False, "ended": False, "said": "", "draft": ""}
         samples, rate = decode_chunk(given.get("pcm"), given.get("rate"))
         mode: Mode = "free" if given.get("mode") == "free" else "push"
         with page.lock:
             heard = page.microphone.step(mode, rate, samples, _seconds(given.get("heard")))
-        return {"began": heard.began, "ended": heard.ended}
+        caption = heard.caption
+        return {"began": heard.began, "ended": heard.ended, "said": caption.said, "draft": caption.draft}
 
     def ask(self, given: Given) -> Done:
         """Ask: ``how`` is spoken, written, file, example or again."""

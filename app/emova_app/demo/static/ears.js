@@ -4,7 +4,8 @@
   const MOST_SECONDS = 30;
   const LEAST_BLOCKS = 3; // of 0.1 s
 
-  // `link` sends; `hooks`: hush() silences and tells what was heard, ask() asks what was heard, change(), say(line).
+  // `link` sends; `hooks`: hush() silences and tells what was heard, caption(said, draft) has the words so far, forget()
+  // them, ask() asks what was heard, change(), say(line).
   class Ears {
     constructor(link, hooks) {
       this.link = link;
@@ -60,15 +61,23 @@
           const pcm = toBase64(join(this.waiting));
           this.waiting = [];
           const heard = player.heard();
-          const got = await this.link.send("hear", { mode: this.mode, pcm, rate: this.microphone.rate, heard });
-          if (this.mode !== "free") continue;
+          const microphone = this.microphone;
+          const got = await this.link.send("hear", { mode: this.mode, pcm, rate: microphone.rate, heard });
+          if (this.microphone !== microphone) continue; // it was closed meanwhile
+          if (this.mode !== "free") {
+            this.hooks.caption(got.said, got.draft);
+            continue;
+          }
           if (got.began) this.hooks.hush(false); // the server has interrupted already
-          this.hearing = (this.hearing || got.began) && !got.ended;
+          const mine = this.hearing || got.began;
+          this.hearing = mine && !got.ended;
+          if (mine) this.hooks.caption(got.said, got.draft);
           if (got.ended) this.hooks.ask();
           this.hooks.change();
         }
       } catch (error) {
         this.hooks.say(error.message);
+        this.hooks.forget();
         if (this.mode === "push") this.close();
       } finally {
         this.sending = null;
@@ -97,6 +106,7 @@
     // What was said is forgotten.
     async cancel() {
       this.close();
+      this.hooks.forget();
       try {
         while (this.sending) await this.sending;
         await this.link.send("hear", { drop: true });

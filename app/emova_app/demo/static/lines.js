@@ -23,7 +23,8 @@
       return [...this.lines.values()].filter((line) => line.role === "assistant" && line.whole).pop();
     }
 
-    add(item) {
+    // `draft`: the words of a spoken question, as they were read while it was spoken.
+    add(item, draft = "") {
       if (this.lines.has(item.id)) return this.fill(item);
       const near = this.near;
       const text = make("p", { dir: "auto", lang: item.role === "assistant" && this.language ? this.language : null });
@@ -34,7 +35,7 @@
         text,
         tools,
       );
-      const line = { id: item.id, role: item.role, bubble, text, tools, words: "", sounds: new Map(), rate: 24000 };
+      const line = { id: item.id, role: item.role, bubble, text, tools, words: "", draft, sounds: new Map(), rate: 24000 };
       this.lines.set(item.id, line);
       if (item.role === "assistant" && item.status === "in_progress") {
         bubble.setAttribute("aria-busy", "true");
@@ -72,9 +73,22 @@
       const near = this.near;
       line.words = words;
       const mark = line.spoken ? [make("span", { class: "em-spoken", role: "img", "aria-label": "spoken" }, icon("mic"))] : [];
-      const shown = words.trim() || (line.spoken && line.role === "user" ? "…" : "");
-      line.text.replaceChildren(...mark, shown);
+      // The draft stands behind the transcript as far as it goes on: each word is put in the place of one.
+      const written = words.trim() ? words.trim().split(/\s+/).length : 0;
+      const rest = line.draft.split(/\s+/).slice(written).join(" ");
+      const shown = words.trim() || (line.spoken && line.role === "user" && !rest ? "…" : "");
+      const tail = rest ? [make("span", { class: "em-tail", "aria-hidden": "true" }, shown ? ` ${rest}` : rest)] : [];
+      line.text.replaceChildren(...mark, shown, ...tail);
       this.follow(near);
+    }
+
+    // What was said is written down: nothing is a draft any more.
+    settle() {
+      for (const line of this.lines.values()) {
+        if (!line.draft) continue;
+        line.draft = "";
+        this.write(line, line.words);
+      }
     }
 
     finish(line, item) {

@@ -1,6 +1,6 @@
 // The talk: what the server's Realtime events make of the page, and what the visitor does.
 window.emova.talk = (element, server) => {
-  const { player, Link, Lines, Ears, MOST_SECONDS, toBytes, once, upload, kindOf, takers, camera, drawer, sheet, roving, make, time } = window.emova;
+  const { player, Link, Lines, Captions, Ears, MOST_SECONDS, toBytes, once, upload, kindOf, takers, camera, drawer, sheet, roving, make, time } = window.emova;
   const find = (selector) => element.querySelector(selector);
   const doing = (name) => find(`[data-do="${name}"]`);
   const app = find(".em-app");
@@ -104,6 +104,7 @@ window.emova.talk = (element, server) => {
   function stop() {
     const wanted = asking || response || player.sounding;
     const heard = silence();
+    captions.clear();
     if (wanted && link.ticket) link.send("interrupt", { heard }).catch((error) => say(error.message));
     show();
   }
@@ -115,8 +116,15 @@ window.emova.talk = (element, server) => {
 
   // --- the server's events ---------------------------------------------------------------------------------------
   const EVENTS = {
-    "session.created": ({ session }) => (session.topic ? lines.topic() : lines.clear()),
-    "conversation.item.added": ({ item }) => lines.add(item),
+    "session.created": ({ session }) => {
+      if (session.topic) return lines.topic();
+      lines.clear();
+      captions.clear();
+    },
+    "conversation.item.added": ({ item }) => {
+      const spoken = item.role === "user" && item.content.some((part) => part.type === "input_audio");
+      lines.add(item, spoken ? captions.take() : "");
+    },
     "conversation.item.done": ({ item }) => lines.fill(item),
     "conversation.item.deleted": ({ item_id }) => lines.remove(item_id),
     "conversation.item.input_audio_transcription.delta": ({ item_id, delta }) => lines.append(item_id, delta),
@@ -126,7 +134,10 @@ window.emova.talk = (element, server) => {
       if (!old) tell("");
       if (elsewhere()) silenced = made.id; // it can be heard when the visitor is back
     },
-    "response.output_audio_transcript.delta": ({ item_id, delta }) => lines.append(item_id, delta),
+    "response.output_audio_transcript.delta": ({ item_id, delta }) => {
+      lines.settle(); // the question was written down
+      lines.append(item_id, delta);
+    },
     "response.output_audio.delta": (event) => {
       if (!response || response.id !== event.response_id || response.old || silenced === response.id) return;
       if (response.item === null) {
@@ -143,6 +154,7 @@ window.emova.talk = (element, server) => {
         }
         response = null;
       }
+      lines.settle();
       if (error && !old) tell(error);
       drawer_.newAnswer();
     },
@@ -155,6 +167,7 @@ window.emova.talk = (element, server) => {
   });
   link.addEventListener("entered", ({ detail }) => {
     lines.clear();
+    captions.clear();
     response = null;
     find(".em-wait").hidden = true;
     picture(detail.state.picture);
@@ -174,6 +187,7 @@ window.emova.talk = (element, server) => {
   ));
   link.addEventListener("ended", ({ detail }) => {
     ears.close();
+    captions.clear();
     player.stop();
     const moved = detail.ended === "moved";
     wait(
@@ -208,6 +222,7 @@ window.emova.talk = (element, server) => {
       return true;
     } catch (error) {
       tell(error.message);
+      captions.clear();
       return false;
     } finally {
       asking = false;
@@ -215,9 +230,15 @@ window.emova.talk = (element, server) => {
     }
   };
 
+  const captions = new Captions(find(".em-caption"), find(".em-unseen"));
   const ears = new Ears(link, {
     hush: (tell = true) => (tell ? stop() : silence()),
-    ask: () => ask("spoken"),
+    caption: (said, draft) => captions.show(said, draft),
+    forget: () => captions.clear(),
+    ask: () => {
+      captions.end();
+      return ask("spoken");
+    },
     change: show,
     say,
   });
@@ -382,6 +403,7 @@ window.emova.talk = (element, server) => {
   document.addEventListener("emova:new", once(async () => {
     try {
       await ears.close();
+      captions.clear();
       silence();
       await link.send("restart");
       say("");
