@@ -185,6 +185,32 @@ def test_the_flow_learns_one_sentence(recipe: FlowRecipe) -> None:
     assert distance() < 0.8 * before
 
 
+def test_a_style_vector_tells_the_pitch_of_its_speech(recipe: FlowRecipe) -> None:
+    """Two voices an octave apart: their vectors come apart by it, and rows without voice ask for nothing."""
+    recipe = replace(recipe, parts=["flow"], losses=replace(recipe.losses, style_pitch=10.0))
+    training = build(recipe).train()
+    times = torch.arange(24_000) / 24_000
+    reference = torch.stack([0.1 * torch.sign(torch.sin(2 * torch.pi * hz * times)) for hz in (110.0, 220.0)])
+    lengths = torch.tensor([24_000, 24_000])
+    f0 = torch.stack([torch.full((100,), 110.0), torch.full((100,), 220.0)])
+    encoder = training.detokenizer.style_encoder
+    assert encoder is not None
+
+    def asked(f0_BF: torch.Tensor) -> torch.Tensor:
+        return training._style_pitch(encoder(reference, lengths), f0_BF)
+
+    assert float(asked(torch.zeros_like(f0)).detach()) == 0.0
+    learnt = [*encoder.parameters(), *training.pitch_of_style.parameters()]
+    optimizer = torch.optim.AdamW(learnt, 1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        asked(f0).backward()
+        optimizer.step()
+    with torch.no_grad():
+        told = training.pitch_of_style(torch.nn.functional.normalize(encoder(reference, lengths), dim=1))
+    assert 0.8 < float(told[1, 0] - told[0, 0]) < 1.2
+
+
 def test_hifigans_discriminators_judge_beside_the_others() -> None:
     config = DiscriminatorConfig(sizes=(480,), channels=(4,), strides=(4,), periods=(2, 3), period_channels=2, scales=2,
                                  scale_channels=16)  # fmt: skip

@@ -67,7 +67,7 @@ class LearningConfig:
     output: str = "runs/codecs/learning"
     asr: tuple[str, ...] = ("question",)
     tts: tuple[str, ...] = ("answer",)
-    tokens: int = 250_000
+    tokens: int = 400_000
     points: int = 3
     seeds: int = 3
     shards: int = 6

@@ -45,7 +45,7 @@ class RateStudy:
 
     base: str = "vq/nano"
     poolings: tuple[int, ...] = (1, 2, 4, 8)
-    steps: int = 250
+    steps: int = 500
     seeds: int = 1
     overrides: tuple[str, ...] = ("validation_clips=20",)
     output: str = "runs/codecs/rates"

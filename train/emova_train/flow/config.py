@@ -20,6 +20,8 @@ class FlowLossConfig:
     Attributes:
         prior: weight of the units' own frames' distance to the real ones (Matcha-TTS, Mehta et al. 2024, §2.2), which
             lets few steps of the flow do.
+        style_pitch: weight of what a style vector must tell of the speech that it is for, the middle and spread of
+            its F0 in octaves. Without it the vectors of one emotion's three pitches became one (docs/experiments/17).
         dropped: share of rows without a condition (classifier-free guidance, Ho and Salimans 2022).
         prompted, prompt_share: share of rows whose first frames are given, and at most how many of them; where
             utterances are cut at blocks, the blocks before the last are given instead.
@@ -31,6 +33,7 @@ class FlowLossConfig:
     """
 
     prior: float = 0.5
+    style_pitch: float = 1.0
     dropped: float = 0.2
     prompted: float = 0.5
     prompt_share: float = 0.3

@@ -41,6 +41,10 @@ from emova_train.u2s.calibration import say_again
 from emova_train.u2s.discriminators import Discriminators, adversarial_loss
 from emova_train.u2s.losses import SpectralLoss
 
+_MIDDLE_HZ = 160.0
+_LEAST_VOICED = 20
+"""Frames of 10 ms of a row whose pitch is asked for."""
+
 
 class FlowTraining(nn.Module):
     """The decoder with what only training needs: discriminators, losses."""
@@ -53,6 +57,7 @@ class FlowTraining(nn.Module):
         self.recipe, self.weights = recipe, recipe.losses
         self.detokenizer = detokenizer if detokenizer is not None else FlowHiFTDetokenizer(recipe.model)
         self.mel = LogMel(recipe.model.mel)
+        self.pitch_of_style = nn.Linear(recipe.model.style.style_size, 2)
         self.discriminators = Discriminators(recipe.discriminators)
         self.spectral = SpectralLoss(recipe.model.sample_rate, recipe.losses.sizes, recipe.losses.mels)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -71,7 +76,9 @@ class FlowTraining(nn.Module):
         loss = mel_BMF.new_zeros(())
         if FLOW in self.recipe.parts:
             terms |= self._flow(units, style_BS, mel_BMF, given)
+            terms["style_pitch"] = self._style_pitch(style_BS, f0)
             loss = loss + terms["flow"] + self.weights.prior * terms["prior"]
+            loss = loss + self.weights.style_pitch * terms["style_pitch"]
         if VOCODER in self.recipe.parts:
             vocoder, found = self._vocoder(style_BS, mel_BMF, audio, f0)
             loss, terms = loss + vocoder, terms | found
@@ -99,6 +106,18 @@ class FlowTraining(nn.Module):
             at_BMF, mean_BMF * keep_B11, speaker_BM * keep_B11[..., 0], given_BMF * keep_B11, time_B
         )
         return {"flow": functional.mse_loss(velocity_BMF.float(), mel_BMF - noise_BMF), "prior": prior}
+
+    def _style_pitch(self, style_BS: Tensor, f0_BF: Tensor) -> Tensor:
+        """L1 of the middle and the spread of log-F0 (octaves around ``_MIDDLE_HZ``) as the condition tells them."""
+        voiced_BF = f0_BF > 0
+        octaves_BF = torch.where(voiced_BF, f0_BF.clamp(min=1) / _MIDDLE_HZ, 1.0).log2()
+        count_B = voiced_BF.sum(dim=1)
+        middle_B = octaves_BF.sum(dim=1) / count_B.clamp(min=1)
+        spread_B = (((octaves_BF - middle_B[:, None]) ** 2 * voiced_BF).sum(dim=1) / count_B.clamp(min=1)).sqrt()
+        told_B2 = self.pitch_of_style(functional.normalize(style_BS, dim=1)).float()  # as the flow is given it
+        gap_B2 = (told_B2 - torch.stack([middle_B, spread_B], dim=1)).abs()
+        heard_B1 = (count_B >= _LEAST_VOICED).float()[:, None]
+        return (gap_B2 * heard_B1).sum() / (2 * heard_B1.sum()).clamp(min=1)
 
     def _vocoder(
         self, style_BS: Tensor, mel_BMF: Tensor, audio_BT: Tensor, f0_BF: Tensor
@@ -143,6 +162,7 @@ def parameter_groups(recipe: FlowRecipe, training: FlowTraining) -> list[Paramet
     """Decoder, vocoder and discriminators, each clipped by itself."""
     run, voice = recipe.run, training.detokenizer
     flow = nn.ModuleList([voice.flow, *([voice.style_encoder] if voice.style_encoder is not None else [])])
+    flow.append(training.pitch_of_style)
     parts: list[tuple[str, nn.Module, float]] = [
         (FLOW, flow, 1.0), (VOCODER, voice.vocoder, 1.0),
         ("discriminators", training.discriminators, recipe.discriminator_rate),
@@ -195,6 +215,7 @@ def build(recipe: FlowRecipe) -> FlowTraining:
     assert training.detokenizer.style_encoder is not None
     # The vocoder alone must not move the styles that the flow knows.
     training.detokenizer.style_encoder.requires_grad_(FLOW in recipe.parts)
+    training.pitch_of_style.requires_grad_(FLOW in recipe.parts)
     training.discriminators.requires_grad_(VOCODER in recipe.parts)
     return training
 
