@@ -31,6 +31,7 @@ from emova_train.vq.data import TextBatches, TextSet, TextSource, TextStore, bal
 from emova_train.vq.labels import Labeller, label
 from emova_train.vq.program import VQTrainConfig, VQTraining, build, train, words_of
 from emova_train.vq.reader import IGNORED, WordDecoder
+from emova_train.vq.teacher import Teacher
 from emova_train.vq.whisper import Whisper, WholeEncoder, load_whisper
 from tests.train.test_parallel import SECONDS, run_module
 
@@ -303,6 +304,7 @@ def test_codes_that_fall_out_of_use_begin_again_at_vectors(config: VQTrainConfig
 
 
 def test_a_short_run_learns_exports_and_goes_on_exactly(config: VQTrainConfig, tmp_path: Path) -> None:
+    config = replace(config, teacher=1.0)
     result = train(labelled(config))
     assert result.steps == 4 and {"word_error/one", "phone_error/one", "codebook_perplexity"} <= set(result.eval_terms)
     whole = load_file(tmp_path / "run" / "export" / "model.safetensors")
@@ -315,6 +317,39 @@ def test_a_short_run_learns_exports_and_goes_on_exactly(config: VQTrainConfig, t
     ears = load_tokenizer(tmp_path / "run" / "export")
     assert isinstance(ears, WhisperVQTokenizer) and ears.unit_rate == 12.5
     assert isinstance(ears.phones([ears.encode(torch.randn(1, 20_000))[0]])[0], list)
+
+
+def test_a_teacher_tells_what_whispers_decoder_heard_before(whisper: Whisper) -> None:
+    """A unit's vector should be the mean of the frames that it stands for, whatever the clip's neighbours are."""
+    teacher = Teacher(whisper, 4)
+    samples = torch.randn(2, 12_800, generator=torch.Generator().manual_seed(0)) * 0.1
+    lengths = torch.tensor([12_800, 5_000])
+    samples[1, 5_000:] = 0.0  # as a batch is filled up
+    wanted = teacher.heard(samples, lengths)
+    assert wanted.shape[:2] == (2, 10)
+    alone = teacher.heard(samples[1:, :5_120], lengths[1:])
+    assert torch.allclose(alone, wanted[1:, :4], atol=1e-2)  # behind its end lies silence, not nothing
+    inside = torch.arange(10) < torch.tensor([10, 4])[:, None]
+    assert float(teacher.distance(samples, lengths, wanted, inside)) < 1e-6
+    mean = wanted[inside].mean(0).expand_as(wanted)
+    assert float(teacher.distance(samples, lengths, mean, inside)) == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_teacher_brings_what_is_heard_closer_and_is_written_nowhere(config: VQTrainConfig, whisper: Whisper) -> None:
+    config = replace(config, teacher=2.0, perturbed=0.0)
+    training, batch = started(config, whisper)
+    assert training.teacher is not None and not any("teacher" in name for name in training.state_dict())
+    before = {name: value.clone() for name, value in training.teacher.encoder.state_dict().items()}
+    optimizer = torch.optim.AdamW([p for p in training.parameters() if p.requires_grad], 3e-3)
+    curve = []
+    for _ in range(40):
+        terms = training(**batch)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        curve.append(float(terms["teacher"].detach()))
+    assert np.mean(curve[-5:]) < 0.8 * np.mean(curve[:5])
+    assert all(torch.equal(value, before[name]) for name, value in training.teacher.encoder.state_dict().items())
 
 
 def test_a_few_recordings_can_be_learnt_by_heart(config: VQTrainConfig) -> None:

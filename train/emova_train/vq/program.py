@@ -42,6 +42,7 @@ from emova_train.distributed import world as parallel
 from emova_train.s2u.data import unwrap
 from emova_train.vq.data import TextBatches, TextClip, TextSet, TextSource, TextStore, balanced, decode_texts, streamed
 from emova_train.vq.reader import WhisperReader
+from emova_train.vq.teacher import Teacher
 from emova_train.vq.whisper import Whisper, block_state, load_whisper
 
 
@@ -66,6 +67,8 @@ class VQTrainConfig:
         pseudo_ratio: pseudo-labelled clips for a labelled one; 0 takes the sources as they are.
         decay: of the codebook's moving average.
         commitment: weight of the vectors' distance to their codes.
+        teacher: weight of the distance between what Whisper's decoder hears through the units and what it heard before,
+            from Whisper's own encoder, which sees all of a clip at once (a mean over a unit's frames); 0: without.
         restart_below: mean vectors of a step below which a code is begun again.
         phone_weight: of the phone decoder's CTC loss, whose gradient ends at the codes: it only measures them.
         batch_seconds: of speech in a pass.
@@ -89,6 +92,7 @@ class VQTrainConfig:
     pseudo_ratio: float = 3.0
     decay: float = 0.99
     commitment: float = 10.0
+    teacher: float = 0.0
     restart_below: float = 0.01
     phone_weight: float = 0.3
     batch_seconds: float = 60.0
@@ -105,9 +109,12 @@ class VQTraining(nn.Module):
 
     unused_parameters = True  # the phone decoder learns only where a clip has phones
 
-    def __init__(self, model: WhisperVQTokenizer, reader: WhisperReader, config: VQTrainConfig) -> None:
+    def __init__(
+        self, model: WhisperVQTokenizer, reader: WhisperReader, config: VQTrainConfig, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.model, self.reader, self.weights = model, reader, config
+        self.teacher = teacher  # no module: it is not learnt or written with the rest
         encoder = model.config.encoder
         model.encoder.codebook.weight.requires_grad_(False)  # it follows its vectors, not a gradient
         self.quantizer = VectorQuantize(
@@ -152,9 +159,13 @@ class VQTraining(nn.Module):
             self.publish()
         codes_BUD = torch.zeros_like(vectors_BUD, dtype=codes_1ND.dtype)
         codes_BUD[inside_BU] = codes_1ND[0]
-        words = self.reader(codes_BUD, inside_BU, tokens, targets)
+        heard_BUD = self.reader.encode(codes_BUD, inside_BU)
+        words = self.reader(heard_BUD, inside_BU, tokens, targets)
         terms = {"words": words, "commitment": commitment / config.commitment if config.commitment else commitment}
         loss = words + commitment
+        if self.teacher is not None:
+            terms["teacher"] = self.teacher.distance(samples, lengths, heard_BUD, inside_BU)
+            loss = loss + config.teacher * terms["teacher"]
         known_B = phone_lengths > 0
         if model.phone_decoder is not None and bool(known_B.any()):
             logits = model.phone_decoder(model.phone_features(codes_BUD.detach()), units_B)
@@ -208,7 +219,8 @@ def build(config: VQTrainConfig, whisper: Whisper) -> VQTraining:
         model.load_state_dict(before.state_dict())
     encoder = config.model.encoder
     reader = WhisperReader(whisper, encoder.layers, encoder.pooling, encoder.block // encoder.pooling)
-    return VQTraining(model, reader, config)
+    teacher = Teacher(whisper, encoder.pooling) if config.teacher else None
+    return VQTraining(model, reader, config, teacher)
 
 
 @torch.inference_mode()

@@ -102,7 +102,7 @@ class WhisperReader(nn.Module):
             x_BUD, _ = layer(x_BUD, mask)
         return self.norm(x_BUD)
 
-    def forward(self, codes_BUD: Tensor, inside_BU: Tensor, tokens_BL: Tensor, targets_BL: Tensor) -> Tensor:
-        """Cross-entropy of the words, a mean over the targets that are not ``IGNORED``."""
-        logits_BLV = self.words(tokens_BL, self.encode(codes_BUD, inside_BU), inside_BU)
+    def forward(self, heard_BUD: Tensor, inside_BU: Tensor, tokens_BL: Tensor, targets_BL: Tensor) -> Tensor:
+        """Cross-entropy of the words in what ``encode`` gave, a mean over the targets that are not ``IGNORED``."""
+        logits_BLV = self.words(tokens_BL, heard_BUD, inside_BU)
         return functional.cross_entropy(logits_BLV.float().flatten(0, 1), targets_BL.flatten(), ignore_index=IGNORED)
