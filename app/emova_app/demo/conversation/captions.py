@@ -39,7 +39,7 @@ class Caption:
     """The words so far; together they are one text.
 
     Attributes:
-        said: these are not read otherwise before the transcript is written.
+        said: these CTC reads no other way; where long speech is cut, the transcript's words take their place.
         draft: the word behind them, which may not be over.
     """
 
