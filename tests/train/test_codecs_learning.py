@@ -210,7 +210,7 @@ def test_the_rates_are_the_papers(tmp_path: Path, capsys) -> None:
         share = 50 / pooling / config.model.encoder.codes
         assert config.restart_below / share == pytest.approx(base.restart_below / (12.5 / 4096))
     rates_bench.main(["--dry-run"])
-    assert capsys.readouterr().out == "4 of 4 trainings left, 1000 steps, about 22 minutes of one core\n"
+    assert capsys.readouterr().out == "4 of 4 trainings left, 2000 steps, about 43 minutes of one core\n"
     for wrong in ({"poolings": (3,)}, {"steps": 0}):
         with pytest.raises(InputError, match="^rates: "):
             RateStudy(**wrong)  # type: ignore[arg-type]
