@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import argparse
 
-from emova.core.config import shipped_configs
-from emova.core.errors import InputError
-from emova_train.row import from_program, run_row
+from emova_train.row import from_program, need_configs, run_row
 
 
 def commands(size: str) -> list[list[str]]:
     """The command lines of the row. Raises: InputError: the size has no configs."""
-    missing = [name for name in (f"vq/{size}", f"flow/{size}", f"flow/{size}_blocks") if name not in shipped_configs()]
-    if missing:
-        raise InputError(f"--size {size}: no config {missing[0]} is shipped; give nano, or run the programs singly")
+    need_configs(size, [f"vq/{size}", f"flow/{size}", f"flow/{size}_blocks"])
     blocks, voice = f"{size}_blocks", f"runs/flow-{size}-blocks/export"
     return [
         ["train", "pseudo-labels", size],

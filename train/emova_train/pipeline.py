@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from emova.core.config import shipped_configs
 from emova.core.errors import InputError
-from emova_train.row import from_program, run_row
+from emova_train.row import from_program, need_configs, run_row
 
 STAGES = range(4)
 ALOUD_SHARDS = 50
@@ -23,9 +22,7 @@ def _configs(size: str) -> tuple[dict[str, str], list[str]]:
     """The configs of a size: of the codec and the vision tower by name, of the stages in order."""
     parts = {name: f"{name}/{size}" for name in ("s2u", "u2s", "vision")}
     stages = [f"stages/{size}/stage{number}" for number in STAGES]
-    missing = [name for name in (*parts.values(), *stages) if name not in shipped_configs()]
-    if missing:
-        raise InputError(f"--size {size}: no config {missing[0]} is shipped; give nano, or run the programs singly")
+    need_configs(size, [*parts.values(), *stages])
     return parts, stages
 
 

@@ -6,7 +6,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from emova.core.config import shipped_configs
 from emova.core.errors import InputError
+from emova_train.cli import PROGRAMS
+
+
+def need_configs(size: str, names: Sequence[str]) -> None:
+    """See that a size's configs are shipped. Raises: InputError: one is not."""
+    missing = [name for name in names if name not in shipped_configs()]
+    if missing:
+        raise InputError(f"--size {size}: no config {missing[0]} is shipped; give nano, or run the programs singly")
 
 
 def from_program(lines: Sequence[Sequence[str]], first: str) -> list[Sequence[str]]:
@@ -16,14 +25,13 @@ def from_program(lines: Sequence[Sequence[str]], first: str) -> list[Sequence[st
     """
     if not first:
         return list(lines)
-    # The program's name comes after the options of a launch.
-    matching = [number for number, line in enumerate(lines) if first in line]
-    if not matching:
-        known = ", ".join(
-            dict.fromkeys(line[1] for line in lines if line[0] == "train" and not line[1].startswith("-"))
+    # A program's name comes after the options of a launch.
+    programs = [next((word for word in line if word in PROGRAMS), "") for line in lines]
+    if first not in programs:
+        raise InputError(
+            f"--from {first}: no such program; it is one of {', '.join(filter(None, dict.fromkeys(programs)))}"
         )
-        raise InputError(f"--from {first}: no such program; it is one of {known}")
-    return list(lines[matching[0] :])
+    return list(lines[programs.index(first) :])
 
 
 def run_row(lines: Sequence[Sequence[str]]) -> int:

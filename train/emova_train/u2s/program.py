@@ -35,11 +35,7 @@ from emova_train.u2s.calibration import calibrate_contour, calibrate_loudness, f
 from emova_train.u2s.config import U2SRecipe
 from emova_train.u2s.data import Windows, collate
 from emova_train.u2s.discriminators import Discriminators, adversarial_loss
-from emova_train.u2s.losses import (
-    SpectralLoss,
-    kl_term,
-    pitch_terms,
-)
+from emova_train.u2s.losses import SpectralLoss, kl_term, pitch_terms
 from emova_train.u2s.stream import streamed
 
 

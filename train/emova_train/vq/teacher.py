@@ -31,7 +31,8 @@ class Teacher:
     @torch.no_grad()
     def heard(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """What the decoder heard before, ``[B, U, D]``, of clips of which ``lengths_B`` samples count."""
-        self.mel.to(samples_BT.device), self.encoder.to(samples_BT.device)
+        self.mel.to(samples_BT.device)
+        self.encoder.to(samples_BT.device)
         around, per = N_FFT // 2, 2 * HOP * self.pooling
         units = -(-samples_BT.shape[1] // per)
         samples_BT = functional.pad(samples_BT, (around, units * per - samples_BT.shape[1] + around))
