@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.writing import write_text
-from emova.speech.tokenizer.whisper_vq.tokenizer import HOP, N_FFT, WhisperMel, floored
+from emova.speech.tokenizer.whisper_vq.tokenizer import HOP, WhisperMel
 from emova_data.records.recordings import read_recordings
 from emova_train.core.program import add_config, run_module
 from emova_train.data.shard_cache import SAMPLE_RATE, found_shards
@@ -31,7 +31,7 @@ from emova_train.distributed import world as parallel
 from emova_train.vq.data import label_path
 from emova_train.vq.program import VQTrainConfig
 from emova_train.vq.reader import WordDecoder
-from emova_train.vq.whisper import WholeEncoder, load_whisper
+from emova_train.vq.whisper import WholeEncoder, clip_features, load_whisper
 
 _LEAST_SECONDS, _TAIL_SECONDS = 8.0, 2.0  # of a window: with less silence behind the words it begins again
 _TOKENS_A_SECOND = 6
@@ -58,9 +58,7 @@ class Labeller:
             return [self([clip])[0] if len(clip) <= self.longest else "" for clip in clips] if len(clips) > 1 else [""]
         samples_BT = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
         samples_BT = functional.pad(samples_BT, (0, window - samples_BT.shape[1]))
-        around = N_FFT // 2
-        log_BMF = self.mel(functional.pad(samples_BT[:, None], (around, around), mode="reflect")[:, 0])[..., :-1]
-        features_BMF = floored(log_BMF, log_BMF.amax(dim=(1, 2))[:, None])
+        features_BMF = clip_features(self.mel, samples_BT)
         heard_BTD, inside_BT = self.encoder(features_BMF, torch.full((len(clips),), window // HOP))
         limits = [8 + len(clip) * _TOKENS_A_SECOND // SAMPLE_RATE for clip in clips]
         found = self.words.read(heard_BTD, inside_BT, self.text.prompt, self.text.end, limits)

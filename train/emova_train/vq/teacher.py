@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emova.speech.tokenizer.whisper_vq.tokenizer import HOP, N_FFT, WhisperMel, floored
-from emova_train.vq.whisper import Whisper, WholeEncoder
+from emova.speech.tokenizer.whisper_vq.tokenizer import HOP, WhisperMel
+from emova_train.vq.whisper import Whisper, WholeEncoder, clip_features
 
 
 class Teacher:
@@ -33,12 +33,11 @@ class Teacher:
         """What the decoder heard before, ``[B, U, D]``, of clips of which ``lengths_B`` samples count."""
         self.mel.to(samples_BT.device)
         self.encoder.to(samples_BT.device)
-        around, per = N_FFT // 2, 2 * HOP * self.pooling
+        per = 2 * HOP * self.pooling
         units = -(-samples_BT.shape[1] // per)
-        samples_BT = functional.pad(samples_BT, (around, units * per - samples_BT.shape[1] + around))
+        samples_BT = functional.pad(samples_BT, (0, units * per - samples_BT.shape[1]))
         with torch.autocast(samples_BT.device.type, enabled=False):
-            log_BMF = self.mel(samples_BT.float())[..., : units * per // HOP]
-        features_BMF = floored(log_BMF, log_BMF.amax(dim=(1, 2))[:, None])
+            features_BMF = clip_features(self.mel, samples_BT.float())
         heard_BTD, inside_BT = self.encoder(features_BMF, -(-lengths_B // HOP))
         counts_BU = inside_BT.unflatten(1, (units, self.pooling)).sum(2)
         sums_BUD = (heard_BTD.float() * inside_BT[..., None]).unflatten(1, (units, self.pooling)).sum(2)

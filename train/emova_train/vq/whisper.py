@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from emova.core.errors import InputError
 from emova.speech.tokenizer.spiral import Block
 from emova.speech.tokenizer.whisper_init import read_ctranslate2
+from emova.speech.tokenizer.whisper_vq.tokenizer import N_FFT, WhisperMel, floored
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -202,6 +203,13 @@ def block_state(whisper: Whisper, layer: int) -> dict[str, Tensor]:
         known = next(row for row in rows if row is not None)
         found[f"attention.qkv.{kind}"] = torch.cat([torch.zeros_like(known) if row is None else row for row in rows])
     return found
+
+
+def clip_features(mel: WhisperMel, samples_BT: Tensor) -> Tensor:
+    """Whisper's features ``[B, M, T // 160]`` of whole clips, of which each knows its own loudest point."""
+    around = N_FFT // 2
+    log_BMF = mel(nn.functional.pad(samples_BT[:, None], (around, around), mode="reflect")[:, 0])[..., :-1]
+    return floored(log_BMF, log_BMF.amax(dim=(1, 2))[:, None])
 
 
 class WholeEncoder(nn.Module):
