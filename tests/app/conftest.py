@@ -16,6 +16,7 @@ from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.reply.format import ReplyLimits
 from emova.speech.audio import AudioLimits
+from tests.app.fixtures_browser import Served
 
 
 class Running:
@@ -124,3 +125,12 @@ def caller(demo, folder) -> Iterator[Any]:
     yield caller
     caller.http.close()
     app.state.pages.close_all()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """The demo for a real browser; nothing that was uploaded stays behind it."""
+    demo = Served()
+    yield demo
+    demo.close()
+    assert not demo.folder.exists()

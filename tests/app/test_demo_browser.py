@@ -64,14 +64,6 @@ ANSWERS = "(count) => document.querySelectorAll('.em-assistant .em-labels').leng
 TEXT = ".em-field textarea"
 
 
-@pytest.fixture(scope="module")
-def served():
-    demo = Served()
-    yield demo
-    demo.close()
-    assert not demo.folder.exists()
-
-
 @pytest.fixture()
 def quiet(tmp_path):
     return recording(tmp_path / "quiet.wav", 1.0)

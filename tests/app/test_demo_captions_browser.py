@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.app.fixtures_browser import FIXTURES, Served, opened, question, recording, skip_without_browser, wait_for
+from tests.app.fixtures_browser import FIXTURES, opened, question, recording, skip_without_browser, wait_for
 from tests.app.test_demo_browser import answered, lines, phase, write
 from tests.app.test_demo_looks import axe, look
 
@@ -28,13 +28,6 @@ PLACES = """() => [".em-head", ".em-stage", ".em-orb", ".em-note", ".em-bar", ".
 })"""
 WORDS = "(count) => document.querySelector('.em-caption').innerText.trim().split(/\\s+/).length >= count"
 CAPTION = ".em-caption"
-
-
-@pytest.fixture(scope="module")
-def served():
-    demo = Served()
-    yield demo
-    demo.close()
 
 
 @pytest.fixture()

@@ -14,7 +14,6 @@ from PIL import Image
 
 from tests.app.fixtures_browser import (
     SCREENSHOTS,
-    Served,
     opened,
     recording,
     shoot,
@@ -37,13 +36,6 @@ UNSEEN = """(selectors) => selectors.flatMap((selector) => [...document.querySel
 }).map((each) => each.getAttribute("aria-label") || each.innerText || each.className)"""
 ALWAYS = [".em-orb", ".em-note", TEXT, "[data-do=talk]", "[data-do=camera]", "[data-do=attach]", "[data-do=free]",
           ".em-head [data-do=settings]", ".em-head [data-do=new]"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def served():
-    demo = Served()
-    yield demo
-    demo.close()
 
 
 @pytest.fixture()
