@@ -101,6 +101,7 @@ VOICES: dict[str, Callable[[], nn.Module]] = {
     "flow_hift": lambda: FlowHiFTDetokenizer(replace(FLOW, sound="hift", vocoder=HIFT, context=0, chunks=[4, 6])),
     "flow_hift whole": lambda: FlowHiFTDetokenizer(replace(FLOW, chunks=[], context=0)),
     "flow_hift bounded": lambda: FlowHiFTDetokenizer(FLOW),
+    "flow_hift bounded, styled units": lambda: FlowHiFTDetokenizer(replace(FLOW, styled_units=True)),
     "flow_hift bounded, its own vocoder": lambda: FlowHiFTDetokenizer(replace(FLOW, sound="hift", vocoder=HIFT)),
     "flow_hift bounded, hifigan": lambda: FlowHiFTDetokenizer(
         replace(

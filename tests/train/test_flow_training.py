@@ -140,9 +140,10 @@ def test_the_frames_of_a_row_are_those_of_the_whole_utterance(recipe: FlowRecipe
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("sound", ["istft", "hift"])
-def test_losses_fall_and_reach_every_part(recipe: FlowRecipe, sound: str) -> None:
-    recipe = replace(recipe, model=replace(MODEL, sound=sound, vocoder=HIFT if sound == "hift" else MODEL.vocoder))
+@pytest.mark.parametrize(("sound", "styled"), [("istft", False), ("istft", True), ("hift", False)])
+def test_losses_fall_and_reach_every_part(recipe: FlowRecipe, sound: str, styled: bool) -> None:
+    vocoder = HIFT if sound == "hift" else MODEL.vocoder
+    recipe = replace(recipe, model=replace(MODEL, sound=sound, vocoder=vocoder, styled_units=styled))
     training, batch = build(recipe).train(), batch_of(recipe)
     groups = parameter_groups(recipe, training)
     ids = [id(parameter) for group in groups for parameter in group["params"]]
@@ -183,6 +184,17 @@ def test_the_flow_learns_one_sentence(recipe: FlowRecipe) -> None:
         training(**batch)["loss"].backward()
         optimizer.step()
     assert distance() < 0.8 * before
+
+
+@pytest.mark.parametrize("styled", [False, True])
+def test_mean_frames_are_in_the_style_where_the_units_encoder_hears_it(styled: bool) -> None:
+    torch.manual_seed(0)
+    flow = FlowHiFTDetokenizer(replace(MODEL, styled_units=styled)).eval().flow
+    units, styles = torch.arange(6)[None].expand(2, -1), torch.randn(2, 8)
+    with torch.no_grad():
+        (one, other), _ = flow.condition(units, styles, 48)
+        twice, _ = flow.condition(units[:1], 3 * styles[:1], 48)
+    assert torch.equal(one, other) is not styled and (twice[0] - one).abs().max() < 1e-5
 
 
 def test_a_style_vector_tells_the_pitch_of_its_speech(recipe: FlowRecipe) -> None:

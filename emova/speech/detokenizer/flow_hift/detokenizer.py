@@ -51,6 +51,8 @@ class FlowHiFTConfig:
         sound: what makes sound of mel frames: ``hift`` (``vocoder``), or U2S's ``istft`` or ``hifigan`` (``head``).
         mel: the frames of the flow where they are ours; a release does not say what its own are.
         hears_styles: whether it has an encoder of styles (``style``); a release has none.
+        styled_units: whether the units' encoder hears the style, so that their mean frames are of its pitch (as
+            Matcha-TTS's encoder of text knows its speaker, Mehta et al. 2024); a release's does not.
         steps, guidance: of the flow (Euler), and how much the unconditional velocity is subtracted; 0 spares it.
         chunks: units of the chunks; the last number goes on for ever. None waits for the last unit.
         context: units before a chunk that it is drawn with; 0 for all of them.
@@ -73,6 +75,7 @@ class FlowHiFTConfig:
     hears_styles: bool = False
     style: StyleEncoderConfig = field(default_factory=StyleEncoderConfig)
     context: int = 0
+    styled_units: bool = False
 
     def __post_init__(self) -> None:
         if self.kind != KIND:
@@ -116,7 +119,7 @@ class FlowMatching(nn.Module):
         self.config = config
         mels = config.mels
         self.speaker = nn.Linear(config.speaker_size, mels)
-        self.encoder = UnitEncoder(config.units, mels)
+        self.encoder = UnitEncoder(config.units, mels, config.speaker_size if config.styled_units else 0)
         self.regulator = Regulator(mels)
         self.estimator = Estimator(config.estimator, mels)
 
@@ -126,8 +129,8 @@ class FlowMatching(nn.Module):
 
     def condition(self, units_BU: Tensor, speaker_BS: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """What frames are drawn by: ``[B, M, F]`` of the units, ``[B, M]`` of the speaker."""
-        mean_BMF = self.regulator(self.encoder(units_BU), frames)
-        return mean_BMF, self.speaker(functional.normalize(speaker_BS, dim=1))
+        speaker_BS = functional.normalize(speaker_BS, dim=1)
+        return self.regulator(self.encoder(units_BU, speaker_BS), frames), self.speaker(speaker_BS)
 
     def forward(
         self, units_BU: Tensor, speaker_BS: Tensor, given_BMF: Tensor, noise_BMF: Tensor, frames: int | None = None

@@ -2,7 +2,7 @@
 
 CosyVoice (Du et al. 2024) with the block-causal attention of GLM-4-Voice (Zeng et al. 2024, §3.2).
 
-Shapes: B batch, U units, D width, H heads, d width of a head, M mel bins, F frames.
+Shapes: B batch, U units, D width, H heads, d width of a head, M mel bins, F frames, S the style's vector.
 """
 
 from __future__ import annotations
@@ -75,21 +75,29 @@ class Layer(nn.Module):
 
 
 class UnitEncoder(nn.Module):
-    """Embedding, layers, projection to mel bins."""
+    """Embedding, layers, projection to mel bins.
 
-    def __init__(self, config: UnitEncoderConfig, mels: int) -> None:
+    Args:
+        style_size: S of a style that is heard beside the units; 0: none is.
+    """
+
+    def __init__(self, config: UnitEncoderConfig, mels: int, style_size: int = 0) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.codes, config.width)
         self.enter, self.enter_norm = nn.Linear(config.width, config.width), nn.LayerNorm(config.width)
+        self.style = nn.Linear(style_size, config.width) if style_size else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.leave = nn.Linear(config.width, mels)
 
-    def forward(self, units_BU: Tensor) -> Tensor:
-        """Units to ``[B, U, M]``; a unit sees those before it and its block."""
+    def forward(self, units_BU: Tensor, style_BS: Tensor) -> Tensor:
+        """Units and a style of length 1 to ``[B, U, M]``; a unit sees those before it and its block."""
         count = units_BU.shape[1]
-        x_BUD = self.enter_norm(self.enter(self.embedding(units_BU))) * math.sqrt(self.config.width)
+        x_BUD = self.enter_norm(self.enter(self.embedding(units_BU)))
+        if self.style is not None:  # as large as a normalised embedding
+            x_BUD = x_BUD + self.style(style_BS * math.sqrt(style_BS.shape[1]))[:, None]
+        x_BUD = x_BUD * math.sqrt(self.config.width)
         blocks = torch.arange(count, device=units_BU.device) // self.config.block
         mask_UU = blocks[:, None] >= blocks[None]
         distances_RD = relative_sinusoids(count, self.config.width, units_BU.device)
