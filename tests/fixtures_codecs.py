@@ -77,7 +77,8 @@ def make_vq(config: WhisperVQConfig) -> WhisperVQTokenizer:
     ears = WhisperVQTokenizer(config)
     with torch.no_grad():
         vectors = ears(torch.randn(4, 40_000) * 0.1, torch.full((4,), 40_000)).flatten(0, 1)
-        ears.encoder.codebook.weight.copy_(vectors[torch.randperm(len(vectors))[: config.encoder.codes]])
+        codes = config.encoder.codes
+        ears.encoder.codebook.weight.copy_(vectors[torch.randperm(max(len(vectors), codes))[:codes] % len(vectors)])
     return ears
 
 

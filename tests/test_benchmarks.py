@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,11 +51,14 @@ def test_it_runs(name, tiny_checkpoint, tmp_path, capsys) -> None:
 def test_latency_with_another_codec(tiny_checkpoint, tmp_path, capsys) -> None:
     """Its steps are measured with the codec that is named; one that does not fit the vocabulary is one line."""
     from emova.core.errors import InputError
+    from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
     from emova_bench.latency import STEPS, main
-    from tests.fixtures_codecs import EARS, VOICES
+    from tests.fixtures_codecs import EARS, FLOW, VQ, make_vq
 
-    for name, part in (("ears", EARS["s2u"]), ("voice", VOICES["u2s"]), ("few", EARS["kmeans"])):
-        part().eval().save_pretrained(tmp_path / name)  # type: ignore[operator]
+    ears = make_vq(replace(VQ, encoder=replace(VQ.encoder, codes=4096)))
+    voice = FlowHiFTDetokenizer(replace(FLOW, units=replace(FLOW.units, codes=4096)))  # both at 12.5 units a second
+    for name, part in (("ears", ears), ("voice", voice), ("few", EARS["kmeans"]())):
+        part.eval().save_pretrained(tmp_path / name)  # type: ignore[operator]
     given = [str(tiny_checkpoint), "--output", str(tmp_path), "--quick", "--threads", "1", "--seconds", "0.5"]
     codec = ["--tokenizer", str(tmp_path / "ears"), "--detokenizer", str(tmp_path / "voice")]
     main([*given, *codec, "--ratio", "2", "8"])
@@ -62,7 +66,7 @@ def test_latency_with_another_codec(tiny_checkpoint, tmp_path, capsys) -> None:
     assert len(rows) == 4 and all(row[f"T_{step}"] >= 0 for row in rows for step in STEPS)
     assert all(row["median ms"] == pytest.approx(sum(row[f"T_{step}"] for step in STEPS)) for row in rows)
     codec[1] = str(tmp_path / "few")
-    with pytest.raises(InputError, match="^--other-codec: 32 units heard and 4096 said, 25 and 25 a second; give two"):
+    with pytest.raises(InputError, match="^--other-codec: 32 units heard and 4096 said, 25 and 12.5 a second; give tw"):
         main([*given, *codec])
 
 

@@ -23,7 +23,7 @@ from emova.speech.detokenizer.base import DetokenizerModule
 from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.tokenizer.base import TokenizerModule
 from emova.speech.tokenizer.protocol import SpeechTokenizer
-from tests.fixtures_codecs import EARS, VOICES
+from tests.fixtures_codecs import EARS, FLOW, VOICES
 
 ANY_CUT = settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
@@ -297,6 +297,45 @@ def test_joints_of_chunks_cannot_be_heard(name: str) -> None:
         tone[at : at + 240] = 3 * tone[at : at + 240] + 1
     clicks, smooth = jumps(tone, 24_000, places), jumps(tone, 24_000, elsewhere)
     assert clicks[0] > 1.5 * smooth[0] and clicks[2] > 1.5 * smooth[2]
+
+
+@pytest.mark.parametrize("fade", [0, 1])
+def test_a_chunk_is_drawn_after_what_was_said_and_faded_into_it(fade: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that would be drawn on different levels: each is given the finished frames, and takes over slowly."""
+    from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
+
+    voice = FlowHiFTDetokenizer(replace(FLOW, fade=fade)).eval()  # chunks of four units, a unit of eight frames
+    given: list[Tensor] = []
+    heard: list[Tensor] = []
+
+    class Heard:
+        def step(self, mel_BMF: Tensor, ended: bool) -> Tensor:
+            heard.append(mel_BMF)
+            return torch.zeros(1, 0)
+
+    def drawn(units_BU: Tensor, speaker_BS: Tensor, given_BMF: Tensor, noise_BMF: Tensor, frames: int) -> Tensor:
+        given.append(given_BMF.clone())
+        return torch.full((1, FLOW.mels, frames), float(len(given)))
+
+    monkeypatch.setattr(voice.flow, "forward", drawn)
+    monkeypatch.setattr(voice, "sound", lambda speaker_BS: Heard())
+    stream = voice.streaming(torch.zeros(1, FLOW.speaker_size))
+    for unit in range(12):
+        stream.step(torch.tensor([[unit]]))
+    stream.finish()
+    mel = torch.cat(heard, dim=2)
+    levels, over = mel[0, 0], 8 * fade
+    assert mel.shape == (1, FLOW.mels, 96) and (mel == levels).all()
+    for chunk in (1, 2, 3):
+        alone = levels[32 * (chunk - 1) : 32 * chunk - (over if chunk < 3 else 0)]
+        assert (alone == chunk).all()
+    for joint in (32, 64):
+        steps = levels[joint - over - 1 : joint + 1].diff()
+        # A Hamming window's two halves make 1.08 where they meet the frames beside.
+        assert float(steps.max()) < 0.3 and float(steps.min()) > -0.2 if fade else float(steps.max()) == 1.0
+    # Six units before a chunk are all that it is given.
+    assert given[0].shape[2] == 0 and torch.equal(given[1], mel[..., : 32 - over])
+    assert torch.equal(given[2], mel[..., 16 : 64 - over])
 
 
 @pytest.mark.parametrize("name", ["u2s", "flow_hift bounded", "flow_hift bounded, its own vocoder"])

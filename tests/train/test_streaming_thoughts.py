@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel, GlmConfig, LlamaConfig
 
 from emova.core.config import load_config, save_config, shipped_configs
 from emova.core.errors import InputError
@@ -29,6 +31,7 @@ from emova_train.data.pack_reader import PackReader, ShardConfig
 from emova_train.data.records import RecordConfig, RecordRenderer
 from emova_train.data.shards import Raw, find_mixture, find_set, read_shard
 from emova_train.stages.config import InitConfig, StageConfig
+from emova_train.stages.dropout import drop_hidden_states
 from emova_train.stages.program import train
 from emova_train.stages.start import build
 from tests.train.fixtures_sets import heard, spoken, written
@@ -139,6 +142,35 @@ def test_dropout_is_for_training_alone(folder: Path) -> None:
     assert model.state_dict().keys() == plainly.state_dict().keys()
     with pytest.raises(InputError, match="hidden_dropout=1"):
         replace(config, hidden_dropout=1.0)
+
+
+@pytest.mark.parametrize("family", ["llama", "glm"])
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_both_branches_of_every_layer_lose_that_share(family: str, rate: float) -> None:
+    """Counted where a branch joins the stream, in the family of nano and in that of the paper's model."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64, "pad_token_id": 0}  # fmt: skip
+    torch.manual_seed(0)
+    config = LlamaConfig(**shape) if family == "llama" else GlmConfig(**shape)
+    language = AutoModel.from_config(config).train()
+    drop_hidden_states(SimpleNamespace(model=SimpleNamespace(language_model=language)), rate)  # type: ignore[arg-type]
+    given: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[[torch.nn.Module, object, torch.Tensor | tuple[torch.Tensor, ...]], None]:
+        def hook(module: torch.nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            given[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    for number, layer in enumerate(language.layers):
+        for branch in ("self_attn", "mlp"):
+            getattr(layer, branch).register_forward_hook(keep(f"{number} {branch}"))
+    language(input_ids=torch.randint(1, 64, (4, 100)))
+    assert len(given) == 4
+    for output in given.values():
+        assert abs(float((output == 0).float().mean()) - rate) < 0.03
+    language.eval()(input_ids=torch.randint(1, 64, (1, 100)))
+    assert all(float((output == 0).float().mean()) < 0.01 for output in given.values())
 
 
 @pytest.mark.parametrize("kind", ["glm_4_voice", "interleaved"])
