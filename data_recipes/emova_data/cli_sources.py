@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from emova_data.sources.own import OwnSource
 
-KINDS = ("omni", "interleaved", "dialogues", "synthdog", "styles")
+KINDS = ("omni", "interleaved", "dialogues", "synthdog", "styles", "spoken")
 FORMATS = ("llava", "messages", "speech", "recordings", "text")
 MOST_NOTES = 12
 
@@ -70,7 +70,8 @@ def register(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     units.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     units.add_argument("--keep-audio", action="store_true", help="keep the recordings, too")
     make = actions.add_parser(
-        "synthesise", help="make spoken dialogues, interleaved speech and text, text pages, speech in all styles"
+        "synthesise",
+        help="make spoken dialogues, interleaved speech and text, text pages, speech in all styles, spoken questions",
     )
     make.add_argument("kind", choices=KINDS, help="what to make")
     make.add_argument("config", nargs="?", type=Path, help="YAML of settings; see configs/data/")
@@ -292,7 +293,7 @@ def tokenise(args: argparse.Namespace) -> int:
 def synthesise(args: argparse.Namespace) -> int:
     """``emova data synthesise``. Raises: InputError."""
     # `key=value` may come without a file before it.
-    if args.config is not None and "=" in args.config.name and not args.config.is_file():
+    if args.config is not None and "=" in str(args.config) and not args.config.is_file():
         args.overrides, args.config = [str(args.config), *args.overrides], None
     if args.kind == "synthdog":
         from emova_data.synthesis import synthdog
@@ -302,6 +303,10 @@ def synthesise(args: argparse.Namespace) -> int:
         from emova_data.synthesis import styles
 
         return styles.main(args.config, args.overrides)
+    if args.kind == "spoken":
+        from emova_data.synthesis import spoken
+
+        return spoken.main(args.config, args.overrides)
     if args.kind == "interleaved":
         from emova_data.synthesis import interleave
 

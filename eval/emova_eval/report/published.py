@@ -79,13 +79,16 @@ GLM_STORIES = PublishedTable(
 GLM_QUESTIONS = PublishedTable(
     "Spoken question answering",
     "GLM-4-Voice, Table 4",
-    ("SpeechGPT S→T", "Moshi S→T", "Moshi S→S", "GLM-4-Voice S→T", "GLM-4-Voice S→S"),
+    (
+        "TWIST 7B S→S", "SpeechGPT S→T", "Spectron 1B S→T", "Moshi S→T", "Moshi S→S", "GLM-4-Voice S→T",
+        "GLM-4-Voice S→S",
+    ),
     {
-        "web-questions": ("Web Questions", (6.5, 26.6, 9.2, 32.2, 15.9)),
-        "llama-questions": ("Llama Questions", (21.6, 62.3, 21.0, 64.7, 50.7)),
-        "triviaqa": ("TriviaQA", (14.8, 22.8, 7.3, 39.1, 26.5)),
+        "web-questions": ("Web Questions", (1.5, 6.5, 6.1, 26.6, 9.2, 32.2, 15.9)),
+        "llama-questions": ("Llama Questions", (4.0, 21.6, 21.9, 62.3, 21.0, 64.7, 50.7)),
+        "triviaqa": ("TriviaQA", (None, 14.8, None, 22.8, 7.3, 39.1, 26.5)),
     },
-)
+)  # fmt: skip
 GLM_SPEECH = PublishedTable(
     "ASR and TTS",
     "GLM-4-Voice, Table 5",
@@ -100,13 +103,14 @@ GLM_SPEECH = PublishedTable(
     },
 )
 GLM_CODEC = PublishedTable(
-    "Speech said again from its units, LibriSpeech",
+    "Speech as units and said again from them, LibriSpeech",
     "GLM-4-Voice, Table 1",
     (
         "SpeechTokenizer 1.5k", "SpeechTokenizer 4k", "Mimi 1.1k", "GLM-4-Voice 12.5 Hz", "GLM-4-Voice 50 Hz",
         "GLM-4-Voice 25 Hz", "GLM-4-Voice 6.25 Hz",
     ),
     {
+        "units/bitrate": ("Bits a second", (1500, 4000, 1100, 175, 600, 300, 100)),
         "reconstruction": ("WER", (9.97, 6.32, 8.36, 8.43, 6.24, 6.80, 14.41)),
         "reconstruction/visqol": ("ViSQOL", (1.53, 3.07, 2.82, 2.52, 2.67, 2.60, 2.34)),
     },
