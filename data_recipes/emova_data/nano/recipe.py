@@ -241,8 +241,9 @@ def _all_questions(recipe: Recipe) -> list[Question]:
 
 def _question(recipe: Recipe) -> None:
     questions = _all_questions(recipe)
-    recipe.speak(plan_questions(questions, recipe.plan, recipe.seed))
+    # The few of the test first: with them and the first shards much can be tried before the last are made.
     recipe.speak(plan_questions_test(questions, recipe.plan, recipe.seed))
+    recipe.speak(plan_questions(questions, recipe.plan, recipe.seed))
     # A set of their own: the test's draw stays as it was.
     outside = [Question(row["id"], row["question"], row["split"]) for row in recipe.lines("outside")]
     items = plan_questions(outside, recipe.plan, recipe.seed)
