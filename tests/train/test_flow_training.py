@@ -26,6 +26,7 @@ from emova.speech.style import DEFAULT_STYLES
 from emova.speech.tokenizer.whisper_vq.encoder import EncoderConfig
 from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig, WhisperVQTokenizer
 from emova_train.core.config import RunConfig
+from emova_train.data.clip_reader import StreamConfig
 from emova_train.flow import program
 from emova_train.flow.config import FlowLossConfig, FlowRecipe
 from emova_train.flow.data import Rows, Spoken, Utterances
@@ -293,6 +294,8 @@ def test_all_styles_get_a_vector(recipe: FlowRecipe) -> None:
 def test_what_does_not_fit_is_told(recipe: FlowRecipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="shipped config flow/nano"):
         program.train(FlowRecipe())
+    with pytest.raises(InputError, match=r"data\.stream\.enabled: this decoder learns from the cache"):
+        program.train(replace(recipe, data=replace(recipe.data, stream=StreamConfig(enabled=True))))
     with pytest.raises(InputError, match="hears_styles"):
         build(replace(recipe, model=replace(MODEL, hears_styles=False)))
     with pytest.raises(InputError, match=r"12\.5 of 24"):

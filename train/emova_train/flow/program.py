@@ -228,6 +228,8 @@ def train(recipe: FlowRecipe) -> FitResult:
     """
     if not recipe.data.train or not recipe.data.validation:
         raise InputError("data.train, data.validation: name shards; see the shipped config flow/nano")
+    if recipe.data.stream.enabled:
+        raise InputError("data.stream.enabled: this decoder learns from the cache alone; give false")
     if recipe.run.parallel.strategy != DDP:
         raise InputError(
             "run.parallel.strategy: a voice and what judges it are clipped each by itself, which only ddp can; give ddp"
