@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import struct
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import WhisperConfig, WhisperModel
+from transformers import WhisperModel
 
 from emova.checkpoint.registry import load_tokenizer
 from emova.core.config import load_config
 from emova.core.errors import InputError
-from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
-from emova.speech.tokenizer.whisper_vq.encoder import EncoderConfig
-from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig, WhisperVQTokenizer
-from emova_train.core.config import RunConfig
+from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQTokenizer
 from emova_train.core.metrics import read
 from emova_train.vq.data import TextBatches, TextSet, TextSource, TextStore, balanced
 from emova_train.vq.labels import Labeller, label
@@ -33,36 +26,13 @@ from emova_train.vq.program import VQTrainConfig, VQTraining, build, train, word
 from emova_train.vq.reader import IGNORED, WordDecoder
 from emova_train.vq.teacher import Teacher
 from emova_train.vq.whisper import Whisper, WholeEncoder, load_whisper
+from tests.train.fixtures_vq import TINY, labelled, small_config, write_whisper
 from tests.train.test_parallel import SECONDS, run_module
-
-CHARACTERS = [*pre_tokenizers.ByteLevel.alphabet()]
-MARKS = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
-TINY = WhisperVQConfig(
-    encoder=EncoderConfig(
-        mels=80, width=16, heads=2, ffn=32, layers=1, positions=400, block=16, left_blocks=2, pooling=4, codes=24
-    ),
-    running_floor=True, reads_phones=True,
-    decoder=PhoneDecoderConfig(width=8, layers=1, heads=1, ffn=8, labels_per_unit=4),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Whisper of random weights, as transformers saves it."""
-    folder = tmp_path_factory.mktemp("whisper")
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        vocab_size=len(CHARACTERS) + len(MARKS), d_model=16, num_mel_bins=80, encoder_layers=2, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        max_source_positions=500, max_target_positions=448, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-        decoder_start_token_id=1,
-    )  # fmt: skip
-    WhisperModel(config).save_pretrained(folder)
-    tokens = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(CHARACTERS)}, merges=[]))
-    tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokens.add_special_tokens(MARKS)
-    tokens.save(str(folder / "tokenizer.json"))
-    return folder
+    return write_whisper(tmp_path_factory.mktemp("whisper"))
 
 
 @pytest.fixture(scope="module")
@@ -70,47 +40,9 @@ def whisper(whisper_folder: Path) -> Whisper:
     return load_whisper(str(whisper_folder))
 
 
-def write_shard(path: Path, clips: int, text: str = "hello there", phones: bool = True) -> None:
-    rng = np.random.default_rng(clips)
-    with tarfile.open(path, "w") as tar:
-        for clip in range(clips):
-            flac = io.BytesIO()
-            wave = rng.standard_normal(14_000 + 900 * clip) * 0.1 * np.sin(np.arange(14_000 + 900 * clip) / 1500)
-            soundfile.write(flac, wave, 16000, format="FLAC")
-            meta = {"text": text, "family": "one", "voice": "v", **({"phones": ["h", "ə", "l", "O"]} if phones else {})}
-            for kind, data in (("flac", flac.getvalue()), ("json", json.dumps(meta).encode())):
-                member = tarfile.TarInfo(f"{path.stem}-{clip}.{kind}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-
-
 @pytest.fixture
 def config(tmp_path: Path, whisper_folder: Path) -> VQTrainConfig:
-    """Four labelled recordings and three that are not."""
-    write_shard(tmp_path / "said-train-000000.tar", 4)
-    write_shard(tmp_path / "heard-train-000000.tar", 3, text="", phones=False)
-    run = RunConfig(
-        str(tmp_path / "run"), max_steps=4, batch_size=1, eval_every=2, save_every=2, log_every=1, learning_rate=1e-3,
-        precision="fp32",
-    )  # fmt: skip
-    sources = [
-        TextSource(str(tmp_path / "said-train-*.tar")),
-        TextSource(str(tmp_path / "heard-train-*.tar"), pseudo=True),
-    ]
-    return VQTrainConfig(
-        model=TINY, run=run, whisper=str(whisper_folder), train=sources, labels=str(tmp_path / "labels"),
-        validation=[str(tmp_path / "said-train-*.tar")], validation_clips=1, cache=str(tmp_path / "cache"),
-        batch_seconds=3.0, perturbed=0.5, restart_below=0.05,
-    )  # fmt: skip
-
-
-def labelled(config: VQTrainConfig) -> VQTrainConfig:
-    """With words that a Whisper of random weights would hardly hear."""
-    labels = Path(config.labels)
-    labels.mkdir()
-    said = {f"heard-train-000000-{clip}": "good day" for clip in range(3)}
-    (labels / "heard-train-000000.json").write_text(json.dumps(said))
-    return config
+    return small_config(tmp_path, whisper_folder)
 
 
 # --- what it starts from ----------------------------------------------------------------------------------------------

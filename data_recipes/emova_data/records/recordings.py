@@ -23,8 +23,9 @@ MAX_BAD_SHARE = 0.02
 
 class RecordingFields(TypedDict, total=False):
     """A recording's JSON; real speech has no phones, and no alignment where nobody placed them (in s);
-    ``score`` is a recogniser's, ``change`` what was done to a converted voice."""
+    ``score`` is a recogniser's, ``change`` what was done to a converted voice. Converted sets have an ``id``."""
 
+    id: str
     text: str
     phones: Sequence[str]
     alignment: Sequence[tuple[str, float, float]] | None

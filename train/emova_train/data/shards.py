@@ -52,11 +52,15 @@ class ShardSet:
 
 @dataclass(frozen=True)
 class Raw:
-    """One sample as it lies in its shard: the fields of its JSON, and the bytes of its media by member name."""
+    """One sample as it lies in its shard: the fields of its JSON, and the bytes of its media by member name.
+
+    ``shard`` is the name of the shard's file: ids of two sets, or of two shards, may be equal.
+    """
 
     id: str
     fields: Fields
     media: Mapping[str, bytes]
+    shard: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,22 +141,23 @@ def _tar(shard: Shard) -> Iterator[Raw | Bad]:
         for sample in tariterators.group_by_keys(files, handler=handler):
             key = sample.pop("__key__")
             media = {name: data for name, data in sample.items() if isinstance(data, bytes)}
-            yield _parsed(f"{shard.path.name}/{key}", media.pop("json", None), media)
+            yield _parsed(shard.path.name, key, media.pop("json", None), media)
 
 
 def _lines(shard: Shard) -> Iterator[Raw | Bad]:
     with shard.path.open("rb") as lines:
         for number, line in enumerate(lines):
-            yield _parsed(f"{shard.path.name}/{number}", line, {})
+            yield _parsed(shard.path.name, str(number), line, {})
 
 
-def _parsed(place: str, content: bytes | None, media: Mapping[str, bytes]) -> Raw | Bad:
+def _parsed(shard: str, key: str, content: bytes | None, media: Mapping[str, bytes]) -> Raw | Bad:
     """A sample, or ``Bad`` where its JSON is missing (it is written last, so a cut shows there) or broken."""
+    place = f"{shard}/{key}"
     if content is None:
         return Bad(place, CUT_SHORT)
     try:
         fields = json.loads(content)
-        return Raw(str(fields["id"]), fields, media)
+        return Raw(str(fields["id"]), fields, media, shard)
     except (ValueError, KeyError, TypeError):
         return Bad(place, "a record that is no JSON")
 

@@ -10,7 +10,7 @@ Shapes: B clips, T samples, L text tokens, P phones.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
 from emova.speech.tokenizer.phones import PhoneInventory
-from emova_data.records.recordings import Recording
+from emova_data.records.recordings import Recording, RecordingFields
 from emova_train.data.clip_reader import ClipStream, Pooled, StreamConfig, decoded, find_sources
 from emova_train.data.sample_reader import BadSample
 from emova_train.data.shard_cache import SAMPLE_RATE, decode_shard, found_shards
@@ -43,7 +43,7 @@ class TextSource:
 
 @dataclass(frozen=True)
 class TextClip:
-    """One utterance; ``start`` and ``length`` in samples of its shard's waveform."""
+    """One utterance, by ``name_of``; ``start`` and ``length`` in samples of its shard's waveform."""
 
     key: str
     shard: int
@@ -59,24 +59,41 @@ def label_path(folder: str | Path, shard: str | Path) -> Path:
     return Path(folder) / f"{Path(shard).stem}.json"
 
 
-def read_labels(folder: str | Path, shards: Sequence[str]) -> dict[str, str]:
-    """A Whisper's words by recording. Raises: InputError: a shard has none."""
-    found: dict[str, str] = {}
+def name_of(record: RecordingFields, key: str) -> str:
+    """What a recording is called in its shard's labels: the ``id`` of its JSON, else its ``key`` in the tar.
+
+    Keys of a converted set only count its recordings, and one that is streamed is known by its id alone.
+    """
+    return str(record["id"]) if "id" in record else key
+
+
+def read_labels(folder: str | Path, shard: str | Path) -> dict[str, str]:
+    """A Whisper's words for a shard's recordings, by ``name_of``. Raises: InputError: it has none."""
+    path = label_path(folder, shard)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: no labels of {shard}; make them with `emova train pseudo-labels`")
+    return {str(name): str(words) for name, words in found.items()}
+
+
+def check_names(shards: Iterable[str | Path]) -> None:
+    """Raises: InputError: two shards have one name, so that their recordings and labels could not be told apart."""
+    known: dict[str, Path] = {}
     for shard in shards:
-        path = label_path(folder, shard)
-        try:
-            found |= json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise InputError(f"{path}: no labels of {shard}; make them with `emova train pseudo-labels`") from None
-    return found
+        path = Path(shard).resolve()
+        if (other := known.setdefault(path.stem, path)) != path:
+            raise InputError(f"{path}: {other} has the same name, and its words lie under it; give one another name")
 
 
 def _text_fields(recording: Recording) -> dict[str, object]:
     """What the index says of a recording."""
     record = recording.record
     return {
-        "text": record.get("text") or "", "phones": list(record.get("phones") or ()),
-        "family": record.get("family") or "",
+        "name": name_of(record, recording.key), "text": record.get("text") or "",
+        "phones": list(record.get("phones") or ()), "family": record.get("family") or "",
     }  # fmt: skip
 
 
@@ -92,7 +109,7 @@ class TextStore:
         labels: the folder of a Whisper's words, for sources with ``pseudo``.
 
     Raises:
-        InputError: a pattern matches no shard, a shard has no labels, or no clip has words.
+        InputError: a pattern matches no shard, a shard has no labels or those of others, or no clip has words.
     """
 
     def __init__(
@@ -101,13 +118,22 @@ class TextStore:
         self.waves: list[np.ndarray] = []
         self.clips: list[TextClip] = []
         self.source: list[int] = []
+        check_names(path for source in sources if source.pseudo for path in found_shards(source.pattern))
         for number, source in enumerate(sources):
             for path in found_shards(source.pattern):
                 index_path = decode_texts(path, Path(cache))
-                said = read_labels(labels, [path]) if source.pseudo else {}
+                said = read_labels(labels, path) if source.pseudo else {}
                 shard = len(self.waves)
                 self.waves.append(np.load(index_path.with_suffix(".npy"), mmap_mode="r"))
-                for entry in json.loads(index_path.read_text(encoding="utf-8")):
+                entries = json.loads(index_path.read_text(encoding="utf-8"))
+                for entry in entries:
+                    entry["key"] = entry.pop("name", entry["key"])  # caches of earlier versions have the key alone
+                if said and said.keys().isdisjoint(entry["key"] for entry in entries):
+                    raise InputError(
+                        f"{label_path(labels, path)}: names no recording of {path}; remove it and {index_path}, and "
+                        "run `emova train pseudo-labels` again"
+                    )
+                for entry in entries:
                     entry |= {"phones": tuple(entry["phones"]), "shard": shard}
                     if source.pseudo:
                         entry["text"] = said.get(entry["key"], "")
@@ -224,31 +250,59 @@ Heard = tuple[TextClip, np.ndarray]
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Samples of converted sets to clips with words."""
+    """Samples of converted sets to clips with words.
 
-    said: dict[str, str]
+    Attributes:
+        sources: of each shard, by the name of its file.
+        said: a Whisper's words for each shard whose source is ``pseudo``, by ``name_of``.
+    """
+
+    sources: Mapping[str, TextSource]
+    said: Mapping[str, Mapping[str, str]]
     max_seconds: float
 
     def __call__(self, raw: Raw) -> Heard:
-        text = str(self.said.get(raw.id) or raw.fields.get("text") or "")
+        """Raises: BadSample: no words, no sound, or too long."""
+        fields = raw.fields
+        # A pseudo source may have transcripts too; they stay unread, or its labels would be worth nothing.
+        if self.sources[raw.shard].pseudo:
+            text, missing = self.said[raw.shard].get(raw.id, ""), "no words heard in it (`emova train pseudo-labels`)"
+        else:
+            text, missing = str(fields.get("text") or ""), "no words (give transcripts, or pseudo: true)"
         if not text.strip():
-            raise BadSample("no words (give transcripts, or make pseudo-labels)")
+            raise BadSample(missing)
         samples = decoded(raw, SAMPLE_RATE)
         if len(samples) > self.max_seconds * SAMPLE_RATE:
             raise BadSample(f"longer than {self.max_seconds:g} s")
-        phones = tuple(raw.fields.get("phones") or ())
-        return TextClip(raw.id, 0, 0, len(samples), text, phones, str(raw.fields.get("family") or "")), samples
+        phones = tuple(fields.get("phones") or ())
+        return TextClip(raw.id, 0, 0, len(samples), text, phones, str(fields.get("family") or "")), samples
 
 
 def streamed(
     sources: Sequence[TextSource], labels: str, ratio: float, make: TextBatches, batch_seconds: float,
     max_seconds: float, config: StreamConfig,
 ) -> ClipStream[Heard]:  # fmt: skip
-    """The training set of converted sets, read as they are needed. Raises: InputError: see ``find_sources``."""
-    counts = [source.records for source, _ in find_sources([(each.pattern, 1.0) for each in sources])]
+    """The training set of converted sets, read as they are needed.
+
+    Raises:
+        InputError: see ``find_sources``, or a shard has no labels.
+    """
+    sets = [each for each, _ in find_sources([(source.pattern, 1.0) for source in sources])]
+    check_names(shard.path for each in sets for shard in each.shards)
+    said: dict[str, dict[str, str]] = {}
+    counts = []
+    for source, whole in zip(sources, sets, strict=True):
+        if source.pseudo:
+            said |= {shard.path.name: read_labels(labels, shard.path) for shard in whole.shards}
+            counts.append(sum(len(said[shard.path.name]) for shard in whole.shards))
+            if not counts[-1]:
+                raise InputError(f"{source.pattern}: in none of it were words heard; nothing to learn")
+        else:
+            counts.append(whole.records)
+    # Of a pseudo source only what has words comes, so that the ratio holds among what is learnt.
     passes = balanced(sources, counts, ratio)
     found = find_sources([(each.pattern, times) for each, times in zip(sources, passes, strict=True)])
-    pseudo = [shard for each in sources if each.pseudo for shard in found_shards(each.pattern)]
+    owners = {shard.path.name: source for source, each in zip(sources, sets, strict=True) for shard in each.shards}
 
     def lay_out(pool: Sequence[Heard], rng: np.random.Generator) -> list[list[int]]:
         batches = alike([clip.length for clip, _ in pool], range(len(pool)), batch_seconds)
@@ -258,4 +312,4 @@ def streamed(
         rng = np.random.default_rng(np.random.randint(2**31))
         return make.batch(group.items, lambda: group.pool[int(rng.integers(len(group.pool)))][1], rng)
 
-    return ClipStream(found, _Decoder(read_labels(labels, pseudo), max_seconds), lay_out, together, config)
+    return ClipStream(found, _Decoder(owners, said, max_seconds), lay_out, together, config)

@@ -1,7 +1,7 @@
 """What a Whisper hears in speech without transcripts: ``emova train pseudo-labels nano``.
 
-The words go to one file a shard, so an interrupted run goes on with the next shard, and several processes
-(``RANK``, ``WORLD_SIZE``) share the shards out.
+The words go to one file a shard, by what ``name_of`` calls its recordings, so an interrupted run goes on with the next
+shard, and several processes (``RANK``, ``WORLD_SIZE``) share the shards out.
 
 Shapes: B clips, T samples.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from emova_data.records.recordings import read_recordings
 from emova_train.core.program import add_config, run_module
 from emova_train.data.shard_cache import SAMPLE_RATE, found_shards
 from emova_train.distributed import world as parallel
-from emova_train.vq.data import label_path
+from emova_train.vq.data import check_names, label_path, name_of
 from emova_train.vq.program import VQTrainConfig
 from emova_train.vq.reader import WordDecoder
 from emova_train.vq.whisper import WholeEncoder, clip_features, load_whisper
@@ -69,13 +70,20 @@ class Labeller:
 def label_shard(labeller: Labeller, shard: str, out: Path, max_seconds: float, rows: int) -> int:
     """Write the words of a shard's recordings; how many have some."""
     found: dict[str, str] = {}
-    recordings = [(each.key, each.samples) for each in read_recordings(shard, SAMPLE_RATE)]
-    recordings = [each for each in recordings if 0 < len(each[1]) <= max_seconds * SAMPLE_RATE]
+    recordings = [(name_of(each.record, each.key), each.samples) for each in read_recordings(shard, SAMPLE_RATE)]
+    counts = Counter(name for name, _ in recordings)
+    if twice := sum(count for count in counts.values() if count > 1):
+        print(f"{shard}: {twice} recordings share an id with another, and are left out", file=sys.stderr)
+    recordings = [
+        (name, samples)
+        for name, samples in recordings
+        if counts[name] == 1 and 0 < len(samples) <= max_seconds * SAMPLE_RATE
+    ]
     recordings.sort(key=lambda each: len(each[1]))
     for start in range(0, len(recordings), rows):
         batch = recordings[start : start + rows]
         words = labeller([samples for _, samples in batch])
-        found |= {key: said for (key, _), said in zip(batch, words, strict=True) if said}
+        found |= {name: said for (name, _), said in zip(batch, words, strict=True) if said}
     write_text(out, json.dumps(found, ensure_ascii=False))
     return len(found)
 
@@ -90,7 +98,9 @@ def label(config: VQTrainConfig, rows: int = 8) -> int:
     if not patterns or not config.labels or not config.whisper:
         raise InputError("train, labels, whisper: name sources with pseudo: true, a folder for their words, a Whisper")
     world = parallel.start(config.run.parallel)
-    shards = [shard for pattern in patterns for shard in found_shards(pattern)][world.rank :: world.size]
+    shards = [shard for pattern in patterns for shard in found_shards(pattern)]
+    check_names(shards)
+    shards = shards[world.rank :: world.size]
     shards = [shard for shard in shards if not label_path(config.labels, shard).is_file()]
     if not shards:
         return 0
