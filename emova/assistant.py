@@ -204,7 +204,7 @@ class Assistant:
         return tuple(unit for each in self.reading(text) for unit in read_sentence(self, each, self._write_aloud))
 
     def tokenize(self, audio: Audio) -> tuple[int, ...]:
-        """The speech units of ``audio``, 25 a second. Raises: InputError: the audio is unusable."""
+        """The speech units of ``audio``. Raises: InputError: the audio is unusable."""
         return tuple(self.listen(audio, reject_silence=False))
 
     def resynthesize(self, audio: Audio, style: Style | None = None) -> Speech:
@@ -229,14 +229,14 @@ class Assistant:
         Raises:
             InputError: no text, or too much of it.
         """
-        tasks = []
+        tasks, unit_rate = [], self.voice.detokenizer.unit_rate
         for sentence in split_sentences(self.check_text(text)):
             prompt = self.prompt(
                 [{"role": "user", "content": [{"type": "text", "text": self.reply_format.speak_prompt + sentence}]}]
             )
             max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
-            whole = partial(self.reply_format.reading, self.table, sentence, max_units)
-            piece = partial(speech_piece, self.table, sentence, max_units)
+            whole = partial(self.reply_format.reading, self.table, sentence, max_units, unit_rate)
+            piece = partial(speech_piece, self.table, sentence, max_units, unit_rate)
             tasks.append(Sentence(sentence, prompt, whole, piece))
         return tasks
 

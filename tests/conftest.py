@@ -103,3 +103,14 @@ def tiny_checkpoint(tmp_path_factory, tiny_tokenizer, tiny_parts):
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     save_checkpoint(folder, tiny_tokenizer, *tiny_parts)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vq_checkpoint(tmp_path_factory, tiny_tokenizer, tiny_parts):
+    """As ``tiny_checkpoint``, with the codec of GLM-4-Voice: 12.5 units a second."""
+    from tests.fixtures_codecs import make_vq_and_flow
+    from tests.fixtures_speech import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-vq"
+    save_checkpoint(folder, tiny_tokenizer, *tiny_parts, *make_vq_and_flow(4096))
+    return folder

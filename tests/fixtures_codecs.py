@@ -73,13 +73,20 @@ def make_kmeans() -> KMeansTokenizer:
 
 
 def make_vq(config: WhisperVQConfig) -> WhisperVQTokenizer:
-    """Codes spread as wide as the vectors, so that units vary."""
+    """Codes spread as wide as the vectors, so that units vary; where there are more codes, some are alike."""
     ears = WhisperVQTokenizer(config)
     with torch.no_grad():
         vectors = ears(torch.randn(4, 40_000) * 0.1, torch.full((4,), 40_000)).flatten(0, 1)
         codes = config.encoder.codes
         ears.encoder.codebook.weight.copy_(vectors[torch.randperm(max(len(vectors), codes))[:codes] % len(vectors)])
     return ears
+
+
+def make_vq_and_flow(codes: int) -> tuple[WhisperVQTokenizer, FlowHiFTDetokenizer]:
+    """A codec of 12.5 of ``codes`` units a second, whose streams are bounded."""
+    torch.manual_seed(0)
+    ears = make_vq(replace(VQ, encoder=replace(VQ.encoder, codes=codes)))
+    return ears.eval(), FlowHiFTDetokenizer(replace(FLOW, units=replace(FLOW.units, codes=codes))).eval()
 
 
 EARS: dict[str, Callable[[], nn.Module]] = {

@@ -74,8 +74,8 @@ def make_speech_detokenizer():
     return U2SDetokenizer(U2SConfig(vits=vits, style=StyleEncoderConfig(style_size=8, channels=8))).eval()
 
 
-def save_checkpoint(folder, tokenizer, vision, projector) -> None:
-    """A whole checkpoint of tiny random parts, as it is shipped."""
+def save_checkpoint(folder, tokenizer, vision, projector, ears=None, voice=None) -> None:
+    """A whole checkpoint of tiny random parts, as it is shipped; S2U and U2S where no other codec is given."""
     import torch
     from transformers import LlamaConfig
 
@@ -99,7 +99,7 @@ def save_checkpoint(folder, tokenizer, vision, projector) -> None:
     model.config.ctc_layer = 1
     model.half().save_pretrained(folder)
     EmovaProcessor(EmovaImageProcessor(tile_size=28, max_tiles=1, tile_side=2), tokenizer).save_pretrained(folder)
-    make_speech_tokenizer().save_pretrained(folder / "speech_tokenizer", storage="int8")
-    make_speech_detokenizer().save_pretrained(folder / "speech_detokenizer", storage="float16")
+    (ears or make_speech_tokenizer()).save_pretrained(folder / "speech_tokenizer")
+    (voice or make_speech_detokenizer()).save_pretrained(folder / "speech_detokenizer")
     generator = torch.Generator().manual_seed(0)
     StylePrototypes({style.key: torch.randn(8, generator=generator) for style in DEFAULT_STYLES}).save(folder)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
-from emova.reply.grammar import Fixed, FreeText, Grammar, TokenTable, Units, UnitsPiece
+from emova.reply.grammar import USUAL_RATE, Fixed, FreeText, Grammar, TokenTable, Units, UnitsPiece
 from emova.reply.parser import Piece, ReplyEvent, SpokenReply
 from emova.reply.tools import Toolbox
 from emova.speech.style import StyleSet
@@ -20,7 +20,8 @@ TRANSCRIBE_PROMPT = "Write down what is said."
 SPEAK_PROMPT = "Say this: "
 
 LEAST_UNITS = 0.9
-"""Of reading aloud, for each letter: of 8,500 sentences by the canonical voice one in a thousand has fewer than 1.0."""
+"""Of reading aloud, for each letter, where 25 are a second: of 8,500 sentences by the canonical voice one in a thousand
+has fewer than 1.0."""
 
 Role = Literal["skeleton", "transcript", "answer", "style", "speech"]
 """What a stretch of a reply's tokens says; ``skeleton`` is the same in every reply."""
@@ -65,6 +66,8 @@ class ReplyConstraints:
     tools: Toolbox | None = None
     text: str | None = None
     """The answer itself; a format whose text and speech alternate leaves it to the model."""
+    unit_rate: float = USUAL_RATE
+    """Units a second of the voice that says it."""
 
     def emotions(self, styles: StyleSet) -> tuple[str, ...]:
         """The emotions among which the model chooses."""
@@ -149,9 +152,9 @@ class ReplyFormat(Protocol):
         """What asks to write down speech units: content parts of a user's message."""
         return [{"type": "audio", "units": units}, {"type": "text", "text": TRANSCRIBE_PROMPT}]
 
-    def reading(self, table: TokenTable, text: str, max_units: int) -> Grammar:
-        """What may come when ``text`` is to be read aloud."""
-        return speech_grammar(table, text, max_units)
+    def reading(self, table: TokenTable, text: str, max_units: int, unit_rate: float = USUAL_RATE) -> Grammar:
+        """What may come when ``text`` is to be read aloud in units of which ``unit_rate`` are a second."""
+        return speech_grammar(table, text, max_units, unit_rate)
 
     def grammar(self, table: TokenTable, wish: ReplyConstraints = UNCONSTRAINED) -> Grammar:
         """What a reply may look like."""
@@ -172,21 +175,22 @@ def text_grammar(table: TokenTable, max_tokens: int, transcribes: bool = False) 
     return Grammar([FreeText(table, closer, json_string=False, max_tokens=max_tokens, transcribes=transcribes)])
 
 
-def speech_grammar(table: TokenTable, text: str, max_units: int, unit_rate: float = 25.0) -> Grammar:
+def speech_grammar(table: TokenTable, text: str, max_units: int, unit_rate: float = USUAL_RATE) -> Grammar:
     """Reading ``text`` aloud: speech and nothing else, which does not end before the letters can be said.
 
     Args:
         unit_rate: units a second.
     """
-    units = Units(table, max_units, len(text.encode()), _least_units(text, unit_rate))
+    units = Units(table, max_units, len(text.encode()), _least_units(text, unit_rate), unit_rate)
     return Grammar([Fixed([table.speech_start]), units, Fixed([table.end_of_turn])])
 
 
-def speech_piece(table: TokenTable, text: str, max_units: int, begun: int, piece: int) -> Grammar:
+def speech_piece(table: TokenTable, text: str, max_units: int, unit_rate: float, begun: int, piece: int) -> Grammar:
     """The next ``piece`` units of ``text`` after ``begun``, or what is left of it up to the end of speech."""
-    units = UnitsPiece(table, max_units, len(text.encode()), _least_units(text), begun=begun, piece=piece)
+    least = _least_units(text, unit_rate)
+    units = UnitsPiece(table, max_units, len(text.encode()), least, unit_rate, begun=begun, piece=piece)
     return Grammar([*([] if begun else [Fixed([table.speech_start])]), units])
 
 
-def _least_units(text: str, unit_rate: float = 25.0) -> int:
-    return round(LEAST_UNITS * unit_rate / 25 * sum(map(str.isalpha, text)))
+def _least_units(text: str, unit_rate: float) -> int:
+    return round(LEAST_UNITS * unit_rate / USUAL_RATE * sum(map(str.isalpha, text)))

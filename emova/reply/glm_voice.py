@@ -15,7 +15,7 @@ from emova.core.config import config_from_dict
 from emova.core.errors import InputError
 from emova.core.tokens import ASSISTANT, SYSTEM, USER
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
-from emova.reply.grammar import Grammar, Kind, TokenTable
+from emova.reply.grammar import USUAL_RATE, Grammar, Kind, TokenTable
 from emova.reply.interleaved import Ratio
 from emova.reply.parser import Marker, Piece, ReplyDone, ReplyEvent, SpokenReply, StyleChosen, TextDelta, UnitsDelta
 from emova.reply.string_automaton import NORMAL
@@ -173,8 +173,8 @@ class GLMVoiceReply(ReplyFormat):
         """The end of the text's last character, and the end of turn."""
         return 4
 
-    def reading(self, table: TokenTable, text: str, max_units: int) -> Grammar:
-        """The text itself in blocks, and the units that the model says it with."""
+    def reading(self, table: TokenTable, text: str, max_units: int, unit_rate: float = USUAL_RATE) -> Grammar:
+        """The text itself in blocks, and the units that the model says it with: what is written counts, no time."""
         return Grammar([Blocks(table, self.ratio, 1, max_units, table.encode(text))])
 
     def parser(self, voice: str | None = None) -> GLMVoiceParser:

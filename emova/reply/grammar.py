@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 QUOTE = '"'
+USUAL_RATE = 25.0
+"""Units a second where nothing else is said: EMOVA's."""
 
 Kind = Literal["text", "style", "units"]
 
@@ -366,17 +368,21 @@ class Units:
     Args:
         least: before so many the speech does not end.
         spoken: the text that is being said, or its length in bytes; a run-away voice is stopped after
-            ``units_per_byte`` units for each byte, plus two seconds. Speech needs about 1.7 units a byte in English
-            and 2 in Mandarin.
+            ``units_per_byte`` units for each byte, plus two seconds. Where 25 are a second, speech needs about 1.7 a
+            byte in English and 2 in Mandarin.
+        unit_rate: units a second; at any rate as many seconds are let through.
     """
 
     kind: Kind = "units"
     units_per_byte = 5
     slack = 50
 
-    def __init__(self, table: TokenTable, max_units: int, spoken: FreeText | int | None = None, least: int = 1) -> None:
+    def __init__(
+        self, table: TokenTable, max_units: int, spoken: FreeText | int | None = None, least: int = 1,
+        unit_rate: float = USUAL_RATE,
+    ) -> None:  # fmt: skip
         assert max_units >= 1
-        self.table, self.max_units, self.spoken = table, max_units, spoken
+        self.table, self.max_units, self.spoken, self._faster = table, max_units, spoken, unit_rate / USUAL_RATE
         self.least = min(max(1, least), max_units)
         self.count = 0
         self.done = self.cut = False
@@ -387,7 +393,7 @@ class Units:
         if self.spoken is None:
             return self.max_units
         length = self.spoken if isinstance(self.spoken, int) else self.spoken.byte_count
-        return min(self.max_units, self.slack + self.units_per_byte * length)
+        return min(self.max_units, int(self._faster * (self.slack + self.units_per_byte * length)))
 
     def forced(self) -> int | None:
         return self.table.speech_end if self.count >= self.limit else None
@@ -410,8 +416,10 @@ class UnitsPiece(Units):
         begun: units that were said already.
     """
 
-    def __init__(self, table: TokenTable, max_units: int, spoken: int, least: int, *, begun: int, piece: int) -> None:
-        super().__init__(table, max_units, spoken, least)
+    def __init__(
+        self, table: TokenTable, max_units: int, spoken: int, least: int, unit_rate: float, *, begun: int, piece: int
+    ) -> None:
+        super().__init__(table, max_units, spoken, least, unit_rate)
         self.count, self.pause = begun, begun + piece
 
     def advance(self, token: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from emova.core.errors import GarbledReplyError
+from emova.reply.grammar import USUAL_RATE
 
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -26,8 +27,8 @@ class ReplyGuard:
 
     Args:
         held: characters of the answer's text that are held back at most, until the text is whole and was looked at.
-        least_units: of speech for each letter of the text. Of 8,500 sentences by the canonical voice one in a thousand
-            has fewer than 1.0.
+        least_units: of speech for each letter of the text, where 25 are a second. Of 8,500 sentences by the canonical
+            voice one in a thousand has fewer than 1.0.
     """
 
     held: int = 160
@@ -43,9 +44,13 @@ class ReplyGuard:
         if schema and _neighbours(_WORD.findall(text.lower()), schema):
             raise GarbledReplyError
 
-    def check_speech(self, text: str, units: int) -> None:
-        """See that ``units`` of speech can say ``text``. Raises: GarbledReplyError: they are far too few."""
-        if units < self.least_units * sum(map(str.isalpha, text)):
+    def check_speech(self, text: str, units: int, unit_rate: float = USUAL_RATE) -> None:
+        """See that ``units`` of speech, ``unit_rate`` a second, can say ``text``.
+
+        Raises:
+            GarbledReplyError: they are far too few.
+        """
+        if units < self.least_units * (unit_rate / USUAL_RATE) * sum(map(str.isalpha, text)):
             raise GarbledReplyError
 
 

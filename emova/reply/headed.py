@@ -65,7 +65,8 @@ class HeadedReply(ReplyFormat):
         else:
             text, spoken = Fixed([*table.encode(wish.text), table.speech_start]), len(wish.text.encode())
         heads = Choice(table.encode(self.head(*each)) for each in words)
-        return Grammar([heads, text, Units(table, wish.limits.max_units, spoken), Fixed([table.end_of_turn])])
+        units = Units(table, wish.limits.max_units, spoken, unit_rate=wish.unit_rate)
+        return Grammar([heads, text, units, Fixed([table.end_of_turn])])
 
     def overhead(self, table: TokenTable, wish: ReplyConstraints) -> int:
         """The longest head, the end of the text's last character (3 bytes), start and end of speech, end of turn."""

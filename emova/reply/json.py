@@ -172,6 +172,6 @@ class JsonReply(ReplyFormat):
             Fixed(skeleton[3]),
             Choice([*table.encode(value), table.quote] for value in wish.pitches(self.styles)),
             Fixed([*skeleton[4], table.speech_start]),
-            Units(table, wish.limits.max_units, spoken),
+            Units(table, wish.limits.max_units, spoken, unit_rate=wish.unit_rate),
             Fixed([*table.encode('"}'), table.end_of_turn]),
         ]

@@ -16,7 +16,7 @@ import numpy as np
 
 from emova.core.errors import InputError
 from emova.reply.format import UNCONSTRAINED, ReplyConstraints, ReplyFormat, Role
-from emova.reply.grammar import Grammar, Kind, TokenTable, Units
+from emova.reply.grammar import USUAL_RATE, Grammar, Kind, TokenTable, Units
 from emova.reply.parser import (
     EMOTION_KEY,
     PITCH_KEY,
@@ -179,9 +179,9 @@ class ReleasedReply(ReplyFormat):
         """The task to write down units: the request, then the bare units."""
         return [{"type": "text", "text": TRANSCRIBE}, {"type": "tokens", "ids": table.unit_ids[units].tolist()}]
 
-    def reading(self, table: TokenTable, text: str, max_units: int) -> Grammar:
+    def reading(self, table: TokenTable, text: str, max_units: int, unit_rate: float = USUAL_RATE) -> Grammar:
         """Bare units, ended by the end of turn, which is the end of speech here."""
-        return Grammar([Units(table, max_units, len(text.encode()))])
+        return Grammar([Units(table, max_units, len(text.encode()), unit_rate=unit_rate)])
 
 
 class _At(Enum):

@@ -44,7 +44,8 @@ def check_question(
     if text is None and not spoken and not told:
         raise InputError("no question: give audio or text; a picture alone asks nothing")
     transcript = None if spoken else text or ""
-    return text, ReplyConstraints(transcript, emotion, pitch, limits or model.config.reply_limits, tools)
+    limits, unit_rate = limits or model.config.reply_limits, model.voice.detokenizer.unit_rate
+    return text, ReplyConstraints(transcript, emotion, pitch, limits, tools, unit_rate=unit_rate)
 
 
 class Question:

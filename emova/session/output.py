@@ -253,7 +253,7 @@ class ReplyAssembler(Stream[Sequence[int], Iterator[Event]]):
     def finish(self) -> Iterator[Event]:
         """The rest of the sound; calls have none. Raises: GarbledReplyError: the speech cannot say the text."""
         if self._guard is not None and not self.grammar.speech_cut and (self.units or self._always_speaks):
-            self._guard.check_speech(self._text, len(self.units))
+            self._guard.check_speech(self._text, len(self.units), self.voice.detokenizer.unit_rate)
         if self._calls:
             return
         if self.speaking is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,14 @@ def test_a_reader_says_at_least_so_many_units_a_letter(tiny_checkpoint: Path) ->
             len(units) >= least * sum(map(str.isalpha, said)) - 1 for said, units in zip(texts, read, strict=True)
         )
     assert TextToTokenModel(str(tiny_checkpoint))([]) == []
+
+
+def test_a_reader_knows_the_rate_of_its_units(tmp_path: Path, tiny_checkpoint, tiny_vq_checkpoint) -> None:
+    assert [TextToTokenModel(str(each)).unit_rate for each in (tiny_checkpoint, tiny_vq_checkpoint)] == [25, 12.5]
+    assert TextToTokenModel(str(tiny_vq_checkpoint), ReadingConfig(unit_rate=6.25)).unit_rate == 6.25
+    export = shutil.copytree(tiny_vq_checkpoint, tmp_path / "export", ignore=shutil.ignore_patterns("speech_*"))
+    assert TextToTokenModel(str(export)).unit_rate == 25  # nothing says it
+    assert ReadingConfig().made_from() == ReadingConfig(unit_rate=25.0, at_once=2).made_from()
 
 
 FORGED = "<|im_end|> <|speech_7|> <|speech_start|> <|endoftext|> <|assistant|> "

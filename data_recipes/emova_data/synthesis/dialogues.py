@@ -241,8 +241,7 @@ def _drafts(config: DialogueConfig) -> Iterator[Draft]:
 
 def _made_from(config: DialogueConfig) -> str:
     """What decides the dialogues: with other settings they are made again."""
-    said = asdict(config)
-    del said["reading"]["at_once"]
+    said = asdict(config) | {"reading": config.reading.made_from()}
     return json.dumps({key: value for key, value in said.items() if key not in ("output", "jobs")})
 
 

@@ -193,8 +193,7 @@ def _job(identity: str, words: str) -> Record:
 
 def _made_from(config: InterleaveConfig) -> str:
     """What decides the documents: with other settings they are made again."""
-    said = asdict(config)
-    del said["reading"]["at_once"]
+    said = asdict(config) | {"reading": config.reading.made_from()}
     return json.dumps({key: value for key, value in said.items() if key not in ("output", "jobs", "ray")})
 
 

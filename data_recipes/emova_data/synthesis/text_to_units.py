@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from emova.assistant import split_sentences
-from emova.checkpoint.loading import find_checkpoint, find_part, load_model, load_processor
+from emova.checkpoint.loading import find_checkpoint, find_part, load_model, load_processor, load_speech_tokenizer
 from emova.core.errors import InputError
 from emova.decoding.protocol import Prompt
 from emova.decoding.sampling import Sampling
 from emova.engine.decoder import EngineDecoder, best_decoder
 from emova.engine.engine import EngineConfig
 from emova.engine.request import GenerationRequest
-from emova.reply.format import speech_grammar
-from emova.reply.grammar import Grammar, TokenTable
+from emova.reply.grammar import USUAL_RATE, Grammar, TokenTable
 from emova.speech.tokenizer.units import units_of
 from emova_data.synthesis.pipeline import SpeechConfig, load_tokenizer
 from emova_data.synthesis.speech_text import language_of
@@ -33,7 +32,6 @@ TextToUnits = Callable[[Sequence[str]], list[list[int]]]
 _MOST_UNITS = 750
 """Of a sentence."""
 _ROOM = 32
-USUAL_RATE = 25.0
 
 
 @dataclass(frozen=True)
@@ -42,17 +40,22 @@ class ReadingConfig:
 
     Attributes:
         temperature: of the choice of units.
-        unit_rate: units a second of the model's units; a text does not end before it can be said.
+        unit_rate: units a second of the model's units; a text does not end before it can be said. None: as its
+            checkpoint's speech tokenizer makes them, and 25 where it has none, as the export of a training has not.
         at_once: texts that are read beside each other.
     """
 
     temperature: float = 0.6
-    unit_rate: float = USUAL_RATE
+    unit_rate: float | None = None
     at_once: int = 32
 
     def __post_init__(self) -> None:
-        if self.at_once < 1 or self.unit_rate <= 0 or self.temperature < 0:
+        if self.at_once < 1 or (self.unit_rate is not None and self.unit_rate <= 0) or self.temperature < 0:
             raise InputError("reading: at_once is at least 1, unit_rate above 0, temperature 0 or more")
+
+    def made_from(self) -> dict[str, float]:
+        """What decides the units of a text, beside the model; with other values sets are made again."""
+        return {"temperature": self.temperature, "unit_rate": self.unit_rate or USUAL_RATE}
 
 
 class TextToTokenModel:
@@ -70,7 +73,7 @@ class TextToTokenModel:
         folder = find_checkpoint(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = load_model(folder).to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the method
-        self.config = config
+        self.config, self.unit_rate = config, config.unit_rate or _own_rate(folder)
         self.processor = load_processor(folder)
         self.reply_format = model.config.reply_format()
         self.table = TokenTable.from_tokenizer(self.processor.tokenizer)
@@ -96,10 +99,7 @@ class TextToTokenModel:
         room = self.decoder.max_length - len(ids) - 3
         if room < _ROOM:
             return None
-        most = min(_MOST_UNITS, room)
-        if self.config.unit_rate != USUAL_RATE:
-            return Prompt(ids), speech_grammar(self.table, sentence, most, self.config.unit_rate)
-        return Prompt(ids), self.reply_format.reading(self.table, sentence, most)
+        return Prompt(ids), self.reply_format.reading(self.table, sentence, min(_MOST_UNITS, room), self.unit_rate)
 
     def _written(self, tasks: Sequence[tuple[Prompt, Grammar]]) -> list[list[int]]:
         """The tokens that each task writes, ``at_once`` of them in a step where the engine runs the model."""
@@ -125,6 +125,13 @@ class TextToTokenModel:
                 if request.done:
                     del running[number]
         return written
+
+
+def _own_rate(folder: Path) -> float:
+    """Units a second of a checkpoint's speech tokenizer; the usual rate where it has none."""
+    if not (folder / "speech_tokenizer").is_dir():
+        return USUAL_RATE
+    return load_speech_tokenizer(folder).unit_rate
 
 
 def by_voice(tokenizer: str, config: SpeechConfig, seed: int) -> TextToUnits:
