@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("gradio", reason="pip install 'emova[demo]'")
 pytest.importorskip("onnxruntime", reason="pip install 'emova[demo]'")
 pytest.importorskip("silero_vad", reason="pip install 'emova[demo]'")
 
 from emova.core.errors import InputError
+from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
+from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.detokenizer.vits import LOG_F0_CENTRE
-from emova.speech.style import DEFAULT_STYLES, Style
+from emova.speech.style import DEFAULT_STYLES, Style, StylePrototypes
 from emova.speech.vad import RATE, WINDOW, TurnTaking
+from emova.speech.voice import Voice
 from emova_app.demo import cli, render
 from emova_app.demo.conversation.microphone import TURNS, Microphone, decode_chunk
 from emova_app.demo.conversation.page_session import Answer
@@ -27,6 +32,7 @@ from emova_app.demo.pitch import estimate_f0
 from emova_app.demo.uploads.files import MAX_UPLOAD_BYTES, Store
 from emova_app.pcm import from_pcm, to_pcm
 from tests.app.fixtures_browser import EXAMPLES, question
+from tests.fixtures_codecs import FLOW, VOICES
 from tests.fixtures_speech import BABBLE
 
 
@@ -150,6 +156,41 @@ def test_an_own_voice_needs_speech_and_no_certain_level(assistant):
     assert torch.allclose(own.vector(Style()), quieter.vector(Style()), atol=1e-4)
 
 
+def with_random_styles(detokenizer: nn.Module) -> Voice:
+    detokenizer.eval()
+    assert isinstance(detokenizer, SpeechDetokenizer)
+    generator = torch.Generator().manual_seed(0)
+    vectors = {style.key: torch.randn(detokenizer.style_size, generator=generator) for style in DEFAULT_STYLES}
+    return Voice(detokenizer, StylePrototypes(vectors, DEFAULT_STYLES))
+
+
+@pytest.mark.parametrize("kind", sorted(VOICES))
+def test_an_own_voice_of_every_kind_of_decoder(kind: str) -> None:
+    """It is heard from the recording, whatever its level, and speaks, whole and in a stream, in all styles."""
+    torch.manual_seed(0)
+    voice = with_random_styles(VOICES[kind]())
+    rng = np.random.default_rng(0)
+    recordings = 0.1 * rng.standard_normal((2, 3 * voice.sample_rate)).astype(np.float32)
+    recordings[1] = np.cumsum(recordings[1]) * 0.01 + 0.1 * recordings[0]  # of another timbre
+    own, quieter, another = (
+        voice_from_recording(voice, samples, 1.0) for samples in (recordings[0], 0.3 * recordings[0], recordings[1])
+    )
+    assert torch.allclose(own.vector(Style()), quieter.vector(Style()), atol=1e-4)
+    assert not torch.allclose(own.vector(Style()), another.vector(Style()), atol=1e-3)
+    assert not torch.allclose(own.vector(Style()), voice.vector(Style()), atol=1e-3)
+    sad, units = Style("male", "sad", "low"), [int(unit) for unit in rng.integers(0, 64, 12)]
+    whole, speaking = own.synthesize(units, sad), own.start(sad)
+    streamed = np.concatenate([*(speaking.step([unit]) for unit in units), speaking.finish()])
+    assert np.isfinite(whole).all() and np.allclose(streamed, whole, atol=1e-3)
+
+
+def test_a_release_without_an_encoder_of_speakers_has_no_own_voice() -> None:
+    voice = with_random_styles(FlowHiFTDetokenizer(replace(FLOW, hears_styles=False)))
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3 * voice.sample_rate).astype(np.float32)
+    with pytest.raises(InputError, match="^this voice cannot be given by a recording: its release has no encoder of s"):
+        voice_from_recording(voice, noise, 1.0)
+
+
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("hertz", [90, 220, 400])
 def test_f0_of_a_buzz(hertz):
@@ -175,6 +216,17 @@ def test_what_was_said_is_escaped(assistant):
     answer = Answer(reply, 1.0, Trace(), assistant.voice)
     for shown in (render.hood(answer, assistant), waterfall([(evil, "read", [(0, 1)])], 1, 0.5)):
         assert "<script" not in shown and "<img src=x" not in shown
+
+
+def test_units_are_shown_at_their_own_rate(assistant, monkeypatch) -> None:
+    reply = assistant.chat(text="Hello.")
+    shown = {}
+    for rate in (25.0, 12.5):
+        monkeypatch.setattr(assistant.voice.detokenizer, "unit_rate", rate)
+        shown[rate] = render.hood(Answer(reply, 1.0, Trace(), assistant.voice), assistant)
+        assert f"{len(reply.units)} units, {rate:g} a second" in shown[rate]
+    assert ' title="40 ms: ' in shown[25.0] and ' title="80 ms: ' in shown[12.5]
+    assert ' title="40 ms: ' not in shown[12.5]
 
 
 # --- files and the command --------------------------------------------------------------------------------------------

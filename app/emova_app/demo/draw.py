@@ -107,10 +107,10 @@ def waterfall(bars: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], to
     return f'<div class="em-waterfall">{"".join(rows)}{line}</div>'
 
 
-def unit_strip(units: Sequence[int], codebook_size: int) -> str:
-    """Units as a row of coloured cells, equal units in equal colours."""
+def unit_strip(units: Sequence[int], codebook_size: int, unit_rate: float) -> str:
+    """Units as a row of coloured cells, equal units in equal colours, each with when it begins."""
     cells = "".join(
-        f'<i style="--h:{360 * (unit * 0.618034 % 1):.0f}" title="{index * 40} ms: {unit}">{unit}</i>'
+        f'<i style="--h:{360 * (unit * 0.618034 % 1):.0f}" title="{1000 * index / unit_rate:.0f} ms: {unit}">{unit}</i>'
         for index, unit in enumerate(units)
     )
     label = f"{len(units)} of {codebook_size} kinds of units"

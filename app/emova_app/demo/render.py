@@ -56,13 +56,13 @@ def sounds(*cards: str) -> str:
 # --- under the hood ---------------------------------------------------------------------------------------------------
 def hood(answer: Answer, assistant: Assistant) -> str:
     """Transcript, units, JSON and the waterfall of an answer."""
-    reply, trace = answer.reply, answer.trace
-    codebook = assistant.voice.detokenizer.codebook_size
+    reply, trace, codec = answer.reply, answer.trace, assistant.voice.detokenizer
+    strip = unit_strip(reply.units, codec.codebook_size, codec.unit_rate)
     return (
         f"<h3>Where the time went</h3>{waterfall(_bars(trace), trace.timings.total, trace.timings.first_audio)}"
         f'<p class="em-note">{answer.seconds:.1f} s of speech in {trace.timings.total:.1f} s.</p>'
         f'<h3>Understood</h3><p dir="auto">{escape(reply.transcript)}</p>'
-        f"<h3>{len(reply.units)} units, 25 a second</h3>{unit_strip(reply.units, codebook)}"
+        f"<h3>{len(reply.units)} units, {codec.unit_rate:g} a second</h3>{strip}"
         f'<h3>JSON</h3><pre class="em-json" tabindex="0" role="region" aria-label="JSON">'
         f"{escape(reply_json(reply))}</pre>"
     )

@@ -136,10 +136,11 @@ class ToolService:
         def work() -> Html:
             units = self.assistant.listen(samples)
             text = "".join(write_units_down(self.scheduler, units)).strip()
-            strip = unit_strip(units, self.assistant.voice.detokenizer.codebook_size)
+            codec = self.assistant.voice.detokenizer
+            strip = unit_strip(units, codec.codebook_size, codec.unit_rate)
             card = render.sound("What was heard", samples, RATE, f"{len(samples) / RATE:.1f} s")
             words = f'<p class="em-text" dir="auto">{escape(text) or "No words were found in it."}</p>'
-            hood = f'<div class="em-hood"><h2>{len(units)} units, 25 a second</h2>{strip}</div>'
+            hood = f'<div class="em-hood"><h2>{len(units)} units, {codec.unit_rate:g} a second</h2>{strip}</div>'
             return {"html": words + render.sounds(card) + hood}
 
         return self._alone(work)

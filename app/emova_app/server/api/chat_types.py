@@ -242,7 +242,7 @@ class AnswerChoice(BaseModel):
 
 
 class Usage(BaseModel):
-    """Counts of tokens; speech has 25 a second."""
+    """Counts of tokens; a second of speech has as many as the checkpoint's codec makes (emova-nano: 25)."""
 
     prompt_tokens: int
     completion_tokens: int
