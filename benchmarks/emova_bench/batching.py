@@ -24,7 +24,6 @@ from emova_bench.common import arguments, load, median, parse, report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNITS_A_SECOND = 25
 PROMPT = 32
 """Positions that each sequence has read."""
 
@@ -132,7 +131,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     **{f"{name}, tokens/s": value for name, value in speed.items()},
                     "x one after another": speed["together"] / speed["one after another"],
                     "x llama.cpp": speed["together"] / peer if peer else None,
-                    "x real time, each": speed["together"] / count / UNITS_A_SECOND,
+                    "x real time, each": speed["together"] / count / assistant.voice.detokenizer.unit_rate,
                 }
             )
 

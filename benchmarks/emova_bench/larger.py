@@ -21,7 +21,6 @@ from emova_bench.common import arguments, layers, load, median, parse, report
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNITS_A_SECOND = 25
 SHAPE = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 9, "num_attention_heads": 8}
 """Some 30 million weights that a step reads, the whole head included; the vocabulary is nano's."""
 CONFIGS = {"float16": EngineConfig(), "int8": EngineConfig(int8=True), "int4": EngineConfig(int4=True)}
@@ -42,14 +41,14 @@ def grown(assistant: Assistant) -> EmovaForConditionalGeneration:
 @torch.inference_mode()
 def seconds_of(assistant: Assistant, engine: Engine, count: int, read: int, length: int) -> tuple[float, float]:
     """What ``length`` seconds of speech of ``count`` sessions cost in decoding and voice, after ``read`` positions."""
-    units = assistant.table.allowed_units(may_end=False)
-    caches = [engine.new_cache(read + length * UNITS_A_SECOND) for _ in range(count)]
+    units, written = assistant.table.allowed_units(may_end=False), int(length * assistant.voice.detokenizer.unit_rate)
+    caches = [engine.new_cache(read + written) for _ in range(count)]
     for cache in caches:
         engine.read(cache, engine.llama.embed([7] * read))
     voices = [assistant.voice.start(Style(), ChunkPlan(), lambda: 0.0) for _ in range(count)]
     chosen, codes = [int(units[0])] * count, np.arange(len(units))
     decoding = voice = 0.0
-    for _ in range(length * UNITS_A_SECOND):
+    for _ in range(written):
         started = time.perf_counter()
         new = [engine.llama.embed([unit]) for unit in chosen]
         hidden = engine.llama.forward(list(zip(caches, new, strict=True)))

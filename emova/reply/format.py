@@ -29,7 +29,7 @@ Role = Literal["skeleton", "transcript", "answer", "style", "speech"]
 
 @dataclass(frozen=True)
 class ReplyLimits:
-    """How long the parts of one reply may be (750 units are 30 s of speech)."""
+    """How long the parts of one reply may be (750 units are 30 s of speech where 25 are a second)."""
 
     max_transcript_tokens: int = 128
     max_text_tokens: int = 192

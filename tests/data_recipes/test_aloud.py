@@ -86,6 +86,12 @@ def test_units_are_packed_without_loss(count):
     assert len(packed) < 2 * count + 12
 
 
+def test_units_that_do_not_fit_are_told() -> None:
+    """They would be read back as other ones."""
+    with pytest.raises(InputError, match="4096 is one of a codebook of more than 4096"):
+        pack_units([1, 4096])
+
+
 def test_the_hand_written_test_is_readable_and_has_no_double():
     texts = written_by_hand()
     assert len({key(text) for text in texts}) == len(texts) >= 100

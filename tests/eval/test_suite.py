@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 import types
 from collections.abc import Sequence
@@ -34,9 +35,12 @@ from emova_eval.report.tables import (
 from emova_eval.suite.runner import Figure, missing_figure
 from emova_eval.suite.samples import Example, Output, Record
 from emova_eval.suite.scoring import METRICS
-from emova_eval.suite.suite import TASKS, LeakageTask, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
+from emova_eval.suite.suite import TASKS, Codebook, LeakageTask, SuiteConfig, UnitsTask, build_task, run_suite, tasks_in
 from emova_eval.suite.tasks import MetricTask
 from tests.eval.fixtures_models import Unasked
+from tests.fixtures_codecs import make_vq_and_flow
+
+EMOVA = Codebook(4096, 25.0)
 
 
 class Colours(Unasked):
@@ -178,7 +182,7 @@ def test_a_judge_that_failed_on_a_part_of_an_answer_is_listed() -> None:
 
 
 def test_units_are_counted(tmp_path: Path) -> None:
-    task = UnitsTask("units", [Example("a", audio="a.wav")])
+    task = UnitsTask("units", [Example("a", audio="a.wav")], EMOVA)
     [found] = run_suite([task], SuiteConfig(output_dir=str(tmp_path / "a")), "t", Colours())
     assert found.value == 50  # four units, equally often: two bits, 25 times a second
 
@@ -190,7 +194,7 @@ def test_intervals_of_bitrate_and_codebook_use_hold_their_figures(tmp_path: Path
             return tuple(int(unit) for unit in rng.integers(0, 4096, 60))
 
     # Few draws from a large codebook: drawn anew, recordings repeat and use fewer units than the whole set does.
-    task = UnitsTask("units", [Example(str(i), audio=f"{i}.wav") for i in range(12)])
+    task = UnitsTask("units", [Example(str(i), audio=f"{i}.wav") for i in range(12)], EMOVA)
     [found] = run_suite([task], SuiteConfig(output_dir=str(tmp_path)), "t", Wide())
     assert found.value is not None and found.low is not None and found.high is not None
     assert found.low < found.value < found.high
@@ -209,7 +213,7 @@ def test_a_model_without_units_has_no_bitrate_and_no_leakage_rather_than_the_bes
             return ()
 
     items = [Example(str(i), f"s{i % 2}", f"{i}.wav", facts={"voice": "xy"[i // 2]}) for i in range(4)]
-    tasks = [UnitsTask("units", items), LeakageTask("leakage-voice", items, "voice")]
+    tasks = [UnitsTask("units", items, EMOVA), LeakageTask("leakage-voice", items, "voice", EMOVA)]
     figures = run_suite(tasks, SuiteConfig(output_dir=str(tmp_path)), "t", Mute())
     assert all(figure.value is None and "too few" in figure.missing and figure.count == 4 for figure in figures)
 
@@ -231,6 +235,32 @@ def test_leakage_needs_labels_and_counts_recordings_that_fail(tmp_path: Path) ->
     assert found.value is not None and found.value >= 50 and found.failures == 1 and found.low is None
     with pytest.raises(InputError, match="two labels"):
         build_task("leakage-emotion", config)
+
+
+def test_units_are_counted_by_the_models_own_codebook(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """A codec of 12.5 of 8,192 kinds of units a second, in place of EMOVA's 25 of 4,096: what units cost, and leak."""
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    shutil.rmtree(model / "speech_tokenizer")
+    make_vq_and_flow(8192)[0].save_pretrained(model / "speech_tokenizer")
+
+    class High(Colours):
+        def tokenize(self, audio: str | np.ndarray) -> tuple[int, ...]:
+            return (8191, 5000) if "/x" in str(audio) else (4096, 7000)
+
+    lines = [{"id": f"{v}{i}", "audio": f"{v}{i}.wav", "text": f"s{i}", "answer": "-", "group": f"{v}/{v}"}
+             for i in range(6) for v in "xy"]  # fmt: skip
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name, value, further in (
+        ("units", 12.5 * 2, {"bitrate": 12.5 * 13, "used": 100 * 4 / 8192}),
+        ("leakage-voice", 50.0, {"probe": 1.0}),
+        ("leakage-emotion", 50.0, {"probe": 1.0}),
+    ):
+        config = SuiteConfig(model=str(model), data=str(tmp_path), output_dir=str(tmp_path / name))
+        [found] = run_suite([build_task(name, config)], config, "t", High())
+        assert found.value == value and further.items() <= found.extra.items()
+        with pytest.raises(InputError, match="is none of 0 to 4095; count them by their own"):
+            other = dataclasses.replace(config, model=str(tiny_checkpoint), output_dir=str(tmp_path / f"{name}-other"))
+            run_suite([build_task(name, other)], other, "t", High())
 
 
 def test_tasks_by_name(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from emova_eval.suite.run_folder import RunFolder, read_records
 from emova_eval.suite.runner import figure_of, run_task
 from emova_eval.suite.samples import Example, Output
 from emova_eval.suite.scoring import METRICS
-from emova_eval.suite.suite import LeakageTask, UnitsTask
+from emova_eval.suite.suite import Codebook, LeakageTask, UnitsTask
 from emova_eval.suite.tasks import (
     DIALOGUE_MODES,
     AsrTask,
@@ -265,8 +265,8 @@ def all_kinds() -> list[MetricTask]:
         PhoneTask("phones", items, "by hand"),
         ReconstructionTask("reconstruction", items, Deaf(), sound),
         StylesTask("styles", items, shipped_judge()),
-        UnitsTask("units", items),
-        LeakageTask("leakage-voice", items, "voice"),
+        UnitsTask("units", items, Codebook(4096, 25.0)),
+        LeakageTask("leakage-voice", items, "voice", Codebook(4096, 25.0)),
         LatencyTask(items, repeats=1),
         *(MetricTask(f"metric-{name}", items, METRICS[name]) for name in METRICS),
     ]

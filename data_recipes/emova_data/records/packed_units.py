@@ -7,11 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from emova.core.errors import InputError
+
 _BITS = 12
 
 
 def pack_units(units: Sequence[int]) -> str:
-    """Units below 4096 as ``COUNT:BASE64``."""
+    """Units below 4096 as ``COUNT:BASE64``. Raises: InputError: there are others, of a larger codebook."""
+    if len(units) and not 0 <= min(units) <= max(units) < 1 << _BITS:
+        raise InputError(f"units: {max(units)} is one of a codebook of more than {1 << _BITS}; give another tokenizer")
     even = np.asarray([*units, 0] if len(units) % 2 else units, np.uint32).reshape(-1, 2)
     joined = even[:, 0] << _BITS | even[:, 1]
     packed = np.stack([joined >> 16, joined >> 8 & 255, joined & 255], axis=1).astype(np.uint8)

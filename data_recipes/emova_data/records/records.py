@@ -81,7 +81,8 @@ ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
 }  # fmt: skip
 IMAGE_TAG = "<image>"
-CODEBOOK = 4096
+CODEBOOK = 16_384
+"""Of the larger of the papers' codebooks, GLM-4-Voice's; what a model does not have is left out where it learns."""
 _IMAGE_SUFFIX = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from emova.core.errors import InputError
 from emova.core.tokens import BEGIN_OF_TEXT, SPEECH_END, SPEECH_START, unit_token
 from emova.speech.style import Style
 from emova_eval.suite.samples import Output
@@ -169,8 +170,11 @@ def unit_figures(sequences: Sequence[Sequence[int]], codebook_size: int, unit_ra
     Returns:
         ``bitrate``: bits a second, rate x log2 of the codebook; ``entropy_bitrate``: the same with the entropy of the
         units that came; ``used``: per cent of the codebook that came at all; ``perplexity``: 2 to the entropy.
+
+    Raises:
+        InputError: a unit is none of the codebook's.
     """
-    counts = np.bincount(np.concatenate([np.asarray(s, int) for s in sequences]), minlength=codebook_size)
+    counts = _counts(np.concatenate([np.asarray(s, int) for s in sequences]), codebook_size)
     share = counts[counts > 0] / counts.sum()
     entropy = float(-(share * np.log2(share)).sum())
     return {
@@ -187,9 +191,20 @@ def leakage(
     """How well a linear probe tells a label (voice, emotion) from units: its accuracy and the majority's, in per cent.
 
     The probe sees each utterance's histogram of units. Equal figures mean that nothing leaks.
+
+    Raises:
+        InputError: a unit is none of the codebook's.
     """
-    histograms = np.stack([np.bincount(np.asarray(s, int), minlength=codebook_size) for s in sequences]).astype(float)
+    histograms = np.stack([_counts(np.asarray(s, int), codebook_size) for s in sequences]).astype(float)
     return probe(np.sqrt(histograms / np.maximum(histograms.sum(1, keepdims=True), 1)), labels, groups, seed)
+
+
+def _counts(units: np.ndarray, codebook_size: int) -> np.ndarray:
+    """How often each of the codebook came. Raises: InputError: another one did."""
+    if len(units) and not 0 <= units.min() <= units.max() < codebook_size:
+        outside = int(units.max() if units.max() >= codebook_size else units.min())
+        raise InputError(f"units: {outside} is none of 0 to {codebook_size - 1}; count them by their own tokenizer")
+    return np.bincount(units, minlength=codebook_size)
 
 
 def timbre(audio: str) -> list[float]:

@@ -69,7 +69,7 @@ def measure(model: Path, rows: list[TextRow], judge: WhisperJudge, voices: tuple
     early = long = 0
     for row in rows:
         units = assistant.pronounce(row["text"])
-        wanted = 25 * len(row["text"]) / 14
+        wanted = assistant.voice.detokenizer.unit_rate * len(row["text"]) / 14
         early += len(units) < 0.6 * wanted
         long += len(units) > 1.7 * wanted
         for voice in voices:

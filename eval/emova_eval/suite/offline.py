@@ -27,6 +27,7 @@ from emova_eval.suite.samples import Example, Output
 from emova_eval.suite.suite import (
     UNITS,
     VISION,
+    Codebook,
     SuiteConfig,
     UnitsTask,
     build_task,
@@ -188,13 +189,16 @@ def speech_tasks(config: SuiteConfig, asked: Sequence[Example]) -> list[Built]:
     def recogniser() -> Recogniser:
         return make_recogniser(config)
 
+    def leaks(name: str) -> MetricTask:
+        return leakage_task(name, voices, Codebook.of(config.model))
+
     sound = find_judges(fetch=False)
     return [
         or_missing("asr", lambda: AsrTask("asr", heard)),
         *chinese_tasks(config, folder),
         or_missing("phones", lambda: PhoneTask("phones", phones, "G2P of the text")),
-        or_missing("units", lambda: UnitsTask("units", heard)),
-        *(or_missing(name, lambda name=name: leakage_task(name, voices)) for name in UNITS if name != "units"),  # type: ignore[misc]
+        or_missing("units", lambda: UnitsTask("units", heard, Codebook.of(config.model))),
+        *(or_missing(name, lambda name=name: leaks(name)) for name in UNITS if name != "units"),  # type: ignore[misc]
         or_missing("styles", lambda: StylesTask("styles", heard[:STYLE_RECORDINGS], make_emotion_judge(config))),
         or_missing("controllability", lambda: ControllabilityTask("c", texts, make_emotion_judge(config))),
         or_missing("dialogue-unit-in-text-out", lambda: DialogueTask("d", asked, DIALOGUE_MODES[1], judge)),

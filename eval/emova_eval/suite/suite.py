@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emova.checkpoint.loading import find_checkpoint
+from emova.checkpoint.loading import find_checkpoint, load_speech_tokenizer
 from emova.core.errors import InputError
 from emova_eval.judges.grading import AnswerJudge, EndpointJudge, OfflineJudge
 from emova_eval.judges.voices import find_judges
@@ -127,6 +127,20 @@ class MmVetTask(MetricTask):
         return Score(grade.value, notes=grade.notes(), failure=grade.failure)
 
 
+@dataclass(frozen=True)
+class Codebook:
+    """Of how many kinds units are, and how many of them a second has."""
+
+    size: int
+    rate: float
+
+    @classmethod
+    def of(cls, model: str) -> Codebook:
+        """Of the units that a checkpoint's speech tokenizer makes. Raises: InputError: there is none."""
+        tokenizer = load_speech_tokenizer(model)
+        return cls(tokenizer.codebook_size, tokenizer.unit_rate)
+
+
 class UnitsTask(MetricTask):
     """What units cost: bits a second by the entropy of the units that came.
 
@@ -134,15 +148,16 @@ class UnitsTask(MetricTask):
     ``perplexity``, two to the entropy. Entropy and use grow with the number of units, so compare equal sets alone.
     """
 
-    def __init__(self, name: str, items: Sequence[Example], codebook_size: int = 4096, unit_rate: float = 25) -> None:
+    def __init__(self, name: str, items: Sequence[Example], codebook: Codebook) -> None:
         def bits(records: Sequence[Record]) -> float:
             sequences = [record.notes["units"] for record in records if record.notes.get("units")]
             # Without units there is no figure: none at all would be the best bitrate.
-            return unit_figures(sequences, codebook_size, unit_rate)["entropy_bitrate"] if sequences else float("nan")
+            figures = unit_figures(sequences, codebook.size, codebook.rate) if sequences else {}
+            return figures.get("entropy_bitrate", float("nan"))
 
         metric = Metric("units", lambda said, example: Score(0.0), "bit/s", higher_is_better=False, aggregate=bits)
         super().__init__(name, items, metric, "none; counted")
-        self.codebook_size, self.unit_rate = codebook_size, unit_rate
+        self.codebook = codebook
 
     def ask(self, model: EvalModel, example: Example) -> Output:
         """The units of a recording."""
@@ -157,7 +172,7 @@ class UnitsTask(MetricTask):
         sequences = [record.notes["units"] for record in records if record.notes.get("units")]
         if not sequences:
             return {}
-        figures = unit_figures(sequences, self.codebook_size, self.unit_rate)
+        figures = unit_figures(sequences, self.codebook.size, self.codebook.rate)
         return {name: figures[name] for name in ("bitrate", "used", "perplexity")}
 
 
@@ -170,11 +185,11 @@ class LeakageTask(UnitsTask):
 
     interval = False  # a probe trained anew for each draw would take hours
 
-    def __init__(self, name: str, items: Sequence[Example], label: str, codebook_size: int = 4096) -> None:
+    def __init__(self, name: str, items: Sequence[Example], label: str, codebook: Codebook) -> None:
         labels = {item.facts.get(label) for item in items}
         if len(labels) < 2 or None in labels or len({item.text for item in items}) < 2:
             raise InputError(f"{name}: needs the group VOICE/EMOTION, two labels and two sentences at least")
-        super().__init__(name, items, codebook_size)
+        super().__init__(name, items, codebook)
 
         def above_chance(records: Sequence[Record]) -> float:
             seen = [record for record in records if record.notes.get("units")]
@@ -184,7 +199,7 @@ class LeakageTask(UnitsTask):
                 [record.notes["units"] for record in seen],
                 [record.notes[label] for record in seen],
                 [record.question for record in seen],
-                codebook_size,
+                codebook.size,
             )
             return found[0] - found[1]
 
@@ -204,7 +219,7 @@ class LeakageTask(UnitsTask):
         if len({record.notes[self.label] for record in seen}) < 2 or len({record.question for record in seen}) < 2:
             return {}
         labels, sentences = [record.notes[self.label] for record in seen], [record.question for record in seen]
-        found, chance = leakage([r.notes["units"] for r in seen], labels, sentences, self.codebook_size)
+        found, chance = leakage([r.notes["units"] for r in seen], labels, sentences, self.codebook.size)
         figures = {"probe": found / 100, "chance": chance / 100}
         if all(record.notes.get("timbre") for record in seen):
             sound = np.array([record.notes["timbre"] for record in seen])
@@ -213,7 +228,7 @@ class LeakageTask(UnitsTask):
         return figures
 
 
-def leakage_task(name: str, items: Sequence[Example]) -> LeakageTask:
+def leakage_task(name: str, items: Sequence[Example], codebook: Codebook) -> LeakageTask:
     """``leakage-voice`` or ``leakage-emotion`` on recordings whose group is ``VOICE/EMOTION``."""
     labelled = []
     for item in items:
@@ -221,7 +236,7 @@ def leakage_task(name: str, items: Sequence[Example]) -> LeakageTask:
         facts = {key: value for key, value in (("voice", voice), ("emotion", emotion)) if value}
         labelled.append(dataclasses.replace(item, facts=facts, group=""))
     random.Random(0).shuffle(labelled)  # so that a limited run has all labels
-    return LeakageTask(name, labelled, name.removeprefix("leakage-"))
+    return LeakageTask(name, labelled, name.removeprefix("leakage-"), codebook)
 
 
 def make_judge(config: SuiteConfig) -> AnswerJudge:
@@ -263,10 +278,10 @@ def build_task(name: str, config: SuiteConfig) -> MetricTask:
     if name in VISION:
         return _vision(name, data, config)
     if name in UNITS:
-        items = read_own(data)
+        items, codebook = read_own(data), Codebook.of(config.model)
         if name == "units":
-            return UnitsTask(name, [dataclasses.replace(item, group="") for item in items])
-        return leakage_task(name, items)
+            return UnitsTask(name, [dataclasses.replace(item, group="") for item in items], codebook)
+        return leakage_task(name, items, codebook)
     if name in CODEC:
         return _codec(name, data, config)
     if name == "own":
