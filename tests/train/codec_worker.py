@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from emova.core.config import load_config
 from emova_train.core import checkpointing
@@ -23,6 +24,8 @@ from emova_train.s2u import pretrain
 from emova_train.s2u import program as s2u
 from emova_train.u2s import program as u2s
 from emova_train.vq import program as vq
+from emova_train.vq.whisper import load_whisper
+from tests.train.fixtures_vq import rows, started
 
 
 def train(program: str, config: str, overrides: list[str]) -> None:
@@ -34,8 +37,21 @@ def train(program: str, config: str, overrides: list[str]) -> None:
         flow.train(load_config(flow.FlowRecipe, config, overrides, kind="flow"))
     elif program == "vq":
         vq.train(load_config(vq.VQTrainConfig, config, overrides, kind="vq"))
+    elif program == "vq-step":
+        vq_step(load_config(vq.VQTrainConfig, config, overrides, kind="vq"))
     else:
         u2s.train(load_config(u2s.U2SRecipe, config, overrides, kind="u2s"))
+
+
+def vq_step(config: vq.VQTrainConfig) -> None:
+    """One step on this process's share of a batch; the codebook that comes of it goes to ``codes-RANK``."""
+    world, passes = parallel.start(config.run.parallel), config.run.gradient_accumulation
+    training, batch = started(config, load_whisper(config.whisper), passes)
+    for part in range(passes):
+        training(**rows(batch, world.rank * passes + part, world.size * passes))
+    folder = Path(config.run.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(training.quantizer.state_dict(), folder / f"codes-{world.rank}.safetensors")
 
 
 def main() -> None:

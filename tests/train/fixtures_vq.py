@@ -21,10 +21,11 @@ from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig
 from emova_data.records.records import Draft, Media, Part, Record, message, text
 from emova_data.sources.convert import ConvertConfig, convert
 from emova_train.core.config import RunConfig
-from emova_train.vq.data import TextSource
-from emova_train.vq.program import VQTrainConfig
+from emova_train.vq.data import TextBatches, TextSet, TextSource, TextStore
+from emova_train.vq.program import VQTrainConfig, VQTraining, build
+from emova_train.vq.whisper import Whisper
 
-CHARACTERS = [*pre_tokenizers.ByteLevel.alphabet()]
+CHARACTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 MARKS = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
 LANGUAGES = ["<|en|>", "<|zh|>", "<|transcribe|>"]
 MANY_TOKENS = 51_865
@@ -115,8 +116,25 @@ def small_config(folder: Path, whisper: Path) -> VQTrainConfig:
 
 def labelled(config: VQTrainConfig) -> VQTrainConfig:
     """``small_config`` with words that a Whisper of random weights would hardly hear."""
-    labels = Path(config.labels)
-    labels.mkdir(exist_ok=True)
-    said = {f"heard-train-000000-{clip}": "good day" for clip in range(3)}
-    (labels / "heard-train-000000.json").write_text(json.dumps(said))
+    path = Path(config.labels) / "heard-train-000000.json"
+    if not path.is_file():  # other processes may be reading it
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({f"heard-train-000000-{clip}": "good day" for clip in range(3)}))
     return config
+
+
+def started(config: VQTrainConfig, whisper: Whisper, passes: int = 1) -> tuple[VQTraining, dict[str, torch.Tensor]]:
+    """A training whose codes lie on vectors, and a batch of all clips; the same at each call."""
+    training = build(config, whisper, passes)
+    store = TextStore(labelled(config).train, config.cache, config.labels, 16.0)
+    make = TextBatches(whisper.text, training.model.inventory, training.model.unit_samples, 0.0)
+    batch = TextSet(store, [1.0, 1.0], 1, 30.0, 0, make)[0]
+    with torch.no_grad():
+        vectors = training.model(batch["samples"], batch["lengths"])
+    training.start_codes(vectors.flatten(0, 1), 1.0)
+    return training, batch
+
+
+def rows(batch: dict[str, torch.Tensor], part: int, parts: int) -> dict[str, torch.Tensor]:
+    """Every ``parts``-th clip of a batch, filled up as the whole is."""
+    return {name: value[part::parts] for name, value in batch.items()}

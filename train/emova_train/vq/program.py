@@ -65,11 +65,11 @@ class VQTrainConfig:
         language: of the speech, for a Whisper that knows several.
         labels: the folder of a Whisper's words for sources with ``pseudo``.
         pseudo_ratio: pseudo-labelled clips for a labelled one; 0 takes the sources as they are.
-        decay: of the codebook's moving average.
+        decay: of the codebook's moving average, a step: the passes of a step move it together.
         commitment: weight of the vectors' distance to their codes.
         teacher: weight of the distance between what Whisper's decoder hears through the units and what it heard before,
             from Whisper's own encoder, which sees all of a clip at once (a mean over a unit's frames); 0: without.
-        restart_below: mean vectors of a step below which a code is begun again.
+        restart_below: mean vectors of a step, of all its passes and processes, below which a code is begun again.
         phone_weight: of the phone decoder's CTC loss, whose gradient ends at the codes: it only measures them.
         batch_seconds: of speech in a pass.
         max_seconds: longer clips are left out.
@@ -105,14 +105,21 @@ class VQTrainConfig:
 
 
 class VQTraining(nn.Module):
-    """The tokenizer with what only training needs: the moving codebook, the reader, losses."""
+    """The tokenizer with what only training needs: the moving codebook, the reader, losses.
+
+    Args:
+        passes: forward passes a step. The codes of all are counted, and the codebook moves with the last of them, so
+            that ``decay`` and ``restart_below`` mean the same however a step's batch is cut.
+    """
 
     unused_parameters = True  # the phone decoder learns only where a clip has phones
 
     def __init__(
-        self, model: WhisperVQTokenizer, reader: WhisperReader, config: VQTrainConfig, teacher: Teacher | None = None
-    ) -> None:
+        self, model: WhisperVQTokenizer, reader: WhisperReader, config: VQTrainConfig, teacher: Teacher | None = None,
+        passes: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.passes, self._passed = passes, 0
         self.model, self.reader, self.weights = model, reader, config
         self.teacher = teacher  # no module: it is not learnt or written with the rest
         encoder = model.config.encoder
@@ -154,8 +161,10 @@ class VQTraining(nn.Module):
         inside_BU = torch.arange(vectors_BUD.shape[1], device=units_B.device)[None] < units_B[:, None]
         with torch.autocast(samples.device.type, enabled=False):
             vectors_ND = vectors_BUD.float()[inside_BU]
-            codes_1ND, indices_1N, commitment = self.quantizer(vectors_ND[None])
+            last = (self._passed + 1) % self.passes == 0
+            codes_1ND, indices_1N, commitment = self.quantizer(vectors_ND[None], accum_ema_update=not last)
         if self.training:
+            self._passed = (self._passed + 1) % self.passes
             self.publish()
         codes_BUD = torch.zeros_like(vectors_BUD, dtype=codes_1ND.dtype)
         codes_BUD[inside_BU] = codes_1ND[0]
@@ -207,8 +216,12 @@ def fill(model: WhisperVQTokenizer, whisper: Whisper) -> None:
         layer.load_state_dict(block_state(whisper, index))
 
 
-def build(config: VQTrainConfig, whisper: Whisper) -> VQTraining:
-    """A fresh tokenizer from Whisper, with the rest of Whisper behind it. Raises: InputError: the shapes differ."""
+def build(config: VQTrainConfig, whisper: Whisper, passes: int = 1) -> VQTraining:
+    """A fresh tokenizer from Whisper, with the rest of Whisper behind it. Raises: InputError: the shapes differ.
+
+    Args:
+        passes: forward passes of a process a step.
+    """
     torch.manual_seed(config.run.seed)
     model = WhisperVQTokenizer(config.model)
     fill(model, whisper)
@@ -220,7 +233,7 @@ def build(config: VQTrainConfig, whisper: Whisper) -> VQTraining:
     encoder = config.model.encoder
     reader = WhisperReader(whisper, encoder.layers, encoder.pooling, encoder.block // encoder.pooling)
     teacher = Teacher(whisper, encoder.pooling) if config.teacher else None
-    return VQTraining(model, reader, config, teacher)
+    return VQTraining(model, reader, config, teacher, passes)
 
 
 @torch.inference_mode()
@@ -294,7 +307,7 @@ def train(config: VQTrainConfig) -> FitResult:
         output.mkdir(parents=True, exist_ok=True)
         save_config(config, output / "config.yaml")
     whisper = load_whisper(config.whisper, config.language)
-    training = build(config, whisper)
+    training = build(config, whisper, run.gradient_accumulation)
     model = training.model
     make = TextBatches(whisper.text, model.inventory, model.unit_samples, config.perturbed)
     cached = [] if config.stream.enabled else [source.pattern for source in config.train]
@@ -321,7 +334,8 @@ def train(config: VQTrainConfig) -> FitResult:
         print(f"{len(store.clips)} clips, {sum(c.length for c in store.clips) / 57.6e6:.1f} h", file=sys.stderr)
     if not config.start_from:
         vectors_ND, mean_use = first_vectors(training, [dict(batch) for batch in warm])
-        training.start_codes(vectors_ND, mean_use * world.size / model.codebook_size)
+        passes = run.gradient_accumulation * world.size
+        training.start_codes(vectors_ND, mean_use * passes / model.codebook_size)
     held_out, clips = None, list[TextClip]()
     if config.validation:
         sources = [TextSource(pattern) for pattern in config.validation]
