@@ -17,12 +17,13 @@ from transformers import WhisperModel
 from emova.checkpoint.registry import load_tokenizer
 from emova.core.config import load_config
 from emova.core.errors import InputError
+from emova.speech.tokenizer.whisper_vq.reader import IGNORED
 from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQTokenizer
 from emova_train.core.metrics import read
 from emova_train.vq.data import TextBatches, TextSet, TextSource, TextStore, balanced
 from emova_train.vq.labels import Labeller, label
 from emova_train.vq.program import VQTrainConfig, build, train, words_of
-from emova_train.vq.reader import IGNORED, WordDecoder
+from emova_train.vq.reader import word_decoder
 from emova_train.vq.teacher import Teacher
 from emova_train.vq.whisper import Whisper, WholeEncoder, load_whisper
 from tests.train.fixtures_vq import TINY, labelled, small_config, started, write_whisper
@@ -113,7 +114,7 @@ def test_the_whole_whisper_is_transformers_own(whisper: Whisper, whisper_folder:
         wanted = model(features, decoder_input_ids=tokens)
         heard, inside = WholeEncoder(whisper).eval()(features, torch.tensor([1000, 1000]))
         assert (heard - wanted.encoder_last_hidden_state).abs().max() < 1e-5
-        words = WordDecoder(whisper).eval()
+        words = word_decoder(whisper).eval()
         logits = words(tokens, heard, inside)
         assert (logits - wanted.last_hidden_state @ model.decoder.embed_tokens.weight.T).abs().max() < 1e-5
         (row, _) = words.read(heard, inside, [257, 258], 999, [6, 2])

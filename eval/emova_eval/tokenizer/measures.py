@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,10 @@ from emova.core.errors import InputError
 from emova.core.levenshtein import edit_distance
 from emova.speech.tokenizer.phones import MANDARIN, TONES
 from emova.speech.tokenizer.protocol import ReadsPhones, SpeechTokenizer
+from emova.speech.tokenizer.whisper_vq.reader import ReadsWords
+from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQTokenizer
 from emova_eval.metrics.acoustics import measure
+from emova_eval.metrics.text import character_errors, word_errors
 from emova_eval.models.assistant import probe, unit_figures
 from emova_eval.suite.codec import distance
 from emova_eval.tokenizer.utterances import RATE, Utterance
@@ -135,6 +139,30 @@ def phone_errors(tokenizer: SpeechTokenizer, heard: Heard, utterances: Sequence[
 
 
 _SAME = {"g": "ɡ", "r": "ɹ"}
+
+
+def read_errors(
+    tokenizer: SpeechTokenizer, folder: Path, heard: Heard, utterances: Sequence[Utterance]
+) -> dict[str, float]:
+    """Per cent of words (Mandarin's characters) that the reader in the tokenizer's folder reads wrongly in its units,
+    by language: the recognition of GLM-4-Voice's Table 1. Nothing where it has no reader or the words are unknown.
+
+    Raises:
+        InputError: the reader is damaged.
+    """
+    reader = ReadsWords.from_tokenizer(folder) if isinstance(tokenizer, WhisperVQTokenizer) else None
+    if reader is None or not isinstance(tokenizer, WhisperVQTokenizer):
+        return {}
+    wrong: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for units, each in zip(heard.units, utterances, strict=True):
+        if not each.sentence or each.language not in reader.languages:
+            continue
+        said = reader(tokenizer, torch.from_numpy(units).to(tokenizer.device), each.language)
+        found = (character_errors if each.language == "zh" else word_errors)(each.sentence, said)
+        wrong[each.language] += found.edits
+        total[each.language] += found.reference_tokens
+    return {f"word_error/{language}": 100 * wrong[language] / max(1, count) for language, count in total.items()}
 
 
 def lookup_error(heard: Heard, utterances: Sequence[Utterance], unit_rate: float) -> float:

@@ -25,7 +25,8 @@ from emova_eval.tokenizer.utterances import Chosen, Utterance, fixtures, shards
 
 COLUMNS = (
     ("units/s", "unit_rate", 1), ("bits/s", "bitrate", 0), ("used %", "used", 1), ("perplexity", "perplexity", 0),
-    ("shared %", "used/shared", 1), ("phones en %", "phone_error/en", 1), ("phones zh %", "phone_error/zh", 1),
+    ("shared %", "used/shared", 1), ("words en %", "word_error/en", 1), ("chars zh %", "word_error/zh", 1),
+    ("phones en %", "phone_error/en", 1), ("phones zh %", "phone_error/zh", 1),
     ("tones zh %", "tone_error/zh", 1), ("lookup %", "lookup_error", 1), ("voice %", "leak/voice", 0),
     ("gender %", "leak/gender", 0), ("emotion %", "leak/emotion", 0), ("pitch %", "leak/pitch", 0),
     ("RTF", "rtf", 3), ("wait ms", "look_ahead", 0),
@@ -51,13 +52,15 @@ class TokenizerFigures:
 
 def evaluate(name: str, utterances: Sequence[Utterance], advance: Callable[[str], None] = print) -> TokenizerFigures:
     """All figures of the tokenizer ``name``: a folder, or a checkpoint that has one. Raises: InputError."""
-    tokenizer = load_tokenizer(find_part(name, "speech_tokenizer"))
+    folder = find_part(name, "speech_tokenizer")
+    tokenizer = load_tokenizer(folder)
     advance(f"{name}: units of {len(utterances)} recordings")
     with torch.inference_mode():
         heard = measures.Heard(tokenizer, utterances)
         figures = {"unit_rate": tokenizer.unit_rate, "codebook": float(tokenizer.codebook_size)}
         figures |= measures.cost(tokenizer, heard, utterances) | measures.use_by_language(heard, utterances)
         figures |= measures.phone_errors(tokenizer, heard, utterances)
+        figures |= measures.read_errors(tokenizer, folder, heard, utterances)
         longest = max(utterances, key=lambda each: each.seconds)
         figures["look_ahead"], figures["look_ahead_longest"] = measures.look_ahead(tokenizer, longest.samples)
     figures["lookup_error"] = measures.lookup_error(heard, utterances, tokenizer.unit_rate)

@@ -22,13 +22,13 @@ from torch.utils.data import Dataset
 
 from emova.core.errors import InputError
 from emova.speech.tokenizer.phones import PhoneInventory
+from emova.speech.tokenizer.whisper_vq.reader import IGNORED
 from emova_data.records.recordings import Recording, RecordingFields
 from emova_train.data.clip_reader import ClipStream, Pooled, StreamConfig, decoded, find_sources
 from emova_train.data.sample_reader import BadSample
 from emova_train.data.shard_cache import SAMPLE_RATE, decode_shard, found_shards
 from emova_train.data.shards import Raw
 from emova_train.s2u.data import alike, perturb
-from emova_train.vq.reader import IGNORED
 from emova_train.vq.whisper import TextTokens
 
 

@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.writing import write_text
+from emova.speech.tokenizer.whisper_vq.reader import LEAST_TOKENS, TOKENS_A_SECOND
 from emova.speech.tokenizer.whisper_vq.tokenizer import HOP, WhisperMel
 from emova_data.records.recordings import read_recordings
 from emova_train.core.program import add_config, run_module
@@ -31,11 +32,10 @@ from emova_train.data.shard_cache import SAMPLE_RATE, found_shards
 from emova_train.distributed import world as parallel
 from emova_train.vq.data import check_names, label_path, name_of
 from emova_train.vq.program import VQTrainConfig
-from emova_train.vq.reader import WordDecoder
+from emova_train.vq.reader import word_decoder
 from emova_train.vq.whisper import WholeEncoder, clip_features, load_whisper
 
 _LEAST_SECONDS, _TAIL_SECONDS = 8.0, 2.0  # of a window: with less silence behind the words it begins again
-_TOKENS_A_SECOND = 6
 
 
 class Labeller:
@@ -46,7 +46,7 @@ class Labeller:
         self.text = whisper.text
         self.mel = WhisperMel(whisper.config.num_mel_bins)
         self.encoder = WholeEncoder(whisper).eval()
-        self.words = WordDecoder(whisper).eval()
+        self.words = word_decoder(whisper).eval()
         self.longest = whisper.config.max_source_positions * 2 * HOP
 
     @torch.inference_mode()
@@ -61,7 +61,7 @@ class Labeller:
         samples_BT = functional.pad(samples_BT, (0, window - samples_BT.shape[1]))
         features_BMF = clip_features(self.mel, samples_BT)
         heard_BTD, inside_BT = self.encoder(features_BMF, torch.full((len(clips),), window // HOP))
-        limits = [8 + len(clip) * _TOKENS_A_SECOND // SAMPLE_RATE for clip in clips]
+        limits = [LEAST_TOKENS + len(clip) * TOKENS_A_SECOND // SAMPLE_RATE for clip in clips]
         found = self.words.read(heard_BTD, inside_BT, self.text.prompt, self.text.end, limits)
         pairs = zip(found, limits, strict=True)
         return [self.text.decode(tokens) if len(tokens) < limit else "" for tokens, limit in pairs]

@@ -30,6 +30,7 @@ from emova.core.levenshtein import edit_distance
 from emova.speech.tokenizer.phone_decoder import PhoneDecoderConfig
 from emova.speech.tokenizer.phones import BLANK
 from emova.speech.tokenizer.whisper_vq.encoder import EncoderConfig
+from emova.speech.tokenizer.whisper_vq.reader import LEAST_TOKENS, TOKENS_A_SECOND, WhisperReader
 from emova.speech.tokenizer.whisper_vq.tokenizer import WhisperVQConfig, WhisperVQTokenizer
 from emova_train.core.config import DDP, RunConfig
 from emova_train.core.loop import FitResult, fit
@@ -41,7 +42,7 @@ from emova_train.data.shard_cache import SAMPLE_RATE, fill_cache
 from emova_train.distributed import world as parallel
 from emova_train.s2u.data import unwrap
 from emova_train.vq.data import TextBatches, TextClip, TextSet, TextSource, TextStore, balanced, decode_texts, streamed
-from emova_train.vq.reader import WhisperReader
+from emova_train.vq.reader import reader_of
 from emova_train.vq.teacher import Teacher
 from emova_train.vq.whisper import Whisper, block_state, load_whisper
 
@@ -231,7 +232,8 @@ def build(config: VQTrainConfig, whisper: Whisper, passes: int = 1) -> VQTrainin
             raise InputError(f"{config.start_from}: its model is not the config's; give the same model")
         model.load_state_dict(before.state_dict())
     encoder = config.model.encoder
-    reader = WhisperReader(whisper, encoder.layers, encoder.pooling, encoder.block // encoder.pooling)
+    block = encoder.block // encoder.pooling
+    reader = reader_of(whisper, encoder.layers, encoder.pooling, block, {config.language: whisper.text.prompt})
     teacher = Teacher(whisper, encoder.pooling) if config.teacher else None
     return VQTraining(model, reader, config, teacher, passes)
 
@@ -274,7 +276,7 @@ def measure(training: VQTraining, whisper: Whisper, store: TextStore, clips: Seq
         used += torch.bincount(units_U, minlength=model.codebook_size)
         inside_1U = torch.ones(1, len(units_U), dtype=torch.bool, device=model.device)
         heard_1UD = training.reader.encode(model.encoder.codebook(units_U[None]), inside_1U)
-        limit = 8 + clip.length * 6 // SAMPLE_RATE
+        limit = LEAST_TOKENS + clip.length * TOKENS_A_SECOND // SAMPLE_RATE
         (tokens,) = training.reader.words.read(heard_1UD, inside_1U, text.prompt, text.end, [limit])
         pairs = [("word_error", words_of(clip.text), words_of(text.decode(tokens)))]
         if model.phone_decoder is not None and clip.phones:
@@ -342,9 +344,13 @@ def train(config: VQTrainConfig) -> FitResult:
         held_out = TextStore(sources, config.cache, config.labels, config.max_seconds)
         clips = select(held_out.clips, config.validation_clips)
 
-    def validate(module: nn.Module, step: int) -> dict[str, float]:
+    def export() -> None:
         training.publish()
         model.save_pretrained(output / "export")
+        training.reader.save(output / "export", whisper.text.json)
+
+    def validate(module: nn.Module, step: int) -> dict[str, float]:
+        export()
         return measure(training, whisper, held_out, clips) if held_out else {}
 
     def groups(module: nn.Module) -> list[ParameterGroup]:
@@ -362,8 +368,7 @@ def train(config: VQTrainConfig) -> FitResult:
 
     result = fit(training, train_set, unwrap, run, parameter_groups=groups, on_validate=validate)
     if world.main:
-        training.publish()
-        model.save_pretrained(output / "export")
+        export()
     world.barrier()
     return result
 

@@ -70,6 +70,11 @@ class TextTokens:
         self.prompt = [token("startoftranscript"), *spoken, token("notimestamps")]
         self.end = token("endoftext")
 
+    @property
+    def json(self) -> str:
+        """All of them, as ``tokenizer.json``."""
+        return str(self._tokenizer.to_str())
+
     def encode(self, text: str) -> list[int]:
         """A transcript as the decoder is to write it."""
         return list(self._tokenizer.encode(" " + text.strip(), add_special_tokens=False).ids)
