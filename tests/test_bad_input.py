@@ -36,6 +36,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", params=["tiny_checkpoint", "tiny_vq_checkpoint"])
+def checkpoint(request):
+    """With each of the codecs."""
+    return request.getfixturevalue(request.param)
+
+
 def refused(arguments: list[str], capsys, *words: str) -> None:
     assert main(arguments) == 2
     printed = capsys.readouterr()
@@ -50,13 +56,13 @@ AUDIO = ("missing.wav", "", "empty", "noise", "cut.wav", "silent.wav", "long.wav
 
 @pytest.mark.parametrize("command", ["chat", "transcribe", "tokenize", "resynthesize"])
 @pytest.mark.parametrize("name", AUDIO)
-def test_audio(folder, tmp_path, monkeypatch, capsys, tiny_checkpoint, command: str, name: str) -> None:
+def test_audio(folder, tmp_path, monkeypatch, capsys, checkpoint, command: str, name: str) -> None:
     if name == "silent.wav" and command in ("tokenize", "resynthesize"):
         pytest.skip("silence has units too")
     monkeypatch.chdir(tmp_path)
     path = str(folder / name)
     given = ["--audio", path] if command == "chat" else [path]
-    refused([command, *given, "--model", str(tiny_checkpoint)], capsys, path, ";")
+    refused([command, *given, "--model", str(checkpoint)], capsys, path, ";")
     assert not list(tmp_path.iterdir())
 
 
@@ -129,37 +135,79 @@ DAMAGE = (
     "no model.safetensors",
     "no tokenizer.json",
     "no processor_config.json",
-    "no speech_tokenizer",
-    "no speech_tokenizer/model.safetensors",
-    "no speech_detokenizer",
-    "no speech_detokenizer/config.json",
-    "no style_prototypes.safetensors",
     "cut config.json",
     "cut model.safetensors",
     "cut tokenizer.json",
     "cut processor_config.json",
-    "cut speech_tokenizer/model.safetensors",
-    "cut speech_detokenizer/config.json",
-    "cut style_prototypes.safetensors",
     'config.json model_type "llama"',
     "config.json text_config.hidden_size 64",
     "config.json text_config.num_hidden_layers 3",
     "config.json text_config.num_hidden_layers 1",
     "config.json token_count 4000",
-    "speech_detokenizer/config.json style.style_size 16",
-    "speech_tokenizer/config.json block_units 0.5",
     "processor_config.json image_processor.tile_size 32",
     "processor_config.json image_processor.tile_side 3",
+    "other tokenizer",
+)
+OF_A_CODEC = (
+    "no speech_tokenizer",
+    "no speech_tokenizer/model.safetensors",
+    "no speech_detokenizer",
+    "no speech_detokenizer/config.json",
+    "no style_prototypes.safetensors",
+    "cut speech_tokenizer/model.safetensors",
+    "cut speech_detokenizer/model.safetensors",
+    "cut speech_detokenizer/config.json",
+    "cut style_prototypes.safetensors",
+    "speech_detokenizer/config.json style.style_size 16",
+)
+OF_S2U_AND_U2S = (
+    "speech_tokenizer/config.json block_units 0.5",
     "speech_detokenizer/config.json vits.units.codebook_size 100",
     "speech_detokenizer/config.json vits.hop_length 120",
-    "other tokenizer",
+)
+OF_VQ_AND_FLOW = (
+    "speech_tokenizer/config.json encoder.block 0.5",
+    "speech_tokenizer/config.json encoder.block 0",
+    "speech_tokenizer/config.json encoder.block 15",
+    "speech_tokenizer/config.json encoder.codes 100",
+    "speech_tokenizer/config.json encoder.codes 0",
+    "speech_tokenizer/config.json encoder.layers 3",
+    "speech_tokenizer/config.json encoder.layers 1",
+    "speech_tokenizer/config.json encoder.heads 3",
+    "speech_tokenizer/config.json encoder.heads 0",
+    "speech_tokenizer/config.json encoder.pooling 2",
+    "speech_tokenizer/config.json encoder.pooling 3",
+    "speech_tokenizer/config.json encoder.pooling 0",
+    "speech_tokenizer/config.json encoder.positions 6",
+    "speech_tokenizer/config.json encoder.left_blocks -1",
+    "speech_detokenizer/config.json units.codes 100",
+    "speech_detokenizer/config.json units.block 0",
+    "speech_detokenizer/config.json units.heads 3",
+    "speech_detokenizer/config.json unit_rate 25.0",
+    "speech_detokenizer/config.json unit_rate 0",
+    "speech_detokenizer/config.json speaker_size 16",
+    "speech_detokenizer/config.json hears_styles false",
+    "speech_detokenizer/config.json estimator.blocks 2",
+    "speech_detokenizer/config.json estimator.groups 3",
+    "speech_detokenizer/config.json estimator.heads 0",
+    "speech_detokenizer/config.json mel.hop_length 0",
+    "speech_detokenizer/config.json mel.n_mels 0",
+    "speech_detokenizer/config.json chunks [0]",
+    'speech_detokenizer/config.json chunks ["many"]',
+    "speech_detokenizer/config.json steps 0",
+    "speech_detokenizer/config.json fade -1",
+    'speech_detokenizer/config.json sound "hum"',
 )
 
 
-@pytest.mark.parametrize("how", DAMAGE)
-def test_damaged_checkpoints(tmp_path, tiny_checkpoint, how: str) -> None:
+@pytest.mark.parametrize(
+    ("whole", "how"),
+    [("tiny_checkpoint", how) for how in (*DAMAGE, *OF_A_CODEC, *OF_S2U_AND_U2S)]
+    + [("tiny_vq_checkpoint", how) for how in (*OF_A_CODEC, *OF_VQ_AND_FLOW)],
+)
+def test_damaged_checkpoints(tmp_path, request, whole: str, how: str) -> None:
     folder = tmp_path / "checkpoint"
-    shutil.copytree(tiny_checkpoint, folder)
+    shutil.copytree(request.getfixturevalue(whole), folder)
     damage(folder, how)
     with pytest.raises(InputError) as raised:
         Assistant.from_pretrained(folder)

@@ -7,9 +7,10 @@ matrix is kept in 16 bits. Loading gives float32 again, so the rest of the code 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,8 @@ from emova.core.writing import make_folder, save_tensors, write_text
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+ConfigT = TypeVar("ConfigT")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Storage = Literal["float32", "float16", "int8"]
 SCALE_SUFFIX = ".int8_scale"
 
@@ -128,6 +131,25 @@ def _present(path: Path) -> Path:
 
 def _damaged(folder: str | Path) -> str:
     return f"{Path(folder)}: a file is damaged; copy the whole folder again"
+
+
+def build_part(cls: Callable[[ConfigT], ModuleT], config: ConfigT, folder: str | Path) -> ModuleT:
+    """A module of the sizes that a folder's config names.
+
+    Raises:
+        InputError: there can be none: the layers' own complaints are told as one line.
+    """
+    try:
+        return cls(config)
+    except (ArithmeticError, AssertionError, IndexError, MemoryError, RuntimeError, ValueError) as error:
+        said = f"no layers have such sizes ({_first_line(error)}); copy the whole folder again"
+        raise InputError(
+            f"{Path(folder) / 'config.json'}: {error if isinstance(error, InputError) else said}"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], folder: str | Path, optional: tuple[str, ...] = ()) -> None:

@@ -6,7 +6,8 @@ A kind that joins the registry must be built in ``EARS`` or ``VOICES``: the test
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emova.checkpoint.registry import DETOKENIZERS, TOKENIZERS, load_detokenizer, load_tokenizer
@@ -265,10 +266,54 @@ def broken(part: TokenizerModule | DetokenizerModule, folder: Path, load: Callab
     config.write_text(said[:-9])
     refused("damaged")
     config.write_text(said)
+    stored = load_file(weights)
+    name = next(each for each in stored if not each.startswith("phone_decoder.") and stored[each].dim())
+    for other in (
+        {each: tensor for each, tensor in stored.items() if each != name},
+        stored | {name: stored[name][:-1].contiguous()},
+        stored | {"wings": torch.zeros(2)},
+    ):
+        save_file(other, weights)
+        refused("its config and weights differ")
     weights.write_bytes(kept[: len(kept) // 2])
     refused("damaged")
     weights.unlink()
     refused("missing")
+
+
+def numbers(values: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where in a config there are numbers."""
+    inside = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in inside:
+        yield from numbers(value, (*path, key))
+    if isinstance(values, int | float) and not isinstance(values, bool):
+        yield path
+
+
+@pytest.mark.parametrize("name", [*(each for each in (*EARS, *VOICES) if " " not in each), "flow_hift bounded"])
+def test_a_config_that_does_not_fit_its_weights_is_one_line(name: str, tmp_path: Path) -> None:
+    """A number of it changed, by little or to what no layer has: it is refused in a line, or fits all the same."""
+    part, load = build(EARS if name in EARS else VOICES, name), load_tokenizer if name in EARS else load_detokenizer
+    assert isinstance(part, TokenizerModule | DetokenizerModule)
+    part.save_pretrained(tmp_path)
+    said, told = (tmp_path / "config.json").read_text(), list[str]()
+    places = list(numbers(json.loads(said)))
+    random.Random(name).shuffle(places)  # all of them take a minute
+    for tried, (*above, last) in enumerate(places):
+        if tried >= 6 and any("config and weights differ" in line for line in told):
+            break
+        for change in (lambda value: value + 1, lambda value: -1):
+            config = inner = json.loads(said)
+            for key in above:
+                inner = inner[key]
+            inner[last] = change(inner[last])
+            (tmp_path / "config.json").write_text(json.dumps(config))
+            try:
+                load(tmp_path)
+            except InputError as error:
+                told.append(str(error))
+    assert any("config and weights differ" in line for line in told)
+    assert all(str(tmp_path) in line and ";" in line and "\n" not in line and len(line) < 500 for line in told), told
 
 
 def test_a_chunk_may_be_drawn_with_all_that_was_said_or_with_less() -> None:

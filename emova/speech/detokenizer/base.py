@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emova.core.config import config_from_dict
 from emova.core.errors import InputError
-from emova.core.weights import Storage, load_state, read_folder, save_folder
+from emova.core.weights import Storage, build_part, load_state, read_folder, save_folder
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -61,7 +61,8 @@ class DetokenizerModule(nn.Module, Generic[ConfigT]):
             InputError: a file is missing or damaged, or config and weights differ.
         """
         values, state = read_folder(folder)
-        detokenizer = cls(config_from_dict(cls.config_class, values, Path(folder) / "config.json"))
+        config: ConfigT = config_from_dict(cls.config_class, values, Path(folder) / "config.json")
+        detokenizer = build_part(cls, config, folder)
         load_state(detokenizer, state, folder)
         return detokenizer.eval()
 

@@ -50,7 +50,7 @@ class U2SConfig:
         if self.silence is not None and not 0 <= self.silence < size:
             raise InputError(f"silence={self.silence}: there is no such unit; give one of 0..{size - 1}")
         if min(self.lead_in, self.lead_out) < 0:
-            raise InputError("lead_in and lead_out: units of silence can't be fewer than none")
+            raise InputError("lead_in and lead_out: fewer than no units of silence; give 0 or more")
 
 
 class Draws:

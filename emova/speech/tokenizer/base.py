@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from emova.core.config import config_from_dict
 from emova.core.errors import InputError
-from emova.core.weights import load_state, read_folder, save_folder
+from emova.core.weights import build_part, load_state, read_folder, save_folder
 from emova.speech.tokenizer.protocol import TokenizerStream
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TokenizerModule(nn.Module, Generic[ConfigT]):
             InputError: a file is missing, damaged, or does not match the config.
         """
         values, state = read_folder(folder)
-        model = cls(config_from_dict(cls.config_class, values, Path(folder) / "config.json"))
+        model = build_part(cls, config_from_dict(cls.config_class, values, Path(folder) / "config.json"), folder)
         load_state(model, state, folder, optional=cls.optional)
         return model.eval()
 

@@ -78,7 +78,7 @@ class EmovaU2SConfig:
         if min(self.block_units, self.left_units, self.right_units) < 0:
             raise InputError("block_units, left_units, right_units: fewer than no units; give 0 or more")
         if not 0.1 <= self.length_scale <= 10.0:
-            raise InputError(f"length_scale={self.length_scale}: give a factor between 0.1 and 10")
+            raise InputError(f"length_scale={self.length_scale}: too slow or fast; give a factor between 0.1 and 10")
 
 
 class Draws:

@@ -80,16 +80,26 @@ class FlowHiFTConfig:
     def __post_init__(self) -> None:
         if self.kind != KIND:
             raise InputError(f"kind={self.kind}: these are the fields of {KIND}; give kind={KIND}")
+        if self.unit_rate <= 0 or self.hop < 1 or self.sample_rate < self.unit_rate * self.hop:
+            raise InputError(
+                f"unit_rate={self.unit_rate:g}: a unit has no whole frame of {self.hop} samples, {self.sample_rate} a "
+                "second; give rates of which it has"
+            )
         if any(chunk <= self.fade for chunk in self.chunks):
             raise InputError(f"chunks={self.chunks}: a chunk is no longer than what is faded; give longer ones")
         if self.sound not in VOCODERS or (self.sound != "hift" and self.head.kind != self.sound):
-            raise InputError(f"sound={self.sound}, head.kind={self.head.kind}: give {', '.join(VOCODERS)}, both alike")
+            raise InputError(
+                f"sound={self.sound}, head.kind={self.head.kind}: unknown, or two kinds; give {', '.join(VOCODERS)}, "
+                "both alike"
+            )
         if self.steps < 1 or self.context < 0 or self.fade < 0:
-            raise InputError("steps is at least 1, context and fade at least 0")
+            raise InputError("steps, context, fade: too few; give at least 1, 0 and 0")
         if 0 < self.context <= self.fade:
             raise InputError(f"context={self.context}: no longer than what is faded; give 0 or more than {self.fade}")
         if self.hears_styles and self.style.style_size != self.speaker_size:
-            raise InputError(f"style.style_size={self.style.style_size}: give speaker_size, {self.speaker_size}")
+            raise InputError(
+                f"style.style_size={self.style.style_size}: not as long as a speaker's vector; give {self.speaker_size}"
+            )
         frames = (self.mel.sample_rate, self.mel.hop_length, self.mel.n_mels)
         if self.hears_styles and frames != (self.sample_rate, self.hop, self.mels):
             raise InputError(f"vocoder: its rate, hop and mels are {self.sample_rate}, {self.hop}, {self.mels}; mel's "

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova.core.errors import InputError
+
 
 @dataclass(frozen=True)
 class EstimatorConfig:
@@ -23,6 +25,12 @@ class EstimatorConfig:
     blocks: int = 4
     middle: int = 12
     groups: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.heads, self.head_width, self.groups) < 1 or min(self.blocks, self.middle) < 0:
+            raise InputError("estimator: no such sizes; give 1 or more")
+        if self.channels % self.groups:
+            raise InputError(f"estimator.channels={self.channels}: no whole groups; give a multiple of {self.groups}")
 
 
 class ConvBlock(nn.Module):

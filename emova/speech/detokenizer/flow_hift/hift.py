@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova.core.errors import InputError
+
 
 @dataclass(frozen=True)
 class HiFTConfig:
@@ -32,6 +34,12 @@ class HiFTConfig:
     voiced: float = 10.0
     """Hz above which a frame is voiced."""
     limit: float = 0.99
+
+    def __post_init__(self) -> None:
+        sizes = (self.mels, self.sample_rate, self.channels, self.n_fft, self.short_hop, self.pitch_channels)
+        shapes = (*self.rates, *self.rate_kernels, *self.kernels, *self.source_kernels, *self.dilations)
+        if min(*sizes, *shapes) < 1 or self.harmonics < 0:
+            raise InputError("vocoder: no such sizes; give 1 or more")
 
     @property
     def hop(self) -> int:

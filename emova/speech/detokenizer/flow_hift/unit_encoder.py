@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova.core.errors import InputError
+
 
 @dataclass(frozen=True)
 class UnitEncoderConfig:
@@ -25,6 +27,14 @@ class UnitEncoderConfig:
     ffn: int = 2048
     layers: int = 6
     block: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.codes, self.width, self.heads, self.ffn, self.block) < 1 or self.layers < 0:
+            raise InputError("units: no such sizes; give 1 or more")
+        if self.width % self.heads:
+            raise InputError(
+                f"units.width={self.width}: cannot be shared by the heads; give a multiple of {self.heads}"
+            )
 
 
 def relative_sinusoids(count: int, width: int, device: torch.device) -> Tensor:

@@ -62,7 +62,7 @@ class EmovaS2UConfig:
         if min(self.block_units, self.left_units, self.right_units) < 0:
             raise InputError("block_units, left_units, right_units: fewer than no units; give 0 or more")
         if not self.levels or any(levels < 2 or levels % 2 for levels in self.levels):
-            raise InputError(f"levels={self.levels}: the released quantiser has even numbers of levels")
+            raise InputError(f"levels={self.levels}: the released quantiser's are even; give even numbers")
 
 
 class ReleasedFSQ(nn.Module):

@@ -43,10 +43,11 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         sizes = (self.mels, self.width, self.heads, self.ffn, self.layers, self.positions, self.block, self.codes)
         if min(*sizes, self.pooling) < 1 or self.left_blocks < 0 or self.width % self.heads:
-            raise InputError("encoder: sizes are 1 or more, left_blocks 0 or more, and width a multiple of heads")
+            raise InputError("encoder: no such sizes; give 1 or more, left_blocks 0 or more, width a multiple of heads")
         if self.block % self.pooling or self.positions < self.block:
             raise InputError(
-                f"block={self.block}: give a multiple of pooling={self.pooling} up to positions={self.positions}"
+                f"block={self.block}: no whole units, or more frames than positions; give a multiple of "
+                f"pooling={self.pooling} up to positions={self.positions}"
             )
 
     @property
