@@ -15,6 +15,7 @@ from emova.speech.detokenizer.emova_u2s.reference import ReferenceConfig
 from emova.speech.detokenizer.flow import FlowConfig
 from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTConfig, FlowHiFTDetokenizer
 from emova.speech.detokenizer.flow_hift.estimator import EstimatorConfig
+from emova.speech.detokenizer.flow_hift.harmonic import HarmonicConfig
 from emova.speech.detokenizer.flow_hift.hift import HiFTConfig
 from emova.speech.detokenizer.flow_hift.unit_encoder import UnitEncoderConfig
 from emova.speech.detokenizer.style_encoder import StyleEncoderConfig
@@ -110,6 +111,9 @@ VOICES: dict[str, Callable[[], nn.Module]] = {
     "flow_hift whole": lambda: FlowHiFTDetokenizer(replace(FLOW, chunks=[], context=0)),
     "flow_hift bounded": lambda: FlowHiFTDetokenizer(FLOW),
     "flow_hift bounded, styled units": lambda: FlowHiFTDetokenizer(replace(FLOW, styled_units=True)),
+    "flow_hift bounded, harmonics and noise": lambda: FlowHiFTDetokenizer(
+        replace(FLOW, sound="harmonic", harmonic=HarmonicConfig(8, 1, 20, 8, mels=16))
+    ),
     "flow_hift bounded, its own vocoder": lambda: FlowHiFTDetokenizer(replace(FLOW, sound="hift", vocoder=HIFT)),
     "flow_hift bounded, hifigan": lambda: FlowHiFTDetokenizer(
         replace(

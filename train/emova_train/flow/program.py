@@ -25,7 +25,7 @@ from emova.checkpoint.registry import load_tokenizer
 from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.speech.detokenizer.flow_hift.detokenizer import FlowHiFTDetokenizer
-from emova.speech.detokenizer.flow_hift.hift import HiFT
+from emova.speech.detokenizer.flow_hift.sound import MelHead
 from emova.speech.features import LogMel
 from emova.speech.tokenizer.units import name_units, units_of
 from emova_train.core.config import DDP
@@ -130,7 +130,7 @@ class FlowTraining(nn.Module):
         heard_BMF = mel_BMF + weights.mel_noise * torch.randn_like(mel_BMF) if self.training else mel_BMF
         terms: dict[str, Tensor] = {}
         loss = mel_BMF.new_zeros(())
-        if isinstance(vocoder, HiFT):
+        if not isinstance(vocoder, MelHead):  # it has a source
             # F0 is measured each 10 ms; a frame's is the nearest.
             places = (torch.arange(first, first + count, device=mel_BMF.device) * hop // HOP).clamp(
                 max=f0_BF.shape[1] - 1
@@ -142,8 +142,8 @@ class FlowTraining(nn.Module):
                 turns_B = torch.rand(rows, dtype=torch.float64, device=mel_BMF.device)
                 phases_BN = (torch.rand(rows, vocoder.config.harmonics + 1, device=mel_BMF.device) * 2 - 1) * math.pi
                 noise_BNT = torch.randn(rows, vocoder.config.harmonics + 1, count * hop, device=mel_BMF.device)
-                source_BT, _ = vocoder.source(f0_BF, turns_B, phases_BN, noise_BNT)
-            fake_BT = vocoder(heard_BMF, source_BT)
+                source, _ = vocoder.source(f0_BF, turns_B, phases_BN, noise_BNT)
+            fake_BT = vocoder(heard_BMF, source)
         else:
             fake_BT = vocoder(heard_BMF, style_BS[:rows])
         # A frame's window is centred on its first sample, so the sound of `count` frames ends where the next would lie.

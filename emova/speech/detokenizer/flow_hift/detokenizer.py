@@ -23,8 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from emova.core.errors import InputError
 from emova.speech.detokenizer.base import DetokenizerModule, UnitStream, check_units
 from emova.speech.detokenizer.flow_hift.estimator import Estimator, EstimatorConfig
+from emova.speech.detokenizer.flow_hift.harmonic import HarmonicConfig, HarmonicNoise
 from emova.speech.detokenizer.flow_hift.hift import HiFT, HiFTConfig
-from emova.speech.detokenizer.flow_hift.sound import HeadSound, HiFTSound, MelHead, SoundStream
+from emova.speech.detokenizer.flow_hift.sound import DrivenSound, HeadSound, MelHead, SoundStream
 from emova.speech.detokenizer.flow_hift.unit_encoder import Regulator, UnitEncoder, UnitEncoderConfig
 from emova.speech.detokenizer.style_encoder import StyleEncoder, StyleEncoderConfig
 from emova.speech.detokenizer.waveform_heads import WaveformHeadConfig
@@ -34,7 +35,8 @@ KIND = "flow_hift"
 SEED = 42  # the release's, of every chunk
 ALL_UNITS = 1 << 20
 """How many units a unit waits for where it waits for the last one."""
-VOCODERS = ("hift", "istft", "hifigan")
+VOCODERS = ("hift", "harmonic", "istft", "hifigan")
+HEADS = ("istft", "hifigan")
 
 
 def trained_mel() -> MelConfig:
@@ -48,7 +50,8 @@ class FlowHiFTConfig:
 
     Attributes:
         speaker_size: S.
-        sound: what makes sound of mel frames: ``hift`` (``vocoder``), or U2S's ``istft`` or ``hifigan`` (``head``).
+        sound: what makes sound of mel frames: ``hift`` (``vocoder``), ``harmonic``, which is little to learn, or U2S's
+            ``istft`` or ``hifigan`` (``head``).
         mel: the frames of the flow where they are ours; a release does not say what its own are.
         hears_styles: whether it has an encoder of styles (``style``); a release has none.
         styled_units: whether the units' encoder hears the style, so that their mean frames are of its pitch (as
@@ -76,6 +79,7 @@ class FlowHiFTConfig:
     style: StyleEncoderConfig = field(default_factory=StyleEncoderConfig)
     context: int = 0
     styled_units: bool = False
+    harmonic: HarmonicConfig = field(default_factory=HarmonicConfig)
 
     def __post_init__(self) -> None:
         if self.kind != KIND:
@@ -87,7 +91,7 @@ class FlowHiFTConfig:
             )
         if any(chunk <= self.fade for chunk in self.chunks):
             raise InputError(f"chunks={self.chunks}: a chunk is no longer than what is faded; give longer ones")
-        if self.sound not in VOCODERS or (self.sound != "hift" and self.head.kind != self.sound):
+        if self.sound not in VOCODERS or (self.sound in HEADS and self.head.kind != self.sound):
             raise InputError(
                 f"sound={self.sound}, head.kind={self.head.kind}: unknown, or two kinds; give {', '.join(VOCODERS)}, "
                 "both alike"
@@ -101,6 +105,10 @@ class FlowHiFTConfig:
                 f"style.style_size={self.style.style_size}: not as long as a speaker's vector; give {self.speaker_size}"
             )
         frames = (self.mel.sample_rate, self.mel.hop_length, self.mel.n_mels)
+        heard = self.harmonic
+        if self.sound == "harmonic" and (heard.sample_rate, heard.hop, heard.mels) != frames:
+            raise InputError(f"harmonic: its rate, hop and mels are {heard.sample_rate}, {heard.hop}, {heard.mels}; "
+                             f"mel's are {frames}; give the same")  # fmt: skip
         if self.hears_styles and frames != (self.sample_rate, self.hop, self.mels):
             raise InputError(f"vocoder: its rate, hop and mels are {self.sample_rate}, {self.hop}, {self.mels}; mel's "
                              f"are {frames}; give the same")  # fmt: skip
@@ -185,9 +193,11 @@ class FlowHiFTDetokenizer(DetokenizerModule[FlowHiFTConfig]):
         self.codebook_size: int = config.units.codes
         self.style_size: int = config.speaker_size
         self.flow = FlowMatching(config)
-        self.vocoder: HiFT | MelHead
+        self.vocoder: HiFT | HarmonicNoise | MelHead
         if config.sound == "hift":
             self.vocoder = HiFT(config.vocoder)
+        elif config.sound == "harmonic":
+            self.vocoder = HarmonicNoise(config.harmonic)
         else:
             self.vocoder = MelHead(config.head, config.mels, config.speaker_size, config.mel.n_fft, config.hop)
         self.style_encoder: StyleEncoder | None = None
@@ -237,7 +247,7 @@ class FlowHiFTDetokenizer(DetokenizerModule[FlowHiFTConfig]):
         if isinstance(self.vocoder, MelHead):
             return HeadSound(self.vocoder, speaker_BS)
         draws = torch.Generator().manual_seed(SEED)
-        return HiFTSound(self.vocoder, len(speaker_BS), speaker_BS.device, draws)
+        return DrivenSound(self.vocoder, len(speaker_BS), speaker_BS.device, draws)
 
 
 class FlowHiFTStream(UnitStream):

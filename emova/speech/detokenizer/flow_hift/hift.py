@@ -81,11 +81,10 @@ class SnakeUnit(nn.Module):
 class Pitch(nn.Module):
     """F0 from mel frames."""
 
-    def __init__(self, config: HiFTConfig) -> None:
+    def __init__(self, mels: int, width: int) -> None:
         super().__init__()
-        width = config.pitch_channels
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(config.mels if index == 0 else width, width, 3, padding=1) for index in range(5)
+            nn.Conv1d(mels if index == 0 else width, width, 3, padding=1) for index in range(5)
         )
         self.leave = nn.Linear(width, 1)
         self.context = len(self.convolutions)
@@ -108,7 +107,7 @@ class HiFT(nn.Module):
         self.config = config
         with torch.device("cpu"):  # its constants are values, which the meta device has not
             self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
-        self.pitch = Pitch(config)
+        self.pitch = Pitch(config.mels, config.pitch_channels)
         self.mix = nn.Linear(config.harmonics + 1, 1)
         self.enter = nn.Conv1d(config.mels, config.channels, 7, padding=3)
         self.upsamplers, self.from_source, self.source_units, self.units = (nn.ModuleList() for _ in range(4))
@@ -143,7 +142,8 @@ class HiFT(nn.Module):
         voiced_B1T = (f0_BT > config.voiced)[:, None].float()
         noise_BNT = noise_BNT * (voiced_B1T * 0.003 + (1 - voiced_B1T) * 0.1 / 3)
         waves_BNT = 0.1 * angles_BNT.sin() * voiced_B1T + noise_BNT
-        return torch.tanh(self.mix(waves_BNT.transpose(1, 2)))[..., 0], turns_BT[:, -1] % 1
+        end_B = turns_BT[:, -1] % 1 if turns_BT.shape[1] else turns_B
+        return torch.tanh(self.mix(waves_BNT.transpose(1, 2)))[..., 0], end_B
 
     def forward(self, mel_BMF: Tensor, source_BT: Tensor) -> Tensor:
         """``[B, M, F]`` and what drives it to ``[B, T]`` in [-limit, limit]."""

@@ -1,4 +1,4 @@
-"""Mel frames to sound while the frames come: by a HiFT vocoder, or by one of the heads that U2S has.
+"""Mel frames to sound while the frames come: by a vocoder with a source, or by one of the heads that U2S has.
 
 Shapes: B batch, M mel bins, F frames, T samples, N harmonics, S the speaker's vector.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emova.speech.detokenizer.flow_hift.harmonic import HarmonicNoise
 from emova.speech.detokenizer.flow_hift.hift import HiFT
 from emova.speech.detokenizer.layers import Past
 from emova.speech.detokenizer.waveform_heads import WaveformHeadConfig, build_head
@@ -28,29 +29,32 @@ class SoundStream(Protocol):
         ...
 
 
-class HiFTSound:
-    """A ``SoundStream`` of a HiFT: the pitch's phase goes on where it was, each frame is heard with its neighbours.
+class DrivenSound:
+    """A ``SoundStream`` of a vocoder with a source: the pitch's phase goes on where it was, a frame is heard with its
+    neighbours.
 
     Args:
         draws: of the harmonics' phases and the noise, the same for all rows.
     """
 
-    def __init__(self, vocoder: HiFT, batch: int, device: torch.device, draws: torch.Generator) -> None:
+    def __init__(self, vocoder: HiFT | HarmonicNoise, batch: int, device: torch.device, draws: torch.Generator) -> None:
         self._vocoder, self._draws = vocoder, draws
         config = vocoder.config
         self._mel_BMF = torch.zeros(batch, config.mels, 0, device=device)
-        self._driven_BT = torch.zeros(batch, 0, device=device)
         self._turns_B = torch.zeros(batch, dtype=torch.float64, device=device)
         phases_BN = (torch.rand(1, config.harmonics + 1, generator=draws) * 2 - 1) * math.pi
         phases_BN[:, 0] = 0
         self._phases_BN = phases_BN.expand(batch, -1).to(device)
+        nothing = (torch.zeros(batch, 0, device=device), self._turns_B, self._phases_BN)
+        self._driven, _ = vocoder.source(*nothing, torch.zeros(batch, config.harmonics + 1, 0, device=device))
+        """``[B, T]``, or ``[B, 2, T]`` where noise is apart."""
         self._sounded = 0  # of the frames that are kept, like all numbers of frames here
 
     def step(self, mel_BMF: Tensor, ended: bool) -> Tensor:
         vocoder, hop = self._vocoder, self._vocoder.config.hop
         self._mel_BMF = torch.cat([self._mel_BMF, mel_BMF], dim=2)
         frames, around = self._mel_BMF.shape[2], vocoder.pitch.context
-        driven = self._driven_BT.shape[1] // hop
+        driven = self._driven.shape[-1] // hop
         certain = frames if ended else max(driven, frames - around)
         if certain > driven:
             first = max(0, driven - around)
@@ -60,18 +64,18 @@ class HiFTSound:
                 for _ in range(certain - driven)
             ]
             noise_BNT = torch.cat(noise, dim=2).expand(len(f0_BF), -1, -1).to(f0_BF.device)
-            source_BT, self._turns_B = vocoder.source(f0_BF, self._turns_B, self._phases_BN, noise_BNT)
-            self._driven_BT = torch.cat([self._driven_BT, source_BT], dim=1)
+            source, self._turns_B = vocoder.source(f0_BF, self._turns_B, self._phases_BN, noise_BNT)
+            self._driven = torch.cat([self._driven, source], dim=-1)
         last = frames if ended else max(self._sounded, certain - REACH)
         if last == self._sounded:
             return torch.zeros(len(self._mel_BMF), 0, device=self._mel_BMF.device)
         first, end = max(0, self._sounded - REACH), min(certain, last + REACH)
-        samples_BT = vocoder(self._mel_BMF[..., first:end], self._driven_BT[:, first * hop : end * hop])
+        samples_BT = vocoder(self._mel_BMF[..., first:end], self._driven[..., first * hop : end * hop])
         samples_BT = samples_BT[:, (self._sounded - first) * hop : (last - first) * hop]
         # The next step looks back over REACH frames of sound, and the pitch over its context of what is not driven yet.
         dropped = max(0, min(last - REACH, certain - around))
         self._mel_BMF = self._mel_BMF[..., dropped:]
-        self._driven_BT = self._driven_BT[:, dropped * hop :]
+        self._driven = self._driven[..., dropped * hop :]
         self._sounded = last - dropped
         return samples_BT
 
