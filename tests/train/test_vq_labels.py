@@ -1,5 +1,5 @@
-"""Pseudo-labels: one name of a recording where they are written and where they are read, cached or streamed; in whose
-language; and a training on labelled and wordless converted sets."""
+"""Pseudo-labels: one name of a recording where they are written and where they are read, cached or streamed; and
+a training on labelled and wordless converted sets."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Ears:
 
     deaf_to: frozenset[str] = frozenset()
 
-    def __init__(self, name: str, language: str) -> None:
+    def __init__(self, name: str, language: str, others: Sequence[str] = ()) -> None:
         pass
 
-    def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
+    def __call__(self, clips: Sequence[np.ndarray], language: str = "") -> list[str]:
         return ["" if heard_in(clip) in self.deaf_to else heard_in(clip) for clip in clips]
 
 

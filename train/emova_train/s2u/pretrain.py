@@ -20,12 +20,12 @@ from emova.core.config import load_config, save_config
 from emova.core.errors import InputError
 from emova.speech.tokenizer.s2u import S2UConfig, S2UTokenizer
 from emova.speech.tokenizer.whisper_init import fill_from_whisper
-from emova_train.core import checkpointing
 from emova_train.core.config import RunConfig
 from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import StreamedSet
+from emova_train.core.resumed import CONFIG, earlier_config, told
 from emova_train.data.clip_reader import StreamConfig
 from emova_train.data.shard_cache import fill_cache
 from emova_train.distributed import world as parallel
@@ -70,13 +70,10 @@ class PretrainConfig:
             )
 
 
-def differences(config: PretrainConfig, output: Path) -> list[str]:
-    """What a run that goes on in ``output`` hears otherwise than it began: lines for whoever started it."""
-    if not config.run.resume or checkpointing.latest(output) is None or not (output / "config.yaml").is_file():
-        return []
-    try:
-        earlier = load_config(PretrainConfig, output / "config.yaml", [])
-    except InputError:
+def differences(config: PretrainConfig) -> list[str]:
+    """What a run that goes on hears otherwise than it began: lines for whoever started it."""
+    earlier = earlier_config(PretrainConfig, config.run)
+    if earlier is None:
         return []
     changed = config.conditions.changes(earlier.conditions)
     now, before = asdict(config), asdict(earlier)
@@ -86,9 +83,7 @@ def differences(config: PretrainConfig, output: Path) -> list[str]:
     for name in ("train", "max_warp", "max_speed", "batch_seconds", "max_seconds"):
         if now[name] != before[name]:
             changed.append(f"{name}: {before[name]} -> {now[name]}")
-    if not changed:
-        return []
-    return [f"{output}: goes on under other conditions than it began:", *(f"  {line}" for line in changed)]
+    return told(config.run.output_dir, changed)
 
 
 def export(model: S2UTokenizer, training: Pretraining, whose: str, folder: Path) -> None:
@@ -112,12 +107,12 @@ def train(config: PretrainConfig) -> FitResult:
     run = parallel.resolved(config.run, world)
     output = Path(config.run.output_dir)
     if world.main:
-        for line in differences(config, output):
+        for line in differences(config):
             print(line, file=sys.stderr)
         output.mkdir(parents=True, exist_ok=True)
     world.barrier()
     if world.main:
-        save_config(config, output / "config.yaml")
+        save_config(config, output / CONFIG)
     torch.manual_seed(config.run.seed)
     model = S2UTokenizer(config.model)
     if config.whisper:

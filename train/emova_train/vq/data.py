@@ -34,11 +34,15 @@ from emova_train.vq.whisper import TextTokens
 
 @dataclass(frozen=True)
 class TextSource:
-    """Shards by a glob pattern; each clip counts ``repeat`` times an epoch. ``pseudo``: their words are a Whisper's."""
+    """Shards by a glob pattern; each clip counts ``repeat`` times an epoch. ``pseudo``: their words are a Whisper's.
+
+    ``language`` is that of the words, as Whisper calls it; empty: the config's.
+    """
 
     pattern: str = ""
     repeat: float = 1.0
     pseudo: bool = False
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class TextClip:
     text: str
     phones: tuple[str, ...]
     family: str
+    language: str = ""
+    """Of its source."""
 
 
 def label_path(folder: str | Path, shard: str | Path) -> Path:
@@ -134,7 +140,7 @@ class TextStore:
                         "run `emova train pseudo-labels` again"
                     )
                 for entry in entries:
-                    entry |= {"phones": tuple(entry["phones"]), "shard": shard}
+                    entry |= {"phones": tuple(entry["phones"]), "shard": shard, "language": source.language}
                     if source.pseudo:
                         entry["text"] = said.get(entry["key"], "")
                     clip = TextClip(**entry)
@@ -190,8 +196,8 @@ class TextBatches:
         behind them, ``IGNORED`` where there is nothing to learn; ``phones`` ``[B, P]`` and ``phone_lengths``.
         """
         waves, inputs, targets, phones = [], [], [], []
-        prompt = self.text.prompt
         for clip, samples in clips:
+            prompt = self.text.prompt_in(clip.language)
             lead, tail = (int(rng.uniform(0, self.max_silence) * SAMPLE_RATE) for _ in range(2))
             samples = np.pad(samples, (lead, tail))
             samples = np.pad(samples, (0, -len(samples) % self.unit_samples))
@@ -263,9 +269,9 @@ class _Decoder:
 
     def __call__(self, raw: Raw) -> Heard:
         """Raises: BadSample: no words, no sound, or too long."""
-        fields = raw.fields
+        fields, source = raw.fields, self.sources[raw.shard]
         # A pseudo source may have transcripts too; they stay unread, or its labels would be worth nothing.
-        if self.sources[raw.shard].pseudo:
+        if source.pseudo:
             text, missing = self.said[raw.shard].get(raw.id, ""), "no words heard in it (`emova train pseudo-labels`)"
         else:
             text, missing = str(fields.get("text") or ""), "no words (give transcripts, or pseudo: true)"
@@ -274,8 +280,8 @@ class _Decoder:
         samples = decoded(raw, SAMPLE_RATE)
         if len(samples) > self.max_seconds * SAMPLE_RATE:
             raise BadSample(f"longer than {self.max_seconds:g} s")
-        phones = tuple(fields.get("phones") or ())
-        return TextClip(raw.id, 0, 0, len(samples), text, phones, str(fields.get("family") or "")), samples
+        phones, family = tuple(fields.get("phones") or ()), str(fields.get("family") or "")
+        return TextClip(raw.id, 0, 0, len(samples), text, phones, family, source.language), samples
 
 
 def streamed(

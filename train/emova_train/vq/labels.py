@@ -39,10 +39,20 @@ _LEAST_SECONDS, _TAIL_SECONDS = 8.0, 2.0  # of a window: with less silence behin
 
 
 class Labeller:
-    """Whisper as it was trained, with a window as long as the clips need."""
+    """Whisper as it was trained, with a window as long as the clips need.
 
-    def __init__(self, name: str, language: str) -> None:
+    Args:
+        language: of the speech, where a call gives none.
+        others: further languages that calls will give.
+
+    Raises:
+        InputError: there is no such Whisper, or it does not know a language.
+    """
+
+    def __init__(self, name: str, language: str, others: Sequence[str] = ()) -> None:
         whisper = load_whisper(name, language)
+        for each in others:  # at once, not hours later at the first shard of it
+            whisper.text.prompt_in(each)
         self.text = whisper.text
         self.mel = WhisperMel(whisper.config.num_mel_bins)
         self.encoder = WholeEncoder(whisper).eval()
@@ -50,25 +60,31 @@ class Labeller:
         self.longest = whisper.config.max_source_positions * 2 * HOP
 
     @torch.inference_mode()
-    def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """What is said in clips ``[T]`` of 16 kHz; empty where words do not come to an end, or a clip is too long."""
+    def __call__(self, clips: Sequence[np.ndarray], language: str = "") -> list[str]:
+        """What is said in clips ``[T]`` of 16 kHz; empty where words do not come to an end, or a clip is too long.
+
+        Args:
+            language: of the speech; empty: the one that was given for all.
+        """
         longest = max(len(clip) for clip in clips)
         window = int(max(_LEAST_SECONDS * SAMPLE_RATE, longest + _TAIL_SECONDS * SAMPLE_RATE))
         window = min(window + -window % (2 * HOP), self.longest)
         if longest > window:
-            return [self([clip])[0] if len(clip) <= self.longest else "" for clip in clips] if len(clips) > 1 else [""]
+            if len(clips) == 1:
+                return [""]
+            return [self([clip], language)[0] if len(clip) <= self.longest else "" for clip in clips]
         samples_BT = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
         samples_BT = functional.pad(samples_BT, (0, window - samples_BT.shape[1]))
         features_BMF = clip_features(self.mel, samples_BT)
         heard_BTD, inside_BT = self.encoder(features_BMF, torch.full((len(clips),), window // HOP))
         limits = [LEAST_TOKENS + len(clip) * TOKENS_A_SECOND // SAMPLE_RATE for clip in clips]
-        found = self.words.read(heard_BTD, inside_BT, self.text.prompt, self.text.end, limits)
+        found = self.words.read(heard_BTD, inside_BT, self.text.prompt_in(language), self.text.end, limits)
         pairs = zip(found, limits, strict=True)
         return [self.text.decode(tokens) if len(tokens) < limit else "" for tokens, limit in pairs]
 
 
-def label_shard(labeller: Labeller, shard: str, out: Path, max_seconds: float, rows: int) -> int:
-    """Write the words of a shard's recordings; how many have some."""
+def label_shard(labeller: Labeller, shard: str, out: Path, max_seconds: float, rows: int, language: str = "") -> int:
+    """Write the words of a shard's recordings, which are in ``language``; how many have some."""
     found: dict[str, str] = {}
     recordings = [(name_of(each.record, each.key), each.samples) for each in read_recordings(shard, SAMPLE_RATE)]
     counts = Counter(name for name, _ in recordings)
@@ -82,7 +98,7 @@ def label_shard(labeller: Labeller, shard: str, out: Path, max_seconds: float, r
     recordings.sort(key=lambda each: len(each[1]))
     for start in range(0, len(recordings), rows):
         batch = recordings[start : start + rows]
-        words = labeller([samples for _, samples in batch])
+        words = labeller([samples for _, samples in batch], language)
         found |= {name: said for (name, _), said in zip(batch, words, strict=True) if said}
     write_text(out, json.dumps(found, ensure_ascii=False))
     return len(found)
@@ -94,21 +110,21 @@ def label(config: VQTrainConfig, rows: int = 8) -> int:
     Raises:
         InputError: the config names no such sources, folder or Whisper, or shards are missing.
     """
-    patterns = [source.pattern for source in config.train if source.pseudo]
-    if not patterns or not config.labels or not config.whisper:
+    sources = [source for source in config.train if source.pseudo]
+    if not sources or not config.labels or not config.whisper:
         raise InputError("train, labels, whisper: name sources with pseudo: true, a folder for their words, a Whisper")
     world = parallel.start(config.run.parallel)
-    shards = [shard for pattern in patterns for shard in found_shards(pattern)]
-    check_names(shards)
+    shards = [(shard, source.language) for source in sources for shard in found_shards(source.pattern)]
+    check_names(shard for shard, _ in shards)
     shards = shards[world.rank :: world.size]
-    shards = [shard for shard in shards if not label_path(config.labels, shard).is_file()]
+    shards = [each for each in shards if not label_path(config.labels, each[0]).is_file()]
     if not shards:
         return 0
-    labeller = Labeller(config.whisper, config.language)
+    labeller = Labeller(config.whisper, config.language, [source.language for source in sources])
     Path(config.labels).mkdir(parents=True, exist_ok=True)
     return sum(
-        label_shard(labeller, shard, label_path(config.labels, shard), config.max_seconds, rows)
-        for shard in track(shards, description="labels", disable=not world.main)
+        label_shard(labeller, shard, label_path(config.labels, shard), config.max_seconds, rows, language)
+        for shard, language in track(shards, description="labels", disable=not world.main)
     )
 
 

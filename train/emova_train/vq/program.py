@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from emova_train.core.loop import FitResult, fit
 from emova_train.core.optimizer import decay_groups
 from emova_train.core.program import add_config, run_module, run_training
 from emova_train.core.protocols import ParameterGroup, StreamedSet
+from emova_train.core.resumed import CONFIG, earlier_config, told
 from emova_train.data.clip_reader import StreamConfig
 from emova_train.data.shard_cache import SAMPLE_RATE, fill_cache
 from emova_train.distributed import world as parallel
@@ -63,7 +64,7 @@ class VQTrainConfig:
 
     Attributes:
         whisper: a folder of transformers, its name on a hub, or a CTranslate2 model: what is fine-tuned.
-        language: of the speech, for a Whisper that knows several.
+        language: of the speech, for a Whisper that knows several; that of sources which name no other.
         labels: the folder of a Whisper's words for sources with ``pseudo``.
         pseudo_ratio: pseudo-labelled clips for a labelled one; 0 takes the sources as they are.
         decay: of the codebook's moving average, a step: the passes of a step move it together.
@@ -79,6 +80,7 @@ class VQTrainConfig:
         phone_rate: that of the phone decoder, which begins from nothing.
         start_from: an exported tokenizer to go on from; what lies behind the codebook begins as Whisper's again.
         validation: patterns of shards; the first ``validation_clips`` of each family are read.
+        validation_languages: of those of the patterns whose speech is not in ``language``.
     """
 
     model: WhisperVQConfig = field(default_factory=nano_model)
@@ -87,6 +89,7 @@ class VQTrainConfig:
     language: str = "en"
     train: list[TextSource] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
+    validation_languages: dict[str, str] = field(default_factory=dict)
     validation_clips: int = 20
     cache: str = "data/cache/vq"
     labels: str = ""
@@ -103,6 +106,31 @@ class VQTrainConfig:
     phone_rate: float = 5.0
     start_from: str = ""
     stream: StreamConfig = field(default_factory=StreamConfig)
+
+    def __post_init__(self) -> None:
+        for pattern in self.validation_languages:
+            if pattern not in self.validation:
+                raise InputError(f"validation_languages: {pattern} is no pattern of validation; give one of those")
+
+
+LEARNT = (
+    "train", "language", "labels", "pseudo_ratio", "decay", "commitment", "teacher", "restart_below", "batch_seconds",
+    "max_seconds", "perturbed",
+)  # fmt: skip
+"""Fields that say what is learnt, and how; a run that goes on with others is told so."""
+
+
+def differences(config: VQTrainConfig) -> list[str]:
+    """What a run that goes on learns otherwise than it began: lines for whoever started it."""
+    earlier = earlier_config(VQTrainConfig, config.run)
+    if earlier is None:
+        return []
+    now, before = (
+        asdict(replace(each, train=[replace(at, language=at.language or each.language) for at in each.train]))
+        for each in (config, earlier)
+    )
+    changed = [f"{name}: {before[name]} -> {now[name]}" for name in LEARNT if now[name] != before[name]]
+    return told(config.run.output_dir, changed)
 
 
 class VQTraining(nn.Module):
@@ -218,10 +246,13 @@ def fill(model: WhisperVQTokenizer, whisper: Whisper) -> None:
 
 
 def build(config: VQTrainConfig, whisper: Whisper, passes: int = 1) -> VQTraining:
-    """A fresh tokenizer from Whisper, with the rest of Whisper behind it. Raises: InputError: the shapes differ.
+    """A fresh tokenizer from Whisper, with the rest of Whisper behind it.
 
     Args:
         passes: forward passes of a process a step.
+
+    Raises:
+        InputError: the shapes differ, or Whisper does not know a language.
     """
     torch.manual_seed(config.run.seed)
     model = WhisperVQTokenizer(config.model)
@@ -233,7 +264,9 @@ def build(config: VQTrainConfig, whisper: Whisper, passes: int = 1) -> VQTrainin
         model.load_state_dict(before.state_dict())
     encoder = config.model.encoder
     block = encoder.block // encoder.pooling
-    reader = reader_of(whisper, encoder.layers, encoder.pooling, block, {config.language: whisper.text.prompt})
+    spoken = [config.language, *(source.language for source in config.train if source.language)]
+    prompts = {language: whisper.text.prompt_in(language) for language in spoken}
+    reader = reader_of(whisper, encoder.layers, encoder.pooling, block, prompts)
     teacher = Teacher(whisper, encoder.pooling) if config.teacher else None
     return VQTraining(model, reader, config, teacher, passes)
 
@@ -277,7 +310,7 @@ def measure(training: VQTraining, whisper: Whisper, store: TextStore, clips: Seq
         inside_1U = torch.ones(1, len(units_U), dtype=torch.bool, device=model.device)
         heard_1UD = training.reader.encode(model.encoder.codebook(units_U[None]), inside_1U)
         limit = LEAST_TOKENS + clip.length * TOKENS_A_SECOND // SAMPLE_RATE
-        (tokens,) = training.reader.words.read(heard_1UD, inside_1U, text.prompt, text.end, [limit])
+        (tokens,) = training.reader.words.read(heard_1UD, inside_1U, text.prompt_in(clip.language), text.end, [limit])
         pairs = [("word_error", words_of(clip.text), words_of(text.decode(tokens)))]
         if model.phone_decoder is not None and clip.phones:
             known = model.inventory.names(model.inventory.ids(clip.phones).ids)
@@ -305,11 +338,16 @@ def train(config: VQTrainConfig) -> FitResult:
     world = parallel.start(config.run.parallel)
     run = parallel.resolved(config.run, world)
     output = Path(config.run.output_dir)
-    if world.main:
-        output.mkdir(parents=True, exist_ok=True)
-        save_config(config, output / "config.yaml")
     whisper = load_whisper(config.whisper, config.language)
     training = build(config, whisper, run.gradient_accumulation)
+    held_sources = [TextSource(each, language=config.validation_languages.get(each, "")) for each in config.validation]
+    for source in held_sources:  # an unknown language ends the run here, not at its first validation
+        whisper.text.prompt_in(source.language)
+    if world.main:
+        for line in differences(config):
+            print(line, file=sys.stderr)
+        output.mkdir(parents=True, exist_ok=True)
+        save_config(config, output / CONFIG)
     model = training.model
     make = TextBatches(whisper.text, model.inventory, model.unit_samples, config.perturbed)
     cached = [] if config.stream.enabled else [source.pattern for source in config.train]
@@ -340,8 +378,7 @@ def train(config: VQTrainConfig) -> FitResult:
         training.start_codes(vectors_ND, mean_use * passes / model.codebook_size)
     held_out, clips = None, list[TextClip]()
     if config.validation:
-        sources = [TextSource(pattern) for pattern in config.validation]
-        held_out = TextStore(sources, config.cache, config.labels, config.max_seconds)
+        held_out = TextStore(held_sources, config.cache, config.labels, config.max_seconds)
         clips = select(held_out.clips, config.validation_clips)
 
     def export() -> None:

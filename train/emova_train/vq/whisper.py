@@ -50,25 +50,31 @@ class Whisper:
 class TextTokens:
     """Whisper's text tokens.
 
+    Args:
+        language: of the speech, where nothing else is said of it.
+
     Attributes:
-        prompt: what the decoder reads before the text.
+        prompt: what the decoder reads before the text in that language.
         end: the token behind the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, language: str) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._language = tokenizer, language
+        self.prompt = self.prompt_in()
+        self.end = self._token("endoftext")
 
-        def token(name: str) -> int:
-            number = tokenizer.token_to_id(f"<|{name}|>")
-            if number is None:
-                raise InputError(f"whisper: its text tokens lack <|{name}|>; give another model or language")
-            return int(number)
+    def _token(self, name: str) -> int:
+        number = self._tokenizer.token_to_id(f"<|{name}|>")
+        if number is None:
+            raise InputError(f"whisper: its text tokens lack <|{name}|>; give another model or language")
+        return int(number)
 
+    def prompt_in(self, language: str = "") -> list[int]:
+        """What the decoder reads before a text in ``language`` (empty: that of the model). Raises: InputError."""
         # The English models know of no languages and tasks.
-        many = tokenizer.token_to_id("<|zh|>") is not None and tokenizer.get_vocab_size() > 51_864
-        spoken = [token(language), token("transcribe")] if many else []
-        self.prompt = [token("startoftranscript"), *spoken, token("notimestamps")]
-        self.end = token("endoftext")
+        many = self._tokenizer.token_to_id("<|zh|>") is not None and self._tokenizer.get_vocab_size() > 51_864
+        spoken = [self._token(language or self._language), self._token("transcribe")] if many else []
+        return [self._token("startoftranscript"), *spoken, self._token("notimestamps")]
 
     @property
     def json(self) -> str:
