@@ -162,7 +162,8 @@ def stage_of(config: LearningConfig, codec: Learnt, seed: int) -> StageConfig:
     samples = SampleConfig(answers=0, losses_over=config.utterances)  # what it answers is measured by ``measure``
     made = replace(stage, run=run, init=init, data=data, samples=samples)
     measured = [config.utterances, config.sentences, config.shards]
-    digest = hashlib.sha256(json.dumps([asdict(made), measured], sort_keys=True).encode()).hexdigest()[:10]
+    told = asdict(replace(made, init=replace(init, tokenizer=config.tokenizer)))  # wherever its folder lies
+    digest = hashlib.sha256(json.dumps([told, measured], sort_keys=True).encode()).hexdigest()[:10]
     folder = Path(config.output) / f"{codec.units}-seed{seed}-{digest}"
     return replace(made, run=replace(run, output_dir=str(folder), threads=config.threads))
 
