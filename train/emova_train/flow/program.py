@@ -140,8 +140,8 @@ class FlowTraining(nn.Module):
             loss = loss + weights.pitch * terms["pitch"]
             with torch.autocast(mel_BMF.device.type, enabled=False):
                 turns_B = torch.rand(rows, dtype=torch.float64, device=mel_BMF.device)
-                phases_BN = (torch.rand(rows, vocoder.config.harmonics + 1, device=mel_BMF.device) * 2 - 1) * math.pi
-                noise_BNT = torch.randn(rows, vocoder.config.harmonics + 1, count * hop, device=mel_BMF.device)
+                phases_BN = (torch.rand(rows, vocoder.draws, device=mel_BMF.device) * 2 - 1) * math.pi
+                noise_BNT = torch.randn(rows, vocoder.draws, count * hop, device=mel_BMF.device)
                 source, _ = vocoder.source(f0_BF, turns_B, phases_BN, noise_BNT)
             fake_BT = vocoder(heard_BMF, source)
         else:

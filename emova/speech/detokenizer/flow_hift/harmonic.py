@@ -56,6 +56,8 @@ class HarmonicNoise(nn.Module):
     """Mel frames and what drives them to sound."""
 
     window: Tensor
+    draws = 1
+    """Random numbers of a sample."""
 
     def __init__(self, config: HarmonicConfig) -> None:
         super().__init__()
@@ -79,22 +81,23 @@ class HarmonicNoise(nn.Module):
             f0_BF: Hz.
             turns_B: where the fundamental is at its beginning, in turns, float64.
             phases_BN: not heard here: harmonics that begin together are pulses, as a voice has them.
-            noise_BNT: standard normal; the first is heard.
+            noise_BNT: standard normal, of which one is heard.
         """
         config = self.config
         f0_BT = f0_BF.repeat_interleave(config.hop, dim=1)
         # In float64, so that the phase of a long reply is as exact as that of a short one.
         turns_BT = turns_B[:, None] + (f0_BT.double() / config.sample_rate).cumsum(1)
-        turn_BT = (turns_BT % 1).float()
-        voiced_BT = (f0_BT > config.voiced).float()
-        pulses_BT, count_BT = torch.zeros_like(turn_BT), torch.zeros_like(turn_BT)
-        for number in range(1, config.harmonics + 2):
-            heard_BT = voiced_BT * (f0_BT * number < config.sample_rate / 2)
-            if not bool(heard_BT.any()):
-                break
-            pulses_BT = pulses_BT + heard_BT * torch.cos(2 * math.pi * ((turn_BT * number) % 1))
-            count_BT = count_BT + heard_BT
-        pulses_BT = pulses_BT * (2 / count_BT.clamp(min=1)).sqrt()  # as loud as the noise
+        voiced_BT = f0_BT > config.voiced
+        # Between tensors a division is exact: a harmonic at half the sampling rate must not slip in.
+        highest = torch.full_like(f0_BT, config.sample_rate / 2) / f0_BT.clamp(min=config.voiced)
+        count_BT = (torch.ceil(highest) - 1).clamp(0, config.harmonics + 1).double()
+        # The sum of so many cosines (Dirichlet's kernel), as many as there are where they all are 1.
+        half_BT = math.pi * (turns_BT % 1)
+        below_BT = half_BT.sin()
+        at_once = below_BT.abs() < 1e-9
+        sum_BT = ((2 * count_BT + 1) * half_BT).sin() / (2 * below_BT.masked_fill(at_once, 1.0)) - 0.5
+        sum_BT = torch.where(at_once, count_BT, sum_BT) * voiced_BT
+        pulses_BT = (sum_BT * (2 / count_BT.clamp(min=1)).sqrt()).float()  # as loud as the noise
         end_B = turns_BT[:, -1] % 1 if turns_BT.shape[1] else turns_B
         return torch.stack([pulses_BT, noise_BNT[:, 0]], dim=1), end_B
 

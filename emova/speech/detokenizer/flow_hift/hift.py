@@ -105,6 +105,8 @@ class HiFT(nn.Module):
     def __init__(self, config: HiFTConfig) -> None:
         super().__init__()
         self.config = config
+        self.draws = config.harmonics + 1
+        """Random numbers of a sample."""
         with torch.device("cpu"):  # its constants are values, which the meta device has not
             self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.pitch = Pitch(config.mels, config.pitch_channels)

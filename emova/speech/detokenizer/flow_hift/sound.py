@@ -42,11 +42,11 @@ class DrivenSound:
         config = vocoder.config
         self._mel_BMF = torch.zeros(batch, config.mels, 0, device=device)
         self._turns_B = torch.zeros(batch, dtype=torch.float64, device=device)
-        phases_BN = (torch.rand(1, config.harmonics + 1, generator=draws) * 2 - 1) * math.pi
+        phases_BN = (torch.rand(1, vocoder.draws, generator=draws) * 2 - 1) * math.pi
         phases_BN[:, 0] = 0
         self._phases_BN = phases_BN.expand(batch, -1).to(device)
         nothing = (torch.zeros(batch, 0, device=device), self._turns_B, self._phases_BN)
-        self._driven, _ = vocoder.source(*nothing, torch.zeros(batch, config.harmonics + 1, 0, device=device))
+        self._driven, _ = vocoder.source(*nothing, torch.zeros(batch, vocoder.draws, 0, device=device))
         """``[B, T]``, or ``[B, 2, T]`` where noise is apart."""
         self._sounded = 0  # of the frames that are kept, like all numbers of frames here
 
@@ -59,10 +59,7 @@ class DrivenSound:
         if certain > driven:
             first = max(0, driven - around)
             f0_BF = vocoder.pitch(self._mel_BMF[..., first:])[:, driven - first : certain - first]
-            noise = [
-                torch.randn(1, vocoder.config.harmonics + 1, hop, generator=self._draws)
-                for _ in range(certain - driven)
-            ]
+            noise = [torch.randn(1, vocoder.draws, hop, generator=self._draws) for _ in range(certain - driven)]
             noise_BNT = torch.cat(noise, dim=2).expand(len(f0_BF), -1, -1).to(f0_BF.device)
             source, self._turns_B = vocoder.source(f0_BF, self._turns_B, self._phases_BN, noise_BNT)
             self._driven = torch.cat([self._driven, source], dim=-1)
