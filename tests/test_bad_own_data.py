@@ -15,9 +15,11 @@ from pyarrow import parquet
 from emova.cli.main import main
 from emova.core.config import load_config
 from emova.core.errors import InputError
+from emova_train.flow.config import FlowRecipe
 from emova_train.s2u.program import S2UTrainConfig
 from emova_train.stages.config import StageConfig
 from emova_train.u2s.config import U2SRecipe
+from emova_train.vq.program import VQTrainConfig
 
 EXAMPLES = Path(__file__).parents[1] / "emova" / "checkpoints" / "examples"
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A thing."}]
@@ -122,6 +124,8 @@ def test_a_source_of_a_later_version(tmp_path: Path, capsys) -> None:
         ("stages", StageConfig, "sets/paper/stage3", "data.shards.records.smell"),
         ("s2u", S2UTrainConfig, "paper", "stream.depth"),
         ("u2s", U2SRecipe, "paper-pretrain", "model.vits.aura"),
+        ("vq", VQTrainConfig, "paper", "model.encoder.aura"),
+        ("flow", FlowRecipe, "paper-pretrain", "model.estimator.depth"),
     ],
 )
 def test_a_config_of_a_later_version(kind: str, cls: type, base: str, key: str, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Iterator
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,7 @@ from emova_data.sources.convert import ConvertConfig, convert
 from emova_train.data.sample_reader import SKIPPED
 from emova_train.stages.program import export
 from emova_train.stages.start import build
+from tests.train.fixtures_codecs_training import KINDS, rewritten, write_parts, write_speech, write_training
 from tests.train.fixtures_sets import pictured, write_sets
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
 from tests.train.test_tokenize_shards import flac, write_shard
@@ -139,3 +142,72 @@ def test_a_disk_that_fills_while_units_are_written(tmp_path: Path, capsys) -> No
     assert not (tmp_path / "nano" / "units" / "question.jsonl").exists()
     assert main([*command, "--set", "question", "--jobs", "1"]) == 0
     assert len((tmp_path / "nano" / "units" / "question.jsonl").read_text().splitlines()) == 20
+
+
+# --- the codecs: EMOVA's and GLM-4-Voice's ----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parts(tmp_path_factory.mktemp("parts"))
+
+
+def cut(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[: -shard.stat().st_size // 3])
+
+
+AGAIN = ("cannot be read", "make the shard again")
+SPOILT: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "no shard": (Path.unlink, ("speech-*.tar: no such shards",)),
+    "cut": (cut, ("speech-0.tar: the shard is damaged", "make it again")),
+    "nothing in it": (lambda shard: tarfile.open(shard, "w").close(), ("speech-*.tar: no recording ",)),
+    "broken sound": (lambda shard: rewritten(shard, ".flac", lambda content: content[:40]), AGAIN),
+    "broken texts": (lambda shard: rewritten(shard, ".json", lambda content: content[:9]), AGAIN),
+}
+
+
+@pytest.mark.parametrize("how", sorted(SPOILT))
+@pytest.mark.parametrize("kind", KINDS)
+def test_speech_that_no_codec_can_learn_from(kind: str, how: str, parts: Path, tmp_path: Path, capsys) -> None:
+    write_speech(tmp_path / "speech-0.tar")
+    spoil, words = SPOILT[how]
+    spoil(tmp_path / "speech-0.tar")
+    refused(["train", kind, str(write_training(kind, parts, tmp_path))], capsys, *words)
+    assert not (tmp_path / "run" / "export").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("s2u", "streem.enabled=true", ("streem", "did you mean stream?")),
+        ("vq", "comitment=1", ("comitment", "did you mean commitment?")),
+        ("u2s", "losses.adversarial_begin=1", ("losses.adversarial_begin",)),
+        ("flow", "model.guidence=1", ("model.guidence", "did you mean model.guidance?")),
+        ("vq", "run.max_steps=many", ("run.max_steps",)),
+        ("flow", "run.max_steps=many", ("run.max_steps",)),
+        ("vq", "model.encoder.block=15", ("block=15", "a multiple of pooling=4")),
+        ("vq", "model.encoder.width=32", ("whisper: its encoder has", "give model.encoder the same")),
+        ("flow", "model.units.codes=4096", ("data.tokenizer: makes 12.5 of 24 units", "model.units.codes")),
+        ("flow", "model.unit_rate=25", ("data.tokenizer: makes 12.5 of 24 units", "model.unit_rate")),
+        ("flow", "model.chunks=[1]", ("chunks=[1]", "give longer ones")),
+        ("flow", "data.tokenizer=no/such", ("no/such",)),
+        ("flow", "initial=no/such", ("no/such",)),
+        ("vq", "start_from=no/such", ("no/such",)),
+    ],
+)
+def test_configs_of_the_codecs(
+    kind: str, change: str, words: tuple[str, ...], parts: Path, tmp_path: Path, capsys
+) -> None:
+    write_speech(tmp_path / "speech-0.tar")
+    refused(["train", kind, str(write_training(kind, parts, tmp_path)), change], capsys, *words)
+    assert not (tmp_path / "run" / "export").exists()
+
+
+@pytest.mark.parametrize(("kind", "part"), [("u2s", "s2u"), ("flow", "vq")])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_tokenizer_of_a_voices_training(
+    kind: str, part: str, name: str, parts: Path, tmp_path: Path, capsys
+) -> None:
+    write_speech(tmp_path / "speech-0.tar")
+    ears = shutil.copytree(parts / part, tmp_path / "ears")
+    cut(ears / name)
+    given = ["train", kind, str(write_training(kind, parts, tmp_path)), f"data.tokenizer={ears}"]
+    refused(given, capsys, str(ears), "damaged; copy the whole folder again")

@@ -123,7 +123,7 @@ class ClipStore:
         speechless: clips that have phones and do not sound like speech; they stay.
 
     Raises:
-        InputError: a pattern matches no shard, or its clips have no phones where they are to be learnt.
+        InputError: a pattern matches no shard, its clips have no phones that are to be learnt, or all are left out.
     """
 
     def __init__(
@@ -167,6 +167,9 @@ class ClipStore:
                         self.narrow += narrow
                         self.clips.append(clip)
                         self.source.append(number)
+        if patterns and not self.clips:  # batches would be looked for without end
+            why = ", ".join(self.left_out) or "none is there"
+            raise InputError(f"{', '.join(patterns)}: no recording can be learnt from ({why}); give others")
 
     def limit(self, minutes: float, seed: int) -> None:
         """Keep so many minutes of the clips, drawn by ``seed``: what is kept of fewer minutes is kept of more.

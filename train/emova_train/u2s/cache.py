@@ -224,6 +224,8 @@ class SpeechStore:
             self._audio.append(np.load(folder / "audio.npy", mmap_mode="r"))
             self._f0.append(np.load(folder / "f0.npy", mmap_mode="r"))
             self._units.append([np.load(path, mmap_mode="r") for path in units_paths])
+        if not self.utterances:
+            raise InputError(f"{', '.join(patterns)}: no recording is long enough to learn from; give others")
         self.by_style: dict[tuple[str, str, str, str], list[int]] = {}
         self._neutral: dict[tuple[str, str, str], int] = {}
         for index, utterance in enumerate(self.utterances):
