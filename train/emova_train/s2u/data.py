@@ -167,7 +167,7 @@ class ClipStore:
                         self.narrow += narrow
                         self.clips.append(clip)
                         self.source.append(number)
-        if patterns and not self.clips:  # batches would be looked for without end
+        if labelled and patterns and not self.clips:  # batches would be looked for without end
             why = ", ".join(self.left_out) or "none is there"
             raise InputError(f"{', '.join(patterns)}: no recording can be learnt from ({why}); give others")
 
