@@ -267,7 +267,8 @@ def broken(part: TokenizerModule | DetokenizerModule, folder: Path, load: Callab
     refused("damaged")
     config.write_text(said)
     stored = load_file(weights)
-    name = next(each for each in stored if not each.startswith("phone_decoder.") and stored[each].dim())
+    spare = part.optional if isinstance(part, TokenizerModule) else ()
+    name = next(each for each in sorted(stored) if not each.startswith(spare) and stored[each].dim())
     for other in (
         {each: tensor for each, tensor in stored.items() if each != name},
         stored | {name: stored[name][:-1].contiguous()},
