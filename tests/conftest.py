@@ -112,5 +112,6 @@ def tiny_vq_checkpoint(tmp_path_factory, tiny_tokenizer, tiny_parts):
     from tests.fixtures_speech import save_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny-vq"
-    save_checkpoint(folder, tiny_tokenizer, *tiny_parts, *make_vq_and_flow(4096))
+    ears, voice = make_vq_and_flow(4096)
+    save_checkpoint(folder, tiny_tokenizer, *tiny_parts, ears=ears, voice=voice)
     return folder

@@ -74,7 +74,7 @@ def make_speech_detokenizer():
     return U2SDetokenizer(U2SConfig(vits=vits, style=StyleEncoderConfig(style_size=8, channels=8))).eval()
 
 
-def save_checkpoint(folder, tokenizer, vision, projector, ears=None, voice=None) -> None:
+def save_checkpoint(folder, tokenizer, vision, projector, *, ears=None, voice=None) -> None:
     """A whole checkpoint of tiny random parts, as it is shipped; S2U and U2S where no other codec is given."""
     import torch
     from transformers import LlamaConfig

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,8 +149,10 @@ def test_dropout_is_for_training_alone(folder: Path) -> None:
 @pytest.mark.parametrize("rate", [0.2, 0.5])
 def test_both_branches_of_every_layer_lose_that_share(family: str, rate: float) -> None:
     """Counted where a branch joins the stream, in the family of nano and in that of the paper's model."""
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64, "pad_token_id": 0}  # fmt: skip
+    shape: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64, "pad_token_id": 0,
+    }  # fmt: skip
     torch.manual_seed(0)
     config = LlamaConfig(**shape) if family == "llama" else GlmConfig(**shape)
     language = AutoModel.from_config(config).train()
