@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from emova.core.errors import InputError
@@ -65,6 +66,14 @@ def test_float16_scales_of_earlier_versions_stay() -> None:
     again = pack(unpack(stored), "int8")
     assert again["w.int8_scale"].dtype == torch.float16
     assert all(torch.equal(again[name], tensor) for name, tensor in stored.items())
+
+
+def test_int8_rows_without_their_scales_are_not_taken_for_numbers() -> None:
+    packed = pack({"w": torch.randn(5, 3)}, "int8")
+    scales = packed["w.int8_scale"]
+    for wrong in ({"w": packed["w"]}, packed | {"w.int8_scale": scales[:-1]}, packed | {"w.int8_scale": scales[:1]}):
+        with pytest.raises(SafetensorError, match="w: its rows of int8 have no scales"):
+            unpack(wrong)
 
 
 def test_only_some_names_are_stored_in_int8() -> None:

@@ -70,12 +70,18 @@ def int8_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The float32 tensors that ``pack`` stored."""
+    """The float32 tensors that ``pack`` stored.
+
+    Raises:
+        SafetensorError: int8 rows have no scales, or not one each, as in a file that was put together wrongly.
+    """
     state: dict[str, Tensor] = {}
     for name, tensor in packed.items():
         if name.endswith(SCALE_SUFFIX):
             continue
         scale = packed.get(name + SCALE_SUFFIX)
+        if tensor.dtype == torch.int8 and (scale is None or scale.shape != tensor.shape[:1]):
+            raise SafetensorError(f"{name}: its rows of int8 have no scales")
         if scale is not None:
             state[name] = (tensor.float().flatten(1) * scale.float()[:, None]).view(tensor.shape)
         else:
@@ -156,7 +162,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], folder: str | Path, 
     """Load ``state`` into ``module``; names that start with one of ``optional`` may be absent (training-only parts).
 
     Raises:
-        InputError: a tensor is missing, unexpected or of another shape.
+        InputError: a tensor is missing, unexpected, or of another shape.
     """
     own = module.state_dict()
     missing = [name for name in own if name not in state and not name.startswith(optional)]

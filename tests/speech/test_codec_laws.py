@@ -21,6 +21,7 @@ from torch import Tensor
 
 from emova.checkpoint.registry import DETOKENIZERS, TOKENIZERS, load_detokenizer, load_tokenizer
 from emova.core.errors import InputError
+from emova.core.weights import SCALE_SUFFIX
 from emova.speech.detokenizer.base import DetokenizerModule
 from emova.speech.detokenizer.protocol import SpeechDetokenizer
 from emova.speech.tokenizer.base import TokenizerModule
@@ -248,6 +249,10 @@ def test_bad_units_are_refused(voice: DetokenizerModule, tmp_path: Path) -> None
     broken(voice, tmp_path, load_detokenizer)
 
 
+def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {each: tensor for each, tensor in tensors.items() if each != name}
+
+
 def broken(part: TokenizerModule | DetokenizerModule, folder: Path, load: Callable[[Path], object]) -> None:
     """A folder with something wrong is refused with one line."""
     part.save_pretrained(folder)
@@ -268,14 +273,18 @@ def broken(part: TokenizerModule | DetokenizerModule, folder: Path, load: Callab
     config.write_text(said)
     stored = load_file(weights)
     spare = part.optional if isinstance(part, TokenizerModule) else ()
-    name = next(each for each in sorted(stored) if not each.startswith(spare) and stored[each].dim())
-    for other in (
-        {each: tensor for each, tensor in stored.items() if each != name},
-        stored | {name: stored[name][:-1].contiguous()},
-        stored | {"wings": torch.zeros(2)},
+    whole = [each for each in sorted(stored) if not each.startswith(spare) and stored[each].dim()]
+    scale = next((each for each in whole if each.endswith(SCALE_SUFFIX)), None)
+    name = next(each for each in whole if stored[each].is_floating_point() and SCALE_SUFFIX not in each)
+    for other, told in (
+        (without(stored, name), "its config and weights differ"),
+        (stored | {name: stored[name][:-1].contiguous()}, "its config and weights differ"),
+        (stored | {"wings": torch.zeros(2)}, "its config and weights differ"),
+        *([(without(stored, scale), "damaged")] if scale else []),
+        *([(stored | {scale: stored[scale][:-1].contiguous()}, "damaged")] if scale else []),
     ):
         save_file(other, weights)
-        refused("its config and weights differ")
+        refused(told)
     weights.write_bytes(kept[: len(kept) // 2])
     refused("damaged")
     weights.unlink()
