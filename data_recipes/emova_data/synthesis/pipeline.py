@@ -43,7 +43,7 @@ from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
 from emova_data.sources.converters import CONVERTERS
 from emova_data.synthesis.speech_text import language_of, spoken
 from emova_data.synthesis.style_labels import EndpointLabeller, Labeller, RuleLabeller
-from emova_data.synthesis.tts import Speaker, Speech, backend, speakers
+from emova_data.synthesis.tts import Speaker, Speech, at_rate, backend, speakers
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,6 @@ def _only_text(turn: Message) -> str:
 
 def exchange(identity: str, sample: Turns, config: OmniConfig, parts: Parts) -> Record:
     """The first question and answer of a conversation, spoken. Raises: BadRecord: why it is left out."""
-    import soxr
-
     from emova_data.nano.speech.shard_maker import encode_flac
 
     turns = [turn for turn in sample["messages"] if turn["role"] != "system"]
@@ -211,10 +209,7 @@ def exchange(identity: str, sample: Turns, config: OmniConfig, parts: Parts) -> 
         ("answer", answerer, answer, labels.emotion, labels.pitch),
     ):
         samples, found = parts.speech.speak(words, speaker, emotion, pitch, language, config.seed)
-        if found != rate:
-            samples = soxr.resample(samples, found, rate)
-        if not len(samples) or not np.isfinite(samples).all() or np.abs(samples).max() < 1e-4:
-            raise BadRecord("the voice could not speak it")
+        samples = at_rate(samples, found, rate)
         media.append(Media(f"{role}.flac", encode_flac(samples, rate)))
         seconds[role] = round(len(samples) / rate, 3)
         if parts.tokenise is not None:

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.seeding import generator
@@ -23,7 +21,7 @@ from emova.core.writing import make_folder, write_bytes, write_text
 from emova_data.records.records import BadRecord
 from emova_data.sources.phonemes import AUTO
 from emova_data.synthesis.speech_text import language_of
-from emova_data.synthesis.tts import Speaker, Speech, backend, speakers
+from emova_data.synthesis.tts import Speaker, Speech, at_rate, backend, speakers
 
 META = "meta.jsonl"
 KEPT = ("id", "text", "answer", "choices", "metric", "group")
@@ -111,8 +109,6 @@ def record(words: str, speaker: Speaker, config: SpokenConfig, speech: Speech) -
     Raises:
         BadRecord: why it is left out.
     """
-    import soxr
-
     from emova_data.nano.speech.shard_maker import encode_flac
 
     rate = config.speech.sample_rate
@@ -124,10 +120,7 @@ def record(words: str, speaker: Speaker, config: SpokenConfig, speech: Speech) -
     if path.is_file():
         return path.name
     samples, found = speech.speak(words, speaker, "neutral", "normal", language, config.seed)
-    if found != rate:
-        samples = soxr.resample(samples, found, rate)
-    if not len(samples) or not np.isfinite(samples).all() or np.abs(samples).max() < 1e-4:
-        raise BadRecord("the voice could not speak it")
+    samples = at_rate(samples, found, rate)
     write_bytes(path, encode_flac(samples, rate))
     return path.name
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.seeding import generator
@@ -27,7 +25,7 @@ from emova_data.records.shard_writer import read_set
 from emova_data.sources.convert import ConvertConfig, ConvertResult, convert
 from emova_data.sources.phonemes import AUTO, phonemizer
 from emova_data.synthesis.speech_text import language_of
-from emova_data.synthesis.tts import Speaker, Speech, backend, speakers
+from emova_data.synthesis.tts import Speaker, Speech, at_rate, backend, speakers
 
 STYLED = ("hibari", "kokoro", "cosyvoice", "azure")
 """The back ends whose voices have emotions and pitches; of kokoro's those that speak Mandarin."""
@@ -114,8 +112,6 @@ def speaker_of(config: StylesConfig, sentence: str, gender: str) -> Speaker:
 
 def recording(identity: str, sentence: str, style: Style, config: StylesConfig, speech: Speech) -> Record:
     """One sentence in one style. Raises: BadRecord: why it is left out."""
-    import soxr
-
     from emova_data.nano.speech.shard_maker import encode_flac
 
     language = language_of(sentence) if config.language == AUTO else config.language
@@ -123,10 +119,7 @@ def recording(identity: str, sentence: str, style: Style, config: StylesConfig, 
         raise BadRecord("a language that the voices do not speak, or have no styles in")
     speaker, rate = speaker_of(config, sentence, style.gender), config.speech.sample_rate
     samples, found = speech.speak(sentence, speaker, style.emotion, style.pitch, language, config.seed)
-    if found != rate:
-        samples = soxr.resample(samples, found, rate)
-    if not len(samples) or not np.isfinite(samples).all() or np.abs(samples).max() < 1e-4:
-        raise BadRecord("the voice could not speak it")
+    samples = at_rate(samples, found, rate)
     to_phones = phonemizer(AUTO, language)
     extra = {
         "task": "speech", "text": sentence, "language": language, "seconds": round(len(samples) / rate, 4),

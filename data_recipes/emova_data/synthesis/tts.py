@@ -55,6 +55,17 @@ def speakers() -> tuple[Speaker, ...]:
     return tuple(Speaker(name, *fields) for name, fields in raw.items())
 
 
+def at_rate(samples: np.ndarray, found: int, rate: int) -> np.ndarray:
+    """What a back end spoke, [T] at ``found`` Hz, at ``rate``. Raises: BadRecord: there is nothing to be heard."""
+    import soxr
+
+    if found != rate:
+        samples = soxr.resample(samples, found, rate)
+    if not len(samples) or not np.isfinite(samples).all() or np.abs(samples).max() < 1e-4:
+        raise BadRecord("the voice could not speak it")
+    return samples
+
+
 class LocalSpeech:
     """hibari, kokoro or piper, from what `emova data fetch nano` fetched.
 
