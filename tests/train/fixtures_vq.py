@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -23,7 +24,7 @@ from emova_data.sources.convert import ConvertConfig, convert
 from emova_train.core.config import RunConfig
 from emova_train.vq.data import TextBatches, TextSet, TextSource, TextStore
 from emova_train.vq.program import VQTrainConfig, VQTraining, build
-from emova_train.vq.whisper import Whisper
+from emova_train.vq.whisper import Whisper, load_whisper
 
 CHARACTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 MARKS = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
@@ -138,3 +139,18 @@ def started(config: VQTrainConfig, whisper: Whisper, passes: int = 1) -> tuple[V
 def rows(batch: dict[str, torch.Tensor], part: int, parts: int) -> dict[str, torch.Tensor]:
     """Every ``parts``-th clip of a batch, filled up as the whole is."""
     return {name: value[part::parts] for name, value in batch.items()}
+
+
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def whisper(whisper_folder: Path) -> Whisper:
+    return load_whisper(str(whisper_folder))
+
+
+@pytest.fixture
+def config(tmp_path: Path, whisper_folder: Path) -> VQTrainConfig:
+    return small_config(tmp_path, whisper_folder)

@@ -30,9 +30,12 @@ from emova_train.stages.config import RatesConfig
 from emova_train.vq.program import VQTrainConfig
 from tests.fixtures_codecs import EARS, VOICES, VQ
 from tests.train.fixtures_recipe import TALK
-from tests.train.fixtures_vq import TINY, write_shard
+from tests.train.fixtures_vq import (
+    TINY,
+    whisper_folder,  # noqa: F401  (a fixture)
+    write_shard,
+)
 from tests.train.test_stages import folder, stage  # noqa: F401  (a fixture)
-from tests.train.test_vq_training import whisper_folder  # noqa: F401  (a fixture)
 
 
 def write_speech(data: Path) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  # fixtures are imported and named as arguments
 """The moving codebook of the supervised tokenizer: a step by hand, passes and processes, dead codes, commitment.
 
 Shapes: N vectors, C codes, D width.
@@ -19,24 +20,18 @@ from torch.nn import functional
 
 from emova.core.config import config_dict, load_config
 from emova_train.vq.program import VQTrainConfig, VQTraining
-from emova_train.vq.whisper import Whisper, load_whisper
-from tests.train.fixtures_vq import labelled, rows, small_config, started, write_whisper
+from emova_train.vq.whisper import Whisper
+from tests.train.fixtures_vq import (  # noqa: F401  # fixtures
+    config,
+    labelled,
+    rows,
+    small_config,
+    started,
+    whisper,
+    whisper_folder,
+    write_whisper,
+)
 from tests.train.test_parallel import SECONDS, run_module
-
-
-@pytest.fixture(scope="module")
-def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_whisper(tmp_path_factory.mktemp("whisper"))
-
-
-@pytest.fixture(scope="module")
-def whisper(whisper_folder: Path) -> Whisper:
-    return load_whisper(str(whisper_folder))
-
-
-@pytest.fixture
-def config(tmp_path: Path, whisper_folder: Path) -> VQTrainConfig:
-    return small_config(tmp_path, whisper_folder)
 
 
 def vectors_of(training: VQTraining, batch: dict[str, Tensor]) -> Tensor:

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  # fixtures are imported and named as arguments
 """Pseudo-labels: one name of a recording where they are written and where they are read, cached or streamed; and
 a training on labelled and wordless converted sets."""
 
@@ -27,19 +28,9 @@ from emova_train.data.shards import Raw, read_shard
 from emova_train.vq.data import Heard, TextBatches, TextSource, TextStore, label_path, streamed
 from emova_train.vq.labels import label
 from emova_train.vq.program import VQTrainConfig
-from emova_train.vq.whisper import Whisper, load_whisper
-from tests.train.fixtures_vq import flac, labelled, small_config, write_set, write_whisper
+from emova_train.vq.whisper import Whisper
+from tests.train.fixtures_vq import flac, labelled, small_config, whisper, whisper_folder, write_set, write_whisper  # noqa: F401  # fixtures
 from tests.train.test_parallel import SECONDS, run_module
-
-
-@pytest.fixture(scope="module")
-def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_whisper(tmp_path_factory.mktemp("whisper"))
-
-
-@pytest.fixture(scope="module")
-def whisper(whisper_folder: Path) -> Whisper:
-    return load_whisper(str(whisper_folder))
 
 
 def heard_in(samples: np.ndarray) -> str:

@@ -18,8 +18,7 @@ from emova_eval.tokenizer.measures import Heard, read_errors
 from emova_eval.tokenizer.utterances import Utterance
 from emova_train.vq.program import build, train
 from emova_train.vq.whisper import load_whisper
-from tests.train.fixtures_vq import labelled
-from tests.train.test_vq_training import config, whisper_folder  # noqa: F401  # fixtures
+from tests.train.fixtures_vq import config, labelled, whisper_folder  # noqa: F401  # fixtures
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+# ruff: noqa: F811  # fixtures are imported and named as arguments
 """Training of the supervised tokenizer: what it starts from, what it learns from, exact resume, two processes."""
 
 from __future__ import annotations
@@ -26,22 +27,16 @@ from emova_train.vq.program import VQTrainConfig, build, train, words_of
 from emova_train.vq.reader import word_decoder
 from emova_train.vq.teacher import Teacher
 from emova_train.vq.whisper import Whisper, WholeEncoder, load_whisper
-from tests.train.fixtures_vq import TINY, labelled, small_config, started, write_whisper
-
-
-@pytest.fixture(scope="module")
-def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_whisper(tmp_path_factory.mktemp("whisper"))
-
-
-@pytest.fixture(scope="module")
-def whisper(whisper_folder: Path) -> Whisper:
-    return load_whisper(str(whisper_folder))
-
-
-@pytest.fixture
-def config(tmp_path: Path, whisper_folder: Path) -> VQTrainConfig:
-    return small_config(tmp_path, whisper_folder)
+from tests.train.fixtures_vq import (  # noqa: F401  # fixtures
+    TINY,
+    config,
+    labelled,
+    small_config,
+    started,
+    whisper,
+    whisper_folder,
+    write_whisper,
+)
 
 
 # --- what it starts from ----------------------------------------------------------------------------------------------
