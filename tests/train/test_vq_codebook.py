@@ -25,11 +25,9 @@ from tests.train.fixtures_vq import (  # noqa: F401  # fixtures
     config,
     labelled,
     rows,
-    small_config,
     started,
     whisper,
     whisper_folder,
-    write_whisper,
 )
 from tests.train.test_parallel import SECONDS, run_module
 

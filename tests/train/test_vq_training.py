@@ -31,11 +31,9 @@ from tests.train.fixtures_vq import (  # noqa: F401  # fixtures
     TINY,
     config,
     labelled,
-    small_config,
     started,
     whisper,
     whisper_folder,
-    write_whisper,
 )
 
 
