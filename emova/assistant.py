@@ -30,6 +30,7 @@ from emova.reply.parser import PieceReader
 from emova.session.long_speech import SpeechWindow
 from emova.session.takes import Sentence, TakesConfig, read_sentence
 from emova.speech.audio import AudioLimits
+from emova.speech.spelling import phone_letters, sounds
 from emova.speech.style import Style, StyleSet
 from emova.speech.tokenizer.protocol import SpeechTokenizer
 from emova.speech.tokenizer.streaming import Audio, listen
@@ -83,6 +84,7 @@ class Assistant:
         """Of the language model that reads aloud; the same one, where the checkpoint has no other."""
         if parts.reading_model is not None:
             self.reading_decoder = best_decoder(parts.reading_model, config.engine)
+        self.spell = (parts.reading_model or parts.model).config.spell
         self.voice = parts.voice
 
     @property
@@ -231,13 +233,13 @@ class Assistant:
         """
         tasks, unit_rate = [], self.voice.detokenizer.unit_rate
         for sentence in split_sentences(self.check_text(text)):
-            prompt = self.prompt(
-                [{"role": "user", "content": [{"type": "text", "text": self.reply_format.speak_prompt + sentence}]}]
-            )
+            asked = self.reply_format.speak_prompt + self.spell(sentence)
+            prompt = self.prompt([{"role": "user", "content": [{"type": "text", "text": asked}]}])
             max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
             whole = partial(self.reply_format.reading, self.table, sentence, max_units, unit_rate)
             piece = partial(speech_piece, self.table, sentence, max_units, unit_rate)
-            tasks.append(Sentence(sentence, prompt, whole, piece))
+            known = sounds(sentence) if self.spell is phone_letters else ""
+            tasks.append(Sentence(known, prompt, whole, piece))
         return tasks
 
     def read_text(self, tokens: Iterable[int]) -> str:

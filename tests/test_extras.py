@@ -16,8 +16,8 @@ from emova_train.cli import PROGRAMS
 ROOT = Path(__file__).parents[1]
 # What emova itself asks for (setup.cfg, install_requires), and what these ask for: not optional.
 HIDDEN = (
-    "accelerate bitsandbytes deepspeed faster_whisper fastapi gguf gradio h11 hibari jiwer llama_cpp "
-    "librosa matplotlib misaki multipart onnx onnxruntime open_clip peft piper pocketsphinx prometheus_client pyarrow "
+    "accelerate bitsandbytes deepspeed faster_whisper fastapi gguf gradio h11 jiwer llama_cpp "
+    "librosa matplotlib misaki multipart onnx open_clip peft piper pocketsphinx prometheus_client pyarrow "
     "pyworld rapidfuzz ray resvg_py scipy silero_vad sklearn starlette tensorboard trackio uvicorn "
     "wandb webdataset websockets"
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from emova.checkpoint.files import AGAIN, READING_ALOUD
@@ -20,6 +20,10 @@ from emova.core.weights import pack, unpack
 from emova.core.writing import save_tensors
 from emova.model import EmovaForConditionalGeneration
 from emova.model.storage import LANGUAGE_MODEL
+from emova.speech.spelling import LETTERS, find_spelling
+
+SPELLING = "spelling"
+"""In the file's metadata: how texts are spelled to it."""
 
 
 def save_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> None:
@@ -31,20 +35,23 @@ def save_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> No
     state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(LANGUAGE_MODEL)}
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
-    save_tensors(folder / READING_ALOUD, pack(state, "int8"), metadata={"format": "pt"})
+    about = {SPELLING: model.config.reading_spelling}
+    save_tensors(folder / READING_ALOUD, pack(state, "int8"), metadata=about)
 
 
 def load_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> EmovaForConditionalGeneration | None:
     """``model`` with the language model that reads aloud, all else in common; None if there is none.
 
     Raises:
-        InputError: it is damaged, or of another shape.
+        InputError: it is damaged, of another shape, or wants its texts spelled in a way that is not known here.
     """
     path = folder / READING_ALOUD
     if not path.is_file():
         return None
     try:
         state = unpack(load_file(path))
+        with safe_open(path, "pt") as file:
+            spelling = (file.metadata() or {}).get(SPELLING, LETTERS)
     except (SafetensorError, OSError):
         raise InputError(f"{path}: the file is damaged; {AGAIN}") from None
     inner = model.model
@@ -55,5 +62,7 @@ def load_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> Em
         del wanted["lm_head.weight"]
     if {name: tensor.shape for name, tensor in state.items()} != wanted:
         raise InputError(f"{path}: of another shape than the checkpoint's language model; {AGAIN}")
+    find_spelling(spelling)
     other.load_state_dict(state, strict=False)
+    other.config.reading_spelling = spelling
     return other.eval()

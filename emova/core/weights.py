@@ -158,8 +158,10 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], folder: str | Path, optional: tuple[str, ...] = ()) -> None:
-    """Load ``state`` into ``module``; names that start with one of ``optional`` may be absent (training-only parts).
+def load_state(
+    module: nn.Module, state: dict[str, Tensor], folder: str | Path, optional: tuple[str, ...] = ()
+) -> frozenset[str]:
+    """Load ``state`` into ``module``; names that start with one of ``optional`` may be absent, and are returned if so.
 
     Raises:
         InputError: a tensor is missing, unexpected, or of another shape.
@@ -172,3 +174,4 @@ def load_state(module: nn.Module, state: dict[str, Tensor], folder: str | Path, 
         if names:
             raise InputError(f"{folder}: the checkpoint {problem} tensor {names[0]}; its config and weights differ")
     module.load_state_dict(state, strict=False)
+    return frozenset(own.keys() - state.keys())

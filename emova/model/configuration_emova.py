@@ -12,6 +12,7 @@ from emova.checkpoint.registry import REPLY_FORMATS, build_reply_format
 from emova.core.tokens import TokenIds
 from emova.reply.doubt import Doubt
 from emova.reply.format import ReplyFormat
+from emova.speech.spelling import LETTERS, Spell, find_spelling
 from emova.speech.style import DEFAULT_STYLES, StyleSet
 from emova.vision.projectors import projector_from_dict
 from emova.vision.protocol import ProjectorConfig
@@ -53,6 +54,8 @@ class EmovaConfig(PreTrainedConfig):
             styles where there is nothing. ``style_set`` gives the dataclass.
         doubt: when the model admits that it does not know (``emova.reply.doubt.Doubt``); never where there is nothing.
             ``doubts`` gives the dataclass.
+        reading_spelling: how a text that it reads aloud is spelled to it (``emova.speech.spelling``): in letters, or in
+            phones.
         unit_tokenizer: the name of the units that the model has learnt (``emova.speech.tokenizer.units``); empty where
             it is not known.
 
@@ -96,6 +99,7 @@ class EmovaConfig(PreTrainedConfig):
     reply_config: Any = None
     styles: Any = None
     doubt: Any = None
+    reading_spelling: str = LETTERS
     unit_tokenizer: str = ""
     tie_word_embeddings: bool = False
 
@@ -112,6 +116,7 @@ class EmovaConfig(PreTrainedConfig):
         self.reply_config = {"kind": "json", **taught, **(self.reply_config or {})}
         self.styles = StyleSet.from_dict(self.styles or {}).to_dict()
         self.doubt = None if self.doubt is None else Doubt.from_dict(self.doubt, self.style_set).to_dict()
+        find_spelling(self.reading_spelling)
         self.token_count = self.token_count or self.text_config.vocab_size
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
@@ -134,6 +139,11 @@ class EmovaConfig(PreTrainedConfig):
     def doubts(self) -> Doubt | None:
         """When the model admits that it does not know."""
         return None if self.doubt is None else Doubt.from_dict(self.doubt, self.style_set)
+
+    @property
+    def spell(self) -> Spell:
+        """What it is given in place of a text that it reads aloud."""
+        return find_spelling(self.reading_spelling)
 
     def reply_format(self, kind: str | None = None) -> ReplyFormat:
         """How replies are written, with the styles and options of this model.

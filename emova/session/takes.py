@@ -1,14 +1,15 @@
 """Reading a sentence aloud with an ear on it: every piece of speech is heard as it is written, and said again if it is
 not what the text says.
 
-What the units say is told by CTC (``emova.decoding.ctc``): the log-probability that they spell a beginning of the
-sentence, and at the end of the speech all of it. A piece that loses little of it is kept; else it is said again with
-other random numbers, and the clearest of all takes is kept. A word may only be understood when the next one has begun,
-so a take goes on a little beyond what is kept of it. Units are written many times faster than they are heard, so that
-this costs little. A model without CTC reads each sentence once.
+What the units say is told by the speech tokenizer's decoder of phones: by CTC, the log-probability that they are a
+beginning of the sentence's sounds, and at the end of the speech all of them. A piece that loses little of it is kept;
+else it is said again with other random numbers, and the clearest of all takes is kept. A sound may only be understood
+when the next one has begun, so a take goes on a little beyond what is kept of it. Units are written many times faster
+than they are heard, so that this costs little. Where the sounds are not known, or the tokenizer tells none, each
+sentence is read once.
 
-Shape letters: T frames of CTC, C text tokens and the blank (the last), S places in the spelling: a blank before,
-between and behind all tokens.
+Shape letters: T frames of CTC, P phones and the blank (class 0), S places in the spelling: a blank before, between and
+behind all phones.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from emova.core.errors import InputError
-from emova.decoding.protocol import Context, DecodingBackend, Mark, Prompt
+from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.reply.grammar import Grammar, TokenTable
+from emova.speech.tokenizer.phones import BLANK
+from emova.speech.tokenizer.protocol import ReadsPhones, SpeechTokenizer
 
 Write = Callable[[Prompt, Grammar, Sampling, Context[Any]], Iterator[int]]
 """Has the model write on in a context, after what was read there and the prompt: its tokens."""
@@ -60,11 +63,12 @@ class Sentence:
     """A sentence to be read aloud: what to ask, and what may come.
 
     Attributes:
+        sounds: in misaki's alphabet; empty where they are not known.
         grammar: of the whole of it.
         piece: of the next units, given how many were said and how many more there may be.
     """
 
-    text: str
+    sounds: str
     prompt: Prompt
     grammar: Callable[[], Grammar]
     piece: Callable[[int, int], Grammar]
@@ -88,20 +92,21 @@ class Reader(Protocol):
     def table(self) -> TokenTable: ...
     @property
     def reading_decoder(self) -> DecodingBackend[Any]: ...
-    def transcribing(self, units: list[int]) -> tuple[Prompt, Grammar]: ...
+    @property
+    def speech_tokenizer(self) -> SpeechTokenizer: ...
 
 
 class Spelling:
-    """How well frames of CTC spell a text, or a beginning of it, as more of them come in.
+    """How well frames of CTC spell a sentence, or a beginning of it, as more of them come in.
 
     Args:
-        tokens: of the text.
+        phones: the class numbers of its sounds.
     """
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self._labels_S = np.full(2 * len(tokens) + 1, -1)  # the last class is the blank
-        self._labels_S[1::2] = tokens
-        # The blank between two tokens may be left out, unless they are the same.
+    def __init__(self, phones: Sequence[int]) -> None:
+        self._labels_S = np.full(2 * len(phones) + 1, BLANK)
+        self._labels_S[1::2] = phones
+        # The blank between two phones may be left out, unless they are the same.
         self._skips_S = np.zeros(len(self._labels_S), dtype=bool)
         self._skips_S[3::2] = self._labels_S[3::2] != self._labels_S[1:-2:2]
 
@@ -111,58 +116,41 @@ class Spelling:
         start_S[0] = 0.0
         return start_S
 
-    def go_on(self, places_S: np.ndarray, log_probs_TC: np.ndarray) -> np.ndarray:
+    def go_on(self, places_S: np.ndarray, log_probs_TP: np.ndarray) -> np.ndarray:
         """``[S]`` the log-probabilities of all places after some more frames."""
-        for frame_C in log_probs_TC:
+        for frame_P in log_probs_TP:
             one_S = np.concatenate([[-np.inf], places_S])[:-1]
             two_S = np.where(self._skips_S, np.concatenate([[-np.inf], one_S])[:-1], -np.inf)
-            places_S = np.logaddexp(np.logaddexp(places_S, one_S), two_S) + frame_C[self._labels_S]
+            places_S = np.logaddexp(np.logaddexp(places_S, one_S), two_S) + frame_P[self._labels_S]
         return places_S
 
 
 def begins(places_S: np.ndarray) -> float:
-    """The log-probability that what was heard spells a beginning of the text."""
+    """The log-probability that what was heard spells a beginning of the sentence."""
     return float(np.logaddexp.reduce(places_S))
 
 
 def ends(places_S: np.ndarray) -> float:
-    """The log-probability that it spells all of the text."""
+    """The log-probability that it spells all of the sentence."""
     return float(np.logaddexp.reduce(places_S[-2:]))
 
 
 class Ear:
-    """Listens to a sentence while it is written: a context of its own, in which its units are a user's speech.
+    """Hears a sentence while it is written, as the speech tokenizer's decoder of phones understands its units.
 
-    Attributes:
-        places: ``[S]`` where in the spelling it may be (``Spelling``).
+    Args:
+        tokenizer: with a decoder of phones.
+        sounds: of the sentence, in misaki's alphabet; what the tokenizer does not tell apart is not listened for.
     """
 
-    def __init__(self, reader: Reader, text: str) -> None:
-        prompt, _ = reader.transcribing([0])
-        unit = next(place for place, token in enumerate(prompt.ids) if reader.table.unit_of[token] >= 0)
-        self._decoder, self._behind = reader.reading_decoder, prompt.ids[unit + 1]
-        self._context = reader.reading_decoder.new_context()
-        self._decoder.read(self._context, Prompt(prompt.ids[:unit]))
-        self._spelling = Spelling(reader.table.encode(text))
-        self.places = self._spelling.begin()
+    def __init__(self, tokenizer: ReadsPhones, sounds: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._spelling = Spelling(tokenizer.inventory.ids(sounds).ids)
 
-    def mark(self) -> tuple[Mark, np.ndarray]:
-        """A point to go back to."""
-        return self._context.mark(), self.places
-
-    def rewind(self, mark: tuple[Mark, np.ndarray]) -> None:
-        """Forget everything since ``mark``."""
-        point, self.places = mark
-        self._context.rewind(point)
-
-    def hear(self, tokens: Sequence[int], ended: bool) -> None:
-        """Some more units, by their token ids; ``ended``: nothing follows."""
-        frames = self._context.ctc
-        assert frames is not None
-        before = len(frames)
-        # What stands behind the last unit belongs to it, as in training.
-        self._decoder.read(self._context, Prompt((*tokens, self._behind) if ended else tuple(tokens)))
-        self.places = self._spelling.go_on(self.places, frames.log_probs[before:])
+    def hear(self, units: Sequence[int]) -> np.ndarray:
+        """``[S]`` the log-probabilities of all places in the sentence after all units so far."""
+        start_S = self._spelling.begin()
+        return self._spelling.go_on(start_S, self._tokenizer.phone_log_probs(units)) if units else start_S
 
 
 @dataclass(frozen=True)
@@ -177,50 +165,49 @@ class _Take:
 def read_sentence(
     reader: Reader, sentence: Sentence, write: Write, lock: AbstractContextManager[object] = _UNLOCKED
 ) -> Iterator[int]:
-    """The units of ``sentence``, piece by piece, each from its clearest take; as they are written where no CTC can
+    """The units of ``sentence``, piece by piece, each from its clearest take; as they are written where nothing can
     tell.
 
     Args:
-        lock: is held while a take is listened to.
+        lock: is held while the prompt is read.
     """
     takes, unit_of = reader.config.takes, reader.table.unit_of
-    context = reader.reading_decoder.new_context()
-    sampling = reader.config.sampling
-    if context.ctc is not None:
+    context, sampling = reader.reading_decoder.new_context(), reader.config.sampling
+    if sentence.sounds:
         sampling = replace(sampling, unit_temperature=takes.temperature)
-    if takes.most == 1 or context.ctc is None:
+    tokenizer = reader.speech_tokenizer
+    hears = isinstance(tokenizer, ReadsPhones) and tokenizer.reads_phones
+    if takes.most == 1 or not sentence.sounds or not hears:
         written = write(sentence.prompt, sentence.grammar(), sampling, context)
         yield from (unit for token in written if (unit := int(unit_of[token])) >= 0)
         return
+    ear = Ear(tokenizer, sentence.sounds)
     with lock:
         reader.reading_decoder.read(context, sentence.prompt)
-        ear = Ear(reader, sentence.text)
-    said = number = 0
+    said: list[int] = []
+    number = 0
     while True:
-        point, heard = context.mark(), ear.mark()
+        point, before = context.mark(), begins(ear.hear(said))
         best: _Take | None = None
         for _ in range(takes.most):
             drawn = replace(sampling, seed=sampling.seed + number)
             number += 1
-            tokens = list(write(Prompt(()), sentence.piece(said, takes.piece), drawn, context))
-            ended = bool(unit_of[tokens[-1]] < 0)
-            with lock:
-                ear.hear([token for token in tokens if unit_of[token] >= 0], ended)
-            loss = begins(heard[1]) - (ends(ear.places) if ended else begins(ear.places))
+            tokens = list(write(Prompt(()), sentence.piece(len(said), takes.piece), drawn, context))
+            units = unit_of[tokens]
+            ended = bool(units[-1] < 0)
+            places_S = ear.hear([*said, *units[units >= 0].tolist()])
+            loss = before - (ends(places_S) if ended else begins(places_S))
             if best is None or loss < best.loss:
                 best = _Take(tokens, ended, loss)
             context.rewind(point)
-            ear.rewind(heard)
             if best.loss <= takes.clear:
                 break
         assert best is not None
         spoken = [token for token in best.tokens if unit_of[token] >= 0]
         kept = spoken if best.ended else spoken[: takes.kept]
-        yield from (int(unit_of[token]) for token in kept)
+        yield from (new := [int(unit_of[token]) for token in kept])
         if best.ended:
             return
         opening = len(best.tokens) - len(spoken)  # what the first piece begins with
         context.waiting += best.tokens[: opening + len(kept)]
-        said += len(kept)
-        with lock:
-            ear.hear(kept, ended=False)
+        said += new

@@ -14,13 +14,14 @@ from emova import Assistant
 from emova.assistant import AssistantConfig
 from emova.checkpoint.files import READING_ALOUD
 from emova.checkpoint.loading import load_parts
-from emova.checkpoint.reading_aloud import save_reading_model
+from emova.checkpoint.reading_aloud import SPELLING, save_reading_model
 from emova.core.errors import InputError
 from emova.engine.engine import EngineConfig
 from emova.model.storage import save_int8
 from emova.reply.format import ReplyLimits
 from emova.session.scheduler import Scheduler
 from emova.session.takes import read_sentence
+from emova.speech.spelling import PHONES, phone_letters, sounds
 from emova_app.transcribing import write_units_down
 from tests.fixtures_speech import BABBLE
 from tests.replies import last_reply
@@ -33,7 +34,8 @@ HEARD = [5, 900, 77, 77, 3, 2048, 1] * 4
 
 @pytest.fixture(scope="module")
 def folders(tiny_checkpoint, tmp_path_factory) -> dict[str, Path]:
-    """A checkpoint that talks, one whose language model is another, and one that has both."""
+    """A checkpoint that talks, one whose language model is another, and one that has both; the latter two also with
+    phones for letters."""
     place = tmp_path_factory.mktemp("reading")
     made = {name: shutil.copytree(tiny_checkpoint, place / name) for name in ("talks", "reads", "both")}
     model = load_parts(tiny_checkpoint).model
@@ -43,6 +45,11 @@ def folders(tiny_checkpoint, tmp_path_factory) -> dict[str, Path]:
             parameter.add_(0.05 * torch.randn_like(parameter))
     save_int8(model, made["reads"])
     save_reading_model(model, made["both"])
+    model.config.reading_spelling = PHONES
+    for name in ("reads", "both"):
+        made[f"{name} phones"] = shutil.copytree(tiny_checkpoint, place / f"{name} phones")
+    save_int8(model, made["reads phones"])
+    save_reading_model(model, made["both phones"])
     return made
 
 
@@ -58,6 +65,22 @@ def test_each_does_its_own(assistants) -> None:
     for text in ("Hello.", "Who is it?"):
         found, wanted = both.chat(text=text), talks.chat(text=text)
         assert (found.text, found.units) == (wanted.text, wanted.units) and np.array_equal(found.audio, wanted.audio)
+
+
+def test_texts_are_spelled_as_the_one_that_reads_wants_them(assistants) -> None:
+    reads, both = assistants["reads phones"], assistants["both phones"]
+    assert both.pronounce(TEXT) == reads.pronounce(TEXT) != assistants["reads"].pronounce(TEXT)
+    assert both.chat(text="Hello.").units == assistants["talks"].chat(text="Hello.").units
+    (sentence,) = both.reading("Hello there.")
+    assert sentence.sounds == sounds("Hello there.")
+    assert list(sentence.prompt.ids) == list(both.prompt([asked("Say this: " + phone_letters("Hello there."))]).ids)
+    (sentence,) = assistants["both"].reading("Hello there.")
+    assert not sentence.sounds
+    assert list(sentence.prompt.ids) == list(both.prompt([asked("Say this: Hello there.")]).ids)
+
+
+def asked(text: str) -> dict[str, object]:
+    return {"role": "user", "content": [{"type": "text", "text": text}]}
 
 
 def test_beside_sessions_too(assistants) -> None:
@@ -98,4 +121,7 @@ def test_a_damaged_or_foreign_file_is_told(folders, tmp_path) -> None:
     del state["model.language_model.norm.weight"]
     save_file(state, broken / READING_ALOUD)
     with pytest.raises(InputError, match="of another shape"):
+        load_parts(broken)
+    save_file(load_file(folders["both"] / READING_ALOUD), broken / READING_ALOUD, {SPELLING: "runes"})
+    with pytest.raises(InputError, match="spelling 'runes': unknown; give one of letters, phones"):
         load_parts(broken)

@@ -76,6 +76,7 @@ class TextToTokenModel:
         self.config, self.unit_rate = config, config.unit_rate or _own_rate(folder)
         self.processor = load_processor(folder)
         self.reply_format = model.config.reply_format()
+        self.spell = model.config.spell
         self.table = TokenTable.from_tokenizer(self.processor.tokenizer)
         self.decoder = best_decoder(model, EngineConfig())
         self.sampling = Sampling(unit_temperature=config.temperature, seed=seed)
@@ -94,7 +95,7 @@ class TextToTokenModel:
         return found
 
     def _task(self, sentence: str) -> tuple[Prompt, Grammar] | None:
-        content = [{"type": "text", "text": self.reply_format.speak_prompt + sentence}]
+        content = [{"type": "text", "text": self.reply_format.speak_prompt + self.spell(sentence)}]
         ids = self.processor.render_prompt([{"role": "user", "content": content}]).input_ids
         room = self.decoder.max_length - len(ids) - 3
         if room < _ROOM:

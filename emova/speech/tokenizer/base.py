@@ -33,12 +33,14 @@ class TokenizerModule(nn.Module, Generic[ConfigT]):
     Attributes:
         config_class: a frozen dataclass whose fields ``config.json`` holds; its ``kind`` is what it is registered by.
         unit_samples: samples a unit.
-        optional: beginnings of tensor names that a folder may lack: parts for training and measuring alone.
+        optional: beginnings of tensor names that a folder may lack: parts without which units are made as well.
+        absent: the names of those that the folder did lack.
     """
 
     config_class: ClassVar[type]
     unit_samples: int
     optional: ClassVar[tuple[str, ...]] = ()
+    absent: frozenset[str] = frozenset()
 
     def __init__(self, config: ConfigT) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class TokenizerModule(nn.Module, Generic[ConfigT]):
         """
         values, state = read_folder(folder)
         model = build_part(cls, config_from_dict(cls.config_class, values, Path(folder) / "config.json"), folder)
-        load_state(model, state, folder, optional=cls.optional)
+        model.absent = load_state(model, state, folder, optional=cls.optional)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -69,6 +69,11 @@ class PhoneDecoder(nn.Module):
         return PhoneLogits(ctc=frame.detach() + context, frame=frame)
 
     @torch.inference_mode()
+    def log_probs(self, codes_BUC: Tensor) -> Tensor:
+        """The log-probabilities ``[B, U * N, P]`` of CTC, float32."""
+        return self(codes_BUC).ctc.float().log_softmax(-1)
+
+    @torch.inference_mode()
     def read(self, codes_BUC: Tensor, lengths_B: Tensor) -> list[list[int]]:
         """The phones of each row by greedy CTC, as class numbers; ``lengths_B`` in units."""
         best = self(codes_BUC, lengths_B).ctc.argmax(dim=-1)

@@ -5,14 +5,17 @@ Shapes: B batch, T samples, U units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from emova.core.streams import Stream
+from emova.speech.tokenizer.phones import PhoneInventory
 
 
 @runtime_checkable
@@ -76,8 +79,25 @@ class SpeechTokenizer(Protocol):
 
 @runtime_checkable
 class ReadsPhones(Protocol):
-    """A tokenizer that can be measured by phones: it says which ones its units stand for."""
+    """A tokenizer that says which phones its units stand for: it is measured by them, and can judge what was said.
+
+    P phone classes, those of ``inventory`` behind the blank; N labels a unit.
+    """
+
+    @property
+    def inventory(self) -> PhoneInventory:
+        """The phones that it tells apart."""
+        ...
+
+    @property
+    def reads_phones(self) -> bool:
+        """Whether this one has a decoder of phones."""
+        ...
 
     def phones(self, units: list[Tensor], /) -> list[list[str]]:
         """The phones of each row of units. Raises: InputError: this one has no decoder of phones."""
+        ...
+
+    def phone_log_probs(self, units: Sequence[int], /) -> np.ndarray:
+        """``[U * N, P]`` float32, the log-probabilities of CTC. Raises: InputError: it has no decoder of phones."""
         ...

@@ -7,12 +7,13 @@ Shapes: B batch, T samples, M mel bins, F frames, U units, D encoder width, C di
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,12 +103,28 @@ class S2UTokenizer(MelTokenizer[S2UConfig]):
 
     @torch.inference_mode()
     def phones(self, units: list[Tensor]) -> list[list[str]]:
-        """What the phone decoder reads in each row of units (for measuring; generation does not use it)."""
+        """What the phone decoder reads in each row of units. Raises: InputError: there is none."""
+        self._need_phones()
         lengths_B = torch.tensor([len(row) for row in units], device=self.device)
         padded_BU = nn.utils.rnn.pad_sequence(units, batch_first=True)
         return [
             self.inventory.names(row) for row in self.phone_decoder.read(self.quantizer.codes(padded_BU), lengths_B)
         ]
+
+    @property
+    def reads_phones(self) -> bool:
+        return not any(name.startswith("phone_decoder.") for name in self.absent)
+
+    def _need_phones(self) -> None:
+        if not self.reads_phones:
+            raise InputError("this speech tokenizer has no phone decoder; take the export of its training")
+
+    @torch.inference_mode()
+    def phone_log_probs(self, units: Sequence[int]) -> np.ndarray:
+        """``[U * N, P]``, how likely each phone is at each place. Raises: InputError: it has no phone decoder."""
+        self._need_phones()
+        units_1U = torch.tensor(units, dtype=torch.long, device=self.device)[None]
+        return self.phone_decoder.log_probs(self.quantizer.codes(units_1U))[0].cpu().numpy()
 
     @contextmanager
     def streaming(self, batch_size: int = 1) -> Iterator[S2UStream]:

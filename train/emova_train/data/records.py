@@ -15,6 +15,7 @@ from emova.model.processing_emova import Message, Rendered
 from emova.reply.format import SPEAK_PROMPT, TRANSCRIBE_PROMPT
 from emova.reply.grammar import TokenTable
 from emova.reply.parser import SpokenReply
+from emova.speech.spelling import LETTERS, find_spelling
 from emova.speech.style import DEFAULT_STYLES
 from emova.vision.image import load_image
 from emova_data.records.records import Message as Recorded
@@ -42,6 +43,7 @@ class RecordConfig:
         template: ``qa`` keeps questions about pictures; ``plain`` lets a picture be followed by its answer at once
             (compared in the paper's Table 7).
         one_phrasing: speech and text are asked for in the words that the assistant itself uses, and in no others.
+        spelling: how a text that is to be read aloud is spelled (``emova.speech.spelling``).
         replies: how spoken replies are written: ``interleaved`` or ``glm_4_voice``, text and units in turns; the
             model's own format if empty.
         interleaved: their ratio, and which of the two sub-tasks a reply teaches in a pass over its set.
@@ -51,12 +53,14 @@ class RecordConfig:
     both_directions: bool = False
     template: str = "qa"
     one_phrasing: bool = False
+    spelling: str = LETTERS
     replies: str = ""
     interleaved: InterleavedConfig = field(default_factory=InterleavedConfig)
 
     def __post_init__(self) -> None:
         if self.replies:
             alternating_format(self.replies, self.interleaved, DEFAULT_STYLES)
+        find_spelling(self.spelling)
         if self.template not in TEMPLATES:
             raise InputError(f"template={self.template}: unknown; give one of {', '.join(TEMPLATES)}")
         if not 0 <= self.speak_share <= 1:
@@ -71,6 +75,7 @@ class RecordRenderer:
         self.config = config
         self.seed = seed
         self.max_tokens = max_tokens
+        self.spell = find_spelling(config.spelling)
         self.table = TokenTable.from_tokenizer(processor.tokenizer)
         self.reply_format = reply_format_of(processor)
         if config.replies:
@@ -149,7 +154,8 @@ class RecordRenderer:
         if self.config.both_directions:
             speak = (crc32(raw.id.encode()) + self.seed + epoch) % 2 == 1
         if speak:
-            asked = (SPEAK_PROMPT if self.config.one_phrasing else draw_phrase(speak_phrasings(words), rng)) + words
+            asked = SPEAK_PROMPT if self.config.one_phrasing else draw_phrase(speak_phrasings(words), rng)
+            asked += self.spell(words)
             return [{"role": "user", "content": asked}, {"role": "assistant", "content": [heard]}]
         asked = TRANSCRIBE_PROMPT if self.config.one_phrasing else draw_phrase(transcribe_phrasings(words), rng)
         question = {"role": "user", "content": [heard, {"type": "text", "text": asked}]}

@@ -57,6 +57,11 @@ class DataConfig:
         if self.sets and any(weight > 0 for weight in self.mixture.values()):
             raise InputError("data: give mixture (tasks of a recipe) or sets (converted sets), not both")
 
+    @property
+    def spelling(self) -> str:
+        """How a text that is to be read aloud is spelled."""
+        return self.shards.records.spelling if self.sets else self.conversations.spelling
+
 
 @dataclass(frozen=True)
 class StageData:
@@ -126,7 +131,8 @@ def _from_recipe(
         seed=seed,
         single=conversations,
     )
-    held_out = Conversations(read("test"), processor, ConversationConfig(unit_noise=0.0))
+    plain = ConversationConfig(unit_noise=0.0, spelling=config.spelling)
+    held_out = Conversations(read("test"), processor, plain)
     return StageData(
         train_set=mixture,
         held_out=held_out_examples(held_out, config.mixture, samples.losses_over),

@@ -18,6 +18,7 @@ from emova.reply.format import TRANSCRIBE_PROMPT, ReplyFormat
 from emova.reply.grammar import TextEncoder, TokenTable
 from emova.reply.interleaved import InterleavedReply
 from emova.reply.parser import SpokenReply
+from emova.speech.spelling import LETTERS, find_spelling
 from emova_train.core import renamed
 from emova_train.data.examples import SKELETON, TEXT, TRANSCRIPT, UNITS, Example, ShownPicture, example, runs
 from emova_train.data.interleaved import InterleavedConfig, Subtask, interleaved_message
@@ -65,6 +66,7 @@ class ConversationConfig:
         unit_noise: the share of heard units that are replaced by a neighbour in the codebook.
         unit_stretch: the share of heard units that are dropped or said twice: others speak faster or slower.
         unit_levels: the codebook's levels a dimension, first fastest; a neighbour differs by one step in one of them.
+        spelling: how a text that is to be read aloud is spelled (``emova.speech.spelling``).
         template: ``qa`` asks for a caption in words; ``plain`` shows the picture alone, as LLaVA's first stage does
             (EMOVA's Table 7 compares them).
         interleaved: how the tasks ``interleaved_talk`` and ``interleaved_picture`` write replies.
@@ -82,10 +84,12 @@ class ConversationConfig:
     unit_stretch: float = 0.0
     unit_levels: tuple[int, ...] = (8, 8, 8, 8)
     interleaved: InterleavedConfig = field(default_factory=InterleavedConfig)
+    spelling: str = LETTERS
     template: str = "qa"
     long: LongConfig = field(default_factory=LongConfig)
 
     def __post_init__(self) -> None:
+        find_spelling(self.spelling)
         if self.template not in ("qa", "plain"):
             raise InputError(f"template={self.template}: unknown; give qa or plain")
 
@@ -124,6 +128,7 @@ class Conversations:
         self.recipe = recipe
         self.processor = processor
         self.config = config
+        self.spell = find_spelling(config.spelling)
         table = TokenTable.from_tokenizer(processor.tokenizer)
         self.table = replace(table, tokenizer=_Remembering(table.tokenizer))
         self.spoken = reply_format_of(processor)
@@ -294,7 +299,7 @@ class Conversations:
     def tts(self, rng: np.random.Generator) -> Sample:
         """Text to speech."""
         utterance = self.recipe.tts.all[int(rng.integers(len(self.recipe.tts)))]
-        text = draw_phrase(speak_phrasings(utterance.text), rng) + utterance.text
+        text = draw_phrase(speak_phrasings(utterance.text), rng) + self.spell(utterance.text)
         said = {"role": "assistant", "content": [{"type": "audio", "units": utterance.units.tolist()}]}
         return Sample((_user([{"type": "text", "text": text}]), said), (UNITS,))
 

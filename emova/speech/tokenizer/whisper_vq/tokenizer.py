@@ -8,11 +8,12 @@ Shapes: B batch, T samples, M mel bins, F frames, U units.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -145,6 +146,18 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
         assert self.phone_decoder is not None
         lengths_B = torch.tensor([len(row) for row in units], device=self.device)
         return [self.inventory.names(row) for row in self.phone_decoder.read(features_BUC, lengths_B)]
+
+    @property
+    def reads_phones(self) -> bool:
+        return self.phone_decoder is not None
+
+    @torch.inference_mode()
+    def phone_log_probs(self, units: Sequence[int]) -> np.ndarray:
+        """``[U * N, P]``, how likely each phone is at each place. Raises: InputError: it has no phone decoder."""
+        units_1U = torch.tensor(units, dtype=torch.long, device=self.device)[None]
+        features_1UC = self.phone_features(self.encoder.codebook(units_1U))
+        assert self.phone_decoder is not None
+        return self.phone_decoder.log_probs(features_1UC)[0].cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, samples: Tensor, lengths: Tensor | None = None) -> list[Tensor]:

@@ -1,0 +1,95 @@
+"""How a text is spelled to a model that reads it aloud: in its own letters, or sound by sound.
+
+A large language model knows how words sound; a small one would have to meet every word of a language first. To such a
+model a pronouncing dictionary tells the sounds, as it does to most synthesizers, and only saying them is left to learn.
+The sounds are written in letters that every text tokenizer has: one letter a phone, so that no word of the vocabulary
+can join two of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from emova.core.errors import InputError
+from emova.core.extras import missing_package
+
+if TYPE_CHECKING:
+    from hibari.g2p import G2P
+
+Spell = Callable[[str], str]
+"""From a text to what the model is given in its place."""
+LETTERS, PHONES = "letters", "phones"
+_LETTER_OF = {
+    **{symbol: symbol for symbol in "bdfhjklmnpstvwzuAIOWY"},
+    "ð": "D", "ŋ": "N", "ɡ": "g", "ɹ": "r", "ʃ": "S", "ʒ": "J", "θ": "T", "ʤ": "G", "ʧ": "C", "ɾ": "F", "T": "F",
+    "ʔ": "P", "i": "y", "æ": "a", "ɑ": "o", "ɔ": "c", "ə": "e", "ɛ": "E", "ɜ": "R", "ɪ": "H", "ʊ": "U", "ʌ": "V",
+    "ᵊ": "L", "ᵻ": "K",
+}  # fmt: skip
+"""A letter for each phone of misaki's American English. None of them is i, q, x, Q, X or Z: alone behind a space they
+are rare in texts, and no token of their own in a small vocabulary."""
+_STRESS = {"ˈ": "1", "ˌ": "2"}
+_PAUSES = {";": ",", ":": ",", "—": ",", "…": ".", **{mark: mark for mark in ",.!?"}}
+_BETWEEN_WORDS = "-"
+
+
+@functools.lru_cache(maxsize=1)
+def _dictionary() -> G2P:
+    try:
+        from hibari.g2p import G2P
+    except ImportError as error:
+        raise missing_package(error, "reading aloud") or error from None
+    return G2P()
+
+
+def _plain(text: str) -> str:
+    """Superscripts, ligatures, full width as plain characters, without digits of no number (➀): all that the dictionary
+    can read."""
+    plain = unicodedata.normalize("NFKC", text)
+    return " ".join("".join(each for each in plain if each.isdecimal() or not each.isdigit()).split())
+
+
+@functools.lru_cache(maxsize=4096)
+def sounds(text: str) -> str:
+    """An English text in misaki's alphabet: its phones, stress, spaces and punctuation. What has no sound is left out.
+
+    Raises:
+        InputError: the dictionary (hibari-tts) is not installed.
+    """
+    return _dictionary()(_plain(text))
+
+
+def phone_letters(text: str) -> str:
+    """The sounds of an English text, such as ``" h e l1 O- D1 E r."`` of "Hello there.": each phone a space and a
+    letter, before a stressed vowel its stress (1 or 2), a hyphen between words, and the pauses that are written.
+
+    A text without any sound of English is given back as it is.
+
+    Raises:
+        InputError: the dictionary (hibari-tts) is not installed.
+    """
+    spelled = ""
+    for symbol in sounds(text):
+        if letter := _LETTER_OF.get(symbol):
+            spelled += f" {letter}"
+        elif stress := _STRESS.get(symbol):
+            spelled += stress
+        elif pause := _PAUSES.get(symbol):
+            spelled = spelled.removesuffix(_BETWEEN_WORDS) + pause
+        elif symbol.isspace() and spelled[-1:].isalpha():
+            spelled += _BETWEEN_WORDS
+    return spelled if re.search("[A-Za-z]", spelled) else text
+
+
+SPELLINGS: dict[str, Spell] = {LETTERS: str, PHONES: phone_letters}
+"""By the name that a checkpoint's config has."""
+
+
+def find_spelling(name: str) -> Spell:
+    """How a text is spelled. Raises: InputError: there is no such way."""
+    if name not in SPELLINGS:
+        raise InputError(f"the spelling {name!r}: unknown; give one of {', '.join(SPELLINGS)}")
+    return SPELLINGS[name]
