@@ -15,7 +15,7 @@ from emova_train.row import from_program, need_configs, run_row
 
 STAGES = range(4)
 ALOUD_SHARDS = 50
-"""Of everyday sentences, 500 each, by the canonical voice and by others: what emova-nano's reading model has met."""
+"""Of everyday sentences, 500 each, by the canonical voice: what emova-nano's reading model has met."""
 
 
 def _configs(size: str) -> tuple[dict[str, str], list[str]]:
@@ -37,7 +37,8 @@ def commands(size: str, data: str, out: str) -> list[list[str]]:
         ["stage0", stages[0]],
         ["vision", configs["vision"]],
         *[[f"stage{number}", path] for number, path in enumerate(stages[1:], 1)],
-        ["aloud", "--root", str(Path(data).parent), "--tokenizer", units, "--shards", str(ALOUD_SHARDS)],
+        ["aloud", "--root", str(Path(data).parent), "--tokenizer", units, "--sets", "aloud"]
+        + ["--shards", str(ALOUD_SHARDS)],
         [f"stage{STAGES[-1]}", f"stages/{size}/stage{STAGES[-1]}_aloud"],
         ["u2s", configs["u2s"]],
         ["prototypes", configs["u2s"], "--detokenizer", voice, "--recogniser", "acoustic"],

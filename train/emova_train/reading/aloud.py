@@ -1,4 +1,4 @@
-"""Everyday sentences as units, from packages of text to sets: what ``stages/nano/stage3_aloud`` learns.
+"""Everyday sentences as units, from packages of text to sets: what the configs ``nano/stage3_*`` learn.
 
     emova train aloud --tokenizer runs/s2u-nano/export --shards 50
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from emova_data.nano.aloud import spoken, texts
@@ -18,13 +19,18 @@ from emova_data.nano.aloud.as_units import write_units
 from emova_train.core.program import run_module
 from emova_train.data import heard
 
+SETS = ("aloud", "heard")
 
-def make(root: Path, tokenizer: str, *, shards: int | None = None, jobs: int = 1, seed: int = 0) -> dict[str, int]:
+
+def make(
+    root: Path, tokenizer: str, *, sets: Sequence[str] = SETS, shards: int | None = None, jobs: int = 1, seed: int = 0
+) -> dict[str, int]:
     """Fetch, speak and join; how many utterances each set has.
 
     Args:
         root: the data folder; the sentences go to ``root/nano/text``.
         tokenizer: the folder of a speech tokenizer; another than made the shards that are there is not noticed.
+        sets: ``aloud``, by the canonical voice, and ``heard``, by many.
         shards: of 500 sentences, of each set; None: all 255.
 
     Raises:
@@ -33,15 +39,17 @@ def make(root: Path, tokenizer: str, *, shards: int | None = None, jobs: int = 1
     nano = root / "nano"
     if not (nano / "text" / "aloud.jsonl").is_file():
         texts.write(root, seed)
-    spoken.make(root, tokenizer, jobs=jobs, last=shards, seed=seed)
-    heard.make(root, tokenizer, jobs=jobs, last=shards, seed=seed)
-    return {name: write_units(nano, name) for name in ("aloud", "heard")}
+    for name in sets:
+        maker = spoken if name == "aloud" else heard
+        maker.make(root, tokenizer, jobs=jobs, last=shards, seed=seed)
+    return {name: write_units(nano, name) for name in sets}
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``emova train aloud``."""
     parser.add_argument("--root", type=Path, default=Path("data"), help="the data folder (default: data)")
     parser.add_argument("--tokenizer", default="runs/s2u-nano/export", help="whose units (default: %(default)s)")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="which (default: both)")
     parser.add_argument("--shards", type=int, help="of 500 sentences, of each set (default: all 255, hours)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,7 +58,8 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command behind ``register``."""
-    made = make(arguments.root, arguments.tokenizer, shards=arguments.shards, jobs=arguments.jobs, seed=arguments.seed)
+    made = make(arguments.root, arguments.tokenizer, sets=arguments.sets, shards=arguments.shards,
+                jobs=arguments.jobs, seed=arguments.seed)  # fmt: skip
     print(", ".join(f"{name}: {count:,} utterances" for name, count in made.items()))
     return 0
 
