@@ -18,6 +18,7 @@ from emova.core.errors import InputError, TooLongError
 from emova.core.tokens import Frame, TokenIds
 from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
+from emova.decoding.word_search import SearchConfig, WordSearch
 from emova.engine.backend import resolve_backend
 from emova.engine.decoder import best_decoder
 from emova.engine.engine import EngineConfig
@@ -29,10 +30,11 @@ from emova.reply.guard import ReplyGuard
 from emova.reply.parser import PieceReader
 from emova.session.long_speech import SpeechWindow
 from emova.session.takes import Sentence, TakesConfig, read_sentence
+from emova.session.transcripts import better_transcript
 from emova.speech.audio import AudioLimits
 from emova.speech.spelling import phone_letters, sounds
 from emova.speech.style import Style, StyleSet
-from emova.speech.tokenizer.protocol import SpeechTokenizer
+from emova.speech.tokenizer.protocol import ReadsPhones, SpeechTokenizer
 from emova.speech.tokenizer.streaming import Audio, listen
 from emova.vision.image import ImageLimits
 
@@ -59,6 +61,7 @@ class AssistantConfig:
     admit_doubt: bool = True
     sampling: Sampling = field(default_factory=Sampling)
     takes: TakesConfig = field(default_factory=TakesConfig)
+    words: SearchConfig = field(default_factory=SearchConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     max_text_characters: int = 2000
 
@@ -86,11 +89,21 @@ class Assistant:
             self.reading_decoder = best_decoder(parts.reading_model, config.engine)
         self.spell = (parts.reading_model or parts.model).config.spell
         self.voice = parts.voice
+        self.word_search: WordSearch | None = None
+        """For the words of ordinary speech, where the checkpoint has them and its tokenizer tells phones."""
+        if parts.words is not None and (reader := self.phone_reader) is not None:
+            self.word_search = WordSearch(parts.words, reader.inventory, config.words)
 
     @property
     def speech_tokenizer(self) -> SpeechTokenizer:
         """What turns speech into units."""
         return self.parts.speech_tokenizer
+
+    @property
+    def phone_reader(self) -> ReadsPhones | None:
+        """The speech tokenizer, if it tells which phones its units stand for."""
+        tokenizer = self.parts.speech_tokenizer
+        return tokenizer if isinstance(tokenizer, ReadsPhones) and tokenizer.reads_phones else None
 
     @property
     def trained_context(self) -> int:
@@ -187,7 +200,8 @@ class Assistant:
     def transcribe_units(self, units: Sequence[int]) -> str:
         """What is said in speech units. Raises: InputError: they are too many."""
         window = SpeechWindow.of(self, units)
-        return window.lead + self.read_text(self._write(*self.transcribing(window.units))).strip()
+        written = window.lead + self.read_text(self._write(*self.transcribing(window.units))).strip()
+        return better_transcript(self, units, written)
 
     def answer_text(self, messages: Sequence[Mapping[str, object]], max_tokens: int | None = None) -> str:
         """A plain text answer to a conversation in the processor's form (role and content parts).

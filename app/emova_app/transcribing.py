@@ -8,6 +8,7 @@ from emova.assistant import Assistant
 from emova.reply.parser import PieceReader
 from emova.session.long_speech import SpeechWindow
 from emova.session.scheduler import Scheduler
+from emova.session.transcripts import better_transcript
 
 _AT_ONCE = 25
 """Units between which other replies go on."""
@@ -16,9 +17,21 @@ _AT_ONCE = 25
 def write_units_down(scheduler: Scheduler[Assistant], units: Sequence[int]) -> Iterator[str]:
     """Pieces of what ``units`` say; joined they equal ``Assistant.transcribe_units``, but for spaces around them.
 
+    They come as they are written, or where the checkpoint has words to choose from, all at once when they are chosen.
+
     Raises:
         InputError: no place is free.
     """
+    assistant = scheduler.assistant
+    written = _written(scheduler, units)
+    if assistant.word_search is None:
+        yield from written
+    else:
+        yield better_transcript(assistant, units, "".join(written).strip())
+
+
+def _written(scheduler: Scheduler[Assistant], units: Sequence[int]) -> Iterator[str]:
+    """What the language model writes down."""
     assistant, window = scheduler.assistant, SpeechWindow(scheduler.assistant)
     for start in range(0, len(units), _AT_ONCE):
         told = len(window.lead)

@@ -5,3 +5,5 @@ from __future__ import annotations
 AGAIN = "copy the whole folder again"
 READING_ALOUD = "reading_aloud.safetensors"
 """The language model that reads aloud, where it is another (``emova.checkpoint.reading_aloud``)."""
+WORDS = "words.safetensors"
+"""Words and their sounds, by which ordinary speech is written down (``emova.decoding.word_search``)."""

@@ -11,12 +11,13 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emova.checkpoint.files import AGAIN
+from emova.checkpoint.files import AGAIN, WORDS
 from emova.core.device import find_device
 from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.memory import available_memory
 from emova.core.startup import collector_paused
+from emova.decoding.word_search import WordModel
 from emova.speech.style import StylePrototypes, StyleSet
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Parts:
         name: how errors and ``emova info`` call the checkpoint.
         reading_model: the model with another language model, which reads aloud; None where the same one does
             (``emova.checkpoint.reading_aloud``).
+        words: a lexicon and pairs of words, where ordinary speech is written down by them
+            (``emova.decoding.word_search``).
     """
 
     model: EmovaForConditionalGeneration
@@ -94,6 +97,7 @@ class Parts:
     reply_format: ReplyFormat
     name: str
     reading_model: EmovaForConditionalGeneration | None = None
+    words: WordModel | None = None
 
 
 def check_part(folder: Path, name: str) -> None:
@@ -186,9 +190,11 @@ def load_parts(name: str | Path, device: str = "cpu", layers: bool = True) -> Pa
         processor = load_processor(folder)
         model = load_model(folder, layers).to(place)  # type: ignore[arg-type]  # transformers' wrapper hides the method
         reading_model = load_reading_model(model, folder) if layers else None
+        words = WordModel.load(folder / WORDS) if (folder / WORDS).is_file() else None
     processor.attach_speech_tokenizer(speech_tokenizer)
     assert processor.reply_format is not None, "a checkpoint's config names one"
-    parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, shown(name), reading_model)
+    named = shown(name)
+    parts = Parts(model, processor, speech_tokenizer, voice, processor.reply_format, named, reading_model, words)
     check_fit(parts, folder)
     return parts
 

@@ -26,7 +26,7 @@ from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.reply.grammar import Grammar, TokenTable
 from emova.speech.tokenizer.phones import BLANK
-from emova.speech.tokenizer.protocol import ReadsPhones, SpeechTokenizer
+from emova.speech.tokenizer.protocol import ReadsPhones
 
 Write = Callable[[Prompt, Grammar, Sampling, Context[Any]], Iterator[int]]
 """Has the model write on in a context, after what was read there and the prompt: its tokens."""
@@ -93,7 +93,7 @@ class Reader(Protocol):
     @property
     def reading_decoder(self) -> DecodingBackend[Any]: ...
     @property
-    def speech_tokenizer(self) -> SpeechTokenizer: ...
+    def phone_reader(self) -> ReadsPhones | None: ...
 
 
 class Spelling:
@@ -175,13 +175,12 @@ def read_sentence(
     context, sampling = reader.reading_decoder.new_context(), reader.config.sampling
     if sentence.sounds:
         sampling = replace(sampling, unit_temperature=takes.temperature)
-    tokenizer = reader.speech_tokenizer
-    hears = isinstance(tokenizer, ReadsPhones) and tokenizer.reads_phones
-    if takes.most == 1 or not sentence.sounds or not hears:
+    phones = reader.phone_reader
+    if takes.most == 1 or not sentence.sounds or phones is None:
         written = write(sentence.prompt, sentence.grammar(), sampling, context)
         yield from (unit for token in written if (unit := int(unit_of[token])) >= 0)
         return
-    ear = Ear(tokenizer, sentence.sounds)
+    ear = Ear(phones, sentence.sounds)
     with lock:
         reader.reading_decoder.read(context, sentence.prompt)
     said: list[int] = []

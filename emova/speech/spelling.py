@@ -62,6 +62,29 @@ def sounds(text: str) -> str:
     return _dictionary()(_plain(text))
 
 
+def read_words(text: str) -> list[tuple[str, str]]:
+    """Each word of an English text as it is written out ("3:30" is two words) and its sounds in misaki's alphabet;
+    punctuation has none.
+
+    Raises:
+        InputError: the dictionary (hibari-tts) is not installed.
+    """
+    from hibari.g2p.normalize import normalize
+
+    words, written, symbols = [], "", ""
+    tokens = _dictionary().phonemize_tokens(_dictionary().tokenize(normalize(_plain(text))))
+    for token in tokens:
+        joined = any(each.isalnum() or each in "'’-" for each in token.text)  # a contraction is several tokens
+        if not joined and written:
+            words.append((written, symbols))
+            written = symbols = ""
+        written, symbols = written + token.text, symbols + (token.phonemes or "")
+        if token.whitespace or not joined:
+            words.append((written, symbols))
+            written = symbols = ""
+    return words + ([(written, symbols)] if written else [])
+
+
 def phone_letters(text: str) -> str:
     """The sounds of an English text, such as ``" h e l1 O- D1 E r."`` of "Hello there.": each phone a space and a
     letter, before a stressed vowel its stress (1 or 2), a hyphen between words, and the pauses that are written.

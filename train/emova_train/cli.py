@@ -22,6 +22,7 @@ PROGRAMS = {
     "kmeans": ("emova_train.s2u.kmeans", "the entangled speech tokenizer that the paradigms are compared with"),
     "units": ("emova_train.data.units", "turn the recipe's speech into units, once the tokenizer is trained"),
     "aloud": ("emova_train.reading.aloud", "everyday sentences by the canonical voice and by many, as units"),
+    "words": ("emova_train.words", "words and their sounds from texts, by which ordinary speech is written down"),
     "u2s": ("emova_train.u2s.program", "the unit-to-speech detokenizer"),
     "flow": ("emova_train.flow.program", "the flow-matching decoder of GLM-4-Voice: units to mel frames to speech"),
     "glm-codec": (

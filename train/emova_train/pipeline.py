@@ -39,12 +39,13 @@ def commands(size: str, data: str, out: str) -> list[list[str]]:
         *[[f"stage{number}", path] for number, path in enumerate(stages[1:], 1)],
         ["aloud", "--root", str(Path(data).parent), "--tokenizer", units, "--sets", "aloud"]
         + ["--shards", str(ALOUD_SHARDS)],
+        ["words", "--text", f"{data}/text/aloud.jsonl", "--tokenizer", units, "--out", f"runs/words-{size}"],
         [f"stage{STAGES[-1]}", f"stages/{size}/stage{STAGES[-1]}_aloud"],
         ["u2s", configs["u2s"]],
         ["prototypes", configs["u2s"], "--detokenizer", voice, "--recogniser", "acoustic"],
         ["assemble", "--model", f"runs/stage3-{size}/export", "--speech-tokenizer", units]
         + ["--speech-detokenizer", voice, "--reading-model", f"runs/stage{STAGES[-1]}-{size}-aloud/export"]
-        + ["--out", out, "--max-mib", "60"],
+        + ["--words", f"runs/words-{size}", "--out", out, "--max-mib", "64"],
     ]
 
 

@@ -15,9 +15,11 @@ import emova.core.compat  # noqa: F401
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from emova.checkpoint.files import WORDS
 from emova.checkpoint.loading import find_checkpoint
 from emova.core.errors import InputError
 from emova.core.weights import Storage
+from emova.decoding.word_search import WordModel
 from emova.speech.style import StylePrototypes
 from emova_train.core.checkpointing import staged_folder
 from emova_train.core.program import run_module
@@ -37,6 +39,7 @@ class AssembleConfig:
         reading_model: another stage's export, whose language model reads aloud; empty: the model's own does.
         prototypes: the style vectors; empty takes the file beside the detokenizer, if there is one.
         out: the checkpoint's folder; an earlier checkpoint there is replaced, its README.md is kept.
+        words: the folder of a model of words (`emova train words`), by which ordinary speech is written down.
         model_storage: bits of the language model; the model's vision parts have 16.
         tokenizer_storage, detokenizer_storage: bits of the speech parts.
         phone_decoder: keep the speech tokenizer's phone decoder.
@@ -49,6 +52,7 @@ class AssembleConfig:
     out: Path
     prototypes: Path | None = None
     reading_model: Path | None = None
+    words: Path | None = None
     model_storage: Literal["float16", "int8"] = "float16"
     tokenizer_storage: Storage = "int8"
     detokenizer_storage: Storage = "float16"
@@ -73,6 +77,8 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
         StylePrototypes.load(prototypes, checkpoint_styles(staged)).save(staged)
         if config.reading_model is not None:
             _write_reading_model(find_checkpoint(config.reading_model), staged)
+        if config.words is not None:
+            WordModel.load(config.words / WORDS).save(staged / WORDS)
         load_parts(staged)
         sizes = part_sizes(staged)
         total = sum(sizes.values())
@@ -231,6 +237,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--reading-model", type=Path, metavar="EXPORT",
         help="of a stage: its language model reads aloud; default: the model's own",
     )  # fmt: skip
+    parser.add_argument("--words", type=Path, metavar="FOLDER", help="of `emova train words`; default: none")
     parser.add_argument("--out", type=Path, default=Path("runs/emova-nano"), help="the checkpoint's folder")
     parser.add_argument("--model-storage", choices=("float16", "int8"), default="float16", help="of the language model")
     parser.add_argument("--tokenizer-storage", choices=("float32", "float16", "int8"), default="int8")

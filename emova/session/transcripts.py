@@ -1,0 +1,57 @@
+"""Which of two transcripts is told: what the language model wrote, or the words that fit the phones best.
+
+The model knows sentences like those that it learnt, with their punctuation; of others it writes down what it expects.
+The speech tokenizer's decoder of phones judges both: the model's words are kept unless the others' sounds are likelier
+by a margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from emova.decoding.word_search import WordSearch
+from emova.session.takes import Ear, ends
+from emova.speech.spelling import sounds
+from emova.speech.tokenizer.protocol import ReadsPhones
+
+_ASKING = frozenset((
+    "who", "whose", "what", "when", "where", "why", "how", "which", "is", "are", "am", "was", "were", "do", "does",
+    "did", "can", "could", "will", "would", "shall", "should", "may", "have", "has", "had", "isn't", "aren't", "don't",
+    "doesn't", "didn't", "can't", "couldn't", "won't", "wouldn't",
+))  # fmt: skip
+"""What a question begins with."""
+_ALWAYS_CAPITAL = frozenset(("i", "i'm", "i'll", "i've", "i'd"))
+
+
+class Listener(Protocol):
+    """What hears; ``emova.assistant.Assistant`` is one."""
+
+    @property
+    def word_search(self) -> WordSearch | None: ...
+    @property
+    def phone_reader(self) -> ReadsPhones | None: ...
+
+
+def better_transcript(listener: Listener, units: Sequence[int], written: str) -> str:
+    """The transcript of ``units``: what the model has written, or what the search for words finds.
+
+    A text without a sound of English is kept: only English words are looked for.
+    """
+    search, reader = listener.word_search, listener.phone_reader
+    if search is None or reader is None or not units or (written and not reader.inventory.ids(sounds(written)).ids):
+        return written
+    found = sentence(search.words(reader.phone_log_probs(units)))
+    if not found:
+        return written
+    likelihoods = [ends(Ear(reader, sounds(text)).hear(units)) for text in (written, found)]
+    return written if likelihoods[0] >= likelihoods[1] - search.config.margin else found
+
+
+def sentence(words: Sequence[str]) -> str:
+    """Words with the capitals and the mark at the end that a sentence has."""
+    if not words:
+        return ""
+    capital = [word[0].upper() + word[1:] if word.lower() in _ALWAYS_CAPITAL else word for word in words]
+    capital[0] = capital[0][0].upper() + capital[0][1:]
+    return " ".join(capital) + ("?" if words[0].lower() in _ASKING else ".")
