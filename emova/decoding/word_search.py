@@ -36,15 +36,15 @@ class SearchConfig:
         width: nats behind the best one beyond which a hypothesis is given up.
         language: how much the words' own likelihood counts beside the phones'.
         floor: likelihood that every phone has at least: the decoder may be wrong.
-        margin: nats by which the words must be likelier than what the language model writes, to be told in its place
-            (``emova.session.transcripts``).
+        margin: nats a unit by which the words must be likelier than what the language model writes, to be told in its
+            place (``emova.session.transcripts``).
     """
 
     hypotheses: int = 400
     width: float = 18.0
     language: float = 0.8
     floor: float = 1e-4
-    margin: float = 10.0
+    margin: float = 0.12
 
     def __post_init__(self) -> None:
         if self.hypotheses < 1:

@@ -45,7 +45,7 @@ def better_transcript(listener: Listener, units: Sequence[int], written: str) ->
     if not found:
         return written
     likelihoods = [ends(Ear(reader, sounds(text)).hear(units)) for text in (written, found)]
-    return written if likelihoods[0] >= likelihoods[1] - search.config.margin else found
+    return written if likelihoods[0] >= likelihoods[1] - search.config.margin * len(units) else found
 
 
 def sentence(words: Sequence[str]) -> str:

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.checkpoint.registry import load_tokenizer
 from emova.core.errors import InputError
 from emova.decoding.sampling import Sampling
 from emova.engine.engine import EngineConfig
@@ -24,6 +23,7 @@ from emova.reply.format import ReplyLimits
 from emova.session.takes import Ear, Spelling, TakesConfig, begins, ends, read_sentence
 from emova.speech.spelling import PHONES, sounds
 from emova.speech.tokenizer.phones import BLANK
+from emova.speech.tokenizer.protocol import ReadsPhones
 
 TEXT = "Hello there."
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=60)
@@ -48,6 +48,11 @@ def load(folder, takes: TakesConfig, **sampling) -> Assistant:
         reply_limits=LIMITS, engine=EngineConfig(half_cache=False), takes=takes, sampling=Sampling(**sampling)
     )
     return Assistant.from_pretrained(folder, config=config)
+
+
+def ears(reader: Assistant) -> ReadsPhones:
+    assert reader.phone_reader is not None
+    return reader.phone_reader
 
 
 def counted(reader: Assistant) -> tuple[list[int], Iterator[int]]:
@@ -87,7 +92,7 @@ def test_both_codecs_can_be_heard(tiny_vq_checkpoint, tmp_path) -> None:
 
 def test_an_ear_hears_what_the_tokenizer_reads(folder) -> None:
     """The likeliest sounds, by the decoder's own reading, are likelier than any others."""
-    tokenizer = load(folder, SHORT).speech_tokenizer
+    tokenizer = ears(load(folder, SHORT))
     units = [5, 900, 77, 77, 3, 2048, 1]
     assert np.allclose(np.exp(tokenizer.phone_log_probs(units)).sum(-1), 1.0, atol=1e-5)
     assert tokenizer.phone_log_probs(units).argmax(-1).max() <= len(tokenizer.inventory.phones)
@@ -110,7 +115,7 @@ def test_the_clearest_take_of_the_whole_sentence_is_kept(folder) -> None:
     clear: dict[tuple[int, ...], float] = {}
     for seed in range(5):
         units = load(folder, TakesConfig(most=1, temperature=0.6), seed=seed).pronounce(TEXT)
-        clear[units] = ends(Ear(reader.speech_tokenizer, sounds(TEXT)).hear(units))
+        clear[units] = ends(Ear(ears(reader), sounds(TEXT)).hear(units))
     assert len(clear) == 5
     assert reader.pronounce(TEXT) == max(clear, key=clear.__getitem__)
 
@@ -135,14 +140,15 @@ def test_what_nothing_can_judge_comes_as_it_is_written(folder, tiny_checkpoint, 
     weights = deaf / "speech_tokenizer" / "model.safetensors"
     state = {name: each for name, each in load_file(weights).items() if not name.startswith("phone_decoder.")}
     save_file(state, weights)
-    assert not load_tokenizer(deaf / "speech_tokenizer").reads_phones
     for each in (tiny_checkpoint, deaf):
         written, units = counted(load(each, SHORT))
         next(units)
         assert len(written) == 1 and written[0] <= 2  # what opens the speech, and the first unit
         assert len(list(units)) + 1 == len(load(each, TakesConfig(most=1, temperature=0.6)).pronounce(TEXT))
+    tokenizer = load(deaf, SHORT).speech_tokenizer
+    assert isinstance(tokenizer, ReadsPhones) and not tokenizer.reads_phones
     with pytest.raises(InputError, match="no phone decoder"):
-        load(deaf, SHORT).speech_tokenizer.phone_log_probs([1, 2])
+        tokenizer.phone_log_probs([1, 2])
 
 
 @pytest.mark.parametrize(("wrong", "told"), [({"most": 0}, "takes.most=0"), ({"kept": 40}, "takes.kept=40")])
