@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from emova.vision.image import Picture
 
 DEFAULT_CHECKPOINT = "emova-nano"
+_LONGEST_SPELLING = 600
+"""Characters, of a sentence of 160 letters some 400."""
 _SPEECH_SHARE = 9 / 16
 """Of the positions that dialogues were trained with; the rest is for what stands around the speech, and the words."""
 
@@ -246,8 +248,8 @@ class Assistant:
             InputError: no text, or too much of it.
         """
         tasks, unit_rate = [], self.voice.detokenizer.unit_rate
-        for sentence in split_sentences(self.check_text(text)):
-            asked = self.reply_format.speak_prompt + self.spell(sentence)
+        for sentence, spelled in self._spelled(split_sentences(self.check_text(text))):
+            asked = self.reply_format.speak_prompt + spelled
             prompt = self.prompt([{"role": "user", "content": [{"type": "text", "text": asked}]}])
             max_units = min(self.config.reply_limits.max_units, self._room(len(prompt.ids), 32) - 3)
             whole = partial(self.reply_format.reading, self.table, sentence, max_units, unit_rate)
@@ -255,6 +257,15 @@ class Assistant:
             known = sounds(sentence) if self.spell is phone_letters else ""
             tasks.append(Sentence(known, prompt, whole, piece))
         return tasks
+
+    def _spelled(self, sentences: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Sentences with their spellings; cut between words where a spelling is longer than any that was learnt."""
+        for sentence in sentences:
+            spelled, cut = self.spell(sentence), sentence.find(" ", len(sentence) // 2)
+            if len(spelled) > _LONGEST_SPELLING and cut > 0:
+                yield from self._spelled([sentence[:cut], sentence[cut + 1 :]])
+            else:
+                yield sentence, spelled
 
     def read_text(self, tokens: Iterable[int]) -> str:
         """The text of a plain answer's tokens."""

@@ -19,6 +19,7 @@ from emova.core.memory import available_memory
 from emova.core.startup import collector_paused
 from emova.decoding.word_search import WordModel
 from emova.speech.style import StylePrototypes, StyleSet
+from emova.speech.tokenizer.protocol import ReadsPhones
 
 if TYPE_CHECKING:
     from emova.model.modeling_emova import EmovaForConditionalGeneration
@@ -201,6 +202,8 @@ def load_parts(name: str | Path, device: str = "cpu", layers: bool = True) -> Pa
 
 def check_fit(parts: Parts, folder: Path) -> None:
     """See that the parts belong together. Raises: InputError."""
+    if parts.words is not None and isinstance(parts.speech_tokenizer, ReadsPhones):
+        parts.words.node_classes(parts.speech_tokenizer.inventory)
     tokens, config = len(parts.processor.tokenizer), parts.model.config
     pictures, voice = parts.processor.image_processor, parts.voice.detokenizer
     checks = (

@@ -62,7 +62,10 @@ def load_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> Em
         del wanted["lm_head.weight"]
     if {name: tensor.shape for name, tensor in state.items()} != wanted:
         raise InputError(f"{path}: of another shape than the checkpoint's language model; {AGAIN}")
-    find_spelling(spelling)
+    try:
+        find_spelling(spelling)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     other.load_state_dict(state, strict=False)
     other.config.reading_spelling = spelling
     return other.eval()

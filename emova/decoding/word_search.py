@@ -20,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from emova.checkpoint.files import WORDS
 from emova.core.errors import InputError
 from emova.core.writing import staged_output
 from emova.speech.tokenizer.phones import BLANK, PhoneInventory
@@ -36,6 +37,7 @@ class SearchConfig:
         width: nats behind the best one beyond which a hypothesis is given up.
         language: how much the words' own likelihood counts beside the phones'.
         floor: likelihood that every phone has at least: the decoder may be wrong.
+        silence: likelihood of the blank from which on nothing else is tried in a frame.
         margin: nats a unit by which the words must be likelier than what the language model writes, to be told in its
             place (``emova.session.transcripts``).
     """
@@ -44,11 +46,12 @@ class SearchConfig:
     width: float = 18.0
     language: float = 0.8
     floor: float = 1e-4
+    silence: float = 0.99
     margin: float = 0.12
 
     def __post_init__(self) -> None:
-        if self.hypotheses < 1:
-            raise InputError(f"words.hypotheses={self.hypotheses}: at least one is followed")
+        if self.hypotheses < 1 or not self.width > 0 or not self.floor >= 0:
+            raise InputError("words: hypotheses must be at least 1, width above 0, floor 0 or more")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class WordModel:
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
                 words = tuple(file.get_tensor("text").tobytes().decode().split("\n"))
                 phones = tuple(json.loads((file.metadata() or {})["phones"]))
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             raise InputError(f"{path}: damaged or no model of words; make it again by `emova train words`") from None
         model = cls(words, phones, **arrays)
         if not model._fits():
@@ -105,15 +108,32 @@ class WordModel:
 
     def _fits(self) -> bool:
         words, nodes = len(self.words) + 1, len(self.node_phones)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
         return (
-            all(len(each) == words for each in (self.unigrams, self.backoffs, self.ends, self.pair_counts))
+            all(each.ndim == 1 and bool(np.isfinite(each).all()) for each in arrays.values())
+            and all((each.dtype.kind == "f") == name.endswith(_SCORES) for name, each in arrays.items())
+            and all(self.words)
+            and all(isinstance(phone, str) for phone in self.phones)
+            and all(len(each) == words for each in (self.unigrams, self.backoffs, self.ends, self.pair_counts))
             and all(len(each) == nodes for each in (self.node_children, self.node_endings))
             and int(self.node_children.sum(dtype=np.int64)) == nodes - 1
             and int(self.node_endings.sum(dtype=np.int64)) == len(self.ending_words) == len(self.ending_scores)
             and int(self.pair_counts.sum(dtype=np.int64)) == len(self.pair_words) == len(self.pair_scores)
             and all(each.min(initial=0) >= 0 and each.max(initial=0) < words - 1 for each in _places(self))
             and self.node_phones.max(initial=0) <= len(self.phones)
+            and bool((np.diff(self.keys) > 0).all())
         )
+
+    def node_classes(self, inventory: PhoneInventory) -> np.ndarray:
+        """``[N]`` the class of each node's phone in ``inventory``. Raises: InputError: it lacks one."""
+        known = inventory.ids(self.phones)
+        if len(known.ids) != len(self.phones):
+            lacking = ", ".join(known.unknown) or "some"
+            raise InputError(
+                f"{WORDS}: it has phones that the speech tokenizer does not tell ({lacking}); make it by "
+                "`emova train words` with this tokenizer"
+            )
+        return np.concatenate([[BLANK], known.ids])[self.node_phones]
 
     @cached_property
     def first_children(self) -> np.ndarray:
@@ -157,6 +177,7 @@ class WordModel:
         return np.where(self.keys[places] == wanted, self.pair_scores[places], rare)
 
 
+_SCORES = ("scores", "unigrams", "backoffs", "ends")
 _ARRAYS = tuple(each.name for each in fields(WordModel) if each.name not in ("words", "phones"))
 
 
@@ -197,11 +218,8 @@ class WordSearch:
     """
 
     def __init__(self, model: WordModel, inventory: PhoneInventory, config: SearchConfig = SearchConfig()) -> None:
-        known = inventory.ids(model.phones)
-        if known.unknown or len(known.ids) != len(model.phones):
-            raise InputError(f"the model of words has phones that the speech tokenizer lacks: {[*known.unknown][:3]}")
         self.model, self.config = model, config
-        self._classes = np.concatenate([[BLANK], known.ids])[model.node_phones]
+        self._classes = model.node_classes(inventory)
         self._hopes = config.language * model.best_words
 
     def words(self, log_probs_TP: np.ndarray) -> list[str]:
@@ -211,21 +229,31 @@ class WordSearch:
         trace: list[tuple[int, int]] = []
         now = _Hypotheses(start, start + len(model.words), start + BLANK, start.astype(float), start - 1)
         for frame_P in floored_TP:
-            now = self._kept(_Hypotheses.joined(self._next(now, frame_P, trace)))
-        ended = now.at(np.flatnonzero(now.nodes == 0))
-        if not len(ended.nodes):
+            parts, ended = self._next(now, frame_P, len(trace))
+            now = self._kept(_Hypotheses.joined(parts))
+            fresh = now.traces >= len(trace)  # words that ended now; of the others nothing is kept
+            used, places = np.unique(now.traces[fresh] - len(trace), return_inverse=True)
+            now.traces[fresh] = len(trace) + places
+            trace += [ended[each] for each in used]
+        whole = now.at(np.flatnonzero(now.nodes == 0))
+        if not len(whole.nodes):
             return []
-        best = int(np.argmax(ended.scores + self.config.language * model.ends[ended.before]))
-        found, place = [], int(ended.traces[best])
+        best = int(np.argmax(whole.scores + self.config.language * model.ends[whole.before]))
+        found, place = [], int(whole.traces[best])
         while place >= 0:
             place, word = trace[place]
             found.append(model.words[word])
         return found[::-1]
 
-    def _next(self, now: _Hypotheses, frame_P: np.ndarray, trace: list[tuple[int, int]]) -> list[_Hypotheses]:
-        """Where each may be after a frame; new words are added to the trace."""
+    def _next(
+        self, now: _Hypotheses, frame_P: np.ndarray, traced: int
+    ) -> tuple[list[_Hypotheses], list[tuple[int, int]]]:
+        """Where each may be after a frame, and the words that end in it, each with its place in the trace before; they
+        are traced from ``traced`` on."""
         model, config = self.model, self.config
         silent = replace(now, last=np.full_like(now.last, BLANK), scores=now.scores + frame_P[BLANK])
+        if frame_P[BLANK] > np.log(config.silence):
+            return [silent], []
         held = now.at(np.flatnonzero(now.last != BLANK))
         held.scores = held.scores + frame_P[held.last]
         parents, nodes = _spread(model.first_children, now.nodes)
@@ -244,10 +272,9 @@ class WordSearch:
         over.scores = over.scores + config.language * (model.after(over.before, words) + model.ending_scores[endings])
         likely = np.argsort(-over.scores, kind="stable")[: config.hypotheses]
         over, words = over.at(likely), words[likely]
-        places = np.arange(len(trace), len(trace) + len(words))
-        trace.extend(zip(over.traces.tolist(), words.tolist(), strict=True))
-        over.before, over.traces = words, places
-        return [silent, held, on, over]
+        ended = list(zip(over.traces.tolist(), words.tolist(), strict=True))
+        over.before, over.traces = words, np.arange(traced, traced + len(words))
+        return [silent, held, on, over], ended
 
     def _kept(self, all_of_them: _Hypotheses) -> _Hypotheses:
         """The best of those that can only go on alike, and of these the best."""

@@ -96,7 +96,7 @@ class Reader(Protocol):
     def phone_reader(self) -> ReadsPhones | None: ...
 
 
-class Spelling:
+class PhonePrefix:
     """How well frames of CTC spell a sentence, or a beginning of it, as more of them come in.
 
     Args:
@@ -139,18 +139,18 @@ class Ear:
     """Hears a sentence while it is written, as the speech tokenizer's decoder of phones understands its units.
 
     Args:
-        tokenizer: with a decoder of phones.
+        tokenizer: that tells phones.
         sounds: of the sentence, in misaki's alphabet; what the tokenizer does not tell apart is not listened for.
     """
 
     def __init__(self, tokenizer: ReadsPhones, sounds: Sequence[str]) -> None:
         self._tokenizer = tokenizer
-        self._spelling = Spelling(tokenizer.inventory.ids(sounds).ids)
+        self._prefix = PhonePrefix(tokenizer.inventory.ids(sounds).ids)
 
     def hear(self, units: Sequence[int]) -> np.ndarray:
         """``[S]`` the log-probabilities of all places in the sentence after all units so far."""
-        start_S = self._spelling.begin()
-        return self._spelling.go_on(start_S, self._tokenizer.phone_log_probs(units)) if units else start_S
+        start_S = self._prefix.begin()
+        return self._prefix.go_on(start_S, self._tokenizer.phone_log_probs(units)) if units else start_S
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def read_sentence(
     if sentence.sounds:
         sampling = replace(sampling, unit_temperature=takes.temperature)
     phones = reader.phone_reader
-    if takes.most == 1 or not sentence.sounds or phones is None:
+    if takes.most == 1 or phones is None or not phones.inventory.ids(sentence.sounds).ids:
         written = write(sentence.prompt, sentence.grammar(), sampling, context)
         yield from (unit for token in written if (unit := int(unit_of[token])) >= 0)
         return

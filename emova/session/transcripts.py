@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from emova.decoding.word_search import WordSearch
-from emova.session.takes import Ear, ends
+from emova.session.takes import PhonePrefix, ends
 from emova.speech.spelling import sounds
 from emova.speech.tokenizer.protocol import ReadsPhones
 
@@ -21,6 +21,7 @@ _ASKING = frozenset((
     "doesn't", "didn't", "can't", "couldn't", "won't", "wouldn't",
 ))  # fmt: skip
 """What a question begins with."""
+_LAST_LATIN = "\u024f"
 _ALWAYS_CAPITAL = frozenset(("i", "i'm", "i'll", "i've", "i'd"))
 
 
@@ -36,16 +37,25 @@ class Listener(Protocol):
 def better_transcript(listener: Listener, units: Sequence[int], written: str) -> str:
     """The transcript of ``units``: what the model has written, or what the search for words finds.
 
-    A text without a sound of English is kept: only English words are looked for.
+    A text in another script is kept: only English words are looked for.
     """
     search, reader = listener.word_search, listener.phone_reader
-    if search is None or reader is None or not units or (written and not reader.inventory.ids(sounds(written)).ids):
+    if search is None or reader is None or not units or _in_another_script(written):
         return written
-    found = sentence(search.words(reader.phone_log_probs(units)))
+    log_probs_TP = reader.phone_log_probs(units)
+    found = sentence(search.words(log_probs_TP))
     if not found:
         return written
-    likelihoods = [ends(Ear(reader, sounds(text)).hear(units)) for text in (written, found)]
-    return written if likelihoods[0] >= likelihoods[1] - search.config.margin * len(units) else found
+    as_written, as_found = (
+        ends(prefix.go_on(prefix.begin(), log_probs_TP))
+        for prefix in (PhonePrefix(reader.inventory.ids(sounds(text)).ids) for text in (written, found))
+    )
+    return written if as_written >= as_found - search.config.margin * len(units) else found
+
+
+def _in_another_script(text: str) -> bool:
+    letters = [each for each in text if each.isalpha()]
+    return 2 * sum(each > _LAST_LATIN for each in letters) > len(letters)
 
 
 def sentence(words: Sequence[str]) -> str:

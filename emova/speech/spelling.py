@@ -12,7 +12,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from emova.core.errors import InputError
 from emova.core.extras import missing_package
@@ -20,6 +20,7 @@ from emova.core.extras import missing_package
 if TYPE_CHECKING:
     from hibari.g2p import G2P
 
+T = TypeVar("T")
 Spell = Callable[[str], str]
 """From a text to what the model is given in its place."""
 LETTERS, PHONES = "letters", "phones"
@@ -27,7 +28,7 @@ _LETTER_OF = {
     **{symbol: symbol for symbol in "bdfhjklmnpstvwzuAIOWY"},
     "ð": "D", "ŋ": "N", "ɡ": "g", "ɹ": "r", "ʃ": "S", "ʒ": "J", "θ": "T", "ʤ": "G", "ʧ": "C", "ɾ": "F", "T": "F",
     "ʔ": "P", "i": "y", "æ": "a", "ɑ": "o", "ɔ": "c", "ə": "e", "ɛ": "E", "ɜ": "R", "ɪ": "H", "ʊ": "U", "ʌ": "V",
-    "ᵊ": "L", "ᵻ": "K",
+    "ᵊ": "L", "ᵻ": "K", "ɐ": "e", "ʀ": "r", "a": "o", "y": "y",
 }  # fmt: skip
 """A letter for each phone of misaki's American English. None of them is i, q, x, Q, X or Z: alone behind a space they
 are rare in texts, and no token of their own in a small vocabulary."""
@@ -36,30 +37,47 @@ _PAUSES = {";": ",", ":": ",", "—": ",", "…": ".", **{mark: mark for mark in
 _BETWEEN_WORDS = "-"
 
 
+_LONG_RUN = re.compile(r"\S{30,}")
+_LONG_NUMBER = re.compile(r"\d{16,}")
+
+
 @functools.lru_cache(maxsize=1)
-def _dictionary() -> G2P:
+def dictionary() -> G2P:
+    """What knows how English words sound. Raises: InputError: its package (hibari-tts) is not installed."""
     try:
         from hibari.g2p import G2P
     except ImportError as error:
-        raise missing_package(error, "reading aloud") or error from None
+        raise missing_package(error, "how words sound") or error from None
     return G2P()
 
 
 def _plain(text: str) -> str:
-    """Superscripts, ligatures, full width as plain characters, without digits of no number (➀): all that the dictionary
-    can read."""
-    plain = unicodedata.normalize("NFKC", text)
-    return " ".join("".join(each for each in plain if each.isdecimal() or not each.isdigit()).split())
+    """All that the dictionary can read, and reads soon: superscripts, ligatures, full width as plain characters; no
+    digits of no number (➀); very large numbers digit by digit, and signs apart where there is no space for long.
+    """
+    plain = unicodedata.normalize("NFKC", text).replace("İ", "I")
+    plain = "".join(each for each in plain if each.isdecimal() or not each.isdigit())
+    plain = _LONG_NUMBER.sub(lambda number: " ".join(number[0]), plain)
+    return " ".join(_LONG_RUN.sub(lambda run: re.sub(r"(\W)", r" \1 ", run[0]), plain).split())
 
 
-@functools.lru_cache(maxsize=4096)
+def _read(plain: str, read: Callable[[str], T], join: Callable[[list[T]], T]) -> T:
+    """What the dictionary makes of a text; word by word where it breaks, without those that break it."""
+    try:
+        return read(plain)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        words = plain.split()
+        return join([]) if len(words) < 2 else join([_read(word, read, join) for word in words])
+
+
+@functools.lru_cache(maxsize=1024)
 def sounds(text: str) -> str:
     """An English text in misaki's alphabet: its phones, stress, spaces and punctuation. What has no sound is left out.
 
     Raises:
-        InputError: the dictionary (hibari-tts) is not installed.
+        InputError: the dictionary is not installed.
     """
-    return _dictionary()(_plain(text))
+    return _read(_plain(text), dictionary(), " ".join)
 
 
 def read_words(text: str) -> list[tuple[str, str]]:
@@ -67,13 +85,16 @@ def read_words(text: str) -> list[tuple[str, str]]:
     punctuation has none.
 
     Raises:
-        InputError: the dictionary (hibari-tts) is not installed.
+        InputError: the dictionary is not installed.
     """
+    return _read(_plain(text), _words, lambda parts: [word for part in parts for word in part])
+
+
+def _words(plain: str) -> list[tuple[str, str]]:
     from hibari.g2p.normalize import normalize
 
     words, written, symbols = [], "", ""
-    tokens = _dictionary().phonemize_tokens(_dictionary().tokenize(normalize(_plain(text))))
-    for token in tokens:
+    for token in dictionary().phonemize_tokens(dictionary().tokenize(normalize(plain))):
         joined = any(each.isalnum() or each in "'’-" for each in token.text)  # a contraction is several tokens
         if not joined and written:
             words.append((written, symbols))
@@ -113,6 +134,6 @@ SPELLINGS: dict[str, Spell] = {LETTERS: str, PHONES: phone_letters}
 
 def find_spelling(name: str) -> Spell:
     """How a text is spelled. Raises: InputError: there is no such way."""
-    if name not in SPELLINGS:
+    if not isinstance(name, str) or name not in SPELLINGS:
         raise InputError(f"the spelling {name!r}: unknown; give one of {', '.join(SPELLINGS)}")
     return SPELLINGS[name]

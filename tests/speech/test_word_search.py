@@ -135,7 +135,7 @@ def test_a_damaged_or_foreign_file_is_told(model, folder, tmp_path) -> None:
         replace(model, **wrong).save(tmp_path / WORDS)
         with pytest.raises(InputError, match="do not fit each other"):
             WordModel.load(tmp_path / WORDS)
-    with pytest.raises(InputError, match="phones that the speech tokenizer lacks"):
+    with pytest.raises(InputError, match="emova train words"):
         WordSearch(model, PhoneInventory(("a", "b")))
 
 
@@ -163,6 +163,13 @@ def build_words(folder: Path) -> tuple[str, ...]:
 def test_the_server_writes_down_the_same(folder, margin: float) -> None:
     assistant = load(folder, margin)
     assert "".join(write_units_down(Scheduler(assistant), UNITS)).strip() == assistant.transcribe_units(UNITS)
+
+
+def test_another_script_is_left_as_it_is(folder) -> None:
+    assistant = load(folder, -np.inf)
+    for text in ("我有3个苹果。", "Он здесь."):
+        assert better_transcript(assistant, UNITS, text) == text
+    assert better_transcript(assistant, UNITS, "I see 3 apples.") != "I see 3 apples."
 
 
 def test_what_no_words_fit_stays_as_it_was_written(folder) -> None:

@@ -20,7 +20,7 @@ from emova.core.errors import InputError
 from emova.decoding.sampling import Sampling
 from emova.engine.engine import EngineConfig
 from emova.reply.format import ReplyLimits
-from emova.session.takes import Ear, Spelling, TakesConfig, begins, ends, read_sentence
+from emova.session.takes import Ear, PhonePrefix, TakesConfig, begins, ends, read_sentence
 from emova.speech.spelling import PHONES, sounds
 from emova.speech.tokenizer.phones import BLANK
 from emova.speech.tokenizer.protocol import ReadsPhones
@@ -76,7 +76,7 @@ def test_a_spelling_is_the_sum_over_alignments(text: tuple[int, ...]) -> None:
     for path in itertools.product(range(3), repeat=5):
         read = tuple(token for token, _ in itertools.groupby(path) if token != BLANK)
         found[read] = found.get(read, 0.0) + float(np.exp(sum(log_probs[t, token] for t, token in enumerate(path))))
-    spelling = Spelling(text)
+    spelling = PhonePrefix(text)
     places = spelling.begin()
     for piece in (log_probs[:2], log_probs[2:2], log_probs[2:]):  # whatever the pieces
         places = spelling.go_on(places, piece)

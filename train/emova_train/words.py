@@ -16,7 +16,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,8 +26,7 @@ from emova.speech.spelling import read_words
 from emova.speech.tokenizer.phones import PhoneInventory
 from emova_train.core.program import run_module
 
-if TYPE_CHECKING:
-    Sounds = tuple[str, ...]
+Sounds = tuple[str, ...]
 
 _WORD = re.compile(r"[A-Za-z](?:[A-Za-z'’-]*[A-Za-z])?")
 DISCOUNT = 0.75
@@ -128,38 +126,46 @@ class _Tree:
     @classmethod
     def of(cls, words: Iterable[tuple[int, Counter[Sounds]]]) -> _Tree:
         """Of words with the ways in which they sound."""
-        nested: dict = {}
+        root = _Node()
         for word, sounds in words:
             total = sounds.total()
             for number, (phones, count) in enumerate(sounds.most_common(MOST_SOUNDS)):
                 if number and count < RARE_SOUND * total:
                     break
-                node = nested
+                node = root
                 for phone in phones:
-                    node = node.setdefault(phone, {})
-                node.setdefault("", []).append((word, float(np.log(count / total))))
+                    node = node.children.setdefault(phone, _Node())
+                node.endings.append((word, float(np.log(count / total))))
         made = cls((), [0], [], [])
         names: dict[str, int] = {}
-        waiting = deque([nested])
+        waiting = deque([root])
         while waiting:
             node = waiting.popleft()
-            made.endings.append(node.pop("", []))
-            made.children.append(len(node))
-            for phone in sorted(node):
+            made.endings.append(node.endings)
+            made.children.append(len(node.children))
+            for phone in sorted(node.children):
                 made.node_phones.append(names.setdefault(phone, len(names) + 1))
-                waiting.append(node[phone])
+                waiting.append(node.children[phone])
         made.phones = tuple(names)
         return made
+
+
+@dataclass
+class _Node:
+    children: dict[str, _Node] = field(default_factory=dict)
+    endings: list[tuple[int, float]] = field(default_factory=list)
 
 
 def texts(paths: Sequence[Path]) -> Iterator[str]:
     """The texts of JSON Lines files, whose rows have ``text``, or the lines of others. Raises: InputError."""
     for path in paths:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            yield from ((json.loads(line)["text"] for line in lines) if path.suffix == ".jsonl" else lines)
+            lines = path.read_text(encoding="utf-8").split("\n")
+            if path.suffix == ".jsonl":
+                lines = ["" + json.loads(line)["text"] for line in lines if line]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path}: missing, or no text; give JSON Lines with 'text', or plain lines") from None
+        yield from lines
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ class TokenizerModule(nn.Module, Generic[ConfigT]):
     Attributes:
         config_class: a frozen dataclass whose fields ``config.json`` holds; its ``kind`` is what it is registered by.
         unit_samples: samples a unit.
-        optional: beginnings of tensor names that a folder may lack: parts without which units are made as well.
+        optional: beginnings of the names of tensors that a folder may lack; units are made without them.
         absent: the names of those that the folder did lack.
     """
 
@@ -113,9 +113,18 @@ class TokenizerModule(nn.Module, Generic[ConfigT]):
         model.absent = load_state(model, state, folder, optional=cls.optional)
         return model.eval()
 
+    def own_state(self) -> dict[str, Tensor]:
+        """Its weights, without those that its folder lacked: they are random."""
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in self.absent}
+
+    def _lacks(self, part: str) -> bool:
+        """Whether its folder had nothing of a part, by the beginning of its names."""
+        names = {name for name in self.state_dict() if name.startswith(part)}
+        return bool(names) and names <= self.absent
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""
-        save_folder(folder, self.config, self.state_dict())
+        save_folder(folder, self.config, self.own_state())
 
 
 class RecordingStream:

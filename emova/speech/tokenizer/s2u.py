@@ -113,7 +113,7 @@ class S2UTokenizer(MelTokenizer[S2UConfig]):
 
     @property
     def reads_phones(self) -> bool:
-        return not any(name.startswith("phone_decoder.") for name in self.absent)
+        return not self._lacks("phone_decoder.")
 
     def _need_phones(self) -> None:
         if not self.reads_phones:
@@ -140,7 +140,7 @@ class S2UTokenizer(MelTokenizer[S2UConfig]):
 
     def save_pretrained(self, folder: str | Path, storage: Storage = "int8") -> None:
         """Write ``config.json`` and ``model.safetensors``."""
-        save_folder(folder, self.config, self.state_dict(), storage)
+        save_folder(folder, self.config, self.own_state(), storage)
 
 
 class S2UStream(RecordingStream):

@@ -149,7 +149,7 @@ def _write_speech(config: AssembleConfig, folder: Path) -> None:
         check_learnt(units, source, part)
     tokenizer = load_tokenizer(source)
     if isinstance(tokenizer, S2UTokenizer):
-        state = tokenizer.state_dict()
+        state = tokenizer.own_state()
         if not config.phone_decoder:
             state = {name: tensor for name, tensor in state.items() if not name.startswith(PHONE_DECODER)}
         save_folder(folder / "speech_tokenizer", tokenizer.config, state, config.tokenizer_storage)

@@ -59,8 +59,11 @@ class DataConfig:
 
     @property
     def spelling(self) -> str:
-        """How a text that is to be read aloud is spelled."""
-        return self.shards.records.spelling if self.sets else self.conversations.spelling
+        """How a text that is to be read aloud is spelled; empty where none is."""
+        records = self.shards.records
+        if self.sets:
+            return records.spelling if records.both_directions or records.speak_share else ""
+        return self.conversations.spelling if self.mixture.get("tts") else ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def _from_recipe(
         seed=seed,
         single=conversations,
     )
-    plain = ConversationConfig(unit_noise=0.0, spelling=config.spelling)
+    plain = ConversationConfig(unit_noise=0.0, spelling=config.conversations.spelling)
     held_out = Conversations(read("test"), processor, plain)
     return StageData(
         train_set=mixture,

@@ -100,7 +100,6 @@ def train(config: StageConfig, on_validate: Validation | None = None) -> FitResu
     began = origins(config)
     refuse_random(config, began, pictured(config.data))
     model, processor = build(config, world)
-    model.config.reading_spelling = config.data.spelling
     units = unit_name(config, model.config.unit_tokenizer)
     data = stage_data(
         config.data,
@@ -160,7 +159,8 @@ def train(config: StageConfig, on_validate: Validation | None = None) -> FitResu
             load_model(StageModule(model), str(result.weights))
         if config.lora.rank:
             merge_adapters(model)
-        model.config.unit_tokenizer, model.config.reading_spelling = units, config.data.spelling
+        model.config.unit_tokenizer = units
+        model.config.reading_spelling = config.data.spelling or model.config.reading_spelling
         export(model, processor, output / "export", after(began, config))
         shutil.rmtree(output / BEGUN, ignore_errors=True)
     world.barrier()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from emova.speech.spelling import dictionary
 from emova_data.nano.text.g2p import is_phone
-
-if TYPE_CHECKING:
-    from hibari.g2p import G2P
 
 _WORD = re.compile(r"\S+")
 
@@ -25,13 +22,6 @@ class Span(NamedTuple):
     end: float
 
 
-@functools.lru_cache(maxsize=1)
-def _g2p() -> G2P:
-    from hibari.g2p import G2P
-
-    return G2P()
-
-
 def word_phones(text: str) -> list[tuple[int, int, list[str]]]:
     """(first character, last, phones) of each stretch of ``text`` that is spoken as one piece, in order.
 
@@ -41,7 +31,7 @@ def word_phones(text: str) -> list[tuple[int, int, list[str]]]:
 
     spelled = normalize(text)
     where = _laid_over(text, spelled)
-    tokens = _g2p().phonemize_tokens(_g2p().tokenize(spelled))
+    tokens = dictionary().phonemize_tokens(dictionary().tokenize(spelled))
     found: list[tuple[int, int, list[str]]] = []
     place = 0
     for token in tokens:

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from emova.speech.spelling import dictionary
 from emova.speech.tokenizer.phones import is_mark
-
-if TYPE_CHECKING:
-    from hibari.g2p import G2P
-
-
-@functools.lru_cache(maxsize=1)
-def _phonemizer() -> G2P:
-    from hibari.g2p import G2P
-
-    return G2P()
 
 
 @functools.lru_cache(maxsize=1)
@@ -29,7 +19,7 @@ def _splitter() -> Callable[[str], list[str]]:
 @functools.lru_cache(maxsize=65536)
 def phonemes(text: str) -> str:
     """The phoneme string of ``text`` with stress marks, spaces and punctuation, ready for a synthesizer."""
-    parts = (_phonemizer()(sentence) for sentence in _splitter()(text))
+    parts = (dictionary()(sentence) for sentence in _splitter()(text))
     return " ".join(part for part in parts if part)
 
 

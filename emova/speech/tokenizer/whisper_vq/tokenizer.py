@@ -134,7 +134,7 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
 
     def phone_features(self, codes_BUD: Tensor) -> Tensor:
         """Codes ``[B, U, D]`` as the phone decoder takes them. Raises: InputError: there is no phone decoder."""
-        if self.phone_codes is None:
+        if self.phone_codes is None or self._lacks("phone_decoder."):
             raise InputError("this speech tokenizer has no phone decoder; train one with model.reads_phones=true")
         return self.phone_codes(codes_BUD.float())
 
@@ -149,7 +149,7 @@ class WhisperVQTokenizer(TokenizerModule[WhisperVQConfig]):
 
     @property
     def reads_phones(self) -> bool:
-        return self.phone_decoder is not None
+        return self.phone_decoder is not None and not self._lacks("phone_decoder.")
 
     @torch.inference_mode()
     def phone_log_probs(self, units: Sequence[int]) -> np.ndarray:
