@@ -37,7 +37,7 @@ def test_what_the_smoke_profile_overrides_is_there(monkeypatch: pytest.MonkeyPat
     configs |= {f"stage{number}": StageConfig for number in range(4)}
     found: dict = {}
     for line in smoke_commands("nano", "data/smoke", "runs/smoke", "runs/smoke/emova", 3, 2):
-        program = next(word for word in line if word in {*configs, "tokenizer", "units", "assemble"})
+        program = next(word for word in line if word in {*configs, "tokenizer", "units", "words", "assemble"})
         if program in configs:
             overrides = [word for word in line if "=" in word]
             found[program] = load_config(configs[program], line[line.index(program) + 1], overrides)

@@ -94,10 +94,11 @@ def smoke_commands(size: str, data: str, runs: str, out: str, steps: int, proces
             [*launch, f"stage{number}", path, *few, *stage, f"run.output_dir={runs}/stage{number}", *start(number)]
             for number, path in enumerate(stages)
         ],
+        ["words", "--text", f"{data}/text/pictures.jsonl", "--tokenizer", units, "--out", f"{runs}/words"],
         ["u2s", configs["u2s"], *few, *u2s],
         ["prototypes", configs["u2s"], *u2s, "--detokenizer", voice, "--recogniser", "acoustic", "--candidates", "2"],
         ["assemble", "--model", f"{runs}/stage{STAGES[-1]}/export", "--speech-tokenizer", units]
-        + ["--speech-detokenizer", voice, "--out", out, "--max-mib", "100"],
+        + ["--speech-detokenizer", voice, "--words", f"{runs}/words", "--out", out, "--max-mib", "100"],
     ]
 
 
