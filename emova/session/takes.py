@@ -45,7 +45,7 @@ class TakesConfig:
         temperature: of its units; a reply's, whose words the model knows by heart, is higher (``Sampling``).
     """
 
-    most: int = 3
+    most: int = 8
     piece: int = 36
     kept: int = 20
     clear: float = 1.0

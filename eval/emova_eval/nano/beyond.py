@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, TypedDict, TypeVar, cast
 
+from emova.core.errors import InputError
 from emova.core.writing import write_bytes
 from emova_eval.judges.words import JUDGE_RATE
 from emova_eval.metrics.compare import confidence_interval
@@ -390,18 +391,28 @@ def mixed_rows(run: Run, seed: int) -> list[Row]:
     return talk_rows(run, name, mixed_turns(run, seed), "every second turn spoken, six with a picture")
 
 
-def rows(run: Run, most: int, seed: int) -> list[Row]:
-    """All of the second table; at most ``most`` items of each row, 0 takes all."""
-    return [
-        *aloud_rows(run, most, seed),
-        *heard_rows(run, most, seed),
-        *people_rows(run, most, seed),
-        *picture_rows(run, most, seed),
-        *thing_rows(run, most, seed),
-        *world_rows(run, most, seed),
-        *talk_rows(run, "conversation", talk_turns(run, seed), "typed"),
-        *mixed_rows(run, seed),
-    ]
+ROWS: dict[str, Callable[[Run, int, int], list[Row]]] = {
+    "aloud": aloud_rows,
+    "heard": heard_rows,
+    "people": people_rows,
+    "pictures": picture_rows,
+    "things": thing_rows,
+    "world": world_rows,
+    "talk": lambda run, most, seed: talk_rows(run, "conversation", talk_turns(run, seed), "typed"),
+    "mixed": lambda run, most, seed: mixed_rows(run, seed),
+}
+"""The second table, in its order."""
+
+
+def rows(run: Run, most: int, seed: int, names: Sequence[str] = tuple(ROWS)) -> list[Row]:
+    """The second table, or some of its rows; at most ``most`` items of each, 0 takes all.
+
+    Raises:
+        InputError: there are no such rows.
+    """
+    if unknown := [name for name in names if name not in ROWS]:
+        raise InputError(f"rows={unknown[0]}: unknown; give some of {', '.join(ROWS)}")
+    return [row for name in ROWS if name in names for row in ROWS[name](run, most, seed)]
 
 
 def draw(items: Sequence[ItemT], most: int, seed: int) -> list[ItemT]:

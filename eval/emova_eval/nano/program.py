@@ -56,6 +56,7 @@ class NanoEvalConfig:
         limit: at most so many talk and so many picture questions, and of each row beyond the recipe; 0 asks all.
         utterances: how many utterances the speech figures stand on; of the spoken replies, so many of each voice.
         parts: which parts run, of ``PARTS``.
+        rows: which rows of the second table, of ``emova_eval.nano.beyond.ROWS``.
         seed: draws the items.
     """
 
@@ -66,6 +67,7 @@ class NanoEvalConfig:
     limit: int = 0
     utterances: int = 40
     parts: tuple[str, ...] = PARTS
+    rows: tuple[str, ...] = tuple(beyond.ROWS)
     seed: int = 0
 
     @property
@@ -242,7 +244,7 @@ class NanoRun:
 
     def beyond(self) -> list[Row]:
         """The second table: what the recipe did not make."""
-        found = beyond.rows(self, self.config.limit, self.config.seed)
+        found = beyond.rows(self, self.config.limit, self.config.seed, self.config.rows)
         return [replace(row, table="Beyond the recipe") for row in found]
 
     def cost(self) -> list[Row]:
