@@ -1,4 +1,4 @@
-"""The phone decoder: what phones a sequence of units stands for. It trains the units and measures them.
+"""The phone decoder: what phones a sequence of units stands for. It trains, measures and judges.
 
 Shapes: B batch, U units, C dimensions of a code, W width, N labels a unit, P phone classes (0 = blank or silence).
 """

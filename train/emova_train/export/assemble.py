@@ -25,7 +25,7 @@ from emova_train.core.checkpointing import staged_folder
 from emova_train.core.program import run_module
 
 CARD = "README.md"
-# What the parts are loaded for; the phone decoder of the speech tokenizer is needed to measure it, not to use it.
+# Units are made without it; it measures them, and judges what is read aloud and written down.
 PHONE_DECODER = "phone_decoder."
 
 

@@ -37,7 +37,7 @@ class WhisperVQConfig:
 
     Attributes:
         running_floor: features know the loudest point so far instead of the clip's, so that units can stream.
-        reads_phones: whether it has a decoder of the phones that units stand for, by which they are measured; the
+        reads_phones: whether it has a decoder of the phones that units stand for, by which they are judged; the
             release has none.
         decoder, phones: its sizes, and what it tells apart.
     """
