@@ -34,7 +34,7 @@ from emova.session.transcripts import better_transcript
 from emova.speech.audio import AudioLimits
 from emova.speech.spelling import phone_letters, sounds
 from emova.speech.style import Style, StyleSet
-from emova.speech.tokenizer.protocol import ReadsPhones, SpeechTokenizer
+from emova.speech.tokenizer.protocol import HearsPhones, SpeechTokenizer
 from emova.speech.tokenizer.streaming import Audio, listen
 from emova.vision.image import ImageLimits
 
@@ -102,10 +102,10 @@ class Assistant:
         return self.parts.speech_tokenizer
 
     @property
-    def phone_reader(self) -> ReadsPhones | None:
+    def phone_reader(self) -> HearsPhones | None:
         """The speech tokenizer, if it tells which phones its units stand for."""
         tokenizer = self.parts.speech_tokenizer
-        return tokenizer if isinstance(tokenizer, ReadsPhones) and tokenizer.reads_phones else None
+        return tokenizer if isinstance(tokenizer, HearsPhones) and tokenizer.reads_phones else None
 
     @property
     def trained_context(self) -> int:

@@ -121,7 +121,7 @@ def test_a_source_of_a_later_version(tmp_path: Path, capsys) -> None:
     ("kind", "cls", "base", "key"),
     [
         ("stages", StageConfig, "own", "run.tempo"),
-        ("stages", StageConfig, "sets/paper/stage3", "data.shards.records.smell"),
+        ("stages", StageConfig, "sets/paper/stage3", "data.shards.records.colour"),
         ("s2u", S2UTrainConfig, "paper", "stream.depth"),
         ("u2s", U2SRecipe, "paper-pretrain", "model.vits.aura"),
         ("vq", VQTrainConfig, "paper", "model.encoder.aura"),

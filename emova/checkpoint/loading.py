@@ -17,11 +17,10 @@ from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.memory import available_memory
 from emova.core.startup import collector_paused
-from emova.decoding.word_search import WordModel
 from emova.speech.style import StylePrototypes, StyleSet
-from emova.speech.tokenizer.protocol import ReadsPhones
 
 if TYPE_CHECKING:
+    from emova.decoding.word_search import WordModel
     from emova.model.modeling_emova import EmovaForConditionalGeneration
     from emova.model.processing_emova import EmovaProcessor
     from emova.reply.format import ReplyFormat
@@ -178,6 +177,7 @@ def load_parts(name: str | Path, device: str = "cpu", layers: bool = True) -> Pa
             device; on the CPU, there is too little memory.
     """
     from emova.checkpoint.reading_aloud import load_reading_model
+    from emova.decoding.word_search import WordModel
 
     folder = find_checkpoint(name)
     check_files(folder)
@@ -202,7 +202,9 @@ def load_parts(name: str | Path, device: str = "cpu", layers: bool = True) -> Pa
 
 def check_fit(parts: Parts, folder: Path) -> None:
     """See that the parts belong together. Raises: InputError."""
-    if parts.words is not None and isinstance(parts.speech_tokenizer, ReadsPhones):
+    from emova.speech.tokenizer.protocol import HearsPhones
+
+    if parts.words is not None and isinstance(parts.speech_tokenizer, HearsPhones):
         parts.words.node_classes(parts.speech_tokenizer.inventory)
     tokens, config = len(parts.processor.tokenizer), parts.model.config
     pictures, voice = parts.processor.image_processor, parts.voice.detokenizer

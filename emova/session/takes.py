@@ -26,7 +26,7 @@ from emova.decoding.protocol import Context, DecodingBackend, Prompt
 from emova.decoding.sampling import Sampling
 from emova.reply.grammar import Grammar, TokenTable
 from emova.speech.tokenizer.phones import BLANK
-from emova.speech.tokenizer.protocol import ReadsPhones
+from emova.speech.tokenizer.protocol import HearsPhones
 
 Write = Callable[[Prompt, Grammar, Sampling, Context[Any]], Iterator[int]]
 """Has the model write on in a context, after what was read there and the prompt: its tokens."""
@@ -93,7 +93,7 @@ class Reader(Protocol):
     @property
     def reading_decoder(self) -> DecodingBackend[Any]: ...
     @property
-    def phone_reader(self) -> ReadsPhones | None: ...
+    def phone_reader(self) -> HearsPhones | None: ...
 
 
 class PhonePrefix:
@@ -143,7 +143,7 @@ class Ear:
         sounds: of the sentence, in misaki's alphabet; what the tokenizer does not tell apart is not listened for.
     """
 
-    def __init__(self, tokenizer: ReadsPhones, sounds: Sequence[str]) -> None:
+    def __init__(self, tokenizer: HearsPhones, sounds: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._prefix = PhonePrefix(tokenizer.inventory.ids(sounds).ids)
 

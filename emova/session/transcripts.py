@@ -13,7 +13,7 @@ from typing import Protocol
 from emova.decoding.word_search import WordSearch
 from emova.session.takes import PhonePrefix, ends
 from emova.speech.spelling import sounds
-from emova.speech.tokenizer.protocol import ReadsPhones
+from emova.speech.tokenizer.protocol import HearsPhones
 
 _ASKING = frozenset((
     "who", "whose", "what", "when", "where", "why", "how", "which", "is", "are", "am", "was", "were", "do", "does",
@@ -31,7 +31,7 @@ class Listener(Protocol):
     @property
     def word_search(self) -> WordSearch | None: ...
     @property
-    def phone_reader(self) -> ReadsPhones | None: ...
+    def phone_reader(self) -> HearsPhones | None: ...
 
 
 def better_transcript(listener: Listener, units: Sequence[int], written: str) -> str:

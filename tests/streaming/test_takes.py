@@ -23,7 +23,7 @@ from emova.reply.format import ReplyLimits
 from emova.session.takes import Ear, PhonePrefix, TakesConfig, begins, ends, read_sentence
 from emova.speech.spelling import PHONES, sounds
 from emova.speech.tokenizer.phones import BLANK
-from emova.speech.tokenizer.protocol import ReadsPhones
+from emova.speech.tokenizer.protocol import HearsPhones
 
 TEXT = "Hello there."
 LIMITS = ReplyLimits(max_transcript_tokens=6, max_text_tokens=8, max_units=60)
@@ -50,7 +50,7 @@ def load(folder, takes: TakesConfig, **sampling) -> Assistant:
     return Assistant.from_pretrained(folder, config=config)
 
 
-def ears(reader: Assistant) -> ReadsPhones:
+def ears(reader: Assistant) -> HearsPhones:
     assert reader.phone_reader is not None
     return reader.phone_reader
 
@@ -146,7 +146,7 @@ def test_what_nothing_can_judge_comes_as_it_is_written(folder, tiny_checkpoint, 
         assert len(written) == 1 and written[0] <= 2  # what opens the speech, and the first unit
         assert len(list(units)) + 1 == len(load(each, TakesConfig(most=1, temperature=0.6)).pronounce(TEXT))
     tokenizer = load(deaf, SHORT).speech_tokenizer
-    assert isinstance(tokenizer, ReadsPhones) and not tokenizer.reads_phones
+    assert isinstance(tokenizer, HearsPhones) and not tokenizer.reads_phones
     with pytest.raises(InputError, match="no phone decoder"):
         tokenizer.phone_log_probs([1, 2])
 

@@ -49,7 +49,7 @@ def test_arguments_reach_the_program() -> None:
 def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     row = commands("nano", "data/nano", "runs/emova-nano")
-    last = ["aloud", "u2s", "prototypes", "assemble"]
+    last = ["aloud", "words", "u2s", "prototypes", "assemble"]
     # What a row doesn't need, and the other paper's codec.
     apart = (
         "all",
@@ -66,8 +66,8 @@ def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         "glm-codec",
     )
     once = [name for name in PROGRAMS if name not in (*apart, *last)]
-    reading = ["aloud", "stage3"]  # the last stage once more makes the model that reads aloud
-    assert [line[0] for line in row] == [*once, *reading, *last[1:]]
+    reading = ["aloud", "words", "stage3"]  # the last stage once more makes the model that reads aloud
+    assert [line[0] for line in row] == [*once, *reading, *last[2:]]
 
 
 def test_the_other_codecs_row_names_known_programs_and_configs(monkeypatch: pytest.MonkeyPatch) -> None:

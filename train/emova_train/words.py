@@ -184,10 +184,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from emova.checkpoint.registry import load_tokenizer
     from emova.core.writing import make_folder
-    from emova.speech.tokenizer.protocol import ReadsPhones
+    from emova.speech.tokenizer.protocol import HearsPhones
 
     tokenizer = load_tokenizer(arguments.tokenizer)
-    if not isinstance(tokenizer, ReadsPhones) or not tokenizer.reads_phones:
+    if not isinstance(tokenizer, HearsPhones) or not tokenizer.reads_phones:
         raise InputError(f"{arguments.tokenizer}: it has no decoder of phones; take the export of its training")
     counts = Counts()
     for text in track(list(texts(arguments.text)), "texts", transient=True):

@@ -79,7 +79,16 @@ class SpeechTokenizer(Protocol):
 
 @runtime_checkable
 class ReadsPhones(Protocol):
-    """A tokenizer that says which phones its units stand for: it is measured by them, and can judge what was said.
+    """A tokenizer that can be measured by phones: it says which ones its units stand for."""
+
+    def phones(self, units: list[Tensor], /) -> list[list[str]]:
+        """The phones of each row of units. Raises: InputError: this one has no decoder of phones."""
+        ...
+
+
+@runtime_checkable
+class HearsPhones(ReadsPhones, Protocol):
+    """A tokenizer that can judge what was said: it tells how likely each phone is at each place.
 
     P phone classes, those of ``inventory`` behind the blank; N labels a unit.
     """
@@ -92,10 +101,6 @@ class ReadsPhones(Protocol):
     @property
     def reads_phones(self) -> bool:
         """Whether this one has a decoder of phones."""
-        ...
-
-    def phones(self, units: list[Tensor], /) -> list[list[str]]:
-        """The phones of each row of units. Raises: InputError: this one has no decoder of phones."""
         ...
 
     def phone_log_probs(self, units: Sequence[int], /) -> np.ndarray:

@@ -108,7 +108,7 @@ class AssistantModel:
         from emova.speech.tokenizer.protocol import ReadsPhones
 
         tokenizer = self.assistant.speech_tokenizer
-        if not isinstance(tokenizer, ReadsPhones) or not tokenizer.reads_phones:
+        if not isinstance(tokenizer, ReadsPhones):
             raise ValueError("the speech tokenizer has no phone decoder")
         samples = torch.from_numpy(load_audio(audio, tokenizer.sample_rate))[None]
         return list(tokenizer.phones(tokenizer.encode(samples))[0])
