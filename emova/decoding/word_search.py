@@ -109,6 +109,7 @@ class WordModel:
     def _fits(self) -> bool:
         words, nodes = len(self.words) + 1, len(self.node_phones)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
+        places = (self.ending_words, self.pair_words)
         return (
             all(each.ndim == 1 and bool(np.isfinite(each).all()) for each in arrays.values())
             and all((each.dtype.kind == "f") == name.endswith(_SCORES) for name, each in arrays.items())
@@ -119,7 +120,7 @@ class WordModel:
             and int(self.node_children.sum(dtype=np.int64)) == nodes - 1
             and int(self.node_endings.sum(dtype=np.int64)) == len(self.ending_words) == len(self.ending_scores)
             and int(self.pair_counts.sum(dtype=np.int64)) == len(self.pair_words) == len(self.pair_scores)
-            and all(each.min(initial=0) >= 0 and each.max(initial=0) < words - 1 for each in _places(self))
+            and all(each.min(initial=0) >= 0 and each.max(initial=0) < words - 1 for each in places)
             and self.node_phones.max(initial=0) <= len(self.phones)
             and bool((np.diff(self.keys) > 0).all())
         )
@@ -179,10 +180,6 @@ class WordModel:
 
 _SCORES = ("scores", "unigrams", "backoffs", "ends")
 _ARRAYS = tuple(each.name for each in fields(WordModel) if each.name not in ("words", "phones"))
-
-
-def _places(model: WordModel) -> tuple[np.ndarray, np.ndarray]:
-    return model.ending_words, model.pair_words
 
 
 @dataclass

@@ -124,6 +124,10 @@ class PhonePrefix:
             places_S = np.logaddexp(np.logaddexp(places_S, one_S), two_S) + frame_P[self._labels_S]
         return places_S
 
+    def after(self, log_probs_TP: np.ndarray) -> np.ndarray:
+        """``[S]`` the log-probabilities of all places after these frames from the beginning."""
+        return self.go_on(self.begin(), log_probs_TP)
+
 
 def begins(places_S: np.ndarray) -> float:
     """The log-probability that what was heard spells a beginning of the sentence."""
@@ -149,8 +153,7 @@ class Ear:
 
     def hear(self, units: Sequence[int]) -> np.ndarray:
         """``[S]`` the log-probabilities of all places in the sentence after all units so far."""
-        start_S = self._prefix.begin()
-        return self._prefix.go_on(start_S, self._tokenizer.phone_log_probs(units)) if units else start_S
+        return self._prefix.after(self._tokenizer.phone_log_probs(units)) if units else self._prefix.begin()
 
 
 @dataclass(frozen=True)

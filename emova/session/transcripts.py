@@ -47,8 +47,7 @@ def better_transcript(listener: Listener, units: Sequence[int], written: str) ->
     if not found:
         return written
     as_written, as_found = (
-        ends(prefix.go_on(prefix.begin(), log_probs_TP))
-        for prefix in (PhonePrefix(reader.inventory.ids(sounds(text)).ids) for text in (written, found))
+        ends(PhonePrefix(reader.inventory.ids(sounds(text)).ids).after(log_probs_TP)) for text in (written, found)
     )
     return written if as_written >= as_found - search.config.margin * len(units) else found
 

@@ -35,8 +35,6 @@ are rare in texts, and no token of their own in a small vocabulary."""
 _STRESS = {"ˈ": "1", "ˌ": "2"}
 _PAUSES = {";": ",", ":": ",", "—": ",", "…": ".", **{mark: mark for mark in ",.!?"}}
 _BETWEEN_WORDS = "-"
-
-
 _LONG_RUN = re.compile(r"\S{30,}")
 _LONG_NUMBER = re.compile(r"\d{16,}")
 
@@ -93,8 +91,8 @@ def read_words(text: str) -> list[tuple[str, str]]:
 def _words(plain: str) -> list[tuple[str, str]]:
     from hibari.g2p.normalize import normalize
 
-    words, written, symbols = [], "", ""
-    for token in dictionary().phonemize_tokens(dictionary().tokenize(normalize(plain))):
+    reader, words, written, symbols = dictionary(), [], "", ""
+    for token in reader.phonemize_tokens(reader.tokenize(normalize(plain))):
         joined = any(each.isalnum() or each in "'’-" for each in token.text)  # a contraction is several tokens
         if not joined and written:
             words.append((written, symbols))
