@@ -130,6 +130,35 @@ def test_a_comparison_from_end_to_end(comparison: ComparisonConfig, monkeypatch,
     assert bench.compare(comparison, chosen, [0]) == outcomes
 
 
+def test_outcomes_of_another_machine_are_read_and_not_trained(comparison: ComparisonConfig, tmp_path: Path) -> None:
+    chosen = {name: paradigm for name, paradigm in paradigms(folder=SHIPPED).items() if name in ("vl", "speech")}
+    there = [Outcome("vl", 1, {"pictures": 0.5}), Outcome("speech", 1, {"asr": 0.25})]
+    rows = [program.row_of(comparison, chosen[each.paradigm], each) for each in there]
+    file = tmp_path / "results.json"
+    other = {**rows[0], "paradigm": "joint"}  # not asked for: left alone
+    file.write_text(json.dumps({"steps": comparison.steps, "rows": [*rows, other]}))
+    assert program.join(comparison, chosen, file) == 2
+    assert [program.run_paradigm(comparison, each.paradigm, chosen[each.paradigm], 1) for each in there] == there
+    assert bench.estimate(comparison, chosen, [1]).startswith("0 of 4 phases to train")
+    assert bench.estimate(comparison, chosen, [0]).startswith("4 of 4 phases to train")
+
+    broken = tmp_path / "broken.json"
+    for text, words in (
+        ("{", "broken.json: no results of paradigms"),
+        ("[]", "no results of paradigms"),
+        ('{"rows": [{"paradigm": "vl"}]}', "no results of paradigms"),
+        (json.dumps({"rows": [{**rows[0], "phases": "others"}]}), "vl, seed 1, has other phases .others. than here"),
+        (json.dumps({"rows": [rows[1], {**rows[0], "asked": "9 pictures"}]}), "vl, seed 1, has other asked"),
+    ):
+        broken.write_text(text)
+        elsewhere = replace(comparison, output=str(tmp_path / "elsewhere"))
+        with pytest.raises(InputError, match=words):
+            program.join(elsewhere, chosen, broken)
+        assert not (tmp_path / "elsewhere").exists()  # all of a file or nothing of it
+    with pytest.raises(InputError, match="nowhere"):
+        program.join(comparison, chosen, tmp_path / "nowhere.json")
+
+
 def test_the_table_has_error_bars(tmp_path: Path) -> None:
     outcomes = [
         Outcome("joint", seed, {"pictures": 0.5 + 0.1 * seed, "pictures: charts": 0.25, "asr": 0.8, "tokens: asr": 0.9})
@@ -155,6 +184,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
     for arguments, words in (
         (["nobody"], "is unknown"),
         (["--seeds", "0"], "at least 1"),
+        (["--first-seed", "-1"], "at least 1"),
         (["--set", "stepz=1"], "stepz"),
     ):
         with pytest.raises(InputError, match=words):

@@ -8,6 +8,7 @@ Shape letters: B tiles, P patches, T = P + 1 with the class token, D width, H he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -175,10 +176,20 @@ class InternViT(VisionTransformer):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Pixels [B, 3, image_size, image_size], normalised, to patch features [B, P, D] without the class token."""
-        x = self._pos_embed(self.patch_embed(x))
-        for block in self.blocks:
+        return self.deep(self.shallow(x, 0), 0)
+
+    def shallow(self, x: Tensor, blocks: int) -> Tensor:
+        """Pixels to what leaves the first ``blocks`` blocks: [B, T, D]."""
+        return self._through(self._pos_embed(self.patch_embed(x)), self.layers[:blocks])
+
+    def deep(self, x: Tensor, blocks: int) -> Tensor:
+        """What ``shallow`` made of as many blocks to patch features [B, P, D]."""
+        return self.norm(self._through(x, self.layers[blocks:]))[:, self.num_prefix_tokens :]
+
+    def _through(self, x: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
+        for block in blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        return self.norm(x)[:, self.num_prefix_tokens :]
+        return x

@@ -3,8 +3,11 @@
     emova bench paradigms --estimate
     emova bench paradigms --seeds 3
     emova bench paradigms --seeds 3 --table7
+    emova bench paradigms --first-seed 2 --seeds 1 --threads 1
+    emova bench paradigms --seeds 3 --join OTHER/results.json
 
-It makes what it needs, and goes on where it stopped: finished phases and results are only read.
+It makes what it needs, and goes on where it stopped: finished phases and results are only read, those of other machines
+too (``--join``).
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ from emova_train.experiments.paradigms import (
     Outcome,
     ParadigmConfig,
     is_done,
+    is_measured,
+    join,
     paradigms,
     plan,
     prepare,
+    row_of,
 )
 
 TOKENS_PER_S = 1000.0
@@ -48,7 +54,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--table7", action="store_true", help="ways of aligning pictures (Table 7) in place of paradigms")
     made.add_argument("--configs", type=Path, default=FOLDER, help="folder of the paradigms (default: %(default)s)")
     made.add_argument("--steps", type=int, help="optimizer steps of one pass of image or speech data")
-    made.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds 0, 1, ... (default: 3)")
+    made.add_argument("--seeds", type=int, default=3, help="runs of each, with seeds one after another (default: 3)")
+    made.add_argument("--first-seed", type=int, default=0, help="the first of them (default: 0)")
+    made.add_argument(
+        "--join",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RESULTS.json",
+        help="results of other machines, which are then not trained here",
+    )
     made.add_argument("--threads", type=int, default=2, help="torch's threads (default: 2)")
     made.add_argument("--output", type=Path, help="folder of phases, results, table and figure")
     made.add_argument("--estimate", action="store_true", help="say what is left to do and what it costs, and stop")
@@ -60,7 +75,9 @@ def estimate(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig],
     """Phases, steps and hours that are left, in words."""
     phases = {phase.folder: phase for seed in seeds for each in chosen.values() for phase in
               plan(comparison, each, seed)}  # fmt: skip
-    left = [phase for phase in phases.values() if not is_done(phase)]
+    wanted = {phase.folder for seed in seeds for name, each in chosen.items()
+              if not is_measured(comparison, name, each, seed) for phase in plan(comparison, each, seed)}  # fmt: skip
+    left = [phase for phase in phases.values() if phase.folder in wanted and not is_done(phase)]
     tokens = sum(phase.tokens for phase in left)
     rates = [_measured(phase.folder) for phase in phases.values() if is_done(phase)]
     known = [rate for rate in rates if rate > 0]
@@ -145,8 +162,8 @@ def draw(outcomes: Sequence[Outcome], titles: Mapping[str, str], path: Path) -> 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison. Raises: InputError."""
     options = parser().parse_args(arguments)
-    if options.seeds < 1 or options.threads < 1:
-        raise InputError("--seeds and --threads are at least 1")
+    if options.seeds < 1 or options.threads < 1 or options.first_seed < 0:
+        raise InputError("--seeds and --threads are at least 1, --first-seed 0")
     comparison = load_config(ComparisonConfig, options.configs / f"{options.size}.yaml", options.set)
     comparison = replace(
         comparison,
@@ -155,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output=str(options.output or comparison.output),
     )
     rows = options.configs / TABLE7 if options.table7 else options.configs
-    chosen, seeds = paradigms(options.names, rows), range(options.seeds)
+    chosen, seeds = paradigms(options.names, rows), range(options.first_seed, options.first_seed + options.seeds)
+    for file in options.join:
+        print(f"{file}: {join(comparison, chosen, file)} results taken over", file=sys.stderr, flush=True)
     print(estimate(comparison, chosen, seeds), file=sys.stderr, flush=True)
     if not options.estimate:
         prepare(comparison)
@@ -182,7 +201,7 @@ def compare(
             outcomes.append(run_paradigm(comparison, name, paradigm, seed))
             shown = "  ".join(f"{key} {value:.3f}" for key, value in outcomes[-1].scores.items())
             print(f"{name}, seed {seed}: {shown} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
-            rows = [{"paradigm": each.paradigm, "seed": each.seed, **each.scores} for each in outcomes]
+            rows = [row_of(comparison, chosen[each.paradigm], each) for each in outcomes]
             facts = {"steps": comparison.steps, "rows": rows}
             write_text(output / "results.json", json.dumps(facts, indent=1) + "\n")
             write_text(output / "table.md", markdown(outcomes, titles))

@@ -13,7 +13,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -239,11 +239,62 @@ def _held_out_terms(phase: Phase) -> dict[str, float]:
     return json.loads((phase.folder / "done.json").read_text(encoding="utf-8"))["held_out"]
 
 
+def _result_file(comparison: ComparisonConfig, name: str, last: Phase) -> Path:
+    asked = f"{comparison.pictures}-{comparison.utterances}"
+    return Path(comparison.output) / "results" / f"{name}-{last.folder.name}-{asked}.json"
+
+
+def is_measured(comparison: ComparisonConfig, name: str, paradigm: ParadigmConfig, seed: int) -> bool:
+    """Whether the outcome is there, so that ``run_paradigm`` trains nothing."""
+    return _result_file(comparison, name, plan(comparison, paradigm, seed)[-1]).is_file()
+
+
+def row_of(comparison: ComparisonConfig, paradigm: ParadigmConfig, outcome: Outcome) -> dict[str, str | int | float]:
+    """An outcome with what it was measured on, for ``join``: its last phase (named after all before) and its tests."""
+    return {
+        "paradigm": outcome.paradigm,
+        "seed": outcome.seed,
+        "phases": plan(comparison, paradigm, outcome.seed)[-1].folder.name,
+        "asked": f"{comparison.pictures} pictures, {comparison.utterances} utterances",
+        **outcome.scores,
+    }
+
+
+def join(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], file: Path) -> int:
+    """Take over outcomes that another machine measured, so that ``run_paradigm`` reads them. Returns: how many.
+
+    Raises:
+        InputError: the file holds no results, or one of a chosen paradigm that was trained or asked otherwise.
+    """
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        outcomes = [Outcome(row["paradigm"], int(row["seed"]), _scores(row)) for row in rows]
+        found = [(row, each) for row, each in zip(rows, outcomes, strict=True) if each.paradigm in chosen]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{file}: no results of paradigms ({error}); give a results.json that they wrote") from error
+    for row, outcome in found:
+        own = row_of(comparison, chosen[outcome.paradigm], outcome)
+        if differing := [key for key in ("phases", "asked") if row.get(key) != own[key]]:
+            raise InputError(
+                f"{file}: {outcome.paradigm}, seed {outcome.seed}, has other {differing[0]} ({row.get(differing[0])}) "
+                f"than here ({own[differing[0]]}); join results of the same size, steps and configs"
+            )
+    for _, outcome in found:
+        last = plan(comparison, chosen[outcome.paradigm], outcome.seed)[-1]
+        known = _result_file(comparison, outcome.paradigm, last)
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_text(known, json.dumps(outcome.scores, indent=1) + "\n")
+    return len(found)
+
+
+def _scores(row: Mapping[str, str | int | float]) -> dict[str, float]:
+    return {key: float(value) for key, value in row.items() if key not in ("paradigm", "seed", "phases", "asked")}
+
+
 def run_paradigm(comparison: ComparisonConfig, name: str, paradigm: ParadigmConfig, seed: int) -> Outcome:
     """Train and measure; finished parts are read from the disk. Raises: InputError."""
     phases = plan(comparison, paradigm, seed)
-    asked = (comparison.pictures, comparison.utterances)
-    known = Path(comparison.output) / "results" / f"{name}-{phases[-1].folder.name}-{asked[0]}-{asked[1]}.json"
+    known = _result_file(comparison, name, phases[-1])
     if known.is_file():
         return Outcome(name, seed, json.loads(known.read_text(encoding="utf-8")))
     for phase in phases:

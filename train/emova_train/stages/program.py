@@ -46,6 +46,7 @@ from emova_train.stages.losses.packed import packed_loss
 from emova_train.stages.losses.registry import build_losses
 from emova_train.stages.origins import FILE as ORIGINS
 from emova_train.stages.origins import after, origins, refuse_random
+from emova_train.stages.remembered import remember_frozen_part
 from emova_train.stages.start import BEGUN, build, freeze
 from emova_train.stages.unit_names import unit_name
 from emova_train.stages.validation import Samples
@@ -113,6 +114,8 @@ def train(config: StageConfig, on_validate: Validation | None = None) -> FitResu
     run = with_epochs(run, data.train_set)
     output = Path(config.run.output_dir)
     trained = freeze(model, config.rates, config.lora)
+    if world.size == 1:  # of a sharded tower every rank has to compute the same parts
+        remember_frozen_part(model.model.vision_tower)
     losses = build_losses(config.losses, model, processor)
     if world.main:
         output.mkdir(parents=True, exist_ok=True)
