@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from emova.checkpoint.files import WORDS
 from emova.cli import common
 from emova.cli import main as cli
+from emova.cli.info import count_words
 from emova.cli.main import main
 from emova.core.errors import InputError
+from emova.decoding.word_search import WordModel
 from emova.speech.audio import load_audio, save_wav
 
 HEAVY = {"torch", "transformers", "numpy", "PIL", "rich", "soundfile", "av", "omegaconf", "safetensors"}
@@ -137,6 +141,21 @@ def test_info(tiny_checkpoint, capsys) -> None:
     assert sum(facts["parameters"]["speech_tokenizer"].values()) == expected
     assert main(["info", "--model", str(tiny_checkpoint)]) == 0
     assert "million parameters" in capsys.readouterr().out
+
+
+def test_info_tells_what_the_shipped_checkpoint_reads_and_writes_with(capsys, tmp_path) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    model = WordModel.load(Path(facts["folder"]) / WORDS)
+    assert facts["words"] == len(model.words) and facts["reading_spelling"] == "phones"
+    assert main(["info"]) == 0
+    assert f"  reads aloud from phones, writes down with {len(model.words):,} words\n" in capsys.readouterr().out
+
+    assert count_words(tmp_path) == 0
+    for damage in (b"", b"[]", b"{}", b'{"unigrams": {"shape": []}}', b'{"unigrams": 3}'):
+        (tmp_path / WORDS).write_bytes(len(damage).to_bytes(8, "little") + damage)
+        with pytest.raises(InputError, match="damaged"):
+            count_words(tmp_path)
 
 
 def test_commands_of_other_packages_are_found_and_missing_packages_named(monkeypatch, capsys) -> None:

@@ -14,16 +14,13 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from emova.checkpoint.files import AGAIN, READING_ALOUD
+from emova.checkpoint.files import AGAIN, READING_ALOUD, SPELLING
 from emova.core.errors import InputError
 from emova.core.weights import pack, unpack
 from emova.core.writing import save_tensors
 from emova.model import EmovaForConditionalGeneration
 from emova.model.storage import LANGUAGE_MODEL
 from emova.speech.spelling import LETTERS, find_spelling
-
-SPELLING = "spelling"
-"""In the file's metadata: how texts are spelled to it."""
 
 
 def save_reading_model(model: EmovaForConditionalGeneration, folder: Path) -> None:

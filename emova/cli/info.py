@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from emova import __version__
-from emova.checkpoint.files import AGAIN, READING_ALOUD
+from emova.checkpoint.files import AGAIN, READING_ALOUD, SPELLING, WORDS
 from emova.checkpoint.loading import (
     check_files,
     checkpoint_styles,
@@ -23,6 +23,9 @@ from emova.cli.common import add_common, show
 from emova.core.errors import InputError
 from emova.core.io import shown
 from emova.core.weights import SCALE_SUFFIX
+from emova.speech.spelling import LETTERS
+
+_METADATA = "__metadata__"
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -35,18 +38,50 @@ def count_parameters(path: Path) -> dict[str, int]:
     """Parameters of each first-level part of a safetensors file, from its header. Raises: InputError."""
     counts: dict[str, int] = {}
     try:
+        for name, tensor in _header(path).items():
+            if name != _METADATA and not name.endswith(SCALE_SUFFIX):
+                part = ".".join(name.split(".")[: 2 if name.startswith("model.") else 1])
+                counts[part] = counts.get(part, 0) + prod(tensor["shape"])
+    except (LookupError, TypeError, AttributeError):
+        raise _damaged(path) from None
+    return counts
+
+
+def reading_spelling(folder: Path) -> str:
+    """What a text that is read aloud is spelled in (``emova.speech.spelling``). Raises: InputError."""
+    own, config = folder / READING_ALOUD, read_config(folder)
+    said = _table(_header(own), _METADATA) if own.exists() else config
+    return str(said.get(SPELLING if own.exists() else "reading_spelling", LETTERS))
+
+
+def count_words(folder: Path) -> int:
+    """How many words ordinary speech is written down with (``emova train words``), 0 for none. Raises: InputError."""
+    path = folder / WORDS
+    if not path.exists():
+        return 0
+    try:
+        return int(_header(path)["unigrams"]["shape"][0]) - 1  # the sentence's beginning is counted too
+    except (LookupError, TypeError):
+        raise _damaged(path) from None
+
+
+def _header(path: Path) -> dict[str, dict[str, list[int]]]:
+    """What a safetensors file says of its tensors. Raises: InputError: it says nothing."""
+    try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if not 2 <= size <= 100 << 20:
                 raise ValueError
-            header = json.loads(file.read(size))
-        for name, tensor in header.items():
-            if name != "__metadata__" and not name.endswith(SCALE_SUFFIX):
-                part = ".".join(name.split(".")[: 2 if name.startswith("model.") else 1])
-                counts[part] = counts.get(part, 0) + prod(tensor["shape"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{shown(path)}: the file is damaged; {AGAIN}") from None
-    return counts
+            found = json.loads(file.read(size))
+    except (OSError, ValueError):
+        raise _damaged(path) from None
+    if not isinstance(found, dict):
+        raise _damaged(path)
+    return found
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{shown(path)}: the file is damaged; {AGAIN}")
 
 
 class Description(TypedDict):
@@ -62,6 +97,8 @@ class Description(TypedDict):
     width: object
     tokens: object
     speech_units: object
+    reading_spelling: str
+    words: int
     kinds: dict[str, str]
     styles: dict[str, list[str]]
     shipped: list[str]
@@ -89,6 +126,8 @@ def describe(folder: Path) -> Description:
         "width": text.get("hidden_size"),
         "tokens": config.get("token_count"),
         "speech_units": config.get("speech_codebook_size"),
+        "reading_spelling": reading_spelling(folder),
+        "words": count_words(folder),
         "kinds": _kinds(folder, config),
         "styles": checkpoint_styles(folder).to_dict(),
         "shipped": shipped_names(),
@@ -124,6 +163,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"  language model: {facts['layers']} layers x {facts['width']}, {facts['tokens']} tokens, of them "
         f"{facts['speech_units']} speech units, context {facts['context']}, weights {facts['weights']}"
     )
+    words = f", writes down with {facts['words']:,} words" if facts["words"] else ""
+    lines.append(f"  reads aloud from {facts['reading_spelling']}{words}")
     lines.append(f"  kinds: {', '.join(facts['kinds'].values())}")
     lines += [f"  {name}: {', '.join(words)}" for name, words in facts["styles"].items()]
     lines.append(f"  shipped checkpoints: {', '.join(facts['shipped']) or 'none'}")

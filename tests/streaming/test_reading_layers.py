@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from emova import Assistant
 from emova.assistant import AssistantConfig
-from emova.checkpoint.files import READING_ALOUD
+from emova.checkpoint.files import READING_ALOUD, SPELLING
 from emova.checkpoint.loading import load_parts
-from emova.checkpoint.reading_aloud import SPELLING, save_reading_model
+from emova.checkpoint.reading_aloud import save_reading_model
 from emova.core.errors import InputError
 from emova.engine.engine import EngineConfig
 from emova.model.storage import save_int8

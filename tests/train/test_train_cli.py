@@ -57,7 +57,6 @@ def test_the_row_names_known_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         "average",
         "distil",
         "distil-units",
-        "reading",
         "s2u-pretrain",
         "text-to-token",
         "vq",

@@ -65,4 +65,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_module(register, "emova_train.reading.aloud", (__doc__ or "").split("\n")[0]))
+    sys.exit(run_module(register, "emova_train.aloud", (__doc__ or "").split("\n")[0]))
