@@ -144,8 +144,9 @@ def test_outcomes_of_another_machine_are_read_and_not_trained(comparison: Compar
 
     broken = tmp_path / "broken.json"
     for text, words in (
-        ("{", "broken.json: no results of paradigms"),
-        ("[]", "no results of paradigms"),
+        ("{", "broken.json: no results"),
+        ("[]", "no results"),
+        ('{"rows": [3]}', "no results"),
         ('{"rows": [{"paradigm": "vl"}]}', "no results of paradigms"),
         (json.dumps({"rows": [{**rows[0], "phases": "others"}]}), "vl, seed 1, has other phases .others. than here"),
         (json.dumps({"rows": [rows[1], {**rows[0], "asked": "9 pictures"}]}), "vl, seed 1, has other asked"),

@@ -52,6 +52,34 @@ def test_finished_cells_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "| random | 10 | 2 | 49.0 ± 0.0 | 60 |" in (tmp_path / "table.md").read_text()
 
 
+def test_results_of_another_machine_are_read_and_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = LabelledConfig(starts=("random", "spiral"), minutes=(10,), seeds=1, output=tmp_path / "there")
+
+    def fake(config) -> FitResult:
+        Path(config.run.output_dir).mkdir(parents=True)
+        return FitResult(1, 0, 60.0, None, {}, {"phone_error/real": 0.4}, None)
+
+    monkeypatch.setattr(labelled, "train", fake)
+    measured = labelled.run(there, lambda line: None)
+    monkeypatch.setattr(labelled, "train", None)
+    file = there.output / "results.json"
+    here = LabelledConfig(starts=("random",), minutes=(10, 30), seeds=1, output=tmp_path / "here")
+    assert labelled.join(here, file) == 1  # of spiral there is none wanted
+    [first, second] = cells(here)
+    assert labelled.run_cell(here, first) == measured[0] and not second.done
+
+    other = LabelledConfig(
+        starts=("random",), minutes=(10,), seeds=1, overrides=("run.max_steps=9",), output=tmp_path / "o"
+    )
+    with pytest.raises(InputError, match="random, 10 minutes, seed 0, was trained by another config"):
+        labelled.join(other, file)
+    for text in ("{", "[]", '{"rows": [{"start": "random"}]}'):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(InputError, match="broken.json: no results"):
+            labelled.join(here, tmp_path / "broken.json")
+    assert not other.output.exists()
+
+
 def test_the_interval_is_students() -> None:
     rows = [Result("random", 10, seed, 5.0, {"phone_error/real": value}) for seed, value in enumerate((0.1, 0.2, 0.3))]
     assert "20.0 ± 24.8" in table(rows) and "10.0 |" in table(rows[:1])

@@ -6,6 +6,7 @@ A cell is one supervised training; what is finished is read, so that the experim
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from emova.core.config import load_config
 from emova.core.errors import InputError
 from emova.core.writing import write_text
+from emova_train.experiments.tables import read_rows
 from emova_train.s2u.program import S2UTrainConfig, train
 
 RANDOM, SPIRAL, WHISPER = "random", "spiral", "whisper"
@@ -72,13 +74,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """Figures of a cell by name (phone errors as shares, by family of voices), and the seconds that it took."""
+    """Figures of a cell by name (phone errors as shares, by family of voices), the seconds that it took, and which
+    training it was: a digest of all of its config but the seed."""
 
     start: str
     minutes: float
     seed: int
     seconds: float
     figures: dict[str, float]
+    training: str = ""
 
 
 def cells(config: LabelledConfig) -> Iterator[Cell]:
@@ -106,20 +110,57 @@ def config_of(config: LabelledConfig, cell: Cell) -> S2UTrainConfig:
     )
 
 
+def training_of(config: LabelledConfig, cell: Cell) -> str:
+    """A digest of a cell's config: where it writes, its seed and its threads change nothing that is compared."""
+    trained = config_of(config, cell)
+    facts = asdict(replace(trained, run=replace(trained.run, output_dir="", seed=0, threads=0)))
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def join(config: LabelledConfig, file: Path) -> int:
+    """Take over results that another machine measured, so that ``run`` reads them. Returns: how many.
+
+    Raises:
+        InputError: the file holds no results, or one of a wanted cell that was trained otherwise.
+    """
+    try:
+        known = {(each.start, each.minutes, each.seed): each for each in (Result(**row) for row in read_rows(file))}
+    except TypeError as error:
+        raise InputError(f"{file}: no results of labelled minutes ({error}); give a results.json of theirs") from error
+    found = [(cell, known.get((cell.start, float(cell.minutes), cell.seed))) for cell in cells(config)]
+    for cell, result in found:
+        if result and result.training != training_of(config, cell):
+            raise InputError(
+                f"{file}: {cell.start}, {cell.minutes:g} minutes, seed {cell.seed}, was trained by another config; "
+                "join results of the same --base and --set"
+            )
+    for cell, result in found:
+        if result:
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            write_text(cell.folder / RESULT, json.dumps(asdict(result), indent=1))
+    return sum(result is not None for _, result in found)
+
+
 def run_cell(config: LabelledConfig, cell: Cell) -> Result:
     """Train one cell, or read what it gave. Its checkpoints go when its result is written."""
     if cell.done:
         return Result(**json.loads((cell.folder / RESULT).read_text(encoding="utf-8")))
     found = train(config_of(config, cell))
     figures = {name: value for name, value in found.eval_terms.items() if name != "eval_seconds"}
-    result = Result(cell.start, float(cell.minutes), cell.seed, round(found.seconds, 1), figures)
+    result = Result(
+        cell.start, float(cell.minutes), cell.seed, round(found.seconds, 1), figures, training_of(config, cell)
+    )
     write_text(cell.folder / RESULT, json.dumps(asdict(result), indent=1))
     shutil.rmtree(cell.folder / "run", ignore_errors=True)
     return result
 
 
 def run(config: LabelledConfig, report: Callable[[str], None] = print) -> list[Result]:
-    """All cells; ``table.md`` is written anew after each. Raises: InputError: SPIRAL's export or speech is missing."""
+    """All cells; ``table.md`` and ``results.json`` are written anew after each.
+
+    Raises:
+        InputError: SPIRAL's export or speech is missing.
+    """
     found: list[Result] = []
     todo = list(cells(config))
     for number, cell in enumerate(todo, 1):
@@ -128,6 +169,8 @@ def run(config: LabelledConfig, report: Callable[[str], None] = print) -> list[R
         report(f"{number}/{len(todo)} {cell.start}, {cell.minutes:g} min, seed {cell.seed}: "
                f"{'read' if known else f'{found[-1].seconds:.0f} s'}")  # fmt: skip
         write_text(config.output / "table.md", table(found))
+        rows = {"rows": [asdict(each) for each in found]}
+        write_text(config.output / "results.json", json.dumps(rows, indent=1) + "\n")
     return found
 
 

@@ -25,6 +25,7 @@ from emova.core.errors import InputError
 from emova.core.writing import write_text
 from emova.model import EmovaForConditionalGeneration, EmovaProcessor
 from emova_train.data.recipe import Picture, Recipe, read_recipe
+from emova_train.experiments.tables import read_rows
 from emova_train.stages.config import InitConfig, RatesConfig, StageConfig
 from emova_train.stages.program import train
 from emova_train.stages.sample_page import Shown
@@ -266,12 +267,12 @@ def join(comparison: ComparisonConfig, chosen: Mapping[str, ParadigmConfig], fil
     Raises:
         InputError: the file holds no results, or one of a chosen paradigm that was trained or asked otherwise.
     """
+    rows = read_rows(file)
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
         outcomes = [Outcome(row["paradigm"], int(row["seed"]), _scores(row)) for row in rows]
-        found = [(row, each) for row, each in zip(rows, outcomes, strict=True) if each.paradigm in chosen]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{file}: no results of paradigms ({error}); give a results.json that they wrote") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{file}: no results of paradigms ({error}); give a results.json of theirs") from error
+    found = [(row, each) for row, each in zip(rows, outcomes, strict=True) if each.paradigm in chosen]
     for row, outcome in found:
         own = row_of(comparison, chosen[outcome.paradigm], outcome)
         if differing := [key for key in ("phases", "asked") if row.get(key) != own[key]]:
