@@ -157,6 +157,8 @@ def _options(source: DataSource, args: argparse.Namespace) -> DataSource:
     # Speech with transcripts gets phones, from which a speech tokenizer learns.
     if args.g2p or (source.modality[0] == "speech" and source.converter != "recordings"):
         options.setdefault("g2p", "auto")
+    if args.g2p and (source.modality[0] != "speech" or source.converter == "recordings"):
+        raise InputError(f"--g2p: {source.name} gets no phones, only speech with its transcripts does; leave it out")
     if args.g2p:
         options["g2p"] = args.g2p
     return replace(source, options=options)
@@ -207,9 +209,6 @@ def convert_source(
         raise InputError(f"{origin}: no such folder; run `emova data fetch {source.name}`, or give one by --from")
     drafts = converters[source.converter](origin, source.options)
     others = [out.parent / name for name in source.dedup_against if (out.parent / name).is_dir()]
-    made_from = state_of_source(origin)
-    if "g2p" in source.options:  # other phones are another set
-        made_from += f" {source.options['g2p']} {source.options.get('language', 'en')}"
     return convert(
         drafts,
         out,
@@ -219,7 +218,7 @@ def convert_source(
         config=config,
         against=others,
         select=source.select,
-        made_from=made_from,
+        made_from=state_of_source(origin, source.options),
         units=source.units,
         report=report,
     )

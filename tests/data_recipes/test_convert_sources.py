@@ -16,7 +16,7 @@ import soundfile
 from PIL import Image
 
 from emova.core.errors import InputError
-from emova_data.records.records import BadRecord, Draft, Record, Sample, conversation, message, text
+from emova_data.records.records import BadRecord, Draft, Record, Sample, conversation, message, reject, text
 from emova_data.records.shard_writer import read_set, read_shard, shards_of
 from emova_data.sources.convert import ConvertConfig, convert, set_statistics, state_of_source
 from emova_data.sources.converters import CONVERTERS
@@ -290,6 +290,21 @@ def test_entries_are_complete() -> None:
         assert all(file.md5 or file.sha256 for file in entry.files)
 
 
+def test_a_source_whose_media_were_repaired_is_read_again(tmp_path: Path) -> None:
+    def broken(identities: str) -> list[Draft]:
+        return [Draft(each, reject("a missing file")) for each in identities]
+
+    mostly = [*numbered(3), *broken("abcde")]
+    config = ConvertConfig(per_shard=2, max_skip_rate=0.5, min_tried=4)
+    for drafts, words in ((broken("a"), "no record could be converted; 1 of 1: a missing file"), (mostly, "damaged")):
+        out, fresh = tmp_path / words, tmp_path / f"fresh {words}"
+        with pytest.raises(InputError, match=f"{words}.*repair the source"):
+            convert(drafts, out, "x", config=config)
+        assert convert(numbered(8), out, "x", config=config).records == 8
+        convert(numbered(8), fresh, "x", config=config)
+        assert files(out) == files(fresh)
+
+
 def test_a_source_that_changed_is_converted_again(tmp_path: Path) -> None:
     origin, out, fresh = tmp_path / "source", tmp_path / "set", tmp_path / "fresh"
     (origin / "images").mkdir(parents=True)
@@ -302,5 +317,12 @@ def test_a_source_that_changed_is_converted_again(tmp_path: Path) -> None:
     (origin / "a.jsonl").write_text("another")
     again = convert(numbered(9), out, "x", config=ConvertConfig(per_shard=5), made_from=state_of_source(origin))
     assert again.records == 9
+    assert state_of_source(origin, {"voice": "a"}) != state_of_source(origin)  # another way to read it
+    for path in (*origin.glob("*.jsonl"), origin / "images" / "b.png"):
+        alone = state_of_source(origin)
+        path.unlink()
+        assert state_of_source(origin) != alone  # of recordings alone the sound is all there is
+    (origin / "a.jsonl").write_text("another")
+    again = convert(numbered(9), out, "x", config=ConvertConfig(per_shard=5), made_from=state_of_source(origin))
     convert(numbered(9), fresh, "x", config=ConvertConfig(per_shard=5), made_from=state_of_source(origin))
     assert files(out) == files(fresh)

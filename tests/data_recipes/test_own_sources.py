@@ -17,7 +17,7 @@ from emova.speech.tokenizer.phones import DEFAULT_PHONES
 from emova_data.mandarin.g2p import phones as mandarin
 from emova_data.records.records import BadRecord
 from emova_data.records.shard_writer import read_set
-from emova_data.sources.converters import FORMATS
+from emova_data.sources.converters import CONVERTERS, FORMATS
 from emova_data.sources.own import of_folder, read_yaml
 from emova_data.sources.phonemes import phonemizer, sounds
 
@@ -58,6 +58,29 @@ LAYOUTS: dict[str, tuple[Any, list[str], list[str]]] = {
     "kaldi": (kaldi, ["a cat", "a dog"], ["a segment that is not in its list", "a command in place of a file"]),
     "plain": (plain, ["A cat.", "A dog."], ["no transcript", "no transcript", "a transcript that is not UTF-8"]),
 }
+
+
+@pytest.mark.parametrize(
+    ("converter", "name"),
+    [("speech", "metadata.csv"), ("speech", "1-2.trans.txt"), ("speech", "wav.scp"), ("speech", "text"),
+     ("librispeech", "SPEAKERS.TXT"), ("aishell", "aishell_transcript_v0.8.txt")],
+)  # fmt: skip
+def test_a_list_that_is_not_utf_8_is_named(tmp_path: Path, converter: str, name: str) -> None:
+    kaldi(tmp_path) if name in ("wav.scp", "text") else sound(tmp_path / "1-2-3.flac")
+    if name == "SPEAKERS.TXT":
+        (tmp_path / "1-2.trans.txt").write_text("1-2-3 A CAT\n")
+    (tmp_path / name).write_bytes("u1 x\nKäse|Käse\n".encode("latin-1"))
+    with pytest.raises(InputError, match=f"{name}: byte 6 is not UTF-8; save the file as UTF-8"):
+        list({**CONVERTERS, **FORMATS}[converter](tmp_path, {"g2p": "en"}))
+
+
+def test_phones_are_asked_for_where_there_are_transcripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound(tmp_path / "talk" / "a.wav")
+    (tmp_path / "asked.jsonl").write_text('{"messages": []}')
+    for kind, place in (("recordings", tmp_path / "talk"), ("messages", tmp_path)):
+        out = tmp_path / "sets" / kind
+        code = main(["data", "convert", str(place), "--format", kind, "--g2p", "en", "--out", str(out)])
+        assert code == 2 and "gets no phones" in capsys.readouterr().err and not out.exists()
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

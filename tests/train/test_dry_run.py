@@ -214,6 +214,11 @@ def test_what_stops_a_stage_stops_its_launch_files(folder: Path, sets: Path, tmp
     }.items():
         code, said, written = launched(tmp_path, capsys, "stage2", str(path), wrong)
         assert code == 2 and words in said.splitlines()[-1] and written == [], wrong
+    shapes = tmp_path / "shapes.yaml"
+    for wrong in ("text: {pretrained: runs/nowhere}", "vision_pretrained: ./nowhere", "projector_pretrained: nowhere"):
+        shapes.write_text(f"base: {folder / 'model.yaml'}\n{wrong}\n")
+        code, said, written = launched(tmp_path, capsys, "stage2", str(path), f"init.model={shapes}")
+        assert code == 2 and "nowhere: no such file" in said.splitlines()[-1] and written == [], wrong
     assert launched(tmp_path, capsys, "stage2", str(tmp_path / "other.yaml"))[0] == 2
     assert launched(tmp_path, capsys, "stage2")[0] == 2
     code, _, written = launched(tmp_path, capsys, "stage2", str(path))

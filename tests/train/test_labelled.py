@@ -45,6 +45,9 @@ def test_finished_cells_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     first = labelled.run(config, lambda line: None)
     assert len(trained) == 8 and not list(tmp_path.glob("*/run"))
     assert labelled.run(config, lambda line: None) == first and len(trained) == 8
+    longer = LabelledConfig(minutes=(10, 100), seeds=2, output=tmp_path, overrides=("run.max_steps=9",))
+    with pytest.raises(InputError, match="random-10-0: was trained by another config; give another --output"):
+        labelled.run(longer, lambda line: None)
     (tmp_path / "spiral-10-1" / "result.json").unlink()
     labelled.run(config, lambda line: None)
     assert len(trained) == 9 and trained[-1][1:] == (10.0, 1)

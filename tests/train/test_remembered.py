@@ -61,3 +61,5 @@ def test_each_picture_is_computed_once_and_alone_until_the_room_is_used() -> Non
     with torch.autocast("cpu", torch.bfloat16):
         remembered(pixels[:1])
     assert len(asked) == 5  # may be other numbers
+    half = pixels[:2].bfloat16()  # a tower whose weights are cast
+    assert torch.equal(Remembered(compute)(half), half.flatten(1))

@@ -9,17 +9,25 @@ are there are kept, so an interrupted run goes on, and a later one with more sha
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from emova.checkpoint.loading import find_part
+from emova.core.errors import InputError
+from emova.core.writing import make_folder, write_text
+from emova.speech.tokenizer.units import units_of
 from emova_data.nano.aloud import spoken, texts
 from emova_data.nano.aloud.as_units import write_units
 from emova_train.core.program import run_module
 from emova_train.data import heard
+from emova_train.data.units import NAMED
 
 SETS = ("aloud", "heard")
+UNITS = "units.json"
+"""Beside the shards: whose units they hold."""
 
 
 def make(
@@ -29,20 +37,37 @@ def make(
 
     Args:
         root: the data folder; the sentences go to ``root/nano/text``.
-        tokenizer: the folder of a speech tokenizer; another than made the shards that are there is not noticed.
+        tokenizer: a speech tokenizer's folder, or a checkpoint's name.
         sets: ``aloud``, by the canonical voice, and ``heard``, by many.
         shards: of 500 sentences, of each set; None: all 255.
 
     Raises:
-        InputError: a package of text cannot be fetched, or the tokenizer cannot be read.
+        InputError: a package of text cannot be fetched, the tokenizer cannot be read, or it is another one than made
+            the shards that are there.
     """
-    nano = root / "nano"
+    if shards is not None and shards < 1:
+        raise InputError("--shards is at least 1")
+    folder = find_part(tokenizer, "speech_tokenizer")
+    nano, named = root / "nano", json.dumps({"units": units_of(folder)})
+    for name in sets:
+        _refuse_other_units(nano / name, named)
     if not (nano / "text" / "aloud.jsonl").is_file():
         texts.write(root, seed)
     for name in sets:
         maker = spoken if name == "aloud" else heard
-        maker.make(root, tokenizer, jobs=jobs, last=shards, seed=seed)
-    return {name: write_units(nano, name) for name in sets}
+        make_folder(nano / name)
+        write_text(nano / name / UNITS, named)
+        maker.make(root, str(folder), jobs=jobs, last=shards, seed=seed)
+    made = {name: write_units(nano, name) for name in sets}
+    for name in sets:
+        write_text((nano / "units" / f"{name}.jsonl").with_suffix(NAMED), named)
+    return made
+
+
+def _refuse_other_units(folder: Path, named: str) -> None:
+    known = folder / UNITS
+    if known.is_file() and known.read_text(encoding="utf-8") != named:
+        raise InputError(f"{folder}: its shards hold another tokenizer's units; delete it, or give another --root")
 
 
 def register(parser: argparse.ArgumentParser) -> None:

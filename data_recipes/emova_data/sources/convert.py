@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from emova_data.records.selection import SELECTED, Selection
 from emova_data.records.shard_writer import Shard, write_json, write_shard
 
 PROGRESS, SKIPPED, SEEN = "progress.json", "skipped.jsonl", "seen.u64"
+_ANNOTATIONS = {".json", ".jsonl", ".parquet", ".txt", ".tsv", ".csv", ".scp", ".lst", ".trn"}
 COPY = "a copy of another record"
 """The reason of records that are left out because they were there already."""
-_ANNOTATIONS = {".json", ".jsonl", ".parquet", ".txt", ".tsv", ".csv", ".scp", ".lst", ".trn"}
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,17 @@ class _State:
     made_from: str = ""
     notes: Counter[str] = field(default_factory=Counter)
     units: str = ""
+    refused: bool = False
+    """The source had too much damage: when it is repaired, in its media perhaps, it is read from its beginning."""
 
 
-def state_of_source(folder: Path) -> str:
-    """A digest of the names, sizes and times of a source's annotation files (not of its media)."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _ANNOTATIONS and path.is_file())
+def state_of_source(folder: Path, options: Mapping[str, object] = {}) -> str:
+    """A digest of how a source is read, and of the names, sizes and times of its annotation files; not of its media,
+    unless there is nothing else."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [path for path in files if path.suffix.lower() in _ANNOTATIONS] or files
     facts = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([facts, dict(options)], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _begin_again(folder: Path, shards: Sequence[Shard]) -> None:
@@ -98,7 +102,7 @@ def _read_state(folder: Path, plan: str, made_from: str) -> _State:
         raise InputError(f"{folder}: was converted with other settings; delete it or give another --out")
     shards = [Shard(**shard) for shard in raw["shards"]]
     before = raw.get("made_from", made_from)  # earlier versions did not keep it
-    if before != made_from:
+    if before != made_from or raw.get("refused"):
         _begin_again(folder, shards)
         return _State(plan, 0, 0, Counter(), [], 0, made_from=made_from)
     skipped, notes = Counter(raw["skipped"]), Counter(raw.get("notes", {}))
@@ -208,8 +212,12 @@ def convert(
         if len(pending) >= config.per_shard:
             flush()
     if not state.kept and not pending:
+        state.refused = True
         flush()
-        raise InputError(f"{name}: no record could be converted; {_most(state)} (see {folder / SKIPPED})")
+        raise InputError(
+            f"{name}: no record could be converted; {_most(state)} (see {folder / SKIPPED}); repair the source, and "
+            "convert it again"
+        )
     state.finished = True
     flush()
     return _result(state)
@@ -245,6 +253,7 @@ def _most(state: _State) -> str:
 
 def _check_rate(state: _State, config: ConvertConfig, folder: Path, flush: Callable[[], None]) -> None:
     if state.tried >= config.min_tried and _damaged(state) > config.max_skip_rate * state.tried:
+        state.refused = True
         flush()
         raise InputError(
             f"{folder.name}: {_damaged(state)} of {state.tried} records are damaged, most often {_most(state)}; "

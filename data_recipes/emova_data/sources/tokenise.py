@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,5 +119,8 @@ def tokenise(folder: Path, out: Path, name: str, config: TokeniseConfig) -> Conv
     else:
         _start(config)
     settings = ConvertConfig(config.per_shard, config.max_skip_rate)
-    units = units_of(find_part(config.tokenizer, "speech_tokenizer"))  # another tokenizer's are another set
-    return convert(_drafts(folder), out, name, config=settings, build=build, made_from=units, units=units)
+    units = units_of(find_part(config.tokenizer, "speech_tokenizer"))
+    # Another tokenizer's are another set, and so are those of other records.
+    records = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in sorted(folder.glob("*.tar"))]
+    made_from = json.dumps([units, config.keep_audio, records])
+    return convert(_drafts(folder), out, name, config=settings, build=build, made_from=made_from, units=units)

@@ -1,6 +1,6 @@
 """Reading aloud, on sentences of writers that no training reads: words wrong, by voice and by source.
 
-    python -m emova_eval.nano.aloud --model runs/reading/export --sentences 60
+    python -m emova_eval.nano.aloud --model runs/stage3-nano-aloud/export --sentences 60
 
 A folder without a speech tokenizer and detokenizer takes those of ``--parts``.
 """

@@ -111,9 +111,12 @@ def config_of(config: LabelledConfig, cell: Cell) -> S2UTrainConfig:
 
 
 def training_of(config: LabelledConfig, cell: Cell) -> str:
-    """A digest of a cell's config: where it writes, its seed and its threads change nothing that is compared."""
+    """A digest of a cell's config: its seed, its threads, and where it reads and writes change nothing that is
+    compared."""
     trained = config_of(config, cell)
-    facts = asdict(replace(trained, run=replace(trained.run, output_dir="", seed=0, threads=0)))
+    run = replace(trained.run, output_dir="", seed=0, threads=0)
+    places = {"start_from": bool(trained.start_from), "whisper": bool(trained.whisper), "cache": ""}
+    facts = asdict(replace(trained, run=run)) | places
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -142,14 +145,20 @@ def join(config: LabelledConfig, file: Path) -> int:
 
 
 def run_cell(config: LabelledConfig, cell: Cell) -> Result:
-    """Train one cell, or read what it gave. Its checkpoints go when its result is written."""
+    """Train one cell, or read what it gave. Its checkpoints go when its result is written.
+
+    Raises:
+        InputError: what is there was trained by another config.
+    """
+    training = training_of(config, cell)
     if cell.done:
-        return Result(**json.loads((cell.folder / RESULT).read_text(encoding="utf-8")))
+        known = Result(**json.loads((cell.folder / RESULT).read_text(encoding="utf-8")))
+        if known.training != training:
+            raise InputError(f"{cell.folder}: was trained by another config; give another --output, or delete it")
+        return known
     found = train(config_of(config, cell))
     figures = {name: value for name, value in found.eval_terms.items() if name != "eval_seconds"}
-    result = Result(
-        cell.start, float(cell.minutes), cell.seed, round(found.seconds, 1), figures, training_of(config, cell)
-    )
+    result = Result(cell.start, float(cell.minutes), cell.seed, round(found.seconds, 1), figures, training)
     write_text(cell.folder / RESULT, json.dumps(asdict(result), indent=1))
     shutil.rmtree(cell.folder / "run", ignore_errors=True)
     return result

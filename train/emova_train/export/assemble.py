@@ -43,7 +43,7 @@ class AssembleConfig:
         model_storage: bits of the language model; the model's vision parts have 16.
         tokenizer_storage, detokenizer_storage: bits of the speech parts.
         phone_decoder: keep the speech tokenizer's phone decoder.
-        max_mib: most MiB that all files together may have.
+        max_mib: most MiB that all files together may have; 0 sets no limit.
     """
 
     model: Path
@@ -57,7 +57,7 @@ class AssembleConfig:
     tokenizer_storage: Storage = "int8"
     detokenizer_storage: Storage = "float16"
     phone_decoder: bool = True
-    max_mib: float = 50.0
+    max_mib: float = 0.0
 
 
 def assemble(config: AssembleConfig) -> dict[str, int]:
@@ -82,7 +82,7 @@ def assemble(config: AssembleConfig) -> dict[str, int]:
         load_parts(staged)
         sizes = part_sizes(staged)
         total = sum(sizes.values())
-        if total > config.max_mib * 2**20:
+        if 0 < config.max_mib * 2**20 < total:
             raise InputError(
                 f"{config.out}: {total / 2**20:.1f} MiB, more than {config.max_mib:g}; "
                 "store a part in fewer bits, or raise --max-mib"
@@ -243,7 +243,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer-storage", choices=("float32", "float16", "int8"), default="int8")
     parser.add_argument("--detokenizer-storage", choices=("float32", "float16", "int8"), default="float16")
     parser.add_argument("--no-phone-decoder", dest="phone_decoder", action="store_false", help="leave it out")
-    parser.add_argument("--max-mib", type=float, default=50.0, help="most MiB of all files together")
+    parser.add_argument("--max-mib", type=float, default=0.0, help="most MiB of all files together (default: any)")
     parser.set_defaults(run=run)
 
 

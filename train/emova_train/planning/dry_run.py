@@ -193,17 +193,34 @@ def _shape(config: StageConfig) -> tuple[EmovaConfig, EmovaProcessor | None, lis
     return shape, build_processor(shapes, tokenizer) if there else None, missing
 
 
+_NO_WEIGHTS = "no such file; give the weights' folder, or a name on the hub"
+
+
 def _missing_files(config: StageConfig) -> list[str]:
     init, found = config.init, []
     for field in ("vision", "speech_tokenizer", "speech_tokenizer_before"):
         folder = getattr(init, field)
         if folder and not Path(folder).is_dir():
             found.append(f"init.{field}={folder}: no such folder; train that part first")
-    # A name on the hub has an owner before one slash; what has another form can only be a path.
-    name = init.internvit
-    if name and not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/", "runs/", "data/"))):
-        found.append(f"init.internvit={name}: no such file; give the weights' folder, or a name on the hub")
+    weights = init.internvit
+    if weights and (_only_a_path(weights) or ("/" not in weights and not Path(weights).exists())):
+        found.append(f"init.internvit={weights}: {_NO_WEIGHTS}")
+    if not init.checkpoint:
+        shapes = load_config(ModelConfig, init.model, kind="model")
+        for field, name in (
+            ("text.pretrained", shapes.text.pretrained),
+            ("vision_pretrained", shapes.vision_pretrained),
+        ):
+            if name and _only_a_path(name):
+                found.append(f"{field}={name}: {_NO_WEIGHTS}")
+        if shapes.projector_pretrained and not Path(shapes.projector_pretrained).exists():
+            found.append(f"projector_pretrained={shapes.projector_pretrained}: no such file; train that part first")
     return found
+
+
+def _only_a_path(name: str) -> bool:
+    """Whether there is no such file, and the hub has no such name: there an owner stands before one slash."""
+    return not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "/", "runs/", "data/")))
 
 
 def _mean(amounts: Sequence[Amount]) -> Amount:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from emova.vision.internvit import InternViT
 
 LIMIT_BYTES = 1 << 30
-"""Of features that are kept; pictures beyond them are computed each time."""
+"""Of features that are kept; pictures beyond them are computed each time, alone all the same."""
 
 
 class Remembered:
@@ -36,7 +36,7 @@ class Remembered:
 
     def _of(self, tile_13HW: Tensor) -> Tensor:
         cast = torch.is_autocast_enabled("cpu")
-        key = cast, blake2b(tile_13HW.contiguous().numpy().tobytes(), digest_size=16).digest()
+        key = cast, blake2b(tile_13HW.contiguous().view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
         found = self._kept.get(key)
         if found is None:
             with torch.no_grad():

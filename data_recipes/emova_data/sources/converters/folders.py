@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,13 +22,13 @@ def recorded(folder: Path) -> list[Path]:
 def ljspeech(folder: Path, options: Options) -> Iterator[Draft]:
     """LJSpeech and its kin: ``metadata.csv`` of ``KEY|text|normalised text`` beside ``wavs/KEY.wav``."""
     for table in speech.paths_of(folder, "metadata.csv"):
-        with table.open(encoding="utf-8-sig", newline="") as lines:
-            for number, row in enumerate(csv.reader(lines, delimiter="|", quoting=csv.QUOTE_NONE), 1):
-                if len(row) < 2:
-                    yield Draft(f"{table.name}:{number}", reject("a line without a transcript"))
-                    continue
-                key, words = row[0].strip(), (row[2] if len(row) > 2 and row[2].strip() else row[1])
-                yield Draft(key, partial(_named, key, table.parent, key, words, options))
+        for number, line in enumerate(speech.listed_lines(table), 1):
+            row = line.split("|")
+            if len(row) < 2:
+                yield Draft(f"{table.name}:{number}", reject("a line without a transcript"))
+                continue
+            key, words = row[0].strip(), (row[2] if len(row) > 2 and row[2].strip() else row[1])
+            yield Draft(key, partial(_named, key, table.parent, key, words, options))
 
 
 def _named(key: str, folder: Path, name: str, words: str, options: Options) -> Record:
@@ -99,10 +98,7 @@ def plain(folder: Path, options: Options) -> Iterator[Draft]:
 
 
 def _beside(key: str, path: Path, words: Path, options: Options, voice: str) -> Record:
-    try:
-        said = words.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadRecord("a transcript that is not UTF-8") from None
+    said = speech.transcript_of(words)
     return speech.speech_record(key, path, " ".join(said.split()), options, speaker={"voice": voice})
 
 

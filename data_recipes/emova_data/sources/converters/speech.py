@@ -156,11 +156,27 @@ def paths_of(folder: Path, pattern: str) -> list[Path]:
     return paths
 
 
+def listed_lines(path: Path) -> list[str]:
+    """The lines of a list of transcripts, keys or speakers. Raises: InputError: it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start:,} is not UTF-8; save the file as UTF-8") from None
+
+
+def transcript_of(path: Path) -> str:
+    """What one recording's own file says. Raises: BadRecord: it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadRecord("a transcript that is not UTF-8") from None
+
+
 def _speakers(folder: Path) -> dict[str, str]:
     """Speaker -> gender from ``SPEAKERS.TXT`` (LibriSpeech) or ``speakers.tsv`` (LibriTTS), where there is one."""
     genders = {}
     for path in (*folder.rglob("SPEAKERS.TXT"), *folder.rglob("speakers.tsv")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in listed_lines(path):
             fields = [field.strip() for field in re.split(r"[|\t]", line)]
             if len(fields) > 1 and fields[0].isdigit() and fields[1] in ("F", "M"):
                 genders[fields[0]] = "female" if fields[1] == "F" else "male"
@@ -177,7 +193,7 @@ def librispeech(folder: Path, options: Options) -> Iterator[Draft]:
     """``SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files; text in capitals unless ``case: keep``."""
     genders = _speakers(folder)
     for listing in paths_of(folder, "*.trans.txt"):
-        for line in listing.read_text(encoding="utf-8").splitlines():
+        for line in listed_lines(listing):
             key, _, words = line.partition(" ")
             voice = key.split("-")[0]
             shaped = words if options.get("case") == "keep" else sentence_case(words)
@@ -197,7 +213,7 @@ def libritts(folder: Path, options: Options) -> Iterator[Draft]:
 
 
 def _libritts(key: str, listing: Path, options: Options, speaker: Speaker) -> Record:
-    words = listing.read_text(encoding="utf-8")
+    words = transcript_of(listing)
     return speech_record(key, listing.with_name(f"{key}.wav"), words, options, speaker=speaker)
 
 
@@ -210,7 +226,7 @@ def aishell(folder: Path, options: Options) -> Iterator[Draft]:
     """AISHELL-1: ``transcript/aishell_transcript_v0.8.txt`` and ``wav/SPLIT/SPEAKER/KEY.wav``; option ``split``."""
     words_of = {}
     for listing in paths_of(folder, "aishell_transcript*.txt"):
-        for line in listing.read_text(encoding="utf-8").splitlines():
+        for line in listed_lines(listing):
             key, _, words = line.partition(" ")
             words_of[key] = join_chinese(words)
     for path in paths_of(folder, f"wav/{options.get('split', 'train')}/*/*.wav"):
@@ -246,7 +262,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def fields(path: Path) -> Iterable[tuple[str, str]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in listed_lines(path):
         if line.strip():
             key, _, rest = line.replace("\t", " ").partition(" ")
             yield key, rest.strip()
@@ -257,7 +273,7 @@ def _audios(folder: Path, listing: str) -> Iterator[Fields]:
     for path in paths_of(folder, listing):
         try:
             yield from json.loads(path.read_text(encoding="utf-8"))["audios"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise InputError(f"{path}: not the corpus's JSON, or cut short; fetch it again") from None
 
 
