@@ -120,9 +120,14 @@ def markdown(outcomes: Sequence[Outcome], titles: Mapping[str, str]) -> str:
     lines = ["| paradigm | seeds | " + " | ".join(columns) + " |", "| --- | --- |" + " --- |" * len(columns)]
     for name, row in table.items():
         seeds = max(count for _, _, count in row.values())
-        cells = [f"{100 * row[c][0]:.1f} ± {100 * row[c][1]:.1f}" if c in row else "" for c in columns]
+        cells = [_cell(*row[c]) if c in row else "" for c in columns]
         lines.append(f"| {titles[name]} | {seeds} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(mean: float, spread: float, seeds: int) -> str:
+    """Per cent; a single seed has no spread to tell."""
+    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if seeds > 1 else "")
 
 
 def draw(outcomes: Sequence[Outcome], titles: Mapping[str, str], path: Path) -> None:
