@@ -152,7 +152,14 @@ def test_info_tells_what_the_shipped_checkpoint_reads_and_writes_with(capsys, tm
     assert f"  reads aloud from phones, writes down with {len(model.words):,} words\n" in capsys.readouterr().out
 
     assert count_words(tmp_path) == 0
-    for damage in (b"", b"[]", b"{}", b'{"unigrams": {"shape": []}}', b'{"unigrams": 3}'):
+    for damage in (
+        b"",
+        b"[]",
+        b"{}",
+        b'{"unigrams": {"shape": []}}',
+        b'{"unigrams": 3}',
+        b'{"unigrams": {"shape": ["x"]}}',
+    ):
         (tmp_path / WORDS).write_bytes(len(damage).to_bytes(8, "little") + damage)
         with pytest.raises(InputError, match="damaged"):
             count_words(tmp_path)

@@ -155,12 +155,10 @@ def _options(source: DataSource, args: argparse.Namespace) -> DataSource:
     if args.language:
         options["language"] = args.language
     # Speech with transcripts gets phones, from which a speech tokenizer learns.
-    if args.g2p or (source.modality[0] == "speech" and source.converter != "recordings"):
-        options.setdefault("g2p", "auto")
-    if args.g2p and (source.modality[0] != "speech" or source.converter == "recordings"):
+    if source.modality[0] == "speech" and source.converter != "recordings":
+        options["g2p"] = args.g2p or options.get("g2p", "auto")
+    elif args.g2p:
         raise InputError(f"--g2p: {source.name} gets no phones, only speech with its transcripts does; leave it out")
-    if args.g2p:
-        options["g2p"] = args.g2p
     return replace(source, options=options)
 
 

@@ -49,9 +49,10 @@ def count_parameters(path: Path) -> dict[str, int]:
 
 def reading_spelling(folder: Path) -> str:
     """What a text that is read aloud is spelled in (``emova.speech.spelling``). Raises: InputError."""
-    own, config = folder / READING_ALOUD, read_config(folder)
-    said = _table(_header(own), _METADATA) if own.exists() else config
-    return str(said.get(SPELLING if own.exists() else "reading_spelling", LETTERS))
+    own = folder / READING_ALOUD
+    if own.exists():
+        return str(_table(_header(own), _METADATA).get(SPELLING, LETTERS))
+    return str(read_config(folder).get("reading_spelling", LETTERS))
 
 
 def count_words(folder: Path) -> int:
@@ -61,7 +62,7 @@ def count_words(folder: Path) -> int:
         return 0
     try:
         return int(_header(path)["unigrams"]["shape"][0]) - 1  # the sentence's beginning is counted too
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, ValueError):
         raise _damaged(path) from None
 
 
